@@ -1,0 +1,1 @@
+"""The commands: each module turns flags into a configuration and makes one library call."""

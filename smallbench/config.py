@@ -1,0 +1,266 @@
+"""Configuration: frozen dataclasses in, dictionaries and digests out.
+
+Defaults stand in the dataclasses and nowhere else. A configuration is built in layers (recipe <
+YAML file < `SMALLBENCH_*` variables < flags); each layer only overrides keys that exist, and every
+value is read by the annotation of its field, never guessed from its looks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, field, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+from smallbench.errors import ConfigError
+from smallbench.registry import nearest
+
+T = TypeVar("T")
+
+_TRUE = {"true", "yes", "on", "1"}
+_FALSE = {"false", "no", "off", "0"}
+
+
+def option(default: Any = MISSING, *, help: str, metavar: str = "") -> Any:
+    """A dataclass field that explains itself in `--help`; without a default it is required."""
+    metadata = {"help": help, "metavar": metavar}
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@cache
+def annotations_of(cls: type) -> dict[str, Any]:
+    """Field name to resolved type annotation of a dataclass."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in a user's words: `int`, `true|false`, `a|b`, `int or none`."""
+    origin = typing.get_origin(annotation)
+    if annotation is bool:
+        return "true|false"
+    if annotation is type(None):
+        return "none"
+    if annotation is Path:
+        return "path"
+    if origin is Literal:
+        return "|".join(str(choice) for choice in typing.get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(member) for member in typing.get_args(annotation))
+    if origin is tuple:
+        return f"{describe(typing.get_args(annotation)[0])},…"
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def parse_value(text: str, annotation: Any) -> Any:
+    """Read `text` as a value of `annotation`.
+
+    Raises `ValueError` when it is not one. Nothing is guessed: `1.10` stays `"1.10"` for a `str`,
+    and `1e5` is no `int`.
+    """
+    origin = typing.get_origin(annotation)
+    if annotation is bool:
+        word = text.strip().lower()
+        if word in _TRUE | _FALSE:
+            return word in _TRUE
+    elif annotation is int:
+        return int(text)
+    elif annotation is float:
+        number = float(text)
+        if math.isfinite(number):
+            return number
+    elif annotation is str:
+        return text
+    elif annotation is Path:
+        if text:
+            return Path(text).expanduser()
+    elif annotation is type(None):
+        if text.strip().lower() in {"none", "null"}:
+            return None
+    elif origin is Literal:
+        for choice in typing.get_args(annotation):
+            if text == str(choice):
+                return choice
+    elif origin is tuple:
+        member = typing.get_args(annotation)[0]
+        return tuple(parse_value(part.strip(), member) for part in text.split(",") if part.strip())
+    elif origin in (Union, types.UnionType):
+        # None first: a path or a string would swallow the word "none".
+        members = sorted(typing.get_args(annotation), key=lambda m: m is not type(None))
+        for member in members:
+            try:
+                return parse_value(text, member)
+            except ValueError:
+                continue
+    else:
+        raise TypeError(f"no reader for annotation {annotation!r}")
+    raise ValueError(f"not a {describe(annotation)}")
+
+
+def read_value(key: str, value: Any, annotation: Any) -> Any:
+    """`value` (text from a flag, or a value from YAML or JSON) as `annotation`; errors name `key`."""
+    try:
+        if isinstance(value, str):
+            return parse_value(value, annotation)
+        return _check_value(value, annotation)
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{key}={value!r} is no {describe(annotation)}") from None
+
+
+def _check_value(value: Any, annotation: Any) -> Any:
+    origin = typing.get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            try:
+                return _check_value(value, member)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if value in typing.get_args(annotation):
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            member = typing.get_args(annotation)[0]
+            return tuple(_check_value(part, member) for part in value)
+    elif annotation is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif annotation is Path:
+        if isinstance(value, str | Path):
+            return Path(value)
+    elif annotation is type(None):
+        if value is None:
+            return None
+    elif isinstance(value, annotation) and isinstance(value, bool) == (annotation is bool):
+        return value
+    raise ValueError(f"not a {describe(annotation)}")
+
+
+def section_class(annotation: Any, data: Mapping[str, Any] | None = None) -> type | None:
+    """The dataclass that a field holds, or None for a plain value.
+
+    A field annotated with several dataclasses (`BertConfig | DebertaConfig`) is told apart by the
+    value of their first field, a `Literal` such as `architecture: Literal["bert"]`.
+    """
+    if is_dataclass(annotation):
+        return typing.cast(type, annotation)
+    members = [m for m in typing.get_args(annotation) if is_dataclass(m)]
+    if not members or data is None:
+        return typing.cast(type, members[0]) if members else None
+    tag = fields(members[0])[0].name
+    by_tag = {typing.get_args(annotations_of(m)[tag])[0]: m for m in members}
+    if data.get(tag) not in by_tag:
+        raise ConfigError(f"unknown {tag} {data.get(tag)!r}; {nearest(str(data.get(tag)), by_tag)}")
+    return typing.cast(type, by_tag[data[tag]])
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON-ready values, sections as nested dictionaries."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value):
+            return to_dict(value)
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, tuple):
+            return [plain(part) for part in value]
+        return value
+
+    return {f.name: plain(getattr(config, f.name)) for f in fields(config)}
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], *, prefix: str = "") -> T:
+    """The inverse of `to_dict`. Raises `ConfigError` on unknown or missing keys and wrong values."""
+    annotations = annotations_of(cls)
+    for key in data:
+        if key not in annotations:
+            raise ConfigError(f"unknown key {prefix + key!r}; {nearest(key, annotations)}")
+    values = {}
+    for f in fields(cls):  # type: ignore[arg-type]
+        key, annotation = prefix + f.name, annotations[f.name]
+        if f.name not in data:
+            if f.default is MISSING and f.default_factory is MISSING:
+                raise ConfigError(f"missing key {key!r}, expected {describe(annotation)}")
+            continue
+        value = data[f.name]
+        if section_class(annotation) is None:
+            values[f.name] = read_value(key, value, annotation)
+        elif isinstance(value, Mapping):
+            section = section_class(annotation, value)
+            assert section is not None
+            values[f.name] = from_dict(section, value, prefix=f"{key}.")
+        else:
+            raise ConfigError(f"{key}={value!r} is no section of keys")
+    return cls(**values)
+
+
+def keys_of(config: Any, *, prefix: str = "") -> list[str]:
+    """Every dotted key of a configuration, in declaration order."""
+    keys = []
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            keys += keys_of(value, prefix=f"{prefix}{f.name}.")
+        else:
+            keys.append(prefix + f.name)
+    return keys
+
+
+def override(config: T, key: str, value: Any) -> T:
+    """A copy of `config` with the dotted `key` set; `value` may be text from a flag.
+
+    Raises `ConfigError` with the nearest known key when `key` does not exist.
+    """
+    if key not in keys_of(config):
+        raise ConfigError(f"unknown key {key!r}; {nearest(key, keys_of(config))}")
+    head, _, rest = key.partition(".")
+    if rest:
+        new = _override_section(getattr(config, head), rest, value, key)
+    else:
+        new = read_value(key, value, annotations_of(type(config))[head])
+    return replace(config, **{head: new})  # type: ignore[type-var]
+
+
+def _override_section(section: Any, rest: str, value: Any, key: str) -> Any:
+    head, _, deeper = rest.partition(".")
+    if deeper:
+        return replace(
+            section, **{head: _override_section(getattr(section, head), deeper, value, key)}
+        )
+    return replace(section, **{head: read_value(key, value, annotations_of(type(section))[head])})
+
+
+def flatten(data: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, prefix=f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two `to_dict` results, as key → (old, new)."""
+    old, new = flatten(old), flatten(new)
+    keys = list(dict.fromkeys([*old, *new]))
+    return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+
+
+def digest(config: Any) -> str:
+    """SHA-256 over the canonical JSON of a configuration: equal iff every value is equal."""
+    data = to_dict(config) if dataclasses.is_dataclass(config) else config
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,90 @@
+"""The errors a user can cause or meet, each with the exit code that tells a scheduler what to do.
+
+Every job ends in one of these codes; `jobs.cli` prints the message on one line and exits. A message
+names the value, what was expected and the remedy.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a job's exit code says, for people and for a pod's failure policy."""
+
+    DONE = 0
+    CRASH = 1
+    USAGE = 2
+    """Wrong flag, stray word or unreadable value: nothing was started."""
+    DATA = 65
+    """Data unusable, or every checkpoint damaged."""
+    UNAVAILABLE = 69
+    """Something this job depends on (a package, a server, a disk) is not there."""
+    DIVERGED = 70
+    """The loss was not finite too many times in a row."""
+    INTERRUPTED = 75
+    """Saved and interrupted: run the same command again."""
+    CONFLICT = 76
+    """Another writer holds the run."""
+    CREDENTIALS = 77
+    """Credentials refused."""
+    CONFIG = 78
+    """The configuration contradicts itself, the data or the run that it would continue."""
+    SIGINT = 130
+    """Interrupted by Ctrl-C without a save."""
+    SIGTERM = 143
+    """Ended by SIGTERM without a save."""
+
+
+class SmallbenchError(ValueError):
+    """A failure with a sentence for the user and an exit code for the scheduler."""
+
+    exit_code: ExitCode = ExitCode.CRASH
+
+
+class UsageError(SmallbenchError):
+    """The command line is wrong; nothing was started."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(SmallbenchError):
+    """A configuration is not valid by itself or does not fit the data or the run."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class DataError(SmallbenchError):
+    """Input data or stored results cannot be used."""
+
+    exit_code = ExitCode.DATA
+
+
+class UnavailableError(SmallbenchError):
+    """A package, server or device that this job needs is missing."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class DivergedError(SmallbenchError):
+    """Training produced too many non-finite losses in a row."""
+
+    exit_code = ExitCode.DIVERGED
+
+
+class InterruptedRunError(SmallbenchError):
+    """The run was asked to stop; `exit_code` says whether it was saved first."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class ConflictError(SmallbenchError):
+    """Another process writes to the same directory."""
+
+    exit_code = ExitCode.CONFLICT
+
+
+class CredentialsError(SmallbenchError):
+    """A server refused the credentials."""
+
+    exit_code = ExitCode.CREDENTIALS

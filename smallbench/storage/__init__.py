@@ -1,0 +1,1 @@
+"""Where runs, shards and exports are kept."""
