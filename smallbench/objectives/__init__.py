@@ -1,0 +1,10 @@
+"""What a model is trained to do: corrupt a batch, count its targets, sum its losses."""
+
+from smallbench.registry import Registry
+
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "masked_lm": "smallbench.objectives.masked_lm:MaskedLM",
+    },
+)

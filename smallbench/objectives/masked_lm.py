@@ -1,0 +1,88 @@
+"""Masked-language modelling (Devlin et al. 2019, §3.1): guess the tokens that were hidden.
+
+Shapes: B rows, L tokens a row, D hidden, M targets, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smallbench.batch import Batch, with_targets
+from smallbench.objectives.base import Sums
+from smallbench.objectives.config import MaskedLMConfig
+from smallbench.objectives.masking import IntArray, Vocabulary, mask_tokens, split_segments
+
+
+class MaskedLM(nn.Module):
+    """The objective with its model; the head runs only where there are targets."""
+
+    weights: Mapping[str, float] = {"mlm": 1.0}
+
+    def __init__(self, config: MaskedLMConfig, model: Any, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabulary = vocabulary
+        self.model: Any = model
+
+    @property
+    def module(self) -> nn.Module:
+        """Itself: the objective's parameters are its model's."""
+        return self
+
+    def corrupt(self, ids_BL: IntArray, generator: np.random.Generator) -> Batch:
+        """Clean rows → a global batch with hidden tokens, on the host, without targets listed."""
+        c = self.config
+        ids_BL, types_BL = split_segments(
+            ids_BL, self.vocabulary, generator, fraction=c.two_segment_fraction
+        )
+        mask_BL = ids_BL != self.vocabulary.pad_id
+        corrupted_BL, labels_BL = mask_tokens(
+            ids_BL,
+            self.vocabulary,
+            generator,
+            mask_fraction=c.mask_fraction,
+            mask_token_fraction=c.mask_token_fraction,
+            random_token_fraction=c.random_token_fraction,
+        )
+        return Batch(
+            input_ids=torch.from_numpy(corrupted_BL),
+            attention_mask=None if mask_BL.all() else torch.from_numpy(mask_BL),
+            token_type_ids=None if types_BL is None else torch.from_numpy(types_BL),
+            labels=torch.from_numpy(labels_BL),
+        )
+
+    def micro_batches(self, batch: Batch, micro_batch_size: int) -> list[Batch]:
+        """Cut a corrupted global batch into micro-batches with their targets listed."""
+        return [with_targets(part) for part in batch.split(micro_batch_size)]
+
+    def num_targets(self, batch: Batch) -> Mapping[str, int]:
+        """Hidden tokens."""
+        assert batch.target_ids is not None
+        return {"mlm": batch.target_ids.numel()}
+
+    def forward(self, batch: Batch) -> Sums:
+        """Cross-entropy and correct guesses, summed over the hidden tokens."""
+        assert batch.target_positions is not None
+        assert batch.target_ids is not None
+        hidden_BLD = self.model(batch)
+        hidden_MD = hidden_BLD.flatten(0, 1)[batch.target_positions]
+        logits_MV = self.model.predict_tokens(hidden_MD)
+        loss = F.cross_entropy(logits_MV.float(), batch.target_ids, reduction="sum")
+        correct = (logits_MV.detach().argmax(dim=-1) == batch.target_ids).sum()
+        return Sums(losses={"mlm": loss}, counts={"accuracy": ("mlm", correct)})
+
+    def train_flops(self, batch: Batch) -> int:
+        """Forward plus backward at twice the forward."""
+        assert batch.target_ids is not None
+        rows, length = batch.input_ids.shape
+        return 3 * int(
+            self.model.forward_flops(
+                num_rows=rows, length=length, num_targets=batch.target_ids.numel()
+            )
+        )
