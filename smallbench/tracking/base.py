@@ -1,0 +1,20 @@
+"""What every tracker offers. A record is a flat, JSON-ready dictionary with `event` and `step`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+Record = Mapping[str, Any]
+
+
+class Tracker(Protocol):
+    """Receives the records of a run in order."""
+
+    def log(self, record: Record) -> None:
+        """Take one record."""
+        ...
+
+    def close(self) -> None:
+        """Flush and let go."""
+        ...

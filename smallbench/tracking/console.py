@@ -1,0 +1,45 @@
+"""What a person or a log collector sees of a run: a bar on a terminal, JSON lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from smallbench.tracking.base import Record
+
+
+class Console:
+    """A progress bar with ETA where stderr is a terminal, else one JSON line a record on stdout."""
+
+    def __init__(self, *, num_steps: int, first_step: int, description: str) -> None:
+        self._bar: tqdm[Any] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=num_steps, initial=first_step, desc=description, unit="step",
+                dynamic_ncols=True, smoothing=0.1,
+            )  # fmt: skip
+
+    def log(self, record: Record) -> None:
+        """Show one record."""
+        if self._bar is None:
+            print(json.dumps(dict(record)), flush=True)
+        elif record["event"] == "train":
+            self._bar.set_postfix_str(
+                f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s, "
+                f"MFU {record['mfu']:.0%}, lr {record['learning_rate']:.2e}",
+                refresh=False,
+            )
+            self._bar.update(record["step"] - self._bar.n)
+        else:
+            numbers = ", ".join(
+                f"{key} {value:.4g}" for key, value in record.items() if isinstance(value, float)
+            )
+            self._bar.write(f"step {record['step']:,} {record['event']}: {numbers}", sys.stderr)
+
+    def close(self) -> None:
+        """Leave the bar's last state on the screen."""
+        if self._bar is not None:
+            self._bar.close()

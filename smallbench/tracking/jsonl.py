@@ -1,0 +1,51 @@
+"""`metrics.jsonl`: one JSON object a line, the truth for every number of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from smallbench.errors import DataError
+from smallbench.storage.files import write_text
+from smallbench.tracking.base import Record
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All records; a last line cut by a kill is left out. Raises `DataError` on other damage."""
+    if not path.exists():
+        return []
+    *lines, last = path.read_text().split("\n")
+    # Every whole line ends in a newline, so what follows the last newline was cut.
+    del last
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise DataError(f"{path} is not one JSON object a line ({error})") from None
+
+
+class MetricsFile:
+    """Appends records to a file; opened at a step, it first drops what lies behind that step.
+
+    A resumed run repeats the steps since its checkpoint, and their records with them.
+    """
+
+    def __init__(self, path: Path, *, from_step: int = 0) -> None:
+        kept = [r for r in read_metrics(path) if r["step"] <= from_step] if from_step else []
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._stream = path.open("a")
+
+    def log(self, record: Record) -> None:
+        """Append one line."""
+        self._stream.write(json.dumps(dict(record)) + "\n")
+        self._stream.flush()
+
+    def sync(self) -> None:
+        """Force the lines to disk: called before a checkpoint that counts on them."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Flush to disk and close."""
+        self.sync()
+        self._stream.close()

@@ -1,0 +1,1 @@
+"""From batches to checkpoints: optimizer, schedule, precision, engine, the one training loop."""

@@ -1,0 +1,165 @@
+"""What watches a run: records of its metrics, held-out loss, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from smallbench.batch import Batch
+from smallbench.objectives.base import Objective
+from smallbench.tracking.base import Record, Tracker
+from smallbench.train.engine import Engine
+from smallbench.train.trainer import Progress, StepResult, add_means, count_targets
+
+
+class LogTraining:
+    """Every `every_steps`, one record of what happened since the last one.
+
+    Losses are means over the steps between; they are read from the device only then, so that the
+    device need not wait for the host in each step. What is collected and not yet logged belongs to
+    the run's state, so that a resumed run logs the same means.
+    """
+
+    def __init__(
+        self,
+        trackers: Sequence[Tracker],
+        *,
+        every_steps: int,
+        num_steps: int,
+        peak_flops: float | None,
+        progress: Progress,
+        pending: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        self._trackers = trackers
+        self._every_steps = every_steps
+        self._num_steps = num_steps
+        self._peak_flops = peak_flops
+        self._pending: dict[str, list[Tensor]] = {
+            name: [torch.tensor(value) for value in values]
+            for name, values in (pending or {}).items()
+        }
+        self._mark(progress)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """What was collected since the last record."""
+        return {name: _read(values) for name, values in self._pending.items()}
+
+    def after_step(self, progress: Progress, result: StepResult) -> None:
+        """Collect; at the interval and at the end, log."""
+        for name, value in {"loss": result.loss, **result.means}.items():
+            self._pending.setdefault(name, []).append(value)
+        if progress.step % self._every_steps and progress.step != self._num_steps:
+            return
+        seconds = progress.train_seconds - self._seconds
+        flops_per_second = (progress.train_flops - self._flops) / seconds
+        means = {name: finite_or_none(fmean(values)) for name, values in self.state_dict().items()}
+        record = {
+            "event": "train",
+            "step": progress.step,
+            "tokens": progress.num_tokens,
+            "train_seconds": progress.train_seconds,
+            **means,
+            "learning_rate": result.learning_rate,
+            "grad_norm": finite_or_none(result.grad_norm),
+            "skipped_steps": progress.num_skipped_steps,
+            "tokens_per_second": (progress.num_tokens - self._tokens) / seconds,
+            "mfu": flops_per_second / self._peak_flops if self._peak_flops else None,
+            "eta_seconds": round(
+                (self._num_steps - progress.step) * seconds / (progress.step - self._step), 1
+            ),
+        }
+        for tracker in self._trackers:
+            tracker.log(record)
+        self._pending.clear()
+        self._mark(progress)
+
+    def _mark(self, progress: Progress) -> None:
+        self._step, self._seconds = progress.step, progress.train_seconds
+        self._tokens, self._flops = progress.num_tokens, progress.train_flops
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no number for infinity and NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _read(values: Sequence[Tensor]) -> list[float]:
+    """Scalar tensors as numbers, in one copy from their device."""
+    device = values[-1].device
+    return torch.stack([value.to(device) for value in values]).double().tolist()
+
+
+@torch.no_grad()
+def evaluate(objective: Objective, engine: Engine, batches: Sequence[Batch]) -> dict[str, float]:
+    """Mean losses and counts over fixed batches, in evaluation mode; draws no random number."""
+    objective.module.eval()
+    totals = count_targets(objective, batches)
+    means: dict[str, Tensor] = {}
+    for batch in batches:
+        with engine.autocast():
+            sums = objective(batch.to(engine.device))
+        add_means(means, sums, totals)
+    objective.module.train()
+    return {name: float(value) for name, value in means.items()}
+
+
+class HeldOutLoss:
+    """Every `every_steps` and at the end, the losses on held-out text with fixed corruption."""
+
+    def __init__(
+        self,
+        trackers: Sequence[Tracker],
+        objective: Objective,
+        engine: Engine,
+        batches: Sequence[Batch],
+        *,
+        every_steps: int,
+        num_steps: int,
+        unigram_entropy: float,
+    ) -> None:
+        self._trackers = trackers
+        self._objective, self._engine, self._batches = objective, engine, batches
+        self._every_steps = every_steps
+        self._num_steps = num_steps
+        self._unigram_entropy = unigram_entropy
+
+    def after_step(self, progress: Progress, result: StepResult) -> None:
+        """Evaluate at the interval and at the end."""
+        if progress.step % self._every_steps and progress.step != self._num_steps:
+            return
+        record = self.record(progress)
+        for tracker in self._trackers:
+            tracker.log(record)
+
+    def record(self, progress: Progress) -> Record:
+        """Evaluate now."""
+        start = time.perf_counter()
+        means = evaluate(self._objective, self._engine, self._batches)
+        weights = self._objective.weights
+        return {
+            "event": "eval",
+            "step": progress.step,
+            "tokens": progress.num_tokens,
+            "train_seconds": progress.train_seconds,
+            "loss": sum(weight * means[f"{term}_loss"] for term, weight in weights.items()),
+            **means,
+            "unigram_entropy": self._unigram_entropy,
+            "eval_seconds": time.perf_counter() - start,
+        }
+
+
+class SaveEvery:
+    """Calls `save` at the interval."""
+
+    def __init__(self, save: Callable[[], None], *, every_steps: int) -> None:
+        self._save, self._every_steps = save, every_steps
+
+    def after_step(self, progress: Progress, result: StepResult) -> None:
+        """Save at the interval."""
+        if progress.step % self._every_steps == 0:
+            self._save()

@@ -1,0 +1,106 @@
+"""Configuration of a training run. No torch here: recipes and `--help` read this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from smallbench.config import option
+from smallbench.errors import ConfigError
+from smallbench.models.config import BertConfig, ModelConfig
+from smallbench.objectives.config import MaskedLMConfig, ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW (Loshchilov & Hutter 2019) with bias correction; norms and biases do not decay."""
+
+    learning_rate: float = option(5e-4, help="peak learning rate")
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    clip_norm: float = option(1.0, help="largest norm of the gradient of all parameters together")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Linear warm-up, then linear decay to zero at the last step."""
+
+    warmup_fraction: float = option(0.01, help="part of the steps in which the rate rises")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_fraction < 1:
+            raise ConfigError(f"schedule.warmup_fraction {self.warmup_fraction} is not in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at once, in which numbers, and how often to look and to save."""
+
+    max_steps: int = option(1_000_000, help="optimizer steps; the schedule ends there")
+    global_batch_size: int = option(128, help="sequences per optimizer step")
+    micro_batch_size: int | None = option(
+        None, help="sequences per forward pass; none: the whole global batch"
+    )
+    seed: int = option(1, help="initial weights, data order, masks and dropout")
+    device: str = option("auto", help="auto, cpu or cuda")
+    precision: str = option("auto", help="auto, bf16, fp16 (with loss scaling) or fp32")
+    log_every_steps: int = 50
+    eval_every_steps: int = option(5_000, help="held-out loss at this interval and at the end")
+    num_eval_rows: int = option(2_048, help="held-out sequences that are evaluated")
+    save_every_steps: int = option(5_000, help="checkpoint at this interval and at the end")
+    keep_last: int = option(2, help="checkpoints that are kept")
+    max_nonfinite_steps: int = option(
+        20, help="steps in a row with a non-finite gradient before the run ends with exit code 70"
+    )
+
+    def __post_init__(self) -> None:
+        for name in (
+            "global_batch_size",
+            "rows_per_forward",
+            "log_every_steps",
+            "eval_every_steps",
+            "save_every_steps",
+            "keep_last",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} {getattr(self, name)} is not at least 1")
+        if self.max_steps < 0:
+            raise ConfigError(f"train.max_steps {self.max_steps} is negative")
+        if self.global_batch_size % self.rows_per_forward:
+            raise ConfigError(
+                f"train.global_batch_size {self.global_batch_size} is not a multiple of "
+                f"train.micro_batch_size {self.micro_batch_size}"
+            )
+
+    @property
+    def rows_per_forward(self) -> int:
+        """`micro_batch_size`, or the whole global batch."""
+        return self.global_batch_size if self.micro_batch_size is None else self.micro_batch_size
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything that decides what a pretraining run computes; a recipe is one of these."""
+
+    recipe: str
+    sequence_length: int = 128
+    model: ModelConfig = field(default_factory=BertConfig)
+    objective: ObjectiveConfig = field(default_factory=MaskedLMConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+OBSERVING_KEYS = frozenset(
+    f"train.{name}"
+    for name in (
+        "device",
+        "keep_last",
+        "log_every_steps",
+        "eval_every_steps",
+        "num_eval_rows",
+        "save_every_steps",
+    )
+)
+"""Keys that may change when a run continues: they decide what is looked at, not what is learned."""

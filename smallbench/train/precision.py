@@ -1,0 +1,117 @@
+"""Which device and number format to train with, and how fast that device multiplies matrices."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from smallbench.errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` is the first CUDA device where there is one, else the CPU.
+
+    Raises `ConfigError` when a device is asked for that this machine does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r} is none; expected auto, cpu or cuda") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise ConfigError(f"device {name!r} is not supported; expected auto, cpu or cuda")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "device 'cuda' was asked for, but torch finds no GPU; run 'smallbench doctor' "
+                "to see why, or use --train.device=cpu"
+            )
+        assert_compiled_for(device)
+    return device
+
+
+def assert_compiled_for(device: torch.device) -> None:
+    """Fail at the start, not at the first kernel, where torch was built without this GPU."""
+    major, minor = torch.cuda.get_device_capability(device)
+    architectures = torch.cuda.get_arch_list()
+    # A binary for x.y runs on every x.z with z ≥ y; PTX (compute_) runs on anything newer.
+    runs = any(
+        (kind == "sm" and int(number[:-1]) == major and int(number[-1]) <= minor)
+        or (kind == "compute" and (int(number[:-1]), int(number[-1])) <= (major, minor))
+        for kind, number in (a.rstrip("af").split("_") for a in architectures)
+    )
+    if not runs:
+        raise ConfigError(
+            f"this torch ({torch.__version__}) is built for {', '.join(architectures)}, not for "
+            f"sm_{major}{minor}; install a build that has it (the V100 needs CUDA 12.6 wheels)"
+        )
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets that the CPU reports; empty where /proc does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """True where bf16 matrix products run in hardware.
+
+    On CUDA the capability decides: `torch.cuda.is_bf16_supported()` also counts emulation.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`auto` → `bf16` where the hardware has it, `fp16` on older GPUs, else `fp32`.
+
+    Raises `ConfigError` for fp16 on a CPU (unusably slow) and for unknown names.
+    """
+    if name == "auto":
+        if has_fast_bf16(device):
+            return "bf16"
+        return "fp16" if device.type == "cuda" else "fp32"
+    if name not in DTYPES:
+        raise ConfigError(f"precision {name!r} is none; expected auto, {', '.join(DTYPES)}")
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("precision fp16 is unusably slow on a CPU; use auto, bf16 or fp32")
+    return name
+
+
+def matrix_peak_flops(device: torch.device, precision: str, *, seconds: float = 0.5) -> float:
+    """The best matrix-product rate, in FLOP/s, measured on this device now.
+
+    The yardstick for MFU where no published peak applies: a large product in the precision that
+    training uses, the fastest of many short rounds (others may share the machine).
+    """
+    size = 8192 if device.type == "cuda" else 2048
+    # A generator of its own: dropout's must not notice that somebody measured.
+    generator = torch.Generator(device).manual_seed(0)
+    a = torch.randn(size, size, device=device, generator=generator).to(DTYPES[precision])
+    b = torch.randn(size, size, device=device, generator=generator).to(DTYPES[precision])
+    best, end = 0.0, time.perf_counter() + seconds
+    torch.mm(a, b)
+    while time.perf_counter() < end or not best:
+        _synchronize(device)
+        start = time.perf_counter()
+        torch.mm(a, b)
+        _synchronize(device)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,140 @@
+"""A checkpoint is whole or it is not there; a damaged one is never used."""
+
+import os
+import shutil
+
+import pytest
+import torch
+
+from smallbench.errors import DataError
+from smallbench.train import checkpoint as module
+from smallbench.train.checkpoint import CheckpointStore
+from tests.train.tiny import trainer
+
+
+@pytest.fixture
+def made():
+    return trainer(num_steps=2)
+
+
+def save(store, made, step):
+    made.progress.step = step
+    manifest = {"step": step, "progress": made.progress.state_dict()}
+    store.save(made.objective, made.engine.state_dict(), manifest)
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path, made):
+    made.run()
+    store = CheckpointStore(tmp_path)
+    save(store, made, 2)
+    saved = torch.get_rng_state()
+    other = trainer()
+    torch.rand(3)
+    loaded = store.newest()
+    random_before = torch.get_rng_state()
+    loaded.load_module(other.objective)
+    other.engine.load_state_dict(loaded.engine_state())
+    for name, tensor in made.objective.state_dict().items():
+        assert torch.equal(other.objective.state_dict()[name], tensor)
+    a, b = made.engine.state_dict(), other.engine.state_dict()
+    for key, state in a["optimizer"]["state"].items():
+        for name, tensor in state.items():
+            assert torch.equal(b["optimizer"]["state"][key][name], tensor)
+    loaded.restore_random_state()
+    assert torch.equal(torch.get_rng_state(), saved)
+    assert not torch.equal(random_before, saved)
+
+
+def test_only_the_last_are_kept(tmp_path, made):
+    store = CheckpointStore(tmp_path, keep_last=2)
+    for step in (5, 10, 15):
+        save(store, made, step)
+    assert store.steps() == [10, 15]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "step-0000000010",
+        "step-0000000015",
+    ]
+
+
+@pytest.mark.parametrize("name", ["module.safetensors", "engine.pt", "random.safetensors"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
+    tmp_path, made, name, damage, capsys
+):
+    store = CheckpointStore(tmp_path)
+    save(store, made, 5)
+    save(store, made, 10)
+    path = next((tmp_path / "checkpoints" / "step-0000000010").rglob(name))
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "cut":
+        path.write_bytes(content[:-1])
+    else:
+        path.unlink()
+    assert store.newest().step == 5
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    store.clean_up()
+    save(CheckpointStore(tmp_path, attempt=2), made, 10)
+    assert store.newest().step == 10, "the step can be saved again"
+
+
+def test_all_damaged_is_an_error_and_never_a_fresh_start(tmp_path, made):
+    store = CheckpointStore(tmp_path)
+    save(store, made, 5)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(DataError, match="every checkpoint"):
+        store.newest()
+    with pytest.raises(DataError, match="every checkpoint"):
+        CheckpointStore(tmp_path).newest()
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing after it runs, not even handlers of Exception."""
+
+
+WRITES = ["save_file", "save", "sync_file", "rename", "write_json"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("write", WRITES)
+def test_killed_at_any_write_the_one_before_is_used_and_no_debris_stays(
+    tmp_path, made, monkeypatch, write, before
+):
+    store = CheckpointStore(tmp_path)
+    save(store, made, 5)
+    owner = {"save": torch, "rename": module.Path}.get(write, module)
+    original = getattr(owner, write)
+
+    def killed(*arguments, **keywords):
+        if not before:
+            original(*arguments, **keywords)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, write, killed)
+        with pytest.raises(KilledError):
+            save(store, made, 10)
+    committed = write == "write_json" and not before
+    again = CheckpointStore(tmp_path, attempt=2)
+    again.clean_up()
+    assert again.newest().step == (10 if committed else 5)
+    left = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert left == {f"step-{step:010d}" for step in again.steps()}
+    assert not [path for path in tmp_path.rglob("*.tmp-*")]
+    save(again, made, 10)
+    assert again.newest().step == 10
+
+
+def test_a_full_disk_leaves_no_torn_checkpoint(tmp_path, made, monkeypatch):
+    store = CheckpointStore(tmp_path)
+    save(store, made, 5)
+
+    def full(*arguments, **keywords):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(module, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        save(store, made, 10)
+    assert store.newest().step == 5

@@ -1,0 +1,179 @@
+"""Whole runs on a real prepared corpus: what is interrupted ends as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from smallbench.config import override_all
+from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
+from smallbench.recipes import RECIPES
+from smallbench.storage.files import exclusive_lock
+from smallbench.tracking.jsonl import read_metrics
+from smallbench.train.checkpoint import CheckpointStore
+from smallbench.train.pretrain import pretrain
+
+VALUES = {
+    "sequence_length": 32,
+    "model.hidden_size": 32,
+    "model.embedding_size": 16,
+    "model.intermediate_size": 64,
+    "model.num_hidden_layers": 2,
+    "model.hidden_dropout_prob": 0.1,
+    "model.attention_probs_dropout_prob": 0.1,
+    "train.max_steps": 24,
+    "train.global_batch_size": 8,
+    "train.log_every_steps": 5,
+    "train.eval_every_steps": 6,
+    "train.num_eval_rows": 16,
+    "train.save_every_steps": 8,
+}
+TIMES = {"train_seconds", "tokens_per_second", "mfu", "eta_seconds", "eval_seconds"}
+
+
+def tiny(**values):
+    changed = {key.replace("__", "."): value for key, value in values.items()}
+    return override_all(RECIPES["bert-tiny"](), {**VALUES, **changed})
+
+
+def outcome(run_dir):
+    """Final weights, optimizer and metrics without times."""
+    checkpoint = CheckpointStore(run_dir).newest()
+    records = [
+        {key: value for key, value in record.items() if key not in TIMES}
+        for record in read_metrics(run_dir / "metrics.jsonl")
+    ]
+    weights = load_file(checkpoint.directory / "module.safetensors")
+    engine = (checkpoint.directory / "engine.pt").read_bytes()
+    return checkpoint.step, {k: v.tolist() for k, v in weights.items()}, engine, records
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    pretrain(tiny(), data=corpus, run_dir=run_dir)
+    return outcome(run_dir)
+
+
+def test_a_run_leaves_what_it_promises(corpus, tmp_path):
+    pretrain(tiny(), data=corpus, run_dir=tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["config"]["model"]["vocab_size"] == 300, "filled in from the corpus"
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    held_out = [r for r in records if r["event"] == "eval"]
+    assert [r["step"] for r in held_out] == [0, 6, 12, 18, 24]
+    assert held_out[-1]["loss"] < held_out[0]["loss"]
+    assert held_out[0]["unigram_entropy"] > 3
+    train = [r for r in records if r["event"] == "train"]
+    assert [r["step"] for r in train] == [5, 10, 15, 20, 24]
+    assert train[-1]["learning_rate"] < train[1]["learning_rate"]
+    assert all(0 < r["mfu"] < 1 for r in train)
+
+
+class StopAfter:
+    """Asked after each step; says yes after `num_steps` of them."""
+
+    def __init__(self, num_steps):
+        self.num_steps = num_steps
+
+    def __call__(self):
+        self.num_steps -= 1
+        return self.num_steps <= 0
+
+
+@pytest.mark.parametrize("stops", [[11], [8], [3, 9, 17]], ids=str)
+def test_resumed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted, stops):
+    for first, stop in zip([0, *stops], stops, strict=False):
+        with pytest.raises(InterruptedRunError, match=f"saved at step {stop} of 24"):
+            pretrain(tiny(), data=corpus, run_dir=tmp_path, should_stop=StopAfter(stop - first))
+    pretrain(tiny(), data=corpus, run_dir=tmp_path)
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_killed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted):
+    """SIGKILL in a real process between two checkpoints; the same command continues."""
+    program = (
+        "import sys, time; from pathlib import Path; from smallbench.train.pretrain import *;"
+        "from tests.train.test_pretrain import tiny; torch.set_num_threads(1);"
+        "pretrain(tiny(), data=Path(sys.argv[1]), run_dir=Path(sys.argv[2]),"
+        " should_stop=lambda: time.sleep(0.05))"
+    )
+    command = [sys.executable, "-c", program, str(corpus), str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    commit = tmp_path / "commits" / "step-0000000008.json"
+    while not commit.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.12)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert CheckpointStore(tmp_path).newest().step < 24
+    pretrain(tiny(), data=corpus, run_dir=tmp_path)
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_a_finished_run_is_left_as_it_is(corpus, tmp_path):
+    pretrain(tiny(), data=corpus, run_dir=tmp_path)
+    before = outcome(tmp_path)
+    pretrain(tiny(), data=corpus, run_dir=tmp_path, resume="must")
+    assert outcome(tmp_path) == before
+
+
+def test_no_steps_give_the_initial_weights(corpus, tmp_path):
+    pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
+    assert CheckpointStore(tmp_path).newest().step == 0
+
+
+def test_another_configuration_or_corpus_is_refused_by_name(corpus, tmp_path):
+    pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"optim.learning_rate: 0.001 → 0.5"):
+        pretrain(
+            tiny(train__max_steps=0, optim__learning_rate=0.5), data=corpus, run_dir=tmp_path
+        )
+
+
+def test_what_is_only_observed_may_change(corpus, tmp_path):
+    pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
+    pretrain(tiny(train__max_steps=0, train__log_every_steps=1), data=corpus, run_dir=tmp_path)
+
+
+def test_resume_must_and_never(corpus, tmp_path):
+    with pytest.raises(ConfigError, match="holds no checkpoint"):
+        pretrain(tiny(), data=corpus, run_dir=tmp_path / "a", resume="must")
+    pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path / "b")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path / "b", resume="never")
+
+
+def test_two_processes_cannot_train_in_one_directory(corpus, tmp_path):
+    with exclusive_lock(tmp_path / "lock", "held"), pytest.raises(ConflictError, match="another"):
+        pretrain(tiny(), data=corpus, run_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sequence_length": 64}, "sequence_length 64 != 32"),
+        ({"model__vocab_size": 301}, "model.vocab_size 301 != the tokenizer's 300"),
+        ({"train__precision": "fp16", "train__device": "cpu"}, "unusably slow"),
+    ],
+)
+def test_what_contradicts_the_data_is_refused_before_anything_is_written(
+    corpus, tmp_path, values, message
+):
+    with pytest.raises(ConfigError, match=message):
+        pretrain(tiny(**values), data=corpus, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_corpus_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="smallbench prepare"):
+        pretrain(tiny(), data=tmp_path / "nothing", run_dir=tmp_path / "run")
+    assert os.listdir(tmp_path) == []
