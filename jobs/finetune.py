@@ -1,0 +1,56 @@
+"""Fine-tune an encoder on one GLUE task with one seed, and store what it predicts.
+
+Any encoder works: a directory from 'smallbench export', or the id of a model on the Hugging Face
+hub. Predictions are stored with their example index, so every score can be recomputed.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.base import Job
+from smallbench.config import option
+from smallbench.glue.config import FinetuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(FinetuneConfig):
+    """Flags of `smallbench finetune`."""
+
+    model: str = option(help="export directory, or a model's id on the hub")
+    task: str = option(help="cola, sst2, mrpc, stsb, qqp, mnli, qnli or rte")
+    glue: str = option(help="folder in the official TSV layout, or hub")
+    out: Path = option(help="where results are stored; finished runs are not repeated")
+    seed: int = option(1, help="head, batches and dropout")
+
+
+def run(options: Options) -> None:
+    """One run, and its scores."""
+    from smallbench.glue.finetune import Encoder, run_grid
+    from smallbench.glue.readers import load_task
+    from smallbench.glue.tasks import task_named
+    from smallbench.train.stop import StopRequest
+
+    data = load_task(task_named(options.task), options.glue)
+    encoder = Encoder(options.model, random_init=options.random_init)
+    with StopRequest() as stop:
+        run_grid(encoder, [data], options, seeds=[options.seed], out=options.out, should_stop=stop)
+    print(f"Stored in {options.out}. All tasks and seeds: smallbench glue --help")
+
+
+JOB = Job(
+    name="finetune",
+    options=Options,
+    run=run,
+    examples=(
+        "smallbench finetune --model=runs/tiny/export --task=cola --glue=glue_data --out=glue",
+        "smallbench finetune --model=bert-base-uncased --task=rte --glue=hub --out=glue_base",
+    ),
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main([JOB.name, *sys.argv[1:]]))

@@ -1,0 +1,61 @@
+"""Fine-tune an encoder on the GLUE tasks with several seeds; a table with mean and spread.
+
+A run is one task with one seed. Finished runs are stored and never repeated, so an interrupted
+command continues where it was.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.base import Job
+from smallbench.config import option
+from smallbench.glue.config import FinetuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(FinetuneConfig):
+    """Flags of `smallbench glue`."""
+
+    model: str = option(help="export directory, or a model's id on the hub")
+    glue: str = option(help="folder in the official TSV layout, or hub")
+    out: Path = option(help="where results are stored; finished runs are not repeated")
+    tasks: tuple[str, ...] | None = option(None, help="none: every task that --glue has")
+    seeds: tuple[int, ...] = option((1, 2, 3), help="one run for each task and seed")
+
+
+def run(options: Options) -> None:
+    """All runs, then the table."""
+    from smallbench.glue.finetune import Encoder, run_grid
+    from smallbench.glue.readers import available_tasks, load_task
+    from smallbench.glue.results import results_table, summarize
+    from smallbench.glue.tasks import task_named
+    from smallbench.train.stop import StopRequest
+
+    names = options.tasks or available_tasks(options.glue)
+    data = [load_task(task_named(name), options.glue) for name in names]
+    encoder = Encoder(options.model, random_init=options.random_init)
+    with StopRequest() as stop:
+        results = run_grid(
+            encoder, data, options, seeds=options.seeds, out=options.out, should_stop=stop
+        )
+    print(results_table(summarize(results)))
+    print(f"Beside the paper's rows: smallbench leaderboard --results={options.out}")
+
+
+JOB = Job(
+    name="glue",
+    options=Options,
+    run=run,
+    examples=(
+        "smallbench glue --model=runs/tiny/export --glue=glue_data --out=glue",
+        "smallbench glue --model=runs/tiny/export --glue=hub --out=glue --tasks=cola,sst2 --seeds=1",
+    ),
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main([JOB.name, *sys.argv[1:]]))

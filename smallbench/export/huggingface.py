@@ -1,0 +1,178 @@
+"""Export: the newest checkpoint of a run as a Hugging Face directory, checked before it appears.
+
+What is written loads with `AutoTokenizer`, `AutoModelForMaskedLM` and
+`AutoModelForSequenceClassification.from_pretrained(DIR)`; no code of ours travels with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from smallbench.batch import Batch
+from smallbench.config import from_dict
+from smallbench.errors import (
+    ConfigError,
+    CredentialsError,
+    DataError,
+    SmallbenchError,
+    UnavailableError,
+)
+from smallbench.export.card import model_card
+from smallbench.export.convert import target_of
+from smallbench.models import ARCHITECTURES
+from smallbench.storage.files import temporary_sibling, write_json, write_text
+from smallbench.tracking.jsonl import read_metrics
+from smallbench.train.checkpoint import Checkpoint, CheckpointStore
+from smallbench.train.config import PretrainConfig
+
+MARKER = "smallbench.json"
+"""Present in each export: the run, the step and the configuration that it came from."""
+
+LOGIT_TOLERANCE = 1e-4
+"""Largest difference of logits, in float32, that counts as rounding."""
+
+
+def load_run(run_dir: Path) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]:
+    """`run.json`, its configuration, and the newest whole checkpoint.
+
+    Raises `DataError` where `run_dir` holds no run or no checkpoint.
+    """
+    path = run_dir / "run.json"
+    if not path.is_file():
+        raise DataError(
+            f"{run_dir} holds no run (no run.json); give the --run_dir of a pretraining"
+        )
+    run = json.loads(path.read_text())
+    checkpoint = CheckpointStore(run_dir).newest()
+    if checkpoint is None:
+        raise DataError(f"the run in {run_dir} has no checkpoint yet; let it reach its first save")
+    return run, from_dict(PretrainConfig, run["config"]), checkpoint
+
+
+def export(run_dir: Path, out: Path, *, push: str | None = None) -> float:
+    """Export the run in `run_dir` to `out`; the largest difference of logits that the check found.
+
+    An earlier export in `out` is replaced; any other content is refused. `push` is a repository on
+    the Hugging Face hub to publish to.
+    """
+    run, config, checkpoint = load_run(run_dir)
+    if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise ConfigError(f"{out} is not empty and holds no earlier export; choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_sibling(out)
+    try:
+        shutil.copytree(run_dir / "tokenizer", temporary)
+        difference = write_model(
+            config, checkpoint, temporary, pad_token_id=run["corpus"]["pad_id"]
+        )
+        write_json(
+            temporary / MARKER,
+            {
+                "schema_version": 1,
+                "run_id": run["run_id"],
+                "step": checkpoint.step,
+                "tokens": checkpoint.manifest["progress"]["num_tokens"],
+                "train_seconds": checkpoint.manifest["progress"]["train_seconds"],
+                "config": run["config"],
+                "config_digest": run["config_digest"],
+                "logit_difference": difference,
+            },
+        )
+        held_out = [r for r in read_metrics(run_dir / "metrics.jsonl") if r["event"] == "eval"]
+        card = model_card(run, config, checkpoint.manifest, held_out[-1] if held_out else None)
+        write_text(temporary / "README.md", card)
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if push is not None:
+        _push(out, push)
+    return difference
+
+
+def write_model(
+    config: PretrainConfig, checkpoint: Checkpoint, directory: Path, *, pad_token_id: int
+) -> float:
+    """Write `config.json` and `model.safetensors`; load them back and compare logits."""
+    from transformers import AutoModelForMaskedLM
+    from transformers.utils import logging
+
+    model = ARCHITECTURES[config.model.architecture](config.model)
+    prefix = "model."
+    state = checkpoint.module_state()
+    model.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    )
+    assert config.model.vocab_size is not None
+    target = target_of(config.model, pad_token_id=pad_token_id)
+    packed = target.pack(model.state_dict(), vocab_size=config.model.vocab_size)
+    save_file(packed, directory / "model.safetensors", metadata={"format": "pt"})
+    write_json(
+        directory / "config.json",
+        {
+            "architectures": [f"{target.class_prefix}ForMaskedLM"],
+            "model_type": target.model_type,
+            **target.config,
+        },
+    )
+    logging.disable_progress_bar()
+    theirs = AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32)
+    difference = logit_difference(model, theirs, config)
+    if not difference <= LOGIT_TOLERANCE:
+        raise SmallbenchError(
+            f"the export's logits differ from the run's by {difference:.2e}, over "
+            f"{LOGIT_TOLERANCE:.0e}; nothing was written"
+        )
+    return difference
+
+
+@torch.no_grad()
+def logit_difference(ours: Any, theirs: Any, config: PretrainConfig) -> float:
+    """Largest absolute difference of the two models' logits on random rows, padding included."""
+    generator = torch.Generator().manual_seed(0)
+    vocab_size, length = config.model.vocab_size, config.sequence_length
+    assert vocab_size is not None
+    ids_BL = torch.randint(0, vocab_size, (4, length), generator=generator)
+    types_BL = (torch.arange(length) >= length // 2).long().expand(4, length)
+    mask_BL = torch.ones(4, length, dtype=torch.bool)
+    mask_BL[1, length // 2 :] = False
+    hidden_BLD = ours.eval()(Batch(ids_BL, mask_BL, types_BL))
+    logits_BLV = ours.predict_tokens(hidden_BLD)[..., :vocab_size]
+    expected_BLV = theirs.eval()(
+        input_ids=ids_BL, attention_mask=mask_BL, token_type_ids=types_BL
+    ).logits
+    return float((logits_BLV - expected_BLV)[mask_BL].abs().max())
+
+
+def _push(directory: Path, repository: str) -> None:
+    """Publish `directory` to the Hugging Face hub."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(folder_path=directory, repo_id=repository)
+    except LocalTokenNotFoundError:
+        raise CredentialsError("no hub token; run 'hf auth login' or set HF_TOKEN") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status in {401, 403}:
+            raise CredentialsError(
+                f"the hub refused to publish to {repository!r} ({status}); use a token with write "
+                "access to it in HF_TOKEN"
+            ) from None
+        raise UnavailableError(f"the hub answered {status} for {repository!r}; try again") from None
+    except OSError as error:
+        raise UnavailableError(
+            f"the hub could not be reached ({error}); the export is complete in {directory}, "
+            f"publish it later with 'hf upload {repository} {os.fspath(directory)}'"
+        ) from None

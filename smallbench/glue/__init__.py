@@ -1,0 +1,1 @@
+"""GLUE: task table, readers, features, fine-tuning, metrics and stored results."""

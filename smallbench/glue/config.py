@@ -1,0 +1,26 @@
+"""Configuration of a fine-tuning. No torch here: `--help` reads this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smallbench.config import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Hyper-parameters of one fine-tuning; the defaults are those of protocol robust-v1."""
+
+    learning_rate: float = option(1e-4, help="peak learning rate")
+    epochs: int | None = option(None, help="passes over train; none: 3 for large tasks, else 10")
+    batch_size: int = option(32, help="rows per optimizer step")
+    max_length: int = option(128, help="tokens; longer inputs are cut")
+    weight_decay: float = option(0.01, help="AdamW's; norms and biases do not decay")
+    warmup_fraction: float = option(0.1, help="part of the steps in which the rate rises")
+    clip_norm: float = option(1.0, help="largest norm of the gradient")
+    random_init: bool = option(
+        False, help="draw the encoder's weights at random: what pretraining must beat"
+    )
+    max_train_examples: int | None = option(None, help="only the first rows of train: a quick look")
+    device: str = option("auto", help="auto, cpu or cuda")
+    precision: str = option("auto", help="auto, bf16, fp16 or fp32")

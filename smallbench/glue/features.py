@@ -1,0 +1,144 @@
+"""Examples to batches: tokenised once, batched by length, padded to the longest row of a batch.
+
+Shapes: B rows, L tokens of the longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from smallbench.batch import Batch
+from smallbench.glue.readers import Examples
+
+PAD_MULTIPLE = 8
+"""Lengths are rounded up to it: few shapes, and aligned ones, for the kernels."""
+
+BUCKET_BATCHES = 50
+"""Rows are sorted by length within this many batches, so that an epoch stays well mixed."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Tokenised rows of one split, unpadded."""
+
+    input_ids: Sequence[Sequence[int]]
+    token_type_ids: Sequence[Sequence[int]] | None
+    labels: np.ndarray[Any, Any] | None
+    pad_id: int
+    pad_left: bool
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def first(self, count: int | None) -> Features:
+        """The first `count` rows, or all."""
+        if count is None or count >= len(self):
+            return self
+        return replace(
+            self,
+            input_ids=self.input_ids[:count],
+            token_type_ids=None if self.token_type_ids is None else self.token_type_ids[:count],
+            labels=None if self.labels is None else self.labels[:count],
+        )
+
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """Tokens of each row."""
+        return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The given rows, padded on the tokenizer's side."""
+        longest = max(len(self.input_ids[row]) for row in rows)
+        longest = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
+        ids_BL = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
+        types_BL = np.zeros_like(ids_BL)
+        mask_BL = np.zeros(ids_BL.shape, dtype=bool)
+        for i, row in enumerate(rows):
+            length = len(self.input_ids[row])
+            span = slice(longest - length, None) if self.pad_left else slice(length)
+            ids_BL[i, span] = self.input_ids[row]
+            mask_BL[i, span] = True
+            if self.token_type_ids is not None:
+                types_BL[i, span] = self.token_type_ids[row]
+        return Batch(
+            input_ids=torch.from_numpy(ids_BL),
+            attention_mask=torch.from_numpy(mask_BL),
+            token_type_ids=None if self.token_type_ids is None else torch.from_numpy(types_BL),
+            labels=None if self.labels is None else torch.from_numpy(self.labels[list(rows)]),
+        )
+
+    def by_length(self, batch_size: int) -> list[list[int]]:
+        """All rows in batches of similar length, for evaluation."""
+        order = np.argsort(self.lengths(), kind="stable")
+        return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+
+
+def tokenize(examples: Examples, tokenizer: Any, *, max_length: int) -> Features:
+    """Tokenise a split with a Hugging Face tokenizer, which adds its special tokens.
+
+    Token types are used where the tokenizer's model has them.
+    """
+    second = None if examples.second is None else list(examples.second)
+    with_types = "token_type_ids" in tokenizer.model_input_names
+    encoded = tokenizer(
+        list(examples.first),
+        second,
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=with_types,
+    )
+    return Features(
+        input_ids=encoded["input_ids"],
+        token_type_ids=encoded["token_type_ids"] if with_types else None,
+        labels=examples.labels,
+        pad_id=tokenizer.pad_token_id,
+        pad_left=tokenizer.padding_side == "left",
+    )
+
+
+def epoch_batches(
+    lengths: np.ndarray[Any, Any], *, batch_size: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """One epoch's rows in random batches of similar length; a function of seed and epoch.
+
+    Every row occurs once. Rows are shuffled, sorted by length within `BUCKET_BATCHES` batches, and
+    the batches are shuffled again.
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
+    order = generator.permutation(len(lengths))
+    bucket = batch_size * BUCKET_BATCHES
+    batches: list[list[int]] = []
+    for start in range(0, len(order), bucket):
+        rows = order[start : start + bucket]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[i : i + batch_size].tolist() for i in range(0, len(rows), batch_size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+class EpochBatches:
+    """Fine-tuning's batch source: positions count steps; `num_steps` of them are all epochs."""
+
+    def __init__(self, features: Features, *, batch_size: int, epochs: int, seed: int) -> None:
+        self._features = features
+        self._lengths = features.lengths()
+        self._batch_size, self._seed = batch_size, seed
+        self.steps_per_epoch = -(-len(features) // batch_size)
+        self.num_steps = epochs * self.steps_per_epoch
+        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+
+    def read(self, position: int) -> tuple[list[Batch], int]:
+        """The one batch of step `position`."""
+        epoch, index = divmod(position, self.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (
+                epoch,
+                epoch_batches(
+                    self._lengths, batch_size=self._batch_size, seed=self._seed, epoch=epoch
+                ),
+            )
+        return [self._features.batch(self._epoch[1][index])], position + 1

@@ -1,0 +1,315 @@
+"""Fine-tuning one task with one seed, in the trainer of pretraining, and storing what it predicted.
+
+Hyper-parameters that are not asked for are those of protocol robust-v1: at most 128 tokens, batch
+32, AdamW with bias correction, weight decay 0.01, 10 % warm-up, linear decay to zero, clip 1.0,
+dropout as the model's configuration has it, the last step's weights, one evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from smallbench.errors import ConfigError, DataError, InterruptedRunError, UnavailableError
+from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.display import GridDisplay
+from smallbench.glue.features import EpochBatches, Features, tokenize
+from smallbench.glue.readers import TaskData
+from smallbench.glue.results import (
+    RunResult,
+    RunSettings,
+    find_run,
+    run_directory,
+    score_run,
+    write_run,
+)
+from smallbench.glue.tasks import Task
+from smallbench.objectives.classification import Classification
+from smallbench.train.config import OptimConfig
+from smallbench.train.engine import Engine, TorchEngine
+from smallbench.train.precision import choose_device, choose_precision
+from smallbench.train.schedule import linear_decay
+from smallbench.train.trainer import Progress, StepResult, Trainer
+
+
+class Encoder:
+    """A Hugging Face encoder by directory or hub id, from which each run starts afresh."""
+
+    def __init__(self, name: str, *, random_init: bool = False) -> None:
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        self.path, self.random_init = name, random_init
+        self.name = display_name(name)
+        with _explained(name):
+            self.config = AutoConfig.from_pretrained(name)
+            self.tokenizer = AutoTokenizer.from_pretrained(name)
+            model = (
+                AutoModel.from_config(self.config)
+                if random_init
+                else AutoModel.from_pretrained(name)
+            )
+        for architecture in self.config.architectures or ():
+            if architecture.endswith("ForSequenceClassification"):
+                raise ConfigError(
+                    f"{name} is already fine-tuned ({architecture}); its head may order labels "
+                    "differently and its scores would not be comparable; give the encoder itself"
+                )
+        if not self.tokenizer.is_fast or self.tokenizer.pad_token_id is None:
+            raise ConfigError(f"{name} has no fast tokenizer with a padding token")
+        self.num_parameters = sum(p.numel() for p in model.parameters())
+        self.sha256 = "" if random_init else weights_sha256(model)
+
+    def classifier(self, task: Task) -> torch.nn.Module:
+        """The encoder with a fresh head for `task`; draws from PyTorch's global generator."""
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        names = task.label_names or ("score",)
+        labels = {
+            "num_labels": len(names),
+            "id2label": dict(enumerate(names)),
+            "label2id": {label: i for i, label in enumerate(names)},
+            "problem_type": ("regression" if task.is_regression else "single_label_classification"),
+        }
+        if self.random_init:
+            config = AutoConfig.from_pretrained(self.path, **labels)
+            model = AutoModelForSequenceClassification.from_config(config)
+        else:
+            with _quiet_transformers():  # it warns that the head is new, which is the point
+                model = AutoModelForSequenceClassification.from_pretrained(
+                    self.path, dtype=torch.float32, **labels
+                )
+        assert isinstance(model, torch.nn.Module)
+        return model
+
+
+def display_name(model: str) -> str:
+    """How tables name a model: an export by its recipe, run and step, anything else as given.
+
+    So a result does not change its name with the directory that the model was read from.
+    """
+    marker = Path(model) / "smallbench.json"
+    if not marker.is_file():
+        return model
+    export = json.loads(marker.read_text())
+    return f"{export['config']['recipe']} (run {export['run_id']}, step {export['step']:,})"
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """A fingerprint of a model's weights, whatever file format they came from."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(f"{name} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.float().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Say in one sentence why a model cannot be loaded."""
+    path = Path(name)
+    if (path.is_absolute() or name.startswith(".")) and not path.is_dir():
+        raise DataError(
+            f"model {name!r} is no directory; expected the --out of 'smallbench export'"
+        )
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise DataError(
+            f"{name} holds no Hugging Face model (no config.json); expected the --out of "
+            "'smallbench export' (a --run_dir must be exported first)"
+        )
+    try:
+        with _quiet_transformers():
+            yield
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        kind = DataError if path.is_dir() else UnavailableError
+        raise kind(
+            f"model {name!r} cannot be loaded ({first_line}); expected a directory that "
+            "'smallbench export' wrote, or the id of a model on the Hugging Face hub"
+        ) from None
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def settings_for(
+    encoder: Encoder, data: TaskData, config: FinetuneConfig, *, seed: int
+) -> RunSettings:
+    """What identifies a run of `encoder` on `data`."""
+    return RunSettings(
+        task=data.task.name,
+        model=encoder.name,
+        model_sha256=encoder.sha256,
+        num_parameters=encoder.num_parameters,
+        learning_rate=config.learning_rate,
+        seed=seed,
+        epochs=num_epochs(data.task, config),
+        batch_size=config.batch_size,
+        max_length=config.max_length,
+        max_train_examples=config.max_train_examples,
+        is_sample=data.is_sample,
+        random_init=encoder.random_init,
+    )
+
+
+def finetune(
+    encoder: Encoder,
+    data: TaskData,
+    config: FinetuneConfig,
+    *,
+    seed: int,
+    out: Path,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
+    """Fine-tune `encoder` on `data.task` and store the run below `out`.
+
+    `on_progress` is told the fraction of steps done. Raises `InterruptedRunError` when
+    `should_stop` turned true; nothing is stored of a run that did not end.
+    """
+    settings = settings_for(encoder, data, config, seed=seed)
+    task = data.task
+    features = {
+        name: tokenize(examples, encoder.tokenizer, max_length=config.max_length)
+        for name, examples in data.splits.items()
+    }
+    train = features["train"].first(config.max_train_examples)
+    device = choose_device(config.device)
+    torch.manual_seed(seed)
+    objective = Classification(encoder.classifier(task), is_regression=task.is_regression)
+    optim = OptimConfig(
+        learning_rate=config.learning_rate,
+        epsilon=1e-8,  # torch's and transformers' default; pretraining's 1e-6 is BERT's
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+    engine = TorchEngine(
+        objective, optim, device=device, precision=choose_precision(config.precision, device)
+    )
+    batches = EpochBatches(train, batch_size=config.batch_size, epochs=settings.epochs, seed=seed)
+    num_steps = batches.num_steps
+    num_warmup_steps = int(config.warmup_fraction * num_steps)
+    start = time.perf_counter()
+    trainer = Trainer(
+        objective=objective,
+        engine=engine,
+        batches=batches,
+        learning_rate=lambda step: (
+            config.learning_rate
+            * linear_decay(step, num_steps=num_steps, num_warmup_steps=num_warmup_steps)
+        ),
+        num_steps=num_steps,
+        callbacks=[_Tell(on_progress, num_steps)],
+        should_stop=should_stop,
+    )
+    if not trainer.run():
+        raise InterruptedRunError(
+            f"asked to stop in {task.title} with seed {seed}; runs that ended are stored, the same "
+            "command continues with this one"
+        )
+    train_seconds = time.perf_counter() - start
+    predictions = {
+        name: predict(objective, engine, split)
+        for name, split in features.items()
+        if name != "train"
+    }
+    result = score_run(
+        settings,
+        data,
+        predictions,
+        seconds=time.perf_counter() - start,
+        examples_per_second=num_training_examples(data, config) / train_seconds,
+    )
+    write_run(run_directory(out, settings), result, predictions)
+    return result
+
+
+@torch.no_grad()
+def predict(
+    objective: Classification, engine: Engine, features: Features, *, batch_size: int = 128
+) -> np.ndarray[Any, Any]:
+    """[N] predicted classes or numbers, in the order of the split."""
+    objective.eval()
+    predicted = np.zeros(len(features), dtype=np.float64 if objective.is_regression else np.int64)
+    for rows in features.by_length(batch_size):
+        with engine.autocast():
+            values = objective.predict(features.batch(rows).to(engine.device))
+        predicted[rows] = values.cpu().numpy()
+    return predicted
+
+
+@dataclass(frozen=True)
+class _Tell:
+    """The callback that tells a display how far a run is."""
+
+    on_progress: Callable[[float], None]
+    num_steps: int
+
+    def after_step(self, progress: Progress, result: StepResult) -> None:
+        """Called after each step."""
+        self.on_progress(progress.step / self.num_steps)
+
+
+def num_training_examples(data: TaskData, config: FinetuneConfig) -> int:
+    """Training examples that a run goes through, over all its epochs."""
+    num_rows = len(data.splits["train"])
+    if config.max_train_examples is not None:
+        num_rows = min(num_rows, config.max_train_examples)
+    return num_epochs(data.task, config) * num_rows
+
+
+def num_epochs(task: Task, config: FinetuneConfig) -> int:
+    """The configured number of epochs, or the task's own."""
+    return task.default_epochs if config.epochs is None else config.epochs
+
+
+def run_grid(
+    encoder: Encoder,
+    tasks: Sequence[TaskData],
+    config: FinetuneConfig,
+    *,
+    seeds: Sequence[int],
+    out: Path,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[RunResult]:
+    """`finetune` for each task and seed, shown as it goes; stored runs are not repeated."""
+    runs = [(data, seed) for data in tasks for seed in seeds]
+    results = []
+    with GridDisplay([num_training_examples(data, config) for data, _ in runs]) as display:
+        for data, seed in runs:
+            name = f"{data.task.title} seed {seed}"
+            settings = settings_for(encoder, data, config, seed=seed)
+            result = find_run(run_directory(out, settings), settings, data_sha256=data.sha256)
+            was_stored = result is not None
+            if result is None:
+                result = finetune(
+                    encoder,
+                    data,
+                    config,
+                    seed=seed,
+                    out=out,
+                    on_progress=partial(display.step, name),
+                    should_stop=should_stop,
+                )
+            display.result(result, was_stored=was_stored)
+            results.append(result)
+    return results

@@ -1,0 +1,82 @@
+"""GLUE's metrics: scikit-learn's and SciPy's, never our own.
+
+All values are fractions or correlations; `leaderboard_score` turns the ranking one into the ×100 of
+the tables. A constant prediction makes a correlation undefined: it counts as 0.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from smallbench.errors import DataError
+from smallbench.glue.tasks import Task
+
+Values = NDArray[Any]
+"""[N] classes (integers) or scores (floats)."""
+
+# Gold labels come first, as scikit-learn wants them: F1 counts its positives in the gold labels.
+_METRICS: dict[str, Callable[[Values, Values], float]] = {
+    "accuracy": lambda labels, predictions: accuracy_score(labels, predictions),
+    "f1": lambda labels, predictions: f1_score(labels, predictions, zero_division=0.0),
+    "matthews": lambda labels, predictions: matthews_corrcoef(labels, predictions),
+    "pearson": lambda labels, predictions: pearsonr(labels, predictions).statistic,
+    "spearman": lambda labels, predictions: spearmanr(labels, predictions).statistic,
+}
+
+
+def compute_metrics(task: Task, predictions: Values, labels: Values) -> dict[str, float]:
+    """Every metric of `task`, the ranking one first, for predictions and gold labels of shape [N].
+
+    Raises `DataError` for different lengths, no rows, or a class that the task does not have.
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if predictions.shape != labels.shape or predictions.ndim != 1 or not len(labels):
+        raise DataError(
+            f"{task.name}: predictions of shape {predictions.shape} for labels of shape "
+            f"{labels.shape}; expected one prediction for each example"
+        )
+    if not task.is_regression:
+        unknown = sorted(set(predictions.tolist()) - set(range(task.num_labels)))
+        if unknown:
+            raise DataError(
+                f"{task.name}: predicted class {unknown[0]!r}, expected 0 to {task.num_labels - 1}"
+            )
+    elif not np.isfinite(predictions).all():
+        return dict.fromkeys(task.metrics, 0.0)
+    scores = {}
+    with warnings.catch_warnings():
+        # Constant predictions: the correlation is NaN, and 0 below.
+        warnings.simplefilter("ignore")
+        for name in task.metrics:
+            value = float(_METRICS[name](labels, predictions))
+            scores[name] = 0.0 if math.isnan(value) else value
+    return scores
+
+
+def leaderboard_score(task: Task, metrics: Mapping[str, float]) -> float:
+    """The task's cell in a table: its ranking metric × 100."""
+    return 100.0 * metrics[task.ranking_metric]
+
+
+def is_failed_run(task: Task, predictions: Values, labels: Values) -> bool:
+    """Whether the run learned nothing: no better than always answering the majority class.
+
+    Mosbach et al. 2021, arXiv 2006.04884, §3. The majority answer earns its share of the rows in
+    accuracy and 0 in a correlation; a constant prediction always counts as failed.
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if len(set(predictions.tolist())) == 1:
+        return True
+    score = compute_metrics(task, predictions, labels)[task.ranking_metric]
+    if task.ranking_metric != "accuracy":
+        return score <= 0.0
+    majority = np.full_like(labels, np.bincount(labels).argmax())
+    return bool(score <= compute_metrics(task, majority, labels)["accuracy"])

@@ -1,0 +1,309 @@
+"""GLUE tasks as rows, from the official TSV folders or from the Hugging Face hub.
+
+Both sources end in one conversion, so that they give the same rows in the same order and the same
+SHA-256. Nothing is skipped silently: a row that cannot be read ends in an error that names the file
+and the line, except where the official file itself is broken, and there it is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smallbench.errors import DataError, UnavailableError
+from smallbench.glue.tasks import TASKS, Split, Task
+
+HUB = "hub"
+"""The source that means `nyu-mll/glue`."""
+HUB_DATASET = "nyu-mll/glue"
+# Pinned: rows, order and hashes never change under a stored result.
+HUB_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+
+SAMPLE_MARKER = "SAMPLE.json"
+"""A folder with this file holds generated stand-ins, not GLUE (see `samples`)."""
+
+MAX_SKIPPED = 100
+"""More broken rows than this and it is not the official file's own damage."""
+
+MAX_SCORE = 5.0  # STS-B's scale, Cer et al. 2017
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The N rows of one split."""
+
+    split: str
+    index: NDArray[np.int64]
+    """[N] position in the split: the index of stored predictions and of submissions."""
+    first: tuple[str, ...]
+    """N texts: the sentence, or the first of a pair."""
+    second: tuple[str, ...] | None
+    """N texts, or None for a task with one sentence."""
+    labels: NDArray[np.int64] | NDArray[np.float64] | None
+    """[N] classes in the order of `Task.label_names`, or scores; None for a test split."""
+    sha256: str
+    """Of the rows' content, equal for every source that gives the same rows."""
+    num_skipped: int = 0
+    """Rows that the official file itself has broken and every published reader drops."""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """The splits of one task that a source has; `train` and the dev splits are always there."""
+
+    task: Task
+    source: str
+    splits: Mapping[str, Examples]
+    is_sample: bool
+    """Whether these are generated stand-ins; scores on them say nothing about GLUE."""
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Split name to the hash of its rows."""
+        return {name: examples.sha256 for name, examples in self.splits.items()}
+
+
+@dataclass(frozen=True)
+class _Row:
+    texts: tuple[str, ...]
+    label: int | float | None
+
+
+def load_task(task: Task, source: str | Path) -> TaskData:
+    """Read every split of `task` from a folder in the official layout, or from `"hub"`.
+
+    Raises `DataError` for missing, damaged or foreign files, `UnavailableError` where the hub
+    cannot be reached.
+    """
+    if str(source) == HUB:
+        return _load_hub(task)
+    root = Path(source)
+    folder = root / task.directory
+    files = ", ".join(split.file for split in task.splits if not split.is_test)
+    if not folder.is_dir():
+        raise DataError(
+            f"{root} has no folder {task.directory}/; expected {task.directory}/ with {files} "
+            f"(the official GLUE layout), or --glue=hub"
+        )
+    splits = {}
+    for split in task.splits:
+        path = folder / split.file
+        if path.is_file():
+            splits[split.name] = read_tsv(task, split, path)
+        elif not split.is_test:
+            raise DataError(f"{path} is missing; expected {files} in {folder}")
+    is_sample = (root / SAMPLE_MARKER).is_file()
+    return TaskData(task=task, source=str(root), splits=splits, is_sample=is_sample)
+
+
+# ---- the official TSV layout
+
+
+def read_tsv(task: Task, split: Split, path: Path) -> Examples:
+    """Read one official file: tab-separated, no quoting, columns by the header's names.
+
+    A byte-order mark, CRLF and a missing final newline are accepted. Raises `DataError` naming the
+    file, the line and the expected columns for anything else.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}") from None
+    # The line ends that the hub's own conversion saw (Python's universal newlines), and no others:
+    # str.splitlines() would also cut at U+2028, U+0085 and vertical tabs inside a sentence.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    first_row = 0
+    if task.headerless and not split.is_test:
+        columns = task.headerless
+    else:
+        columns = tuple(name.strip() for name in lines[0].split("\t")) if lines else ()
+        first_row = 1
+    needed = [*task.tsv_texts] if split.is_test else [*task.tsv_texts, task.tsv_label]
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise DataError(
+            f"{path}, line 1: no column {', '.join(missing)} in the header; "
+            f"expected at least: {', '.join(needed)}"
+        )
+    text_positions = [columns.index(name) for name in task.tsv_texts]
+    label_position = None if split.is_test else columns.index(task.tsv_label)
+    index_position = columns.index("index") if split.is_test and "index" in columns else None
+    rows: list[_Row] = []
+    num_skipped = 0
+    for number, line in enumerate(lines[first_row:], start=first_row + 1):
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) != len(columns):
+            if task.may_have_short_rows and len(fields) < len(columns):
+                num_skipped += 1
+                if num_skipped > MAX_SKIPPED:
+                    raise DataError(
+                        f"{path}, line {number}: more than {MAX_SKIPPED} rows have fewer than "
+                        f"{len(columns)} columns ({', '.join(columns)}); the official file has a "
+                        f"few, so this one is damaged"
+                    )
+                continue
+            what = "blank line" if not line.strip() else f"{len(fields)} columns"
+            raise DataError(
+                f"{path}, line {number}: {what}, expected {len(columns)}: {', '.join(columns)}"
+            )
+        if index_position is not None and fields[index_position] != str(len(rows)):
+            raise DataError(
+                f"{path}, line {number}: index {fields[index_position]!r}, expected {len(rows)}"
+            )
+        where = f"{path}, line {number}"
+        texts = tuple(fields[position] for position in text_positions)
+        label = None
+        if label_position is not None:
+            label = _read_label(task, fields[label_position], where)
+        rows.append(_checked(texts, label, where, columns))
+    return _examples(task, split, rows, source=str(path), num_skipped=num_skipped)
+
+
+def _read_label(task: Task, text: str, where: str) -> int | float:
+    if task.file_labels is not None:
+        if text in task.file_labels:
+            return task.file_labels.index(text)
+        raise DataError(f"{where}: label {text!r}, expected one of: {', '.join(task.file_labels)}")
+    try:
+        return _score(float(text), where)
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where}: score {text!r}, expected a number from 0 to 5") from None
+
+
+def _score(value: float, where: str) -> float:
+    if not 0.0 <= value <= MAX_SCORE:
+        raise DataError(f"{where}: score {value!r}, expected a number from 0 to 5")
+    # The files have three decimals; the hub keeps the same scores as 32-bit floats.
+    return round(value, 3)
+
+
+# ---- the Hugging Face hub
+
+
+def _load_hub(task: Task) -> TaskData:
+    try:
+        import datasets
+    except ImportError:
+        raise UnavailableError(
+            "reading GLUE from the hub needs the package datasets; "
+            "pip install 'smallbench[train]', or give --glue a folder in the official layout"
+        ) from None
+    try:
+        tables = datasets.load_dataset(HUB_DATASET, task.hub_config, revision=HUB_REVISION)
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        raise UnavailableError(
+            f"cannot load {HUB_DATASET} ({task.hub_config}) from the hub: {error}; "
+            f"check the network, or give --glue a folder in the official layout"
+        ) from None
+    splits = {}
+    for split in task.splits:
+        if split.hub not in tables:
+            raise DataError(f"{HUB_DATASET} ({task.hub_config}) has no split {split.hub}")
+        table = tables[split.hub]
+        names = getattr(table.features["label"], "names", None)
+        splits[split.name] = examples_from_hub(task, split, table, label_names=names)
+    return TaskData(
+        task=task, source=f"{HUB_DATASET}@{HUB_REVISION}", splits=splits, is_sample=False
+    )
+
+
+def examples_from_hub(
+    task: Task,
+    split: Split,
+    table: Iterable[Mapping[str, Any]],
+    *,
+    label_names: Iterable[str] | None,
+) -> Examples:
+    """Rows of a `datasets` table as `Examples`; classes are mapped by name, never by position.
+
+    `label_names` are the table's own, None for a regression. Raises `DataError` on unknown ones.
+    """
+    names = None if label_names is None else tuple(label_names)
+    if (names and sorted(names)) != (task.label_names and sorted(task.label_names)):
+        raise DataError(
+            f"{HUB_DATASET} ({task.hub_config}) has labels {names}, expected {task.label_names}"
+        )
+    rows = []
+    for number, record in enumerate(table):
+        where = f"{HUB_DATASET} ({task.hub_config}), {split.hub}, row {number}"
+        label: int | float | None = None
+        # Test labels are -1 or, for MRPC, the public ones: never used.
+        if not split.is_test:
+            value = record["label"]
+            if names is None or task.label_names is None:
+                label = _score(float(value), where)
+            elif 0 <= value < len(names):
+                label = task.label_names.index(names[value])
+            else:
+                raise DataError(f"{where}: label {value!r}, expected 0 to {len(names) - 1}")
+        texts = tuple(str(record[name]).strip() for name in task.hub_texts)
+        rows.append(_checked(texts, label, where, task.hub_texts))
+    return _examples(task, split, rows, source=f"{HUB_DATASET} {split.hub}", num_skipped=0)
+
+
+# ---- shared by both sources
+
+
+def _checked(
+    texts: tuple[str, ...], label: int | float | None, where: str, columns: Iterable[str]
+) -> _Row:
+    # One empty text of a pair does occur in the official files; a row without any text does not.
+    if not any(texts):
+        raise DataError(f"{where}: no text; expected columns: {', '.join(columns)}")
+    return _Row(texts=texts, label=label)
+
+
+def _examples(
+    task: Task, split: Split, rows: list[_Row], *, source: str, num_skipped: int
+) -> Examples:
+    if not rows:
+        raise DataError(f"{source} has no rows")
+    sha256 = hashlib.sha256()
+    for number, row in enumerate(rows):
+        label = f"{row.label:.3f}" if isinstance(row.label, float) else row.label
+        sha256.update(json.dumps([number, *row.texts, label]).encode() + b"\n")
+    labels: NDArray[np.int64] | NDArray[np.float64] | None = None
+    if not split.is_test:
+        values = [row.label for row in rows]
+        labels = (
+            np.array(values, dtype=np.float64)
+            if task.is_regression
+            else np.array(values, dtype=np.int64)
+        )
+    return Examples(
+        split=split.name,
+        index=np.arange(len(rows), dtype=np.int64),
+        first=tuple(row.texts[0] for row in rows),
+        second=tuple(row.texts[1] for row in rows) if len(task.hub_texts) == 2 else None,
+        labels=labels,
+        sha256=sha256.hexdigest(),
+        num_skipped=num_skipped,
+    )
+
+
+def available_tasks(source: str | Path) -> tuple[str, ...]:
+    """Names of the tasks that `source` has, in the table's order: all for the hub, else by folder.
+
+    Raises `DataError` where a folder has none.
+    """
+    if str(source) == HUB:
+        return tuple(TASKS)
+    names = tuple(name for name, task in TASKS.items() if (Path(source) / task.directory).is_dir())
+    if not names:
+        folders = ", ".join(f"{task.directory}/" for task in TASKS.values())
+        raise DataError(f"{source} has no GLUE task; expected folders among: {folders}")
+    return names

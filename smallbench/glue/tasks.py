@@ -1,0 +1,252 @@
+"""The eight GLUE tasks as one declarative table; everything task-specific elsewhere reads it.
+
+Adding a GLUE-style task is one row of `TASKS`. Sizes, fields and label order are those of the
+official release and of `nyu-mll/glue` on the Hugging Face hub (Wang et al. 2018, arXiv 1804.07461).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smallbench.errors import ConfigError
+from smallbench.registry import nearest
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a task: where it is kept and how many rows the official release has."""
+
+    name: str
+    """`train`, `dev`, `test`, and for MNLI `dev_mismatched`, `test_mismatched`."""
+    file: str
+    hub: str
+    num_rows: int
+    submission: str | None = None
+    """Name of the file in an official submission; test splits only."""
+
+    @property
+    def is_test(self) -> bool:
+        """Whether the labels are hidden; they are never read, even where a source has them."""
+        return self.submission is not None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table: names, columns, labels, metrics, splits and fine-tuning defaults."""
+
+    name: str
+    title: str
+    column: str
+    """Heading in the paper's table."""
+    hub_texts: tuple[str, ...]
+    tsv_texts: tuple[str, ...]
+    tsv_label: str
+    label_names: tuple[str, ...] | None
+    """Class names in Hugging Face's order (class 0 first), or None for a regression."""
+    ranking_metric: str
+    further_metrics: tuple[str, ...]
+    splits: tuple[Split, ...]
+    default_epochs: int
+    default_num_seeds: int
+    names_in_files: bool = False
+    """Whether TSV and submission files spell classes as names instead of 0 and 1."""
+    headerless: tuple[str, ...] = ()
+    """Columns of train and dev files that come without a header."""
+    may_have_short_rows: bool = False
+    """Whether the official files themselves have rows cut by line breaks, to be skipped."""
+
+    @property
+    def directory(self) -> str:
+        """Folder of this task in the official layout."""
+        return self.title
+
+    @property
+    def hub_config(self) -> str:
+        """Configuration name in `nyu-mll/glue`."""
+        return self.name
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether labels are numbers (STS-B, 0 to 5), not classes."""
+        return self.label_names is None
+
+    @property
+    def num_labels(self) -> int:
+        """Width of the head: the number of classes, 1 for a regression."""
+        return 1 if self.label_names is None else len(self.label_names)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every stored metric, the ranking one first."""
+        return (self.ranking_metric, *self.further_metrics)
+
+    @property
+    def dev_splits(self) -> tuple[str, ...]:
+        """Names of the labelled evaluation splits, the ranked one (`dev`) first."""
+        return tuple(s.name for s in self.splits if s.name.startswith("dev"))
+
+    @property
+    def file_labels(self) -> tuple[str, ...] | None:
+        """How class 0, 1, … is spelled in TSV and submission files."""
+        if self.label_names is None or self.names_in_files:
+            return self.label_names
+        return tuple(str(number) for number in range(len(self.label_names)))
+
+    def split(self, name: str) -> Split:
+        """The split called `name`; raises `ConfigError` for an unknown one."""
+        for split in self.splits:
+            if split.name == name:
+                return split
+        known = [split.name for split in self.splits]
+        raise ConfigError(f"unknown split {name!r} of {self.name}; {nearest(name, known)}")
+
+
+def _splits(title: str, train: int, dev: int, test: int) -> tuple[Split, ...]:
+    return (
+        Split("train", "train.tsv", "train", train),
+        Split("dev", "dev.tsv", "validation", dev),
+        Split("test", "test.tsv", "test", test, submission=f"{title}.tsv"),
+    )
+
+
+# Epochs and numbers of seeds: protocol robust-v1. Large tasks get 3 epochs, small ones 10; the two
+# largest get 3 seeds, all others 5.
+_ROWS = (
+    Task(
+        name="cola",
+        title="CoLA",
+        column="CoLA",
+        hub_texts=("sentence",),
+        tsv_texts=("sentence",),
+        tsv_label="label",
+        label_names=("unacceptable", "acceptable"),
+        ranking_metric="matthews",
+        further_metrics=("accuracy",),
+        splits=_splits("CoLA", 8_551, 1_043, 1_063),
+        default_epochs=10,
+        default_num_seeds=5,
+        headerless=("source", "label", "mark", "sentence"),
+    ),
+    Task(
+        name="sst2",
+        title="SST-2",
+        column="SST",
+        hub_texts=("sentence",),
+        tsv_texts=("sentence",),
+        tsv_label="label",
+        label_names=("negative", "positive"),
+        ranking_metric="accuracy",
+        further_metrics=(),
+        splits=_splits("SST-2", 67_349, 872, 1_821),
+        default_epochs=3,
+        default_num_seeds=5,
+    ),
+    Task(
+        name="mrpc",
+        title="MRPC",
+        column="MRPC",
+        hub_texts=("sentence1", "sentence2"),
+        tsv_texts=("#1 String", "#2 String"),
+        tsv_label="Quality",
+        label_names=("not_equivalent", "equivalent"),
+        ranking_metric="accuracy",
+        further_metrics=("f1",),
+        splits=_splits("MRPC", 3_668, 408, 1_725),
+        default_epochs=10,
+        default_num_seeds=5,
+    ),
+    Task(
+        name="stsb",
+        title="STS-B",
+        column="STS",
+        hub_texts=("sentence1", "sentence2"),
+        tsv_texts=("sentence1", "sentence2"),
+        tsv_label="score",
+        label_names=None,
+        ranking_metric="spearman",
+        further_metrics=("pearson",),
+        splits=_splits("STS-B", 5_749, 1_500, 1_379),
+        default_epochs=10,
+        default_num_seeds=5,
+    ),
+    Task(
+        name="qqp",
+        title="QQP",
+        column="QQP",
+        hub_texts=("question1", "question2"),
+        tsv_texts=("question1", "question2"),
+        tsv_label="is_duplicate",
+        label_names=("not_duplicate", "duplicate"),
+        ranking_metric="accuracy",
+        further_metrics=("f1",),
+        splits=_splits("QQP", 363_846, 40_430, 390_965),
+        default_epochs=3,
+        default_num_seeds=3,
+        # Line breaks inside questions cut a few rows of the official train.tsv
+        # (nyu-mll/GLUE-baselines#5); the hub's 363,846 rows are those without them.
+        may_have_short_rows=True,
+    ),
+    Task(
+        name="mnli",
+        title="MNLI",
+        column="MNLI",
+        hub_texts=("premise", "hypothesis"),
+        tsv_texts=("sentence1", "sentence2"),
+        tsv_label="gold_label",
+        label_names=("entailment", "neutral", "contradiction"),
+        ranking_metric="accuracy",
+        further_metrics=(),
+        splits=(
+            Split("train", "train.tsv", "train", 392_702),
+            Split("dev", "dev_matched.tsv", "validation_matched", 9_815),
+            Split("dev_mismatched", "dev_mismatched.tsv", "validation_mismatched", 9_832),
+            Split("test", "test_matched.tsv", "test_matched", 9_796, "MNLI-m.tsv"),
+            Split(
+                "test_mismatched", "test_mismatched.tsv", "test_mismatched", 9_847, "MNLI-mm.tsv"
+            ),
+        ),
+        default_epochs=3,
+        default_num_seeds=3,
+        names_in_files=True,
+    ),
+    Task(
+        name="qnli",
+        title="QNLI",
+        column="QNLI",
+        hub_texts=("question", "sentence"),
+        tsv_texts=("question", "sentence"),
+        tsv_label="label",
+        label_names=("entailment", "not_entailment"),
+        ranking_metric="accuracy",
+        further_metrics=(),
+        splits=_splits("QNLI", 104_743, 5_463, 5_463),
+        default_epochs=3,
+        default_num_seeds=5,
+        names_in_files=True,
+    ),
+    Task(
+        name="rte",
+        title="RTE",
+        column="RTE",
+        hub_texts=("sentence1", "sentence2"),
+        tsv_texts=("sentence1", "sentence2"),
+        tsv_label="label",
+        label_names=("entailment", "not_entailment"),
+        ranking_metric="accuracy",
+        further_metrics=(),
+        splits=_splits("RTE", 2_490, 277, 3_000),
+        default_epochs=10,
+        default_num_seeds=5,
+        names_in_files=True,
+    ),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
+"""Task name to row, in the order of the paper's columns."""
+
+
+def task_named(name: str) -> Task:
+    """The row of `name`; raises `ConfigError` with the nearest known name for an unknown one."""
+    if name not in TASKS:
+        raise ConfigError(f"unknown task {name!r}; {nearest(name, TASKS)}")
+    return TASKS[name]

@@ -1,0 +1,177 @@
+"""The leaderboard as Markdown: the paper's rows (*reported*) and local results, side by side.
+
+Local rows are computed from stored runs and from nothing else. Sample rows, scored on generated
+stand-ins, are listed below all real ones whatever their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from smallbench.glue.results import NOTHING, RunResult, Summary, group_runs, summarize
+from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.reported import REPORTED, ReportedRow
+
+Kind = Literal["reported", "local", "sample"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One score × 100, with its standard deviation over seeds where there are several."""
+
+    score: float
+    sd: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    kind: Kind
+    params_millions: float | None
+    cells: dict[str, Cell]
+    """Task name to cell; absent tasks show as a dash."""
+    average: float | None
+    """None unless all eight tasks are there."""
+    num_seeds: tuple[int, ...] = ()
+    """The different numbers of seeds over tasks; empty where unknown."""
+    notes: tuple[str, ...] = ()
+
+
+def reported_row(row: ReportedRow) -> Row:
+    """A published row as a line of the table."""
+    return Row(
+        name=row.name,
+        kind="reported",
+        params_millions=row.params_millions,
+        cells={task: Cell(score) for task, score in row.scores.items()},
+        average=row.average,
+        notes=row.notes,
+    )
+
+
+def local_rows(runs: Iterable[RunResult]) -> list[Row]:
+    """One row for each model and protocol among stored runs.
+
+    Raises `DataError` where runs of one task are no repetitions of each other.
+    """
+    summaries = [summarize(group) for group in group_runs(runs)]
+    return [_local_row(summary) for summary in summaries]
+
+
+def _local_row(summary: Summary) -> Row:
+    name = summary.model
+    # A directory's place on this machine means nothing to a reader; a hub id stays whole.
+    if name.startswith(("/", ".", "~")):
+        name = Path(name).name or name
+    if summary.random_init:
+        name += " (random initialisation)"
+    notes = []
+    if summary.average is None:
+        notes.append(
+            f"{len(summary.tasks)} of {len(TASKS)} tasks; their mean, which is no AVG, is "
+            f"{summary.mean_of_present:.2f}."
+        )
+    if summary.max_train_examples is not None:
+        notes.append(f"Fine-tuned on at most {summary.max_train_examples} rows of each task.")
+    num_failed = sum(task.num_failed for task in summary.tasks.values())
+    if num_failed:
+        num_runs = sum(task.num_runs for task in summary.tasks.values())
+        notes.append(
+            f"{num_failed} of {num_runs} runs were no better than always answering the majority "
+            f"class; they are included."
+        )
+    return Row(
+        name=name,
+        kind="sample" if summary.is_sample else "local",
+        params_millions=summary.num_parameters / 1e6,
+        cells={task: Cell(s.mean, s.sd) for task, s in summary.tasks.items()},
+        average=summary.average,
+        num_seeds=tuple(sorted({task.num_runs for task in summary.tasks.values()})),
+        notes=(f"Protocol {summary.protocol}.", *notes),
+    )
+
+
+def leaderboard_rows(runs: Iterable[RunResult] = ()) -> list[Row]:
+    """The paper's rows and those of stored runs, in the order of the table."""
+    return ordered([*map(reported_row, REPORTED), *local_rows(runs)])
+
+
+def ordered(rows: Iterable[Row]) -> list[Row]:
+    """By AVG, highest first; then incomplete rows; sample rows after all real ones."""
+
+    def place(row: Row) -> tuple[bool, bool, float, str]:
+        average = row.average
+        return row.kind == "sample", average is None, -(average or 0.0), row.name
+
+    return sorted(rows, key=place)
+
+
+def render_markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table with its notes, rows in the order of `ordered`."""
+    columns = [task.column for task in TASKS.values()]
+    header = ["Model", "Kind", "Params", *columns, "AVG", "Seeds"]
+    lines = [_line(header), "|---|---|" + "--:|" * (len(header) - 2)]
+    notes: list[str] = []
+    for row in ordered(rows):
+        marks = []
+        for note in row.notes:
+            if note not in notes:
+                notes.append(note)
+            marks.append(str(notes.index(note) + 1))
+        lines.append(_line(_row_cells(row, marks)))
+    kinds = {row.kind for row in rows}
+    lines.append("")
+    lines += [f"- *{kind}*: {_EXPLANATIONS[kind]}" for kind in _EXPLANATIONS if kind in kinds]
+    if {"reported", "local"} <= kinds:
+        lines.append(
+            "- Reported and local rows stand side by side by AVG; best-of-n and mean-of-seeds "
+            "scores are no common ranking."
+        )
+    if notes:
+        lines += ["", *(f"{n}. {escape(note)}" for n, note in enumerate(notes, start=1))]
+    return "\n".join(lines) + "\n"
+
+
+_EXPLANATIONS: dict[Kind, str] = {
+    "reported": "as the paper prints it (arXiv 2109.10847); it cannot be recomputed.",
+    "local": "mean over seeds ± standard deviation, recomputed from stored runs.",
+    "sample": "scored on generated stand-ins, not on GLUE. Never comparable with the other rows, "
+    "so it is listed below them whatever its scores.",
+}
+
+
+def _row_cells(row: Row, marks: Sequence[str]) -> list[str]:
+    name = escape(row.name) + (f" <sup>{','.join(marks)}</sup>" if marks else "")
+    params = NOTHING if row.params_millions is None else f"{row.params_millions:.1f}M"
+    seeds = [str(number) for number in row.num_seeds]
+    return [
+        name,
+        f"*{row.kind}*",
+        params,
+        *(_cell(row.cells.get(task)) for task in TASKS),
+        NOTHING if row.average is None else f"{row.average:.2f}",
+        "–".join(dict.fromkeys([seeds[0], seeds[-1]])) if seeds else NOTHING,
+    ]
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return NOTHING
+    return f"{cell.score:.2f}" + (f" ± {cell.sd:.2f}" if cell.sd is not None else "")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def escape(text: str) -> str:
+    """Text that stays in its table cell and is neither HTML nor Markdown."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    for mark in "\\|`*_[]":
+        text = text.replace(mark, f"\\{mark}")
+    return text

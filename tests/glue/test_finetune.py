@@ -1,0 +1,173 @@
+"""Fine-tuning: real runs of a tiny encoder on sample tasks, and the batches they are made of."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from smallbench.errors import ConfigError, DataError, InterruptedRunError
+from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.features import EpochBatches, Features, epoch_batches, tokenize
+from smallbench.glue.finetune import Encoder, finetune, run_grid
+from smallbench.glue.readers import load_task
+from smallbench.glue.results import check_run, run_directory
+from smallbench.glue.samples import write_sample_glue
+from smallbench.glue.tasks import TASKS
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny random encoder with a WordPiece tokenizer of single letters, saved by transformers."""
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+    directory = tmp_path_factory.mktemp("model")
+    letters = [prefix + chr(c) for c in range(97, 123) for prefix in ("", "##")]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *".,?'0123456789-"]
+    (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    BertTokenizerFast(vocab=str(directory / "vocab.txt")).save_pretrained(directory)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=128,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("glue")
+    write_sample_glue(directory)
+    return directory
+
+
+QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32", learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_runs_and_its_predictions_give_its_metrics(name, model, glue, tmp_path):
+    data = load_task(TASKS[name], glue)
+    result = finetune(Encoder(str(model)), data, QUICK, seed=1, out=tmp_path)
+    directory = run_directory(tmp_path, result.settings)
+    assert check_run(directory, data) == result
+    assert result.settings.is_sample
+    assert {p.stem for p in directory.glob("*.tsv")} == {s for s in data.splits if s != "train"}
+
+
+def test_equal_seeds_give_equal_predictions_and_others_differ(model, glue, tmp_path):
+    data = load_task(TASKS["stsb"], glue)
+    runs = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        result = finetune(Encoder(str(model)), data, QUICK, seed=seed, out=tmp_path / name)
+        path = run_directory(tmp_path / name, result.settings) / "dev.tsv"
+        runs.append(path.read_bytes())
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_a_stored_run_is_not_repeated(model, glue, tmp_path, capsys):
+    data = [load_task(TASKS["rte"], glue)]
+    encoder = Encoder(str(model))
+    first = run_grid(encoder, data, QUICK, seeds=[1], out=tmp_path)
+    again = run_grid(encoder, data, QUICK, seeds=[1, 2], out=tmp_path)
+    assert again[0] == first[0]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["was_stored"] for line in lines] == [False, True, False]
+
+
+def test_an_interrupted_run_stores_nothing(model, glue, tmp_path):
+    data = load_task(TASKS["rte"], glue)
+    with pytest.raises(InterruptedRunError, match="RTE with seed 1"):
+        finetune(Encoder(str(model)), data, QUICK, seed=1, out=tmp_path, should_stop=lambda: True)
+    assert not list(tmp_path.rglob("*.tsv"))
+
+
+def test_a_random_encoder_is_another_model_for_each_seed(model):
+    task = TASKS["cola"]
+    encoder = Encoder(str(model), random_init=True)
+    trained = Encoder(str(model))
+    key = "bert.embeddings.word_embeddings.weight"
+    weights = []
+    for made in (encoder, encoder, trained, trained):
+        torch.manual_seed(len(weights))
+        weights.append(made.classifier(task).state_dict()[key])
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[2], weights[3])
+
+
+def test_labels_are_named_in_the_classifier(model):
+    config = Encoder(str(model)).classifier(TASKS["mnli"]).config
+    assert config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+    assert Encoder(str(model)).classifier(TASKS["stsb"]).config.num_labels == 1
+
+
+def test_a_fine_tuned_model_is_refused(model, tmp_path):
+    torch.manual_seed(0)
+    Encoder(str(model)).classifier(TASKS["mnli"]).save_pretrained(tmp_path)
+    Encoder(str(model)).tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="already fine-tuned"):
+        Encoder(str(tmp_path))
+
+
+def test_what_is_no_model_is_a_sentence(tmp_path):
+    with pytest.raises(DataError, match="is no directory"):
+        Encoder(str(tmp_path / "missing"))
+    with pytest.raises(DataError, match="must be exported first"):
+        Encoder(str(tmp_path))
+
+
+def test_every_epoch_has_every_row_once_in_batches_of_similar_length():
+    lengths = np.random.default_rng(0).integers(5, 128, size=5000)
+    epochs = [epoch_batches(lengths, batch_size=32, seed=1, epoch=e) for e in range(2)]
+    for batches in epochs:
+        assert sorted(row for batch in batches for row in batch) == list(range(5000))
+        assert all(len(batch) == 32 for batch in batches[:-1]) or len(batches) == 157
+        padded = sum(lengths[batch].max() * len(batch) for batch in batches)
+        assert padded / lengths.sum() < 1.1, "without buckets it is about 1.9"
+    assert epochs[0] != epochs[1]
+    assert epochs[0] == epoch_batches(lengths, batch_size=32, seed=1, epoch=0)
+
+
+def features(*, pad_left=False):
+    ids = [[2, 7, 3], [2, 7, 8, 9, 7, 8, 9, 7, 8, 3], [2, 3]]
+    types = [[0] * len(row) for row in ids]
+    return Features(ids, types, np.array([1, 0, 1]), pad_id=0, pad_left=pad_left)
+
+
+def test_rows_are_padded_to_the_longest_on_the_tokenizers_side():
+    batch = features().batch([0, 2])
+    assert batch.input_ids.tolist() == [[2, 7, 3, 0, 0, 0, 0, 0], [2, 3, 0, 0, 0, 0, 0, 0]]
+    assert batch.attention_mask.sum(1).tolist() == [3, 2]
+    assert batch.labels.tolist() == [1, 1]
+    left = features(pad_left=True).batch([0])
+    assert left.input_ids.tolist() == [[0, 0, 0, 0, 0, 2, 7, 3]]
+    assert features().batch([1]).input_ids.shape == (1, 16)
+
+
+def test_reading_a_position_equals_iterating_to_it():
+    def source():
+        return EpochBatches(features(), batch_size=2, epochs=3, seed=5)
+
+    assert source().num_steps == 6
+    iterated, position, one = [], 0, source()
+    for _ in range(6):
+        batches, position = one.read(position)
+        iterated.append(batches[0].input_ids)
+    for position in (5, 0, 3, 2):
+        assert torch.equal(source().read(position)[0][0].input_ids, iterated[position])
+
+
+def test_padding_does_not_change_predictions(model, glue):
+    """Dynamic padding is free only if the mask does its work."""
+    encoder = Encoder(str(model))
+    dev = load_task(TASKS["rte"], glue).splits["dev"]
+    rows = tokenize(dev, encoder.tokenizer, max_length=128)
+    network = encoder.classifier(TASKS["rte"]).eval()
+    with torch.no_grad():
+        batch = rows.batch(range(4))
+        together = network(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+        for row in range(4):
+            one = rows.batch([row])
+            alone = network(one.input_ids, one.attention_mask, one.token_type_ids).logits
+            torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-5)

@@ -1,0 +1,279 @@
+"""Stored runs: what is written is read, and every number can be computed again from it."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from smallbench.errors import ConfigError, DataError
+from smallbench.glue.readers import load_task
+from smallbench.glue.results import (
+    RunResult,
+    RunSettings,
+    SplitResult,
+    check_run,
+    find_run,
+    read_predictions,
+    read_run,
+    read_runs,
+    results_table,
+    run_directory,
+    score_run,
+    summarize,
+    write_run,
+)
+from smallbench.glue.samples import write_sample_glue
+from smallbench.glue.tasks import TASKS
+
+
+def settings_of(task="cola", **changes):
+    settings = RunSettings(
+        task=task,
+        model="org/encoder",
+        model_sha256="ab" * 32,
+        num_parameters=13_500_000,
+        learning_rate=1e-4,
+        seed=1,
+        epochs=3,
+        batch_size=32,
+        max_length=128,
+    )
+    return replace(settings, **changes)
+
+
+def run_of(task="cola", score=0.5, failed=False, **changes):
+    metrics = dict.fromkeys(TASKS[task].metrics, score)
+    return RunResult(
+        settings=settings_of(task, **changes),
+        splits={
+            name: SplitResult(metrics=metrics, num_examples=100, failed=failed)
+            for name in TASKS[task].dev_splits
+        },
+        data_sha256={"train": "cd" * 32, "dev": "ef" * 32},
+        seconds=12.5,
+        examples_per_second=96.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("samples")
+    write_sample_glue(directory)
+    return directory
+
+
+def predictions_for(task, data, seed=0):
+    rng = np.random.default_rng(seed)
+    sizes = {name: len(data.splits[name]) for name in (*task.dev_splits, "test")}
+    if task.is_regression:
+        return {name: rng.uniform(0, 5, size) for name, size in sizes.items()}
+    return {name: rng.integers(0, task.num_labels, size) for name, size in sizes.items()}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_metrics_recomputed_from_stored_predictions_are_equal_to_the_last_bit(
+    name, samples, tmp_path
+):
+    task, data = TASKS[name], load_task(TASKS[name], samples)
+    predictions = predictions_for(task, data)
+    settings = settings_of(name, is_sample=data.is_sample)
+    result = score_run(settings, data, predictions, seconds=1.5, examples_per_second=800.0)
+    directory = run_directory(tmp_path, settings)
+    write_run(directory, result, predictions)
+    assert read_run(directory) == result == check_run(directory, data)
+    assert find_run(directory, settings, data_sha256=data.sha256) == result
+    for split, values in predictions.items():
+        stored = read_predictions(directory, task, split)
+        assert stored.dtype == values.dtype
+        assert np.array_equal(stored, values)
+
+
+def test_run_folders_are_named_by_rate_epochs_and_seed(tmp_path):
+    names = {
+        1e-4: "lr-1e-04_epochs-3_seed-1",
+        1.5e-4: "lr-1.5e-04_epochs-3_seed-1",
+        0.00025: "lr-2.5e-04_epochs-3_seed-1",
+        2e-5: "lr-2e-05_epochs-3_seed-1",
+    }
+    for rate, name in names.items():
+        expected = tmp_path / "runs/cola" / name
+        assert run_directory(tmp_path, settings_of(learning_rate=rate)) == expected
+
+
+def write(out, run):
+    directory = run_directory(out, run.settings)
+    write_run(directory, run, {})
+    return directory
+
+
+def test_runs_are_read_back_and_unfinished_ones_do_not_count(tmp_path):
+    runs = [run_of("cola", seed=1), run_of("cola", seed=2), run_of("rte", seed=1)]
+    for run in reversed(runs):
+        write(tmp_path, run)
+    unfinished = tmp_path / "runs/rte/lr-1e-04_epochs-3_seed-9"
+    unfinished.mkdir()
+    (unfinished / "dev.tsv").write_text("index\tprediction\n")
+    assert read_runs(tmp_path) == runs
+
+
+def test_an_older_result_is_gone_while_predictions_are_replaced(tmp_path, monkeypatch):
+    directory = write(tmp_path, run_of())
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("smallbench.glue.results.files.write_text", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_run(directory, run_of(score=0.9), {"dev": np.array([1])})
+    assert find_run(directory, settings_of()) is None
+
+
+def test_a_run_is_never_taken_for_another(tmp_path):
+    directory = write(tmp_path, run_of())
+    with pytest.raises(ConfigError, match=r"batch_size=32, not 16; choose another --out"):
+        find_run(directory, settings_of(batch_size=16))
+    with pytest.raises(ConfigError, match="on other data"):
+        find_run(directory, settings_of(), data_sha256={"train": "00"})
+    moved = directory.rename(directory.with_name("lr-1e-04_epochs-3_seed-7"))
+    with pytest.raises(DataError, match=f"{moved.name}.* is the result of .*seed-1"):
+        read_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("format"), "no smallbench-glue-run-1"),
+        (lambda c: c.pop("splits"), "missing 'splits'"),
+        (lambda c: c["settings"].pop("seed"), "missing key 'settings.seed'"),
+        (lambda c: c["settings"].update(sede=1), "unknown key 'settings.sede'"),
+        (lambda c: c["settings"].update(seed=1.5), "settings.seed=1.5 is no int"),
+        (lambda c: c["settings"].update(task="wnli"), "unknown task 'wnli'"),
+        (lambda c: c.update(extra=1), "unknown key 'extra'"),
+        (lambda c: c["splits"]["dev"]["metrics"].pop("matthews"), "missing 'matthews'"),
+        (lambda c: c["splits"]["dev"]["metrics"].update(matthews=math.nan), "no number"),
+        (lambda c: c["splits"]["dev"].update(num_examples="many"), "num_examples='many'"),
+        (lambda c: c.update(settings=[]), "result.json is no result"),
+        (lambda c: c.update(data_sha256=[]), "result.json is no result"),
+    ],
+)
+def test_damaged_results_are_refused_by_name(change, message, tmp_path):
+    directory = write(tmp_path, run_of())
+    content = json.loads((directory / "result.json").read_text())
+    change(content)
+    (directory / "result.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"seed-1/result.json is no result.*{message}|{message}"):
+        read_runs(tmp_path)
+
+
+def test_cut_off_files_are_refused_by_name(samples, tmp_path):
+    task, data = TASKS["cola"], load_task(TASKS["cola"], samples)
+    predictions = predictions_for(task, data)
+    result = score_run(settings_of(), data, predictions, seconds=1.0, examples_per_second=1.0)
+    directory = run_directory(tmp_path, settings_of())
+
+    def damaged(edit):
+        write_run(directory, result, predictions)
+        path = directory / "dev.tsv"
+        path.write_text(edit(path.read_text()))
+        return directory
+
+    with pytest.raises(DataError, match=r"dev.tsv is cut off"):
+        check_run(damaged(lambda text: text[:-3]), data)
+    with pytest.raises(DataError, match="one prediction for each example"):
+        check_run(damaged(lambda text: "\n".join(text.split("\n")[:50]) + "\n"), data)
+    with pytest.raises(DataError, match=r"dev.tsv, line 2: .*expected 0<TAB>unacceptable"):
+        check_run(damaged(lambda text: text.replace("0\t", "0\tmaybe ", 1)), data)
+    with pytest.raises(DataError, match=r"line 5: .*expected 3<TAB>"):
+        check_run(damaged(lambda text: text.replace("\n3\t", "\n4\t", 1)), data)
+
+    def flip(text):
+        head, zero, rest = text.partition("0\t")
+        word, _, rest = rest.partition("\n")
+        other = "acceptable" if word == "unacceptable" else "unacceptable"
+        return f"{head}{zero}{other}\n{rest}"
+
+    with pytest.raises(DataError, match="stored metrics are not those of its stored predictions"):
+        check_run(damaged(flip), data)
+    write_run(directory, result, predictions)
+    (directory / "result.json").write_text("{")
+    with pytest.raises(DataError, match=r"result.json is no result"):
+        check_run(directory, data)
+
+
+def test_check_run_refuses_other_data(samples, tmp_path):
+    task, data = TASKS["rte"], load_task(TASKS["rte"], samples)
+    predictions = predictions_for(task, data)
+    settings = settings_of("rte")
+    write_run(
+        tmp_path,
+        score_run(settings, data, predictions, seconds=1.0, examples_per_second=1.0),
+        predictions,
+    )
+    write_sample_glue(tmp_path / "other", seed=1)
+    with pytest.raises(DataError, match="scored on other rows"):
+        check_run(tmp_path, load_task(task, tmp_path / "other"))
+    with pytest.raises(DataError, match="is a run of rte, not of cola"):
+        check_run(tmp_path, load_task(TASKS["cola"], samples))
+
+
+def test_a_folder_without_runs_says_what_is_expected(tmp_path):
+    with pytest.raises(DataError, match=r"has no finished runs .*'smallbench glue'"):
+        read_runs(tmp_path)
+
+
+# ---- summaries
+
+
+def test_summary_equals_the_values_computed_by_hand():
+    scores = [0.25, 0.5, 0.875]
+    runs = [run_of(seed=seed, score=score) for seed, score in enumerate(scores)]
+    runs.append(run_of(seed=9, score=0.0, failed=True))
+    found = summarize(runs).tasks["cola"]
+    assert found.mean == pytest.approx((25 + 50 + 87.5 + 0) / 4)
+    # Deviations −15.625, 9.375, 46.875, −40.625; squares sum to 4179.6875, over n − 1 = 3.
+    assert found.sd == pytest.approx(math.sqrt(4179.6875 / 3))
+    assert (found.minimum, found.median, found.maximum) == (0.0, 37.5, 87.5)
+    assert (found.num_runs, found.num_failed) == (4, 1)
+    assert summarize(runs[:1]).tasks["cola"].sd is None
+
+
+def test_average_is_the_plain_mean_of_all_eight_or_nothing():
+    runs = [run_of(name, score=k / 10) for k, name in enumerate(TASKS)]
+    runs.append(run_of("cola", score=0.2, seed=2))  # more seeds do not weigh more
+    assert summarize(runs).average == pytest.approx((10 + sum(range(10, 80, 10))) / 8)
+    seven = summarize([run for run in runs if run.settings.task != "rte"])
+    assert seven.average is None
+    assert seven.mean_of_present == pytest.approx((10 + sum(range(10, 70, 10))) / 7)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (run_of(), "two runs of cola have seed 1"),
+        (run_of(seed=2, learning_rate=2e-4), "mix learning_rate 0.0001 and 0.0002"),
+        (run_of(seed=2, epochs=10), "mix epochs 3 and 10"),
+        (run_of(seed=2, model="org/other"), "found: org/encoder, org/other"),
+        (replace(run_of(seed=2), data_sha256={"dev": "00"}), "different data"),
+    ],
+)
+def test_runs_that_are_no_repetitions_are_never_averaged(other, message):
+    with pytest.raises(DataError, match=message):
+        summarize([run_of(), other])
+
+
+def test_results_table_is_as_printed():
+    runs = [run_of("cola", score=0.4), run_of("cola", score=0.5, seed=2)]
+    runs.append(run_of("stsb", score=0.825))
+    assert results_table(summarize(runs)) == (
+        "| Task | Metric | Mean | SD | Median | Min | Max | Runs | Failed |\n"
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|\n"
+        "| CoLA | matthews | 45.00 | 7.07 | 45.00 | 40.00 | 50.00 | 2 | 0 |\n"
+        "| STS-B | spearman | 82.50 | – | 82.50 | 82.50 | 82.50 | 1 | 0 |\n"
+        "\n"
+        "AVG over all eight tasks: – (missing: SST-2, MRPC, QQP, MNLI, QNLI, RTE). "
+        "Mean over the 2 present: 63.75\n"
+    )
+    sample = [replace(run, settings=replace(run.settings, is_sample=True)) for run in runs]
+    assert "*Sample*: scored on generated stand-ins" in results_table(summarize(sample))
