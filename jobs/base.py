@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Job:
-    """One sub-command of `smallbench`.
+    """One sub-command of `smallbench`; its one-line summary stands in `jobs.cli.JOBS`.
 
     `options` is a frozen dataclass of `config.option(...)` fields: one flag each, read by its
     annotation. `word` names the option that a bare first word sets (`pretrain RECIPE`). Where
     `config` is given, it maps the options to a base configuration whose keys the flags
-    `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument.
+    `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument. `shortcuts` maps
+    an option to the configuration key that it sets. `examples` are whole command lines; `--help`
+    shows them, and a test parses each.
     """
 
     name: str
-    summary: str
     options: type
     run: Callable[..., None]
     word: str | None = None
     config: Callable[[Any], Any] | None = None
+    shortcuts: Mapping[str, str] = field(default_factory=dict)
     examples: tuple[str, ...] = ()

@@ -14,8 +14,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, field, fields, is_dataclass, replace
-from functools import cache
+from dataclasses import MISSING, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -36,7 +35,6 @@ def option(default: Any = MISSING, *, help: str, metavar: str = "") -> Any:
     return field(default=default, metadata=metadata)
 
 
-@cache
 def annotations_of(cls: type) -> dict[str, Any]:
     """Field name to resolved type annotation of a dataclass."""
     hints = typing.get_type_hints(cls)
@@ -107,7 +105,7 @@ def parse_value(text: str, annotation: Any) -> Any:
 
 
 def read_value(key: str, value: Any, annotation: Any) -> Any:
-    """`value` (text from a flag, or a value from YAML or JSON) as `annotation`; errors name `key`."""
+    """`value` (text of a flag, or a value from YAML or JSON) as `annotation`; errors name `key`."""
     try:
         if isinstance(value, str):
             return parse_value(value, annotation)
@@ -132,7 +130,11 @@ def _check_value(value: Any, annotation: Any) -> Any:
     elif origin is tuple:
         if isinstance(value, list | tuple):
             member = typing.get_args(annotation)[0]
-            return tuple(_check_value(part, member) for part in value)
+            # YAML 1.1 reads 1e-3 as text, in a list as elsewhere.
+            return tuple(
+                parse_value(part, member) if isinstance(part, str) else _check_value(part, member)
+                for part in value
+            )
     elif annotation is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
@@ -155,7 +157,7 @@ def section_class(annotation: Any, data: Mapping[str, Any] | None = None) -> typ
     """
     if is_dataclass(annotation):
         return typing.cast(type, annotation)
-    members = [m for m in typing.get_args(annotation) if is_dataclass(m)]
+    members = [m for m in typing.get_args(annotation) if isinstance(m, type) and is_dataclass(m)]
     if not members or data is None:
         return typing.cast(type, members[0]) if members else None
     tag = fields(members[0])[0].name
@@ -181,7 +183,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], *, prefix: str = "") -> T:
-    """The inverse of `to_dict`. Raises `ConfigError` on unknown or missing keys and wrong values."""
+    """The inverse of `to_dict`. Raises `ConfigError` on unknown or missing keys, wrong values."""
     annotations = annotations_of(cls)
     for key in data:
         if key not in annotations:
@@ -217,28 +219,35 @@ def keys_of(config: Any, *, prefix: str = "") -> list[str]:
     return keys
 
 
+def locate(config: Any, key: str) -> tuple[Any, str]:
+    """The section of `config` that holds the dotted `key`, and the key's name in that section."""
+    *sections, name = key.split(".")
+    for section in sections:
+        config = getattr(config, section)
+    return config, name
+
+
 def override(config: T, key: str, value: Any) -> T:
     """A copy of `config` with the dotted `key` set; `value` may be text from a flag.
 
     Raises `ConfigError` with the nearest known key when `key` does not exist.
     """
-    if key not in keys_of(config):
-        raise ConfigError(f"unknown key {key!r}; {nearest(key, keys_of(config))}")
-    head, _, rest = key.partition(".")
-    if rest:
-        new = _override_section(getattr(config, head), rest, value, key)
-    else:
-        new = read_value(key, value, annotations_of(type(config))[head])
-    return replace(config, **{head: new})  # type: ignore[type-var]
+    return override_all(config, {key: value})
 
 
-def _override_section(section: Any, rest: str, value: Any, key: str) -> Any:
-    head, _, deeper = rest.partition(".")
-    if deeper:
-        return replace(
-            section, **{head: _override_section(getattr(section, head), deeper, value, key)}
-        )
-    return replace(section, **{head: read_value(key, value, annotations_of(type(section))[head])})
+def override_all(config: T, values: Mapping[str, Any]) -> T:
+    """`override` for several keys at once, so that they are checked together, not one by one."""
+    known = keys_of(config)
+    data = to_dict(config)
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
+        *sections, name = key.split(".")
+        section = data
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    return from_dict(type(config), data)
 
 
 def flatten(data: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
@@ -262,5 +271,16 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
 def digest(config: Any) -> str:
     """SHA-256 over the canonical JSON of a configuration: equal iff every value is equal."""
     data = to_dict(config) if dataclasses.is_dataclass(config) else config
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(_canonical(data), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _canonical(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(member) for member in value]
+    # A rate written as 0 equals 0.0 and -0.0, so their digests do too.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

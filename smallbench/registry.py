@@ -14,11 +14,15 @@ from typing import Any
 from smallbench.errors import ConfigError
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The ending of an error about `name`: the nearest known name, or all of them."""
+def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """The ending of an error about `name`: the nearest known name, or all of them.
+
+    `prefix` is what a user writes before each name (`--`); it does not count as similarity.
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        return f"did you mean {prefix + close[0]!r}?"
+    return f"known: {', '.join(prefix + other for other in names) or 'none'}"
 
 
 class Registry(Mapping[str, Any]):

@@ -6,6 +6,7 @@ that a reader sees the old content or the new, never a part.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
+
+from smallbench.errors import ConflictError
 
 TEMPORARY_MARK = ".tmp-"
 """Infix of files and directories that are not finished; anything with it may be deleted."""
@@ -69,3 +72,24 @@ def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces of 1 MiB."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file that another library wrote."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def exclusive_lock(path: Path, message: str) -> Iterator[None]:
+    """Hold an advisory lock on `path` while the block runs; the kernel frees it if we die.
+
+    Raises `ConflictError(message)` when another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(message) from None
+        yield

@@ -1,0 +1,75 @@
+# Every target sets up what it needs in .venv by itself; a second call installs nothing.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Test processes at a time.
+WORKERS ?= 2
+# What `make lock` resolves with: one release for everybody, CPU or GPU.
+TORCH ?= 2.13.0
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help quickstart test lint format lock venv clean
+
+help:
+	@echo "make quickstart  the whole chain in minutes: text, BERT, export, GLUE samples, table"
+	@echo "make test        lint, then every test that takes seconds"
+	@echo "make lint        ruff, mypy and the import rules"
+	@echo "make format      let ruff rewrite what it can"
+	@echo "make venv        only the set-up, in .venv"
+	@echo "make lock        resolve requirements.lock again"
+	@echo "make clean       remove .venv and caches; runs and results stay"
+
+quickstart: .venv/train
+	$(BIN)/smallbench quickstart
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: .venv/dev
+
+# Stamps: a set-up is repeated when what it installed from has changed.
+.venv/train: .venv/bin/pip pyproject.toml requirements.lock
+	@echo "Installing the packages that training needs into .venv (minutes, the first time) …"
+	$(PIP) -c requirements.lock -e '.[train]'
+	@touch $@
+
+.venv/dev: .venv/bin/pip pyproject.toml requirements.lock
+	@echo "Installing the packages that training and tests need into .venv (minutes, the first time) …"
+	$(PIP) -c requirements.lock -e '.[train,dev]'
+	@touch .venv/train $@
+
+.venv/bin/pip:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than 3.11; say which one to use: make PYTHON=…"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "$(PYTHON) lacks venv; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+# From nothing, so that the lock says what a new user gets. The kind of wheel (+cpu) and a GPU
+# build's own libraries are left out: which of them fits depends on the machine.
+lock:
+	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
+	&& $(PYTHON) -m venv "$$fresh" \
+	&& "$$fresh/bin/pip" install --quiet 'torch==$(TORCH)' -e '.[train,dev]' \
+	&& "$$fresh/bin/pip" freeze --exclude-editable > "$$fresh/frozen" \
+	&& { echo '# Every package of `.[train,dev]`, as `make lock` resolved it. Used as constraints: `pip install -c`.'; \
+	     sed -E 's/\+[a-z0-9.]+$$//' "$$fresh/frozen" | grep -Ev '^(nvidia|cuda|triton)' | LC_ALL=C sort -f; } \
+	   > "$$fresh/lock" \
+	&& cp "$$fresh/lock" requirements.lock
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

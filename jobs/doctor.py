@@ -1,0 +1,235 @@
+"""What this machine can do for training, measured, and how to get what it lacks.
+
+Lists Python and the packages, the processor, memory and disk, each GPU with its compute capability
+and whether the installed PyTorch has kernels for it (the V100 is sm_70), and the device, precision
+and threads that training would choose. Then multiplies large matrices for a second: the rate is
+what the MFU of a run is a fraction of.
+
+It changes nothing and reaches nothing outside this machine, unless --network asks whether the
+Hugging Face hub answers. Where training cannot run it ends with exit code 69 and says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jobs.base import Job
+from smallbench.config import option
+from smallbench.errors import SmallbenchError, UnavailableError
+
+TRAINING = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "datasets",
+    "pyarrow",
+    "zstandard",
+)
+"""Packages without which some step from text to score does not run."""
+OPTIONAL = {
+    "matplotlib": "loss curves",
+    "huggingface-hub": "export --push",
+    "boto3": "S3 storage",
+    "deepspeed": "the DeepSpeed engine",
+    "wandb": "tracking in W&B",
+}
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of `smallbench doctor`."""
+
+    json: bool = option(False, help="print the findings as JSON, for programs")
+    network: bool = option(
+        False, help="also ask whether the Hugging Face hub answers (5 s at most)"
+    )
+
+
+def run(options: Options) -> None:
+    """Print the findings. Raises `UnavailableError` with the remedy where training cannot run."""
+    findings: dict[str, Any] = {
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "packages": {name: installed_version(name) for name in (*TRAINING, *OPTIONAL)},
+        "processor": processor(),
+        "memory": memory(),
+        "disk": disk(Path.cwd()),
+    }
+    if options.network:
+        findings["network"] = network()
+    absent = [name for name in TRAINING if findings["packages"][name] is None]
+    problem = ""
+    if absent:
+        problem = f"{', '.join(absent)} not installed; pip install 'smallbench[train]'"
+    else:
+        findings["gpus"] = gpus()
+        try:
+            findings["training"] = training()
+        except SmallbenchError as error:
+            problem = str(error)
+    findings["problem"] = problem or None
+    print(json.dumps(findings, indent=2) if options.json else "\n".join(report(findings)))
+    if problem:
+        raise UnavailableError(f"training cannot run: {problem}")
+
+
+def installed_version(package: str) -> str | None:
+    """The installed version of a package, without importing it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> dict[str, Any]:
+    """Name, usable cores, and instruction sets that decide how fast bf16 and int8 are."""
+    fields: dict[str, str] = {}
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return {
+        "name": fields.get("model name") or platform.processor() or platform.machine(),
+        "usable_cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "instruction_sets": sorted(
+            flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_vnni", "bf16", "sve"}
+        ),
+    }
+
+
+def memory() -> dict[str, float | None]:
+    """Memory that programs can use, in GiB; in a container no more than its limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    available, limit = None, None
+    meminfo, cgroup = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    for line in meminfo.read_text().splitlines() if meminfo.exists() else []:
+        if line.startswith("MemAvailable:"):
+            available = round(int(line.split()[1]) * 1024 / GIB, 1)
+    if cgroup.exists() and (text := cgroup.read_text().strip()).isdigit():
+        limit = round(int(text) / GIB, 1)
+    return {"total_gib": round(total, 1), "available_gib": available, "container_limit_gib": limit}
+
+
+def disk(folder: Path) -> dict[str, Any]:
+    """Free space where the command was typed."""
+    usage = shutil.disk_usage(folder)
+    return {"folder": str(folder), "free_gib": round(usage.free / GIB, 1)}
+
+
+def network() -> dict[str, Any]:
+    """Whether the Hugging Face hub answers."""
+    from urllib.request import urlopen
+
+    from huggingface_hub.constants import ENDPOINT  # honours HF_ENDPOINT
+
+    try:
+        with urlopen(ENDPOINT, timeout=5):  # noqa: S310  the library's own address
+            return {"hub": ENDPOINT, "answers": True, "reason": None}
+    except (OSError, ValueError) as error:  # no network; HF_ENDPOINT is no address
+        return {"hub": ENDPOINT, "answers": False, "reason": str(error)}
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Each CUDA device, and whether the installed PyTorch was built for it."""
+    import torch
+
+    from smallbench.train.precision import assert_compiled_for
+
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        try:
+            assert_compiled_for(torch.device("cuda", index))
+            reason = None
+        except SmallbenchError as error:
+            reason = str(error)
+        found.append(
+            {
+                "name": properties.name,
+                "capability": f"sm_{properties.major}{properties.minor}",
+                "memory_gib": round(properties.total_memory / GIB, 1),
+                "unusable_because": reason,
+            }
+        )
+    return found
+
+
+def training() -> dict[str, Any]:
+    """What a run with the default flags would use, and how fast that multiplies matrices."""
+    import torch
+
+    from smallbench.train.precision import choose_device, choose_precision, matrix_peak_flops
+
+    device = choose_device("auto")
+    chosen = choose_precision("auto", device)
+    rates = {
+        precision: round(matrix_peak_flops(device, precision) / 1e12, 3)
+        for precision in dict.fromkeys(["fp32", chosen])
+    }
+    return {
+        "device": str(device),
+        "precision": chosen,
+        "threads": torch.get_num_threads(),
+        "torch_built_for": torch.cuda.get_arch_list() or ["cpu"],
+        "measured_tflops": rates,
+    }
+
+
+def report(findings: dict[str, Any]) -> Iterator[str]:
+    """The findings as lines for a person."""
+    yield f"python      {findings['python']}"
+    cpu, memory, disk = findings["processor"], findings["memory"], findings["disk"]
+    sets = ", ".join(cpu["instruction_sets"]) or "none that matter here"
+    yield f"processor   {cpu['name']}, {cpu['usable_cores']} usable cores ({sets})"
+    limit = memory["container_limit_gib"]
+    yield (
+        f"memory      {memory['total_gib']} GiB, {memory['available_gib']} GiB available"
+        + (f", limited to {limit} GiB" if limit else "")
+    )
+    yield f"disk        {disk['free_gib']} GiB free in {disk['folder']}"
+    if "network" in findings:
+        hub = findings["network"]
+        yield f"network     {hub['hub']} {'answers' if hub['answers'] else hub['reason']}"
+    for name, version in findings["packages"].items():
+        use = f" ({OPTIONAL[name]})" if name in OPTIONAL else ""
+        yield f"package     {name} {version or 'not installed'}{use}"
+    for gpu in findings.get("gpus", []):
+        reason = f"; unusable: {gpu['unusable_because']}" if gpu["unusable_because"] else ""
+        yield f"gpu         {gpu['name']}, {gpu['capability']}, {gpu['memory_gib']} GiB{reason}"
+    if training := findings.get("training"):
+        if not findings["gpus"]:
+            yield "gpu         none that PyTorch can use"
+        yield (
+            f"training    would use {training['device']}, {training['precision']}, "
+            f"{training['threads']} threads; torch is built for "
+            f"{', '.join(training['torch_built_for'])}"
+        )
+        for precision, rate in training["measured_tflops"].items():
+            yield f"measured    {rate:.3g} TFLOP/s in {precision} matrix products"
+        yield "This machine can train; 'smallbench quickstart' shows it."
+
+
+JOB = Job(
+    name="doctor",
+    options=Options,
+    run=run,
+    examples=("smallbench doctor", "smallbench doctor --json"),
+)
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main([JOB.name, *sys.argv[1:]]))

@@ -1,0 +1,50 @@
+"""Turn a run's newest checkpoint into a Hugging Face directory.
+
+The directory loads with AutoTokenizer, AutoModelForMaskedLM and AutoModelForSequenceClassification
+and no code of this project. It appears only after its logits were compared with the run's.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.base import Job
+from smallbench.config import option
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of `smallbench export`."""
+
+    run: Path = option(help="--run_dir of a pretraining")
+    out: Path = option(help="directory to write; an earlier export there is replaced")
+    push: str | None = option(
+        None, help="publish to this repository on the Hugging Face hub", metavar="ORG/NAME"
+    )
+
+
+def run(options: Options) -> None:
+    """Export, check, and publish if asked."""
+    from smallbench.export.huggingface import export
+
+    difference = export(options.run, options.out, push=options.push)
+    print(
+        f"Exported to {options.out}; its logits differ from the run's by at most {difference:.1e}."
+        + (f" Published as {options.push}." if options.push else "")
+        + f" Next:\n  smallbench glue --model={options.out} --glue=GLUE_DIR --out=glue"
+    )
+
+
+JOB = Job(
+    name="export",
+    options=Options,
+    run=run,
+    examples=("smallbench export --run=runs/tiny --out=runs/tiny/export",),
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main([JOB.name, *sys.argv[1:]]))

@@ -1,0 +1,121 @@
+"""The whole chain in a few minutes on two CPU cores, with no data and no network.
+
+Corpus: the English documentation installed with Python and its packages. Then a tiny BERT from
+scratch, its export, fine-tuning on generated stand-ins for the eight GLUE tasks (samples: their
+scores say nothing about GLUE), and a table beside the paper's rows. An interrupted quickstart
+continues where it was.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.base import Job
+from smallbench.config import option, override_all
+from smallbench.recipes import RECIPES
+from smallbench.train.config import PretrainConfig
+
+NEXT = """\
+That was a rehearsal: a toy corpus, a toy budget, sample tasks. The loss curve is {out}/run/loss.png.
+The same chain on real text and real GLUE:
+
+  smallbench prepare --corpus=openwebtext.tar.xz --out=corpus     # or hub:Skylion007/openwebtext
+  smallbench pretrain bert-small --data=corpus --run_dir=runs/bert-small
+  smallbench export --run=runs/bert-small --out=runs/bert-small/export
+  smallbench glue --model=runs/bert-small/export --glue=hub --out=runs/bert-small/glue
+  smallbench leaderboard --results=runs/bert-small/glue
+
+What this machine can do: smallbench doctor. Every job explains itself: smallbench JOB --help"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of `smallbench quickstart`."""
+
+    out: Path = option(Path("quickstart"), help="where everything is kept")
+    max_steps: int = option(600, help="optimizer steps of the pretraining")
+    corpus_documents: int = option(4_000, help="documents of the corpus")
+
+
+def config(options: Options) -> PretrainConfig:
+    """`bert-tiny` with two layers and a quick rhythm."""
+    return override_all(
+        RECIPES["bert-tiny"](),
+        {
+            "model.num_hidden_layers": 2,
+            "train.max_steps": options.max_steps,
+            "train.eval_every_steps": 100,
+            "train.save_every_steps": 200,
+            "train.num_eval_rows": 256,
+        },
+    )
+
+
+def run(options: Options, config: PretrainConfig) -> None:
+    """Prepare, pretrain, export, fine-tune, rank."""
+    from smallbench.data.config import PrepareConfig
+    from smallbench.data.prepare import prepare, summary
+    from smallbench.export.huggingface import export
+    from smallbench.glue.config import FinetuneConfig
+    from smallbench.glue.finetune import Encoder, run_grid
+    from smallbench.glue.readers import load_task
+    from smallbench.glue.samples import write_sample_glue
+    from smallbench.glue.tasks import TASKS
+    from smallbench.leaderboard.table import leaderboard_rows, render_markdown
+    from smallbench.train.pretrain import pretrain
+    from smallbench.train.stop import StopRequest
+
+    out = options.out
+    corpus, run_dir, model, samples = out / "corpus", out / "run", out / "export", out / "samples"
+    with StopRequest() as stop:
+        announce("1/5 prepare: the documentation installed with Python → token shards")
+        manifest = prepare(
+            PrepareConfig(
+                corpus="installed-docs",
+                vocab_size=8_000,
+                eval_fraction=0.02,
+                max_documents=options.corpus_documents,
+            ),
+            out=corpus,
+            should_stop=stop,
+        )
+        print(summary(manifest, corpus).partition("\nNext:")[0])
+        announce(f"2/5 pretrain: a tiny BERT, {config.train.max_steps:,} steps from scratch")
+        pretrain(config, data=corpus, run_dir=run_dir, should_stop=stop)
+        announce("3/5 export: a directory that from_pretrained loads")
+        difference = export(run_dir, model)
+        print(f"{model}: logits differ from the run's by at most {difference:.1e}")
+        announce("4/5 glue: generated samples of the eight tasks, one seed")
+        write_sample_glue(samples)
+        results = run_grid(
+            Encoder(str(model)),
+            [load_task(task, samples) for task in TASKS.values()],
+            FinetuneConfig(epochs=5, learning_rate=5e-4),
+            seeds=[1],
+            out=out / "glue",
+            should_stop=stop,
+        )
+    announce("5/5 leaderboard")
+    print(render_markdown(leaderboard_rows(results)))
+    print(NEXT.format(out=out))
+
+
+def announce(text: str) -> None:
+    """Say which step begins."""
+    print(f"\n== {text}", flush=True)
+
+
+JOB = Job(
+    name="quickstart",
+    options=Options,
+    run=run,
+    config=config,
+    examples=("smallbench quickstart", "smallbench quickstart --out=/tmp/first_look"),
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main([JOB.name, *sys.argv[1:]]))

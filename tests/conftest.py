@@ -1,0 +1,105 @@
+"""What every test shares: one thread, no network, no options from outside, and reasoned skips."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported anywhere, and inherited by subprocesses: the order of a sum, and so its
+# last bits, depends on the number of threads.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+for name in [n for n in os.environ if n.startswith("SMALLBENCH_")]:
+    if not name.startswith("SMALLBENCH_TEST_"):
+        del os.environ[name]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run_slow", action="store_true", help="also run tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("--run_slow") or "slow" in config.getoption("markexpr")
+    reasons = {
+        "gpu": no_gpu,
+        "docker": no_docker,
+        "s3server": no_s3_server,
+        "browser": no_browser,
+        "real_data": no_real_data,
+        "slow": lambda: None if wanted else "takes minutes; --run_slow or -m slow runs it",
+    }
+    for marker, why_not in reasons.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        # Looked for only where a test asks: finding a GPU imports torch.
+        reason = why_not() if marked else None
+        for item in marked if reason else []:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def no_gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+def no_docker() -> str | None:
+    if not shutil.which("docker"):
+        return "no docker command"
+    engine = subprocess.run(["docker", "info"], capture_output=True, check=False, timeout=30)
+    return None if engine.returncode == 0 else "no Docker engine answers"
+
+
+def no_s3_server() -> str | None:
+    return None if os.environ.get("SMALLBENCH_TEST_S3") else "SMALLBENCH_TEST_S3 names no server"
+
+
+def no_browser() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return None if any(map(shutil.which, names)) else "no Chromium"
+
+
+def no_real_data() -> str | None:
+    folder = os.environ.get("SMALLBENCH_TEST_DATA")
+    if not folder:
+        return "SMALLBENCH_TEST_DATA names no folder"
+    return None if Path(folder).is_dir() else f"SMALLBENCH_TEST_DATA={folder} is no folder"
+
+
+@pytest.fixture
+def test_data() -> Path:
+    """The folder of real corpora and GLUE; for tests marked real_data."""
+    return Path(os.environ["SMALLBENCH_TEST_DATA"])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared directory of some hundred rows of 32 tokens, with a held-out split."""
+    from smallbench.data.config import PrepareConfig
+    from smallbench.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(0)
+    words = ["".join(draw.choices("aeioubcdfglmnprst", k=draw.randint(2, 9))) for _ in range(300)]
+    documents = []
+    for _ in range(120):
+        topic = draw.sample(words, 30)
+        documents.append(". ".join(" ".join(draw.choices(topic, k=9)) for _ in range(12)) + ".")
+    (folder / "text.txt").write_text("\n\n".join(documents))
+    config = PrepareConfig(
+        corpus=str(folder / "text.txt"), vocab_size=300, sequence_length=32, eval_fraction=0.1
+    )
+    prepare(config, out=folder / "prepared", workers=1)
+    return folder / "prepared"

@@ -1,0 +1,561 @@
+"""The command line as a user meets it: nothing starts before every word and flag fits."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from jobs import cli
+from jobs.base import Job
+from smallbench.config import keys_of, option, to_dict
+from smallbench.errors import (
+    ConfigError,
+    ExitCode,
+    InterruptedRunError,
+    SmallbenchError,
+    UsageError,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+
+NOTHING_HEAVY = """
+import sys
+from jobs.cli import main
+
+code = main(sys.argv[1:])
+heavy = {"torch", "transformers", "datasets", "tokenizers", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+def smallbench(*words: str, cwd: Path | None = None, **environment: str) -> Any:
+    """The console script in a process of its own."""
+    script = Path(sys.executable).with_name("smallbench")
+    command = [script] if script.exists() else [sys.executable, "-m", "jobs.cli"]
+    return subprocess.run(
+        [*command, *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# A job of its own, so that the laws below do not depend on what another job calls its flags.
+
+
+@dataclass(frozen=True)
+class Optim:
+    learning_rate: float = option(1e-3, help="peak learning rate")
+    warmup_steps: int = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    layers: int = 2
+    max_steps: int = 100
+    optim: Optim = Optim()
+
+    def __post_init__(self) -> None:
+        if self.optim.warmup_steps > self.max_steps:
+            raise ValueError(f"warmup_steps {self.optim.warmup_steps} > max_steps {self.max_steps}")
+
+
+@dataclass(frozen=True)
+class Options:
+    recipe: str = option(help="name of the recipe")
+    out: Path = option(help="where to write")
+    note: str = option("", help="any text")
+    seed: int = option(1, help="the seed")
+    resume: bool = option(True, help="whether to go on")
+    tasks: tuple[str, ...] = option((), help="names")
+    mode: Literal["must", "allow"] = option("allow", help="how")
+    steps: int | None = option(None, help="shortcut of max_steps")
+
+
+def base_config(options: Options) -> Config:
+    if options.recipe not in {"small", "deep"}:
+        raise ConfigError(f"unknown recipe {options.recipe!r}")
+    return Config(layers=12 if options.recipe == "deep" else 2)
+
+
+def never(*_: Any) -> None:
+    raise AssertionError("the job was started")
+
+
+JOB = Job(
+    name="pretrain",
+    options=Options,
+    run=never,
+    word="recipe",
+    config=base_config,
+    shortcuts={"steps": "max_steps"},
+    examples=("smallbench pretrain small --out=runs/a",),
+)
+
+
+def resolve(line: str, job: Job = JOB, **environment: str) -> tuple[Any, Any]:
+    """Options and configuration of a command line, started with the needed ones."""
+    _, options, config = cli.resolve(job, shlex.split(line), environment)
+    return options, config
+
+
+NEEDED = "small --out=o"
+
+
+# Values are read by their annotation
+
+
+@pytest.mark.parametrize("text", ["1.10", "1e5", "12e3456", "a,b", "None", "{x: 1}", "[1]", "-1"])
+@pytest.mark.parametrize("form", ["--note={}", "--note {}"])
+def test_text_stays_text(text: str, form: str) -> None:
+    options, _ = resolve(f"{NEEDED} {form.format(shlex.quote(text))}")
+    assert options.note == text
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("", True),
+        ("--resume", True),
+        ("--resume=true", True),
+        ("--resume false", False),
+        ("--resume=False", False),
+        ("--resume no", False),
+        ("--resume=0", False),
+    ],
+)
+def test_false_is_false(line: str, value: bool) -> None:
+    assert resolve(f"{NEEDED} {line}")[0].resume is value
+
+
+def test_a_flag_may_be_written_in_all_common_ways() -> None:
+    expected = resolve("small --out=o --seed=3 --tasks=a,b --mode=must --optim.warmup_steps=5")
+    same = resolve("--seed 3 --mode must --tasks a,b small --optim.warmup-steps 5 --out o")
+    assert same == expected
+    options, config = expected
+    assert options == Options("small", Path("o"), seed=3, tasks=("a", "b"), mode="must")
+    assert config == Config(optim=Optim(warmup_steps=5))
+
+
+def test_the_recipe_may_be_a_word_or_a_flag() -> None:
+    assert resolve("deep --out=o") == resolve("--recipe=deep --out=o")
+    assert resolve("deep --out=o")[1].layers == 12
+
+
+def test_the_value_of_a_flag_may_hold_what_looks_like_fire_or_shell() -> None:
+    text = "-- --trace = - $x\nnext"
+    assert resolve(f"{NEEDED} --note={shlex.quote(text)}")[0].note == text
+
+
+# What does not fit is refused
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--sed=3", r"unknown --sed; did you mean '--seed'\?"),
+        ("--dryrun", r"unknown --dryrun; did you mean '--dry_run'\?"),
+        ("--out_dir=x", r"unknown --out_dir; did you mean '--out'\?"),
+        ("--learning_rate=1", r"unknown --learning_rate; did you mean '--optim\.learning_rate'\?"),
+        ("--optim.learning_rat=1", r"did you mean '--optim\.learning_rate'\?"),
+        ("--optim.lr=1", r"unknown --optim\.lr; known: --optim\.learning_rate, --optim\.warmup_st"),
+        ("--optim=1", r"unknown --optim; "),
+        ("--zzz", r"unknown --zzz; known: --config, --dry_run, --layers, --max_steps, --mode, "),
+        ("--noresume", r"unknown --noresume; did you mean '--resume'\?"),
+        ("word", r"stray word 'word'"),
+        ("run", r"stray word 'run'"),
+        ("--resume small", r"--resume='small' is no true\|false"),
+        ("__class__", r"stray word '__class__'"),
+        ("-1", r"stray word '-1'"),
+        ("-", r"stray '-'"),
+        ("--", r"stray '--'"),
+        ("-- --trace", r"stray '--'"),
+        ("-- --interactive", r"stray '--'"),
+        ("--note -", r"stray '-'"),
+        ("-s 3", r"stray '-s'"),
+        ("-seed=3", r"stray '-seed=3'"),
+        ("---seed=3", r"stray '---seed=3'"),
+        ("--=3", r"stray '--=3'"),
+        ("--seed=1 --seed=2", r"--seed is given twice"),
+        ("--optim.warmup-steps=1 --optim.warmup_steps=2", r"--optim\.warmup_steps is given twice"),
+        ("--recipe=deep", r"recipe is given twice: 'small' and --recipe"),
+        ("--seed", r"--seed needs a value: --seed=int"),
+        ("--note --seed=3", r"--note needs a value: --note=str"),
+        ("--seed=1e5", r"--seed='1e5' is no int"),
+        ("--seed=1.0", r"--seed='1\.0' is no int"),
+        ("--mode=Must", r"--mode='Must' is no must\|allow"),
+        ("--optim.learning_rate=nan", r"--optim\.learning_rate='nan' is no float"),
+        ("--optim.learning_rate", r"--optim\.learning_rate needs a value"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_nearest_name(line: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        resolve(f"{NEEDED} {line}")
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("small", r"--out is missing \(where to write\); for example: smallbench pretrain small"),
+        ("--out=o", "RECIPE is missing"),
+        ("small --ouy=o", r"unknown --ouy; did you mean '--out'"),
+        ("--out=o --optim.lr=1", r"unknown --optim\.lr"),
+    ],
+)
+def test_what_is_missing_is_named_after_what_is_mistyped(line: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve(line)
+
+
+def test_values_that_contradict_each_other_are_a_wrong_configuration() -> None:
+    with pytest.raises(ConfigError, match="warmup_steps 10 > max_steps 5"):
+        resolve(f"{NEEDED} --max_steps=5")
+    assert resolve(f"{NEEDED} --max_steps=5 --optim.warmup_steps=1")[1].max_steps == 5
+    with pytest.raises(ConfigError, match="unknown recipe 'smal'"):
+        resolve("smal --out=o")
+
+
+# Layers
+
+
+@pytest.fixture
+def no_other_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "JOBS", {"pretrain": ""})
+
+
+@pytest.mark.usefixtures("no_other_job")
+def test_recipe_then_file_then_variable_then_flag(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "note: file\nseed: 2\ntasks: [a, b]\n"
+        "optim:\n  learning_rate: 1e-4\n  warmup_steps: 7\nlayers: 7\nmax_steps: 70\n"
+    )
+    variables = {
+        "SMALLBENCH_SEED": "3",
+        "SMALLBENCH_OPTIM__WARMUP_STEPS": "8",
+        "SMALLBENCH_LAYERS": "8",
+        "SMALLBENCH_OUT": "variable",
+        "SMALLBENCH_CONFIG": str(file),
+    }
+    options, config = resolve("deep --layers=9", **variables)
+    assert options == Options("deep", Path("variable"), note="file", seed=3, tasks=("a", "b"))
+    assert config == Config(layers=9, max_steps=70, optim=Optim(1e-4, 8))
+
+
+def test_a_shortcut_has_the_rank_of_its_layer(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("max_steps: 70\n")
+    (tmp_path / "b.yaml").write_text("steps: 70\n")
+    (tmp_path / "c.yaml").write_text("steps: null\nmax_steps: 70\n")
+    steps = {
+        "--steps=100 --config=a.yaml": 100,
+        "--max_steps=30 --config=b.yaml": 30,
+        "--config=c.yaml": 70,
+        "--config=b.yaml": 70,
+        "": 100,
+    }
+    for line, expected in steps.items():
+        line = line.replace("--config=", f"--config={tmp_path}/")
+        assert resolve(f"{NEEDED} {line}")[1].max_steps == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("sed: 3", "a.yaml: unknown sed; did you mean 'seed'"),
+        ("optim: {learning_rat: 3}", r"unknown optim\.learning_rat; did you mean 'optim\.learn"),
+        ("optim: 3", "unknown optim"),
+        ("note: 1.10", r"a\.yaml: note=1\.1 is no str"),
+        ("resume: 'perhaps'", "a.yaml: resume='perhaps' is no true"),
+        ("config: b.yaml", "a.yaml: unknown config"),
+        ("- a", "holds no 'key: value' lines"),
+        ("a: [", "cannot be read: "),
+        ("\xff", "holds no 'key: value' lines"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_a_wrong_configuration(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve(f"{NEEDED} --config={tmp_path}/a.yaml")
+    assert caught.value.exit_code is ExitCode.CONFIG
+    assert "\n" not in str(caught.value) or content == "a: ["
+
+
+def test_a_missing_or_binary_file_is_a_wrong_configuration(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for name in ("missing", "binary", "."):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            resolve(f"{NEEDED} --config={tmp_path}/{name}")
+
+
+@pytest.mark.usefixtures("no_other_job")
+def test_a_variable_that_fits_nothing_is_a_wrong_configuration() -> None:
+    with pytest.raises(ConfigError, match="unknown SMALLBENCH_SEDE; did you mean 'SMALLBENCH_SEED"):
+        resolve(NEEDED, SMALLBENCH_SEDE="1")
+    with pytest.raises(ConfigError, match="did you mean 'SMALLBENCH_OPTIM__LEARNING_RATE'"):
+        resolve(NEEDED, SMALLBENCH_OPTIM__LEARNING_RATES="1")
+    with pytest.raises(ConfigError, match="SMALLBENCH_SEED='x' is no int"):
+        resolve(NEEDED, SMALLBENCH_SEED="x")
+
+
+@pytest.mark.usefixtures("no_other_job")
+def test_a_variable_of_the_test_suite_or_of_others_is_no_option() -> None:
+    resolve(NEEDED, SMALLBENCH_TEST_DATA="x", SMALLBENCHES="y", OTHER="z")
+
+
+def test_a_variable_of_another_job_is_left_to_it() -> None:
+    resolve(NEEDED, SMALLBENCH_JSON="true")  # doctor's
+
+
+# Failures end in one sentence and their exit code
+
+
+def make_job(run: Any) -> Job:
+    @dataclass(frozen=True)
+    class Nothing:
+        pass
+
+    return Job(name="doctor", options=Nothing, run=run)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (ConfigError("a\nb"), 78, "smallbench doctor: a b"),
+        (InterruptedRunError("saved"), 75, "saved"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (FileNotFoundError(2, "No such file or directory", "x.txt"), 65, "x.txt: No such file"),
+        (PermissionError(13, "Permission denied", "/x"), 69, "/x: Permission denied"),
+        (OSError(28, "No space left on device"), 69, "No space left on device"),
+        (ModuleNotFoundError("no", name="torch._C"), 69, "this needs torch._C; pip install"),
+        (ModuleNotFoundError("no", name="sentencepiece"), 69, "pip install sentencepiece"),
+    ],
+)
+def test_a_failure_is_one_sentence_and_an_exit_code(
+    error: BaseException,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "load", lambda _: make_job(run))
+    assert cli.main(["doctor"]) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), ValueError("x"), OSError(5, "I/O error")])
+def test_a_crash_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "load", lambda _: make_job(run))
+    with pytest.raises(type(error)):
+        cli.main(["doctor"])
+
+
+def test_an_exit_code_belongs_to_every_kind_of_error() -> None:
+    codes = [kind.exit_code for kind in SmallbenchError.__subclasses__()]
+    assert ExitCode.DONE not in codes
+    assert ExitCode.CRASH not in codes
+
+
+def test_a_reader_that_goes_away_is_no_reason_to_complain() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "--help"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == b""
+    assert process.wait() == ExitCode.CRASH
+
+
+# The console script
+
+
+def test_help_is_answered_without_heavy_packages() -> None:
+    for words in ([], ["--help"], ["-h"], ["--version"], *([job, "--help"] for job in cli.JOBS)):
+        done = subprocess.run(
+            [sys.executable, "-c", NOTHING_HEAVY, *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def test_the_overview_names_every_job() -> None:
+    page = smallbench("--help")
+    assert page.returncode == 0
+    assert page.stderr == ""
+    for name, summary in cli.JOBS.items():
+        assert f"  {name} " in page.stdout
+        assert summary in page.stdout
+    assert smallbench().stdout == page.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepair"], "unknown job 'prepair'; did you mean 'prepare'?"),
+        (["zzz"], "unknown job 'zzz'; known: "),
+        (["--out=x", "prepare"], "'--out=x' before a job"),
+        (["base"], "unknown job 'base'"),
+        (["prepare.run"], "unknown job 'prepare.run'; did you mean 'prepare'?"),
+    ],
+)
+def test_an_unknown_job_is_refused(words: list[str], message: str) -> None:
+    done = smallbench(*words)
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.startswith(f"smallbench: {message}")
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ["--vocb_size=100"],
+        ["word"],
+        ["run"],
+        ["--", "--trace"],
+        ["-"],
+        ["--vocab_size=1e4"],
+        ["--out=elsewhere"],
+        ["--workers"],
+    ],
+)
+def test_a_mistyped_flag_starts_nothing(tmp_path: Path, mistake: list[str]) -> None:
+    (tmp_path / "text.txt").write_text("One document.\n\nAnother one.\n" * 50)
+    done = smallbench("prepare", "--corpus=text.txt", "--out=new", *mistake, cwd=tmp_path)
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert done.stderr.startswith("smallbench prepare: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_the_console_script_prints_a_dry_run(tmp_path: Path) -> None:
+    done = smallbench("doctor", "--dry_run", "--network", cwd=tmp_path, SMALLBENCH_JSON="true")
+    assert done.returncode == 0
+    assert yaml.safe_load(done.stdout) == {"json": True, "network": True}
+    wrong = smallbench("doctor", "--dry_run", cwd=tmp_path, SMALLBENCH_JSNO="true")
+    assert wrong.returncode == ExitCode.CONFIG
+    assert "did you mean 'SMALLBENCH_JSON'?" in wrong.stderr
+
+
+# The contract of every job: a new row of the table is tested by standing there
+
+
+def words_of(example: str) -> list[str]:
+    words = shlex.split(example)
+    assert words[0] == "smallbench"
+    return words[1:]
+
+
+@pytest.mark.parametrize("name", cli.JOBS)
+class TestEveryJob:
+    def test_stands_in_its_module(self, name: str) -> None:
+        job = cli.load(name)
+        assert job.name == name
+        assert import_module(f"jobs.{name}").__doc__
+        assert cli.JOBS[name]
+
+    def test_has_options_that_explain_themselves(self, name: str) -> None:
+        job = cli.load(name)
+        shared = {f.name for f in fields(cli.Shared)} | {"help"}
+        for field in fields(job.options):
+            assert field.metadata.get("help"), f"{field.name} has no help"
+            assert "." not in field.name
+            assert field.name not in shared
+        assert job.word is None or job.word in {f.name for f in fields(job.options)}
+
+    def test_has_examples_that_parse(self, name: str) -> None:
+        job = cli.load(name)
+        assert job.examples
+        for example in job.examples:
+            words = words_of(example)
+            assert words[0] == name
+            _, _, config = cli.resolve(job, words[1:], {})
+            if config is not None:
+                assert set(job.shortcuts.values()) <= set(keys_of(config))
+
+    def test_has_a_page_of_help_that_fits_a_terminal(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        job = cli.load(name)
+        page = cli.manual(job)
+        for field in fields(job.options):
+            assert f"--{field.name}" in page or field.name.upper() in page
+        for example in job.examples:
+            assert f"  {example}" in page
+        long = [line for line in page.splitlines() if len(line) > 80 and "smallbench " not in line]
+        assert long == []
+
+    def test_touches_nothing_on_a_dry_run(
+        self,
+        name: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        example = words_of(cli.load(name).examples[0])
+        assert cli.main([*example, "--dry_run"]) == 0
+        assert list(tmp_path.iterdir()) == []
+        printed = capsys.readouterr().out
+        # What it prints is a --config file that says the same.
+        (tmp_path / "all.yaml").write_text(printed)
+        assert cli.main([name, "--config=all.yaml", "--dry_run"]) == 0
+        assert capsys.readouterr().out == printed
+
+    def test_refuses_a_mistyped_flag(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Job, "run", never, raising=False)
+        example = words_of(cli.load(name).examples[0])
+        assert cli.main([*example, "--no_such_flag=1"]) == ExitCode.USAGE
+        assert cli.main([*example, "word", "another"]) == ExitCode.USAGE
+
+    def test_runs_as_a_module(self, name: str, tmp_path: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", f"jobs.{name}", "--help"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"usage: smallbench {name}")
+
+
+def test_a_dry_run_says_what_would_run() -> None:
+    options, config = resolve("deep --out=o --seed=3")
+    data: Mapping[str, Any] = yaml.safe_load(cli.as_yaml(options, config))
+    assert data == {**to_dict(options), **to_dict(config)}

@@ -1,0 +1,250 @@
+import math
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smallbench.config import (
+    describe,
+    differing_keys,
+    digest,
+    flatten,
+    from_dict,
+    keys_of,
+    locate,
+    option,
+    override,
+    override_all,
+    parse_value,
+    to_dict,
+)
+from smallbench.errors import ConfigError, ExitCode
+
+
+@dataclass(frozen=True)
+class Round:
+    kind: Literal["round"] = "round"
+    radius: float = 1.0
+
+
+@dataclass(frozen=True)
+class Flat:
+    kind: Literal["flat"] = "flat"
+    width: int = 4
+    parts: int = 2
+
+    def __post_init__(self) -> None:
+        if self.width % self.parts:
+            raise ConfigError(f"width {self.width} is not a multiple of parts {self.parts}")
+
+
+@dataclass(frozen=True)
+class Rate:
+    learning_rate: float = 1e-3
+    betas: tuple[float, ...] = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class Whole:
+    name: str = "a"
+    steps: int = 10
+    limit: int | None = None
+    keep: bool = True
+    folder: Path = Path("runs")
+    mode: Literal["must", "allow"] = "allow"
+    tags: tuple[str, ...] = ()
+    rate: Rate = field(default_factory=Rate)
+    shape: Round | Flat = field(default_factory=Round)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+parts = st.integers(1, 9)
+wholes = st.builds(
+    Whole,
+    name=st.text(),
+    steps=st.integers(),
+    limit=st.none() | st.integers(),
+    keep=st.booleans(),
+    folder=st.from_regex(r"[a-z0-9.]{1,8}(/[a-z0-9]{1,8})?", fullmatch=True).map(Path),
+    mode=st.sampled_from(["must", "allow"]),
+    tags=st.lists(st.text()).map(tuple),
+    rate=st.builds(Rate, learning_rate=finite, betas=st.lists(finite).map(tuple)),
+    shape=st.builds(Round, radius=finite)
+    | parts.flatmap(lambda p: st.builds(Flat, width=parts.map(lambda n: n * p), parts=st.just(p))),
+)
+
+
+@given(wholes)
+def test_from_dict_is_the_inverse_of_to_dict(config: Whole) -> None:
+    assert from_dict(Whole, to_dict(config)) == config
+
+
+@given(wholes, wholes)
+def test_digests_are_equal_iff_the_configurations_are(a: Whole, b: Whole) -> None:
+    assert digest(a) == digest(from_dict(Whole, to_dict(a)))
+    assert (digest(a) == digest(b)) == (a == b)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "b"}, {"limit": 0}, {"keep": False}, {"folder": Path("b")}, {"tags": ("",)}],
+)
+def test_every_single_change_changes_the_digest(change: dict[str, Any]) -> None:
+    assert digest(replace(Whole(), **change)) != digest(Whole())
+
+
+def test_a_rate_written_as_an_integer_has_the_digest_of_the_rate() -> None:
+    assert digest(Rate(learning_rate=0)) == digest(Rate(learning_rate=0.0))
+    assert digest(Rate(learning_rate=0.0)) == digest(Rate(learning_rate=-0.0))
+
+
+@given(wholes, st.integers(), finite)
+def test_override_changes_the_named_key_alone(config: Whole, steps: int, rate: float) -> None:
+    assert override(config, "steps", str(steps)) == replace(config, steps=steps)
+    new = override(config, "rate.learning_rate", repr(rate))
+    assert new == replace(config, rate=replace(config.rate, learning_rate=rate))
+    assert set(differing_keys(to_dict(config), to_dict(new))) <= {"rate.learning_rate"}
+
+
+@given(wholes)
+def test_every_key_can_be_overridden_with_its_own_value(config: Whole) -> None:
+    flat = flatten(to_dict(config))
+    assert list(flat) == keys_of(config)
+    for key in keys_of(config):
+        section, name = locate(config, key)
+        assert override(config, key, getattr(section, name)) == config
+
+
+def test_keys_that_must_agree_change_together() -> None:
+    config = Whole(shape=Flat(width=4, parts=2))
+    changed = override_all(config, {"shape.width": "9", "shape.parts": "3"})
+    assert changed.shape == Flat(width=9, parts=3)
+    with pytest.raises(ConfigError, match="width 9 is not a multiple of parts 2"):
+        override(config, "shape.width", "9")
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [("stepz", "steps"), ("rate.learning_rat", "rate.learning_rate"), ("learning_rate", "rate")],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(key: str, suggestion: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown key '{key}'; did you mean '{suggestion}") as e:
+        override(Whole(), key, "1")
+    assert e.value.exit_code is ExitCode.CONFIG
+
+
+def test_unknown_missing_and_wrong_keys_of_a_dictionary_are_named_by_their_path() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'rate\.betaz'; did you mean 'betas'"):
+        from_dict(Whole, {"rate": {"betaz": []}})
+    with pytest.raises(ConfigError, match=r"rate\.learning_rate=True is no float"):
+        from_dict(Whole, {"rate": {"learning_rate": True}})
+    with pytest.raises(ConfigError, match="rate=3 is no section"):
+        from_dict(Whole, {"rate": 3})
+    with pytest.raises(ConfigError, match="unknown kind 'rund'; did you mean 'round'"):
+        from_dict(Whole, {"shape": {"kind": "rund"}})
+
+    @dataclass(frozen=True)
+    class Required:
+        out: "int" = option(help="where")
+
+    with pytest.raises(ConfigError, match="missing key 'out', expected int"):
+        from_dict(Required, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation", "value"),
+    [
+        ("False", bool, False),
+        ("no", bool, False),
+        ("0", bool, False),
+        ("TRUE", bool, True),
+        ("1.10", str, "1.10"),
+        ("1e5", str, "1e5"),
+        ("a,b", str, "a,b"),
+        ("None", str, "None"),
+        ("-3", int, -3),
+        ("1e-3", float, 1e-3),
+        ("3", float, 3.0),
+        ("none", int | None, None),
+        ("null", Path | None, None),
+        ("7", int | None, 7),
+        ("none", str | None, None),
+        ("cola,sst2", tuple[str, ...], ("cola", "sst2")),
+        ("1, 2,3", tuple[int, ...], (1, 2, 3)),
+        ("", tuple[int, ...], ()),
+        ("must", Literal["must", "never"], "must"),
+        ("2", Literal[1, 2], 2),
+        ("a/b", Path, Path("a/b")),
+        ("1.10", Path, Path("1.10")),
+        ("~/x", Path, Path.home() / "x"),
+    ],
+)
+def test_text_is_read_by_the_annotation_alone(text: str, annotation: Any, value: Any) -> None:
+    read = parse_value(text, annotation)
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation"),
+    [
+        ("1e5", int),
+        ("1.0", int),
+        ("", int),
+        ("true", int),
+        ("nan", float),
+        ("inf", float),
+        ("12e3456", float),
+        ("maybe", bool),
+        ("", bool),
+        ("Must", Literal["must", "never"]),
+        ("1,x", tuple[int, ...]),
+        ("x", int | None),
+        ("", Path),
+    ],
+)
+def test_what_only_looks_like_a_value_is_refused(text: str, annotation: Any) -> None:
+    with pytest.raises(ValueError, match=r"not a|invalid literal|could not convert"):
+        parse_value(text, annotation)
+
+
+def test_yaml_values_are_read_by_the_annotation_too() -> None:
+    # PyYAML reads 1e-3 as text, in a list as elsewhere.
+    config = from_dict(Whole, {"rate": {"learning_rate": "1e-3", "betas": ["1e-3", 0.5, 1]}})
+    assert config.rate == Rate(1e-3, (1e-3, 0.5, 1.0))
+    for wrong in ({"name": 1.1}, {"steps": 1.0}, {"steps": True}, {"keep": 1}, {"limit": 0.5}):
+        with pytest.raises(ConfigError):
+            from_dict(Whole, wrong)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (bool, "true|false"),
+        (int | None, "int or none"),
+        (Literal["a", "b"], "a|b"),
+        (tuple[int, ...], "int,…"),
+        (Path, "path"),
+    ],
+)
+def test_a_type_is_described_in_a_users_words(annotation: Any, words: str) -> None:
+    assert describe(annotation) == words
+
+
+def test_options_explain_themselves() -> None:
+    @dataclass(frozen=True)
+    class Options:
+        seed: int = option(1, help="the seed", metavar="N")
+
+    (only,) = fields(Options)
+    assert only.metadata == {"help": "the seed", "metavar": "N"}
+    assert Options().seed == 1
+
+
+def test_numbers_that_are_none_never_get_in() -> None:
+    with pytest.raises(ConfigError, match="is no float"):
+        override(Whole(), "rate.learning_rate", "nan")
+    assert math.isfinite(Whole().rate.learning_rate)

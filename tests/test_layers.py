@@ -1,0 +1,211 @@
+"""Imports go down only: a reader follows the data one way and never has to turn back.
+
+Read from the source, so that imports inside functions and the targets of registries count too.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Lowest first; who stands on one line does not import each other.
+LAYERS = [
+    {"smallbench.errors"},
+    {"smallbench.registry"},
+    {"smallbench.config", "smallbench.batch"},
+    {"smallbench.storage", "smallbench.tracking"},
+    {"smallbench.data", "smallbench.models"},
+    {"smallbench.objectives"},
+    {"smallbench.train"},
+    {"smallbench.export", "smallbench.glue"},
+    {"smallbench.leaderboard"},
+    {"smallbench.recipes"},
+    {"jobs"},
+]
+
+ONLY_IN = {
+    "fire": "jobs.cli",
+    "boto3": "smallbench.storage.s3",
+    "botocore": "smallbench.storage.s3",
+    "wandb": "smallbench.tracking.wandb",
+}
+
+HEAVY = ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "matplotlib", "fire")
+
+ROW = re.compile(r"((?:smallbench|jobs)(?:\.\w+)+):\w+")  # a registry's "package.module:attribute"
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project by its dotted name."""
+    paths = [p for top in ("smallbench", "jobs") for p in (ROOT / top).rglob("*.py")]
+    return {module_name(path.relative_to(ROOT)): path for path in paths}
+
+
+def module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
+    """Dotted names that a module imports, anywhere in it; `from a import b` gives `a.b`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                up = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*up, base]).rstrip(".")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and (row := ROW.fullmatch(str(node.value))):
+            yield row[1]
+
+
+def layer_of(name: str) -> tuple[int, str] | None:
+    """Height and package of a dotted name; None for what is no part of the project."""
+    for height, layer in enumerate(LAYERS):
+        for package in layer:
+            if name == package or name.startswith(f"{package}."):
+                return height, package
+    return None
+
+
+def configures(name: str) -> bool:
+    """Whether a recipe may import it: configuration classes, and the modules below all others."""
+    return (
+        name.startswith(("smallbench.recipes", "smallbench.registry", "smallbench.errors"))
+        or ".config." in f"{name}."
+    )
+
+
+def violations(source: str, module: str, *, is_package: bool = False) -> list[str]:
+    """Sentences about the imports of a module that the rules forbid."""
+    found = []
+    own = layer_of(module)
+    for name in imports(source, module, is_package=is_package):
+        owner = ONLY_IN.get(name.partition(".")[0])
+        if owner and module != owner:
+            found.append(f"{module} imports {name}; only {owner} may")
+        target = layer_of(name)
+        if target is None:
+            continue
+        if own is None:  # smallbench/__init__.py
+            found.append(f"{module} imports {name}; it imports nothing")
+        elif target[1] != own[1] and target[0] >= own[0]:
+            found.append(f"{module} imports {name}, which is not below it")
+        elif own[1] == "jobs" and target[1] == "jobs":
+            if module != name and not name.startswith(("jobs.base", "jobs.cli")):
+                found.append(f"{module} imports {name}; a job imports no other job")
+        elif own[1] == "smallbench.recipes" and not configures(name):
+            found.append(f"{module} imports {name}; recipes import configurations only")
+    return found
+
+
+def test_every_package_has_its_place() -> None:
+    homeless = [m for m in modules() if layer_of(m) is None and m != "smallbench"]
+    assert homeless == []
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_imports_go_down_only(module: str) -> None:
+    path = modules()[module]
+    found = violations(path.read_text(), module, is_package=path.name == "__init__.py")
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("smallbench.errors", "import smallbench.config"),
+        ("smallbench.registry", "from smallbench import config"),
+        ("smallbench.batch", "from smallbench.config import option"),
+        ("smallbench.storage.local", "from smallbench.tracking.base import Tracker"),
+        ("smallbench.data.shards", "from smallbench.models import bert"),
+        ("smallbench.models.bert", "from ..train import precision"),
+        ("smallbench.models.bert", "from .. import train"),
+        ("smallbench.models", "ROWS = {'x': 'smallbench.train.optim:build'}"),
+        ("smallbench.train.trainer", "def late():\n    from smallbench.glue import tasks"),
+        ("smallbench.glue.tasks", "import smallbench.export.convert"),
+        ("smallbench.export.convert", "import jobs.cli"),
+        ("smallbench.recipes.bert", "from smallbench.models.bert import Bert"),
+        ("smallbench.recipes.bert", "from smallbench.train import optim"),
+        ("jobs.quickstart", "from jobs import prepare"),
+        ("jobs.quickstart", "from jobs.prepare import run"),
+        ("jobs.cli", "from jobs import prepare"),
+        ("jobs.prepare", "import fire"),
+        ("smallbench.train.checkpoint", "import boto3"),
+        ("smallbench.storage.s3", "import wandb.sdk"),
+        ("smallbench", "from smallbench.config import option"),
+    ],
+)
+def test_the_check_itself_finds_a_violation(module: str, source: str) -> None:
+    assert len(violations(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("smallbench.train.trainer", "from smallbench.objectives.base import Objective"),
+        ("smallbench.train.trainer", "from .optim import build\nfrom . import schedule"),
+        ("smallbench.models", "ROWS = {'x': 'smallbench.models.bert:Bert'}"),
+        ("smallbench.recipes.bert", "from smallbench.models.config import BertConfig"),
+        ("smallbench.recipes.bert", "from smallbench.train import config"),
+        ("jobs.quickstart", "from jobs.base import Job\nfrom jobs.cli import main"),
+        ("jobs.cli", "import fire\nimport smallbench"),
+        ("smallbench.storage.s3", "import boto3"),
+    ],
+)
+def test_the_check_itself_allows_what_goes_down(module: str, source: str) -> None:
+    assert violations(source, module) == []
+
+
+def import_without(blocked: tuple[str, ...], names: list[str]) -> None:
+    """Import `names` in a fresh interpreter in which the `blocked` packages cannot be imported."""
+    program = f"""
+import importlib, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError("blocked: " + name)
+
+sys.meta_path.insert(0, Blocker())
+for name in {names!r}:
+    importlib.import_module(name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_leaderboard_is_built_without_heavy_packages() -> None:
+    needed = ["tasks", "readers", "metrics", "results"]
+    names = [m for m in modules() if m.startswith("smallbench.leaderboard")]
+    assert names
+    names += [m for m in modules() if m.removeprefix("smallbench.glue.") in needed]
+    import_without(HEAVY, sorted(names))
+
+
+def test_recipes_and_configurations_are_read_without_heavy_packages() -> None:
+    names = [m for m in modules() if m.startswith("smallbench.recipes") or m.endswith(".config")]
+    import_without((*HEAVY, "numpy", "sklearn", "scipy"), sorted(names))
+
+
+def test_jobs_are_listed_and_explained_without_heavy_packages() -> None:
+    names = [m for m in modules() if m.startswith("jobs")]
+    import_without((*HEAVY, "numpy", "sklearn", "scipy"), sorted(names))
+
+
+def test_the_blocker_blocks() -> None:
+    with pytest.raises(AssertionError, match="blocked: torch"):
+        import_without(("torch",), ["smallbench.train.precision"])

@@ -1,0 +1,47 @@
+import sys
+
+import pytest
+
+from smallbench.errors import ConfigError, ExitCode
+from smallbench.registry import Registry, nearest
+
+TABLE = Registry(
+    "shape", {"circle": "fractions:Fraction", "square": "decimal:Decimal", "gone": "no_module:x"}
+)
+
+
+def test_a_table_imports_a_row_only_when_it_is_used() -> None:
+    table = Registry("game", {"this": "this:s"})
+    assert list(table) == ["this"]
+    assert len(table) == 1
+    assert "this" in table
+    assert "this" not in sys.modules
+
+
+def test_a_row_resolves_to_its_object() -> None:
+    from fractions import Fraction
+
+    assert TABLE["circle"] is Fraction
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(
+        ConfigError, match="unknown shape 'circel'; did you mean 'circle'"
+    ) as caught:
+        TABLE["circel"]
+    assert caught.value.exit_code is ExitCode.CONFIG
+
+
+def test_a_name_like_no_other_lists_all() -> None:
+    assert nearest("xyz", ["b", "a"]) == "known: a, b"
+    assert nearest("xyz", []) == "known: none"
+
+
+def test_a_prefix_is_shown_and_does_not_count_as_likeness() -> None:
+    assert nearest("foo", ["out"], prefix="--") == "known: --out"
+    assert nearest("outt", ["out"], prefix="--") == "did you mean '--out'?"
+
+
+def test_a_row_that_points_nowhere_is_a_crash_not_a_user_error() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        TABLE["gone"]
