@@ -1,0 +1,244 @@
+"""Token shards on disk: `train-00000.bin`, `eval-00000.bin`, …, and `manifest.json`.
+
+A shard is a bare array [rows, L] of little-endian ids. The manifest is written last: its presence
+means that the directory is complete. It holds no time and no machine, so equal input gives equal
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smallbench.config import from_dict, to_dict
+from smallbench.errors import DataError, SmallbenchError
+from smallbench.storage.files import sha256_file, sync_file, write_json
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+SHARD_BYTES = 512 << 20
+"""A shard is closed before it grows beyond this."""
+
+Split = Literal["train", "eval"]
+SPLITS: tuple[Split, ...] = ("train", "eval")
+_REMEDY = "run 'smallbench prepare' with this --out"
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """What training must know of the tokenizer, without loading it."""
+
+    kind: str
+    vocab_size: int
+    fingerprint: str
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    special_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of rows."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared directory holds and how it came about."""
+
+    source: str
+    sequence_length: int
+    dtype: str
+    tokenizer: TokenizerInfo
+    counts: Mapping[str, int]
+    rows: Mapping[str, int]
+    shards: Sequence[Shard]
+    eval_unigram_entropy_nats: float | None
+    """Loss of a model that knows only how frequent each token is; None without held-out rows."""
+    skipped: Sequence[str]
+    options: Mapping[str, Any]
+    options_digest: str
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """Raises `DataError` where the directory is missing, unfinished or damaged."""
+        path = directory / MANIFEST_NAME
+        if not path.is_file():
+            state = "is not complete" if directory.is_dir() else "does not exist"
+            raise DataError(f"{directory} {state} (no {MANIFEST_NAME}); {_REMEDY}")
+        try:
+            data = json.loads(path.read_text())
+            if data["schema_version"] != SCHEMA_VERSION:
+                raise DataError(
+                    f"{path} has schema {data['schema_version']}, this version reads "
+                    f"{SCHEMA_VERSION}; prepare into a new directory"
+                )
+            data["tokenizer"] = from_dict(TokenizerInfo, data["tokenizer"])
+            data["shards"] = [from_dict(Shard, shard) for shard in data["shards"]]
+            return cls(**data)
+        except SmallbenchError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} is damaged ({error}); delete {directory}, {_REMEDY}"
+            ) from error
+
+    def write(self, directory: Path) -> None:
+        """Complete the directory; call it after everything else is on the disk."""
+        data = to_dict(self)
+        data["tokenizer"] = to_dict(self.tokenizer)
+        data["shards"] = [to_dict(shard) for shard in self.shards]
+        write_json(directory / MANIFEST_NAME, data)
+
+
+class ShardWriter:
+    """Appends rows to the shards of one split.
+
+    `rows` says how many were committed before: whatever was written after them is cut off, so
+    that a run that was killed continues where it last committed. Raises `DataError` when there
+    is less than that.
+    """
+
+    def __init__(self, directory: Path, split: Split, *, row_bytes: int, rows: int = 0) -> None:
+        self._directory = directory
+        self._split = split
+        self._row_bytes = row_bytes
+        self._rows_per_shard = max(1, SHARD_BYTES // row_bytes)
+        self._dirty: set[Path] = set()
+        self.rows = rows
+        for path in directory.glob(f"{split}-*.bin"):
+            left = rows - int(path.stem.removeprefix(f"{split}-")) * self._rows_per_shard
+            if left <= 0:
+                path.unlink()
+            elif path.stat().st_size > min(left, self._rows_per_shard) * row_bytes:
+                os.truncate(path, min(left, self._rows_per_shard) * row_bytes)
+        size = sum(path.stat().st_size for path in directory.glob(f"{split}-*.bin"))
+        if size != rows * row_bytes:
+            raise DataError(f"{directory} lost rows that it had; delete it and {_REMEDY}")
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{self._split}-{number:05d}.bin"
+
+    def append(self, rows_BL: NDArray[np.unsignedinteger]) -> None:
+        """Write rows after those before, into further shards as needed."""
+        while len(rows_BL):
+            number, filled = divmod(self.rows, self._rows_per_shard)
+            part = rows_BL[: self._rows_per_shard - filled]
+            with self._path(number).open("ab") as stream:
+                stream.write(part.tobytes())
+            self._dirty.add(self._path(number))
+            self.rows += len(part)
+            rows_BL = rows_BL[len(part) :]
+
+    def commit(self) -> None:
+        """Put everything appended so far on the disk."""
+        for path in self._dirty:
+            sync_file(path)
+        self._dirty.clear()
+
+    def shards(self) -> list[Shard]:
+        """All files, as the manifest describes them."""
+        paths = [self._path(n) for n in range(-(-self.rows // self._rows_per_shard))]
+        sizes = [path.stat().st_size for path in paths]
+        return [
+            Shard(path.name, size // self._row_bytes, size, sha256_file(path))
+            for path, size in zip(paths, sizes, strict=True)
+        ]
+
+
+class TokenRows:
+    """The rows of one split of a prepared directory, memory-mapped.
+
+    Raises `DataError` where the directory is missing, unfinished, of another size than its
+    manifest says, or without a row in this split.
+    """
+
+    def __init__(self, directory: Path, split: Split) -> None:
+        self.manifest = Manifest.read(directory)
+        self.sequence_length = self.manifest.sequence_length
+        self.tokenizer = self.manifest.tokenizer
+        self._shards = []
+        for shard in _shards_of(self.manifest, split):
+            path = directory / shard.name
+            _check_size(path, shard)
+            self._shards.append(
+                np.memmap(
+                    path,
+                    dtype=self.manifest.dtype,
+                    mode="r",
+                    shape=(shard.rows, self.sequence_length),
+                )
+            )
+        if not self._shards:
+            raise DataError(
+                f"{directory} has no {split} row; prepare more text or another --eval_fraction"
+            )
+        self._ends = np.cumsum([len(shard) for shard in self._shards])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def take(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Rows [n, L] at `indices` [n]; raises `IndexError` outside 0 … len - 1."""
+        indices = np.asarray(indices, dtype=np.int64)
+        if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
+            raise IndexError(f"row {indices.min()} or {indices.max()} is outside 0…{len(self) - 1}")
+        rows = np.empty((len(indices), self.sequence_length), dtype=np.int64)
+        shard_of = np.searchsorted(self._ends, indices, side="right")
+        for number in np.unique(shard_of):
+            shard, chosen = self._shards[number], shard_of == number
+            rows[chosen] = shard[indices[chosen] - (self._ends[number] - len(shard))]
+        return rows
+
+
+def verify_shards(directory: Path) -> None:
+    """Read every shard; raises `DataError` naming the first that is not what the manifest says."""
+    for shard in Manifest.read(directory).shards:
+        _check_size(directory / shard.name, shard)
+        if sha256_file(directory / shard.name) != shard.sha256:
+            raise DataError(
+                f"{directory / shard.name} does not have the SHA-256 of its manifest; "
+                f"delete {directory} and {_REMEDY}"
+            )
+
+
+def unigram_entropy(
+    paths: Sequence[Path], *, dtype: np.dtype[Any], vocab_size: int, special_ids: Sequence[int]
+) -> float | None:
+    """Entropy in nats of the tokens in these shards that are no special ones; None without any."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for path in paths:
+        tokens = np.memmap(path, dtype=dtype, mode="r")
+        for start in range(0, len(tokens), 1 << 20):
+            counts += np.bincount(tokens[start : start + (1 << 20)], minlength=vocab_size)
+    counts[list(special_ids)] = 0
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return float(-(shares * np.log(shares)).sum()) if len(shares) else None
+
+
+def _shards_of(manifest: Manifest, split: Split) -> list[Shard]:
+    return [shard for shard in manifest.shards if shard.name.startswith(f"{split}-")]
+
+
+def _check_size(path: Path, shard: Shard) -> None:
+    size = path.stat().st_size if path.is_file() else None
+    if size != shard.bytes:
+        found = (
+            "is missing" if size is None else f"has {size} bytes, its manifest says {shard.bytes}"
+        )
+        raise DataError(f"{path} {found}; delete {path.parent} and {_REMEDY}")

@@ -1,0 +1,397 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smallbench.data import prepare as prepare_module
+from smallbench.data import shards as shards_module
+from smallbench.data.config import PrepareConfig
+from smallbench.data.prepare import prepare, summary
+from smallbench.data.shards import Manifest, TokenRows, verify_shards
+from smallbench.errors import (
+    ConfigError,
+    ConflictError,
+    DataError,
+    InterruptedRunError,
+    UnavailableError,
+)
+from smallbench.storage.files import exclusive_lock
+
+SMALL_CHUNKS, SMALL_COMMITS, SMALL_SHARDS = 3000, 9000, 4096
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many chunks, commits and shards, even of a small corpus."""
+    monkeypatch.setattr(prepare_module, "CHUNK_BYTES", SMALL_CHUNKS)
+    monkeypatch.setattr(prepare_module, "COMMIT_BYTES", SMALL_COMMITS)
+    monkeypatch.setattr(shards_module, "SHARD_BYTES", SMALL_SHARDS)
+
+
+@pytest.fixture
+def config(corpus_file: Path, tokenizer_directory: Path) -> PrepareConfig:
+    return PrepareConfig(
+        corpus=str(corpus_file),
+        tokenizer=str(tokenizer_directory),
+        sequence_length=32,
+        eval_fraction=0.1,
+        min_characters=60,
+    )
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    """Every file with its bytes; the lock is no content."""
+    files = (p for p in directory.rglob("*") if p.is_file() and p.name != "lock")
+    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in files}
+
+
+def test_result_does_not_depend_on_the_number_of_workers(config: PrepareConfig, tmp_path: Path):
+    for tokenizer in ("wordpiece", config.tokenizer):
+        config = replace(config, tokenizer=tokenizer, vocab_size=500, tokenizer_sample_bytes=60_000)
+        results = []
+        for workers in (1, 2):
+            out = tmp_path / f"{Path(tokenizer).name}-{workers}"
+            prepare(config, out=out, workers=workers)
+            results.append(content(out))
+        assert results[0] == results[1]
+        assert len([name for name in results[0] if name.startswith("train-")]) > 2
+
+
+def test_every_document_is_accounted_for(
+    config: PrepareConfig, documents: list[str], tmp_path: Path
+):
+    manifest = prepare(config, out=tmp_path / "out", workers=1)
+    long_enough = [d for d in documents if len(d) >= config.min_characters]
+    counts = manifest.counts
+    assert counts["documents"] == len(documents)
+    assert counts["too_short"] == len(documents) - len(long_enough) > 0
+    assert counts["kept"] == len(set(long_enough))
+    assert counts["duplicates"] == len(long_enough) - len(set(long_enough)) > 0
+    assert counts["text_bytes"] == sum(len(d.encode()) for d in set(long_enough))
+    assert 0 < counts["kept_eval"] < 0.3 * counts["kept"]
+    positions = (manifest.sequence_length - 2) * sum(manifest.rows.values())
+    filled = counts["tokens"] + counts["overlap_tokens"] + counts["padding_tokens"]
+    assert positions == filled
+    assert min(counts["overlap_tokens"], counts["padding_tokens"], counts["padded_rows"]) > 0
+    assert "Next:" in summary(manifest, tmp_path)
+
+
+def test_rows_are_the_documents_in_order(
+    config: PrepareConfig, documents: list[str], tokenizer_directory: Path, tmp_path: Path
+):
+    from smallbench.data.cleaning import is_held_out, text_hash
+    from smallbench.data.tokenizer import Tokenizer
+
+    prepare(config, out=tmp_path / "out", workers=1)
+    tokenizer = Tokenizer.load(tokenizer_directory)
+    for split in ("train", "eval"):
+        rows = TokenRows(tmp_path / "out", split)  # type: ignore[arg-type]
+        stored = rows.take(np.arange(len(rows)))
+        next_row = 0
+        for text in dict.fromkeys(d for d in documents if len(d) >= config.min_characters):
+            if is_held_out(text_hash(text), config.eval_fraction) != (split == "eval"):
+                continue
+            [tokens] = tokenizer.encode_batch([text])
+            for start in range(0, len(tokens), 30):
+                start = max(0, min(start, len(tokens) - 30))
+                part = tokens[start : start + 30].tolist()
+                padding = [tokenizer.pad_id] * (30 - len(part))
+                expected = [tokenizer.cls_id, *part, tokenizer.sep_id, *padding]
+                assert stored[next_row].tolist() == expected
+                next_row += 1
+        assert next_row == len(rows)
+
+
+def test_repairs_and_skips_are_counted(config: PrepareConfig, documents, tmp_path: Path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(
+        "\n\n".join(documents[:20]).encode() + b"\n\n\x07\xff " + b"x " * 60
+    )
+    (folder / "b.txt").write_bytes(b"\0\1\2" * 1000)
+    manifest = prepare(replace(config, corpus=str(folder)), out=tmp_path / "out", workers=1)
+    counts = manifest.counts
+    assert (counts["decode_errors"], counts["control_characters"], counts["skipped"]) == (1, 1, 1)
+    assert manifest.skipped[0].startswith("b.txt: binary")
+
+
+DRIVER = f"""
+import sys
+from pathlib import Path
+from smallbench.config import from_dict
+from smallbench.data import prepare, shards
+from smallbench.data.config import PrepareConfig
+import json
+prepare.CHUNK_BYTES, prepare.COMMIT_BYTES = {SMALL_CHUNKS}, {SMALL_COMMITS}
+shards.SHARD_BYTES = {SMALL_SHARDS}
+commit = prepare.write_json
+def write_json(path, content):
+    # A point of commit is a line of output, at which the test may kill.
+    print("before", flush=True)
+    commit(path, content)
+    print("after", flush=True)
+    sys.stdin.readline()
+prepare.write_json = write_json
+if __name__ == "__main__":
+    config = from_dict(PrepareConfig, json.loads(sys.argv[1]))
+    prepare.prepare(config, out=Path(sys.argv[2]), workers=int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def driver(config: PrepareConfig, tmp_path: Path):
+    """Starts `prepare` in a process of its own, which waits for a line after each commit."""
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+
+    def start(out: Path, workers: int) -> subprocess.Popen[str]:
+        from smallbench.config import to_dict
+
+        arguments = [json.dumps(to_dict(config)), str(out), str(workers)]
+        return subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            start_new_session=True,
+        )
+
+    return start
+
+
+def reach_commit(process: subprocess.Popen[str], number: int, moment: str) -> bool:
+    """Let `process` run until just before or after its commit `number`; False if it ended."""
+    assert process.stdin
+    assert process.stdout
+    seen = 0
+    for line in process.stdout:
+        if line.strip() == moment:
+            seen += 1
+            if seen == number:
+                return True
+        if line.strip() == "after":
+            process.stdin.write("\n")
+            process.stdin.flush()
+    return False
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_commits_and_restarted_equals_uninterrupted(
+    config: PrepareConfig, driver, tmp_path: Path, moment: str
+):
+    prepare(config, out=tmp_path / "whole", workers=1)
+    out, kills = tmp_path / "killed", 0
+    # Each attempt gets further by some commits; the last ends by itself.
+    for attempt in range(20):
+        process = driver(out, 1)
+        if not reach_commit(process, 2 + 8 * attempt, moment):
+            assert process.wait() == 0
+            break
+        process.kill()
+        process.communicate()
+        kills += 1
+    assert kills >= 2
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_killed_at_random_moments_with_workers_equals_uninterrupted(
+    config: PrepareConfig, driver, tmp_path: Path
+):
+    prepare(config, out=tmp_path / "whole", workers=1)
+    out, source = tmp_path / "killed", random.Random(5)
+    for _ in range(3):
+        process = driver(out, 2)
+        if reach_commit(process, 2, "after"):
+            process.stdin.write("\n" * 50)  # run on, to be killed anywhere
+            process.stdin.flush()
+            time.sleep(source.uniform(0.0, 0.06))
+        process.kill()
+        process.communicate()  # ends only when the workers, which hold stdout, have ended too
+    prepare(config, out=out, workers=2)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_stop_commits_and_the_same_call_continues(config: PrepareConfig, tmp_path: Path):
+    prepare(config, out=tmp_path / "whole", workers=1)
+    out = tmp_path / "out"
+    for polls in (1, 4, 9):
+        countdown: Iterator[int] = iter(range(polls - 1))
+        with pytest.raises(InterruptedRunError, match="run the same command again"):
+            prepare(
+                config, out=out, workers=1, should_stop=lambda c=countdown: next(c, None) is None
+            )
+        assert not (out / "manifest.json").exists()
+        with pytest.raises(DataError, match="is not complete"):
+            TokenRows(out, "train")
+    prepare(config, out=out, workers=1)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_finished_directory_is_not_prepared_again(
+    config: PrepareConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    first = prepare(config, out=tmp_path / "out", workers=1)
+    before = content(tmp_path / "out")
+    again = prepare(config, out=tmp_path / "out", workers=2)
+    assert again == first
+    assert content(tmp_path / "out") == before
+    assert "already prepared" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_options_are_refused_by_name(config: PrepareConfig, tmp_path: Path, finished: bool):
+    out = tmp_path / "out"
+    if finished:
+        prepare(config, out=out, workers=1)
+    else:
+        with pytest.raises(InterruptedRunError):
+            prepare(config, out=out, workers=1, should_stop=lambda: True)
+    before = content(out)
+    with pytest.raises(ConfigError, match=r"sequence_length 32 → 64.*another --out"):
+        prepare(replace(config, sequence_length=64), out=out, workers=1)
+    assert content(out) == before
+
+
+def test_changed_source_is_refused(config: PrepareConfig, corpus_file: Path, tmp_path: Path):
+    copy = tmp_path / "corpus.txt"
+    copy.write_bytes(corpus_file.read_bytes())
+    config = replace(config, corpus=str(copy))
+    with pytest.raises(InterruptedRunError):
+        prepare(config, out=tmp_path / "out", workers=1, should_stop=lambda: True)
+    with copy.open("a") as stream:
+        stream.write("more")
+    with pytest.raises(ConfigError, match="delete"):
+        prepare(config, out=tmp_path / "out", workers=1)
+
+
+def test_foreign_directory_is_refused(config: PrepareConfig, tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match=r"thesis\.tex"):
+        prepare(config, out=tmp_path, workers=1)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_second_process_is_refused(config: PrepareConfig, tmp_path: Path):
+    with exclusive_lock(tmp_path / "lock", "taken"), pytest.raises(ConflictError, match="--out"):
+        prepare(config, out=tmp_path, workers=1)
+
+
+def test_missing_source_leaves_no_directory(config: PrepareConfig, tmp_path: Path):
+    with pytest.raises(DataError, match="does not exist"):
+        prepare(replace(config, corpus="nowhere.txt"), out=tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_corpus_of_short_documents_only_is_one_sentence(config: PrepareConfig, tmp_path: Path):
+    with pytest.raises(DataError, match="--min_characters=999999"):
+        prepare(replace(config, min_characters=999_999), out=tmp_path / "out", workers=1)
+
+
+def test_killed_worker_is_one_sentence_and_the_run_continues(config: PrepareConfig, tmp_path: Path):
+    out = tmp_path / "out"
+
+    def kill_children() -> bool:
+        for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+            name = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"spawn_main" in name:
+                os.kill(int(pid), signal.SIGKILL)
+        return False
+
+    if not Path("/proc/self/task").exists():
+        pytest.skip("finds the workers in /proc")
+    with pytest.raises(UnavailableError, match="--workers=2"):
+        prepare(config, out=out, workers=2, should_stop=kill_children)
+    prepare(config, out=out, workers=1)
+    prepare(config, out=tmp_path / "whole", workers=1)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_max_documents_reads_the_first_only(config: PrepareConfig, tmp_path: Path):
+    manifest = prepare(replace(config, max_documents=50), out=tmp_path / "out", workers=1)
+    assert manifest.counts["documents"] == 50
+
+
+def test_token_rows_take_any_rows_across_shards(config: PrepareConfig, tmp_path: Path):
+    manifest = prepare(config, out=tmp_path / "out", workers=1)
+    train = [s for s in manifest.shards if s.name.startswith("train-")]
+    assert len(train) > 2
+    whole = np.concatenate(
+        [np.fromfile(tmp_path / "out" / s.name, dtype="<u2").reshape(-1, 32) for s in train]
+    )
+    rows = TokenRows(tmp_path / "out", "train")
+    indices = np.random.default_rng(0).integers(0, len(rows), size=500)
+    taken = rows.take(indices)
+    assert taken.dtype == np.int64
+    assert np.array_equal(taken, whole[indices])
+    with pytest.raises(IndexError):
+        rows.take(np.array([len(rows)]))
+    with pytest.raises(IndexError):
+        rows.take(np.array([-1]))
+
+
+def test_damaged_directories_are_one_sentence(config: PrepareConfig, tmp_path: Path):
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match="does not exist"):
+        TokenRows(out, "train")
+    prepare(config, out=out, workers=1)
+    verify_shards(out)
+    shard = out / "train-00001.bin"
+    original = shard.read_bytes()
+    shard.write_bytes(bytes([original[0] ^ 1]) + original[1:])
+    TokenRows(out, "train")
+    with pytest.raises(DataError, match="SHA-256"):
+        verify_shards(out)
+    shard.write_bytes(original[:-2])
+    with pytest.raises(DataError, match=r"train-00001\.bin has .* bytes"):
+        TokenRows(out, "train")
+    shard.unlink()
+    with pytest.raises(DataError, match="is missing"):
+        TokenRows(out, "train")
+    (out / "manifest.json").write_text('{"schema_version": 1}')
+    with pytest.raises(DataError, match="is damaged"):
+        TokenRows(out, "train")
+
+
+def test_without_held_out_documents_there_is_no_entropy(config: PrepareConfig, tmp_path: Path):
+    manifest = prepare(replace(config, eval_fraction=0.0), out=tmp_path / "out", workers=1)
+    assert manifest.eval_unigram_entropy_nats is None
+    assert manifest == Manifest.read(tmp_path / "out")
+    with pytest.raises(DataError, match="no eval row"):
+        TokenRows(tmp_path / "out", "eval")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("sequence_length", 4), ("eval_fraction", 1.0), ("min_characters", 0)]
+)
+def test_impossible_options_are_refused(key: str, value: float):
+    with pytest.raises(ConfigError, match=key):
+        PrepareConfig(corpus="x", **{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.real_data
+def test_real_text_is_kept_whole(test_data: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.undo()
+    manifest = prepare(
+        PrepareConfig(
+            corpus=str(test_data / "corpus" / "enwiki_50mb.txt.xz"),
+            tokenizer=str(test_data / "vocab" / "bert_uncased" / "vocab.txt"),
+            max_documents=300,
+        ),
+        out=tmp_path / "out",
+    )
+    assert manifest.counts["kept"] == 300
+    assert manifest.counts["decode_errors"] == 0
+    unknown = TokenRows(tmp_path / "out", "train").take(np.arange(2000)) == 100
+    assert unknown.mean() < 0.001
