@@ -51,7 +51,7 @@ JOB = Job(
     run=run,
     examples=(
         "smallbench glue --model=runs/tiny/export --glue=glue_data --out=glue",
-        "smallbench glue --model=runs/tiny/export --glue=hub --out=glue --tasks=cola,sst2 --seeds=1",
+        "smallbench glue --model=runs/tiny/export --glue=hub --out=glue --tasks=cola --seeds=1,2",
     ),
 )
 

@@ -28,7 +28,7 @@ def run(options: Options) -> None:
     """Print the table, and write it where `--out` says."""
     from smallbench.glue.results import read_runs
     from smallbench.leaderboard.table import leaderboard_rows, render_markdown
-    from smallbench.storage import files
+    from smallbench import files
 
     runs = [run for folder in options.results for run in read_runs(folder)]
     table = render_markdown(leaderboard_rows(runs))

@@ -18,7 +18,7 @@ from smallbench.recipes import RECIPES
 from smallbench.train.config import PretrainConfig
 
 NEXT = """\
-That was a rehearsal: a toy corpus, a toy budget, sample tasks. The loss curve is {out}/run/loss.png.
+That was a rehearsal: a toy corpus, a toy budget, sample tasks. The loss curve: {out}/run/loss.png
 The same chain on real text and real GLUE:
 
   smallbench prepare --corpus=openwebtext.tar.xz --out=corpus     # or hub:Skylion007/openwebtext
@@ -40,11 +40,11 @@ class Options:
 
 
 def config(options: Options) -> PretrainConfig:
-    """`bert-tiny` with two layers and a quick rhythm."""
+    """`bert-tiny` with a quick rhythm."""
+    recipe: PretrainConfig = RECIPES["bert-tiny"]()
     return override_all(
-        RECIPES["bert-tiny"](),
+        recipe,
         {
-            "model.num_hidden_layers": 2,
             "train.max_steps": options.max_steps,
             "train.eval_every_steps": 100,
             "train.save_every_steps": 200,

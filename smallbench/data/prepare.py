@@ -42,7 +42,7 @@ from smallbench.data.shards import (
 from smallbench.data.tokenizer import Tokenizer, train_tokenizer
 from smallbench.data.workers import available_cpus, ordered_map
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
-from smallbench.storage.files import (
+from smallbench.files import (
     TEMPORARY_MARK,
     exclusive_lock,
     sync_directory,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from smallbench.config import from_dict, to_dict
 from smallbench.errors import DataError, SmallbenchError
-from smallbench.storage.files import sha256_file, sync_file, write_json
+from smallbench.files import sha256_file, sync_file, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from smallbench.data.word_cache import WordCache
 from smallbench.errors import ConfigError, DataError
-from smallbench.storage.files import write_json
+from smallbench.files import write_json
 
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BPE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # and <mask> last, as in RoBERTa

@@ -27,7 +27,7 @@ from smallbench.errors import (
 from smallbench.export.card import model_card
 from smallbench.export.convert import target_of
 from smallbench.models import ARCHITECTURES
-from smallbench.storage.files import temporary_sibling, write_json, write_text
+from smallbench.files import temporary_sibling, write_json, write_text
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig

@@ -26,7 +26,7 @@ from smallbench.errors import ConfigError, DataError
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.readers import TaskData
 from smallbench.glue.tasks import TASKS, Task, task_named
-from smallbench.storage import files
+from smallbench import files
 
 RESULT_FILE = "result.json"
 FORMAT = "smallbench-glue-run-1"

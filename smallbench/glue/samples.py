@@ -14,7 +14,7 @@ from random import Random
 from smallbench.errors import DataError
 from smallbench.glue.readers import SAMPLE_MARKER
 from smallbench.glue.tasks import TASKS, Split, Task
-from smallbench.storage import files
+from smallbench import files
 
 NUM_ROWS = {"train": 400, "dev": 100, "test": 100}
 """Rows by the first word of a split's name."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
+from smallbench.models.attention import attend
 from smallbench.models.config import BertConfig
 
 
@@ -57,12 +58,12 @@ class SelfAttention(nn.Module):
         B, L, D = hidden_BLD.shape
         qkv = self.qkv(hidden_BLD).view(B, L, 3, self.num_heads, D // self.num_heads)
         q_BHLd, k_BHLd, v_BHLd = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        context_BHLd = F.scaled_dot_product_attention(
+        context_BHLd = attend(
             q_BHLd,
             k_BHLd,
             v_BHLd,
-            attn_mask=mask_B11L,
-            dropout_p=self.dropout_prob if self.training else 0.0,
+            mask_B11L=mask_B11L,
+            dropout_prob=self.dropout_prob if self.training else 0.0,
         )
         mixed_BLD: Tensor = self.out(context_BHLd.transpose(1, 2).reshape(B, L, D))
         return mixed_BLD

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.errors import DataError
-from smallbench.storage.files import write_text
+from smallbench.files import write_text
 from smallbench.tracking.base import Record
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from smallbench.errors import DataError
-from smallbench.storage.files import (
+from smallbench.files import (
     TEMPORARY_MARK,
     sha256_file,
     sync_directory,

@@ -36,7 +36,7 @@ from smallbench.errors import ConfigError, InterruptedRunError
 from smallbench.models import ARCHITECTURES
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import Vocabulary, is_special, step_generator
-from smallbench.storage.files import exclusive_lock, write_json
+from smallbench.files import exclusive_lock, write_json
 from smallbench.tracking.base import Tracker
 from smallbench.tracking.console import Console
 from smallbench.tracking.jsonl import MetricsFile
@@ -293,6 +293,7 @@ class _Run:
         config = to_dict(self.config)
         corpus = {
             "tokenizer": self.rows.manifest.tokenizer.fingerprint,
+            "pad_id": self.rows.manifest.tokenizer.pad_id,
             "rows": len(self.rows),
             # Equal shards are equal data, wherever they lie.
             "shards": digest({s.name: s.sha256 for s in self.rows.manifest.shards}),

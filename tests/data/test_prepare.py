@@ -26,7 +26,7 @@ from smallbench.errors import (
     InterruptedRunError,
     UnavailableError,
 )
-from smallbench.storage.files import exclusive_lock
+from smallbench.files import exclusive_lock
 
 SMALL_CHUNKS, SMALL_COMMITS, SMALL_SHARDS = 3000, 9000, 4096
 

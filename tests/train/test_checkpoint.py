@@ -122,7 +122,7 @@ def test_killed_at_any_write_the_one_before_is_used_and_no_debris_stays(
     assert again.newest().step == (10 if committed else 5)
     left = {p.name for p in (tmp_path / "checkpoints").iterdir()}
     assert left == {f"step-{step:010d}" for step in again.steps()}
-    assert not [path for path in tmp_path.rglob("*.tmp-*")]
+    assert not list(tmp_path.rglob("*.tmp-*"))
     save(again, made, 10)
     assert again.newest().step == 10
 

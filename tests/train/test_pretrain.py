@@ -1,7 +1,6 @@
 """Whole runs on a real prepared corpus: what is interrupted ends as if it had not been."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from smallbench.config import override_all
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
 from smallbench.recipes import RECIPES
-from smallbench.storage.files import exclusive_lock
+from smallbench.files import exclusive_lock
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.pretrain import pretrain
@@ -24,6 +23,7 @@ VALUES = {
     "model.embedding_size": 16,
     "model.intermediate_size": 64,
     "model.num_hidden_layers": 2,
+    "model.max_position_embeddings": 32,
     "model.hidden_dropout_prob": 0.1,
     "model.attention_probs_dropout_prob": 0.1,
     "train.max_steps": 24,
@@ -134,9 +134,7 @@ def test_no_steps_give_the_initial_weights(corpus, tmp_path):
 def test_another_configuration_or_corpus_is_refused_by_name(corpus, tmp_path):
     pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"optim.learning_rate: 0.001 → 0.5"):
-        pretrain(
-            tiny(train__max_steps=0, optim__learning_rate=0.5), data=corpus, run_dir=tmp_path
-        )
+        pretrain(tiny(train__max_steps=0, optim__learning_rate=0.5), data=corpus, run_dir=tmp_path)
 
 
 def test_what_is_only_observed_may_change(corpus, tmp_path):
@@ -176,4 +174,4 @@ def test_what_contradicts_the_data_is_refused_before_anything_is_written(
 def test_a_missing_corpus_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="smallbench prepare"):
         pretrain(tiny(), data=tmp_path / "nothing", run_dir=tmp_path / "run")
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())

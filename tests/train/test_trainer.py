@@ -1,6 +1,7 @@
 """The laws of the training loop."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -192,8 +193,8 @@ def test_schedule_rises_to_its_peak_and_decays_to_zero():
     assert factors[0] == pytest.approx(1 / 11)
     assert max(factors) == factors[10] == 1.0
     assert factors[100] == 0
-    assert all(a < b for a, b in zip(factors[:10], factors[1:11], strict=True))
-    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a < b for a, b in pairwise(factors[:11]))
+    assert all(a > b for a, b in pairwise(factors[10:]))
 
 
 def test_norms_and_biases_do_not_decay():

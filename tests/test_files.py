@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smallbench.errors import ConflictError, ExitCode
-from smallbench.storage import files
+from smallbench import files
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -50,7 +50,7 @@ def test_a_writer_killed_in_the_middle_keeps_the_old_content(tmp_path: Path) -> 
     path = tmp_path / "a.txt"
     files.write_text(path, "old")
     program = (
-        "import os, sys; from pathlib import Path; from smallbench.storage import files\n"
+        "import os, sys; from pathlib import Path; from smallbench import files\n"
         "with files.atomic_writer(Path(sys.argv[1])) as stream:\n"
         "    stream.write(b'new'); stream.flush(); os._exit(9)\n"
     )
@@ -84,7 +84,7 @@ def test_temporary_names_differ_and_stay_in_the_folder(tmp_path: Path) -> None:
 def test_a_lock_has_one_holder_and_is_free_after_it_died(tmp_path: Path) -> None:
     lock = tmp_path / "run" / "lock"
     program = (
-        "import sys; from pathlib import Path; from smallbench.storage import files\n"
+        "import sys; from pathlib import Path; from smallbench import files\n"
         "with files.exclusive_lock(Path(sys.argv[1]), 'taken'):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )

@@ -1,1 +1,0 @@
-"""Where runs, shards and exports are kept."""
