@@ -497,6 +497,8 @@ def _exit_code_of(error: OSError) -> ExitCode | None:
         errno.EDQUOT,
     }:
         return ExitCode.UNAVAILABLE
+    if isinstance(error, ConnectionError | TimeoutError):
+        return ExitCode.UNAVAILABLE
     return None
 
 

@@ -39,9 +39,6 @@ TRAINING = (
 OPTIONAL = {
     "matplotlib": "loss curves",
     "huggingface-hub": "export --push",
-    "boto3": "S3 storage",
-    "deepspeed": "the DeepSpeed engine",
-    "wandb": "tracking in W&B",
 }
 GIB = 1 << 30
 

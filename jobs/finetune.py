@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.base import Job
-from smallbench.config import option
+from smallbench.config import option, require
 from smallbench.glue.config import FinetuneConfig
 
 
@@ -25,10 +25,15 @@ class Options(FinetuneConfig):
     out: Path = option(help="where results are stored; finished runs are not repeated")
     seed: int = option(1, help="head, batches and dropout")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.seed >= 0, "seed", self.seed, "at least 0")
+
 
 def run(options: Options) -> None:
     """One run, and its scores."""
-    from smallbench.glue.finetune import Encoder, run_grid
+    from smallbench.glue.encoder import Encoder
+    from smallbench.glue.finetune import run_grid
     from smallbench.glue.readers import load_task
     from smallbench.glue.tasks import task_named
     from smallbench.train.stop import StopRequest

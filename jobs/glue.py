@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.base import Job
-from smallbench.config import option
+from smallbench.config import option, require
 from smallbench.glue.config import FinetuneConfig
 
 
@@ -25,10 +25,19 @@ class Options(FinetuneConfig):
     tasks: tuple[str, ...] | None = option(None, help="none: every task that --glue has")
     seeds: tuple[int, ...] = option((1, 2, 3), help="one run for each task and seed")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("seeds", "tasks"):
+            values = getattr(self, name)
+            different = values is None or 0 < len(values) == len(set(values))
+            require(different, name, values, "at least one, none twice")
+        require(min(self.seeds) >= 0, "seeds", self.seeds, "at least 0")
+
 
 def run(options: Options) -> None:
     """All runs, then the table."""
-    from smallbench.glue.finetune import Encoder, run_grid
+    from smallbench.glue.encoder import Encoder
+    from smallbench.glue.finetune import run_grid
     from smallbench.glue.readers import available_tasks, load_task
     from smallbench.glue.results import results_table, summarize
     from smallbench.glue.tasks import task_named

@@ -26,9 +26,9 @@ class Options:
 
 def run(options: Options) -> None:
     """Print the table, and write it where `--out` says."""
+    from smallbench import files
     from smallbench.glue.results import read_runs
     from smallbench.leaderboard.table import leaderboard_rows, render_markdown
-    from smallbench import files
 
     runs = [run for folder in options.results for run in read_runs(folder)]
     table = render_markdown(leaderboard_rows(runs))

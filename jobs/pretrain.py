@@ -2,8 +2,8 @@
 
 A recipe is a complete configuration; every value of it can be overridden as --SECTION.KEY=VALUE.
 The run directory holds the checkpoints, metrics.jsonl and the loss curve. Ctrl-C or SIGTERM saves
-and ends with exit code 75; the same command then continues, and ends with exactly the weights that
-it would have had.
+and ends with exit code 75; the same command then continues, and on the same machine ends with
+exactly the weights that it would have had.
 """
 
 from __future__ import annotations

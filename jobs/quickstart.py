@@ -59,7 +59,8 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.data.prepare import prepare, summary
     from smallbench.export.huggingface import export
     from smallbench.glue.config import FinetuneConfig
-    from smallbench.glue.finetune import Encoder, run_grid
+    from smallbench.glue.encoder import Encoder
+    from smallbench.glue.finetune import run_grid
     from smallbench.glue.readers import load_task
     from smallbench.glue.samples import write_sample_glue
     from smallbench.glue.tasks import TASKS
@@ -92,7 +93,12 @@ def run(options: Options, config: PretrainConfig) -> None:
         results = run_grid(
             Encoder(str(model)),
             [load_task(task, samples) for task in TASKS.values()],
-            FinetuneConfig(epochs=5, learning_rate=5e-4),
+            FinetuneConfig(
+                epochs=5,
+                learning_rate=5e-4,
+                device=config.train.device,
+                precision=config.train.precision,
+            ),
             seeds=[1],
             out=out / "glue",
             should_stop=stop,

@@ -284,3 +284,9 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def require(condition: bool, key: str, value: Any, expected: str) -> None:
+    """Raise `ConfigError` naming key, value and expectation unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{key}={value!r} is out of range; expected {expected}")

@@ -73,7 +73,7 @@ class DivergedError(SmallbenchError):
 
 
 class InterruptedRunError(SmallbenchError):
-    """The run was asked to stop; `exit_code` says whether it was saved first."""
+    """The run was asked to stop, and the same command goes on from what was stored."""
 
     exit_code = ExitCode.INTERRUPTED
 

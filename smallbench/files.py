@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
-from smallbench.errors import ConflictError
+from smallbench.errors import ConflictError, DataError
 
 TEMPORARY_MARK = ".tmp-"
 """Infix of files and directories that are not finished; anything with it may be deleted."""
@@ -38,7 +38,7 @@ def temporary_sibling(path: Path) -> Path:
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears at `path`, whole and flushed, when the block ends without error."""
+    """A binary file that appears at `path`, whole and flushed, if the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(path)
     try:
@@ -66,6 +66,17 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON with a final newline to `path` atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises `DataError` naming the file where it is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object")
+    return content
 
 
 def sha256_file(path: Path) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from smallbench.errors import ConflictError, ExitCode
 from smallbench import files
+from smallbench.errors import ConflictError, ExitCode
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"smallbench.errors"},
     {"smallbench.registry"},
-    {"smallbench.config", "smallbench.batch"},
-    {"smallbench.storage", "smallbench.tracking"},
+    {"smallbench.config", "smallbench.batch", "smallbench.files"},
+    {"smallbench.tracking", "smallbench.storage"},
     {"smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},
     {"smallbench.train"},

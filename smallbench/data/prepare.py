@@ -51,6 +51,8 @@ from smallbench.files import (
     write_json,
 )
 
+BERT_VOCAB_SIZE = 30_522  # of the public BERT-uncased vocabulary
+
 CHUNK_BYTES = 4 << 20
 """Raw text that a worker gets at a time."""
 COMMIT_BYTES = 64 << 20
@@ -118,7 +120,9 @@ def summary(manifest: Manifest, out: Path) -> str:
     repaired = f"{c['decode_errors']:,} decoding errors and {c['control_characters']:,} controls"
     lines.append(f"repaired: {repaired}")
     lines += [f"skipped: {name}" for name in manifest.skipped[:5]]
-    lines.append(f"Next:\n  smallbench pretrain bert-small --data={out} --run_dir=runs/bert-small")
+    # The paper's recipe wants the paper's vocabulary; the tiny one takes any.
+    recipe = "bert-small" if manifest.tokenizer.vocab_size == BERT_VOCAB_SIZE else "bert-tiny"
+    lines.append(f"Next:\n  smallbench pretrain {recipe} --data={out} --run_dir=runs/{recipe}")
     return "\n".join(lines)
 
 

@@ -227,8 +227,13 @@ def unigram_entropy(
         for start in range(0, len(tokens), 1 << 20):
             counts += np.bincount(tokens[start : start + (1 << 20)], minlength=vocab_size)
     counts[list(special_ids)] = 0
-    shares = counts[counts > 0] / max(1, counts.sum())
-    return float(-(shares * np.log(shares)).sum()) if len(shares) else None
+    return entropy_of_counts(counts) if counts.any() else None
+
+
+def entropy_of_counts(counts: NDArray[np.int64]) -> float:
+    """Entropy in nats of the distribution that `counts` [V] are draws of."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def _shards_of(manifest: Manifest, split: Split) -> list[Shard]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from smallbench.export.convert import target_of
@@ -26,7 +27,7 @@ A small language encoder, pretrained from scratch with
 |---|---|
 | recipe | `{recipe}` |
 | objective | {objective} |
-| data | {rows:,} rows of {length} tokens, corpus `{shards}` |
+| data | `{source}`: {rows:,} rows of {length} tokens, shards `{shards}` |
 | trained | {steps:,} steps, {tokens:,} tokens, {hours:.2f} hours |
 | precision, device | {precision}, {device} |
 | held-out loss | {held_out} |
@@ -65,12 +66,17 @@ def model_card(
 ) -> str:
     """Markdown with the front matter that the hub reads."""
     target = target_of(config.model)
-    model, attempt, progress = config.model, run["attempts"][-1], manifest["progress"]
+    model, progress = config.model, manifest["progress"]
+    attempt = run["attempts"][manifest["attempt"] - 1]  # the one that saved these weights
+    source = run["corpus"]["source"]
+    if "/" in source and not source.startswith("hub:"):
+        source = Path(source).name  # where it lay on that machine is nobody's business
     why = WHY_BERT if target.model_type == "bert" else WHY_ELECTRA
     return TEMPLATE.format(
         architecture=model.architecture,
         recipe=config.recipe,
         objective=config.objective.objective,
+        source=source,
         rows=run["corpus"]["rows"],
         length=config.sequence_length,
         shards=run["corpus"]["shards"][:16],

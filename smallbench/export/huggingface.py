@@ -6,7 +6,6 @@ What is written loads with `AutoTokenizer`, `AutoModelForMaskedLM` and
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -26,8 +25,8 @@ from smallbench.errors import (
 )
 from smallbench.export.card import model_card
 from smallbench.export.convert import target_of
+from smallbench.files import read_json, temporary_sibling, write_json, write_text
 from smallbench.models import ARCHITECTURES
-from smallbench.files import temporary_sibling, write_json, write_text
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
@@ -49,8 +48,9 @@ def load_run(run_dir: Path) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]
         raise DataError(
             f"{run_dir} holds no run (no run.json); give the --run_dir of a pretraining"
         )
-    run = json.loads(path.read_text())
-    checkpoint = CheckpointStore(run_dir).newest()
+    run = read_json(path)
+    # Only reading: the run may be going on, and what is damaged is its trainer's to set aside.
+    checkpoint = CheckpointStore(run_dir).newest(set_aside=False)
     if checkpoint is None:
         raise DataError(f"the run in {run_dir} has no checkpoint yet; let it reach its first save")
     return run, from_dict(PretrainConfig, run["config"]), checkpoint
@@ -63,12 +63,15 @@ def export(run_dir: Path, out: Path, *, push: str | None = None) -> float:
     the Hugging Face hub to publish to.
     """
     run, config, checkpoint = load_run(run_dir)
+    if push is not None:
+        _check_repository(push)
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise ConfigError(f"{out} is not empty and holds no earlier export; choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(out)
     try:
         shutil.copytree(run_dir / "tokenizer", temporary)
+        _set_length(temporary / "tokenizer_config.json", config.model.max_position_embeddings)
         difference = write_model(
             config, checkpoint, temporary, pad_token_id=run["corpus"]["pad_id"]
         )
@@ -85,17 +88,24 @@ def export(run_dir: Path, out: Path, *, push: str | None = None) -> float:
                 "logit_difference": difference,
             },
         )
-        held_out = [r for r in read_metrics(run_dir / "metrics.jsonl") if r["event"] == "eval"]
+        held_out = [
+            record
+            for record in read_metrics(run_dir / "metrics.jsonl")
+            if record["event"] == "eval" and record["step"] <= checkpoint.step
+        ]
         card = model_card(run, config, checkpoint.manifest, held_out[-1] if held_out else None)
         write_text(temporary / "README.md", card)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
+        _replace(out, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     if push is not None:
         _push(out, push)
     return difference
+
+
+def _set_length(tokenizer_config: Path, length: int) -> None:
+    """Tell the tokenizer how many positions this model has."""
+    write_json(tokenizer_config, read_json(tokenizer_config) | {"model_max_length": length})
 
 
 def write_model(
@@ -152,11 +162,43 @@ def logit_difference(ours: Any, theirs: Any, config: PretrainConfig) -> float:
     return float((logits_BLV - expected_BLV)[mask_BL].abs().max())
 
 
+def _check_repository(name: str) -> None:
+    """Before any work: is `name` a repository's?"""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(f"--push={name!r} is no ORG/NAME ({error})") from None
+
+
+def _replace(out: Path, temporary: Path) -> None:
+    """Put `temporary` in the place of `out`; refuse where that would take anything else along."""
+    if out.exists():
+        written = {path.name for path in temporary.iterdir()}
+        foreign = {path.name for path in out.iterdir()} - written
+        if foreign:
+            raise ConfigError(
+                f"{out} holds {sorted(foreign)[0]!r}, which no export wrote; move it away, or "
+                "choose another --out"
+            )
+        shutil.rmtree(out)
+    temporary.rename(out)
+
+
 def _push(directory: Path, repository: str) -> None:
     """Publish `directory` to the Hugging Face hub."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
+    # The hub's client raises its HTTP library's errors where there is no answer; the library is
+    # another one in other releases, but always an ancestor of this error.
+    no_answer = tuple(
+        ancestor
+        for ancestor in HfHubHTTPError.__mro__
+        if ancestor.__name__ == "HTTPError" or ancestor is OSError
+    )
     api = HfApi()
     try:
         api.create_repo(repository, exist_ok=True)
@@ -170,8 +212,8 @@ def _push(directory: Path, repository: str) -> None:
                 f"the hub refused to publish to {repository!r} ({status}); use a token with write "
                 "access to it in HF_TOKEN"
             ) from None
-        raise UnavailableError(f"the hub answered {status} for {repository!r}; try again") from None
-    except OSError as error:
+        raise UnavailableError(f"the hub answered {status} to {repository!r}; try again") from None
+    except no_answer as error:
         raise UnavailableError(
             f"the hub could not be reached ({error}); the export is complete in {directory}, "
             f"publish it later with 'hf upload {repository} {os.fspath(directory)}'"

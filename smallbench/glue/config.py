@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smallbench.config import option
+from smallbench.config import option, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +24,13 @@ class FinetuneConfig:
     max_train_examples: int | None = option(None, help="only the first rows of train: a quick look")
     device: str = option("auto", help="auto, cpu or cuda")
     precision: str = option("auto", help="auto, bf16, fp16 or fp32")
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "at least 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        require(self.clip_norm > 0, "clip_norm", self.clip_norm, "over 0")
+        key = "warmup_fraction"
+        require(0 <= self.warmup_fraction < 1, key, self.warmup_fraction, "at least 0, under 1")
+        for name in ("epochs", "batch_size", "max_length", "max_train_examples"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "at least 1")

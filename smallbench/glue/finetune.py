@@ -7,11 +7,8 @@ dropout as the model's configuration has it, the last step's weights, one evalua
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from smallbench.errors import ConfigError, DataError, InterruptedRunError, UnavailableError
+from smallbench.errors import ConfigError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.display import GridDisplay
+from smallbench.glue.encoder import Encoder
 from smallbench.glue.features import EpochBatches, Features, tokenize
 from smallbench.glue.readers import TaskData
 from smallbench.glue.results import (
@@ -42,115 +40,6 @@ from smallbench.train.schedule import linear_decay
 from smallbench.train.trainer import Progress, StepResult, Trainer
 
 
-class Encoder:
-    """A Hugging Face encoder by directory or hub id, from which each run starts afresh."""
-
-    def __init__(self, name: str, *, random_init: bool = False) -> None:
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-        self.path, self.random_init = name, random_init
-        self.name = display_name(name)
-        with _explained(name):
-            self.config = AutoConfig.from_pretrained(name)
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
-            model = (
-                AutoModel.from_config(self.config)
-                if random_init
-                else AutoModel.from_pretrained(name)
-            )
-        for architecture in self.config.architectures or ():
-            if architecture.endswith("ForSequenceClassification"):
-                raise ConfigError(
-                    f"{name} is already fine-tuned ({architecture}); its head may order labels "
-                    "differently and its scores would not be comparable; give the encoder itself"
-                )
-        if not self.tokenizer.is_fast or self.tokenizer.pad_token_id is None:
-            raise ConfigError(f"{name} has no fast tokenizer with a padding token")
-        self.num_parameters = sum(p.numel() for p in model.parameters())
-        self.sha256 = "" if random_init else weights_sha256(model)
-
-    def classifier(self, task: Task) -> torch.nn.Module:
-        """The encoder with a fresh head for `task`; draws from PyTorch's global generator."""
-        from transformers import AutoConfig, AutoModelForSequenceClassification
-
-        names = task.label_names or ("score",)
-        labels = {
-            "num_labels": len(names),
-            "id2label": dict(enumerate(names)),
-            "label2id": {label: i for i, label in enumerate(names)},
-            "problem_type": ("regression" if task.is_regression else "single_label_classification"),
-        }
-        if self.random_init:
-            config = AutoConfig.from_pretrained(self.path, **labels)
-            model = AutoModelForSequenceClassification.from_config(config)
-        else:
-            with _quiet_transformers():  # it warns that the head is new, which is the point
-                model = AutoModelForSequenceClassification.from_pretrained(
-                    self.path, dtype=torch.float32, **labels
-                )
-        assert isinstance(model, torch.nn.Module)
-        return model
-
-
-def display_name(model: str) -> str:
-    """How tables name a model: an export by its recipe, run and step, anything else as given.
-
-    So a result does not change its name with the directory that the model was read from.
-    """
-    marker = Path(model) / "smallbench.json"
-    if not marker.is_file():
-        return model
-    export = json.loads(marker.read_text())
-    return f"{export['config']['recipe']} (run {export['run_id']}, step {export['step']:,})"
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """A fingerprint of a model's weights, whatever file format they came from."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        sha.update(f"{name} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.float().contiguous().numpy().tobytes())
-    return sha.hexdigest()
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Say in one sentence why a model cannot be loaded."""
-    path = Path(name)
-    if (path.is_absolute() or name.startswith(".")) and not path.is_dir():
-        raise DataError(
-            f"model {name!r} is no directory; expected the --out of 'smallbench export'"
-        )
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise DataError(
-            f"{name} holds no Hugging Face model (no config.json); expected the --out of "
-            "'smallbench export' (a --run_dir must be exported first)"
-        )
-    try:
-        with _quiet_transformers():
-            yield
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        kind = DataError if path.is_dir() else UnavailableError
-        raise kind(
-            f"model {name!r} cannot be loaded ({first_line}); expected a directory that "
-            "'smallbench export' wrote, or the id of a model on the Hugging Face hub"
-        ) from None
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-
-
 def settings_for(
     encoder: Encoder, data: TaskData, config: FinetuneConfig, *, seed: int
 ) -> RunSettings:
@@ -165,10 +54,30 @@ def settings_for(
         epochs=num_epochs(data.task, config),
         batch_size=config.batch_size,
         max_length=config.max_length,
+        weight_decay=config.weight_decay,
+        warmup_fraction=config.warmup_fraction,
+        clip_norm=config.clip_norm,
+        precision=choose_precision(config.precision, choose_device(config.device)),
         max_train_examples=config.max_train_examples,
         is_sample=data.is_sample,
         random_init=encoder.random_init,
     )
+
+
+def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> dict[str, Features]:
+    """Every split of a task, tokenised for `encoder`.
+
+    Raises `ConfigError` where `max_length` is more than the encoder has positions for.
+    """
+    if encoder.max_length is not None and config.max_length > encoder.max_length:
+        raise ConfigError(
+            f"max_length {config.max_length} is over the {encoder.max_length} positions of "
+            f"{encoder.name}; set --max_length={encoder.max_length}"
+        )
+    return {
+        name: tokenize(examples, encoder.tokenizer, max_length=config.max_length)
+        for name, examples in data.splits.items()
+    }
 
 
 def finetune(
@@ -178,20 +87,19 @@ def finetune(
     *,
     seed: int,
     out: Path,
+    features: Mapping[str, Features] | None = None,
     on_progress: Callable[[float], None] = lambda fraction: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
     """Fine-tune `encoder` on `data.task` and store the run below `out`.
 
-    `on_progress` is told the fraction of steps done. Raises `InterruptedRunError` when
-    `should_stop` turned true; nothing is stored of a run that did not end.
+    `features` are the tokenised splits, where the caller has them; `on_progress` is told the
+    fraction of steps done. Raises `InterruptedRunError` when `should_stop` turned true; nothing is
+    stored of a run that did not end.
     """
     settings = settings_for(encoder, data, config, seed=seed)
     task = data.task
-    features = {
-        name: tokenize(examples, encoder.tokenizer, max_length=config.max_length)
-        for name, examples in data.splits.items()
-    }
+    features = features or tokenize_task(encoder, data, config)
     train = features["train"].first(config.max_train_examples)
     device = choose_device(config.device)
     torch.manual_seed(seed)
@@ -295,18 +203,22 @@ def run_grid(
     runs = [(data, seed) for data in tasks for seed in seeds]
     results = []
     with GridDisplay([num_training_examples(data, config) for data, _ in runs]) as display:
+        tokenized: tuple[str, dict[str, Features]] = ("", {})
         for data, seed in runs:
             name = f"{data.task.title} seed {seed}"
             settings = settings_for(encoder, data, config, seed=seed)
             result = find_run(run_directory(out, settings), settings, data_sha256=data.sha256)
             was_stored = result is not None
             if result is None:
+                if tokenized[0] != data.task.name:  # once for all seeds of a task
+                    tokenized = (data.task.name, tokenize_task(encoder, data, config))
                 result = finetune(
                     encoder,
                     data,
                     config,
                     seed=seed,
                     out=out,
+                    features=tokenized[1],
                     on_progress=partial(display.step, name),
                     should_stop=should_stop,
                 )

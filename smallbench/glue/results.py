@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smallbench import config
+from smallbench import config, files
 from smallbench.errors import ConfigError, DataError
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.readers import TaskData
 from smallbench.glue.tasks import TASKS, Task, task_named
-from smallbench import files
 
 RESULT_FILE = "result.json"
 FORMAT = "smallbench-glue-run-1"
@@ -50,6 +49,11 @@ class RunSettings:
     epochs: int
     batch_size: int
     max_length: int
+    weight_decay: float
+    warmup_fraction: float
+    clip_norm: float
+    precision: str
+    """What it ran in: `fp32`, `bf16` or `fp16`."""
     protocol: str = "single"
     """`single`: one learning rate, given by the user; declared names for everything else."""
     max_train_examples: int | None = None

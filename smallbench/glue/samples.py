@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from smallbench import files
 from smallbench.errors import DataError
 from smallbench.glue.readers import SAMPLE_MARKER
 from smallbench.glue.tasks import TASKS, Split, Task
-from smallbench import files
 
 NUM_ROWS = {"train": 400, "dev": 100, "test": 100}
 """Rows by the first word of a split's name."""

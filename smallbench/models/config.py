@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from smallbench.config import require
 from smallbench.errors import ConfigError
 
 
@@ -32,6 +33,19 @@ class BertConfig:
     vocab_size_multiple: int = 64  # embedding rows are padded to it: aligned matrix products
 
     def __post_init__(self) -> None:
+        for name in (
+            "embedding_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "vocab_size_multiple",
+        ):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require(self.type_vocab_size >= 2, "model.type_vocab_size", self.type_vocab_size, "2")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "[0, 1)")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"model.hidden_size {self.hidden_size} is not divisible by "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from smallbench.config import require
 from smallbench.errors import ConfigError
 
 
@@ -20,16 +21,15 @@ class MaskedLMConfig:
     two_segment_fraction: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_fraction < 1:
-            raise ConfigError(f"objective.mask_fraction {self.mask_fraction} is not in (0, 1)")
-        if not 0 <= self.mask_token_fraction + self.random_token_fraction <= 1:
+        key = "objective.mask_fraction"
+        require(0 < self.mask_fraction < 1, key, self.mask_fraction, "over 0 and under 1")
+        for name in ("mask_token_fraction", "random_token_fraction", "two_segment_fraction"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"objective.{name}", value, "0 to 1")
+        if self.mask_token_fraction + self.random_token_fraction > 1:
             raise ConfigError(
                 f"objective.mask_token_fraction {self.mask_token_fraction} and "
                 f"objective.random_token_fraction {self.random_token_fraction} add up to over 1"
-            )
-        if not 0 <= self.two_segment_fraction <= 1:
-            raise ConfigError(
-                f"objective.two_segment_fraction {self.two_segment_fraction} is not in [0, 1]"
             )
 
 

@@ -28,8 +28,9 @@ class Console:
             print(json.dumps(dict(record)), flush=True)
         elif record["event"] == "train":
             self._bar.set_postfix_str(
-                f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s, "
-                f"MFU {record['mfu']:.0%}, lr {record['learning_rate']:.2e}",
+                f"loss {_show(record['loss'], '.3f')}, "
+                f"{_show(record['tokens_per_second'], ',.0f')} tokens/s, "
+                f"MFU {_show(record['mfu'], '.0%')}, lr {_show(record['learning_rate'], '.2e')}",
                 refresh=False,
             )
             self._bar.update(record["step"] - self._bar.n)
@@ -43,3 +44,8 @@ class Console:
         """Leave the bar's last state on the screen."""
         if self._bar is not None:
             self._bar.close()
+
+
+def _show(value: float | None, style: str) -> str:
+    """A number, or a dash for one that was not finite or not measured."""
+    return "–" if value is None else format(value, style)

@@ -31,8 +31,11 @@ class MetricsFile:
     A resumed run repeats the steps since its checkpoint, and their records with them.
     """
 
-    def __init__(self, path: Path, *, from_step: int = 0) -> None:
-        kept = [r for r in read_metrics(path) if r["step"] <= from_step] if from_step else []
+    def __init__(self, path: Path, *, from_step: int | None = None) -> None:
+        """`from_step` is where a resumed run stands; None is a new run with an empty file."""
+        kept: list[dict[str, Any]] = []
+        if from_step is not None:
+            kept = [record for record in read_metrics(path) if record["step"] <= from_step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._stream = path.open("a")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from smallbench.files import atomic_writer
 from smallbench.tracking.jsonl import read_metrics
 
 
@@ -30,4 +31,5 @@ def plot_loss(metrics: Path, out: Path, *, title: str) -> None:
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(out, dpi=150)
+    with atomic_writer(out) as stream:
+        figure.savefig(stream, format="png", dpi=150)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from smallbench.batch import Batch
 from smallbench.objectives.base import Objective
-from smallbench.tracking.base import Record, Tracker
+from smallbench.tracking.base import Tracker
 from smallbench.train.engine import Engine
 from smallbench.train.trainer import Progress, StepResult, add_means, count_targets
 
@@ -20,9 +20,8 @@ from smallbench.train.trainer import Progress, StepResult, add_means, count_targ
 class LogTraining:
     """Every `every_steps`, one record of what happened since the last one.
 
-    Losses are means over the steps between; they are read from the device only then, so that the
-    device need not wait for the host in each step. What is collected and not yet logged belongs to
-    the run's state, so that a resumed run logs the same means.
+    Losses are means over the steps between; they are read from the device only then. What is
+    collected and not yet logged belongs to the run's state, so that a resumed run logs the same.
     """
 
     def __init__(
@@ -132,25 +131,25 @@ class HeldOutLoss:
         """Evaluate at the interval and at the end."""
         if progress.step % self._every_steps and progress.step != self._num_steps:
             return
-        record = self.record(progress)
-        for tracker in self._trackers:
-            tracker.log(record)
+        self.log(progress)
 
-    def record(self, progress: Progress) -> Record:
+    def log(self, progress: Progress) -> None:
         """Evaluate now."""
         start = time.perf_counter()
         means = evaluate(self._objective, self._engine, self._batches)
         weights = self._objective.weights
-        return {
+        record = {
             "event": "eval",
             "step": progress.step,
             "tokens": progress.num_tokens,
             "train_seconds": progress.train_seconds,
-            "loss": sum(weight * means[f"{term}_loss"] for term, weight in weights.items()),
-            **means,
+            "loss": finite_or_none(sum(w * means[f"{term}_loss"] for term, w in weights.items())),
+            **{name: finite_or_none(value) for name, value in means.items()},
             "unigram_entropy": self._unigram_entropy,
             "eval_seconds": time.perf_counter() - start,
         }
+        for tracker in self._trackers:
+            tracker.log(record)
 
 
 class SaveEvery:

@@ -9,7 +9,6 @@ nothing that looks like a checkpoint, and a damaged one is passed over.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from smallbench.errors import DataError
 from smallbench.files import (
     TEMPORARY_MARK,
+    read_json,
     sha256_file,
     sync_directory,
     sync_file,
@@ -123,14 +123,21 @@ class CheckpointStore:
         self._commits.mkdir(exist_ok=True)
         write_json(
             self._commits / f"{step_name(step)}.json",
-            {"schema_version": SCHEMA_VERSION, **manifest, "directory": directory, "files": files},
+            {
+                "schema_version": SCHEMA_VERSION,
+                **manifest,
+                "attempt": self._attempt,
+                "directory": directory,
+                "files": files,
+            },
         )
         self._prune()
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, *, set_aside: bool = True) -> Checkpoint | None:
         """The newest checkpoint that is whole; None where none was ever committed.
 
-        A damaged one is set aside, loudly. Raises `DataError` when all are damaged.
+        A damaged one is passed over, loudly, and set aside unless the caller only reads. Raises
+        `DataError` when all are damaged.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -138,8 +145,9 @@ class CheckpointStore:
             try:
                 return self._verified(commit)
             except DataError as error:
-                commit.rename(commit.with_suffix(".json.damaged"))
-                print(f"checkpoint of step {step} is damaged and set aside: {error}",
+                if set_aside:
+                    commit.rename(commit.with_suffix(".json.damaged"))
+                print(f"checkpoint of step {step} is damaged and passed over: {error}",
                       file=sys.stderr)  # fmt: skip
         # Set aside by an earlier start, they are still no reason to begin again in silence.
         if steps or any(self._commits.glob("*.damaged")):
@@ -163,12 +171,11 @@ class CheckpointStore:
             unfinished.unlink()
 
     def _verified(self, commit: Path) -> Checkpoint:
+        manifest = read_json(commit)
         try:
-            manifest = json.loads(commit.read_text())
-            directory = self._data.parent / manifest["directory"]
-            files = manifest["files"]
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{commit} cannot be read ({error})") from None
+            directory, files = self._data.parent / manifest["directory"], manifest["files"]
+        except KeyError as error:
+            raise DataError(f"{commit} has no {error}") from None
         for name, expected in files.items():
             path = directory / name
             if not path.is_file():

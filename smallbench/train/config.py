@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from smallbench.config import option
+from smallbench.config import option, require
 from smallbench.errors import ConfigError
 from smallbench.models.config import BertConfig, ModelConfig
 from smallbench.objectives.config import MaskedLMConfig, ObjectiveConfig
@@ -21,6 +21,14 @@ class OptimConfig:
     weight_decay: float = 0.01
     clip_norm: float = option(1.0, help="largest norm of the gradient of all parameters together")
 
+    def __post_init__(self) -> None:
+        require(self.learning_rate >= 0, "optim.learning_rate", self.learning_rate, "at least 0")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"optim.{name}", getattr(self, name), "[0, 1)")
+        for name in ("epsilon", "clip_norm"):
+            require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "over 0")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -29,8 +37,8 @@ class ScheduleConfig:
     warmup_fraction: float = option(0.01, help="part of the steps in which the rate rises")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup_fraction < 1:
-            raise ConfigError(f"schedule.warmup_fraction {self.warmup_fraction} is not in [0, 1)")
+        key = "schedule.warmup_fraction"
+        require(0 <= self.warmup_fraction < 1, key, self.warmup_fraction, "at least 0, under 1")
 
 
 @dataclass(frozen=True)
@@ -57,16 +65,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in (
             "global_batch_size",
-            "rows_per_forward",
+            "num_eval_rows",
+            "max_nonfinite_steps",
             "log_every_steps",
             "eval_every_steps",
             "save_every_steps",
             "keep_last",
         ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} {getattr(self, name)} is not at least 1")
-        if self.max_steps < 0:
-            raise ConfigError(f"train.max_steps {self.max_steps} is negative")
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        require(self.rows_per_forward >= 1, "train.micro_batch_size", self.micro_batch_size, "1")
+        require(self.max_steps >= 0, "train.max_steps", self.max_steps, "at least 0")
+        require(self.seed >= 0, "train.seed", self.seed, "at least 0")
         if self.global_batch_size % self.rows_per_forward:
             raise ConfigError(
                 f"train.global_batch_size {self.global_batch_size} is not a multiple of "
@@ -92,7 +101,7 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-OBSERVING_KEYS = frozenset(
+RESUMABLE_KEYS = frozenset(
     f"train.{name}"
     for name in (
         "device",
@@ -101,6 +110,9 @@ OBSERVING_KEYS = frozenset(
         "eval_every_steps",
         "num_eval_rows",
         "save_every_steps",
+        "micro_batch_size",
+        "max_nonfinite_steps",
     )
 )
-"""Keys that may change when a run continues: they decide what is looked at, not what is learned."""
+"""Keys that may change when a run continues: they decide what is looked at, kept and tolerated, not
+what is learned. (Another micro-batch sums in another order and draws dropout in another.)"""

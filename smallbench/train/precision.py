@@ -20,17 +20,16 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device {name!r} is none; expected auto, cpu or cuda") from None
-    if device.type not in {"cpu", "cuda"}:
-        raise ConfigError(f"device {name!r} is not supported; expected auto, cpu or cuda")
+    if name not in {"cpu", "cuda"}:
+        raise ConfigError(
+            f"device {name!r} is none; expected auto, cpu or cuda (CUDA_VISIBLE_DEVICES picks one)"
+        )
+    device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(
                 "device 'cuda' was asked for, but torch finds no GPU; run 'smallbench doctor' "
-                "to see why, or use --train.device=cpu"
+                "to see why, or use the CPU"
             )
         assert_compiled_for(device)
     return device
@@ -49,7 +48,8 @@ def assert_compiled_for(device: torch.device) -> None:
     if not runs:
         raise ConfigError(
             f"this torch ({torch.__version__}) is built for {', '.join(architectures)}, not for "
-            f"sm_{major}{minor}; install a build that has it (the V100 needs CUDA 12.6 wheels)"
+            f"sm_{major}{minor}; install a build that has it (the V100 needs CUDA 12.6 wheels), "
+            "or use the device cpu"
         )
 
 

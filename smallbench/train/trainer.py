@@ -52,7 +52,6 @@ class StepResult:
     means: Mapping[str, Tensor]
     """Each term's mean loss over the step's targets, and each count's mean, by name."""
     loss: Tensor
-    num_tokens: int
 
 
 class Callback(Protocol):
@@ -126,8 +125,8 @@ class Trainer:
             if self.progress.num_skipped_in_a_row >= self.max_nonfinite_steps:
                 raise DivergedError(
                     f"the gradient was not finite in {self.max_nonfinite_steps} steps in a row, "
-                    f"the last of them step {result.step}; lower optim.learning_rate, or start "
-                    "again from an earlier checkpoint"
+                    f"the last of them step {result.step}; start a new run with a lower learning "
+                    "rate"
                 )
             if self.should_stop() and self.progress.step < self.num_steps:
                 return False
@@ -151,10 +150,9 @@ class Trainer:
             progress.train_flops += self.objective.train_flops(host_batch)
         learning_rate = self.learning_rate(progress.step)
         update = self.engine.step(learning_rate=learning_rate)
-        num_tokens = sum(batch.num_tokens for batch in micro_batches)
         progress.step += 1
         progress.position = next_position
-        progress.num_tokens += num_tokens
+        progress.num_tokens += sum(batch.num_tokens for batch in micro_batches)
         progress.num_skipped_steps += update.skipped
         progress.num_skipped_in_a_row = progress.num_skipped_in_a_row + 1 if update.skipped else 0
         progress.train_seconds += time.perf_counter() - start
@@ -165,5 +163,4 @@ class Trainer:
             skipped=update.skipped,
             means=means,
             loss=loss,
-            num_tokens=num_tokens,
         )

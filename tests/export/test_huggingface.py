@@ -58,7 +58,6 @@ def test_the_card_and_the_marker_say_where_it_came_from(run_dir, tmp_path):
     run = json.loads((run_dir / "run.json").read_text())
     assert marker["run_id"] == run["run_id"]
     assert marker["step"] == 3
-    assert "recipe: " not in card
     assert "| recipe | `bert-tiny` |" in card
     factorised = run["config"]["model"]["embedding_size"] < 32
     assert ("`Electra*`" in card) == factorised
@@ -67,9 +66,11 @@ def test_the_card_and_the_marker_say_where_it_came_from(run_dir, tmp_path):
 
 def test_a_second_export_replaces_the_first_and_nothing_else(run_dir, tmp_path):
     export(run_dir, tmp_path / "export")
-    (tmp_path / "export" / "stale").touch()
     export(run_dir, tmp_path / "export")
-    assert not (tmp_path / "export" / "stale").exists()
+    (tmp_path / "export" / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="which no export wrote"):
+        export(run_dir, tmp_path / "export")
+    assert (tmp_path / "export" / "config.json").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="holds no earlier export"):
@@ -81,6 +82,18 @@ def test_different_logits_leave_nothing_behind(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface, "logit_difference", lambda *_: 0.5)
     with pytest.raises(SmallbenchError, match="differ"):
         export(run_dir, tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_is_only_read(run_dir, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    export(run_dir, tmp_path / "export")
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+def test_a_name_that_is_no_repository_is_refused_before_any_work(run_dir, tmp_path):
+    with pytest.raises(ConfigError, match="no ORG/NAME"):
+        export(run_dir, tmp_path / "export", push="a/b/c")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,8 +8,9 @@ import torch
 
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.encoder import Encoder
 from smallbench.glue.features import EpochBatches, Features, epoch_batches, tokenize
-from smallbench.glue.finetune import Encoder, finetune, run_grid
+from smallbench.glue.finetune import finetune, run_grid
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import check_run, run_directory
 from smallbench.glue.samples import write_sample_glue
@@ -53,6 +54,27 @@ def test_every_task_runs_and_its_predictions_give_its_metrics(name, model, glue,
     assert check_run(directory, data) == result
     assert result.settings.is_sample
     assert {p.stem for p in directory.glob("*.tsv")} == {s for s in data.splits if s != "train"}
+
+
+def test_the_fingerprint_is_the_checkpoints_and_not_the_poolers(model):
+    """transformers draws a pooler at random where a checkpoint has none."""
+    first = Encoder(str(model))
+    torch.rand(7)
+    assert Encoder(str(model)).sha256 == first.sha256
+    with_pooler = sum(p.numel() for p in first.classifier(TASKS["cola"]).base_model.parameters())
+    assert first.num_parameters == with_pooler - 32 * 33
+
+
+def test_more_tokens_than_positions_are_refused(model, glue, tmp_path):
+    config = FinetuneConfig(max_length=129)
+    with pytest.raises(ConfigError, match="--max_length=128"):
+        finetune(Encoder(str(model)), load_task(TASKS["rte"], glue), config, seed=1, out=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "max_train_examples", "clip_norm"])
+def test_values_out_of_range_are_refused_by_name(name):
+    with pytest.raises(ConfigError, match=name):
+        FinetuneConfig(**{name: 0})
 
 
 def test_equal_seeds_give_equal_predictions_and_others_differ(model, glue, tmp_path):
@@ -122,7 +144,7 @@ def test_every_epoch_has_every_row_once_in_batches_of_similar_length():
     epochs = [epoch_batches(lengths, batch_size=32, seed=1, epoch=e) for e in range(2)]
     for batches in epochs:
         assert sorted(row for batch in batches for row in batch) == list(range(5000))
-        assert all(len(batch) == 32 for batch in batches[:-1]) or len(batches) == 157
+        assert sorted(map(len, batches)) == [8, *[32] * 156]
         padded = sum(lengths[batch].max() * len(batch) for batch in batches)
         assert padded / lengths.sum() < 1.1, "without buckets it is about 1.9"
     assert epochs[0] != epochs[1]

@@ -39,6 +39,10 @@ def settings_of(task="cola", **changes):
         epochs=3,
         batch_size=32,
         max_length=128,
+        weight_decay=0.01,
+        warmup_fraction=0.1,
+        clip_norm=1.0,
+        precision="fp32",
     )
     return replace(settings, **changes)
 

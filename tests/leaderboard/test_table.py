@@ -42,6 +42,10 @@ def runs_of(model="org/mine", tasks=tuple(TASKS), scores=(0.80, 0.82), **changes
                 epochs=3,
                 batch_size=32,
                 max_length=128,
+                weight_decay=0.01,
+                warmup_fraction=0.1,
+                clip_norm=1.0,
+                precision="fp32",
             )
             split = SplitResult(dict.fromkeys(TASKS[task].metrics, score), 100, failed=False)
             found.append(

@@ -1,6 +1,7 @@
 """Whole runs on a real prepared corpus: what is interrupted ends as if it had not been."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from safetensors.torch import load_file
 
 from smallbench.config import override_all
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
-from smallbench.recipes import RECIPES
 from smallbench.files import exclusive_lock
+from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.pretrain import pretrain
@@ -135,6 +136,57 @@ def test_another_configuration_or_corpus_is_refused_by_name(corpus, tmp_path):
     pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"optim.learning_rate: 0.001 → 0.5"):
         pretrain(tiny(train__max_steps=0, optim__learning_rate=0.5), data=corpus, run_dir=tmp_path)
+
+
+def test_another_corpus_is_refused(corpus, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(corpus, other)
+    pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path / "run")
+    pretrain(tiny(train__max_steps=0), data=other, run_dir=tmp_path / "run")  # the same, moved
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["shards"][0]["sha256"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="data: "):
+        pretrain(tiny(train__max_steps=0), data=other, run_dir=tmp_path / "run")
+
+
+def test_a_flipped_bit_in_the_corpus_is_found_before_training(corpus, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(corpus, other)
+    shard = next(other.glob("train-*.bin"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match="SHA-256"):
+        pretrain(tiny(), data=other, run_dir=tmp_path / "run")
+
+
+def test_another_precision_is_refused(corpus, tmp_path):
+    pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
+    commit = next((tmp_path / "commits").iterdir())
+    manifest = json.loads(commit.read_text())
+    commit.write_text(json.dumps(manifest | {"precision": "fp16"}))
+    with pytest.raises(ConfigError, match="was trained in fp16"):
+        pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.num_eval_rows", 0),
+        ("train.micro_batch_size", 0),
+        ("train.seed", -1),
+        ("model.num_attention_heads", 0),
+        ("model.hidden_dropout_prob", 2.0),
+        ("objective.mask_token_fraction", -0.1),
+        ("optim.beta1", 2.0),
+        ("optim.clip_norm", 0.0),
+        ("schedule.warmup_fraction", 1.0),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(key, value):
+    with pytest.raises(ConfigError, match=key):
+        override_all(tiny(), {key: value})
 
 
 def test_what_is_only_observed_may_change(corpus, tmp_path):

@@ -1,0 +1,112 @@
+"""`run.json`: what a run directory holds, and each attempt at it.
+
+Configuration and corpus are fixed by the first attempt; a later one must agree with them. The
+version of the code, the device and the command may change, and are noted with each attempt.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from smallbench import __version__
+from smallbench.config import differing_keys, digest, to_dict
+from smallbench.data.shards import Manifest
+from smallbench.errors import ConfigError, DataError
+from smallbench.files import read_json, write_json
+from smallbench.train.config import RESUMABLE_KEYS, PretrainConfig
+
+RECORD_NAME = "run.json"
+
+Record = dict[str, Any]
+
+
+def open_record(run_dir: Path, config: PretrainConfig, *, data: Path, manifest: Manifest) -> Record:
+    """The record in `run_dir`, or a new one; nothing is written.
+
+    Raises `ConfigError` naming each difference where `run_dir` holds another run.
+    """
+    corpus = {
+        "tokenizer": manifest.tokenizer.fingerprint,
+        "pad_id": manifest.tokenizer.pad_id,
+        "source": manifest.source,
+        "rows": manifest.rows["train"],
+        # Equal shards are equal data, wherever they lie.
+        "shards": digest({shard.name: shard.sha256 for shard in manifest.shards}),
+    }
+    path = run_dir / RECORD_NAME
+    if not path.exists():
+        if any((run_dir / "commits").glob("step-*")):
+            raise DataError(f"{run_dir} has checkpoints but no {RECORD_NAME}; restore that file")
+        return {
+            "schema_version": 1,
+            "run_id": uuid4().hex[:8],
+            "config": to_dict(config),
+            "config_digest": digest(config),
+            "data": str(data),
+            "corpus": corpus,
+            "attempts": [],
+        }
+    record: Record = read_json(path)
+    differing = {
+        key: pair
+        for key, pair in differing_keys(record["config"], to_dict(config)).items()
+        if key not in RESUMABLE_KEYS
+    }
+    if record["corpus"]["shards"] != corpus["shards"]:
+        differing["data"] = (record["data"], str(data))
+    if differing:
+        listed = ", ".join(f"{key}: {old} → {new}" for key, (old, new) in differing.items())
+        raise ConfigError(
+            f"{run_dir} holds a run of another configuration ({listed}); choose another --run_dir, "
+            "or start it with the same values"
+        )
+    return record
+
+
+def add_attempt(run_dir: Path, record: Record, *, device: torch.device, precision: str) -> int:
+    """Note a further attempt, write the record, and return the attempt's number, from 1."""
+    number = len(record["attempts"]) + 1
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    record["attempts"].append(
+        {
+            "number": number,
+            "started_unix_seconds": round(time.time(), 3),
+            "command": sys.argv,
+            "smallbench": __version__,
+            "git_commit": git_commit(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": name,
+            "precision": precision,
+            "num_threads": torch.get_num_threads(),
+        }
+    )
+    write_json(run_dir / RECORD_NAME, record)
+    return number
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with `+dirty` where it was changed; None outside git."""
+    here = Path(__file__)
+    try:
+        # Installed inside somebody else's checkout, that checkout's commit says nothing of us.
+        _git(here, "ls-files", "--error-unmatch", here.name)
+        commit = _git(here, "rev-parse", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--", "..")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}+dirty" if changed else commit
+
+
+def _git(file: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=file.parent, capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()

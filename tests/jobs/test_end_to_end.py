@@ -1,0 +1,117 @@
+"""Raw text to a leaderboard row, tiny, through the console script, as a user types it."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from smallbench.glue.samples import write_sample_glue
+
+SMALLBENCH = Path(sys.executable).with_name("smallbench")
+TINY = [
+    "--sequence_length=32", "--model.hidden_size=32", "--model.intermediate_size=64",
+    "--model.embedding_size=16", "--model.num_hidden_layers=1", "--train.global_batch_size=8",
+    "--train.num_eval_rows=16",
+]  # fmt: skip
+
+
+def smallbench(*words, code=0):
+    done = subprocess.run(
+        [SMALLBENCH, *map(str, words)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with raw text and sample tasks."""
+    folder = tmp_path_factory.mktemp("user")
+    draw = random.Random(0)
+    words = ["the", "of", "a", "small", "large", "model", "reads", "writes", "old", "text", "page"]
+    documents = [" ".join(draw.choices(words, k=120)) + "." for _ in range(150)]
+    (folder / "text.txt").write_text("\n\n".join(documents))
+    write_sample_glue(folder / "glue")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(folder):
+    out = folder / "corpus"
+    done = smallbench(
+        "prepare", f"--corpus={folder}/text.txt", f"--out={out}", "--vocab_size=200",
+        "--sequence_length=32", "--eval_fraction=0.1", "--workers=1",
+    )  # fmt: skip
+    assert "smallbench pretrain" in done.stdout, "it says what to type next"
+    return out
+
+
+def test_text_to_table(folder, corpus):
+    run, out = folder / "run", folder / "export"
+    done = smallbench(
+        "pretrain", "bert-tiny", f"--data={corpus}", f"--run_dir={run}", "--max_steps=4", *TINY
+    )
+    assert "smallbench export" in done.stdout
+    records = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert {"train", "eval"} == {r["event"] for r in records}
+    smallbench("export", f"--run={run}", f"--out={out}")
+    done = smallbench(
+        "glue", f"--model={out}", f"--glue={folder}/glue", f"--out={folder}/results",
+        "--tasks=cola,stsb", "--seeds=1,2", "--epochs=1", "--max_train_examples=64",
+    )  # fmt: skip
+    assert "CoLA" in done.stdout
+    done = smallbench("finetune", f"--model={out}", "--task=rte", f"--glue={folder}/glue",
+                      f"--out={folder}/one", "--epochs=1", "--max_train_examples=64")  # fmt: skip
+    done = smallbench("leaderboard", f"--results={folder}/results")
+    assert "ELECTRA-DeBERTa" in done.stdout
+    assert "bert-tiny (run" in done.stdout
+    assert "*sample*" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_command_finishes(folder, corpus, number):
+    run = folder / f"run-{number.name}"
+    command = [
+        SMALLBENCH, "pretrain", "bert-tiny", f"--data={corpus}", f"--run_dir={run}",
+        "--max_steps=2000", "--train.log_every_steps=1", *TINY,
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    metrics = run / "metrics.jsonl"
+    while not (metrics.exists() and '"event": "train"' in metrics.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "the same command continues" in errors.splitlines()[-1]
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert (run / "commits" / f"step-{max(steps):010d}.json").exists()
+
+
+def test_mistakes_are_one_sentence_and_start_nothing(folder, corpus):
+    run = folder / "never"
+    for words, code, said in [
+        (["pretrain", "bert-tiny", f"--data={corpus}", f"--run_dir={run}", "--max_step=3"], 2,
+         "--max_steps"),
+        (["pretrain", "bert-tinny", f"--data={corpus}", f"--run_dir={run}"], 78, "bert-tiny"),
+        (["pretrain", "bert-tiny", f"--data={folder}", f"--run_dir={run}"], 65, "prepare"),
+        (["pretrain", "bert-tiny", f"--data={corpus}", f"--run_dir={run}",
+          "--sequence_length=64"], 78, "sequence_length 64 != 32"),
+        (["export", f"--run={folder}", f"--out={run}"], 65, "holds no run"),
+        (["glue", f"--model={folder}", f"--glue={folder}/glue", f"--out={run}"], 65,
+         "must be exported first"),
+        (["glue", f"--model={folder}", f"--glue={folder}/nothing", f"--out={run}"], 65, "nothing"),
+        (["leaderboard", f"--results={folder}/nothing"], 65, "nothing"),
+    ]:  # fmt: skip
+        done = smallbench(*words, code=code)
+        assert said in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()[-1]) < 500
+        assert not run.exists(), words

@@ -1,0 +1,53 @@
+"""The contract of the recipes table."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from smallbench.config import digest, from_dict, to_dict
+from smallbench.models import ARCHITECTURES
+from smallbench.recipes import RECIPES
+from smallbench.train.config import PretrainConfig
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_complete_and_says_where_it_comes_from(name):
+    recipe = RECIPES[name]
+    config = recipe()
+    assert config.recipe == name
+    assert len(recipe.description) > 100
+    for fact in (recipe.parameters, recipe.source, recipe.budget, recipe.expected):
+        assert fact
+    assert from_dict(PretrainConfig, to_dict(config)) == config
+    assert digest(recipe()) == digest(config), "building it twice gives the same"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_how_many_parameters_it_has(name):
+    """To its last digit, with the vocabulary that it names."""
+    recipe = RECIPES[name]
+    number, _, vocabulary = recipe.parameters.partition("M with ")
+    model = recipe().model
+    if model.vocab_size is None:
+        size = int(vocabulary.split()[0].replace(",", ""))
+        model = dataclasses.replace(model, vocab_size=size)
+    built = ARCHITECTURES[model.architecture](model)
+    count = sum(parameter.numel() for parameter in built.parameters())
+    assert count / 1e6 == pytest.approx(float(number.rstrip("M")), abs=0.06)
+
+
+def test_bert_small_has_the_papers_size():
+    """13.5M parameters (arXiv 2109.10847), within 1 %."""
+    model = RECIPES["bert-small"]().model
+    built = ARCHITECTURES["bert"](model)
+    assert sum(p.numel() for p in built.parameters()) == pytest.approx(13.5e6, rel=0.01)
+
+
+def test_listing_recipes_needs_no_torch():
+    program = (
+        "import sys; from smallbench.recipes import RECIPES; [RECIPES[n]() for n in RECIPES];"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
