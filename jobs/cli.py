@@ -150,6 +150,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         message = f"this needs {error.name}; {_how_to_install(error.name)}"
         return _fail(name, message, UnavailableError.exit_code)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for its name alone
+            raise
+        remedy = "lower --train.micro_batch_size, or --batch_size in fine-tuning"
+        return _fail(name, f"the GPU's memory is full; {remedy}", ExitCode.UNAVAILABLE)
     except OSError as error:
         code = _exit_code_of(error)
         if code is None:
