@@ -17,6 +17,16 @@ from smallbench.models.attention import attend
 from smallbench.models.config import BertConfig
 
 
+def sinusoids(length: int, size: int) -> Tensor:
+    """Position embeddings of fixed frequencies (Vaswani et al. 2017, §3.5), [length, size].
+
+    Neighbours are alike from the start, so attention need not learn each position by itself.
+    """
+    frequencies = 10_000 ** (-torch.arange(0, size, 2) / size)
+    angles = torch.arange(length)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :size]
+
+
 class Embeddings(nn.Module):
     """Token + position + segment embeddings, normalised, then projected from E to D."""
 
@@ -128,6 +138,11 @@ class Bert(nn.Module):
                 nn.init.normal_(module.weight, std=self.config.initializer_range)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        if self.config.position_init == "sinusoidal":
+            weight = self.embeddings.positions.weight
+            with torch.no_grad():
+                # As strong as the tokens: a sinusoid's root mean square is 1/√2.
+                weight.copy_(sinusoids(*weight.shape) * 2**0.5 * self.config.initializer_range)
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch → hidden_BLD, the last layer's output."""

@@ -30,6 +30,7 @@ class BertConfig:
     attention_probs_dropout_prob: float = 0.1
     layer_norm_eps: float = 1e-12  # google-research/bert modeling.py
     initializer_range: float = 0.02
+    position_init: Literal["normal", "sinusoidal"] = "normal"
     vocab_size_multiple: int = 64  # embedding rows are padded to it: aligned matrix products
 
     def __post_init__(self) -> None:

@@ -75,6 +75,8 @@ def bert_tiny() -> PretrainConfig:
             # BERT's 0.02 leaves the branches of so narrow a model next to silent (0.02 × √128 is
             # a third of what BERT-Base has); the held-out loss fell faster with 0.05.
             initializer_range=0.05,
+            # On rows with a simple rule, attention found it in 60 % of the steps (docs/results.md).
+            position_init="sinusoidal",
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         ),

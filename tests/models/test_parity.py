@@ -7,7 +7,7 @@ from transformers import BertForMaskedLM, ElectraConfig, ElectraForMaskedLM
 
 from smallbench.batch import Batch
 from smallbench.export.convert import PADDED, target_of
-from smallbench.models.bert import Bert
+from smallbench.models.bert import Bert, sinusoids
 from smallbench.models.config import BertConfig
 
 THEIRS = {
@@ -107,6 +107,20 @@ def test_weights_round_trip_through_transformers(embedding_size):
     for name, tensor in state.items():
         rows = VOCAB_SIZE if name in PADDED else None
         assert torch.equal(back[name][:rows], tensor[:rows]), name
+
+
+def test_sinusoidal_positions_are_as_strong_as_tokens_and_shift_by_a_rotation():
+    positions = sinusoids(64, 32).double()
+    assert positions.shape == (64, 32)
+    assert positions.pow(2).mean().sqrt() == pytest.approx(0.5**0.5, abs=1e-6)
+    products = positions @ positions.T
+    for shift in (1, 5, 20):  # the product of two positions depends on their distance alone
+        torch.testing.assert_close(
+            products.diagonal(shift), products[0, shift].expand(64 - shift), rtol=0, atol=1e-5
+        )
+    config = BertConfig(vocab_size=VOCAB_SIZE, position_init="sinusoidal", num_hidden_layers=1)
+    weight = Bert(config).embeddings.positions.weight
+    assert weight.std().item() == pytest.approx(config.initializer_range, rel=0.2)
 
 
 def test_padding_positions_do_not_change_the_others():
