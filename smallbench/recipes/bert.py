@@ -50,7 +50,7 @@ def bert_small() -> PretrainConfig:
 @recipe(
     parameters="1.9M with 8,192 tokens",
     source="this project, for CPUs",
-    budget="6,000 steps of 32 x 128 tokens (25M tokens); 17 minutes on 2 cores with bf16, as measured",
+    budget="6,000 steps of 32 x 128 tokens (25M tokens); measured: 17 minutes, 2 cores",
     expected="no gain on GLUE over random weights yet: docs/results.md",
 )
 def bert_tiny() -> PretrainConfig:
@@ -75,7 +75,8 @@ def bert_tiny() -> PretrainConfig:
             # BERT's 0.02 leaves the branches of so narrow a model next to silent (0.02 × √128 is
             # a third of what BERT-Base has); the held-out loss fell faster with 0.05.
             initializer_range=0.05,
-            # On rows with a simple rule, attention found it in two thirds of the steps (docs/results.md).
+            # On rows with a simple rule, attention found it in two thirds of the steps
+            # (docs/results.md).
             position_init="sinusoidal",
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
