@@ -29,6 +29,8 @@ class Batch:
     labels: Tensor | None = None  # BL or B
     target_positions: Tensor | None = None  # M, indices into B*L
     target_ids: Tensor | None = None  # M
+    uniforms: Tensor | None = None  # BL, float32 in [0, 1): to sample with
+    target_uniforms: Tensor | None = None  # M
 
     @property
     def num_rows(self) -> int:
@@ -50,7 +52,7 @@ class Batch:
 
     def split(self, num_rows: int) -> list[Batch]:
         """Consecutive parts of at most `num_rows` rows; listed targets are dropped."""
-        rowwise = ("input_ids", "attention_mask", "token_type_ids", "labels")
+        rowwise = ("input_ids", "attention_mask", "token_type_ids", "labels", "uniforms")
         parts = []
         for start in range(0, self.num_rows, num_rows):
             rows = slice(start, start + num_rows)
@@ -75,4 +77,11 @@ def with_targets(batch: Batch) -> Batch:
     assert batch.labels is not None
     flat = batch.labels.reshape(-1)
     positions = (flat != IGNORED).nonzero().squeeze(1)
-    return replace(batch, target_positions=positions, target_ids=flat[positions])
+    uniforms = None if batch.uniforms is None else batch.uniforms.reshape(-1)[positions]
+    return replace(
+        batch,
+        target_positions=positions,
+        target_ids=flat[positions],
+        uniforms=None,  # of no more use, and not to be copied to the device
+        target_uniforms=uniforms,
+    )

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.export.convert import target_of
+from smallbench.objectives import OBJECTIVES
 from smallbench.train.config import PretrainConfig
 
 TEMPLATE = """\
 ---
 library_name: transformers
-pipeline_tag: fill-mask
+pipeline_tag: {pipeline}
 tags:
 - smallbench
 - {architecture}
@@ -37,25 +38,48 @@ A small language encoder, pretrained from scratch with
 ## Loading
 
 ```python
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, {class_name}
 
 tokenizer = AutoTokenizer.from_pretrained(PATH)
-model = AutoModelForMaskedLM.from_pretrained(PATH)
+model = {class_name}.from_pretrained(PATH)  # as it was pretrained
+classifier = AutoModelForSequenceClassification.from_pretrained(PATH, num_labels=2)
 ```
 
-The weights are in transformers' `{prefix}*` classes. {why}
+{why}
 
 The configuration asks for dropout {dropout}, meant for fine-tuning; pretraining used {pretraining}.
 """
 
-WHY_ELECTRA = (
+FACTORISED = (
     "transformers' `Bert*` classes know no factorised embedding (here {embedding} → {hidden}); its "
     "`Electra*` classes compute the same network with one. The training objective was masked-"
     "language modelling, not ELECTRA's."
 )
-WHY_BERT = (
-    "The embedding is as wide as the hidden layers, which is what its `Bert*` classes compute."
+PLAIN = "The embedding is as wide as the hidden layers, which is what its `Bert*` classes compute."
+DISCRIMINATOR = (
+    "This is the discriminator of replaced-token detection; the generator is not part of it."
 )
+BARE = (
+    f"{DISCRIMINATOR} Neither is its detection head, for which transformers has no DeBERTa class."
+)
+
+
+def _why(config: PretrainConfig) -> str:
+    """Why the weights are in the classes in which they are."""
+    target = target_of(config.model, head=_head(config))
+    if _head(config) == "replaced":
+        return BARE if target.left_behind else DISCRIMINATOR
+    if target.model_type == "bert":
+        return PLAIN
+    if target.model_type == "electra" and config.model.architecture == "bert":
+        return FACTORISED.format(
+            embedding=config.model.embedding_size, hidden=config.model.hidden_size
+        )
+    return f"The weights are in transformers' `{target.class_name}`."
+
+
+def _head(config: PretrainConfig) -> str:
+    return str(OBJECTIVES[config.objective.objective].head)
 
 
 def model_card(
@@ -65,13 +89,12 @@ def model_card(
     held_out: Mapping[str, Any] | None,
 ) -> str:
     """Markdown with the front matter that the hub reads."""
-    target = target_of(config.model)
+    target = target_of(config.model, head=_head(config))
     model, progress = config.model, manifest["progress"]
     attempt = run["attempts"][manifest["attempt"] - 1]  # the one that saved these weights
     source = run["corpus"]["source"]
     if "/" in source and not source.startswith("hub:"):
         source = Path(source).name  # where it lay on that machine is nobody's business
-    why = WHY_BERT if target.model_type == "bert" else WHY_ELECTRA
     return TEMPLATE.format(
         architecture=model.architecture,
         recipe=config.recipe,
@@ -93,8 +116,9 @@ def model_card(
         digest=run["config_digest"][:16],
         version=attempt["smallbench"],
         commit=attempt["git_commit"] or "unknown",
-        prefix=target.class_prefix,
-        why=why.format(embedding=model.embedding_size, hidden=model.hidden_size),
+        class_name=target.class_name,
+        pipeline="fill-mask" if _head(config) == "tokens" else "feature-extraction",
+        why=_why(config),
         dropout=target.config["hidden_dropout_prob"],
         pretraining=model.hidden_dropout_prob,
     )

@@ -2,118 +2,191 @@
 
 transformers' `Bert*` classes know no factorised embedding, and its `Electra*` classes are exactly
 BERT with one; so a BERT with `embedding_size < hidden_size` travels as Electra, and one with
-`embedding_size == hidden_size` as Bert.
+`embedding_size == hidden_size` as Bert. A DeBERTa that was trained to detect replaced tokens
+travels as a bare encoder, since transformers has no class for that head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from smallbench.models.config import BertConfig
+from smallbench.models.config import (
+    BertConfig,
+    DebertaConfig,
+    EncoderConfig,
+    ModelConfig,
+    RobertaConfig,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one of our tensors travels: under which names, and what becomes of it."""
+
+    theirs: tuple[str, ...]
+    pack: Callable[[Tensor], Sequence[Tensor]] = lambda tensor: (tensor,)
+    unpack: Callable[..., Tensor] = lambda tensor: tensor
 
 
 @dataclass(frozen=True)
 class Target:
-    """How an architecture travels: transformers' names and configuration."""
+    """How a model travels: transformers' class, configuration and names."""
 
     model_type: str
-    class_prefix: str
-    """`Electra` of `ElectraForMaskedLM`."""
+    class_name: str
     config: Mapping[str, Any]
-    names: Mapping[str, str]
-    """Our parameter's name → transformers'."""
+    rules: Mapping[str, Rule]
+    """Our parameter's name → its rule."""
+    left_behind: frozenset[str] = frozenset()
+    """Our parameters that transformers' class has no place for."""
 
-    def pack(self, state: Mapping[str, Tensor], *, vocab_size: int) -> dict[str, Tensor]:
-        """Our state dict → transformers', with q, k and v apart and padding rows cut off."""
+    def pack(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Our state dict → transformers'. Raises `KeyError` where a weight has no rule."""
         packed: dict[str, Tensor] = {}
-        for ours, theirs in self.names.items():
-            tensor = state[ours]
-            if "{qkv}" in theirs:
-                for name, part in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                    packed[theirs.format(qkv=name)] = part.clone()
-            elif ours in PADDED:
-                packed[theirs] = tensor[:vocab_size].clone()
-            else:
-                packed[theirs] = tensor.clone()
+        for ours, tensor in state.items():
+            if ours not in self.left_behind:
+                rule = self.rules[ours]
+                packed |= zip(rule.theirs, (t.clone() for t in rule.pack(tensor)), strict=True)
         return packed
 
-    def unpack(self, theirs: Mapping[str, Tensor], *, num_rows: int) -> dict[str, Tensor]:
-        """transformers' state dict → ours, the padding rows filled with zeros."""
-        state: dict[str, Tensor] = {}
-        for ours, name in self.names.items():
-            if "{qkv}" in name:
-                parts = [theirs[name.format(qkv=part)] for part in ("query", "key", "value")]
-                state[ours] = torch.cat(parts)
-            else:
-                state[ours] = theirs[name].clone()
-            if ours in PADDED:
-                missing = num_rows - state[ours].shape[0]
-                padding = state[ours].new_zeros(missing, *state[ours].shape[1:])
-                state[ours] = torch.cat([state[ours], padding])
-        return state
+    def unpack(self, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """transformers' state dict → ours, rows of padding filled with zeros."""
+        return {
+            ours: rule.unpack(*(theirs[name] for name in rule.theirs)).clone()
+            for ours, rule in self.rules.items()
+        }
 
-
-PADDED = frozenset({"embeddings.tokens.weight", "predictor.bias"})
-"""Parameters with a row for each token, padded to `vocab_size_multiple`."""
 
 FINETUNING_DROPOUT = 0.1
 """What an export's configuration says, whatever pretraining used: whoever loads it will fine-tune
 it, and fine-tuning on small tasks wants dropout (Geiping & Goldstein 2022, §4.2)."""
 
 
-def target_of(config: BertConfig, *, pad_token_id: int = 0) -> Target:
-    """How `config`'s architecture travels."""
+def target_of(config: ModelConfig, *, head: str = "tokens", pad_token_id: int = 0) -> Target:
+    """How `config`'s architecture travels with the head `tokens` or `replaced`."""
+    if isinstance(config, DebertaConfig):
+        return _deberta(config, head, pad_token_id)
+    if isinstance(config, RobertaConfig):
+        if head == "replaced":  # the network is BERT's; Electra's classes have the head
+            return _bert(config, "electra", head, pad_token_id)
+        return _roberta(config, pad_token_id)
     factorised = config.embedding_size != config.hidden_size
-    base = "electra" if factorised else "bert"
-    if factorised:
-        head = {
-            "predictor.transform": "generator_predictions.dense",
-            "predictor.norm": "generator_predictions.LayerNorm",
-        }
-        bias = "generator_lm_head.bias"
-    else:
-        head = {
-            "predictor.transform": "cls.predictions.transform.dense",
-            "predictor.norm": "cls.predictions.transform.LayerNorm",
-        }
-        bias = "cls.predictions.bias"
-    modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"} | head
-    if factorised:
+    base = "electra" if factorised or head == "replaced" else "bert"
+    return _bert(config, base, head, pad_token_id)
+
+
+def _bert(config: BertConfig, base: str, head: str, pad_token_id: int) -> Target:
+    modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"}
+    rules = _tables(config, base)
+    if config.embedding_size != config.hidden_size:
         modules["embeddings.project"] = f"{base}.embeddings_project"
-    for i in range(config.num_hidden_layers):
-        ours, theirs = f"layers.{i}", f"{base}.encoder.layer.{i}"
-        modules |= {
-            f"{ours}.attention.qkv": f"{theirs}.attention.self.{{qkv}}",
-            f"{ours}.attention.out": f"{theirs}.attention.output.dense",
-            f"{ours}.attention_norm": f"{theirs}.attention.output.LayerNorm",
-            f"{ours}.up": f"{theirs}.intermediate.dense",
-            f"{ours}.down": f"{theirs}.output.dense",
-            f"{ours}.feed_forward_norm": f"{theirs}.output.LayerNorm",
-        }
-    names = {
-        f"embeddings.{ours}.weight": f"{base}.embeddings.{theirs}.weight"
-        for ours, theirs in (
-            ("tokens", "word_embeddings"),
-            ("positions", "position_embeddings"),
-            ("segments", "token_type_embeddings"),
-        )
+    if head == "replaced":
+        modules["detector.transform"] = "discriminator_predictions.dense"
+        modules["detector.score"] = "discriminator_predictions.dense_prediction"
+        class_name = "ElectraForPreTraining"
+    elif base == "electra":
+        modules["predictor.transform"] = "generator_predictions.dense"
+        modules["predictor.norm"] = "generator_predictions.LayerNorm"
+        rules["predictor.bias"] = _token_rows(config, "generator_lm_head.bias")
+        class_name = "ElectraForMaskedLM"
+    else:
+        modules["predictor.transform"] = "cls.predictions.transform.dense"
+        modules["predictor.norm"] = "cls.predictions.transform.LayerNorm"
+        rules["predictor.bias"] = _token_rows(config, "cls.predictions.bias")
+        class_name = "BertForMaskedLM"
+    rules |= _affine(modules | _layers(config, base)) | _fused_attention(config, base)
+    shared = _shared(config, pad_token_id) | {"type_vocab_size": config.type_vocab_size}
+    if base == "electra":
+        shared["embedding_size"] = config.embedding_size
+    return Target(base, class_name, shared, rules)
+
+
+def _roberta(config: RobertaConfig, pad_token_id: int) -> Target:
+    base, skipped = "roberta", pad_token_id + 1
+    modules = {
+        "embeddings.norm": f"{base}.embeddings.LayerNorm",
+        "predictor.transform": "lm_head.dense",
+        "predictor.norm": "lm_head.layer_norm",
     }
-    for ours, theirs in modules.items():
-        names |= {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
-    names["predictor.bias"] = bias
-    shared = {
+    rules = _tables(config, base) | _affine(modules | _layers(config, base))
+    rules |= _fused_attention(config, base)
+    rules["predictor.bias"] = _token_rows(config, "lm_head.bias")
+    # transformers counts positions from behind the padding token's id.
+    rules["embeddings.positions.weight"] = Rule(
+        (f"{base}.embeddings.position_embeddings.weight",),
+        pack=lambda table: (torch.cat([table.new_zeros(skipped, table.shape[1]), table]),),
+        unpack=lambda table: table[skipped:],
+    )
+    shared = _shared(config, pad_token_id) | {
+        "type_vocab_size": 1,
+        "max_position_embeddings": config.max_position_embeddings + skipped,
+    }
+    return Target(base, "RobertaForMaskedLM", shared, rules)
+
+
+def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
+    base = "deberta"
+    modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"} | _layers(config, base)
+    rules = {
+        "embeddings.tokens.weight": _token_rows(
+            config, f"{base}.embeddings.word_embeddings.weight"
+        ),
+        "relative_positions.weight": Rule((f"{base}.encoder.rel_embeddings.weight",)),
+    }
+    if config.embedding_size != config.hidden_size:
+        rules["embeddings.project.weight"] = Rule((f"{base}.embeddings.embed_proj.weight",))
+    left_behind: frozenset[str] = frozenset()
+    if head == "replaced":
+        left_behind = frozenset(
+            f"detector.{part}.{kind}"
+            for part in ("transform", "score")
+            for kind in ("weight", "bias")
+        )
+        class_name = "DebertaModel"
+    else:
+        modules["predictor.transform"] = "cls.predictions.transform.dense"
+        modules["predictor.norm"] = "cls.predictions.transform.LayerNorm"
+        rules["predictor.bias"] = _token_rows(config, "cls.predictions.bias")
+        class_name = "DebertaForMaskedLM"
+    heads = config.num_attention_heads
+
+    def interleave(weight: Tensor) -> tuple[Tensor]:  # [3, H, d] → [H, 3, d] rows
+        return (weight.view(3, heads, -1, weight.shape[1]).transpose(0, 1).flatten(0, 2),)
+
+    def part(weight: Tensor) -> Tensor:
+        return weight.view(heads, 3, -1, weight.shape[1]).transpose(0, 1).flatten(0, 2)
+
+    for i in range(config.num_hidden_layers):
+        ours, theirs = f"layers.{i}.attention", f"{base}.encoder.layer.{i}.attention.self"
+        rules[f"{ours}.qkv.weight"] = Rule((f"{theirs}.in_proj.weight",), interleave, part)
+        rules[f"{ours}.q_bias"] = Rule((f"{theirs}.q_bias",))
+        rules[f"{ours}.v_bias"] = Rule((f"{theirs}.v_bias",))
+        rules[f"{ours}.position_key.weight"] = Rule((f"{theirs}.pos_proj.weight",))
+        modules[f"{ours}.position_query"] = f"{theirs}.pos_q_proj"
+    shared = _shared(config, pad_token_id) | {
+        "type_vocab_size": 0,
+        "embedding_size": config.embedding_size,
+        "relative_attention": True,
+        "max_relative_positions": config.max_relative_positions,
+        "position_biased_input": False,
+        "pos_att_type": ["c2p", "p2c"],
+    }
+    return Target(base, class_name, shared, rules | _affine(modules), left_behind)
+
+
+def _shared(config: EncoderConfig, pad_token_id: int) -> dict[str, Any]:
+    return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
         "intermediate_size": config.intermediate_size,
         "max_position_embeddings": config.max_position_embeddings,
-        "type_vocab_size": config.type_vocab_size,
         "hidden_act": "gelu",
         "hidden_dropout_prob": FINETUNING_DROPOUT,
         "attention_probs_dropout_prob": FINETUNING_DROPOUT,
@@ -122,6 +195,60 @@ def target_of(config: BertConfig, *, pad_token_id: int = 0) -> Target:
         "pad_token_id": pad_token_id,
         "tie_word_embeddings": True,
     }
-    if factorised:
-        shared["embedding_size"] = config.embedding_size
-    return Target(model_type=base, class_prefix=base.capitalize(), config=shared, names=names)
+
+
+def _token_rows(config: EncoderConfig, theirs: str) -> Rule:
+    """A tensor with a row for each token, padded to `vocab_size_multiple` on our side."""
+
+    def pad(tensor: Tensor) -> Tensor:
+        missing = config.num_embedding_rows - tensor.shape[0]
+        return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
+
+    return Rule((theirs,), lambda tensor: (tensor[: config.vocab_size],), pad)
+
+
+def _tables(config: BertConfig, base: str) -> dict[str, Rule]:
+    return {
+        "embeddings.tokens.weight": _token_rows(
+            config, f"{base}.embeddings.word_embeddings.weight"
+        ),
+        "embeddings.positions.weight": Rule((f"{base}.embeddings.position_embeddings.weight",)),
+        "embeddings.segments.weight": Rule((f"{base}.embeddings.token_type_embeddings.weight",)),
+    }
+
+
+def _layers(config: EncoderConfig, base: str) -> dict[str, str]:
+    """Modules with a weight and a bias that every architecture's layers have."""
+    modules: dict[str, str] = {}
+    for i in range(config.num_hidden_layers):
+        ours, theirs = f"layers.{i}", f"{base}.encoder.layer.{i}"
+        modules |= {
+            f"{ours}.attention.out": f"{theirs}.attention.output.dense",
+            f"{ours}.attention_norm": f"{theirs}.attention.output.LayerNorm",
+            f"{ours}.up": f"{theirs}.intermediate.dense",
+            f"{ours}.down": f"{theirs}.output.dense",
+            f"{ours}.feed_forward_norm": f"{theirs}.output.LayerNorm",
+        }
+    return modules
+
+
+def _fused_attention(config: EncoderConfig, base: str) -> dict[str, Rule]:
+    """One projection for q, k and v on our side, three on theirs."""
+    rules = {}
+    for i in range(config.num_hidden_layers):
+        theirs = f"{base}.encoder.layer.{i}.attention.self"
+        for kind in ("weight", "bias"):
+            rules[f"layers.{i}.attention.qkv.{kind}"] = Rule(
+                tuple(f"{theirs}.{name}.{kind}" for name in ("query", "key", "value")),
+                pack=lambda tensor: tensor.chunk(3),
+                unpack=lambda *parts: torch.cat(parts),
+            )
+    return rules
+
+
+def _affine(modules: Mapping[str, str]) -> dict[str, Rule]:
+    return {
+        f"{ours}.{kind}": Rule((f"{theirs}.{kind}",))
+        for ours, theirs in modules.items()
+        for kind in ("weight", "bias")
+    }

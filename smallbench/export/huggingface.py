@@ -1,7 +1,7 @@
 """Export: the newest checkpoint of a run as a Hugging Face directory, checked before it appears.
 
-What is written loads with `AutoTokenizer`, `AutoModelForMaskedLM` and
-`AutoModelForSequenceClassification.from_pretrained(DIR)`; no code of ours travels with it.
+What is written loads with `AutoTokenizer`, `AutoModelForSequenceClassification` and the class that
+its `config.json` names; no code of ours travels with it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from smallbench.batch import Batch
 from smallbench.config import from_dict
+from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import (
     ConfigError,
     CredentialsError,
@@ -26,16 +27,17 @@ from smallbench.errors import (
 from smallbench.export.card import model_card
 from smallbench.export.convert import target_of
 from smallbench.files import read_json, temporary_sibling, write_json, write_text
-from smallbench.models import ARCHITECTURES
+from smallbench.objectives.masking import Vocabulary
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
+from smallbench.train.pretrain import build_objective, vocabulary_of
 
 MARKER = "smallbench.json"
 """Present in each export: the run, the step and the configuration that it came from."""
 
-LOGIT_TOLERANCE = 1e-4
-"""Largest difference of logits, in float32, that counts as rounding."""
+OUTPUT_TOLERANCE = 1e-4
+"""Largest difference of outputs, in float32, that counts as rounding."""
 
 
 def load_run(run_dir: Path) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]:
@@ -57,7 +59,7 @@ def load_run(run_dir: Path) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]
 
 
 def export(run_dir: Path, out: Path, *, push: str | None = None) -> float:
-    """Export the run in `run_dir` to `out`; the largest difference of logits that the check found.
+    """Export the run in `run_dir` to `out`; the largest difference of outputs that the check found.
 
     An earlier export in `out` is replaced; any other content is refused. `push` is a repository on
     the Hugging Face hub to publish to.
@@ -72,9 +74,8 @@ def export(run_dir: Path, out: Path, *, push: str | None = None) -> float:
     try:
         shutil.copytree(run_dir / "tokenizer", temporary)
         _set_length(temporary / "tokenizer_config.json", config.model.max_position_embeddings)
-        difference = write_model(
-            config, checkpoint, temporary, pad_token_id=run["corpus"]["pad_id"]
-        )
+        vocabulary = vocabulary_of(Tokenizer.load(run_dir / "tokenizer"))
+        difference = write_model(config, checkpoint, temporary, vocabulary)
         write_json(
             temporary / MARKER,
             {
@@ -85,7 +86,7 @@ def export(run_dir: Path, out: Path, *, push: str | None = None) -> float:
                 "train_seconds": checkpoint.manifest["progress"]["train_seconds"],
                 "config": run["config"],
                 "config_digest": run["config_digest"],
-                "logit_difference": difference,
+                "output_difference": difference,
             },
         )
         held_out = [
@@ -108,58 +109,88 @@ def _set_length(tokenizer_config: Path, length: int) -> None:
     write_json(tokenizer_config, read_json(tokenizer_config) | {"model_max_length": length})
 
 
+def load_model(
+    config: PretrainConfig, checkpoint: Checkpoint, vocabulary: Vocabulary
+) -> tuple[Any, str]:
+    """The trained model in evaluation mode and what its head predicts."""
+    objective = build_objective(config, vocabulary)
+    checkpoint.load_module(objective)
+    objective.eval()
+    return objective.model, objective.head
+
+
+def merged_state(model: Any) -> dict[str, torch.Tensor]:
+    """The model's weights, a token embedding that is a sum of tables (Δ) as their sum."""
+    state = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("embeddings.tokens.")
+    }
+    return {"embeddings.tokens.weight": model.embeddings.tokens.weight.detach(), **state}
+
+
 def write_model(
-    config: PretrainConfig, checkpoint: Checkpoint, directory: Path, *, pad_token_id: int
+    config: PretrainConfig, checkpoint: Checkpoint, directory: Path, vocabulary: Vocabulary
 ) -> float:
-    """Write `config.json` and `model.safetensors`; load them back and compare logits."""
-    from transformers import AutoModelForMaskedLM
+    """Write `config.json` and `model.safetensors`; load them back and compare what they compute."""
+    import transformers
     from transformers.utils import logging
 
-    model = ARCHITECTURES[config.model.architecture](config.model)
-    prefix = "model."
-    state = checkpoint.module_state()
-    model.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    model, head = load_model(config, checkpoint, vocabulary)
+    target = target_of(config.model, head=head, pad_token_id=vocabulary.pad_id)
+    save_file(
+        target.pack(merged_state(model)),
+        directory / "model.safetensors",
+        metadata={"format": "pt"},
     )
-    assert config.model.vocab_size is not None
-    target = target_of(config.model, pad_token_id=pad_token_id)
-    packed = target.pack(model.state_dict(), vocab_size=config.model.vocab_size)
-    save_file(packed, directory / "model.safetensors", metadata={"format": "pt"})
     write_json(
         directory / "config.json",
         {
-            "architectures": [f"{target.class_prefix}ForMaskedLM"],
+            "architectures": [target.class_name],
             "model_type": target.model_type,
             **target.config,
         },
     )
     logging.disable_progress_bar()
-    theirs = AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32)
-    difference = logit_difference(model, theirs, config)
-    if not difference <= LOGIT_TOLERANCE:
+    theirs = getattr(transformers, target.class_name).from_pretrained(
+        directory, dtype=torch.float32
+    )
+    difference = output_difference(model, theirs, config, vocabulary)
+    if not difference <= OUTPUT_TOLERANCE:
         raise SmallbenchError(
-            f"the export's logits differ from the run's by {difference:.2e}, over "
-            f"{LOGIT_TOLERANCE:.0e}; nothing was written"
+            f"the export's outputs differ from the run's by {difference:.2e}, over "
+            f"{OUTPUT_TOLERANCE:.0e}; nothing was written"
         )
     return difference
 
 
 @torch.no_grad()
-def logit_difference(ours: Any, theirs: Any, config: PretrainConfig) -> float:
-    """Largest absolute difference of the two models' logits on random rows, padding included."""
+def output_difference(
+    ours: Any, theirs: Any, config: PretrainConfig, vocabulary: Vocabulary
+) -> float:
+    """Largest absolute difference of the two models' outputs on random rows, padding included.
+
+    Outputs are logits, or hidden states where transformers' class has no head.
+    """
     generator = torch.Generator().manual_seed(0)
-    vocab_size, length = config.model.vocab_size, config.sequence_length
-    assert vocab_size is not None
-    ids_BL = torch.randint(0, vocab_size, (4, length), generator=generator)
-    types_BL = (torch.arange(length) >= length // 2).long().expand(4, length)
+    length, pad_id = config.sequence_length, vocabulary.pad_id
+    ids_BL = torch.randint(0, vocabulary.size - 1, (4, length), generator=generator)
+    ids_BL += ids_BL >= pad_id  # any token but padding, from whose ids RoBERTa's positions follow
     mask_BL = torch.ones(4, length, dtype=torch.bool)
     mask_BL[1, length // 2 :] = False
+    ids_BL[~mask_BL] = pad_id
+    types_BL = None
+    if config.model.type_vocab_size > 1:
+        types_BL = (torch.arange(length) >= length // 2).long().expand(4, length)
     hidden_BLD = ours.eval()(Batch(ids_BL, mask_BL, types_BL))
-    logits_BLV = ours.predict_tokens(hidden_BLD)[..., :vocab_size]
-    expected_BLV = theirs.eval()(
-        input_ids=ids_BL, attention_mask=mask_BL, token_type_ids=types_BL
-    ).logits
-    return float((logits_BLV - expected_BLV)[mask_BL].abs().max())
+    output = theirs.eval()(input_ids=ids_BL, attention_mask=mask_BL, token_type_ids=types_BL)
+    if "logits" not in output:
+        difference = hidden_BLD - output.last_hidden_state
+    elif output.logits.ndim == 2:
+        difference = ours.predict_replaced(hidden_BLD) - output.logits
+    else:
+        difference = ours.predict_tokens(hidden_BLD)[..., : vocabulary.size] - output.logits
+    return float(difference[mask_BL].abs().max())
 
 
 def _check_repository(name: str) -> None:

@@ -6,5 +6,8 @@ ARCHITECTURES = Registry(
     "architecture",
     {
         "bert": "smallbench.models.bert:Bert",
+        "deberta": "smallbench.models.deberta:Deberta",
+        "electra": "smallbench.models.electra:Electra",
+        "roberta": "smallbench.models.roberta:Roberta",
     },
 )

@@ -1,30 +1,29 @@
-"""BERT: a post-norm Transformer encoder with learned positions and a tied token predictor.
+"""BERT: learned positions, segments, and plain scaled dot-product attention.
 
-Shapes: B rows, L positions, E embedding size, D hidden size, H heads, V vocabulary, M targets.
 Computes the function of transformers' `BertForMaskedLM` (E = D) and `ElectraForMaskedLM` (E < D,
 which is BERT with a factorised embedding), with one fused query-key-value projection a layer and
 predictions only where there are targets.
+
+Shapes: B rows, L positions, E embedding size, D hidden size, H heads, d size of a head.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
 from smallbench.models.attention import attend
 from smallbench.models.config import BertConfig
-
-
-def sinusoids(length: int, size: int) -> Tensor:
-    """Position embeddings of fixed frequencies (Vaswani et al. 2017, §3.5), [length, size].
-
-    Neighbours are alike from the start, so attention need not learn each position by itself.
-    """
-    frequencies = 10_000 ** (-torch.arange(0, size, 2) / size)
-    angles = torch.arange(length)[:, None] * frequencies
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :size]
+from smallbench.models.encoder import Encoder, Head
+from smallbench.models.local_attention import (
+    POSITION_STRENGTH,
+    keep_positions,
+    local_positions,
+    look_at_neighbours,
+)
 
 
 class Embeddings(nn.Module):
@@ -51,6 +50,14 @@ class Embeddings(nn.Module):
         embedded_BLE = self.dropout(self.norm(embedded_BLE))
         hidden_BLD: Tensor = embedded_BLE if self.project is None else self.project(embedded_BLE)
         return hidden_BLD
+
+    def share_with(self, other: Embeddings) -> None:
+        """Use the tables and the norm of `other`; the projection stays its own.
+
+        google-research/electra gives both networks one `embeddings` scope, which holds these.
+        """
+        self.tokens, self.norm = other.tokens, other.norm
+        self.positions, self.segments = other.positions, other.segments
 
 
 class SelfAttention(nn.Module):
@@ -79,95 +86,37 @@ class SelfAttention(nn.Module):
         return mixed_BLD
 
 
-class Layer(nn.Module):
-    """Attention, then feed-forward, each followed by dropout, residual and norm (post-norm)."""
+class Bert(Encoder):
+    """BERT's encoder with a head."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        size, eps = config.hidden_size, config.layer_norm_eps
-        self.attention = SelfAttention(config)
-        self.attention_norm = nn.LayerNorm(size, eps=eps)
-        self.up = nn.Linear(size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, size)
-        self.feed_forward_norm = nn.LayerNorm(size, eps=eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
-        """hidden_BLD → hidden_BLD."""
-        attended_BLD = self.dropout(self.attention(hidden_BLD, mask_B11L))
-        hidden_BLD = self.attention_norm(hidden_BLD + attended_BLD)
-        fed_BLD = self.dropout(self.down(F.gelu(self.up(hidden_BLD))))
-        normed: Tensor = self.feed_forward_norm(hidden_BLD + fed_BLD)
-        return normed
-
-
-class TokenPredictor(nn.Module):
-    """The masked-language-model head: transform D → E, then score against the token embeddings."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.transform = nn.Linear(config.hidden_size, config.embedding_size)
-        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(config.num_embedding_rows))
-
-    def forward(self, hidden_MD: Tensor, token_embedding_VE: Tensor) -> Tensor:
-        """hidden_MD → logits_MV."""
-        transformed_ME = self.norm(F.gelu(self.transform(hidden_MD)))
-        return F.linear(transformed_ME, token_embedding_VE, self.bias)
-
-
-class Bert(nn.Module):
-    """Encoder and token predictor; the predictor's output matrix is the token embedding itself."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.predictor = TokenPredictor(config)
+    def __init__(self, config: BertConfig, *, head: Head = "tokens") -> None:
+        super().__init__(
+            config,
+            embeddings=Embeddings(config),
+            attention=lambda: SelfAttention(config),
+            head=head,
+        )
         self.reset_parameters()
+        if config.attention_init == "local":
+            self._look_at_neighbours(config)
 
-    def reset_parameters(self) -> None:
-        """Normal weights (σ = `initializer_range`), zero biases (google-research/bert).
+    def context(self, batch: Batch) -> Tensor | None:
+        """mask_B11L: True where a key may be attended to; None where all may."""
+        mask_BL = batch.attention_mask
+        return None if mask_BL is None else mask_BL[:, None, None, :]
 
-        BERT truncates the normal at 2σ; transformers and we do not, which has not been seen to
-        matter.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=self.config.initializer_range)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        if self.config.position_init == "sinusoidal":
-            weight = self.embeddings.positions.weight
-            with torch.no_grad():
-                # As strong as the tokens: a sinusoid's root mean square is 1/√2.
-                weight.copy_(sinusoids(*weight.shape) * 2**0.5 * self.config.initializer_range)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Batch → hidden_BLD, the last layer's output."""
-        mask = batch.attention_mask
-        mask_B11L = None if mask is None else mask[:, None, None, :]
-        hidden_BLD: Tensor = self.embeddings(batch)
-        for layer in self.layers:
-            hidden_BLD = layer(hidden_BLD, mask_B11L)
-        return hidden_BLD
-
-    def predict_tokens(self, hidden_MD: Tensor) -> Tensor:
-        """hidden_MD → logits_MV over `num_embedding_rows` classes, of any chosen positions."""
-        logits_MV: Tensor = self.predictor(hidden_MD, self.embeddings.tokens.weight)
-        return logits_MV
-
-    def forward_flops(self, *, num_rows: int, length: int, num_targets: int) -> int:
-        """Floating-point operations of one forward pass: matrix products only, 2 a multiply-add.
-
-        Counts what the model needs, not what is computed: no recomputation.
-        """
-        c = self.config
-        tokens = num_rows * length
-        layer = 4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size
-        attention = 2 * length * c.hidden_size  # scores and their use on the values
-        project = c.embedding_size * c.hidden_size if self.embeddings.project is not None else 0
-        head = c.hidden_size * c.embedding_size + c.embedding_size * c.num_embedding_rows
-        per_token = c.num_hidden_layers * (layer + attention) + project
-        return 2 * (tokens * per_token + num_targets * head)
+    def _look_at_neighbours(self, config: BertConfig) -> None:
+        positions = self.embeddings.positions.weight
+        strength = POSITION_STRENGTH * config.initializer_range
+        with torch.no_grad():
+            positions.copy_(strength * local_positions(*positions.shape))
+        if self.embeddings.project is not None:
+            keep_positions(self.embeddings.project.weight)
+        layers: Any = self.layers
+        for index, layer in enumerate(layers):
+            look_at_neighbours(
+                layer.attention.qkv.weight,
+                embedding_size=config.embedding_size,
+                layer=index,
+                num_heads=config.num_attention_heads,
+            )

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
-from smallbench.config import require
+from smallbench.config import option, require
 from smallbench.errors import ConfigError
+
+C = TypeVar("C", bound="EncoderConfig")
 
 
 @dataclass(frozen=True)
-class BertConfig:
-    """BERT (Devlin et al. 2019, arXiv 1810.04805), optionally with a factorised embedding.
+class EncoderConfig:
+    """What every architecture here has; the defaults are those of ELECTRA-Small.
 
     With `embedding_size < hidden_size` tokens are embedded small and projected up (ALBERT, Lan et
     al. 2020, §3.1), as google-research/electra does for its small models.
     """
 
-    architecture: Literal["bert"] = "bert"
+    architecture: str
     vocab_size: int | None = None  # None: the tokenizer's
     embedding_size: int = 128
     hidden_size: int = 256
@@ -30,7 +32,6 @@ class BertConfig:
     attention_probs_dropout_prob: float = 0.1
     layer_norm_eps: float = 1e-12  # google-research/bert modeling.py
     initializer_range: float = 0.02
-    position_init: Literal["normal", "sinusoidal"] = "normal"
     vocab_size_multiple: int = 64  # embedding rows are padded to it: aligned matrix products
 
     def __post_init__(self) -> None:
@@ -44,7 +45,6 @@ class BertConfig:
             "vocab_size_multiple",
         ):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        require(self.type_vocab_size >= 2, "model.type_vocab_size", self.type_vocab_size, "2")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "[0, 1)")
         if self.hidden_size % self.num_attention_heads:
@@ -59,6 +59,101 @@ class BertConfig:
         assert self.vocab_size is not None, "resolved against the tokenizer before building"
         return -(-self.vocab_size // self.vocab_size_multiple) * self.vocab_size_multiple
 
+    def narrowed(self: C, width: float) -> C:
+        """The same architecture at `width` times the hidden, feed-forward and head counts.
 
-ModelConfig = BertConfig
-"""Any architecture's configuration; a union as soon as there are more."""
+        Heads keep their size and embeddings theirs (google-research/electra, `get_generator_config`
+        ). Raises `ConfigError` where no whole head is left.
+        """
+        head_size = self.hidden_size // self.num_attention_heads
+        hidden_size = round(self.hidden_size * width)
+        num_heads = hidden_size // head_size
+        if num_heads < 1 or hidden_size % head_size:
+            raise ConfigError(
+                f"{width} × model.hidden_size {self.hidden_size} is no whole number of heads of "
+                f"{head_size}; choose objective.generator_width or model.num_attention_heads so "
+                "that it is"
+            )
+        return replace(
+            self,
+            hidden_size=hidden_size,
+            num_attention_heads=num_heads,
+            intermediate_size=round(self.intermediate_size * width),
+        )
+
+
+@dataclass(frozen=True)
+class BertConfig(EncoderConfig):
+    """BERT (Devlin et al. 2019, arXiv 1810.04805), optionally with a factorised embedding."""
+
+    architecture: Literal["bert"] = "bert"
+    attention_init: Literal["normal", "local"] = option(
+        "normal", help="local: heads begin by looking at their neighbours"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.type_vocab_size >= 1, "model.type_vocab_size", self.type_vocab_size, "1 or 2")
+        head_size = self.hidden_size // self.num_attention_heads
+        if self.attention_init == "local" and (head_size % 2 or self.embedding_size % 2):
+            raise ConfigError(
+                "model.attention_init 'local' needs embeddings and heads of an even size, not "
+                f"{self.embedding_size} and {head_size}; use 'normal'"
+            )
+
+
+@dataclass(frozen=True)
+class ElectraConfig(BertConfig):
+    """ELECTRA's encoder (Clark et al. 2020, arXiv 2003.10555): BERT with a factorised embedding."""
+
+    architecture: Literal["electra"] = "electra"  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class RobertaConfig(BertConfig):
+    """RoBERTa (Liu et al. 2019, arXiv 1907.11692): BERT without segments, on byte-level BPE.
+
+    Its embedding is as wide as its hidden layers: transformers' classes know no other.
+    """
+
+    architecture: Literal["roberta"] = "roberta"  # type: ignore[assignment]
+    embedding_size: int = 256
+    type_vocab_size: int = 1
+    layer_norm_eps: float = 1e-5  # fairseq's
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        key = "model.type_vocab_size"
+        require(self.type_vocab_size == 1, key, self.type_vocab_size, "1: RoBERTa has no segments")
+        if self.embedding_size != self.hidden_size:
+            raise ConfigError(
+                f"model.embedding_size {self.embedding_size} != model.hidden_size "
+                f"{self.hidden_size}; RoBERTa's are alike, use architecture bert to factorise"
+            )
+
+
+@dataclass(frozen=True)
+class DebertaConfig(EncoderConfig):
+    """DeBERTa (He et al. 2021, arXiv 2006.03654): disentangled attention, no absolute positions.
+
+    Position keys and queries have maps of their own, as in its paper's base model. The enhanced
+    mask decoder is left out, as it is in the systems that are reproduced here.
+    """
+
+    architecture: Literal["deberta"] = "deberta"
+    type_vocab_size: int = 0
+    layer_norm_eps: float = 1e-7  # microsoft/deberta-base
+    max_relative_positions: int = option(
+        512, help="distances further apart than this are all alike"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        key = "model.type_vocab_size"
+        require(self.type_vocab_size == 0, key, self.type_vocab_size, "0: DeBERTa has no segments")
+        key = "model.max_relative_positions"
+        require(self.max_relative_positions >= 1, key, self.max_relative_positions, "at least 1")
+
+
+ModelConfig = BertConfig | ElectraConfig | RobertaConfig | DebertaConfig
+"""Any architecture's configuration; `architecture` tells them apart."""

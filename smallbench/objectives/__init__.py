@@ -6,5 +6,6 @@ OBJECTIVES = Registry(
     "objective",
     {
         "masked_lm": "smallbench.objectives.masked_lm:MaskedLM",
+        "replaced_token": "smallbench.objectives.replaced_token:ReplacedToken",
     },
 )

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from smallbench.config import require
+from smallbench.config import option, require
 from smallbench.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class MaskedLMConfig:
-    """Masked-language modelling with dynamic masking and no next-sentence prediction."""
+class CorruptionConfig:
+    """Dynamic masking, as BERT does it; no next-sentence prediction."""
 
-    objective: Literal["masked_lm"] = "masked_lm"
-    mask_fraction: float = 0.15  # Devlin et al. 2019, §3.1
+    objective: str
+    mask_fraction: float = option(0.15, help="tokens that are targets")  # Devlin et al. 2019, §3.1
     mask_token_fraction: float = 0.8  # of the chosen positions: become [MASK]
     random_token_fraction: float = 0.1  # become a random token; the rest stays
     # google-research/electra build_pretraining_dataset.py: half of the examples have two segments.
@@ -33,5 +33,39 @@ class MaskedLMConfig:
             )
 
 
-ObjectiveConfig = MaskedLMConfig
-"""Any pretraining objective's configuration; a union as soon as there are more."""
+@dataclass(frozen=True)
+class MaskedLMConfig(CorruptionConfig):
+    """Masked-language modelling: guess the chosen tokens."""
+
+    objective: Literal["masked_lm"] = "masked_lm"
+
+
+@dataclass(frozen=True)
+class ReplacedTokenConfig(CorruptionConfig):
+    """Replaced-token detection (Clark et al. 2020, arXiv 2003.10555)."""
+
+    objective: Literal["replaced_token"] = "replaced_token"
+    # google-research/electra pretrain_helpers.py `mask`: 85 % become [MASK], the rest stays.
+    mask_token_fraction: float = 0.85
+    random_token_fraction: float = 0.0
+    generator_width: float = option(
+        0.25,  # §3.2: a quarter to a half works best
+        help="hidden size of the generator over the discriminator's",
+    )
+    generator_weight: float = 1.0
+    discriminator_weight: float = 50.0  # λ, §3.1 and appendix A
+    embedding_sharing: Literal["shared", "gradient_disentangled", "none"] = option(
+        "shared",  # §3.2
+        help="gradient_disentangled: the discriminator adds to the generator's (DeBERTaV3)",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        key, width = "objective.generator_width", self.generator_width
+        require(0 < width <= 1, key, width, "over 0 and at most 1")
+        for name in ("generator_weight", "discriminator_weight"):
+            require(getattr(self, name) > 0, f"objective.{name}", getattr(self, name), "over 0")
+
+
+ObjectiveConfig = MaskedLMConfig | ReplacedTokenConfig
+"""Any pretraining objective's configuration; `objective` tells them apart."""

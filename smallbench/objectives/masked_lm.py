@@ -9,26 +9,30 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smallbench.batch import Batch, with_targets
+from smallbench.batch import Batch
+from smallbench.models import ARCHITECTURES
+from smallbench.models.config import EncoderConfig
 from smallbench.objectives.base import Sums
 from smallbench.objectives.config import MaskedLMConfig
-from smallbench.objectives.masking import IntArray, Vocabulary, mask_tokens, split_segments
+from smallbench.objectives.corruption import corrupt, micro_batches
+from smallbench.objectives.masking import IntArray, Vocabulary
 
 
 class MaskedLM(nn.Module):
     """The objective with its model; the head runs only where there are targets."""
 
     weights: Mapping[str, float] = {"mlm": 1.0}
+    head = "tokens"
+    """What the model that is exported predicts."""
 
-    def __init__(self, config: MaskedLMConfig, model: Any, vocabulary: Vocabulary) -> None:
+    def __init__(self, config: MaskedLMConfig, model: EncoderConfig, vocabulary: Vocabulary):
         super().__init__()
         self.config = config
         self.vocabulary = vocabulary
-        self.model: Any = model
+        self.model: Any = ARCHITECTURES[model.architecture](model, head=self.head)
 
     @property
     def module(self) -> nn.Module:
@@ -36,30 +40,12 @@ class MaskedLM(nn.Module):
         return self
 
     def corrupt(self, ids_BL: IntArray, generator: np.random.Generator) -> Batch:
-        """Clean rows → a global batch with hidden tokens, on the host, without targets listed."""
-        c = self.config
-        ids_BL, types_BL = split_segments(
-            ids_BL, self.vocabulary, generator, fraction=c.two_segment_fraction
-        )
-        mask_BL = ids_BL != self.vocabulary.pad_id
-        corrupted_BL, labels_BL = mask_tokens(
-            ids_BL,
-            self.vocabulary,
-            generator,
-            mask_fraction=c.mask_fraction,
-            mask_token_fraction=c.mask_token_fraction,
-            random_token_fraction=c.random_token_fraction,
-        )
-        return Batch(
-            input_ids=torch.from_numpy(corrupted_BL),
-            attention_mask=None if mask_BL.all() else torch.from_numpy(mask_BL),
-            token_type_ids=None if types_BL is None else torch.from_numpy(types_BL),
-            labels=torch.from_numpy(labels_BL),
-        )
+        """Clean rows → a global batch with hidden tokens."""
+        return corrupt(ids_BL, self.config, self.vocabulary, generator)
 
-    def micro_batches(self, batch: Batch, micro_batch_size: int) -> list[Batch]:
+    def micro_batches(self, batch: Batch, num_rows: int) -> list[Batch]:
         """Cut a corrupted global batch into micro-batches with their targets listed."""
-        return [with_targets(part) for part in batch.split(micro_batch_size)]
+        return micro_batches(batch, num_rows)
 
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
         """Hidden tokens."""

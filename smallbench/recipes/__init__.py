@@ -10,5 +10,13 @@ RECIPES = Registry(
     {
         "bert-small": "smallbench.recipes.bert:bert_small",
         "bert-tiny": "smallbench.recipes.bert:bert_tiny",
+        "deberta-small": "smallbench.recipes.deberta:deberta_small",
+        "deberta-tiny": "smallbench.recipes.deberta:deberta_tiny",
+        "electra-deberta-small": "smallbench.recipes.electra:electra_deberta_small",
+        "electra-deberta-tiny": "smallbench.recipes.electra:electra_deberta_tiny",
+        "electra-small": "smallbench.recipes.electra:electra_small",
+        "electra-tiny": "smallbench.recipes.electra:electra_tiny",
+        "roberta-small": "smallbench.recipes.roberta:roberta_small",
+        "roberta-tiny": "smallbench.recipes.roberta:roberta_tiny",
     },
 )

@@ -47,11 +47,24 @@ def bert_small() -> PretrainConfig:
     )
 
 
+TINY_OPTIM = OptimConfig(learning_rate=2e-3)
+TINY_SCHEDULE = ScheduleConfig(warmup_fraction=0.02)
+TINY_TRAIN = TrainConfig(
+    max_steps=4_600,
+    global_batch_size=32,
+    log_every_steps=20,
+    eval_every_steps=500,
+    num_eval_rows=512,
+    save_every_steps=500,
+)
+"""What the tiny recipes of all families share, so that they can be compared."""
+
+
 @recipe(
     parameters="1.9M with 8,192 tokens",
     source="this project, for CPUs",
-    budget="6,000 steps of 32 x 128 tokens (25M tokens); measured: 17 minutes, 2 cores",
-    expected="no gain on GLUE over random weights yet: docs/results.md",
+    budget="4,600 steps of 32 x 128 tokens (19M tokens); measured: 20 minutes, 2 cores",
+    expected="CoLA, MRPC, SST-2 above random weights: docs/results.md",
 )
 def bert_tiny() -> PretrainConfig:
     """A BERT that learns something in minutes on two CPU cores.
@@ -60,6 +73,9 @@ def bert_tiny() -> PretrainConfig:
     the tokens that four of width 256 would. No dropout, since no token is seen often enough to be
     learned by heart (Geiping & Goldstein 2022, "Cramming", §4.2). The vocabulary is the corpus's;
     a small one (`prepare --vocab_size=8192`) keeps the predictor's share of the work small.
+
+    Heads begin by looking at their neighbours: with BERT's own initial weights the whole budget
+    passed before they had found them (docs/results.md).
     """
     return PretrainConfig(
         recipe="bert-tiny",
@@ -75,20 +91,14 @@ def bert_tiny() -> PretrainConfig:
             # BERT's 0.02 leaves the branches of so narrow a model next to silent (0.02 × √128 is
             # a third of what BERT-Base has); the held-out loss fell faster with 0.05.
             initializer_range=0.05,
-            # On rows with a simple rule, attention found it in two thirds of the steps
-            # (docs/results.md).
-            position_init="sinusoidal",
+            attention_init="local",
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         ),
-        optim=OptimConfig(learning_rate=1e-3),
-        schedule=ScheduleConfig(warmup_fraction=0.05),
-        train=TrainConfig(
-            max_steps=6_000,
-            global_batch_size=32,
-            log_every_steps=20,
-            eval_every_steps=500,
-            num_eval_rows=512,
-            save_every_steps=500,
-        ),
+        # Twice BERT's targets for a quarter more time; 0.30 against 0.15: 5.72 against 5.96 after
+        # 600 steps, on masked tokens alone.
+        objective=MaskedLMConfig(mask_fraction=0.3),
+        optim=TINY_OPTIM,
+        schedule=TINY_SCHEDULE,
+        train=TINY_TRAIN,
     )

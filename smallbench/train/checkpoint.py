@@ -52,8 +52,8 @@ class Checkpoint:
         return int(self.manifest["step"])
 
     def load_module(self, module: nn.Module) -> None:
-        """Put the saved weights into `module`."""
-        module.load_state_dict(self.module_state())
+        """Put the saved weights into `module`; raises `RuntimeError` where they do not fit."""
+        load_distinct(module, self.module_state())
 
     def module_state(self) -> dict[str, Tensor]:
         """The saved weights by name, on the CPU."""
@@ -83,6 +83,21 @@ def random_state() -> dict[str, Tensor]:
     return states
 
 
+def distinct_state(module: nn.Module) -> dict[str, Tensor]:
+    """Weights by name, one that several parts share under its first name alone."""
+    first = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+    state = module.state_dict()
+    return {name: state[name].contiguous() for name in first if name in state}
+
+
+def load_distinct(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """The inverse of `distinct_state`; raises `RuntimeError` where names or shapes do not fit."""
+    names = distinct_state(module).keys()
+    if names != state.keys():
+        raise RuntimeError(f"weights {sorted(names ^ state.keys())} are on one side only")
+    module.load_state_dict(dict(state), strict=False)
+
+
 class CheckpointStore:
     """The checkpoints of one run directory. One writer at a time (the run's lock sees to it)."""
 
@@ -107,8 +122,7 @@ class CheckpointStore:
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_sibling(final)
         temporary.mkdir()
-        state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-        save_file(state, temporary / "module.safetensors")
+        save_file(distinct_state(module), temporary / "module.safetensors")
         torch.save(dict(engine_state), temporary / "engine.pt")
         save_file(random_state(), temporary / "random.safetensors")
         files = {}

@@ -25,10 +25,10 @@ import torch
 
 from smallbench.config import digest
 from smallbench.data.loader import ShuffledRows
-from smallbench.data.shards import TokenRows, entropy_of_counts, verify_shards
+from smallbench.data.shards import TokenizerInfo, TokenRows, entropy_of_counts, verify_shards
+from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import ConfigError, InterruptedRunError
 from smallbench.files import exclusive_lock
-from smallbench.models import ARCHITECTURES
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import IntArray, Vocabulary, step_generator
 from smallbench.tracking.base import Tracker
@@ -112,6 +112,11 @@ def fit_to_data(config: PretrainConfig, rows: TokenRows) -> PretrainConfig:
             f"sequence_length {config.sequence_length} is over model.max_position_embeddings "
             f"{config.model.max_position_embeddings}"
         )
+    if config.model.type_vocab_size < 2 and config.objective.two_segment_fraction > 0:
+        raise ConfigError(
+            f"objective.two_segment_fraction {config.objective.two_segment_fraction} needs two "
+            f"segments, but model.architecture {config.model.architecture!r} has none; set it to 0"
+        )
     vocab_size = rows.tokenizer.vocab_size
     if config.model.vocab_size is None:
         return replace(config, model=replace(config.model, vocab_size=vocab_size))
@@ -124,9 +129,8 @@ def fit_to_data(config: PretrainConfig, rows: TokenRows) -> PretrainConfig:
     return config
 
 
-def vocabulary_of(rows: TokenRows) -> Vocabulary:
-    """What corruption must know of the corpus's tokenizer."""
-    info = rows.tokenizer
+def vocabulary_of(info: TokenizerInfo | Tokenizer) -> Vocabulary:
+    """What corruption must know of a tokenizer."""
     return Vocabulary(
         size=info.vocab_size,
         pad_id=info.pad_id,
@@ -139,8 +143,7 @@ def vocabulary_of(rows: TokenRows) -> Vocabulary:
 
 def build_objective(config: PretrainConfig, vocabulary: Vocabulary) -> Any:
     """The objective with a freshly initialised model; draws from PyTorch's global generator."""
-    model = ARCHITECTURES[config.model.architecture](config.model)
-    return OBJECTIVES[config.objective.objective](config.objective, model, vocabulary)
+    return OBJECTIVES[config.objective.objective](config.objective, config.model, vocabulary)
 
 
 class _Run:
@@ -168,7 +171,7 @@ class _Run:
         """From `checkpoint`, or from the seed, to the last step or the first request to stop."""
         c = self.config
         torch.manual_seed(c.train.seed)
-        self.objective = build_objective(c, vocabulary_of(self.rows))
+        self.objective = build_objective(c, vocabulary_of(self.rows.tokenizer))
         self.engine = TorchEngine(self.objective, c.optim, device=device, precision=precision)
         self.progress = Progress()
         pending: Mapping[str, list[float]] = {}

@@ -7,48 +7,71 @@ import torch
 
 from smallbench.batch import Batch
 from smallbench.config import override_all
+from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.export import huggingface
-from smallbench.export.huggingface import export, load_run
-from smallbench.models.bert import Bert
-from smallbench.recipes import RECIPES
-from smallbench.train.pretrain import pretrain
-from tests.train.test_pretrain import VALUES
+from smallbench.export.huggingface import export, load_model, load_run
+from smallbench.train.pretrain import pretrain, vocabulary_of
+from tests.train.test_recipes import small
+
+RUNS = {
+    "bert-factorised": ("bert", {"model.embedding_size": 16}),
+    "bert-plain": ("bert", {"model.embedding_size": 32}),
+    "roberta": ("roberta", {}),
+    "deberta": ("deberta", {}),
+    "electra": ("electra", {}),
+    "electra-disentangled": (
+        "electra",
+        {"objective.embedding_sharing": "gradient_disentangled"},
+    ),
+    "electra-deberta": ("electra-deberta", {}),
+}
 
 
-@pytest.fixture(scope="module", params=[16, 32], ids=["factorised", "plain"])
-def run_dir(request, corpus, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("run")
-    values = {**VALUES, "train.max_steps": 3, "model.embedding_size": request.param}
-    pretrain(override_all(RECIPES["bert-tiny"](), values), data=corpus, run_dir=run_dir)
+def pretrained(corpus, run_dir, name):
+    family, values = RUNS[name]
+    config = override_all(small(family, train__max_steps=3), values)
+    pretrain(config, data=corpus, run_dir=run_dir)
     return run_dir
 
 
-@torch.no_grad()
-def test_auto_classes_load_it_and_logits_are_equal(run_dir, tmp_path):
-    from transformers import (
-        AutoModelForMaskedLM,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-    )
+@pytest.fixture(scope="module", params=["bert-factorised", "bert-plain"])
+def run_dir(request, corpus, tmp_path_factory):
+    return pretrained(corpus, tmp_path_factory.mktemp("run"), request.param)
 
-    out = tmp_path / "export"
+
+@pytest.mark.parametrize("name", RUNS)
+def test_transformers_loads_it_and_outputs_are_equal(name, corpus, tmp_path):
+    import transformers
+
+    run_dir, out = pretrained(corpus, tmp_path / "run", name), tmp_path / "export"
     assert export(run_dir, out) < 1e-5
-    tokenizer = AutoTokenizer.from_pretrained(out)
-    model = AutoModelForMaskedLM.from_pretrained(out).eval()
-    assert model.config.vocab_size == len(tokenizer) == 300
-    assert model.config.pad_token_id == tokenizer.pad_token_id
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    config = json.loads((out / "config.json").read_text())
+    (class_name,) = config["architectures"]
+    theirs = getattr(transformers, class_name).from_pretrained(out).eval()
+    assert theirs.config.vocab_size == len(tokenizer) == 300
+    assert theirs.config.pad_token_id == tokenizer.pad_token_id
     inputs = tokenizer(["some text", "a somewhat longer text"], padding=True, return_tensors="pt")
-    _, config, checkpoint = load_run(run_dir)
-    ours = Bert(config.model).eval()
-    state = checkpoint.module_state()
-    ours.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
+    _, run_config, checkpoint = load_run(run_dir)
+    vocabulary = vocabulary_of(Tokenizer.load(run_dir / "tokenizer"))
+    ours, head = load_model(run_config, checkpoint, vocabulary)
     mask = inputs["attention_mask"].bool()
-    batch = Batch(inputs["input_ids"], mask, inputs["token_type_ids"])
-    logits = ours.predict_tokens(ours(batch))[..., :300]
-    torch.testing.assert_close(model(**inputs).logits[mask], logits[mask], rtol=0, atol=1e-5)
-    classifier = AutoModelForSequenceClassification.from_pretrained(out, num_labels=3)
-    assert classifier(**inputs).logits.shape == (2, 3)
+    types = inputs["token_type_ids"] if run_config.model.type_vocab_size > 1 else None
+    with torch.no_grad():
+        hidden = ours(Batch(inputs["input_ids"], mask, types))
+        output = theirs(input_ids=inputs["input_ids"], attention_mask=mask, token_type_ids=types)
+    if class_name == "DebertaModel":
+        actual, expected = hidden, output.last_hidden_state
+    elif head == "replaced":
+        actual, expected = ours.predict_replaced(hidden), output.logits
+    else:
+        actual, expected = ours.predict_tokens(hidden)[..., :300], output.logits
+    torch.testing.assert_close(expected[mask], actual[mask], rtol=0, atol=1e-5)
+    auto = transformers.AutoModelForSequenceClassification
+    classifier, report = auto.from_pretrained(out, num_labels=3, output_loading_info=True)
+    assert all("classifier" in k or "pooler" in k for k in report["missing_keys"]), report
+    assert classifier(input_ids=inputs["input_ids"], attention_mask=mask).logits.shape == (2, 3)
 
 
 def test_the_card_and_the_marker_say_where_it_came_from(run_dir, tmp_path):
@@ -78,8 +101,8 @@ def test_a_second_export_replaces_the_first_and_nothing_else(run_dir, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_different_logits_leave_nothing_behind(run_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface, "logit_difference", lambda *_: 0.5)
+def test_different_outputs_leave_nothing_behind(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface, "output_difference", lambda *_: 0.5)
     with pytest.raises(SmallbenchError, match="differ"):
         export(run_dir, tmp_path / "export")
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from smallbench.batch import IGNORED, with_targets
-from smallbench.models.bert import Bert
 from smallbench.models.config import BertConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.masked_lm import MaskedLM
@@ -20,16 +19,14 @@ VOCABULARY = Vocabulary(
 @pytest.fixture
 def objective():
     torch.manual_seed(0)
-    model = Bert(
-        BertConfig(
-            vocab_size=90,
-            embedding_size=16,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=32,
-        )
+    model = BertConfig(
+        vocab_size=90,
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
     )
     return MaskedLM(MaskedLMConfig(), model, VOCABULARY).eval()
 

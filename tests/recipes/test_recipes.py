@@ -8,6 +8,7 @@ import pytest
 
 from smallbench.config import digest, from_dict, to_dict
 from smallbench.models import ARCHITECTURES
+from smallbench.objectives import OBJECTIVES
 from smallbench.recipes import RECIPES
 from smallbench.train.config import PretrainConfig
 
@@ -29,20 +30,33 @@ def test_a_recipe_says_how_many_parameters_it_has(name):
     """To its last digit, with the vocabulary that it names."""
     recipe = RECIPES[name]
     number, _, vocabulary = recipe.parameters.partition("M with ")
-    model = recipe().model
+    config = recipe()
+    model, head = config.model, OBJECTIVES[config.objective.objective].head
     if model.vocab_size is None:
         size = int(vocabulary.split()[0].replace(",", ""))
         model = dataclasses.replace(model, vocab_size=size)
-    built = ARCHITECTURES[model.architecture](model)
+    built = ARCHITECTURES[model.architecture](model, head=head)
     count = sum(parameter.numel() for parameter in built.parameters())
     assert count / 1e6 == pytest.approx(float(number.rstrip("M")), abs=0.06)
 
 
-def test_bert_small_has_the_papers_size():
-    """13.5M parameters (arXiv 2109.10847), within 1 %."""
-    model = RECIPES["bert-small"]().model
-    built = ARCHITECTURES["bert"](model)
-    assert sum(p.numel() for p in built.parameters()) == pytest.approx(13.5e6, rel=0.01)
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("bert-small", 13.5),
+        ("roberta-small", 22.4),
+        ("deberta-small", 15.1),
+        ("electra-small", 13.5),
+        ("electra-deberta-small", 15.1),
+    ],
+)
+def test_the_papers_systems_have_its_sizes(name, millions):
+    """arXiv 2109.10847, within 1 %; of ELECTRA's pairs, the discriminator."""
+    config = RECIPES[name]()
+    head = OBJECTIVES[config.objective.objective].head
+    built = ARCHITECTURES[config.model.architecture](config.model, head=head)
+    count = sum(p.numel() for p in built.parameters())
+    assert count == pytest.approx(millions * 1e6, rel=0.01)
 
 
 def test_listing_recipes_needs_no_torch():

@@ -82,11 +82,13 @@ def test_a_terminal_gets_a_bar_and_anything_else_one_json_line_a_record(monkeypa
     assert "eval: loss 6.95" in screen.getvalue()
 
 
-def test_the_loss_curve_is_a_picture(tmp_path):
+@pytest.mark.parametrize("terms", [("mlm",), ("generator", "discriminator")])
+def test_the_loss_curve_is_a_picture_of_each_term(tmp_path, terms):
     metrics = MetricsFile(tmp_path / "m.jsonl")
+    losses = {f"{term}_loss": 0.5 for term in terms}
     for step in range(1, 6):
-        metrics.log(record(step))
-        metrics.log(record(step, "eval"))
+        metrics.log(record(step) | losses)
+        metrics.log(record(step, "eval") | losses)
     metrics.close()
     plot_loss(tmp_path / "m.jsonl", tmp_path / "loss.png", title="test")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

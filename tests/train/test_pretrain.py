@@ -134,7 +134,7 @@ def test_no_steps_give_the_initial_weights(corpus, tmp_path):
 
 def test_another_configuration_or_corpus_is_refused_by_name(corpus, tmp_path):
     pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
-    with pytest.raises(ConfigError, match=r"optim.learning_rate: 0.001 → 0.5"):
+    with pytest.raises(ConfigError, match=r"optim.learning_rate: 0.002 → 0.5"):
         pretrain(tiny(train__max_steps=0, optim__learning_rate=0.5), data=corpus, run_dir=tmp_path)
 
 

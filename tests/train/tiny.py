@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from smallbench.models.bert import Bert
 from smallbench.models.config import BertConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.masked_lm import MaskedLM
@@ -49,7 +48,7 @@ def objective(*, dropout: float = 0.0, seed: int = 0) -> MaskedLM:
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
-    return MaskedLM(MaskedLMConfig(), Bert(config), VOCABULARY)
+    return MaskedLM(MaskedLMConfig(), config, VOCABULARY)
 
 
 def trainer(

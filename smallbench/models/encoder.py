@@ -1,0 +1,152 @@
+"""What the architectures share: post-norm layers, prediction heads and how they begin.
+
+An architecture is an `Encoder` with embeddings and attention of its own; see `bert.py` first.
+
+Shapes: B rows, L positions, E embedding size, D hidden size, V vocabulary, M chosen positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smallbench.batch import Batch
+from smallbench.models.config import EncoderConfig
+
+Head = Literal["tokens", "replaced"]
+"""What a model is built to predict: the hidden tokens, or which tokens were replaced."""
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward, each followed by dropout, residual and norm (post-norm)."""
+
+    def __init__(self, config: EncoderConfig, attention: nn.Module) -> None:
+        super().__init__()
+        size, eps = config.hidden_size, config.layer_norm_eps
+        self.attention = attention
+        self.attention_norm = nn.LayerNorm(size, eps=eps)
+        self.up = nn.Linear(size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, size)
+        self.feed_forward_norm = nn.LayerNorm(size, eps=eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_BLD: Tensor, context: Any) -> Tensor:
+        """hidden_BLD → hidden_BLD; `context` is what the attention needs besides."""
+        attended_BLD = self.dropout(self.attention(hidden_BLD, context))
+        hidden_BLD = self.attention_norm(hidden_BLD + attended_BLD)
+        fed_BLD = self.dropout(self.down(F.gelu(self.up(hidden_BLD))))
+        normed: Tensor = self.feed_forward_norm(hidden_BLD + fed_BLD)
+        return normed
+
+
+class TokenPredictor(nn.Module):
+    """The masked-language-model head: transform D → E, then score against the token embeddings."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.transform = nn.Linear(config.hidden_size, config.embedding_size)
+        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(Tensor(config.num_embedding_rows).zero_())
+
+    def forward(self, hidden_MD: Tensor, token_embedding_VE: Tensor) -> Tensor:
+        """hidden_MD → logits_MV."""
+        transformed_ME = self.norm(F.gelu(self.transform(hidden_MD)))
+        return F.linear(transformed_ME, token_embedding_VE, self.bias)
+
+
+class ReplacedTokenDetector(nn.Module):
+    """ELECTRA's discriminator head (google-research/electra `_get_discriminator_output`)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.score = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, hidden_BLD: Tensor) -> Tensor:
+        """hidden_BLD → logits_BL: above 0 where a token seems to have been replaced."""
+        scores_BL1: Tensor = self.score(F.gelu(self.transform(hidden_BLD)))
+        return scores_BL1.squeeze(-1)
+
+
+class Encoder(nn.Module):
+    """Embeddings, layers and one head. Subclasses say what attention is given besides the tokens.
+
+    With the head `tokens`, the output matrix of the predictor is the token embedding itself.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        embeddings: nn.Module,
+        attention: Callable[[], nn.Module],
+        head: Head,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings: Any = embeddings
+        self.layers = nn.ModuleList(
+            Layer(config, attention()) for _ in range(config.num_hidden_layers)
+        )
+        if head == "tokens":
+            self.predictor = TokenPredictor(config)
+        else:
+            self.detector = ReplacedTokenDetector(config)
+
+    def reset_parameters(self) -> None:
+        """Normal weights (σ = `initializer_range`), zero biases (google-research/bert).
+
+        BERT truncates the normal at 2σ; transformers and we do not, which has not been seen to
+        matter.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def context(self, batch: Batch) -> Any:
+        """What every layer's attention is given besides the hidden states."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Batch → hidden_BLD, the last layer's output."""
+        context = self.context(batch)
+        hidden_BLD: Tensor = self.embeddings(batch)
+        for layer in self.layers:
+            hidden_BLD = layer(hidden_BLD, context)
+        return hidden_BLD
+
+    def predict_tokens(self, hidden_MD: Tensor) -> Tensor:
+        """hidden_MD → logits_MV over `num_embedding_rows` classes, of any chosen positions."""
+        logits_MV: Tensor = self.predictor(hidden_MD, self.embeddings.tokens.weight)
+        return logits_MV
+
+    def predict_replaced(self, hidden_BLD: Tensor) -> Tensor:
+        """hidden_BLD → logits_BL of having been replaced."""
+        logits_BL: Tensor = self.detector(hidden_BLD)
+        return logits_BL
+
+    def attention_flops(self, length: int) -> int:
+        """Multiply-adds a token and layer of attention without its four D × D maps."""
+        return 2 * length * self.config.hidden_size  # scores, and their use on the values
+
+    def forward_flops(self, *, num_rows: int, length: int, num_targets: int) -> int:
+        """Floating-point operations of one forward pass: matrix products only, 2 a multiply-add.
+
+        Counts what the model needs, not what is computed: no recomputation, no padding, and only
+        the `num_targets` positions in the head.
+        """
+        c = self.config
+        layer = 4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size
+        factorised = c.embedding_size != c.hidden_size
+        project = c.embedding_size * c.hidden_size if factorised else 0
+        per_token = c.num_hidden_layers * (layer + self.attention_flops(length)) + project
+        if hasattr(self, "predictor"):
+            head = c.hidden_size * c.embedding_size + c.embedding_size * c.num_embedding_rows
+        else:
+            head = c.hidden_size**2 + c.hidden_size
+        return 2 * (num_rows * length * per_token + num_targets * head)

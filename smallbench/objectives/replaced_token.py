@@ -1,0 +1,164 @@
+"""Replaced-token detection (ELECTRA, Clark et al. 2020, §3): a small generator fills the hidden
+positions, the discriminator says of each token whether it is the original.
+
+The generator learns by masked-language modelling alone. Its samples are drawn without a gradient,
+from uniform numbers that belong to the batch: a step's samples are the same however it is cut into
+micro-batches, on whatever device, and after a restart.
+
+Shapes: B rows, L tokens a row, D hidden, M hidden positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smallbench.batch import Batch
+from smallbench.models import ARCHITECTURES
+from smallbench.models.config import EncoderConfig
+from smallbench.objectives.base import Sums
+from smallbench.objectives.config import ReplacedTokenConfig
+from smallbench.objectives.corruption import corrupt, micro_batches
+from smallbench.objectives.masking import IntArray, Vocabulary
+
+
+@torch.no_grad()
+def sample(logits_MV: Tensor, uniforms_M: Tensor, *, vocab_size: int) -> Tensor:
+    """One token of each row's softmax, by inverting its distribution function at `uniforms_M`.
+
+    Only the first `vocab_size` columns are tokens; the others pad the matrix.
+    """
+    weights_MV = logits_MV[:, :vocab_size].float().softmax(dim=-1)
+    cumulated_MV = weights_MV.cumsum(dim=-1)
+    heights_M1 = uniforms_M[:, None] * cumulated_MV[:, -1:]  # rounding: not quite 1
+    return (
+        torch.searchsorted(cumulated_MV, heights_M1, right=True)
+        .squeeze(1)
+        .clamp(max=vocab_size - 1)
+    )
+
+
+class DisentangledEmbedding(nn.Module):
+    """`E_D = stopgrad(E_G) + Δ` (DeBERTaV3, He et al. 2023, §3.2): Δ starts at zero.
+
+    The discriminator reads what the generator learns but does not pull on it.
+    """
+
+    def __init__(self, base: nn.Embedding) -> None:
+        super().__init__()
+        self.base = base
+        self.delta = nn.Parameter(torch.zeros_like(base.weight))
+
+    @property
+    def weight(self) -> Tensor:
+        """The table as it is read, [V, E]."""
+        return self.base.weight.detach() + self.delta
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """input_ids → embeddings."""
+        return F.embedding(input_ids, self.base.weight.detach()) + F.embedding(
+            input_ids, self.delta
+        )
+
+
+class ReplacedToken(nn.Module):
+    """The objective with both networks; `model`, the discriminator, is what is exported."""
+
+    head = "replaced"
+    """What the model that is exported predicts."""
+
+    def __init__(self, config: ReplacedTokenConfig, model: EncoderConfig, vocabulary: Vocabulary):
+        super().__init__()
+        self.config = config
+        self.vocabulary = vocabulary
+        self.weights: Mapping[str, float] = {
+            "generator": config.generator_weight,
+            "discriminator": config.discriminator_weight,
+        }
+        build = ARCHITECTURES[model.architecture]
+        self.model: Any = build(model, head=self.head)
+        self.generator: Any = build(model.narrowed(config.generator_width), head="tokens")
+        if config.embedding_sharing == "shared":
+            self.generator.embeddings.share_with(self.model.embeddings)
+        elif config.embedding_sharing == "gradient_disentangled":
+            self.model.embeddings.tokens = DisentangledEmbedding(self.generator.embeddings.tokens)
+
+    @property
+    def module(self) -> nn.Module:
+        """Itself: the objective's parameters are its models'."""
+        return self
+
+    def corrupt(self, ids_BL: IntArray, generator: np.random.Generator) -> Batch:
+        """Clean rows → a global batch with hidden tokens and a number for each sample."""
+        return corrupt(ids_BL, self.config, self.vocabulary, generator, with_uniforms=True)
+
+    def micro_batches(self, batch: Batch, num_rows: int) -> list[Batch]:
+        """Cut a corrupted global batch into micro-batches with their targets listed."""
+        return micro_batches(batch, num_rows)
+
+    def num_targets(self, batch: Batch) -> Mapping[str, int]:
+        """Hidden positions for the generator, all tokens for the discriminator."""
+        assert batch.target_ids is not None
+        return {"generator": batch.target_ids.numel(), "discriminator": batch.num_tokens}
+
+    def forward(self, batch: Batch) -> Sums:
+        """Both losses, and how often either network was right, summed."""
+        assert batch.target_positions is not None
+        assert batch.target_ids is not None
+        assert batch.target_uniforms is not None
+        hidden_MD = self.generator(batch).flatten(0, 1)[batch.target_positions]
+        logits_MV = self.generator.predict_tokens(hidden_MD)
+        generator_loss = F.cross_entropy(logits_MV.float(), batch.target_ids, reduction="sum")
+        sampled_M = sample(logits_MV, batch.target_uniforms, vocab_size=self.vocabulary.size)
+        replaced_batch, labels_BL = self.fill(batch, sampled_M)
+
+        scores_BL = self.model.predict_replaced(self.model(replaced_batch)).float()
+        loss_BL = F.binary_cross_entropy_with_logits(scores_BL, labels_BL, reduction="none")
+        said_BL = scores_BL.detach() > 0
+        right_BL, found_BL = said_BL == labels_BL.bool(), said_BL & labels_BL.bool()
+        if batch.attention_mask is not None:
+            loss_BL = loss_BL.masked_fill(~batch.attention_mask, 0.0)
+            right_BL = right_BL & batch.attention_mask
+        counts = {
+            "discriminator_accuracy": ("discriminator", right_BL.sum()),
+            "replaced_fraction": ("discriminator", labels_BL.sum()),
+            "detected_fraction": ("discriminator", found_BL.sum()),
+            "sampled_accuracy": ("generator", (sampled_M == batch.target_ids).sum()),
+        }
+        if not self.training:  # looking for the best of V tokens costs several percent of a step
+            guessed_M = logits_MV[:, : self.vocabulary.size].argmax(dim=-1)
+            right = (guessed_M == batch.target_ids).sum()
+            counts["generator_accuracy"] = ("generator", right)
+        losses = {"generator": generator_loss, "discriminator": loss_BL.sum()}
+        return Sums(losses=losses, counts=counts)
+
+    def fill(self, batch: Batch, sampled_M: Tensor) -> tuple[Batch, Tensor]:
+        """The discriminator's input, and labels_BL: 1 where a token is not the original.
+
+        A sample that happens to be the original counts as original (§3.1).
+        """
+        assert batch.target_positions is not None
+        assert batch.target_ids is not None
+        ids = batch.input_ids.flatten().index_copy(0, batch.target_positions, sampled_M)
+        labels = torch.zeros(ids.shape, device=ids.device)
+        labels[batch.target_positions] = (sampled_M != batch.target_ids).float()
+        shape = batch.input_ids.shape
+        return replace(batch, input_ids=ids.view(shape)), labels.view(shape)
+
+    def train_flops(self, batch: Batch) -> int:
+        """Forward plus backward at twice the forward, of both networks."""
+        assert batch.target_ids is not None
+        rows, length = batch.input_ids.shape
+        generator = self.generator.forward_flops(
+            num_rows=rows, length=length, num_targets=batch.target_ids.numel()
+        )
+        discriminator = self.model.forward_flops(
+            num_rows=rows, length=length, num_targets=rows * length
+        )
+        return 3 * int(generator + discriminator)

@@ -1,0 +1,75 @@
+"""Laws of whole runs that hold for every family: golden losses, and exact resume."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from smallbench.config import override_all
+from smallbench.errors import ConfigError, InterruptedRunError
+from smallbench.recipes import RECIPES
+from smallbench.tracking.jsonl import read_metrics
+from smallbench.train.pretrain import pretrain
+from tests.train.test_pretrain import VALUES, StopAfter, outcome
+
+FAMILIES = ("bert", "roberta", "deberta", "electra", "electra-deberta")
+GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
+
+
+def small(family, **values):
+    """The family's tiny recipe, smaller still."""
+    changed = {**VALUES, **{key.replace("__", "."): value for key, value in values.items()}}
+    if family == "roberta":
+        changed["model.embedding_size"] = 32
+    return override_all(RECIPES[f"{family}-tiny"](), changed)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_of_twenty_steps_are_golden(family, corpus, tmp_path):
+    """To replace them on purpose: write the values that this test prints to golden.json."""
+    config = small(family, train__max_steps=20, train__precision="fp32", train__log_every_steps=1)
+    pretrain(config, data=corpus, run_dir=tmp_path)
+    records = [r for r in read_metrics(tmp_path / "metrics.jsonl") if r["event"] == "train"]
+    losses = [round(record["loss"], 5) for record in records]
+    print(json.dumps({family: losses}))
+    assert losses == pytest.approx(GOLDEN[family], rel=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES[1:])
+def test_resumed_run_equals_uninterrupted_run(family, corpus, tmp_path):
+    config = small(family, train__max_steps=16)
+    pretrain(config, data=corpus, run_dir=tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        pretrain(config, data=corpus, run_dir=tmp_path / "parts", should_stop=StopAfter(7))
+    pretrain(config, data=corpus, run_dir=tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("sharing", ["gradient_disentangled", "none"])
+def test_other_ways_of_sharing_resume_exactly_too(sharing, corpus, tmp_path):
+    config = small("electra", train__max_steps=8, objective__embedding_sharing=sharing)
+    pretrain(config, data=corpus, run_dir=tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        pretrain(config, data=corpus, run_dir=tmp_path / "parts", should_stop=StopAfter(3))
+    pretrain(config, data=corpus, run_dir=tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_both_networks_are_watched(corpus, tmp_path):
+    pretrain(small("electra", train__max_steps=6), data=corpus, run_dir=tmp_path)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    held_out = [r for r in records if r["event"] == "eval"][-1]
+    train = [r for r in records if r["event"] == "train"][-1]
+    for record in (held_out, train):
+        assert record["loss"] == pytest.approx(
+            record["generator_loss"] + 50 * record["discriminator_loss"], rel=1e-5
+        )
+        assert 0 <= record["discriminator_accuracy"] <= 1
+    assert "generator_accuracy" in held_out
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_segments_are_refused_where_the_model_has_none(corpus, tmp_path):
+    config = small("deberta", objective__two_segment_fraction=0.5)
+    with pytest.raises(ConfigError, match=r"two_segment_fraction 0\.5"):
+        pretrain(config, data=corpus, run_dir=tmp_path)
