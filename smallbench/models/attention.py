@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smallbench.models.dropout import dropout
+
 
 def attend(
     q_BHLd: Tensor,
@@ -59,4 +61,4 @@ def _weighted(scores: Tensor, values: Tensor, mask: Tensor | None, dropout_prob:
     """`dropout(softmax(scores)) @ values`."""
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
-    return F.dropout(scores.softmax(dim=-1), dropout_prob) @ values
+    return dropout(scores.softmax(dim=-1), dropout_prob) @ values

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from smallbench.batch import Batch
 from smallbench.models.attention import attend
 from smallbench.models.config import BertConfig
+from smallbench.models.dropout import Dropout
 from smallbench.models.encoder import Encoder, Head
 from smallbench.models.local_attention import (
     POSITION_STRENGTH,
@@ -36,7 +37,7 @@ class Embeddings(nn.Module):
         self.positions = nn.Embedding(config.max_position_embeddings, size)
         self.segments = nn.Embedding(config.type_vocab_size, size)
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.project = nn.Linear(size, config.hidden_size) if size != config.hidden_size else None
 
     def forward(self, batch: Batch) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from smallbench.batch import Batch
 from smallbench.models.attention import attend_with_bias
 from smallbench.models.config import DebertaConfig
+from smallbench.models.dropout import Dropout
 from smallbench.models.encoder import Encoder, Head
 
 
@@ -46,7 +47,7 @@ class Embeddings(nn.Module):
         factorised = size != config.hidden_size
         self.project = nn.Linear(size, config.hidden_size, bias=False) if factorised else None
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch → hidden_BLD."""
@@ -73,7 +74,7 @@ class DisentangledSelfAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(size))
         self.position_key = nn.Linear(size, size, bias=False)
         self.position_query = nn.Linear(size, size)
-        self.position_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.position_dropout = Dropout(config.hidden_dropout_prob)
         self.out = nn.Linear(size, size)
 
     def forward(self, hidden_BLD: Tensor, context: tuple[Tensor | None, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from smallbench.batch import Batch
 from smallbench.models.config import EncoderConfig
+from smallbench.models.dropout import Dropout
 
 Head = Literal["tokens", "replaced"]
 """What a model is built to predict: the hidden tokens, or which tokens were replaced."""
@@ -31,7 +32,7 @@ class Layer(nn.Module):
         self.up = nn.Linear(size, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, size)
         self.feed_forward_norm = nn.LayerNorm(size, eps=eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_BLD: Tensor, context: Any) -> Tensor:
         """hidden_BLD → hidden_BLD; `context` is what the attention needs besides."""
@@ -51,10 +52,10 @@ class TokenPredictor(nn.Module):
         self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(Tensor(config.num_embedding_rows).zero_())
 
-    def forward(self, hidden_MD: Tensor, token_embedding_VE: Tensor) -> Tensor:
-        """hidden_MD → logits_MV."""
-        transformed_ME = self.norm(F.gelu(self.transform(hidden_MD)))
-        return F.linear(transformed_ME, token_embedding_VE, self.bias)
+    def forward(self, hidden_MD: Tensor) -> Tensor:
+        """hidden_MD → features_ME, which the token embeddings are multiplied with."""
+        features_ME: Tensor = self.norm(F.gelu(self.transform(hidden_MD)))
+        return features_ME
 
 
 class ReplacedTokenDetector(nn.Module):
@@ -120,10 +121,13 @@ class Encoder(nn.Module):
             hidden_BLD = layer(hidden_BLD, context)
         return hidden_BLD
 
+    def token_scorer(self, hidden_MD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """hidden_MD → features_ME, weight_VE and bias_V, whose product the logits are."""
+        return self.predictor(hidden_MD), self.embeddings.tokens.weight, self.predictor.bias
+
     def predict_tokens(self, hidden_MD: Tensor) -> Tensor:
         """hidden_MD → logits_MV over `num_embedding_rows` classes, of any chosen positions."""
-        logits_MV: Tensor = self.predictor(hidden_MD, self.embeddings.tokens.weight)
-        return logits_MV
+        return F.linear(*self.token_scorer(hidden_MD))
 
     def predict_replaced(self, hidden_BLD: Tensor) -> Tensor:
         """hidden_BLD → logits_BL of having been replaced."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import nn
 
 from smallbench.batch import Batch
@@ -19,6 +18,7 @@ from smallbench.objectives.base import Sums
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.corruption import corrupt, micro_batches
 from smallbench.objectives.masking import IntArray, Vocabulary
+from smallbench.objectives.token_loss import token_loss
 
 
 class MaskedLM(nn.Module):
@@ -58,11 +58,18 @@ class MaskedLM(nn.Module):
         assert batch.target_ids is not None
         hidden_BLD = self.model(batch)
         hidden_MD = hidden_BLD.flatten(0, 1)[batch.target_positions]
-        logits_MV = self.model.predict_tokens(hidden_MD)
-        loss = F.cross_entropy(logits_MV.float(), batch.target_ids, reduction="sum")
-        if self.training:  # looking for the best of V tokens costs several percent of a step
+        features_ME, weight_VE, bias_V = self.model.token_scorer(hidden_MD)
+        loss, guesses_M, _ = token_loss(
+            features_ME,
+            weight_VE,
+            bias_V,
+            batch.target_ids,
+            vocab_size=self.vocabulary.size,
+            guess=not self.training,  # looking for the best of V tokens costs time
+        )
+        if guesses_M is None:
             return Sums(losses={"mlm": loss})
-        correct = (logits_MV.argmax(dim=-1) == batch.target_ids).sum()
+        correct = (guesses_M == batch.target_ids).sum()
         return Sums(losses={"mlm": loss}, counts={"accuracy": ("mlm", correct)})
 
     def train_flops(self, batch: Batch) -> int:

@@ -26,22 +26,7 @@ from smallbench.objectives.base import Sums
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.corruption import corrupt, micro_batches
 from smallbench.objectives.masking import IntArray, Vocabulary
-
-
-@torch.no_grad()
-def sample(logits_MV: Tensor, uniforms_M: Tensor, *, vocab_size: int) -> Tensor:
-    """One token of each row's softmax, by inverting its distribution function at `uniforms_M`.
-
-    Only the first `vocab_size` columns are tokens; the others pad the matrix.
-    """
-    weights_MV = logits_MV[:, :vocab_size].float().softmax(dim=-1)
-    cumulated_MV = weights_MV.cumsum(dim=-1)
-    heights_M1 = uniforms_M[:, None] * cumulated_MV[:, -1:]  # rounding: not quite 1
-    return (
-        torch.searchsorted(cumulated_MV, heights_M1, right=True)
-        .squeeze(1)
-        .clamp(max=vocab_size - 1)
-    )
+from smallbench.objectives.token_loss import token_loss
 
 
 class DisentangledEmbedding(nn.Module):
@@ -113,9 +98,17 @@ class ReplacedToken(nn.Module):
         assert batch.target_ids is not None
         assert batch.target_uniforms is not None
         hidden_MD = self.generator(batch).flatten(0, 1)[batch.target_positions]
-        logits_MV = self.generator.predict_tokens(hidden_MD)
-        generator_loss = F.cross_entropy(logits_MV.float(), batch.target_ids, reduction="sum")
-        sampled_M = sample(logits_MV, batch.target_uniforms, vocab_size=self.vocabulary.size)
+        features_ME, weight_VE, bias_V = self.generator.token_scorer(hidden_MD)
+        generator_loss, guesses_M, sampled_M = token_loss(
+            features_ME,
+            weight_VE,
+            bias_V,
+            batch.target_ids,
+            vocab_size=self.vocabulary.size,
+            guess=not self.training,  # looking for the best of V tokens costs time
+            uniforms_M=batch.target_uniforms,
+        )
+        assert sampled_M is not None
         replaced_batch, labels_BL = self.fill(batch, sampled_M)
 
         scores_BL = self.model.predict_replaced(self.model(replaced_batch)).float()
@@ -131,9 +124,8 @@ class ReplacedToken(nn.Module):
             "detected_fraction": ("discriminator", found_BL.sum()),
             "sampled_accuracy": ("generator", (sampled_M == batch.target_ids).sum()),
         }
-        if not self.training:  # looking for the best of V tokens costs several percent of a step
-            guessed_M = logits_MV[:, : self.vocabulary.size].argmax(dim=-1)
-            right = (guessed_M == batch.target_ids).sum()
+        if guesses_M is not None:
+            right = (guesses_M == batch.target_ids).sum()
             counts["generator_accuracy"] = ("generator", right)
         losses = {"generator": generator_loss, "discriminator": loss_BL.sum()}
         return Sums(losses=losses, counts=counts)

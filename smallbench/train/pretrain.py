@@ -173,6 +173,8 @@ class _Run:
         torch.manual_seed(c.train.seed)
         self.objective = build_objective(c, vocabulary_of(self.rows.tokenizer))
         self.engine = TorchEngine(self.objective, c.optim, device=device, precision=precision)
+        if c.train.compile:
+            self.objective.compile()
         self.progress = Progress()
         pending: Mapping[str, list[float]] = {}
         # Dropout's generators start from the seed alone, whatever initialisation drew.

@@ -79,6 +79,6 @@ def test_flops_count_the_matrix_products(objective):
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = with_targets(objective.corrupt(rows(), step_generator(0, 0)))
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         objective.train()(batch)
     assert objective.train_flops(batch) == 3 * counter.get_total_flops()

@@ -55,6 +55,27 @@ def test_other_ways_of_sharing_resume_exactly_too(sharing, corpus, tmp_path):
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_equals_eager(family, corpus, tmp_path):
+    """Without dropout, whose numbers a compiler may draw in another order."""
+    losses = []
+    for compile in (False, True):
+        config = small(
+            family,
+            train__max_steps=4,
+            train__precision="fp32",
+            train__log_every_steps=1,
+            train__compile=compile,
+            model__hidden_dropout_prob=0.0,
+            model__attention_probs_dropout_prob=0.0,
+        )
+        pretrain(config, data=corpus, run_dir=tmp_path / str(compile))
+        records = read_metrics(tmp_path / str(compile) / "metrics.jsonl")
+        losses.append([r["loss"] for r in records if r["event"] == "train"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_both_networks_are_watched(corpus, tmp_path):
     pretrain(small("electra", train__max_steps=6), data=corpus, run_dir=tmp_path)
     records = read_metrics(tmp_path / "metrics.jsonl")

@@ -1,0 +1,49 @@
+"""Dropout whose random numbers cost little on a CPU.
+
+PyTorch draws a CPU's Bernoulli numbers one after the other, each from 32 random bits; in a small
+encoder that was half of a training step. Here one draw of 64 bits decides on four elements. On a
+GPU PyTorch's own kernel is used.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEVELS = 1 << 16
+"""The probability is rounded to a multiple of 1 / LEVELS, and the scale follows the rounded one."""
+
+
+def dropout(values: Tensor, probability: float) -> Tensor:
+    """`values` with elements set to zero at random and the rest scaled up to the same mean.
+
+    Draws from PyTorch's global generator, whose state is in every checkpoint, the same numbers
+    for any number of threads.
+    """
+    num_dropped = round(probability * LEVELS)
+    if num_dropped == 0:
+        return values
+    if values.device.type != "cpu":
+        return F.dropout(values, probability)
+    draws = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    levels = draws.view(torch.int16)[: values.numel()].view(values.shape)
+    keep = torch.empty_like(values, memory_format=torch.contiguous_format)
+    torch.ge(levels, num_dropped - LEVELS // 2, out=keep)
+    return values * keep.mul_(LEVELS / (LEVELS - num_dropped))
+
+
+class Dropout(nn.Module):
+    """`dropout` while training, nothing else."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Values → values."""
+        return dropout(values, self.probability) if self.training else values
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"probability={self.probability}"
