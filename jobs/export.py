@@ -1,7 +1,7 @@
 """Turn a run's newest checkpoint into a Hugging Face directory.
 
 The directory loads with AutoTokenizer, AutoModelForMaskedLM and AutoModelForSequenceClassification
-and no code of this project. It appears only after its logits were compared with the run's.
+and no code of this project. It appears only after its outputs were compared with the run's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run(options: Options) -> None:
 
     difference = export(options.run, options.out, push=options.push)
     print(
-        f"Exported to {options.out}; its logits differ from the run's by at most {difference:.1e}."
+        f"Exported to {options.out}; its outputs differ from the run's by at most {difference:.1e}."
         + (f" Published as {options.push}." if options.push else "")
         + f" Next:\n  smallbench glue --model={options.out} --glue=GLUE_DIR --out=glue"
     )

@@ -87,7 +87,7 @@ def run(options: Options, config: PretrainConfig) -> None:
         pretrain(config, data=corpus, run_dir=run_dir, should_stop=stop)
         announce("3/5 export: a directory that from_pretrained loads")
         difference = export(run_dir, model)
-        print(f"{model}: logits differ from the run's by at most {difference:.1e}")
+        print(f"{model}: outputs differ from the run's by at most {difference:.1e}")
         announce("4/5 glue: generated samples of the eight tasks, one seed")
         write_sample_glue(samples)
         results = run_grid(

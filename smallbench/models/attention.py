@@ -2,63 +2,100 @@
 
 On CUDA this is PyTorch's fused kernel. On a CPU that kernel's backward pass took three to four
 times as long as the products written out (32 x 4 x 128 x 128 scores in bf16, and with dropout it is
-not fused at all), so there they are written out.
+not fused at all), so there they are written out, forward and backward, with every intermediate
+laid out for the next product.
 
-Shapes: B rows, H heads, L positions, d size of a head.
+Shapes: X and Y are rows and heads in either order, L positions, d size of a head.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smallbench.models.dropout import dropout
+from smallbench.models.dropout import draw_scaled_mask
 
 
 def attend(
-    q_BHLd: Tensor,
-    k_BHLd: Tensor,
-    v_BHLd: Tensor,
+    q_XYLd: Tensor,
+    k_XYLd: Tensor,
+    v_XYLd: Tensor,
     *,
-    mask_B11L: Tensor | None,
+    scale: float,
     dropout_prob: float,
+    bias_XYLL: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """Context_BHLd (Vaswani et al. 2017, §3.2.1); the mask is True where a key may be seen."""
-    if q_BHLd.device.type != "cpu":
-        return F.scaled_dot_product_attention(
-            q_BHLd, k_BHLd, v_BHLd, attn_mask=mask_B11L, dropout_p=dropout_prob
+    """`dropout(softmax(scale q·k + bias)) v`, context_XYLd (Vaswani et al. 2017, §3.2.1).
+
+    `mask` broadcasts to XYLL and is True where a key may be seen.
+    """
+    if q_XYLd.device.type == "cpu":
+        # Autocast would run the softmax in float32 copies; its sums are float32 inside anyway.
+        with torch.autocast("cpu", enabled=False):
+            return _WrittenOut.apply(  # type: ignore[no-any-return, no-untyped-call]
+                q_XYLd, k_XYLd, v_XYLd, bias_XYLL, mask, scale, dropout_prob
+            )
+    if bias_XYLL is not None:
+        mask = bias_XYLL if mask is None else bias_XYLL.masked_fill(~mask, -math.inf)
+    return F.scaled_dot_product_attention(
+        q_XYLd, k_XYLd, v_XYLd, attn_mask=mask, dropout_p=dropout_prob, scale=scale
+    )
+
+
+class _WrittenOut(torch.autograd.Function):
+    """Batched products of contiguous matrices [N, L, d] and [N, L, L], N = X Y."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_XYLd: Tensor,
+        k_XYLd: Tensor,
+        v_XYLd: Tensor,
+        bias_XYLL: Tensor | None,
+        mask: Tensor | None,
+        scale: float,
+        dropout_prob: float,
+    ) -> Tensor:
+        q, k, v = (t.flatten(0, 1).contiguous() for t in (q_XYLd, k_XYLd, v_XYLd))
+        if bias_XYLL is None:
+            no_bias = q.new_empty(1, 1, 1)  # beta is 0: it is never read
+            scores = torch.baddbmm(no_bias, q, k.transpose(1, 2), beta=0, alpha=scale)
+        else:
+            scores = torch.baddbmm(bias_XYLL.flatten(0, 1), q, k.transpose(1, 2), alpha=scale)
+        if mask is not None:
+            shape = (*q_XYLd.shape[:2], *scores.shape[1:])
+            scores = scores.view(shape).masked_fill_(~mask, -math.inf).flatten(0, 1)
+        weights = scores.softmax(dim=-1)
+        keep = draw_scaled_mask(weights, dropout_prob) if dropout_prob else None
+        kept = weights if keep is None else weights * keep
+        ctx.save_for_backward(q, k, v, weights, keep)
+        ctx.scale, ctx.shape, ctx.has_bias = scale, q_XYLd.shape, bias_XYLL is not None
+        return torch.bmm(kept, v).view(q_XYLd.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad_context: Tensor) -> tuple[Tensor | None, ...]:
+        """Of q, k, v and the bias."""
+        q, k, v, weights, keep = ctx.saved_tensors
+        grad = grad_context.flatten(0, 1).contiguous()
+        kept = weights if keep is None else weights * keep
+        grad_v = torch.bmm(kept.transpose(1, 2), grad)
+        grad_weights = torch.bmm(grad, v.transpose(1, 2))
+        if keep is not None:
+            grad_weights *= keep
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        unread = q.new_empty(1, 1, 1)
+        grad_q = torch.baddbmm(unread, grad_scores, k, beta=0, alpha=ctx.scale)
+        grad_k = torch.baddbmm(unread, grad_scores.transpose(1, 2), q, beta=0, alpha=ctx.scale)
+        grad_bias = grad_scores.view(*ctx.shape[:2], *grad_scores.shape[1:])
+        return (
+            *(g.view(ctx.shape) for g in (grad_q, grad_k, grad_v)),
+            grad_bias if ctx.has_bias else None,
+            None,
+            None,
+            None,
         )
-    # Autocast would run the softmax in float32 copies; its sums are float32 inside anyway.
-    with torch.autocast("cpu", enabled=False):
-        scores_BHLL = (q_BHLd * (1 / math.sqrt(q_BHLd.shape[-1]))) @ k_BHLd.transpose(-1, -2)
-        return _weighted(scores_BHLL, v_BHLd, mask_B11L, dropout_prob)
-
-
-def attend_with_bias(
-    q_HBLd: Tensor,
-    k_HBLd: Tensor,
-    v_HBLd: Tensor,
-    bias_HBLL: Tensor,
-    *,
-    mask_1B1L: Tensor | None,
-    dropout_prob: float,
-) -> Tensor:
-    """Context_HBLd of the scores `q·k + bias`; queries come in scaled."""
-    if q_HBLd.device.type != "cpu":
-        if mask_1B1L is not None:
-            bias_HBLL = bias_HBLL.masked_fill(~mask_1B1L, -math.inf)
-        return F.scaled_dot_product_attention(
-            q_HBLd, k_HBLd, v_HBLd, attn_mask=bias_HBLL, dropout_p=dropout_prob, scale=1.0
-        )
-    scores_HBLL = q_HBLd @ k_HBLd.transpose(-1, -2) + bias_HBLL
-    return _weighted(scores_HBLL, v_HBLd, mask_1B1L, dropout_prob)
-
-
-def _weighted(scores: Tensor, values: Tensor, mask: Tensor | None, dropout_prob: float) -> Tensor:
-    """`dropout(softmax(scores)) @ values`."""
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return dropout(scores.softmax(dim=-1), dropout_prob) @ values

@@ -9,6 +9,7 @@ Shapes: B rows, L positions, E embedding size, D hidden size, H heads, d size of
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -80,7 +81,8 @@ class SelfAttention(nn.Module):
             q_BHLd,
             k_BHLd,
             v_BHLd,
-            mask_B11L=mask_B11L,
+            scale=1 / math.sqrt(D // self.num_heads),
+            mask=mask_B11L,
             dropout_prob=self.dropout_prob if self.training else 0.0,
         )
         mixed_BLD: Tensor = self.out(context_BHLd.transpose(1, 2).reshape(B, L, D))
@@ -114,7 +116,7 @@ class Bert(Encoder):
         if self.embeddings.project is not None:
             keep_positions(self.embeddings.project.weight)
         layers: Any = self.layers
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(layers[: (len(layers) + 1) // 2]):
             look_at_neighbours(
                 layer.attention.qkv.weight,
                 embedding_size=config.embedding_size,

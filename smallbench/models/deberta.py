@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
-from smallbench.models.attention import attend_with_bias
+from smallbench.models.attention import attend
 from smallbench.models.config import DebertaConfig
 from smallbench.models.dropout import Dropout
 from smallbench.models.encoder import Encoder, Head
@@ -97,12 +97,13 @@ class DisentangledSelfAttention(nn.Module):
             query_HdR = query_HdR * (1 / math.sqrt(3 * d))
             p2c_HBLR = (k_HBLd.flatten(1, 2) @ query_HdR).view(H, B, L, -1)
             bias_HBLL = skew(c2p_HBLR) + skew(p2c_HBLR).transpose(-1, -2)
-            context_HBLd = attend_with_bias(
+            context_HBLd = attend(
                 q_HBLd,
                 k_HBLd,
                 v_HBLd,
-                bias_HBLL,
-                mask_1B1L=None if mask_BL is None else mask_BL[None, :, None, :],
+                scale=1.0,  # it is in the queries already
+                bias_XYLL=bias_HBLL,
+                mask=None if mask_BL is None else mask_BL[None, :, None, :],
                 dropout_prob=self.dropout_prob if self.training else 0.0,
             )
         mixed_BLD: Tensor = self.out(context_HBLd.permute(1, 2, 0, 3).reshape(B, L, D))

@@ -21,16 +21,21 @@ def dropout(values: Tensor, probability: float) -> Tensor:
     Draws from PyTorch's global generator, whose state is in every checkpoint, the same numbers
     for any number of threads.
     """
-    num_dropped = round(probability * LEVELS)
-    if num_dropped == 0:
+    if probability == 0:
         return values
     if values.device.type != "cpu":
         return F.dropout(values, probability)
+    return values * draw_scaled_mask(values, probability)
+
+
+def draw_scaled_mask(values: Tensor, probability: float) -> Tensor:
+    """What a CPU multiplies `values` with: zeros and the scale, in their shape and type."""
+    num_dropped = round(probability * LEVELS)
     draws = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     levels = draws.view(torch.int16)[: values.numel()].view(values.shape)
     keep = torch.empty_like(values, memory_format=torch.contiguous_format)
     torch.ge(levels, num_dropped - LEVELS // 2, out=keep)
-    return values * keep.mul_(LEVELS / (LEVELS - num_dropped))
+    return keep.mul_(LEVELS / (LEVELS - num_dropped))
 
 
 class Dropout(nn.Module):

@@ -1,11 +1,12 @@
-"""Initial weights with which each head of attention looks at a neighbour of its own token.
+"""Initial weights with which the heads of the lower layers look at neighbours of their tokens.
 
 From random weights, attention to every position is the same mean of the row, which says next to
 nothing of the token in the middle; a narrow encoder on a small budget can spend all of it before
 its heads find the neighbours (docs/results.md: 6,000 steps were not enough, with these weights 200
 are). ConViT (d'Ascoli et al. 2021, §3) starts the heads of a vision Transformer as a convolution
-for the same reason; for text the pattern needs one dimension only. All weights stay trainable and
-the network is the same.
+for the same reason; for text the pattern needs one dimension only. The upper half of the layers
+begins as usual, as a mean over the row, which is what a classifier needs of the first token. All
+weights stay trainable and the network is the same.
 
 Shapes: L positions, E embedding, D hidden, d size of a head.
 """

@@ -53,19 +53,24 @@ def test_turning_a_position_moves_it(offset):
     ("hidden_size", "num_heads", "clearly"), [(128, 2, 0.6), (64, 1, 0.5), (256, 4, 0.5)]
 )
 @torch.no_grad()
-def test_each_head_of_a_new_model_looks_at_its_neighbour_first(hidden_size, num_heads, clearly):
+def test_the_heads_of_the_lower_layers_look_at_neighbours_first(hidden_size, num_heads, clearly):
     """With an embedding of the same size, larger and smaller."""
     torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, hidden_size=hidden_size, num_attention_heads=num_heads)
     model = Bert(config)
     hidden_BLD = model.embeddings(Batch(torch.randint(0, 500, (8, 128))))
-    q_BLD, k_BLD, _ = model.layers[0].attention.qkv(hidden_BLD).chunk(3, dim=-1)
     query = torch.arange(2, 126)
     for head in range(num_heads):
-        own = slice(head * 64, (head + 1) * 64)
-        scores_BLL = q_BLD[..., own] @ k_BLD[..., own].transpose(1, 2) / 8
-        weights_BLL = scores_BLL.softmax(dim=-1)
+        weights_BLL = attention_weights(model, 0, head, hidden_BLD)
         assert weights_BLL[:, query, query + OFFSETS[head]].mean() > clearly
+        weights_BLL = attention_weights(model, 1, head, hidden_BLD)
+        assert weights_BLL.max() < 0.1, "the upper half: next to the mean of the row"
+
+
+def attention_weights(model, layer, head, hidden_BLD):
+    q_BLD, k_BLD, _ = model.layers[layer].attention.qkv(hidden_BLD).chunk(3, dim=-1)
+    own = slice(head * 64, (head + 1) * 64)
+    return (q_BLD[..., own] @ k_BLD[..., own].transpose(1, 2) / 8).softmax(dim=-1)
 
 
 def test_positions_are_stronger_than_tokens_by_what_is_stated():
