@@ -3,7 +3,7 @@
 On CUDA this is PyTorch's fused kernel. On a CPU that kernel's backward pass took three to four
 times as long as the products written out (32 x 4 x 128 x 128 scores in bf16, and with dropout it is
 not fused at all), so there they are written out, forward and backward, with every intermediate
-laid out for the next product.
+laid out for the next product. A compiler gets PyTorch's on every device.
 
 Shapes: X and Y are rows and heads in either order, L positions, d size of a head.
 """
@@ -34,7 +34,7 @@ def attend(
 
     `mask` broadcasts to XYLL and is True where a key may be seen.
     """
-    if q_XYLd.device.type == "cpu":
+    if q_XYLd.device.type == "cpu" and not torch.compiler.is_compiling():
         # Autocast would run the softmax in float32 copies; its sums are float32 inside anyway.
         with torch.autocast("cpu", enabled=False):
             return _WrittenOut.apply(  # type: ignore[no-any-return, no-untyped-call]

@@ -1,12 +1,14 @@
 """Dropout whose random numbers cost little on a CPU.
 
 PyTorch draws a CPU's Bernoulli numbers one after the other, each from 32 random bits; in a small
-encoder that was half of a training step. Here one draw of 64 bits decides on four elements. On a
-GPU PyTorch's own kernel is used.
+encoder that was half of a training step. Here one draw of 64 bits decides on four elements, and it
+comes from NumPy's SFC64, twice as fast as PyTorch's generator, which only seeds it. On a GPU, and
+under a compiler, PyTorch's own dropout is used.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ def dropout(values: Tensor, probability: float) -> Tensor:
     """
     if probability == 0:
         return values
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(values, probability)
     return values * draw_scaled_mask(values, probability)
 
@@ -31,8 +33,12 @@ def dropout(values: Tensor, probability: float) -> Tensor:
 def draw_scaled_mask(values: Tensor, probability: float) -> Tensor:
     """What a CPU multiplies `values` with: zeros and the scale, in their shape and type."""
     num_dropped = round(probability * LEVELS)
-    draws = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    levels = draws.view(torch.int16)[: values.numel()].view(values.shape)
+    seed = torch.randint(2**63 - 1, ()).item()
+    num_draws = -(-values.numel() // 4)
+    draws = np.random.Generator(np.random.SFC64(int(seed))).integers(
+        2**64, size=num_draws, dtype=np.uint64
+    )
+    levels = torch.from_numpy(draws.view(np.int16))[: values.numel()].view(values.shape)
     keep = torch.empty_like(values, memory_format=torch.contiguous_format)
     torch.ge(levels, num_dropped - LEVELS // 2, out=keep)
     return keep.mul_(LEVELS / (LEVELS - num_dropped))

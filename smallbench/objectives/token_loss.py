@@ -97,16 +97,16 @@ class _TokenLoss(torch.autograd.Function):
             targets = target_ids_M[part, None]
             if guess:
                 guesses.append(scores[:, :vocab_size].argmax(dim=-1))
-            total = scores.logsumexp(dim=-1, keepdim=True)
-            loss += (total - scores.gather(1, targets)).sum()
-            if not needs_gradient and uniforms_M is None:
-                continue
-            weights = scores.sub_(total).exp_()
+            scores -= scores.amax(dim=-1, keepdim=True)
+            target_scores = scores.gather(1, targets)
+            weights = scores.exp_()  # of which the softmax is a multiple
+            totals = weights.sum(dim=-1, keepdim=True)
+            loss += (totals.log() - target_scores).sum()
             if uniforms_M is not None:
                 samples.append(sample(weights[:, :vocab_size], uniforms_M[part]))
             if needs_gradient:
-                weights.scatter_add_(1, targets, weights.new_full(targets.shape, -1.0))
-                logits_MV[part] = weights
+                weights.scatter_add_(1, targets, -totals)
+                torch.mul(weights, 1 / totals, out=logits_MV[part])
         if needs_gradient:
             ctx.save_for_backward(
                 logits_MV @ weight,
