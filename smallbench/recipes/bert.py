@@ -48,7 +48,7 @@ def bert_small() -> PretrainConfig:
 
 
 TINY_OPTIM = OptimConfig(learning_rate=2e-3)
-TINY_SCHEDULE = ScheduleConfig(warmup_fraction=0.02)
+TINY_SCHEDULE = ScheduleConfig(warmup_fraction=0.02)  # 104 steps; for shorter runs, raise it
 TINY_TRAIN = TrainConfig(
     max_steps=5_200,
     global_batch_size=32,
