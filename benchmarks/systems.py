@@ -20,7 +20,7 @@ import transformers
 from torch import nn
 
 from smallbench.batch import IGNORED, Batch
-from smallbench.export.convert import target_of
+from smallbench.models.convert import target_of
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import Vocabulary, step_generator
 from smallbench.recipes import RECIPES

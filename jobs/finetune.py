@@ -1,7 +1,8 @@
 """Fine-tune an encoder on one GLUE task with one seed, and store what it predicts.
 
-Any encoder works: a directory from 'smallbench export', or the id of a model on the Hugging Face
-hub. Predictions are stored with their example index, so every score can be recomputed.
+Any encoder works: a directory from 'smallbench export', the --run_dir of a pretraining, or the id
+of a model on the Hugging Face hub; the first two give the same scores. Predictions are stored with
+their example index, so every score can be recomputed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from smallbench.glue.config import FinetuneConfig
 class Options(FinetuneConfig):
     """Flags of `smallbench finetune`."""
 
-    model: str = option(help="export directory, or a model's id on the hub")
+    model: str = option(help="export or run directory, or a model's id on the hub")
     task: str = option(help="cola, sst2, mrpc, stsb, qqp, mnli, qnli or rte")
     glue: str = option(help="folder in the official TSV layout, or hub")
     out: Path = option(help="where results are stored; finished runs are not repeated")
@@ -32,6 +33,7 @@ class Options(FinetuneConfig):
 
 def run(options: Options) -> None:
     """One run, and its scores."""
+    from smallbench.export.huggingface import as_export
     from smallbench.glue.encoder import Encoder
     from smallbench.glue.finetune import run_grid
     from smallbench.glue.readers import load_task
@@ -39,8 +41,8 @@ def run(options: Options) -> None:
     from smallbench.train.stop import StopRequest
 
     data = load_task(task_named(options.task), options.glue)
-    encoder = Encoder(options.model, random_init=options.random_init)
-    with StopRequest() as stop:
+    with StopRequest() as stop, as_export(options.model) as model:
+        encoder = Encoder(model, random_init=options.random_init)
         run_grid(encoder, [data], options, seeds=[options.seed], out=options.out, should_stop=stop)
     print(f"Stored in {options.out}. All tasks and seeds: smallbench glue --help")
 

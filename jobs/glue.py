@@ -1,7 +1,8 @@
 """Fine-tune an encoder on the GLUE tasks with several seeds; a table with mean and spread.
 
-A run is one task with one seed. Finished runs are stored and never repeated, so an interrupted
-command continues where it was.
+The encoder is a directory from 'smallbench export', the --run_dir of a pretraining (with the same
+scores), or any on the Hugging Face hub. A run is one task with one seed. Finished runs are stored
+and never repeated, so an interrupted command continues where it was.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from smallbench.glue.config import FinetuneConfig
 class Options(FinetuneConfig):
     """Flags of `smallbench glue`."""
 
-    model: str = option(help="export directory, or a model's id on the hub")
+    model: str = option(help="export or run directory, or a model's id on the hub")
     glue: str = option(help="folder in the official TSV layout, or hub")
     out: Path = option(help="where results are stored; finished runs are not repeated")
     tasks: tuple[str, ...] | None = option(None, help="none: every task that --glue has")
@@ -36,6 +37,7 @@ class Options(FinetuneConfig):
 
 def run(options: Options) -> None:
     """All runs, then the table."""
+    from smallbench.export.huggingface import as_export
     from smallbench.glue.encoder import Encoder
     from smallbench.glue.finetune import run_grid
     from smallbench.glue.readers import available_tasks, load_task
@@ -45,8 +47,8 @@ def run(options: Options) -> None:
 
     names = options.tasks or available_tasks(options.glue)
     data = [load_task(task_named(name), options.glue) for name in names]
-    encoder = Encoder(options.model, random_init=options.random_init)
-    with StopRequest() as stop:
+    with StopRequest() as stop, as_export(options.model) as model:
+        encoder = Encoder(model, random_init=options.random_init)
         results = run_grid(
             encoder, data, options, seeds=options.seeds, out=options.out, should_stop=stop
         )

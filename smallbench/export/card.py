@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smallbench.export.convert import target_of
+from smallbench.models.convert import target_of
 from smallbench.objectives import OBJECTIVES
 from smallbench.train.config import PretrainConfig
 
@@ -82,6 +82,21 @@ def _head(config: PretrainConfig) -> str:
     return str(OBJECTIVES[config.objective.objective].head)
 
 
+def held_out_sentence(held_out: Mapping[str, Any]) -> str:
+    """The held-out losses of an evaluation, each beside what it can be compared with.
+
+    The total of several terms is a weighted sum that no entropy is the measure of.
+    """
+    unigrams = f"unigram entropy {held_out['unigram_entropy']:.3f}"
+    if "mlm_loss" in held_out:
+        return f"{held_out['mlm_loss']:.3f} nats ({unigrams})"
+    return (
+        f"generator {held_out['generator_loss']:.3f} nats ({unigrams}), discriminator "
+        f"{held_out['discriminator_loss']:.3f} nats ({held_out['discriminator_accuracy']:.1%} "
+        f"right, where {1 - held_out['replaced_fraction']:.1%} of the tokens are original)"
+    )
+
+
 def model_card(
     run: Mapping[str, Any],
     config: PretrainConfig,
@@ -108,11 +123,7 @@ def model_card(
         hours=progress["train_seconds"] / 3600,
         precision=manifest["precision"],
         device=attempt["device"],
-        held_out=(
-            f"{held_out['loss']:.3f} nats (unigram entropy {held_out['unigram_entropy']:.3f})"
-            if held_out
-            else "not evaluated"
-        ),
+        held_out=held_out_sentence(held_out) if held_out else "not evaluated",
         digest=run["config_digest"][:16],
         version=attempt["smallbench"],
         commit=attempt["git_commit"] or "unknown",

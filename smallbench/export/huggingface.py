@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,8 @@ from smallbench.errors import (
     UnavailableError,
 )
 from smallbench.export.card import model_card
-from smallbench.export.convert import target_of
 from smallbench.files import read_json, temporary_sibling, write_json, write_text
+from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
@@ -102,6 +105,17 @@ def export(run_dir: Path, out: Path, *, push: str | None = None) -> float:
     if push is not None:
         _push(out, push)
     return difference
+
+
+@contextmanager
+def as_export(model: str) -> Iterator[str]:
+    """`model` as it is, or where it is a run's directory, an export of the run while this lasts."""
+    if not (Path(model) / "run.json").is_file():
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="smallbench-export-") as directory:
+        export(Path(model), Path(directory))
+        yield directory
 
 
 def _set_length(tokenizer_config: Path, length: int) -> None:

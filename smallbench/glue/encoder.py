@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from smallbench.errors import ConfigError, CredentialsError, DataError, UnavailableError
 from smallbench.files import read_json
+from smallbench.glue.classifier import build_classifier
 from smallbench.glue.tasks import Task
 
 POOLER = "pooler."
@@ -56,8 +58,20 @@ class Encoder:
             positions -= self.config.pad_token_id + 1  # RoBERTa counts from behind the padding id
         return positions if positions and positions > 0 else None
 
+    @property
+    def has_token_types(self) -> bool:
+        """Whether it tells a pair's two texts apart by their tokens' types."""
+        known: bool = getattr(self.config, "type_vocab_size", 2) > 1
+        return known and "token_type_ids" in self.tokenizer.model_input_names
+
     def classifier(self, task: Task) -> torch.nn.Module:
-        """The encoder with a fresh head for `task`; draws from PyTorch's global generator."""
+        """The encoder with a fresh head for `task`, from a `Batch` to logits."""
+        return build_classifier(
+            self.transformers_classifier(task), pads_left=self.tokenizer.padding_side == "left"
+        )
+
+    def transformers_classifier(self, task: Task) -> Any:
+        """transformers' model with a fresh head; draws from PyTorch's global generator."""
         from transformers import AutoConfig, AutoModelForSequenceClassification
 
         names = task.label_names or ("score",)
@@ -75,7 +89,6 @@ class Encoder:
                 model = AutoModelForSequenceClassification.from_pretrained(
                     self.path, dtype=torch.float32, **labels
                 )
-        assert isinstance(model, torch.nn.Module)
         return model
 
 
@@ -116,8 +129,8 @@ def _explained(name: str) -> Iterator[None]:
         )
     if path.is_dir() and not (path / "config.json").is_file():
         raise DataError(
-            f"{name} holds no Hugging Face model (no config.json); expected the --out of "
-            "'smallbench export' (a --run_dir must be exported first)"
+            f"{name} holds no Hugging Face model (no config.json) and no run (no run.json); "
+            "expected the --out of 'smallbench export', or the --run_dir of a pretraining"
         )
     try:
         with quiet_transformers():

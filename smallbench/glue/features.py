@@ -77,13 +77,9 @@ class Features:
         return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
 
 
-def tokenize(examples: Examples, tokenizer: Any, *, max_length: int) -> Features:
-    """Tokenise a split with a Hugging Face tokenizer, which adds its special tokens.
-
-    Token types are used where the tokenizer's model has them.
-    """
+def tokenize(examples: Examples, tokenizer: Any, *, max_length: int, with_types: bool) -> Features:
+    """Tokenise a split with a Hugging Face tokenizer, which adds its special tokens."""
     second = None if examples.second is None else list(examples.second)
-    with_types = "token_type_ids" in tokenizer.model_input_names
     encoded = tokenizer(
         list(examples.first),
         second,

@@ -75,7 +75,12 @@ def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> d
             f"{encoder.name}; set --max_length={encoder.max_length}"
         )
     return {
-        name: tokenize(examples, encoder.tokenizer, max_length=config.max_length)
+        name: tokenize(
+            examples,
+            encoder.tokenizer,
+            max_length=config.max_length,
+            with_types=encoder.has_token_types,
+        )
         for name, examples in data.splits.items()
     }
 

@@ -7,6 +7,7 @@ Shapes: B rows, L positions, E embedding size, D hidden size, V vocabulary, M ch
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,8 +18,8 @@ from smallbench.batch import Batch
 from smallbench.models.config import EncoderConfig
 from smallbench.models.dropout import Dropout
 
-Head = Literal["tokens", "replaced"]
-"""What a model is built to predict: the hidden tokens, or which tokens were replaced."""
+Head = Literal["tokens", "replaced", "none"]
+"""What a model is built to predict: the hidden tokens, which tokens were replaced, or nothing."""
 
 
 class Layer(nn.Module):
@@ -72,7 +73,7 @@ class ReplacedTokenDetector(nn.Module):
         return scores_BL1.squeeze(-1)
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Embeddings, layers and one head. Subclasses say what attention is given besides the tokens.
 
     With the head `tokens`, the output matrix of the predictor is the token embedding itself.
@@ -94,7 +95,7 @@ class Encoder(nn.Module):
         )
         if head == "tokens":
             self.predictor = TokenPredictor(config)
-        else:
+        elif head == "replaced":
             self.detector = ReplacedTokenDetector(config)
 
     def reset_parameters(self) -> None:
@@ -109,9 +110,9 @@ class Encoder(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
+    @abstractmethod
     def context(self, batch: Batch) -> Any:
         """What every layer's attention is given besides the hidden states."""
-        raise NotImplementedError
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch → hidden_BLD, the last layer's output."""

@@ -16,7 +16,7 @@ from smallbench.objectives.base import Sums
 
 
 class Classification(nn.Module):
-    """A Hugging Face `…ForSequenceClassification` model with its loss, summed over the rows."""
+    """A model from a `Batch` to logits_BC with its loss, summed over the rows."""
 
     weights: Mapping[str, float] = {"task": 1.0}
 
@@ -39,10 +39,7 @@ class Classification(nn.Module):
 
     def logits(self, batch: Batch) -> Tensor:
         """Batch → logits_BC (C = 1 for a regression)."""
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_type_ids is not None:
-            inputs["token_type_ids"] = batch.token_type_ids
-        logits_BC: Tensor = self.model(**inputs).logits
+        logits_BC: Tensor = self.model(batch)
         return logits_BC.float()
 
     def forward(self, batch: Batch) -> Sums:

@@ -1,6 +1,7 @@
 """What is exported loads with transformers' Auto classes alone and computes what was trained."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from smallbench.config import override_all
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.export import huggingface
-from smallbench.export.huggingface import export, load_model, load_run
+from smallbench.export.huggingface import as_export, export, load_model, load_run
+from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.pretrain import pretrain, vocabulary_of
 from tests.train.test_recipes import small
 
@@ -85,6 +87,28 @@ def test_the_card_and_the_marker_say_where_it_came_from(run_dir, tmp_path):
     factorised = run["config"]["model"]["embedding_size"] < 32
     assert ("`Electra*`" in card) == factorised
     assert "library_name: transformers" in card.split("---")[1]
+
+
+def test_the_cards_losses_can_be_compared_with_their_entropies(corpus, tmp_path):
+    run_dir = pretrained(corpus, tmp_path / "run", "electra")
+    export(run_dir, tmp_path / "export")
+    evaluation = [r for r in read_metrics(run_dir / "metrics.jsonl") if r["event"] == "eval"][-1]
+    (line,) = (
+        line
+        for line in (tmp_path / "export" / "README.md").read_text().splitlines()
+        if line.startswith("| held-out")
+    )
+    assert f"generator {evaluation['generator_loss']:.3f} nats" in line
+    assert f"discriminator {evaluation['discriminator_loss']:.3f} nats" in line
+    assert f"{evaluation['loss']:.3f}" not in line, "a weighted sum, which nothing compares with"
+
+
+def test_a_run_is_lent_as_an_export_and_anything_else_as_it_is(run_dir, tmp_path):
+    with as_export(str(run_dir)) as lent:
+        assert (Path(lent) / "config.json").is_file()
+    assert not Path(lent).exists()
+    with as_export("some/model") as lent:
+        assert lent == "some/model"
 
 
 def test_a_second_export_replaces_the_first_and_nothing_else(run_dir, tmp_path):

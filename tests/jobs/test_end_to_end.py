@@ -65,8 +65,16 @@ def test_text_to_table(folder, corpus):
         "--tasks=cola,stsb", "--seeds=1,2", "--epochs=1", "--max_train_examples=64",
     )  # fmt: skip
     assert "CoLA" in done.stdout
-    done = smallbench("finetune", f"--model={out}", "--task=rte", f"--glue={folder}/glue",
-                      f"--out={folder}/one", "--epochs=1", "--max_train_examples=64")  # fmt: skip
+    again = [
+        json.loads(line)
+        for model in (out, run)  # the run itself is the same model: its run is found again
+        for line in smallbench(
+            "finetune", f"--model={model}", "--task=rte", f"--glue={folder}/glue",
+            f"--out={folder}/one", "--epochs=1", "--max_train_examples=64",
+        ).stdout.splitlines()
+        if line.startswith("{")
+    ]  # fmt: skip
+    assert [record["was_stored"] for record in again] == [False, True]
     done = smallbench("leaderboard", f"--results={folder}/results")
     assert "ELECTRA-DeBERTa" in done.stdout
     assert "bert-tiny (run" in done.stdout
@@ -106,7 +114,7 @@ def test_mistakes_are_one_sentence_and_start_nothing(folder, corpus):
           "--sequence_length=64"], 78, "sequence_length 64 != 32"),
         (["export", f"--run={folder}", f"--out={run}"], 65, "holds no run"),
         (["glue", f"--model={folder}", f"--glue={folder}/glue", f"--out={run}"], 65,
-         "must be exported first"),
+         "no run (no run.json)"),
         (["glue", f"--model={folder}", f"--glue={folder}/nothing", f"--out={run}"], 65, "nothing"),
         (["leaderboard", f"--results={folder}/nothing"], 65, "nothing"),
     ]:  # fmt: skip

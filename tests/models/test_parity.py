@@ -5,9 +5,9 @@ import torch
 import transformers
 
 from smallbench.batch import Batch
-from smallbench.export.convert import target_of
 from smallbench.models import ARCHITECTURES
 from smallbench.models.config import BertConfig, DebertaConfig, ElectraConfig, RobertaConfig
+from smallbench.models.convert import target_of
 
 VOCAB_SIZE = 97  # no multiple of 64, so that there are padding rows
 PAD_ID = 1

@@ -9,15 +9,17 @@ travels as a bare encoder, since transformers has no class for that head.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from smallbench.errors import ConfigError
 from smallbench.models.config import (
     BertConfig,
     DebertaConfig,
+    ElectraConfig,
     EncoderConfig,
     ModelConfig,
     RobertaConfig,
@@ -61,10 +63,68 @@ class Target:
             for ours, rule in self.rules.items()
         }
 
+    def body(self) -> Target:
+        """The same without the head: only what transformers' bare model has."""
+        prefix = f"{self.model_type}."
+        rules = {
+            ours: rule
+            for ours, rule in self.rules.items()
+            if all(name.startswith(prefix) for name in rule.theirs)
+        }
+        return replace(self, rules=rules)
+
 
 FINETUNING_DROPOUT = 0.1
 """What an export's configuration says, whatever pretraining used: whoever loads it will fine-tune
 it, and fine-tuning on small tasks wants dropout (Geiping & Goldstein 2022, §4.2)."""
+
+
+CONFIG_CLASSES: Mapping[str, type[EncoderConfig]] = {
+    "bert": BertConfig,
+    "deberta": DebertaConfig,
+    "electra": ElectraConfig,
+    "roberta": RobertaConfig,
+}
+
+
+def body_of(theirs: Mapping[str, Any]) -> tuple[EncoderConfig, Target] | None:
+    """Our configuration of transformers' model without its head, and how its weights travel.
+
+    `theirs` is transformers' configuration as a dictionary. None where ours has no such network:
+    an architecture that is not here, or an option of one (another activation, a decoder, …).
+    """
+    config_class = CONFIG_CLASSES.get(theirs["model_type"])
+    if config_class is None or any(theirs.get(option) for option in UNKNOWN_OPTIONS):
+        return None
+    theirs = {"embedding_size": theirs["hidden_size"], **theirs}
+    values = {
+        field.name: theirs[field.name]
+        for field in fields(config_class)
+        if field.name in theirs and field.name != "architecture"
+    }
+    if config_class is RobertaConfig:
+        values["max_position_embeddings"] -= theirs["pad_token_id"] + 1
+    if config_class is DebertaConfig:
+        if values["max_relative_positions"] < 1:  # "as many as there are positions"
+            values["max_relative_positions"] = theirs["max_position_embeddings"]
+            theirs["max_relative_positions"] = theirs["max_position_embeddings"]
+        theirs["pos_att_type"] = sorted(theirs["pos_att_type"] or ())
+    try:
+        config: Any = config_class(**values)
+    except ConfigError:
+        return None
+    # Only Electra's classes are told apart by the head; of the body it says nothing.
+    head = "replaced" if config_class is ElectraConfig else "tokens"
+    target = target_of(config, head=head, pad_token_id=theirs["pad_token_id"])
+    free = {"hidden_dropout_prob", "attention_probs_dropout_prob", "tie_word_embeddings"}
+    # Whatever ours cannot express shows here: it would not come back as it went.
+    if any(theirs.get(k, v) != v for k, v in target.config.items() if k not in free):
+        return None
+    return config, target.body()
+
+
+UNKNOWN_OPTIONS = ("is_decoder", "add_cross_attention", "talking_head")
+"""Options of transformers' classes that ours do not have, all off by default."""
 
 
 def target_of(config: ModelConfig, *, head: str = "tokens", pad_token_id: int = 0) -> Target:
@@ -78,6 +138,13 @@ def target_of(config: ModelConfig, *, head: str = "tokens", pad_token_id: int = 
     factorised = config.embedding_size != config.hidden_size
     base = "electra" if factorised or head == "replaced" else "bert"
     return _bert(config, base, head, pad_token_id)
+
+
+BERT_HEAD = {
+    "predictor.transform": "cls.predictions.transform.dense",
+    "predictor.norm": "cls.predictions.transform.LayerNorm",
+}
+"""Modules of the masked-language-model head in transformers' BERT and DeBERTa."""
 
 
 def _bert(config: BertConfig, base: str, head: str, pad_token_id: int) -> Target:
@@ -95,8 +162,7 @@ def _bert(config: BertConfig, base: str, head: str, pad_token_id: int) -> Target
         rules["predictor.bias"] = _token_rows(config, "generator_lm_head.bias")
         class_name = "ElectraForMaskedLM"
     else:
-        modules["predictor.transform"] = "cls.predictions.transform.dense"
-        modules["predictor.norm"] = "cls.predictions.transform.LayerNorm"
+        modules |= BERT_HEAD
         rules["predictor.bias"] = _token_rows(config, "cls.predictions.bias")
         class_name = "BertForMaskedLM"
     rules |= _affine(modules | _layers(config, base)) | _fused_attention(config, base)
@@ -149,8 +215,7 @@ def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
         )
         class_name = "DebertaModel"
     else:
-        modules["predictor.transform"] = "cls.predictions.transform.dense"
-        modules["predictor.norm"] = "cls.predictions.transform.LayerNorm"
+        modules |= BERT_HEAD
         rules["predictor.bias"] = _token_rows(config, "cls.predictions.bias")
         class_name = "DebertaForMaskedLM"
     heads = config.num_attention_heads

@@ -1,0 +1,33 @@
+"""What several GLUE tests start from."""
+
+import pytest
+import torch
+
+from smallbench.glue.samples import write_sample_glue
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A tiny random encoder with a WordPiece tokenizer of single letters, saved by transformers."""
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+    directory = tmp_path_factory.mktemp("model")
+    letters = [prefix + chr(c) for c in range(97, 123) for prefix in ("", "##")]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *".,?'0123456789-"]
+    (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    BertTokenizerFast(vocab=str(directory / "vocab.txt")).save_pretrained(directory)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=128,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def glue(tmp_path_factory):
+    """All tasks as sentences made up here, in the official layout."""
+    directory = tmp_path_factory.mktemp("glue")
+    write_sample_glue(directory)
+    return directory
