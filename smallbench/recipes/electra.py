@@ -7,8 +7,13 @@ from dataclasses import replace
 from smallbench.models.config import DebertaConfig, ElectraConfig
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.recipes.base import recipe
-from smallbench.recipes.bert import TINY_OPTIM, TINY_SCHEDULE, TINY_TRAIN
-from smallbench.recipes.deberta import tiny_deberta
+from smallbench.recipes.tiny import (
+    TINY_MASK_FRACTION,
+    TINY_OPTIM,
+    TINY_SCHEDULE,
+    TINY_TRAIN,
+    tiny_encoder,
+)
 from smallbench.train.config import OptimConfig, PretrainConfig, ScheduleConfig, TrainConfig
 
 
@@ -102,7 +107,7 @@ def electra_deberta_small() -> PretrainConfig:
 
 
 TINY_OBJECTIVE = ReplacedTokenConfig(
-    mask_fraction=0.3,  # as bert-tiny: more targets for the generator
+    mask_fraction=TINY_MASK_FRACTION,
     generator_width=0.5,  # a quarter would leave half a head
 )
 
@@ -110,7 +115,7 @@ TINY_OBJECTIVE = ReplacedTokenConfig(
 @recipe(
     parameters="1.9M with 8,192 tokens",
     source="this project, for CPUs",
-    budget="about 20 minutes, 2 cores",
+    budget="5,200 steps of 32 x 128 tokens (21M tokens), 2 cores",
     expected="not measured yet",
 )
 def electra_tiny() -> PretrainConfig:
@@ -121,19 +126,7 @@ def electra_tiny() -> PretrainConfig:
     return PretrainConfig(
         recipe="electra-tiny",
         sequence_length=128,
-        model=ElectraConfig(
-            vocab_size=None,
-            embedding_size=128,
-            hidden_size=128,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            intermediate_size=512,
-            max_position_embeddings=128,
-            initializer_range=0.05,
-            attention_init="local",
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        ),
+        model=tiny_encoder(ElectraConfig, attention_init="local"),
         objective=TINY_OBJECTIVE,
         optim=TINY_OPTIM,
         schedule=TINY_SCHEDULE,
@@ -144,7 +137,7 @@ def electra_tiny() -> PretrainConfig:
 @recipe(
     parameters="2.0M with 8,192 tokens",
     source="this project, for CPUs",
-    budget="about 20 minutes, 2 cores",
+    budget="5,200 steps of 32 x 128 tokens (21M tokens), 2 cores",
     expected="not measured yet",
 )
 def electra_deberta_tiny() -> PretrainConfig:
@@ -155,7 +148,7 @@ def electra_deberta_tiny() -> PretrainConfig:
     return PretrainConfig(
         recipe="electra-deberta-tiny",
         sequence_length=128,
-        model=tiny_deberta(),
+        model=tiny_encoder(DebertaConfig, max_relative_positions=128),
         objective=replace(TINY_OBJECTIVE, two_segment_fraction=0.0),
         optim=TINY_OPTIM,
         schedule=TINY_SCHEDULE,

@@ -5,7 +5,13 @@ from __future__ import annotations
 from smallbench.models.config import RobertaConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import recipe
-from smallbench.recipes.bert import TINY_OPTIM, TINY_SCHEDULE, TINY_TRAIN
+from smallbench.recipes.tiny import (
+    TINY_MASK_FRACTION,
+    TINY_OPTIM,
+    TINY_SCHEDULE,
+    TINY_TRAIN,
+    tiny_encoder,
+)
 from smallbench.train.config import OptimConfig, PretrainConfig, ScheduleConfig, TrainConfig
 
 
@@ -51,7 +57,7 @@ def roberta_small() -> PretrainConfig:
 @recipe(
     parameters="1.9M with 8,192 tokens",
     source="this project, for CPUs",
-    budget="about 20 minutes, 2 cores",
+    budget="5,200 steps of 32 x 128 tokens (21M tokens), 2 cores",
     expected="not measured yet",
 )
 def roberta_tiny() -> PretrainConfig:
@@ -63,20 +69,8 @@ def roberta_tiny() -> PretrainConfig:
     return PretrainConfig(
         recipe="roberta-tiny",
         sequence_length=128,
-        model=RobertaConfig(
-            vocab_size=None,
-            embedding_size=128,
-            hidden_size=128,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            intermediate_size=512,
-            max_position_embeddings=128,
-            initializer_range=0.05,
-            attention_init="local",
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        ),
-        objective=MaskedLMConfig(mask_fraction=0.3, two_segment_fraction=0.0),
+        model=tiny_encoder(RobertaConfig, attention_init="local"),
+        objective=MaskedLMConfig(mask_fraction=TINY_MASK_FRACTION, two_segment_fraction=0.0),
         optim=TINY_OPTIM,
         schedule=TINY_SCHEDULE,
         train=TINY_TRAIN,
