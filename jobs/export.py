@@ -1,7 +1,8 @@
 """Turn a run's newest checkpoint into a Hugging Face directory.
 
-The directory loads with AutoTokenizer, AutoModelForMaskedLM and AutoModelForSequenceClassification
-and no code of this project. It appears only after its outputs were compared with the run's.
+The directory loads with AutoTokenizer, AutoModelForSequenceClassification and the class that its
+model card names (masked language model or discriminator), and no code of this project. It appears
+only after its outputs were compared with the run's.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ from smallbench.files import (
     write_json,
 )
 
-BERT_VOCAB_SIZE = 30_522  # of the public BERT-uncased vocabulary
+PAPER_VOCABULARIES = {"wordpiece": ("bert", 30_522), "bpe": ("roberta", 50_265)}
+"""Kind of tokenizer → family of recipes, and the size of its public vocabulary."""
 
 CHUNK_BYTES = 4 << 20
 """Raw text that a worker gets at a time."""
@@ -120,8 +121,9 @@ def summary(manifest: Manifest, out: Path) -> str:
     repaired = f"{c['decode_errors']:,} decoding errors and {c['control_characters']:,} controls"
     lines.append(f"repaired: {repaired}")
     lines += [f"skipped: {name}" for name in manifest.skipped[:5]]
-    # The paper's recipe wants the paper's vocabulary; the tiny one takes any.
-    recipe = "bert-small" if manifest.tokenizer.vocab_size == BERT_VOCAB_SIZE else "bert-tiny"
+    # The paper's recipes want the paper's vocabularies; the tiny ones take any.
+    family, size = PAPER_VOCABULARIES[manifest.tokenizer.kind]
+    recipe = f"{family}-{'small' if manifest.tokenizer.vocab_size == size else 'tiny'}"
     lines.append(f"Next:\n  smallbench pretrain {recipe} --data={out} --run_dir=runs/{recipe}")
     return "\n".join(lines)
 

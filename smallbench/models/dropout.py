@@ -35,9 +35,7 @@ def draw_scaled_mask(values: Tensor, probability: float) -> Tensor:
     num_dropped = round(probability * LEVELS)
     seed = torch.randint(2**63 - 1, ()).item()
     num_draws = -(-values.numel() // 4)
-    draws = np.random.Generator(np.random.SFC64(int(seed))).integers(
-        2**64, size=num_draws, dtype=np.uint64
-    )
+    draws = np.random.SFC64(int(seed)).random_raw(num_draws)
     levels = torch.from_numpy(draws.view(np.int16))[: values.numel()].view(values.shape)
     keep = torch.empty_like(values, memory_format=torch.contiguous_format)
     torch.ge(levels, num_dropped - LEVELS // 2, out=keep)

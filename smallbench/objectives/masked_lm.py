@@ -18,7 +18,7 @@ from smallbench.objectives.base import Sums
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.corruption import corrupt, micro_batches
 from smallbench.objectives.masking import IntArray, Vocabulary
-from smallbench.objectives.token_loss import token_loss
+from smallbench.objectives.token_loss import loss_of_targets
 
 
 class MaskedLM(nn.Module):
@@ -54,22 +54,15 @@ class MaskedLM(nn.Module):
 
     def forward(self, batch: Batch) -> Sums:
         """Cross-entropy, and in evaluation right guesses, summed over the hidden tokens."""
-        assert batch.target_positions is not None
-        assert batch.target_ids is not None
-        hidden_BLD = self.model(batch)
-        hidden_MD = hidden_BLD.flatten(0, 1)[batch.target_positions]
-        features_ME, weight_VE, bias_V = self.model.token_scorer(hidden_MD)
-        loss, guesses_M, _ = token_loss(
-            features_ME,
-            weight_VE,
-            bias_V,
-            batch.target_ids,
+        (loss, guesses_M, _), ids_M = loss_of_targets(
+            self.model,
+            batch,
             vocab_size=self.vocabulary.size,
             guess=not self.training,  # looking for the best of V tokens costs time
         )
         if guesses_M is None:
             return Sums(losses={"mlm": loss})
-        correct = (guesses_M == batch.target_ids).sum()
+        correct = (guesses_M == ids_M).sum()
         return Sums(losses={"mlm": loss}, counts={"accuracy": ("mlm", correct)})
 
     def train_flops(self, batch: Batch) -> int:

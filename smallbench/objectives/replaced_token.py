@@ -26,7 +26,7 @@ from smallbench.objectives.base import Sums
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.corruption import corrupt, micro_batches
 from smallbench.objectives.masking import IntArray, Vocabulary
-from smallbench.objectives.token_loss import token_loss
+from smallbench.objectives.token_loss import loss_of_targets
 
 
 class DisentangledEmbedding(nn.Module):
@@ -94,19 +94,11 @@ class ReplacedToken(nn.Module):
 
     def forward(self, batch: Batch) -> Sums:
         """Both losses, and how often either network was right, summed."""
-        assert batch.target_positions is not None
-        assert batch.target_ids is not None
-        assert batch.target_uniforms is not None
-        hidden_MD = self.generator(batch).flatten(0, 1)[batch.target_positions]
-        features_ME, weight_VE, bias_V = self.generator.token_scorer(hidden_MD)
-        generator_loss, guesses_M, sampled_M = token_loss(
-            features_ME,
-            weight_VE,
-            bias_V,
-            batch.target_ids,
+        (generator_loss, guesses_M, sampled_M), ids_M = loss_of_targets(
+            self.generator,
+            batch,
             vocab_size=self.vocabulary.size,
             guess=not self.training,  # looking for the best of V tokens costs time
-            uniforms_M=batch.target_uniforms,
         )
         assert sampled_M is not None
         replaced_batch, labels_BL = self.fill(batch, sampled_M)
@@ -122,10 +114,10 @@ class ReplacedToken(nn.Module):
             "discriminator_accuracy": ("discriminator", right_BL.sum()),
             "replaced_fraction": ("discriminator", labels_BL.sum()),
             "detected_fraction": ("discriminator", found_BL.sum()),
-            "sampled_accuracy": ("generator", (sampled_M == batch.target_ids).sum()),
+            "sampled_accuracy": ("generator", (sampled_M == ids_M).sum()),
         }
         if guesses_M is not None:
-            right = (guesses_M == batch.target_ids).sum()
+            right = (guesses_M == ids_M).sum()
             counts["generator_accuracy"] = ("generator", right)
         losses = {"generator": generator_loss, "discriminator": loss_BL.sum()}
         return Sums(losses=losses, counts=counts)

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from smallbench.batch import Batch
+
 BLOCK_ELEMENTS = 1 << 22
 """Elements of a block in float32: 16 MiB, about a last-level cache."""
 
@@ -57,6 +59,29 @@ def token_loss(
             *leaves, target_ids_M, uniforms_M, vocab_size, guess, dtype, needs_gradient
         )
     return TokenLoss(*outputs)
+
+
+def loss_of_targets(
+    model: Any, batch: Batch, *, vocab_size: int, guess: bool
+) -> tuple[TokenLoss, Tensor]:
+    """`token_loss` of a model with a token head at the batch's targets, and their ids_M.
+
+    Samples are drawn where the batch brings uniform numbers for them.
+    """
+    assert batch.target_positions is not None
+    assert batch.target_ids is not None
+    hidden_MD = model(batch).flatten(0, 1)[batch.target_positions]
+    features_ME, weight_VE, bias_V = model.token_scorer(hidden_MD)
+    result = token_loss(
+        features_ME,
+        weight_VE,
+        bias_V,
+        batch.target_ids,
+        vocab_size=vocab_size,
+        guess=guess,
+        uniforms_M=batch.target_uniforms,
+    )
+    return result, batch.target_ids
 
 
 def sample(weights_MV: Tensor, uniforms_M: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from smallbench.config import option, require
 from smallbench.errors import ConfigError
 from smallbench.models.config import BertConfig, ModelConfig
-from smallbench.objectives.config import MaskedLMConfig, ObjectiveConfig
+from smallbench.objectives.config import MaskedLMConfig, ObjectiveConfig, ReplacedTokenConfig
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,22 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        length, segments = self.sequence_length, self.objective.two_segment_fraction
+        require(length >= 8, "sequence_length", length, "at least 8")
+        if length > self.model.max_position_embeddings:
+            raise ConfigError(
+                f"sequence_length {length} is over model.max_position_embeddings "
+                f"{self.model.max_position_embeddings}"
+            )
+        if self.model.type_vocab_size < 2 and segments > 0:
+            raise ConfigError(
+                f"objective.two_segment_fraction {segments} needs two segments, but "
+                f"model.architecture {self.model.architecture!r} has none; set it to 0"
+            )
+        if isinstance(self.objective, ReplacedTokenConfig):
+            self.model.narrowed(self.objective.generator_width)  # raises where that cannot be
 
 
 RESUMABLE_KEYS = frozenset(

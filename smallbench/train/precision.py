@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 import time
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from smallbench.errors import ConfigError
+from smallbench.errors import ConfigError, UnavailableError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,6 +53,23 @@ def assert_compiled_for(device: torch.device) -> None:
             f"this torch ({torch.__version__}) is built for {', '.join(architectures)}, not for "
             f"sm_{major}{minor}; install a build that has it (the V100 needs CUDA 12.6 wheels), "
             "or use the device cpu"
+        )
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise `UnavailableError` where `torch.compile` would find nothing to compile with."""
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise UnavailableError(
+                "train.compile needs Triton on a GPU, and this Python has none; install triton, or "
+                "leave train.compile out"
+            )
+        return
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if not any(shutil.which(name) for name in names):
+        raise UnavailableError(
+            f"train.compile needs a C++ compiler, but {' and '.join(names)} cannot be found; "
+            "install g++, or leave train.compile out"
         )
 
 

@@ -40,7 +40,12 @@ from smallbench.train.callbacks import HeldOutLoss, LogTraining, SaveEvery
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
 from smallbench.train.engine import TorchEngine
-from smallbench.train.precision import choose_device, choose_precision, matrix_peak_flops
+from smallbench.train.precision import (
+    choose_device,
+    choose_precision,
+    matrix_peak_flops,
+    require_compiler,
+)
 from smallbench.train.record import add_attempt, open_record
 from smallbench.train.schedule import linear_decay
 from smallbench.train.trainer import Progress, Trainer
@@ -69,6 +74,8 @@ def pretrain(
     config = fit_to_data(config, rows)
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device)
+    if config.train.compile:
+        require_compiler(device)
     if resume == "must" and not CheckpointStore(run_dir).steps():
         raise ConfigError(f"--resume=must, but {run_dir} holds no checkpoint")
     in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
@@ -106,16 +113,6 @@ def fit_to_data(config: PretrainConfig, rows: TokenRows) -> PretrainConfig:
         raise ConfigError(
             f"sequence_length {config.sequence_length} != {rows.sequence_length} of the prepared "
             "corpus; run 'smallbench prepare' again with --sequence_length, or set this one"
-        )
-    if config.sequence_length > config.model.max_position_embeddings:
-        raise ConfigError(
-            f"sequence_length {config.sequence_length} is over model.max_position_embeddings "
-            f"{config.model.max_position_embeddings}"
-        )
-    if config.model.type_vocab_size < 2 and config.objective.two_segment_fraction > 0:
-        raise ConfigError(
-            f"objective.two_segment_fraction {config.objective.two_segment_fraction} needs two "
-            f"segments, but model.architecture {config.model.architecture!r} has none; set it to 0"
         )
     vocab_size = rows.tokenizer.vocab_size
     if config.model.vocab_size is None:

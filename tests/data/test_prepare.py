@@ -85,6 +85,8 @@ def test_every_document_is_accounted_for(
     assert positions == filled
     assert min(counts["overlap_tokens"], counts["padding_tokens"], counts["padded_rows"]) > 0
     assert "Next:" in summary(manifest, tmp_path)
+    kind = {"wordpiece": "bert-tiny", "bpe": "roberta-tiny"}[manifest.tokenizer.kind]
+    assert f"pretrain {kind} " in summary(manifest, tmp_path)
 
 
 def test_rows_are_the_documents_in_order(

@@ -117,12 +117,13 @@ def test_true_tokens_as_samples_restore_the_text_and_label_nothing():
 def test_true_tokens_as_samples_make_always_no_the_right_answer(monkeypatch):
     objective = build()
     batch = only(objective, batch_of(objective)[0])
-    real = replaced_token.token_loss
-    monkeypatch.setattr(
-        replaced_token,
-        "token_loss",
-        lambda *args, **kwargs: real(*args, **kwargs)._replace(samples=batch.target_ids),
-    )
+    real = replaced_token.loss_of_targets
+
+    def with_true_samples(*args, **kwargs):
+        result, ids_M = real(*args, **kwargs)
+        return result._replace(samples=ids_M), ids_M
+
+    monkeypatch.setattr(replaced_token, "loss_of_targets", with_true_samples)
     torch.nn.init.zeros_(objective.model.detector.score.weight)
     torch.nn.init.constant_(objective.model.detector.score.bias, -20.0)
     sums = objective(batch)

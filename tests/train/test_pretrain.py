@@ -210,7 +210,7 @@ def test_two_processes_cannot_train_in_one_directory(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"sequence_length": 64}, "sequence_length 64 != 32"),
+        ({"sequence_length": 16}, "sequence_length 16 != 32"),
         ({"model__vocab_size": 301}, "model.vocab_size 301 != the tokenizer's 300"),
         ({"train__precision": "fp16", "train__device": "cpu"}, "unusably slow"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smallbench.config import override_all
-from smallbench.errors import ConfigError, InterruptedRunError
+from smallbench.errors import ConfigError, InterruptedRunError, UnavailableError
 from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.pretrain import pretrain
@@ -90,7 +90,23 @@ def test_both_networks_are_watched(corpus, tmp_path):
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_segments_are_refused_where_the_model_has_none(corpus, tmp_path):
-    config = small("deberta", objective__two_segment_fraction=0.5)
-    with pytest.raises(ConfigError, match=r"two_segment_fraction 0\.5"):
-        pretrain(config, data=corpus, run_dir=tmp_path)
+@pytest.mark.parametrize(
+    ("family", "values", "said"),
+    [
+        ("deberta", {"objective__two_segment_fraction": 0.5}, r"two_segment_fraction 0\.5"),
+        ("electra", {"objective__generator_width": 0.3}, "generator_width"),
+        ("bert", {"sequence_length": 256}, "max_position_embeddings"),
+        ("bert", {"sequence_length": 7}, "sequence_length=7"),
+    ],
+)
+def test_contradictions_are_refused_before_a_run_begins(family, values, said):
+    with pytest.raises(ConfigError, match=said):
+        small(family, **values)
+
+
+def test_compiling_without_a_compiler_is_a_sentence(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    config = small("bert", train__compile=True, train__device="cpu")
+    with pytest.raises(UnavailableError, match="no-such-compiler cannot be found"):
+        pretrain(config, data=corpus, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
