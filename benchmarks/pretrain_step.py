@@ -3,27 +3,34 @@
     python -m benchmarks.pretrain_step [--systems=bert,electra] [--rounds=5] [--threads=2]
 
 Peers are described in `benchmarks/systems.py`. transformers' DeBERTa raises under bf16 autocast on
-a CPU, so it runs in float32 and ours in both. Memory is the peak of a process of its own.
+a CPU, so it runs in float32 and ours in both. Each program has a process of its own, waiting while
+another steps, so that each has the allocator and the peak memory that it has alone: our engine
+tells glibc to keep freed memory, a plain training script does not. `--tuned_peer` tells it the
+peer's process too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import statistics
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
 
 import torch
 
-from benchmarks.systems import SYSTEMS, Program, ours, theirs
+from benchmarks.systems import SYSTEMS, ours, theirs
+from smallbench.train.memory import keep_freed_memory
 from smallbench.train.precision import choose_device, choose_precision, matrix_peak_flops
 
+Name = tuple[str, str]
+"""Who, and in which precision."""
 
-def pairs(system: str, precision: str) -> list[tuple[str, str]]:
-    """(who, precision) of the programs that are compared; the peer last."""
+
+def pairs(system: str, precision: str) -> list[Name]:
+    """The programs that are compared; the peer last."""
     if system == "deberta":
         return [("ours", precision), ("ours", "fp32"), ("theirs", "fp32")]
     if system == "electra-deberta":
@@ -31,16 +38,57 @@ def pairs(system: str, precision: str) -> list[tuple[str, str]]:
     return [("ours", precision), ("theirs", precision)]
 
 
-def build(who: str, system: str, precision: str, batch_size: int) -> Program:
-    program = {"ours": ours, "theirs": theirs}[who]
-    return program(system, batch_size=batch_size, precision=precision, device=torch.device("cpu"))
+def work(
+    link: Connection, name: Name, system: str, batch_size: int, threads: int, *, compiled: bool,
+    tuned: bool,
+) -> None:  # fmt: skip
+    """A program's process: a step and its seconds for each message, peak memory at the end."""
+    torch.set_num_threads(threads)
+    who, precision = name
+    device = torch.device("cpu")
+    if who == "ours":
+        program = ours(
+            system, batch_size=batch_size, precision=precision, device=device, compile=compiled
+        )
+    else:
+        if tuned:
+            keep_freed_memory()
+        program = theirs(system, batch_size=batch_size, precision=precision, device=device)
+    link.send((program.tokens_per_step, program.flops_per_step))
+    while link.recv() == "step":
+        start = time.perf_counter()
+        program.step()
+        link.send(time.perf_counter() - start)
+    link.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def peak_bytes(who: str, system: str, precision: str, batch_size: int) -> int:
-    """Peak resident memory of a process that does two steps and nothing else."""
-    command = [sys.executable, "-m", "benchmarks.pretrain_step", "--memory_of",
-               f"{who},{system},{precision}", f"--batch_size={batch_size}"]  # fmt: skip
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+class Worker:
+    """The other end of `work`."""
+
+    def __init__(self, name: Name, system: str, arguments: argparse.Namespace) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.link, other = context.Pipe()
+        self.process = context.Process(
+            target=work,
+            args=(other, name, system, arguments.batch_size, arguments.threads),
+            kwargs={"compiled": arguments.compile, "tuned": arguments.tuned_peer},
+        )
+        self.process.start()
+        self.tokens_per_step, self.flops_per_step = self.link.recv()
+        self.seconds: list[float] = []
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        self.link.send("step")
+        seconds: float = self.link.recv()
+        return seconds
+
+    def end(self) -> int:
+        """Peak resident bytes."""
+        self.link.send("end")
+        peak_bytes: int = self.link.recv()
+        self.process.join()
+        return peak_bytes
 
 
 def main() -> None:
@@ -49,15 +97,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no_memory", action="store_true", help="do not measure peak memory")
-    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
+    parser.add_argument("--compile", action="store_true", help="torch.compile ours")
+    parser.add_argument("--tuned_peer", action="store_true", help="our allocator settings for both")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.memory_of:
-        program = build(*arguments.memory_of.split(","), arguments.batch_size)
-        program.step(), program.step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-        return
     device = choose_device("cpu")
     precision = choose_precision("auto", device)
     results = {}
@@ -66,45 +109,34 @@ def main() -> None:
     print("| system | program | tokens/s | MFU | peak memory | ours / peer |")
     print("|---|---|--:|--:|--:|--:|")
     for system in arguments.systems.split(","):
-        names = pairs(system, precision)
-        programs = {name: build(*_arguments(name, system, arguments)) for name in names}
-        seconds: dict[tuple[str, str], list[float]] = {name: [] for name in names}
+        workers = {name: Worker(name, system, arguments) for name in pairs(system, precision)}
         peaks = []
-        for name in names:
-            programs[name].step()  # warm-up
+        for worker in workers.values():
+            worker.step()  # warm-up
+            worker.step()
         for _ in range(arguments.rounds):
-            for name in names:
-                begin = time.perf_counter()
-                programs[name].step()
-                seconds[name].append(time.perf_counter() - begin)
+            for worker in workers.values():
+                worker.seconds.append(worker.step())
             peaks.append(matrix_peak_flops(device, precision, seconds=0.2))
         peak = statistics.median(peaks)
-        medians = {name: statistics.median(values) for name, values in seconds.items()}
-        for name in names:
-            program, median = programs[name], medians[name]
-            memory = (
-                None if arguments.no_memory else peak_bytes(*_arguments(name, system, arguments))
-            )
+        peer = statistics.median(list(workers.values())[-1].seconds)
+        for name, worker in workers.items():
+            median = statistics.median(worker.seconds)
             row = {
-                "tokens_per_second": round(program.tokens_per_step / median),
-                "mfu": round(program.flops_per_step / median / peak, 4),
-                "peak_bytes": memory,
-                "ratio": round(medians[names[-1]] / median, 2),
+                "tokens_per_second": round(worker.tokens_per_step / median),
+                "mfu": round(worker.flops_per_step / median / peak, 4),
+                "peak_bytes": worker.end(),
+                "ratio": round(peer / median, 2),
             }
             results[f"{system}/{name[0]}-{name[1]}"] = row
-            shown = "–" if memory is None else f"{memory / 2**20:,.0f} MiB"
             print(f"| {system} | {name[0]} {name[1]} | {row['tokens_per_second']:,} | "
-                  f"{row['mfu']:.1%} | {shown} | {row['ratio']:.2f} |", flush=True)  # fmt: skip
+                  f"{row['mfu']:.1%} | {row['peak_bytes'] / 2**20:,.0f} MiB | "
+                  f"{row['ratio']:.2f} |", flush=True)  # fmt: skip
         print(f"| | measured {precision} matrix peak: {peak / 1e9:,.0f} GFLOP/s | | | | |")
     print(json.dumps({"benchmark": "pretrain_step", "batch_size": arguments.batch_size,
                       "threads": arguments.threads, "rounds": arguments.rounds,
+                      "compiled": arguments.compile, "tuned_peer": arguments.tuned_peer,
                       "results": results}))  # fmt: skip
-
-
-def _arguments(
-    name: tuple[str, str], system: str, arguments: argparse.Namespace
-) -> tuple[str, str, str, int]:
-    return name[0], system, name[1], arguments.batch_size
 
 
 if __name__ == "__main__":

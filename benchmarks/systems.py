@@ -220,6 +220,6 @@ def theirs(system: str, *, batch_size: int, precision: str, device: torch.device
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
     return Program(step, batch_size * LENGTH, flops)

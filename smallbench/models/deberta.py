@@ -13,6 +13,7 @@ Shapes: B rows, L positions, R = 2 L relative positions, E embedding, D hidden, 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,31 @@ def skew(products_LR: Tensor) -> Tensor:
     flat = products_LR.flatten(-2)[..., length : length + length * (2 * length - 1)]
     rows = torch.unflatten(flat, -1, (length, 2 * length - 1))
     return rows[..., :length]
+
+
+def position_bias(c2p_HBLR: Tensor, p2c_HBLR: Tensor) -> Tensor:
+    """Both position terms of the scores, HBLL, from their products with all R positions."""
+    if torch.compiler.is_compiling():
+        return skew(c2p_HBLR) + skew(p2c_HBLR).transpose(-1, -2)
+    return _PositionBias.apply(c2p_HBLR, p2c_HBLR)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _PositionBias(torch.autograd.Function):
+    """Its gradient is written where it belongs at once; autograd's own goes by way of two more
+    tensors of twice the size."""
+
+    @staticmethod
+    def forward(ctx: Any, c2p_HBLR: Tensor, p2c_HBLR: Tensor) -> Tensor:
+        ctx.shape = c2p_HBLR.shape
+        return skew(c2p_HBLR) + skew(p2c_HBLR).transpose(-1, -2)
+
+    @staticmethod
+    def backward(ctx: Any, grad_HBLL: Tensor) -> tuple[Tensor, Tensor]:
+        """Of c2p and p2c: zero where a product was not read."""
+        grads = [grad_HBLL.new_zeros(ctx.shape) for _ in range(2)]
+        skew(grads[0]).copy_(grad_HBLL)
+        skew(grads[1]).copy_(grad_HBLL.transpose(-1, -2))
+        return grads[0], grads[1]
 
 
 class Embeddings(nn.Module):
@@ -96,7 +122,7 @@ class DisentangledSelfAttention(nn.Module):
             c2p_HBLR = (q_HBLd.flatten(1, 2) @ key_HdR).view(H, B, L, -1)
             query_HdR = query_HdR * (1 / math.sqrt(3 * d))
             p2c_HBLR = (k_HBLd.flatten(1, 2) @ query_HdR).view(H, B, L, -1)
-            bias_HBLL = skew(c2p_HBLR) + skew(p2c_HBLR).transpose(-1, -2)
+            bias_HBLL = position_bias(c2p_HBLR, p2c_HBLR)
             context_HBLd = attend(
                 q_HBLd,
                 k_HBLd,

@@ -17,8 +17,11 @@ from torch import Tensor
 
 from smallbench.batch import Batch
 
-BLOCK_ELEMENTS = 1 << 22
-"""Elements of a block in float32: 16 MiB, about a last-level cache."""
+CPU_BLOCK_ELEMENTS = 1 << 20
+"""Elements of a block in float32: 4 MiB, which two cores' caches hold between the passes."""
+
+GPU_BLOCK_ELEMENTS = 1 << 24
+"""64 MiB: enough for each kernel to fill a GPU."""
 
 
 class TokenLoss(NamedTuple):
@@ -115,7 +118,10 @@ class _TokenLoss(torch.autograd.Function):
         logits_MV = torch.addmm(bias, features, weight.T)
         loss = torch.zeros((), device=logits_MV.device)
         guesses, samples = [], []
-        rows = max(1, BLOCK_ELEMENTS // logits_MV.shape[1])
+        on_cpu = logits_MV.device.type == "cpu"
+        block_elements = CPU_BLOCK_ELEMENTS if on_cpu else GPU_BLOCK_ELEMENTS
+        rows = max(1, block_elements // logits_MV.shape[1])
+        grad_bias = torch.zeros(logits_MV.shape[1], device=logits_MV.device)
         for first in range(0, logits_MV.shape[0], rows):
             part = slice(first, first + rows)
             scores = logits_MV[part].float()
@@ -131,13 +137,10 @@ class _TokenLoss(torch.autograd.Function):
                 samples.append(sample(weights[:, :vocab_size], uniforms_M[part]))
             if needs_gradient:
                 weights.scatter_add_(1, targets, -totals)
-                torch.mul(weights, 1 / totals, out=logits_MV[part])
+                logits_MV[part] = weights.mul_(1 / totals)
+                grad_bias += weights.sum(dim=0)
         if needs_gradient:
-            ctx.save_for_backward(
-                logits_MV @ weight,
-                logits_MV.T @ features,
-                logits_MV.sum(dim=0, dtype=torch.float32),
-            )
+            ctx.save_for_backward(logits_MV @ weight, logits_MV.T @ features, grad_bias)
             ctx.dtypes = features_ME.dtype, weight_VE.dtype, bias_V.dtype
         indices = [torch.cat(part) if part else None for part in (guesses, samples)]
         ctx.mark_non_differentiable(*(i for i in indices if i is not None))

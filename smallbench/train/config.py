@@ -54,7 +54,9 @@ class TrainConfig:
     device: str = option("auto", help="auto, cpu or cuda")
     precision: str = option("auto", help="auto, bf16, fp16 (with loss scaling) or fp32")
     compile: bool = option(
-        False, help="torch.compile the objective; needs a C++ compiler or Triton"
+        # Slower on CPUs (docs/results.md), not yet measured on a GPU.
+        False,
+        help="torch.compile the objective; needs a C++ compiler or Triton",
     )
     log_every_steps: int = 50
     eval_every_steps: int = option(5_000, help="held-out loss at this interval and at the end")

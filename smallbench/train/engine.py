@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from smallbench.train.config import OptimConfig
+from smallbench.train.memory import keep_freed_memory
 from smallbench.train.optim import build_adamw
 from smallbench.train.precision import DTYPES
 
@@ -59,6 +60,8 @@ class TorchEngine:
     def __init__(
         self, module: nn.Module, optim: OptimConfig, *, device: torch.device, precision: str
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.device = device
         self.module = module.to(device)
         self.precision = precision

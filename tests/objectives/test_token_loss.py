@@ -19,7 +19,7 @@ def inputs(num_targets=37, size=16, num_rows=90):
 
 @pytest.mark.parametrize("block", [1, 10 * 90, 1 << 22], ids=["rows", "blocks", "one block"])
 def test_loss_and_gradients_equal_the_unfused(block, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(module, "CPU_BLOCK_ELEMENTS", block)
     *leaves, targets = inputs()
     found = token_loss(*leaves, targets, vocab_size=80)
     expected = F.cross_entropy(F.linear(*leaves), targets, reduction="sum")
