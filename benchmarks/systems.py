@@ -83,17 +83,17 @@ class _Cycle:
         return self._batches[position % len(self._batches)], position + 1
 
 
-def ours(
-    system: str,
+def trainer_of(
+    config: PretrainConfig,
     *,
     batch_size: int,
     precision: str,
     device: torch.device,
+    micro_batch_size: int | None = None,
     compile: bool = False,
-) -> Program:
-    """Our trainer's step."""
+) -> Trainer:
+    """Our trainer with a new model, its optimizer and random text."""
     torch.manual_seed(0)
-    config = config_of(system)
     vocabulary = vocabulary_for(config)
     objective: Any = OBJECTIVES[config.objective.objective](
         config.objective, config.model, vocabulary
@@ -103,21 +103,42 @@ def ours(
         objective.compile()
     text = rows(config, batch_size)
     batches = [
-        objective.micro_batches(objective.corrupt(text, step_generator(0, i)), batch_size)
+        objective.micro_batches(
+            objective.corrupt(text, step_generator(0, i)), micro_batch_size or batch_size
+        )
         for i in range(NUM_BATCHES)
     ]
-    trainer = Trainer(
+    objective.train()
+    return Trainer(
         objective=objective,
         engine=engine,
         batches=_Cycle(batches),
         learning_rate=lambda step: 1e-4,
         num_steps=1_000_000,
     )
-    objective.train()
+
+
+def ours(
+    system: str,
+    *,
+    batch_size: int,
+    precision: str,
+    device: torch.device,
+    compile: bool = False,
+) -> Program:
+    """Our trainer's step."""
+    trainer = trainer_of(
+        config_of(system),
+        batch_size=batch_size,
+        precision=precision,
+        device=device,
+        compile=compile,
+    )
+    (batch,), _ = trainer.batches.read(0)
     return Program(
         step=lambda: trainer.train_step().loss.item(),
         tokens_per_step=batch_size * LENGTH,
-        flops_per_step=objective.train_flops(batches[0][0]),
+        flops_per_step=trainer.objective.train_flops(batch),
     )
 
 

@@ -12,7 +12,7 @@ class Job:
     """One sub-command of `smallbench`; its one-line summary stands in `jobs.cli.JOBS`.
 
     `options` is a frozen dataclass of `config.option(...)` fields: one flag each, read by its
-    annotation. `word` names the option that a bare first word sets (`pretrain RECIPE`). Where
+    annotation. `words` names the options that bare words set, in order (`pretrain RECIPE`). Where
     `config` is given, it maps the options to a base configuration whose keys the flags
     `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument. `shortcuts` maps
     an option to the configuration key that it sets. `examples` are whole command lines; `--help`
@@ -22,7 +22,7 @@ class Job:
     name: str
     options: type
     run: Callable[..., None]
-    word: str | None = None
+    words: tuple[str, ...] = ()
     config: Callable[[Any], Any] | None = None
     shortcuts: Mapping[str, str] = field(default_factory=dict)
     examples: tuple[str, ...] = ()

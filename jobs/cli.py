@@ -21,7 +21,7 @@ from dataclasses import MISSING, dataclass, fields
 from importlib import import_module, metadata
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import yaml
 
@@ -54,6 +54,7 @@ JOBS = {
     "pretrain": "token shards → a trained encoder; run it again to resume exactly",
     "export": "a run → a directory that from_pretrained loads without custom code",
     "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
+    "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
     "glue": "all GLUE tasks and seeds, and a table with mean and spread",
     "leaderboard": "stored results beside the paper's, as Markdown",
     "recipes": "the pretraining recipes: size, source, budget, expected score",
@@ -124,6 +125,18 @@ class Layer:
                 top = {self.spelling(k) for k in known if "." not in k}
                 ending = nearest(self.spelling(key), top, prefix=self.prefix)
         return self.error(f"{self.place}unknown {self.prefix}{self.spelling(key)}; {ending}")
+
+
+def entry() -> NoReturn:
+    """The console script: `main`, and out."""
+    code = main()
+    if code in {ExitCode.SIGTERM, ExitCode.CONFLICT}:
+        # The time is over, or the run is another's: an upload that is under way must not hold the
+        # exit up, as Python would let it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -205,10 +218,10 @@ def resolve(
     Raises `UsageError` for what is wrong on the command line and `ConfigError` for the rest.
     """
     words, flags = split(arguments)
-    if words and job.word:
-        if job.word in flags:
-            raise UsageError(f"{job.word} is given twice: {words[0]!r} and --{job.word}")
-        flags[job.word] = words.pop(0)
+    for name in job.words[: len(words)]:
+        if name in flags:
+            raise UsageError(f"{name} is given twice: {words[0]!r} and --{name}")
+        flags[name] = words.pop(0)
     if words:
         raise UsageError(f"stray word {words[0]!r}; options are written --name=value")
     variables = {
@@ -331,8 +344,7 @@ def _file(path: Path) -> Layer:
 def _example(job: Job) -> dict[str, Any]:
     """The options of the job's first example: stand-ins for what `--help` was not told."""
     words, flags = split(shlex.split(job.examples[0])[2:]) if job.examples else ([], {})
-    if words and job.word:
-        flags[job.word] = words[0]
+    flags.update(zip(job.words, words, strict=False))
     return _values(job.options, [Layer(flags, "--", UsageError)])
 
 
@@ -355,7 +367,7 @@ def _annotation(config: Any, key: str) -> Any:
 
 
 def _missing(job: Job, field: Any) -> str:
-    name = field.name.upper() if field.name == job.word else f"--{field.name}"
+    name = field.name.upper() if field.name in job.words else f"--{field.name}"
     example = f"; for example: {job.examples[0]}" if job.examples else ""
     return f"{name} is missing ({field.metadata.get('help', '')}){example}"
 
@@ -392,7 +404,7 @@ def overview() -> str:
 
 def manual(job: Job) -> str:
     """The page of `smallbench JOB --help`: what the job is for, its options, examples."""
-    word = f" {job.word.upper()}" if job.word else ""
+    word = "".join(f" {name.upper()}" for name in job.words)
     sections = " [--SECTION.KEY=VALUE …]" if job.config else ""
     page = [
         f"usage: smallbench {job.name}{word} [--option=value …]{sections}",
@@ -400,10 +412,10 @@ def manual(job: Job) -> str:
         _prose(import_module(f"jobs.{job.name}").__doc__ or ""),
         "",
         "options:",
-        *_option_rows(job.options, job.word),
+        *_option_rows(job.options, job.words),
         "",
         "options of every job:",
-        *_option_rows(Shared, None),
+        *_option_rows(Shared, ()),
         *_row("--help", "print this page"),
     ]
     if job.examples:
@@ -431,13 +443,13 @@ def manual(job: Job) -> str:
     return "\n".join(page)
 
 
-def _option_rows(cls: type, word: str | None) -> list[str]:
+def _option_rows(cls: type, words: Sequence[str]) -> list[str]:
     rows = []
     for field in sorted(fields(cls), key=lambda f: f.default is not MISSING):  # required first
         annotation, help = annotations_of(cls)[field.name], field.metadata.get("help", "")
         kind = describe(annotation).removesuffix(" or none")
         left = f"--{field.name}={field.metadata.get('metavar') or kind}"
-        if field.name == word:
+        if field.name in words:
             left = field.name.upper()
         elif annotation is bool and field.default is False:
             left = f"--{field.name}"

@@ -2,25 +2,26 @@
 
 The directory loads with AutoTokenizer, AutoModelForSequenceClassification and the class that its
 model card names (masked language model or discriminator), and no code of this project. It appears
-only after its outputs were compared with the run's.
+only after its outputs were compared with the run's. An --out like s3://BUCKET/PREFIX is a place in
+a bucket.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from jobs.base import Job
-from smallbench.config import option
+from smallbench.config import Location, option
+from smallbench.storage.config import StorageConfig
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(StorageConfig):
     """Flags of `smallbench export`."""
 
-    run: Path = option(help="--run_dir of a pretraining")
-    out: Path = option(help="directory to write; an earlier export there is replaced")
+    run: Location = option(help="--run_dir of a pretraining, or its URL: STORAGE/NAME")
+    out: Location = option(help="directory or URL to write; an earlier export there is replaced")
     push: str | None = option(
         None, help="publish to this repository on the Hugging Face hub", metavar="ORG/NAME"
     )
@@ -29,8 +30,10 @@ class Options:
 def run(options: Options) -> None:
     """Export, check, and publish if asked."""
     from smallbench.export.huggingface import export
+    from smallbench.train.inspect import run_directory
 
-    difference = export(options.run, options.out, push=options.push)
+    with run_directory(options.run, options) as run_dir:
+        difference = export(run_dir, options.out, push=options.push, storage=options)
     print(
         f"Exported to {options.out}; its outputs differ from the run's by at most {difference:.1e}."
         + (f" Published as {options.push}." if options.push else "")
@@ -42,7 +45,10 @@ JOB = Job(
     name="export",
     options=Options,
     run=run,
-    examples=("smallbench export --run=runs/tiny --out=runs/tiny/export",),
+    examples=(
+        "smallbench export --run=runs/tiny --out=runs/tiny/export",
+        "smallbench export --run=s3://lab/runs/bert-small --out=bert-small",
+    ),
 )
 
 if __name__ == "__main__":

@@ -14,13 +14,16 @@ from pathlib import Path
 from jobs.base import Job
 from smallbench.config import option, require
 from smallbench.glue.config import FinetuneConfig
+from smallbench.storage.config import StorageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FinetuneConfig):
+class Options(StorageConfig, FinetuneConfig):
     """Flags of `smallbench finetune`."""
 
-    model: str = option(help="export or run directory, or a model's id on the hub")
+    model: str = option(
+        help="export or run directory, URL of an export, or a model's id on the hub"
+    )
     task: str = option(help="cola, sst2, mrpc, stsb, qqp, mnli, qnli or rte")
     glue: str = option(help="folder in the official TSV layout, or hub")
     out: Path = option(help="where results are stored; finished runs are not repeated")
@@ -41,7 +44,7 @@ def run(options: Options) -> None:
     from smallbench.train.stop import StopRequest
 
     data = load_task(task_named(options.task), options.glue)
-    with StopRequest() as stop, as_export(options.model) as model:
+    with StopRequest() as stop, as_export(options.model, options) as model:
         encoder = Encoder(model, random_init=options.random_init)
         run_grid(encoder, [data], options, seeds=[options.seed], out=options.out, should_stop=stop)
     print(f"Stored in {options.out}. All tasks and seeds: smallbench glue --help")

@@ -14,13 +14,16 @@ from pathlib import Path
 from jobs.base import Job
 from smallbench.config import option, require
 from smallbench.glue.config import FinetuneConfig
+from smallbench.storage.config import StorageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FinetuneConfig):
+class Options(StorageConfig, FinetuneConfig):
     """Flags of `smallbench glue`."""
 
-    model: str = option(help="export or run directory, or a model's id on the hub")
+    model: str = option(
+        help="export or run directory, URL of an export, or a model's id on the hub"
+    )
     glue: str = option(help="folder in the official TSV layout, or hub")
     out: Path = option(help="where results are stored; finished runs are not repeated")
     tasks: tuple[str, ...] | None = option(None, help="none: every task that --glue has")
@@ -47,7 +50,7 @@ def run(options: Options) -> None:
 
     names = options.tasks or available_tasks(options.glue)
     data = [load_task(task_named(name), options.glue) for name in names]
-    with StopRequest() as stop, as_export(options.model) as model:
+    with StopRequest() as stop, as_export(options.model, options) as model:
         encoder = Encoder(model, random_init=options.random_init)
         results = run_grid(
             encoder, data, options, seeds=options.seeds, out=options.out, should_stop=stop

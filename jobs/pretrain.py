@@ -1,30 +1,32 @@
 """Train an encoder from scratch on a prepared corpus.
 
 A recipe is a complete configuration; every value of it can be overridden as --SECTION.KEY=VALUE.
-The run directory holds the checkpoints, metrics.jsonl and the loss curve. Ctrl-C or SIGTERM saves
-and ends with exit code 75; the same command then continues, and on the same machine ends with
-exactly the weights that it would have had.
+The run directory holds the checkpoints, metrics.jsonl and the loss curve; with --storage they are
+kept in a bucket too, and a machine with an empty disk continues from there. Ctrl-C, SIGTERM or
+--max_hours saves and ends with exit code 75; the same command then continues, and on the same
+device ends with exactly the weights that it would have had.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from jobs.base import Job
-from smallbench.config import option
+from smallbench.config import Location, option, require
 from smallbench.recipes import RECIPES
-from smallbench.train.config import PretrainConfig
+from smallbench.train.config import DurabilityConfig, PretrainConfig
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DurabilityConfig):
     """Flags of `smallbench pretrain`."""
 
     recipe: str = option(help="name of a recipe; 'smallbench recipes' lists them")
-    data: Path = option(help="directory that 'smallbench prepare' wrote")
+    data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
     run_dir: Path = option(help="where the run is kept; the same directory continues it")
     max_steps: int | None = option(
         None, help="optimizer steps, instead of the recipe's; the schedule ends there"
@@ -32,6 +34,18 @@ class Options:
     resume: Literal["allow", "must", "never"] = option(
         "allow", help="whether a checkpoint in --run_dir may, must or must not be there"
     )
+    max_hours: float | None = option(
+        None, help="save and end with exit code 75 so that it is over by then"
+    )
+    grace_seconds: float | None = option(
+        None, help="time between SIGTERM and SIGKILL (Kubernetes: 30); none: as long as it takes"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_hours", "grace_seconds"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "over 0, or none")
 
 
 def config(options: Options) -> PretrainConfig:
@@ -42,16 +56,23 @@ def config(options: Options) -> PretrainConfig:
 
 def run(options: Options, config: PretrainConfig) -> None:
     """Train to the last step, or to the first signal."""
+    from smallbench.data.transfer import local_corpus
     from smallbench.train.pretrain import pretrain
     from smallbench.train.stop import StopRequest
 
-    with StopRequest() as stop:
+    request = StopRequest(
+        max_seconds=math.inf if options.max_hours is None else 3600 * options.max_hours,
+        grace_seconds=math.inf if options.grace_seconds is None else options.grace_seconds,
+    )
+    with request as stop:
         pretrain(
             config,
-            data=options.data,
+            data=local_corpus(options.data, options, should_stop=stop),
             run_dir=options.run_dir,
             resume=options.resume,
+            durability=options,
             should_stop=stop,
+            seconds_left=stop.seconds_left,
         )
     print(
         f"Done: {options.run_dir} (loss curve in loss.png). Next:\n"
@@ -65,13 +86,15 @@ JOB = Job(
     name="pretrain",
     options=Options,
     run=run,
-    word="recipe",
+    words=("recipe",),
     config=config,
     shortcuts={"max_steps": "train.max_steps"},
     examples=(
         "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/tiny",
         "smallbench pretrain bert-small --data=corpus --run_dir=runs/bert --max_steps=100000",
         "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/lr --optim.learning_rate=5e-4",
+        "smallbench pretrain bert-small --data=s3://lab/corpus --run_dir=runs/bert"
+        " --storage=s3://lab/runs",
     ),
 )
 

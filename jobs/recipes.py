@@ -40,7 +40,7 @@ JOB = Job(
     name="recipes",
     options=Options,
     run=run,
-    word="recipe",
+    words=("recipe",),
     examples=("smallbench recipes", "smallbench recipes bert-small"),
 )
 

@@ -16,12 +16,15 @@ import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, NewType, TypeVar, Union
 
 from smallbench.errors import ConfigError
 from smallbench.registry import nearest
 
 T = TypeVar("T")
+
+Location = NewType("Location", str)
+"""A local path, or the URL of a storage; a `Path` would make one slash of a URL's two."""
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
@@ -50,6 +53,8 @@ def describe(annotation: Any) -> str:
         return "none"
     if annotation is Path:
         return "path"
+    if annotation is Location:
+        return "path|URL"
     if origin is Literal:
         return "|".join(str(choice) for choice in typing.get_args(annotation))
     if origin in (Union, types.UnionType):
@@ -81,6 +86,9 @@ def parse_value(text: str, annotation: Any) -> Any:
     elif annotation is Path:
         if text:
             return Path(text).expanduser()
+    elif annotation is Location:
+        if text:
+            return text if "://" in text else str(Path(text).expanduser())
     elif annotation is type(None):
         if text.strip().lower() in {"none", "null"}:
             return None
@@ -141,6 +149,8 @@ def _check_value(value: Any, annotation: Any) -> Any:
     elif annotation is Path:
         if isinstance(value, str | Path):
             return Path(value)
+    elif annotation is Location:
+        pass  # text, which is read elsewhere
     elif annotation is type(None):
         if value is None:
             return None

@@ -78,8 +78,14 @@ class InterruptedRunError(SmallbenchError):
     exit_code = ExitCode.INTERRUPTED
 
 
+class UnsavedError(SmallbenchError):
+    """The run was asked to stop, and the grace was too short to commit where it stood."""
+
+    exit_code = ExitCode.SIGTERM
+
+
 class ConflictError(SmallbenchError):
-    """Another process writes to the same directory."""
+    """Another process writes to the same run."""
 
     exit_code = ExitCode.CONFLICT
 

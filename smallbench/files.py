@@ -10,6 +10,8 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +87,21 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def copy_directory(source: Path, target: Path) -> None:
+    """Copy a small directory, which appears at `target` whole and flushed."""
+    temporary = temporary_sibling(target)
+    try:
+        shutil.copytree(source, temporary)
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                sync_file(path)
+        sync_directory(temporary)
+        temporary.rename(target)
+        sync_directory(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def sync_file(path: Path) -> None:
     """Flush a file that another library wrote."""
     with path.open("rb+") as stream:
@@ -103,4 +120,17 @@ def exclusive_lock(path: Path, message: str) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConflictError(message) from None
+        yield
+
+
+@contextmanager
+def waiting_lock(path: Path, message: str) -> Iterator[None]:
+    """Like `exclusive_lock`; where another process holds it, print `message` once and wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(message, file=sys.stderr, flush=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.s3 import ceph, ceph_bucket, moto, moto_bucket, no_server, proxy, s3_bucket
+
+__all__ = ["ceph", "ceph_bucket", "moto", "moto_bucket", "proxy", "s3_bucket"]
+
 # Before torch is imported anywhere, and inherited by subprocesses: the order of a sum, and so its
 # last bits, depends on the number of threads.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
@@ -30,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = {
         "gpu": no_gpu,
         "docker": no_docker,
-        "s3server": no_s3_server,
+        "s3server": no_server,
         "browser": no_browser,
         "real_data": no_real_data,
         "slow": lambda: None if wanted else "takes minutes; --run_slow or -m slow runs it",
@@ -54,10 +58,6 @@ def no_docker() -> str | None:
         return "no docker command"
     engine = subprocess.run(["docker", "info"], capture_output=True, check=False, timeout=30)
     return None if engine.returncode == 0 else "no Docker engine answers"
-
-
-def no_s3_server() -> str | None:
-    return None if os.environ.get("SMALLBENCH_TEST_S3") else "SMALLBENCH_TEST_S3 names no server"
 
 
 def no_browser() -> str | None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smallbench.config import (
+    Location,
     describe,
     differing_keys,
     digest,
@@ -180,6 +181,9 @@ def test_unknown_missing_and_wrong_keys_of_a_dictionary_are_named_by_their_path(
         ("a/b", Path, Path("a/b")),
         ("1.10", Path, Path("1.10")),
         ("~/x", Path, Path.home() / "x"),
+        ("~/x", Location, str(Path.home() / "x")),
+        ("a/b/", Location, "a/b"),
+        ("s3://bucket/~/x", Location, "s3://bucket/~/x"),
     ],
 )
 def test_text_is_read_by_the_annotation_alone(text: str, annotation: Any, value: Any) -> None:
@@ -204,6 +208,7 @@ def test_text_is_read_by_the_annotation_alone(text: str, annotation: Any, value:
         ("1,x", tuple[int, ...]),
         ("x", int | None),
         ("", Path),
+        ("", Location),
     ],
 )
 def test_what_only_looks_like_a_value_is_refused(text: str, annotation: Any) -> None:
@@ -228,6 +233,7 @@ def test_yaml_values_are_read_by_the_annotation_too() -> None:
         (Literal["a", "b"], "a|b"),
         (tuple[int, ...], "int,…"),
         (Path, "path"),
+        (Location, "path|URL"),
     ],
 )
 def test_a_type_is_described_in_a_users_words(annotation: Any, words: str) -> None:

@@ -1,10 +1,12 @@
-"""Progress of a long pass over a corpus: a bar on a terminal, elsewhere a JSON line at times."""
+"""Progress of a long pass over a corpus: a bar on a terminal, elsewhere a line at times."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from tqdm import tqdm
@@ -68,3 +70,24 @@ class Meter:
                 "eta_seconds": round(left) if self._size_bytes and done else None,
             }
             print(json.dumps(line), flush=True)
+
+
+@contextmanager
+def byte_meter(title: str, num_bytes: int) -> Iterator[Callable[[int], object]]:
+    """Progress of a transfer of so many bytes; call what it gives with the bytes that came by.
+
+    Elsewhere than on a terminal it is one line before the transfer, on stderr: the stdout of a
+    training is its metrics.
+    """
+    is_terminal = sys.stderr.isatty()
+    if num_bytes and not is_terminal:
+        print(f"{title} ({num_bytes / 1e6:,.1f} MB)", file=sys.stderr, flush=True)
+    with tqdm(
+        total=num_bytes,
+        desc=title,
+        unit="B",
+        unit_scale=True,
+        file=sys.stderr,
+        disable=not (num_bytes and is_terminal),
+    ) as bar:
+        yield bar.update

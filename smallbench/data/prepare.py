@@ -90,7 +90,7 @@ def prepare(
     else, `DataError` where the source is of no use, `ConflictError` where another process prepares
     `out`, `InterruptedRunError` after a commit when `should_stop` turned true.
     """
-    options = {f.name: to_dict(config)[f.name] for f in fields(PrepareConfig)}
+    options = options_of(config)
     if (out / MANIFEST_NAME).exists():
         return _finished(out, options)
     corpus = open_corpus(config.corpus)
@@ -102,7 +102,12 @@ def prepare(
         return _Run(config, options, corpus, out, workers or available_cpus(), should_stop).run()
 
 
-def summary(manifest: Manifest, out: Path) -> str:
+def options_of(config: PrepareConfig) -> dict[str, Any]:
+    """What a manifest says about `config`, which may be a job's options with more fields."""
+    return {f.name: to_dict(config)[f.name] for f in fields(PrepareConfig)}
+
+
+def summary(manifest: Manifest, out: Path | str) -> str:
     """A few lines for people: what was kept, what was dropped, what to type next."""
     c = manifest.counts
     lines = [
@@ -130,14 +135,15 @@ def summary(manifest: Manifest, out: Path) -> str:
 
 def _finished(out: Path, options: dict[str, Any]) -> Manifest:
     manifest = Manifest.read(out)
-    _refuse_other_options(out, dict(manifest.options), options)
+    refuse_other_options(out, dict(manifest.options), options)
     (out / _PROGRESS).unlink(missing_ok=True)
     (out / _HASHES).unlink(missing_ok=True)
     print(f"{out} is already prepared with these options")
     return manifest
 
 
-def _refuse_other_options(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def refuse_other_options(out: Path | str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise `ConfigError` naming the options in which a directory or URL differs from a command."""
     changes = differing_keys(old, new)
     if changes:
         listed = ", ".join(f"{key} {was!r} → {now!r}" for key, (was, now) in changes.items())
@@ -230,7 +236,7 @@ class _Run:
         path = self.out / _PROGRESS
         if path.exists():
             progress = _Progress(**json.loads(path.read_text()))
-            _refuse_other_options(self.out, progress.options, options)
+            refuse_other_options(self.out, progress.options, options)
             if progress.source_bytes != self.corpus.size_bytes:
                 raise ConfigError(
                     f"{self.config.corpus} had {progress.source_bytes} bytes when {self.out} was "

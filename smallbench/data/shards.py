@@ -81,11 +81,17 @@ class Manifest:
         if not path.is_file():
             state = "is not complete" if directory.is_dir() else "does not exist"
             raise DataError(f"{directory} {state} (no {MANIFEST_NAME}); {_REMEDY}")
+        return cls.parse(path.read_bytes(), place=str(directory))
+
+    @classmethod
+    def parse(cls, content: bytes, *, place: str) -> Manifest:
+        """From a manifest's bytes; `place` is the directory or URL that they come from."""
+        where = f"{place}/{MANIFEST_NAME}"
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(content)
             if data["schema_version"] != SCHEMA_VERSION:
                 raise DataError(
-                    f"{path} has schema {data['schema_version']}, this version reads "
+                    f"{where} has schema {data['schema_version']}, this version reads "
                     f"{SCHEMA_VERSION}; prepare into a new directory"
                 )
             data["tokenizer"] = from_dict(TokenizerInfo, data["tokenizer"])
@@ -94,9 +100,7 @@ class Manifest:
         except SmallbenchError:
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path} is damaged ({error}); delete {directory}, {_REMEDY}"
-            ) from error
+            raise DataError(f"{where} is damaged ({error}); delete {place}, {_REMEDY}") from error
 
     def write(self, directory: Path) -> None:
         """Complete the directory; call it after everything else is on the disk."""

@@ -72,8 +72,7 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides ids; the layout of the file does not count."""
-        text = json.dumps(self._content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _fingerprint(self._content)
 
     @cached_property
     def _cache(self) -> WordCache | None:
@@ -165,6 +164,22 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises bare Exception
             raise DataError(f"{path} is no readable tokenizer ({error})") from error
         raise DataError(f"{path} holds no tokenizer.json, vocab.txt or vocab.json with merges.txt")
+
+
+def file_fingerprint(path: Path) -> str | None:
+    """`Tokenizer.fingerprint` of a saved `tokenizer.json`, without loading it; None for no JSON.
+
+    It holds whatever release of `tokenizers` reads the file, and may write it in other words.
+    """
+    try:
+        return _fingerprint(json.loads(path.read_bytes()))
+    except ValueError:
+        return None
+
+
+def _fingerprint(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], *, vocab_size: int) -> Tokenizer:

@@ -106,7 +106,8 @@ def model_card(
     """Markdown with the front matter that the hub reads."""
     target = target_of(config.model, head=_head(config))
     model, progress = config.model, manifest["progress"]
-    attempt = run["attempts"][manifest["attempt"] - 1]  # the one that saved these weights
+    # The one that saved these weights.
+    attempt = next(a for a in run["attempts"] if a["number"] == manifest["attempt"])
     source = run["corpus"]["source"]
     if "/" in source and not source.startswith("hub:"):
         source = Path(source).name  # where it lay on that machine is nobody's business

@@ -6,7 +6,6 @@ its `config.json` names; no code of ours travels with it.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -28,16 +27,16 @@ from smallbench.errors import (
     UnavailableError,
 )
 from smallbench.export.card import model_card
+from smallbench.export.transfer import MARKER, fetch_export, refuse_foreign, send_export
 from smallbench.files import read_json, temporary_sibling, write_json, write_text
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
+from smallbench.storage.base import is_remote, open_storage
+from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
 from smallbench.train.pretrain import build_objective, vocabulary_of
-
-MARKER = "smallbench.json"
-"""Present in each export: the run, the step and the configuration that it came from."""
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""
@@ -61,15 +60,38 @@ def load_run(run_dir: Path) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]
     return run, from_dict(PretrainConfig, run["config"]), checkpoint
 
 
-def export(run_dir: Path, out: Path, *, push: str | None = None) -> float:
+def export(
+    run_dir: Path,
+    out: Path | str,
+    *,
+    push: str | None = None,
+    storage: StorageConfig | None = None,
+) -> float:
     """Export the run in `run_dir` to `out`; the largest difference of outputs that the check found.
 
-    An earlier export in `out` is replaced; any other content is refused. `push` is a repository on
-    the Hugging Face hub to publish to.
+    `out` is a directory or a storage's URL. An earlier export there is replaced; any other content
+    is refused. `push` is a repository on the Hugging Face hub to publish to.
     """
-    run, config, checkpoint = load_run(run_dir)
     if push is not None:
         _check_repository(push)
+    if not is_remote(str(out)):
+        difference = _export_to_directory(run_dir, Path(out))
+        if push is not None:
+            _push(Path(out), push, complete_in=str(out))
+        return difference
+    place = open_storage(str(out), storage)
+    refuse_foreign(place)
+    with tempfile.TemporaryDirectory(prefix="smallbench-export-") as folder:
+        directory = Path(folder) / "export"
+        difference = _export_to_directory(run_dir, directory)
+        send_export(directory, place)
+        if push is not None:
+            _push(directory, push, complete_in=place.url)
+    return difference
+
+
+def _export_to_directory(run_dir: Path, out: Path) -> float:
+    run, config, checkpoint = load_run(run_dir)
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise ConfigError(f"{out} is not empty and holds no earlier export; choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -102,14 +124,20 @@ def export(run_dir: Path, out: Path, *, push: str | None = None) -> float:
         _replace(out, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    if push is not None:
-        _push(out, push)
     return difference
 
 
 @contextmanager
-def as_export(model: str) -> Iterator[str]:
-    """`model` as it is, or where it is a run's directory, an export of the run while this lasts."""
+def as_export(model: str, storage: StorageConfig | None = None) -> Iterator[str]:
+    """`model` as something that loads while this lasts.
+
+    A run's directory is exported, an export in a storage fetched; all else stays as it is.
+    """
+    if is_remote(model):
+        with tempfile.TemporaryDirectory(prefix="smallbench-export-") as directory:
+            fetch_export(open_storage(model, storage), Path(directory))
+            yield directory
+        return
     if not (Path(model) / "run.json").is_file():
         yield model
         return
@@ -232,8 +260,8 @@ def _replace(out: Path, temporary: Path) -> None:
     temporary.rename(out)
 
 
-def _push(directory: Path, repository: str) -> None:
-    """Publish `directory` to the Hugging Face hub."""
+def _push(directory: Path, repository: str, *, complete_in: str) -> None:
+    """Publish `directory` to the Hugging Face hub; the export is already in `complete_in`."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -260,6 +288,6 @@ def _push(directory: Path, repository: str) -> None:
         raise UnavailableError(f"the hub answered {status} to {repository!r}; try again") from None
     except no_answer as error:
         raise UnavailableError(
-            f"the hub could not be reached ({error}); the export is complete in {directory}, "
-            f"publish it later with 'hf upload {repository} {os.fspath(directory)}'"
+            f"the hub could not be reached ({error}); the export is complete in {complete_in}, "
+            "run the same command again to publish it"
         ) from None

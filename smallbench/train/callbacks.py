@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from smallbench.batch import Batch
+from smallbench.errors import ConflictError, SmallbenchError
+from smallbench.files import temporary_sibling
 from smallbench.objectives.base import Objective
 from smallbench.tracking.base import Tracker
 from smallbench.train.engine import Engine
@@ -33,11 +37,14 @@ class LogTraining:
         peak_flops: float | None,
         progress: Progress,
         pending: Mapping[str, Sequence[float]] | None = None,
+        also: Callable[[Progress], Mapping[str, float]] = lambda progress: {},
     ) -> None:
+        """`also` gives further fields of a record."""
         self._trackers = trackers
         self._every_steps = every_steps
         self._num_steps = num_steps
         self._peak_flops = peak_flops
+        self._also = also
         self._pending: dict[str, list[Tensor]] = {
             name: [torch.tensor(value) for value in values]
             for name, values in (pending or {}).items()
@@ -71,6 +78,7 @@ class LogTraining:
             "eta_seconds": round(
                 (self._num_steps - progress.step) * seconds / (progress.step - self._step), 1
             ),
+            **self._also(progress),
         }
         for tracker in self._trackers:
             tracker.log(record)
@@ -153,12 +161,52 @@ class HeldOutLoss:
 
 
 class SaveEvery:
-    """Calls `save` at the interval."""
+    """Calls `save` at the interval and at milestones."""
 
-    def __init__(self, save: Callable[[], None], *, every_steps: int) -> None:
-        self._save, self._every_steps = save, every_steps
+    def __init__(
+        self, save: Callable[[], None], *, every_steps: int, milestones: Collection[int] = ()
+    ) -> None:
+        self._save, self._every_steps, self._milestones = save, every_steps, milestones
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Save at the interval."""
-        if progress.step % self._every_steps == 0:
+        """Save at the interval and at milestones."""
+        if progress.step % self._every_steps == 0 or progress.step in self._milestones:
             self._save()
+
+
+class Heartbeat:
+    """`heartbeat.json`, at most once a second: for whoever must tell a slow run from a dead one."""
+
+    def __init__(self, path: Path, *, every_seconds: float = 1.0) -> None:
+        self._path, self._every_seconds = path, every_seconds
+        self._last = -math.inf
+
+    def after_step(self, progress: Progress, result: StepResult) -> None:
+        """Write the step and the time."""
+        if time.monotonic() - self._last < self._every_seconds:
+            return
+        self._last = time.monotonic()
+        # Not flushed to the disk: after a power cut nobody asks for it.
+        temporary = temporary_sibling(self._path)
+        temporary.write_text(
+            json.dumps({"step": progress.step, "unix_seconds": round(time.time(), 3)}) + "\n"
+        )
+        temporary.replace(self._path)
+
+
+class EndWith:
+    """Ends the run with an error that happened beside it, in a thread."""
+
+    def __init__(
+        self, failure: Callable[[], SmallbenchError | None], save: Callable[[], None]
+    ) -> None:
+        self._failure, self._save = failure, save
+
+    def after_step(self, progress: Progress, result: StepResult) -> None:
+        """Raise it; save before, unless the run is somebody else's by now."""
+        error = self._failure()
+        if error is None:
+            return
+        if not isinstance(error, ConflictError):
+            self._save()
+        raise error

@@ -4,23 +4,26 @@
     RUN_DIR/commits/step-0000012000.json                 the manifest; its presence is the commit
 
 The manifest is written last and holds the size and SHA-256 of each file, so a killed save leaves
-nothing that looks like a checkpoint, and a damaged one is passed over.
+nothing that looks like a checkpoint, and a damaged one is passed over. A storage holds the same
+layout, see `train.remote`.
 """
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from smallbench.errors import DataError
+from smallbench.errors import DataError, UnavailableError
 from smallbench.files import (
     TEMPORARY_MARK,
     read_json,
@@ -28,15 +31,43 @@ from smallbench.files import (
     sync_directory,
     sync_file,
     temporary_sibling,
+    write_bytes,
     write_json,
 )
+from smallbench.train.randomness import random_state, restore_random_state
 
 SCHEMA_VERSION = 1
+
+METRICS = "metrics.jsonl"
+"""The run's records up to the checkpoint's step, in each checkpoint: a machine with an empty disk
+continues them too."""
 
 
 def step_name(step: int) -> str:
     """`step-0000012000`: zero-padded, so that names sort as numbers do."""
     return f"step-{step:010d}"
+
+
+def step_of(name: str) -> int:
+    """The step of a commit's file name or key."""
+    return int(Path(name).name.split(".")[0].removeprefix("step-"))
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: the newest ones, those at an interval, and milestones."""
+
+    keep_last: int = 2
+    keep_every_steps: int | None = None
+    milestones: tuple[int, ...] = ()
+
+    def retained(self, steps: Iterable[int]) -> set[int]:
+        """Those of `steps` that stay."""
+        known = sorted(steps)
+        kept = set(known[-self.keep_last :]) | (set(self.milestones) & set(known))
+        if self.keep_every_steps:
+            kept |= {step for step in known if step and step % self.keep_every_steps == 0}
+        return kept
 
 
 @dataclass(frozen=True)
@@ -69,18 +100,7 @@ class Checkpoint:
 
     def restore_random_state(self) -> None:
         """Put back PyTorch's generators (dropout draws from them)."""
-        states = load_file(self.directory / "random.safetensors")
-        torch.set_rng_state(states["cpu"])
-        if torch.cuda.is_available() and "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"])
-
-
-def random_state() -> dict[str, Tensor]:
-    """PyTorch's generators, as `Checkpoint.restore_random_state` takes them."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
+        restore_random_state(load_file(self.directory / "random.safetensors"))
 
 
 def distinct_state(module: nn.Module) -> dict[str, Tensor]:
@@ -99,77 +119,121 @@ def load_distinct(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 class CheckpointStore:
-    """The checkpoints of one run directory. One writer at a time (the run's lock sees to it)."""
+    """The checkpoints of one run directory. One writer at a time (the run's lock sees to it).
 
-    def __init__(self, run_dir: Path, *, attempt: int = 1, keep_last: int = 2) -> None:
+    `is_in_use(step)` protects checkpoints that are being uploaded from pruning.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        attempt: int = 1,
+        retention: Retention | None = None,
+        is_in_use: Callable[[int], bool] = lambda step: False,
+    ) -> None:
+        self.run_dir = run_dir
         self._data = run_dir / "checkpoints"
         self._commits = run_dir / "commits"
         self._attempt = attempt
-        self._keep_last = keep_last
+        self._retention = retention or Retention()
+        self._is_in_use = is_in_use
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first."""
-        return sorted(int(p.stem.removeprefix("step-")) for p in self._commits.glob("step-*.json"))
+        return sorted(step_of(p.name) for p in self._commits.glob("step-*.json"))
 
     def save(
         self, module: nn.Module, engine_state: Mapping[str, Any], manifest: Mapping[str, Any]
-    ) -> None:
-        """Write and commit the checkpoint of `manifest["step"]`; then prune older ones."""
+    ) -> Checkpoint:
+        """Write and commit the checkpoint of `manifest["step"]`; then prune older ones.
+
+        Raises `UnavailableError` where the disk is full, and leaves no part of it.
+        """
         step = int(manifest["step"])
         if step in self.steps():
-            return
+            return self._verified(self._commit(step), hashes=False)
         final = self._data / step_name(step) / f"attempt-{self._attempt:04d}"
-        final.parent.mkdir(parents=True, exist_ok=True)
+        with self._new_directory(final) as temporary:
+            save_file(distinct_state(module), temporary / "module.safetensors")
+            with (temporary / "engine.pt").open("wb") as stream:
+                torch.save(dict(engine_state), stream)
+            save_file(random_state(), temporary / "random.safetensors")
+            metrics = self.run_dir / METRICS
+            if metrics.exists():
+                shutil.copyfile(metrics, temporary / METRICS)
+            files = {}
+            for path in sorted(temporary.iterdir()):
+                sync_file(path)
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            **manifest,
+            "attempt": self._attempt,
+            "directory": str(final.relative_to(self.run_dir)),
+            "files": files,
+        }
+        self._write_commit(step, content)
+        self.prune()
+        return Checkpoint(final, content)
+
+    def adopt(self, manifest: Mapping[str, Any], fetch: Callable[[str, Path], None]) -> Checkpoint:
+        """Commit here what was committed elsewhere; `fetch` writes a file of it by its name.
+
+        Raises `DataError` where a file does not match the manifest.
+        """
+        step, final = int(manifest["step"]), self.run_dir / manifest["directory"]
+        if final.exists():  # of a commit that was damaged here, or never came about
+            shutil.rmtree(final)
+        with self._new_directory(final) as temporary:
+            for name, expected in manifest["files"].items():
+                fetch(name, temporary / name)
+                check_file(temporary / name, expected)
+                sync_file(temporary / name)
+        self._write_commit(step, manifest)
+        return Checkpoint(final, manifest)
+
+    @contextmanager
+    def _new_directory(self, final: Path) -> Iterator[Path]:
+        """A directory that appears at `final`, flushed, if the block ends without an error."""
         temporary = temporary_sibling(final)
-        temporary.mkdir()
-        save_file(distinct_state(module), temporary / "module.safetensors")
-        torch.save(dict(engine_state), temporary / "engine.pt")
-        save_file(random_state(), temporary / "random.safetensors")
-        files = {}
-        for path in sorted(temporary.iterdir()):
-            sync_file(path)
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        sync_directory(temporary)
-        temporary.rename(final)
-        sync_directory(final.parent)
+        try:
+            with disk_space_explained(self.run_dir):
+                temporary.mkdir(parents=True)
+                yield temporary
+                sync_directory(temporary)
+                temporary.rename(final)
+                sync_directory(final.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _write_commit(self, step: int, content: Mapping[str, Any]) -> None:
         # The manifest last: its presence means that everything else is complete.
-        directory = str(final.relative_to(self._data.parent))
-        self._commits.mkdir(exist_ok=True)
-        write_json(
-            self._commits / f"{step_name(step)}.json",
-            {
-                "schema_version": SCHEMA_VERSION,
-                **manifest,
-                "attempt": self._attempt,
-                "directory": directory,
-                "files": files,
-            },
-        )
-        self._prune()
+        with disk_space_explained(self.run_dir):
+            self._commits.mkdir(parents=True, exist_ok=True)
+            write_json(self._commit(step), content)
+
+    def _commit(self, step: int) -> Path:
+        return self._commits / f"{step_name(step)}.json"
+
+    def __str__(self) -> str:
+        return str(self.run_dir)
 
     def newest(self, *, set_aside: bool = True) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None where none was ever committed.
+        """`newest_of` this store alone."""
+        return newest_of([self], set_aside=set_aside)
 
-        A damaged one is passed over, loudly, and set aside unless the caller only reads. Raises
-        `DataError` when all are damaged.
-        """
-        steps = self.steps()
-        for step in reversed(steps):
-            commit = self._commits / f"{step_name(step)}.json"
-            try:
-                return self._verified(commit)
-            except DataError as error:
-                if set_aside:
-                    commit.rename(commit.with_suffix(".json.damaged"))
-                print(f"checkpoint of step {step} is damaged and passed over: {error}",
-                      file=sys.stderr)  # fmt: skip
-        # Set aside by an earlier start, they are still no reason to begin again in silence.
-        if steps or any(self._commits.glob("*.damaged")):
-            raise DataError(
-                f"every checkpoint in {self._commits} is damaged; remove the run directory to "
-                "start again from the beginning"
-            )
-        return None
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of a step; raises `DataError` where it is damaged."""
+        return self._verified(self._commit(step))
+
+    def set_aside(self, step: int) -> None:
+        """No longer count a damaged checkpoint as one; its files stay, for a closer look."""
+        self._commit(step).rename(self._commit(step).with_suffix(".json.damaged"))
+
+    def num_set_aside(self) -> int:
+        """Checkpoints that were found damaged, in this or an earlier attempt."""
+        return len(list(self._commits.glob("*.damaged")))
 
     def clean_up(self) -> None:
         """Delete what killed saves left: unfinished directories and data without a manifest."""
@@ -179,31 +243,118 @@ class CheckpointStore:
             if directory.name not in committed:
                 shutil.rmtree(directory)
                 continue
-            for unfinished in directory.glob(f"*{TEMPORARY_MARK}*"):
-                shutil.rmtree(unfinished)
-        for unfinished in self._commits.glob(f"*{TEMPORARY_MARK}*"):
+            kept = {self._directory_of(path) for path in self._commits.glob(f"{directory.name}.*")}
+            for attempt in directory.iterdir():
+                if attempt not in kept:
+                    shutil.rmtree(attempt)
+        for unfinished in self.run_dir.rglob(f"*{TEMPORARY_MARK}*"):
             unfinished.unlink()
 
-    def _verified(self, commit: Path) -> Checkpoint:
+    def _directory_of(self, commit: Path) -> Path:
+        """Where the data of a commit is; the commit itself where it cannot be read."""
+        try:
+            return self.run_dir / str(read_json(commit)["directory"])
+        except (DataError, KeyError):
+            return commit
+
+    def _verified(self, commit: Path, *, hashes: bool = True) -> Checkpoint:
         manifest = read_json(commit)
         try:
-            directory, files = self._data.parent / manifest["directory"], manifest["files"]
+            directory, files = self.run_dir / manifest["directory"], manifest["files"]
         except KeyError as error:
             raise DataError(f"{commit} has no {error}") from None
-        for name, expected in files.items():
-            path = directory / name
-            if not path.is_file():
-                raise DataError(f"{path} is missing")
-            if path.stat().st_size != expected["bytes"]:
-                raise DataError(
-                    f"{path} has {path.stat().st_size} bytes, the manifest says {expected['bytes']}"
-                )
-            if sha256_file(path) != expected["sha256"]:
-                raise DataError(f"{path} does not match its SHA-256")
+        for name, expected in files.items() if hashes else ():
+            check_file(directory / name, expected)
         return Checkpoint(directory=directory, manifest=manifest)
 
-    def _prune(self) -> None:
-        for step in self.steps()[: -self._keep_last]:
-            # The manifest first: data without one is debris, a manifest without data is damage.
-            (self._commits / f"{step_name(step)}.json").unlink()
-            shutil.rmtree(self._data / step_name(step))
+    def prune(self) -> None:
+        """Delete what retention does not ask for and nobody uses."""
+        steps = self.steps()
+        for step in sorted(set(steps) - self._retention.retained(steps)):
+            if not self._is_in_use(step):
+                # The manifest first: data without one is debris, a manifest without data is damage.
+                self._commit(step).unlink()
+                shutil.rmtree(self._data / step_name(step))
+
+
+class Place(Protocol):
+    """Where checkpoints may be: a run directory, or a storage. `str` names it for people."""
+
+    def steps(self) -> list[int]:
+        """Committed steps, oldest first."""
+        ...
+
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of a step, verified; raises `DataError` where it is damaged."""
+        ...
+
+    def set_aside(self, step: int) -> None:
+        """No longer count a damaged checkpoint as one."""
+        ...
+
+    def num_set_aside(self) -> int:
+        """Checkpoints that were set aside."""
+        ...
+
+
+def newest_of(places: Sequence[Place], *, set_aside: bool = True) -> Checkpoint | None:
+    """The newest checkpoint that is whole in any place; None where there never was one.
+
+    Of one step the first place's is taken. A damaged one is passed over, loudly, and set aside
+    unless the caller only reads. Raises `DataError` when all are damaged.
+    """
+    steps = [set(place.steps()) for place in places]
+    for step in sorted(set().union(*steps), reverse=True):
+        for place, known in zip(places, steps, strict=True):
+            if step not in known:
+                continue
+            try:
+                return place.load(step)
+            except DataError as error:
+                if set_aside:
+                    place.set_aside(step)
+                print(f"checkpoint of step {step} in {place} is damaged and passed over: {error}",
+                      file=sys.stderr)  # fmt: skip
+    # Set aside by an earlier start, they are still no reason to begin again in silence.
+    if any(steps) or any(place.num_set_aside() for place in places):
+        raise DataError(
+            f"every checkpoint in {' and '.join(map(str, places))} is damaged; remove the run to "
+            "start again from the beginning"
+        )
+    return None
+
+
+def restore_metrics(checkpoint: Checkpoint, path: Path) -> None:
+    """The records up to the checkpoint, as it has them, in place of whatever is at `path`."""
+    saved = checkpoint.directory / METRICS
+    if saved.exists():
+        write_bytes(path, saved.read_bytes())
+
+
+def check_file(path: Path, expected: Mapping[str, Any]) -> None:
+    """Raise `DataError` where a file has not the size and SHA-256 that a manifest says."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    if path.stat().st_size != expected["bytes"]:
+        raise DataError(
+            f"{path} has {path.stat().st_size} bytes, the manifest says {expected['bytes']}"
+        )
+    if sha256_file(path) != expected["sha256"]:
+        raise DataError(f"{path} does not match its SHA-256")
+
+
+@contextmanager
+def disk_space_explained(directory: Path) -> Iterator[None]:
+    """One sentence where the disk is full, whichever library ran into it."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors and torch say it in words of their own; their errors carry no number.
+        number = getattr(error, "errno", None)
+        if number not in {errno.ENOSPC, errno.EDQUOT} and "os error 28" not in str(error):
+            raise
+        free = shutil.disk_usage(directory).free / 2**20
+        raise UnavailableError(
+            f"the disk of {directory} is full ({free:,.0f} MiB free); make room for a checkpoint, "
+            "then run the same command again: it continues from the last one"
+        ) from None

@@ -8,6 +8,7 @@ from smallbench.config import option, require
 from smallbench.errors import ConfigError
 from smallbench.models.config import BertConfig, ModelConfig
 from smallbench.objectives.config import MaskedLMConfig, ObjectiveConfig, ReplacedTokenConfig
+from smallbench.storage.config import StorageConfig
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class TrainConfig:
     num_eval_rows: int = option(2_048, help="held-out sequences that are evaluated")
     save_every_steps: int = option(5_000, help="checkpoint at this interval and at the end")
     keep_last: int = option(2, help="checkpoints that are kept")
+    keep_every_steps: int | None = option(
+        None, help="also keep each checkpoint at this interval, for ever"
+    )
+    milestones: tuple[int, ...] = option((), help="steps that are saved and kept for ever")
     max_nonfinite_steps: int = option(
         20, help="steps in a row with a non-finite gradient before the run ends with exit code 70"
     )
@@ -78,6 +83,9 @@ class TrainConfig:
             "keep_last",
         ):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        every = self.keep_every_steps
+        require(every is None or every >= 1, "train.keep_every_steps", every, "at least 1, or none")
+        require(min(self.milestones, default=1) >= 1, "train.milestones", self.milestones, "over 0")
         require(self.rows_per_forward >= 1, "train.micro_batch_size", self.micro_batch_size, "1")
         require(self.max_steps >= 0, "train.max_steps", self.max_steps, "at least 0")
         require(self.seed >= 0, "train.seed", self.seed, "at least 0")
@@ -91,6 +99,31 @@ class TrainConfig:
     def rows_per_forward(self) -> int:
         """`micro_batch_size`, or the whole global batch."""
         return self.global_batch_size if self.micro_batch_size is None else self.micro_batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class DurabilityConfig(StorageConfig):
+    """Where a run is kept besides its directory, and how long it bears with a storage's silence."""
+
+    storage: str | None = option(
+        None,
+        help="also keep the run in s3://BUCKET/PREFIX or a directory, under the name of --run_dir",
+        metavar="URL",
+    )
+    lease_seconds: float = option(
+        60.0, help="how long a silent writer counts as alive before another may take over its run"
+    )
+    max_unsynced_minutes: float = option(
+        24 * 60.0, help="end with exit code 69 when nothing could be stored for so long"
+    )
+    final_sync_minutes: float = option(
+        30.0, help="after the last step, try so long to store it before exit code 69"
+    )
+
+    def __post_init__(self) -> None:
+        require(self.lease_seconds > 0, "lease_seconds", self.lease_seconds, "over 0")
+        for name in ("max_unsynced_minutes", "final_sync_minutes"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
 
 
 @dataclass(frozen=True)
@@ -127,6 +160,8 @@ RESUMABLE_KEYS = frozenset(
     for name in (
         "device",
         "keep_last",
+        "keep_every_steps",
+        "milestones",
         "log_every_steps",
         "eval_every_steps",
         "num_eval_rows",

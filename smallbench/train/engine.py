@@ -45,6 +45,10 @@ class Engine(Protocol):
         """Clip, update, clear the gradients; skip the update where they are not finite."""
         ...
 
+    def discard_gradients(self) -> None:
+        """Forget what `backward` has added since the last step."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Optimizer and loss scale; the weights are the module's."""
         ...
@@ -93,6 +97,10 @@ class TorchEngine:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return Update(grad_norm=norm, skipped=not finite)
+
+    def discard_gradients(self) -> None:
+        """Forget what `backward` has added since the last step."""
+        self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer and loss scale."""

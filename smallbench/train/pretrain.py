@@ -5,6 +5,7 @@
     RUN_DIR/loss.png        the loss curve
     RUN_DIR/tokenizer/      the corpus's tokenizer, for the export
     RUN_DIR/checkpoints/, RUN_DIR/commits/   see `train.checkpoint`
+    RUN_DIR/heartbeat.json                   the step and the time, about once a second
 
 The same command continues an interrupted run; with the same device, precision, thread count and
 torch it ends with the weights, bit for bit, that the run would have had without the interruption.
@@ -12,8 +13,9 @@ torch it ends with the weights, bit for bit, that the run would have had without
 
 from __future__ import annotations
 
-import shutil
+import math
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,18 +29,32 @@ from smallbench.config import digest
 from smallbench.data.loader import ShuffledRows
 from smallbench.data.shards import TokenizerInfo, TokenRows, entropy_of_counts, verify_shards
 from smallbench.data.tokenizer import Tokenizer
-from smallbench.errors import ConfigError, InterruptedRunError
-from smallbench.files import exclusive_lock
+from smallbench.errors import (
+    ConfigError,
+    InterruptedRunError,
+    SmallbenchError,
+    UnavailableError,
+    UnsavedError,
+)
+from smallbench.files import copy_directory, exclusive_lock
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import IntArray, Vocabulary, step_generator
+from smallbench.storage.base import join, open_storage
 from smallbench.tracking.base import Tracker
 from smallbench.tracking.console import Console
 from smallbench.tracking.jsonl import MetricsFile
 from smallbench.tracking.plot import plot_loss
 from smallbench.train.batches import CorruptedRows, ReadAhead
-from smallbench.train.callbacks import HeldOutLoss, LogTraining, SaveEvery
-from smallbench.train.checkpoint import Checkpoint, CheckpointStore
-from smallbench.train.config import PretrainConfig
+from smallbench.train.callbacks import EndWith, Heartbeat, HeldOutLoss, LogTraining, SaveEvery
+from smallbench.train.checkpoint import (
+    METRICS,
+    Checkpoint,
+    CheckpointStore,
+    Retention,
+    newest_of,
+    restore_metrics,
+)
+from smallbench.train.config import DurabilityConfig, PretrainConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.precision import (
     choose_device,
@@ -46,8 +62,10 @@ from smallbench.train.precision import (
     matrix_peak_flops,
     require_compiler,
 )
-from smallbench.train.record import add_attempt, open_record
+from smallbench.train.record import add_attempt, holder_of, next_attempt, open_record
+from smallbench.train.remote import Pulled, RemoteRun
 from smallbench.train.schedule import linear_decay
+from smallbench.train.sync import Uploader, say
 from smallbench.train.trainer import Progress, Trainer
 
 Resume = Literal["allow", "must", "never"]
@@ -56,18 +74,27 @@ HELD_OUT_SEED = 0
 """Seed of the choice and corruption of held-out rows: the same in every run, to compare them."""
 
 
+EXIT_SECONDS = 1.0
+"""Kept of the grace for the way out."""
+
+
 def pretrain(
     config: PretrainConfig,
     *,
     data: Path,
     run_dir: Path,
     resume: Resume = "allow",
+    durability: DurabilityConfig | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> None:
     """Train `config` on the prepared corpus `data`, in `run_dir`, to its last step.
 
-    Raises `InterruptedRunError` after a checkpoint when `should_stop` turned true, `ConfigError`
-    where the run directory holds another run, `ConflictError` where somebody else trains in it.
+    With `durability.storage` the run is kept there too, and continues from there where `run_dir` is
+    empty. `seconds_left` is how long there is to save once `should_stop` turned true. Raises
+    `InterruptedRunError` after a committed checkpoint, `UnsavedError` where the time was too short
+    for one, `ConfigError` where the run directory holds another run, `ConflictError` where somebody
+    else trains in it.
     """
     rows = TokenRows(data, "train")
     held_out = TokenRows(data, "eval")
@@ -76,32 +103,93 @@ def pretrain(
     precision = choose_precision(config.train.precision, device)
     if config.train.compile:
         require_compiler(device)
-    if resume == "must" and not CheckpointStore(run_dir).steps():
+    durability = durability or DurabilityConfig()
+    if resume == "must" and not durability.storage and not CheckpointStore(run_dir).steps():
         raise ConfigError(f"--resume=must, but {run_dir} holds no checkpoint")
+    remote = _open_remote(run_dir, durability)
     in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
     with ExitStack() as stack:
         stack.enter_context(exclusive_lock(run_dir / "lock", in_use))
+        if remote:
+            remote.pull_record(run_dir)
         record = open_record(run_dir, config, data=data, manifest=rows.manifest)
-        checkpoint = CheckpointStore(run_dir).newest()
+        _check_resume(resume, CheckpointStore(run_dir), remote)
+        attempt = next_attempt(record)
+        if remote:
+            attempt = remote.claim(
+                holder=holder_of(run_dir), at_least=attempt, should_stop=should_stop, say=say
+            )
+            stack.callback(_release, remote)
+        retention = Retention(
+            keep_last=config.train.keep_last,
+            keep_every_steps=config.train.keep_every_steps,
+            milestones=config.train.milestones,
+        )
+        uploader = None
+        if remote:
+            remote.clean_up()
+            uploader = Uploader(
+                remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes
+            )
+        store = CheckpointStore(
+            run_dir,
+            attempt=attempt,
+            retention=retention,
+            is_in_use=uploader.is_in_use if uploader else lambda step: False,
+        )
+        store.clean_up()
+        checkpoint = newest_of([store, *([Pulled(remote, store)] if remote else [])])
         if checkpoint is not None and checkpoint.manifest["precision"] != precision:
             raise ConfigError(
                 f"{run_dir} was trained in {checkpoint.manifest['precision']}, this device would "
                 f"use {precision}; continue on a device like the first, or start a new --run_dir"
             )
-        if resume == "never" and checkpoint is not None:
-            raise ConfigError(
-                f"{run_dir} already holds a run at step {checkpoint.step:,}; choose another "
-                "--run_dir, or leave --resume=never out"
-            )
-        if not record["attempts"]:
+        if not (run_dir / "tokenizer").exists():
             verify_shards(data)
-            shutil.copytree(data / "tokenizer", run_dir / "tokenizer", dirs_exist_ok=True)
-        attempt = add_attempt(run_dir, record, device=device, precision=precision)
-        store = CheckpointStore(run_dir, attempt=attempt, keep_last=config.train.keep_last)
-        store.clean_up()
-        _Run(config, rows, held_out, run_dir, store, stack).train(
-            checkpoint, device, precision, should_stop
+            copy_directory(data / "tokenizer", run_dir / "tokenizer")
+        add_attempt(run_dir, record, attempt, device=device, precision=precision)
+        if remote and uploader:
+            remote.push_record(run_dir)
+            stack.enter_context(uploader)
+            if checkpoint is not None and checkpoint.step not in remote.steps():
+                uploader.submit(checkpoint)  # the last attempt did not come to it
+        _Run(config, rows, held_out, run_dir, store, uploader, stack).train(
+            checkpoint,
+            device,
+            precision,
+            should_stop,
+            seconds_left,
+            final_sync_seconds=60 * durability.final_sync_minutes,
         )
+
+
+def _open_remote(run_dir: Path, durability: DurabilityConfig) -> RemoteRun | None:
+    """The run in the storage, after a look whether it can be read and written."""
+    if durability.storage is None:
+        return None
+    name = run_dir.absolute().name
+    storage = open_storage(join(durability.storage, name), durability)
+    storage.check()
+    return RemoteRun(storage, lease_seconds=durability.lease_seconds)
+
+
+def _check_resume(resume: Resume, store: CheckpointStore, remote: RemoteRun | None) -> None:
+    steps = {*store.steps(), *(remote.steps() if remote else ())}
+    where = f"{store.run_dir}" + (f" and {remote.storage.url}" if remote else "")
+    if resume == "must" and not steps:
+        raise ConfigError(f"--resume=must, but {where} holds no checkpoint")
+    if resume == "never" and steps:
+        raise ConfigError(
+            f"{where} already holds a run at step {max(steps):,}; choose another --run_dir, or "
+            "leave --resume=never out"
+        )
+
+
+def _release(remote: RemoteRun) -> None:
+    try:
+        remote.release()
+    except SmallbenchError as problem:  # taken over, or out of reach: then it runs out by itself
+        say(f"the lease was not given back: {problem}")
 
 
 def fit_to_data(config: PretrainConfig, rows: TokenRows) -> PretrainConfig:
@@ -153,10 +241,14 @@ class _Run:
         held_out: TokenRows,
         run_dir: Path,
         store: CheckpointStore,
+        uploader: Uploader | None,
         stack: ExitStack,
     ) -> None:
         self.config, self.rows, self.held_out = config, rows, held_out
         self.run_dir, self.store, self.stack = run_dir, store, stack
+        self.uploader = uploader
+        self.save_seconds = 0.0
+        """Running average of what a save takes; 0 before the first."""
 
     def train(
         self,
@@ -164,6 +256,9 @@ class _Run:
         device: torch.device,
         precision: str,
         should_stop: Callable[[], bool],
+        seconds_left: Callable[[], float],
+        *,
+        final_sync_seconds: float,
     ) -> None:
         """From `checkpoint`, or from the seed, to the last step or the first request to stop."""
         c = self.config
@@ -182,15 +277,16 @@ class _Run:
             checkpoint.restore_random_state()
             self.progress = Progress(**checkpoint.manifest["progress"])
             pending = checkpoint.manifest["pending_metrics"]
+            restore_metrics(checkpoint, self.run_dir / METRICS)
             print(f"continuing from step {checkpoint.step:,}", file=sys.stderr)
+        first_step = self.progress.step
         self.metrics = MetricsFile(
-            self.run_dir / "metrics.jsonl",
-            from_step=None if checkpoint is None else self.progress.step,
+            self.run_dir / METRICS, from_step=None if checkpoint is None else first_step
         )
         self.stack.callback(self.metrics.close)
         console = Console(
             num_steps=c.train.max_steps,
-            first_step=self.progress.step,
+            first_step=first_step,
             description=c.recipe,
         )
         self.stack.callback(console.close)
@@ -202,6 +298,7 @@ class _Run:
             peak_flops=matrix_peak_flops(device, precision),
             progress=self.progress,
             pending=pending,
+            also=self._sync_lag,
         )
         evaluation = self._held_out_loss(trackers)
         if checkpoint is None:
@@ -216,20 +313,68 @@ class _Run:
             callbacks=[
                 self.log,
                 evaluation,
-                SaveEvery(self._save, every_steps=c.train.save_every_steps),
+                SaveEvery(
+                    self._save,
+                    every_steps=c.train.save_every_steps,
+                    milestones=c.train.milestones,
+                ),
+                Heartbeat(self.run_dir / "heartbeat.json"),
+                EndWith(lambda: self.uploader.failure if self.uploader else None, self._save),
             ],
             should_stop=should_stop,
             max_nonfinite_steps=c.train.max_nonfinite_steps,
         )
-        finished = trainer.run()
-        self._save()
-        if not finished:
+        if not trainer.run():
+            self._save_in_time(seconds_left, first_step=first_step)
             raise InterruptedRunError(
                 f"asked to stop; saved at step {self.progress.step:,} of {c.train.max_steps:,}; "
                 "the same command continues"
             )
+        self._save()
+        self._drain(final_sync_seconds)
         # Last, and only for looks: nothing that the run is worth hangs on it.
-        plot_loss(self.run_dir / "metrics.jsonl", self.run_dir / "loss.png", title=c.recipe)
+        plot_loss(self.run_dir / METRICS, self.run_dir / "loss.png", title=c.recipe)
+
+    def _save_in_time(self, seconds_left: Callable[[], float], *, first_step: int) -> None:
+        """Commit before the time is over; raises `UnsavedError` where it will not do."""
+        step = self.progress.step
+        if step == first_step:  # a scheduler that starts such a run again and again gets nowhere
+            raise SmallbenchError(
+                f"asked to stop at step {step:,}, before this attempt had done a step; there is "
+                "nothing new to save"
+            )
+        if seconds_left() < self.save_seconds:
+            raise UnsavedError(
+                f"asked to stop with {max(seconds_left(), 0):.1f} s left, but a save takes about "
+                f"{self.save_seconds:.1f} s; the same command continues from step "
+                f"{max(self.store.steps(), default=0):,}"
+            )
+        self._save()
+        if self.uploader and not self.uploader.drain(seconds_left() - EXIT_SECONDS):
+            raise UnsavedError(
+                f"asked to stop; step {step:,} is on the local disk, but the time was too short to "
+                f"store it; the same command continues from there, or from step "
+                f"{self.uploader.committed_step:,} on another machine"
+            )
+
+    def _drain(self, seconds: float) -> None:
+        """Wait for the last upload."""
+        if self.uploader is None:
+            return
+        done = self.uploader.drain(seconds)
+        if self.uploader.failure:
+            raise self.uploader.failure
+        if not done:
+            raise UnavailableError(
+                f"the run has ended, but its last checkpoint could not be stored for "
+                f"{seconds / 60:g} minutes; it is on the local disk, the same command stores it"
+            )
+
+    def _sync_lag(self, progress: Progress) -> Mapping[str, float]:
+        """Steps that a machine with an empty disk would have to repeat."""
+        if self.uploader is None:
+            return {}
+        return {"sync_lag_steps": progress.step - self.uploader.committed_step}
 
     def _learning_rate(self, step: int) -> float:
         c = self.config
@@ -276,8 +421,10 @@ class _Run:
         return entropy_of_counts(counts)
 
     def _save(self) -> None:
+        start = time.perf_counter()
         self.metrics.sync()  # a checkpoint's step must find its records again
-        self.store.save(
+        is_new = self.progress.step not in self.store.steps()
+        checkpoint = self.store.save(
             self.objective,
             self.engine.state_dict(),
             {
@@ -289,3 +436,9 @@ class _Run:
                 "device": self.engine.device.type,
             },
         )
+        if not is_new:
+            return
+        seconds, average = time.perf_counter() - start, self.save_seconds
+        self.save_seconds = seconds if not average else 0.7 * average + 0.3 * seconds
+        if self.uploader:
+            self.uploader.submit(checkpoint)

@@ -20,7 +20,7 @@ from smallbench import __version__
 from smallbench.config import differing_keys, digest, to_dict
 from smallbench.data.shards import Manifest
 from smallbench.errors import ConfigError, DataError
-from smallbench.files import read_json, write_json
+from smallbench.files import read_json, write_json, write_text
 from smallbench.train.config import RESUMABLE_KEYS, PretrainConfig
 
 RECORD_NAME = "run.json"
@@ -71,9 +71,15 @@ def open_record(run_dir: Path, config: PretrainConfig, *, data: Path, manifest: 
     return record
 
 
-def add_attempt(run_dir: Path, record: Record, *, device: torch.device, precision: str) -> int:
-    """Note a further attempt, write the record, and return the attempt's number, from 1."""
-    number = len(record["attempts"]) + 1
+def next_attempt(record: Record) -> int:
+    """The number of the next attempt, from 1."""
+    return max((attempt["number"] for attempt in record["attempts"]), default=0) + 1
+
+
+def add_attempt(
+    run_dir: Path, record: Record, number: int, *, device: torch.device, precision: str
+) -> None:
+    """Note attempt `number`, and write the record."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     record["attempts"].append(
         {
@@ -90,7 +96,14 @@ def add_attempt(run_dir: Path, record: Record, *, device: torch.device, precisio
         }
     )
     write_json(run_dir / RECORD_NAME, record)
-    return number
+
+
+def holder_of(run_dir: Path) -> str:
+    """A name of this run directory, drawn once: who holds its lock is the only one to bear it."""
+    path = run_dir / "holder"
+    if not path.exists():
+        write_text(path, uuid4().hex)
+    return path.read_text()
 
 
 def git_commit() -> str | None:

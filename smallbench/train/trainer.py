@@ -19,6 +19,7 @@ from smallbench.errors import DivergedError
 from smallbench.objectives.base import Objective, Sums
 from smallbench.train.batches import BatchSource
 from smallbench.train.engine import Engine
+from smallbench.train.randomness import random_state, restore_random_state
 
 
 @dataclass
@@ -89,7 +90,9 @@ class Trainer:
     """Runs steps from `progress.step` to `num_steps`.
 
     Raises `DivergedError` after `max_nonfinite_steps` skipped updates in a row. `should_stop` is
-    read after each step: True ends `run` early, with everything in a state to be saved.
+    read after each step, and within one after each micro-batch: True ends `run` early, with
+    everything in a state to be saved. (A step that was begun is then undone: it changed nothing but
+    the generators, which dropout draws from.)
     """
 
     def __init__(
@@ -120,6 +123,8 @@ class Trainer:
         self.objective.module.train()
         while self.progress.step < self.num_steps:
             result = self.train_step()
+            if result is None:
+                return False
             for callback in self.callbacks:
                 callback.after_step(self.progress, result)
             if self.progress.num_skipped_in_a_row >= self.max_nonfinite_steps:
@@ -132,14 +137,23 @@ class Trainer:
                 return False
         return True
 
-    def train_step(self) -> StepResult:
-        """One optimizer step: draw, count, backpropagate each share, update."""
+    def train_step(self) -> StepResult | None:
+        """One optimizer step: draw, count, backpropagate each share, update.
+
+        None where it was asked to stop in the middle; then nothing has changed.
+        """
         start, progress = time.perf_counter(), self.progress
+        generators, flops = random_state(), progress.train_flops
         micro_batches, next_position = self.batches.read(progress.position)
         totals = count_targets(self.objective, micro_batches)
         means: dict[str, Tensor] = {}
         loss = torch.zeros((), device=self.engine.device)
-        for host_batch in micro_batches:
+        for number, host_batch in enumerate(micro_batches):
+            if number and self.should_stop():
+                self.engine.discard_gradients()
+                restore_random_state(generators)
+                progress.train_flops = flops
+                return None
             batch = host_batch.to(self.engine.device)
             with self.engine.autocast():
                 sums = self.objective(batch)

@@ -12,6 +12,8 @@ from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.export import huggingface
 from smallbench.export.huggingface import as_export, export, load_model, load_run
+from smallbench.export.transfer import UNFINISHED
+from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.pretrain import pretrain, vocabulary_of
 from tests.train.test_recipes import small
@@ -147,3 +149,86 @@ def test_a_name_that_is_no_repository_is_refused_before_any_work(run_dir, tmp_pa
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no run"):
         export(tmp_path, tmp_path / "out")
+
+
+# A storage as --out and --model
+
+
+def content(directory):
+    return {path.name: path.read_bytes() for path in Path(directory).iterdir()}
+
+
+def test_an_export_in_a_storage_is_the_local_one_and_is_lent_as_such(run_dir, tmp_path):
+    url = f"file://{tmp_path}/bucket/export"
+    assert export(run_dir, url) == export(run_dir, tmp_path / "here")
+    assert content(tmp_path / "bucket" / "export") == content(tmp_path / "here")
+    with as_export(url) as lent:
+        assert content(lent) == content(tmp_path / "here")
+    assert not Path(lent).exists()
+
+
+def test_in_a_storage_too_an_export_replaces_an_export_and_nothing_else(run_dir, tmp_path):
+    objects = tmp_path / "bucket"
+    export(run_dir, f"file://{objects}")
+    (objects / "config.json").write_text("old")
+    export(run_dir, f"file://{objects}")
+    assert (objects / "config.json").read_text() != "old"
+    (objects / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"thesis\.tex.*which no export wrote"):
+        export(run_dir, f"file://{objects}")
+    assert (objects / "config.json").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("mine")
+    with pytest.raises(ConfigError, match="holds no earlier export"):
+        export(run_dir, f"file://{tmp_path}/mine")
+    assert content(tmp_path / "mine") == {"config.json": b"mine"}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_half_an_export_is_not_lent_and_the_same_call_completes_it(
+    is_first, run_dir, tmp_path, monkeypatch
+):
+    url, objects = f"file://{tmp_path}/bucket", tmp_path / "bucket"
+    if not is_first:
+        export(run_dir, url)
+    real, sent = LocalStorage.upload, []
+
+    def fail_half_way(self, path, key):
+        if len(sent) == 3:
+            raise KeyboardInterrupt
+        sent.append(key)
+        real(self, path, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "upload", fail_half_way)
+        with pytest.raises(KeyboardInterrupt):
+            export(run_dir, url)
+    assert not (objects / "smallbench.json").exists()
+    with pytest.raises(DataError, match="an export that is not complete"), as_export(url):
+        pass
+    export(run_dir, url)
+    assert not (objects / UNFINISHED).exists()
+    export(run_dir, tmp_path / "here")
+    assert content(objects) == content(tmp_path / "here")
+
+
+def test_the_marker_is_sent_last(run_dir, tmp_path, monkeypatch):
+    real, sent = LocalStorage.upload, []
+    monkeypatch.setattr(LocalStorage, "upload", lambda *args: (sent.append(args[2]), real(*args)))
+    export(run_dir, f"file://{tmp_path}/bucket")
+    assert sent[-1] == "smallbench.json"
+    assert "model.safetensors" in sent
+
+
+def test_a_url_without_an_export_is_no_model(tmp_path):
+    with pytest.raises(DataError, match="holds no export"), as_export(f"file://{tmp_path}/nothing"):
+        pass
+
+
+def test_an_export_goes_through_a_bucket(run_dir, tmp_path, moto_bucket):
+    url = f"{moto_bucket.url}/models/tiny"
+    for _ in range(2):
+        export(run_dir, url, storage=moto_bucket.config)
+    export(run_dir, tmp_path / "here")
+    with as_export(url, moto_bucket.config) as lent:
+        assert content(lent) == content(tmp_path / "here")

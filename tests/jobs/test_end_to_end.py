@@ -81,6 +81,29 @@ def test_text_to_table(folder, corpus):
     assert "*sample*" in done.stdout
 
 
+def test_corpora_and_exports_go_through_a_storage(folder, corpus, monkeypatch):
+    monkeypatch.setenv("SMALLBENCH_CACHE", str(folder / "cache"))
+    bucket, run = f"file://{folder}/bucket", folder / "run-for-a-bucket"
+    prepare = [
+        "prepare", f"--corpus={folder}/text.txt", f"--out={bucket}/corpus", "--vocab_size=200",
+        "--sequence_length=32", "--eval_fraction=0.1", "--workers=1",
+    ]  # fmt: skip
+    assert f"--data={bucket}/corpus" in smallbench(*prepare).stdout
+    assert "already prepared" in smallbench(*prepare).stdout
+    manifests = [folder / "bucket" / "corpus" / "manifest.json", corpus / "manifest.json"]
+    assert manifests[0].read_bytes() == manifests[1].read_bytes()
+    smallbench(
+        "pretrain", "bert-tiny", f"--data={corpus}", f"--run_dir={run}", "--max_steps=2", *TINY
+    )
+    done = smallbench("export", f"--run={run}", f"--out={bucket}/export")
+    assert f"--model={bucket}/export" in done.stdout
+    done = smallbench(
+        "finetune", f"--model={bucket}/export", "--task=rte", f"--glue={folder}/glue",
+        f"--out={folder}/from-a-bucket", "--epochs=1", "--max_train_examples=64",
+    )  # fmt: skip
+    assert '"was_stored": false' in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_same_command_finishes(folder, corpus, number):
     run = folder / f"run-{number.name}"

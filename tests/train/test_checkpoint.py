@@ -1,14 +1,14 @@
 """A checkpoint is whole or it is not there; a damaged one is never used."""
 
-import os
 import shutil
+import subprocess
 
 import pytest
 import torch
 
-from smallbench.errors import DataError
+from smallbench.errors import DataError, UnavailableError
 from smallbench.train import checkpoint as module
-from smallbench.train.checkpoint import CheckpointStore
+from smallbench.train.checkpoint import CheckpointStore, Retention
 from tests.train.tiny import trainer
 
 
@@ -46,7 +46,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path, made):
 
 
 def test_only_the_last_are_kept(tmp_path, made):
-    store = CheckpointStore(tmp_path, keep_last=2)
+    store = CheckpointStore(tmp_path, retention=Retention(keep_last=2))
     for step in (5, 10, 15):
         save(store, made, step)
     assert store.steps() == [10, 15]
@@ -127,14 +127,28 @@ def test_killed_at_any_write_the_one_before_is_used_and_no_debris_stays(
     assert again.newest().step == 10
 
 
-def test_a_full_disk_leaves_no_torn_checkpoint(tmp_path, made, monkeypatch):
-    store = CheckpointStore(tmp_path)
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+@pytest.mark.parametrize("tenths", range(9))
+def test_a_full_disk_is_a_sentence_and_leaves_no_torn_checkpoint(small_disk, made, tenths):
+    """The disk ends in one file of the checkpoint or in the other."""
+    store = CheckpointStore(small_disk)
     save(store, made, 5)
-
-    def full(*arguments, **keywords):
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(module, "write_json", full)
-    with pytest.raises(OSError, match="No space"):
+    size = sum(file["bytes"] for file in store.newest().manifest["files"].values())
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - size * tenths // 10))
+    with pytest.raises(UnavailableError, match=f"the disk of {small_disk} is full"):
         save(store, made, 10)
     assert store.newest().step == 5
+    assert not list(small_disk.rglob("*.tmp-*"))
+    filler.unlink()
+    save(store, made, 10)
+    assert store.newest().step == 10

@@ -34,7 +34,14 @@ VALUES = {
     "train.num_eval_rows": 16,
     "train.save_every_steps": 8,
 }
-TIMES = {"train_seconds", "tokens_per_second", "mfu", "eta_seconds", "eval_seconds"}
+TIMES = {
+    "train_seconds",
+    "tokens_per_second",
+    "mfu",
+    "eta_seconds",
+    "eval_seconds",
+    "sync_lag_steps",
+}
 
 
 def tiny(**values):

@@ -1,0 +1,54 @@
+"""`smallbench prepare --out=s3://…`: prepare in the cache, publish, keep the copy to train from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from smallbench.data.config import PrepareConfig
+from smallbench.data.prepare import options_of, prepare, refuse_other_options
+from smallbench.data.shards import Manifest
+from smallbench.data.transfer import (
+    cache_directory,
+    move_to_cache,
+    publish_corpus,
+    published_manifest,
+)
+from smallbench.files import exclusive_lock
+from smallbench.storage.base import open_storage
+from smallbench.storage.config import StorageConfig
+
+
+def prepare_remote(
+    config: PrepareConfig,
+    *,
+    url: str,
+    storage: StorageConfig,
+    cache: Path | None = None,
+    workers: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Manifest:
+    """`prepare` with a URL to write to, and its laws: the same call continues, or finds it done.
+
+    Raises what `prepare` and `publish_corpus` raise; what stands against `url` shows before any
+    work.
+    """
+    place = open_storage(url, storage)
+    content = published_manifest(place)
+    if content is not None:
+        manifest = Manifest.parse(content, place=place.url)
+        refuse_other_options(place.url, dict(manifest.options), options_of(config))
+        print(f"{place.url} is already prepared with these options")
+        return manifest
+    place.check()
+    name = f"{place.url.rpartition('/')[2]}-{hashlib.sha256(place.url.encode()).hexdigest()[:16]}"
+    work = cache_directory(cache) / "prepare" / name
+    with exclusive_lock(
+        work.with_name(f"{name}.lock"),
+        f"another process prepares {place.url} in {work}; wait for it, or choose another --out",
+    ):
+        manifest = prepare(config, out=work, workers=workers, should_stop=should_stop)
+        publish_corpus(work, url, storage, should_stop=should_stop)
+        move_to_cache(work, cache=cache)
+    return manifest

@@ -1,0 +1,59 @@
+"""Exports in a storage. The marker travels last, so its presence means that the rest is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smallbench.errors import ConfigError, DataError
+from smallbench.storage.base import Storage
+
+MARKER = "smallbench.json"
+"""Present in each export: the run, the step and the configuration that it came from."""
+
+UNFINISHED = "smallbench.unfinished"
+"""Object that is there while an export is sent: what a killed sender left may be replaced."""
+
+
+def send_export(directory: Path, storage: Storage) -> None:
+    """Upload an export, in place of an earlier one and of nothing else.
+
+    Raises `ConfigError` where anything else is there.
+    """
+    names = sorted(path.name for path in directory.iterdir())
+    refuse_foreign(storage)
+    foreign = {stored.key for stored in storage.list()} - {*names, MARKER, UNFINISHED}
+    if foreign:
+        raise ConfigError(
+            f"{storage.url} holds {sorted(foreign)[0]!r}, which no export wrote; move it away, or "
+            "choose another --out"
+        )
+    storage.put(UNFINISHED, b"an export is being sent here\n")
+    storage.delete([MARKER])
+    for name in names:
+        if name != MARKER:
+            storage.upload(directory / name, name)
+    storage.upload(directory / MARKER, MARKER)
+    storage.delete([UNFINISHED])
+
+
+def refuse_foreign(storage: Storage) -> None:
+    """Raise `ConfigError` where `storage` holds objects and no export."""
+    keys = {stored.key for stored in storage.list()}
+    if keys and not keys & {MARKER, UNFINISHED}:
+        raise ConfigError(
+            f"{storage.url} is not empty and holds no earlier export; choose another --out"
+        )
+
+
+def fetch_export(storage: Storage, directory: Path) -> None:
+    """Download an export into a directory; raises `DataError` where there is none, or a part."""
+    found = {stored.key: stored.num_bytes for stored in storage.list() if "/" not in stored.key}
+    if MARKER not in found or UNFINISHED in found:
+        state = "an export that is not complete" if UNFINISHED in found else "no export"
+        raise DataError(
+            f"{storage.url} holds {state} (no {MARKER}); expected the --out of 'smallbench export'"
+        )
+    for name, num_bytes in found.items():
+        storage.download(name, directory / name)
+        if (directory / name).stat().st_size != num_bytes:
+            raise DataError(f"{storage.url}/{name} changed while it was fetched; try again")

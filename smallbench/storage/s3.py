@@ -1,0 +1,396 @@
+"""S3-compatible object stores, through boto3: the only module that imports it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime
+import functools
+import hashlib
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from smallbench.errors import ConfigError, CredentialsError, UnavailableError
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Stored
+from smallbench.storage.config import StorageConfig
+
+PART_BYTES = 32 << 20
+"""Size of a multipart upload's parts; smaller files travel in one request. S3 allows 10,000 parts,
+so that the largest file is 312 GiB."""
+
+NUM_CONNECTIONS = 4
+
+# A store that is silent is given up after 2 × 2 × 20 s at most (a download's part; all else 40 s).
+CONNECT_TIMEOUT_SECONDS = 10
+READ_TIMEOUT_SECONDS = 20
+REQUEST_ATTEMPTS = 2
+"""By botocore, 0.05 s apart at most."""
+DOWNLOAD_ATTEMPTS = 2
+"""By s3transfer, of a part whose body broke off; each is REQUEST_ATTEMPTS requests."""
+RETRY_DELAYS_SECONDS = (1, 2, 4)
+"""By us, of whole calls that failed at once; upper bounds of what is drawn."""
+
+REFUSED = {
+    "AccessDenied",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "Forbidden",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "RequestTimeTooSkewed",
+}
+MISADDRESSED = {
+    "AuthorizationHeaderMalformed",  # signed for another region
+    "IllegalLocationConstraintException",
+    "InvalidBucketName",
+    "NoSuchBucket",
+    "PermanentRedirect",
+}
+
+T = TypeVar("T")
+
+
+class _MomentaryError(UnavailableError):
+    """Refused connection, cut body, 5xx: it came at once, so that asking again costs little."""
+
+
+class S3Storage:
+    """A bucket below a prefix."""
+
+    def __init__(self, url: str, config: StorageConfig) -> None:
+        try:
+            from boto3.s3.transfer import TransferConfig
+        except ImportError:
+            raise UnavailableError(
+                f"storage {url} needs boto3; pip install 'smallbench[train]'"
+            ) from None
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise ConfigError(f"storage {url!r} names no bucket; expected s3://BUCKET/PREFIX")
+        self._bucket, self._prefix = bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
+        self._config = config
+        self._compares = True
+        self._transfer = TransferConfig(
+            multipart_threshold=PART_BYTES,
+            multipart_chunksize=PART_BYTES,
+            max_concurrency=NUM_CONNECTIONS,
+            num_download_attempts=DOWNLOAD_ATTEMPTS,
+            preferred_transfer_client="classic",  # never another because a package is there
+        )
+        self._connection: Any = self._connected()
+
+    @property
+    def _client(self) -> Any:
+        client = self._connection or self._connected()
+        self._connection = client
+        return client
+
+    def _connected(self) -> Any:
+        """A client with the credentials of this moment; nothing is asked yet."""
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            # Not boto3's own session, which keeps the credentials that it found first.
+            client = boto3.Session().client(
+                "s3",
+                endpoint_url=self._config.endpoint_url,
+                config=Config(
+                    retries={"mode": "standard", "total_max_attempts": REQUEST_ATTEMPTS},
+                    connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                    read_timeout=READ_TIMEOUT_SECONDS,
+                    s3={"addressing_style": self._config.addressing_style},
+                    request_checksum_calculation=self._config.checksum_mode,
+                    response_checksum_validation=self._config.checksum_mode,
+                ),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise ConfigError(f"storage {self.url}: {error}") from None
+        if "@" in urlsplit(client.meta.endpoint_url).netloc:
+            raise ConfigError(
+                f"storage {self.url}: the endpoint's URL holds credentials, which would be "
+                "printed; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+            )
+        client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+        return client
+
+    def list(self, prefix: str = "") -> list[Stored]:
+        """All objects whose key begins with `prefix`, sorted by key."""
+
+        def ask() -> Iterator[Stored]:
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for item in (item for page in pages for item in page.get("Contents", ())):
+                # A console's "folder" is an object named like the prefix.
+                if key := item["Key"].removeprefix(self._prefix):
+                    yield Stored(key, item["Size"], item["LastModified"].timestamp())
+
+        return self._asked(lambda: sorted(ask(), key=lambda stored: stored.key))
+
+    def get(self, key: str) -> bytes:
+        """A small object's content; raises `NotFoundError`."""
+
+        def ask() -> bytes:
+            content: bytes = self._client.get_object(**self._named(key))["Body"].read()
+            return content
+
+        return self._asked(ask, key)
+
+    def put(self, key: str, content: bytes, *, only_new: bool = False) -> None:
+        """Write a small object; with `only_new`, raise `AlreadyExistsError` where there is one."""
+        if only_new:
+            self._put_new(key, content)
+        else:
+            self._asked(lambda: self._client.put_object(**self._named(key), Body=content), key)
+
+    def _put_new(self, key: str, content: bytes) -> None:
+        from botocore.exceptions import ClientError
+
+        repeated = False
+
+        def ask() -> None:
+            nonlocal repeated
+            try:
+                self._client.put_object(**self._named(key), Body=content, IfNoneMatch="*")
+            except ClientError as error:
+                code = _code(error)
+                if code == "NotImplemented":
+                    self._compares = False
+                    return
+                repeated |= error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
+                if code == "PreconditionFailed" and repeated and self.get(key) == content:
+                    return  # ours: it was written, and only the answer was lost
+                raise
+            finally:
+                repeated = True
+
+        if self._compares:
+            self._asked(ask, key)
+        if not self._compares:
+            self._put_unconditionally(key, content)
+
+    def _put_unconditionally(self, key: str, content: bytes) -> None:
+        """For stores without conditional writes: look, then write."""
+        print(
+            f"{self.url} knows no conditional writes (IfNoneMatch): two writers that commit in the "
+            "same moment would not notice each other",
+            file=sys.stderr,
+        )
+        if self.num_bytes(key) is not None:
+            raise AlreadyExistsError(f"{self.url}/{key} exists already")
+        self.put(key, content)
+
+    def num_bytes(self, key: str) -> int | None:
+        """Size of an object; None where there is none."""
+        try:
+            answer = self._asked(lambda: self._client.head_object(**self._named(key)), key)
+        except NotFoundError:
+            return None
+        return int(answer["ContentLength"])
+
+    def upload(self, path: Path, key: str) -> None:
+        """Write a file of any size as an object, in parts where it is large."""
+        self._asked(
+            lambda: self._client.upload_file(
+                str(path), self._bucket, self._prefix + key, Config=self._transfer
+            ),
+            key,
+        )
+
+    def download(self, key: str, path: Path) -> None:
+        """Write an object of any size to a file, in place; raises `NotFoundError`."""
+        self._asked(
+            lambda: self._client.download_file(
+                self._bucket, self._prefix + key, str(path), Config=self._transfer
+            ),
+            key,
+        )
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that are not there are no error."""
+        for first in range(0, len(keys), 1000):  # as many as one request may name
+            self._asked(functools.partial(self._delete_some, keys[first : first + 1000]))
+
+    def _delete_some(self, keys: Sequence[str]) -> None:
+        named = {"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True}
+        response = self._client.delete_objects(Bucket=self._bucket, Delete=named)
+        for error in response.get("Errors", ()):
+            kind = CredentialsError if error.get("Code") in REFUSED else _MomentaryError
+            raise kind(f"{self.url}: {error.get('Key')} was not deleted ({error.get('Code')})")
+
+    def abort_uploads(self, prefix: str = "", *, older_than_seconds: float = 0) -> int:
+        """Abort multipart uploads that began so long ago; how many there were."""
+        from botocore.exceptions import ClientError
+
+        def ask() -> list[dict[str, Any]]:
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            return [upload for page in pages for upload in page.get("Uploads", ())]
+
+        def abort(upload: dict[str, Any]) -> None:
+            try:
+                self._client.abort_multipart_upload(
+                    Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+            except ClientError as error:
+                if _code(error) != "NoSuchUpload":  # finished or aborted since
+                    raise
+
+        begun_before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(
+            seconds=older_than_seconds
+        )
+        old = [upload for upload in self._asked(ask) if upload["Initiated"] <= begun_before]
+        for upload in old:
+            self._asked(functools.partial(abort, upload))
+        return len(old)
+
+    def check(self) -> None:
+        """List, write, read and delete, so that a wrong key or policy shows before any work.
+
+        A store that ignores the condition of a conditional write is found out, too.
+        """
+        probe = f".probe-{uuid4().hex[:12]}"
+        self.list(probe)
+        self.put(probe, b"smallbench may write here\n")
+        try:
+            self.get(probe)
+            if self._compares:
+                self.put(probe, b"this must not be written\n", only_new=True)
+                self._compares = False
+        except AlreadyExistsError:
+            pass
+        finally:
+            self.delete([probe])
+
+    def _named(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    def _asked(self, ask: Callable[[], T], key: str = "") -> T:
+        """What `ask` returns, asked again where the store was out of order for a moment."""
+        delays = iter(RETRY_DELAYS_SECONDS)
+        while True:
+            try:
+                with self._explained(f"{self.url}/{key}" if key else self.url):
+                    return ask()
+            except _MomentaryError:
+                delay = next(delays, None)
+                if delay is None:
+                    raise
+            except CredentialsError:
+                self._connection = None  # the next call looks for renewed keys
+                raise
+            time.sleep(random.uniform(delay / 2, delay))  # noqa: S311 - jitter, not a secret
+
+    @contextlib.contextmanager
+    def _explained(self, where: str) -> Iterator[None]:
+        """The protocol's errors for those of boto3 and all that it is made of."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+        from s3transfer.exceptions import S3DownloadFailedError, S3ValidationError
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except (BotoCoreError, HTTPError, ConnectionError, TimeoutError) as error:
+            raise self._failed(error, where) from None
+        except ClientError as error:
+            raise self._answered(error, where) from None
+        except Boto3Error as error:  # a transfer wraps what went wrong in words of its own
+            cause = getattr(error, "last_exception", None) or error.__context__ or error
+            if isinstance(cause, ClientError):
+                raise self._answered(cause, where) from None
+            raise self._failed(cause, where) from None
+        except (S3DownloadFailedError, S3ValidationError) as error:
+            # The object was replaced while its parts were read.
+            raise _MomentaryError(f"{where}: {error}") from None
+
+    def _failed(self, error: BaseException, where: str) -> Exception:
+        """For a request that got no answer."""
+        from botocore import exceptions as boto
+
+        no_credentials = (
+            boto.CredentialRetrievalError,
+            boto.NoCredentialsError,
+            boto.PartialCredentialsError,
+            boto.SSOError,
+            boto.TokenRetrievalError,
+        )
+        if isinstance(error, no_credentials):
+            return CredentialsError(
+                f"no usable credentials for {self.url} ({error}); set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            )
+        if isinstance(error, boto.ParamValidationError):
+            return ConfigError(f"{where}: {' '.join(str(error).split())}")
+        if isinstance(error, boto.HTTPClientError) and isinstance(
+            error.kwargs.get("error"), ValueError
+        ):
+            # Its text quotes the header, and so the credential.
+            return CredentialsError(
+                f"{where}: the credentials cannot be sent in an HTTP header; is there a line end "
+                "in an access key or a session token?"
+            )
+        if isinstance(error, (boto.ConnectTimeoutError, boto.ReadTimeoutError, TimeoutError)):
+            return UnavailableError(f"{where}: no answer from the store ({error})")
+        return _MomentaryError(f"{where} cannot be reached ({error})")
+
+    def _answered(self, error: Any, where: str) -> Exception:
+        """For an answer that is an error."""
+        code = _code(error)
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code == "NoSuchKey" or (code in {"404", "NotFound"} and self._has_bucket()):
+            return NotFoundError(f"{where} does not exist")
+        if status == 404 and code in {"404", "NotFound", "NoSuchBucket"}:
+            return ConfigError(
+                f"{self.url}: there is no bucket {self._bucket!r} at "
+                f"{self._client.meta.endpoint_url}; create it, or correct the name or the address"
+            )
+        if code == "PreconditionFailed":
+            return AlreadyExistsError(f"{where} exists already")
+        if code in REFUSED or status in {401, 403}:
+            return CredentialsError(
+                f"{where}: access was refused ({code or status}); check the credentials and the "
+                "bucket's policy (docs/operations.md lists what a run needs)"
+            )
+        said = f"{where}: the store answered {status} {code}"
+        if code in MISADDRESSED:
+            return ConfigError(f"{said}; check the bucket's name, its region and the endpoint")
+        # 409: another conditional write was under way; 408 and 429: too slow and too fast.
+        if status >= 500 or status in {408, 409, 429} or code == "RequestTimeout":
+            return _MomentaryError(said)
+        return UnavailableError(f"{said}; some stores want --checksum_mode when_required")
+
+    def _has_bucket(self) -> bool:
+        """Whether the bucket exists: the answer to a HEAD does not say what it did not find."""
+        from botocore.exceptions import ClientError
+
+        with self._explained(self.url):
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if _code(error) not in {"404", "NotFound", "NoSuchBucket"}:
+                    raise
+                return False
+        return True
+
+
+def _code(error: Any) -> str:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    return "PreconditionFailed" if code == "412" else code
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """Older stores refuse to delete without Content-MD5, which boto3 no longer sends."""
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()

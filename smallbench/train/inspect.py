@@ -1,0 +1,144 @@
+"""The checkpoints of a run as somebody else looks at them: a table, a check, a copy, a clearing."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from smallbench.errors import ConfigError, ConflictError, DataError
+from smallbench.files import exclusive_lock
+from smallbench.storage.base import Storage, is_remote, open_storage
+from smallbench.storage.config import StorageConfig
+from smallbench.storage.local import LocalStorage
+from smallbench.train.checkpoint import (
+    METRICS,
+    Checkpoint,
+    CheckpointStore,
+    Retention,
+    newest_of,
+    restore_metrics,
+    step_of,
+)
+from smallbench.train.remote import RECORD, Pulled, RemoteRun
+
+
+def open_run(url: str, config: StorageConfig) -> Storage:
+    """The storage of a run, a local directory being one too; raises `DataError` where none is."""
+    storage = open_storage(url, config)
+    if storage.num_bytes(RECORD) is None:
+        raise DataError(f"{storage.url} holds no run (no {RECORD}); give STORAGE/NAME of a run")
+    return storage
+
+
+def checkpoints_table(storage: Storage) -> str:
+    """A line for each checkpoint, oldest first, and what else there is to know."""
+    remote = RemoteRun(storage)
+    lines = [f"{'step':>14}  {'attempt':>7}  {'size':>11}  {'tokens':>16}  committed"]
+    for stored in storage.list("commits/step-"):
+        step = step_of(stored.key)
+        try:
+            manifest = remote.manifest(step)
+        except DataError as error:
+            lines.append(f"{step:>14,}  damaged: {error}")
+            continue
+        num_bytes = sum(file["bytes"] for file in manifest["files"].values())
+        tokens = manifest.get("progress", {}).get("num_tokens", 0)
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(stored.modified_unix_seconds))
+        lines.append(
+            f"{step:>14,}  {manifest['attempt']:>7}  {num_bytes / 2**20:>7,.1f} MiB  "
+            f"{tokens:>16,}  {when} UTC"
+        )
+    if len(lines) == 1:
+        lines.append("no checkpoint yet")
+    if count := remote.num_set_aside():
+        lines.append(f"{count} more found damaged and set aside")
+    return "\n".join(lines)
+
+
+def verify(storage: Storage, *, step: int | None = None) -> str:
+    """Read every file of one checkpoint or of all; a line for each.
+
+    Raises `DataError` naming what is damaged.
+    """
+    remote = RemoteRun(storage)
+    steps = _steps(remote, step)
+    lines, damaged = [], []
+    for number in steps:
+        with tempfile.TemporaryDirectory(prefix="smallbench-verify-") as folder:
+            try:
+                remote.pull(number, CheckpointStore(Path(folder)))
+                lines.append(f"step {number:,}: whole")
+            except DataError as error:
+                damaged.append(f"step {number:,}: {error}")
+    if damaged:
+        raise DataError(f"{len(damaged)} of {len(steps)} checkpoints damaged: {'; '.join(damaged)}")
+    return "\n".join(lines)
+
+
+def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
+    """Bring a checkpoint (the newest whole one) to the run directory `out`; its step."""
+    remote = RemoteRun(storage)
+    with exclusive_lock(out / "lock", f"another process uses {out}; choose another --out"):
+        store = CheckpointStore(out, retention=Retention(keep_last=2**31))
+        if step is None:
+            checkpoint = newest_of([Pulled(remote, store)], set_aside=False)
+            if checkpoint is None:
+                raise DataError(f"the run in {storage.url} has no checkpoint yet")
+        else:
+            (step,) = _steps(remote, step)
+            checkpoint = remote.pull(step, store)
+        bring_along(remote, checkpoint, out)
+    return checkpoint.step
+
+
+def bring_along(remote: RemoteRun, checkpoint: Checkpoint, out: Path) -> None:
+    """What a run directory has besides checkpoints: its record, tokenizer and metrics."""
+    remote.pull_record(out)
+    remote.pull_tokenizer(out)
+    restore_metrics(checkpoint, out / METRICS)
+
+
+@contextmanager
+def run_directory(url: str, config: StorageConfig | None = None) -> Iterator[Path]:
+    """`url` as a path; of a URL a temporary copy of the run with its newest checkpoint."""
+    if not is_remote(url):
+        yield Path(url)
+        return
+    with tempfile.TemporaryDirectory(prefix="smallbench-run-") as folder:
+        pull(open_run(url, config or StorageConfig()), Path(folder) / "run")
+        yield Path(folder) / "run"
+
+
+def prune(storage: Storage, retention: Retention) -> list[int]:
+    """Delete what retention does not ask for; the steps deleted.
+
+    Raises `ConflictError` while a writer may be alive, since only the run's owner may delete.
+    """
+    remote = RemoteRun(storage)
+    lease: Any = remote.lease()
+    if lease and lease["expires_unix_seconds"] > time.time():
+        raise ConflictError(
+            f"attempt {lease['attempt']} on {lease['host']} is writing to {storage.url} and prunes "
+            "by its own flags; try again when it has ended"
+        )
+    if isinstance(storage, LocalStorage):
+        in_use = f"another process trains in {storage.url}; try again when it has ended"
+        with exclusive_lock(Path(storage.url) / "lock", in_use):
+            return remote.prune(retention)
+    return remote.prune(retention)
+
+
+def _steps(remote: RemoteRun, step: int | None) -> list[int]:
+    steps = remote.steps()
+    if step is None:
+        return steps
+    if step not in steps:
+        known = ", ".join(f"{s:,}" for s in steps) or "none"
+        raise ConfigError(
+            f"{remote.storage.url} has no checkpoint of step {step:,}; it has {known}"
+        )
+    return [step]

@@ -1,0 +1,179 @@
+"""Keeping a storage up to date while training goes on: uploads and the lease, in the background.
+
+Nothing here ever blocks a step. Of checkpoints that wait, only the newest is uploaded; one whose
+upload has begun is finished. Where the storage does not answer, the thread tries again, later and
+later, until it does.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from types import TracebackType
+
+from smallbench.errors import (
+    ConfigError,
+    CredentialsError,
+    DataError,
+    SmallbenchError,
+    UnavailableError,
+)
+from smallbench.train.checkpoint import Checkpoint, Retention
+from smallbench.train.remote import RemoteRun
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+TEMPORARY = (UnavailableError, CredentialsError, ConfigError, DataError)
+"""What may pass while a run goes on: servers return, keys are renewed, buckets are made again."""
+
+
+class Uploader:
+    """Uploads the newest checkpoint and renews the lease until it is closed.
+
+    `failure` is what must end the run: another writer took over, or nothing could be stored for
+    longer than `max_unsynced_seconds`.
+    """
+
+    def __init__(
+        self, remote: RemoteRun, retention: Retention, *, max_unsynced_seconds: float
+    ) -> None:
+        self._remote, self._retention = remote, retention
+        self._max_unsynced_seconds = max_unsynced_seconds
+        self._changed = threading.Condition()
+        self._waiting: Checkpoint | None = None
+        self._uploading: Checkpoint | None = None
+        self._abandoned: list[Checkpoint] = []
+        self._is_closed = False
+        self.failure: SmallbenchError | None = None
+        self.committed_step = 0
+        self.upload_seconds = 0.0
+        """Running average of what an upload takes; 0 before the first."""
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in ((self._upload, "upload"), (self._keep_lease, "lease"))
+        ]
+
+    def __enter__(self) -> Uploader:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the threads; an upload that is still under way ends with the process."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._threads[1].join(timeout=5)  # lest it renews a lease that was just given back
+
+    def submit(self, checkpoint: Checkpoint) -> None:
+        """Upload it next; one that was still waiting is left out."""
+        with self._changed:
+            self._waiting = checkpoint
+            self._changed.notify_all()
+
+    def is_in_use(self, step: int) -> bool:
+        """Whether the local files of a step are still needed here."""
+        with self._changed:
+            return any(c is not None and c.step == step for c in (self._waiting, self._uploading))
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until everything is committed; False where that takes longer than `seconds`."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self.failure is not None or (not self._waiting and not self._uploading),
+                timeout=max(seconds, 0),
+            )
+
+    def _upload(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting is not None or self._is_closed)
+                if self._is_closed:
+                    return
+                self._uploading, self._waiting = self._waiting, None
+            assert self._uploading is not None
+            self._push(self._uploading)
+            with self._changed:
+                self._uploading = None
+                self._changed.notify_all()
+
+    def _push(self, checkpoint: Checkpoint) -> None:
+        """Until it is committed, a newer one waits, or the run must end."""
+        begin, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+        while True:
+            start = time.monotonic()
+            try:
+                self._remote.push(checkpoint)
+            except TEMPORARY as problem:
+                waited = time.monotonic() - begin
+                if waited > self._max_unsynced_seconds:
+                    minutes = self._max_unsynced_seconds / 60
+                    self._fail(
+                        UnavailableError(
+                            f"nothing could be stored for over {minutes:g} minutes: {problem}; the "
+                            "same command continues from the local disk"
+                        )
+                    )
+                    return
+                say(f"step {checkpoint.step:,} is not stored yet, training goes on: {problem}")
+                with self._changed:
+                    # Full jitter: many runs that wait for one server do not return together.
+                    self._changed.wait(random.uniform(0, pause))  # noqa: S311
+                    if self._is_closed:
+                        return
+                    if self._waiting is not None:  # it is newer
+                        self._abandoned.append(checkpoint)
+                        return
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                continue
+            except SmallbenchError as error:
+                self._fail(error)
+                return
+            seconds = time.monotonic() - start
+            average = self.upload_seconds
+            self.upload_seconds = seconds if not average else 0.7 * average + 0.3 * seconds
+            self.committed_step = checkpoint.step
+            if time.monotonic() - begin - seconds > FIRST_PAUSE_SECONDS:
+                say(f"step {checkpoint.step:,} is stored")
+            try:
+                while self._abandoned:
+                    self._remote.discard(self._abandoned[-1])
+                    self._abandoned.pop()
+                self._remote.prune(self._retention)
+            except SmallbenchError as problem:  # the next commit tries again
+                say(f"old checkpoints could not be deleted: {problem}")
+            return
+
+    def _keep_lease(self) -> None:
+        while True:
+            with self._changed:
+                closed = self._changed.wait_for(
+                    lambda: self._is_closed, timeout=self._remote.lease_seconds / 3
+                )
+            if closed:
+                return
+            try:
+                self._remote.renew()
+            except TEMPORARY:
+                continue  # the uploads say it
+            except SmallbenchError as error:
+                self._fail(error)
+                return
+
+    def _fail(self, error: SmallbenchError) -> None:
+        with self._changed:
+            self.failure = error
+            self._changed.notify_all()
+
+
+def say(text: str) -> None:
+    """One line for people beside the metrics."""
+    print(f"storage: {text}", file=sys.stderr, flush=True)

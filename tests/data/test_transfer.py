@@ -1,0 +1,527 @@
+"""A corpus is the same wherever it travelled, and half of one is never taken for a whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smallbench.data import shards as shards_module
+from smallbench.data.config import PrepareConfig
+from smallbench.data.prepare import prepare, summary
+from smallbench.data.remote import prepare_remote
+from smallbench.data.shards import Manifest, TokenRows, verify_shards
+from smallbench.data.tokenizer import Tokenizer, file_fingerprint
+from smallbench.data.transfer import MARK, cache_directory, local_corpus, publish_corpus
+from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
+from smallbench.files import TEMPORARY_MARK, exclusive_lock, waiting_lock
+from smallbench.storage.base import join, open_storage
+from smallbench.storage.config import StorageConfig
+from smallbench.storage.local import LocalStorage
+
+CONFIG = StorageConfig()
+KINDS = {"wordpiece": 400, "bpe": 300}
+
+
+@pytest.fixture(scope="module")
+def configs(corpus_file: Path) -> dict[str, PrepareConfig]:
+    return {
+        kind: PrepareConfig(
+            corpus=str(corpus_file),
+            tokenizer=kind,
+            vocab_size=size,
+            sequence_length=32,
+            eval_fraction=0.1,
+            min_characters=60,
+        )
+        for kind, size in KINDS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def prepared(configs, tmp_path_factory) -> dict[str, Path]:
+    """Directories of several shards, one for each kind of tokenizer."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards_module, "SHARD_BYTES", 16_384)
+        for kind, config in configs.items():
+            prepare(config, out=folder / kind, workers=1)
+    return {kind: folder / kind for kind in KINDS}
+
+
+@pytest.fixture
+def directory(prepared) -> Path:
+    return prepared["wordpiece"]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/bucket/corpus"
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Path:
+    """Where the objects of `url` lie."""
+    return tmp_path / "bucket" / "corpus"
+
+
+@pytest.fixture
+def pull(url: str, tmp_path: Path) -> Callable[[], Path]:
+    return lambda: local_corpus(url, CONFIG, cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What storages did: ("put" | "upload" | "download" | "delete", key)."""
+    done: list[tuple[str, str]] = []
+    for name in ("put", "upload", "download", "delete"):
+        real = getattr(LocalStorage, name)
+
+        def spy(self, *args, _real=real, _name=name, **kwargs):
+            key = args[1] if _name in {"upload"} else args[0]
+            result = _real(self, *args, **kwargs)
+            done.extend((_name, k) for k in (key if isinstance(key, list) else [key]))
+            return result
+
+        monkeypatch.setattr(LocalStorage, name, spy)
+    return done
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    files = (p for p in directory.rglob("*") if p.is_file() and p.name != "lock")
+    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in files}
+
+
+def flip(path: Path) -> None:
+    """Damage that keeps the size."""
+    with path.open("rb+") as stream:
+        byte = stream.read(1)
+        stream.seek(0)
+        stream.write(bytes([byte[0] ^ 1]))
+
+
+def keys(log: list[tuple[str, str]], name: str) -> list[str]:
+    return [key for done, key in log if done == name]
+
+
+# A round trip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_round_trip_gives_equal_bytes_to_train_from(kind: str, prepared, url: str, pull):
+    publish_corpus(prepared[kind], url, CONFIG)
+    pulled = pull()
+    assert content(pulled) == content(prepared[kind])
+    verify_shards(pulled)
+    theirs, ours = TokenRows(prepared[kind], "train"), TokenRows(pulled, "train")
+    order = np.arange(len(theirs))
+    assert np.array_equal(ours.take(order), theirs.take(order))
+    assert Tokenizer.load(pulled / "tokenizer").fingerprint == ours.tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fingerprint_of_a_file_is_that_of_its_tokenizer(kind: str, prepared):
+    folder = prepared[kind] / "tokenizer"
+    assert file_fingerprint(folder / "tokenizer.json") == Tokenizer.load(folder).fingerprint
+
+
+def test_a_local_path_is_returned_as_it_is(tmp_path: Path):
+    for path in (tmp_path, str(tmp_path), "nowhere/yet"):
+        assert local_corpus(path, CONFIG, cache=tmp_path / "cache") == Path(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cache_is_the_given_the_variables_or_the_homes(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/somebody")
+    assert cache_directory() == Path("/home/of/somebody/.cache/smallbench")
+    monkeypatch.setenv("SMALLBENCH_CACHE", "~/elsewhere")
+    assert cache_directory() == Path("/home/of/somebody/elsewhere")
+    assert cache_directory(tmp_path) == tmp_path
+
+
+def test_equal_corpora_share_a_place_and_a_changed_one_gets_its_own(prepared, tmp_path, log):
+    first, second, other = (f"file://{tmp_path}/{name}" for name in "abc")
+    publish_corpus(prepared["wordpiece"], first, CONFIG)
+    publish_corpus(prepared["wordpiece"], second, CONFIG)
+    publish_corpus(prepared["bpe"], other, CONFIG)
+    places = [local_corpus(first, CONFIG, cache=tmp_path / "cache")]
+    log.clear()
+    places.append(local_corpus(second, CONFIG, cache=tmp_path / "cache"))
+    assert log == []
+    places.append(local_corpus(other, CONFIG, cache=tmp_path / "cache"))
+    assert places[0] == places[1] != places[2]
+
+
+# The manifest comes last, in both directions
+
+
+def test_the_manifest_is_published_last(directory: Path, url: str, log):
+    publish_corpus(directory, url, CONFIG)
+    written = [key for done, key in log if done in {"put", "upload"}]
+    assert written[0] == MARK
+    assert written[-1] == "manifest.json"
+    assert set(written) == {*content(directory), MARK}
+    assert log[-1] == ("delete", MARK)
+
+
+def test_before_the_manifest_there_is_no_corpus(directory: Path, url: str, objects: Path, pull):
+    with pytest.raises(DataError, match=r"no prepared corpus \(no manifest\.json\).*prepare"):
+        pull()
+    with pytest.raises(InterruptedRunError, match="the same command"):
+        publish_corpus(directory, url, CONFIG, should_stop=lambda: True)
+    with pytest.raises(DataError, match="no prepared corpus"):
+        pull()
+
+
+def test_a_pull_writes_the_manifest_last(directory: Path, url: str, tmp_path: Path, monkeypatch):
+    publish_corpus(directory, url, CONFIG)
+    real = LocalStorage.download
+
+    def download(self, key, path):
+        assert not list(tmp_path.glob("cache/**/manifest.json"))
+        real(self, key, path)
+
+    monkeypatch.setattr(LocalStorage, "download", download)
+    assert Manifest.read(local_corpus(url, CONFIG, cache=tmp_path / "cache"))
+
+
+# What was interrupted goes on
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from smallbench.data.transfer import local_corpus, publish_corpus
+from smallbench.storage.config import StorageConfig
+from smallbench.storage.local import LocalStorage
+
+what, directory, url, cache, survives = *sys.argv[1:5], int(sys.argv[5])
+real = getattr(LocalStorage, what)
+count = 0
+
+def dying(self, first, second):
+    global count
+    count += 1
+    if count > survives:
+        if what == "download":
+            second.write_bytes(b"half")
+        os._exit(9)
+    real(self, first, second)
+
+setattr(LocalStorage, what, dying)
+if what == "download":
+    local_corpus(url, StorageConfig(), cache=Path(cache))
+else:
+    publish_corpus(Path(directory), url, StorageConfig())
+"""
+
+
+def kill_in(what: str, survives: int, directory: Path, url: str, cache: Path) -> None:
+    """Die in the `survives + 1`st upload or download."""
+    words = [what, str(directory), url, str(cache), str(survives)]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        check=False,
+    )
+    assert done.returncode == 9
+
+
+def test_a_killed_pull_fetches_only_what_it_had_not(
+    directory: Path, url: str, tmp_path: Path, pull, log
+):
+    publish_corpus(directory, url, CONFIG)
+    cache = tmp_path / "cache"
+    kill_in("download", 2, directory, url, cache)
+    assert len(list(cache.rglob(f"*{TEMPORARY_MARK}*"))) == 1
+    log.clear()
+    pulled = pull()
+    assert content(pulled) == content(directory)
+    shards = [shard.name for shard in Manifest.read(directory).shards]
+    assert keys(log, "download") == shards[1:]  # the tokenizer and the first were there
+    assert not list(cache.rglob(f"*{TEMPORARY_MARK}*"))
+    log.clear()
+    assert pull() == pulled
+    assert log == []
+
+
+def test_a_killed_publishing_sends_only_what_it_had_not(directory: Path, url: str, log, pull):
+    kill_in("upload", 3, directory, url, directory)
+    publish_corpus(directory, url, CONFIG)
+    assert len(keys(log, "upload")) == len(content(directory)) - 1 - 3  # 1: the manifest
+    assert content(pull()) == content(directory)
+    log.clear()
+    publish_corpus(directory, url, CONFIG)
+    assert keys(log, "upload") == keys(log, "put") == []
+
+
+def test_a_stop_ends_after_a_whole_file_and_the_same_call_goes_on(
+    directory: Path, url: str, tmp_path: Path, log
+):
+    publish_corpus(directory, url, CONFIG)
+    log.clear()
+    answers = iter([False, True])
+    with pytest.raises(InterruptedRunError, match="run the same command again"):
+        local_corpus(url, CONFIG, cache=tmp_path, should_stop=lambda: next(answers))
+    local_corpus(url, CONFIG, cache=tmp_path)
+    assert len(set(keys(log, "download"))) == len(log)
+
+
+def test_an_object_that_was_lost_is_published_again(directory: Path, url: str, objects: Path, log):
+    publish_corpus(directory, url, CONFIG)
+    (objects / "train-00001.bin").unlink()
+    log.clear()
+    publish_corpus(directory, url, CONFIG)
+    assert keys(log, "upload") == ["train-00001.bin"]
+    assert content(objects) == content(directory)
+
+
+def test_a_file_that_the_cache_lost_is_fetched_again(directory: Path, url: str, pull, log):
+    publish_corpus(directory, url, CONFIG)
+    pulled = pull()
+    (pulled / "train-00001.bin").unlink()
+    log.clear()
+    assert content(pull()) == content(directory)
+    assert keys(log, "download") == ["train-00001.bin"]
+
+
+def test_of_two_processes_one_pulls_and_the_other_waits(directory: Path, url: str, pull, log):
+    publish_corpus(directory, url, CONFIG)
+    pulled = pull()
+    shutil.rmtree(pulled)
+    log.clear()
+    lock, found = pulled.with_name(f"{pulled.name}.lock"), []
+    threads = [threading.Thread(target=lambda: found.append(pull())) for _ in range(2)]
+    with exclusive_lock(lock, "taken"):
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.2)
+        assert found == []
+        assert log == []
+    for thread in threads:
+        thread.join(30)
+    assert found == [pulled, pulled]
+    assert len(set(keys(log, "download"))) == len(log) > 2
+
+
+def test_a_waiting_lock_says_why_it_waits(tmp_path: Path, capsys):
+    with waiting_lock(tmp_path / "lock", "why"):
+        pass
+    assert capsys.readouterr().err == ""
+    got = threading.Event()
+
+    def wait() -> None:
+        with waiting_lock(tmp_path / "lock", "why"):
+            got.set()
+
+    thread = threading.Thread(target=wait)
+    with exclusive_lock(tmp_path / "lock", "taken"):
+        thread.start()
+        assert not got.wait(0.2)
+    assert got.wait(30)
+    thread.join()
+    assert capsys.readouterr().err == "why\n"
+
+
+# Damage
+
+
+def test_a_file_that_arrived_damaged_is_fetched_again(directory: Path, url, pull, monkeypatch, log):
+    publish_corpus(directory, url, CONFIG)
+    log.clear()
+    spied, seen = LocalStorage.download, set()
+
+    def damaged_at_first(self, key, path):
+        spied(self, key, path)
+        if key not in seen:
+            flip(path)
+        seen.add(key)
+
+    monkeypatch.setattr(LocalStorage, "download", damaged_at_first)
+    assert content(pull()) == content(directory)
+    assert len(keys(log, "download")) == 2 * len(set(keys(log, "download")))
+
+
+@pytest.mark.parametrize("name", ["train-00001.bin", "eval-00000.bin", "tokenizer/tokenizer.json"])
+def test_a_damaged_object_is_one_sentence(
+    name: str, directory: Path, url: str, objects: Path, tmp_path: Path, pull, log
+):
+    publish_corpus(directory, url, CONFIG)
+    flip(objects / name)
+    log.clear()
+    with pytest.raises(DataError, match=rf"/{name} is not what its manifest.*delete .* prepare"):
+        pull()
+    assert keys(log, "download").count(name) == 2
+    assert not list((tmp_path / "cache").rglob("manifest.json"))
+    assert not list((tmp_path / "cache").rglob(f"*{TEMPORARY_MARK}*"))
+    (objects / name).unlink()
+    with pytest.raises(DataError, match=rf"/{name} is missing.*prepare"):
+        pull()
+
+
+def test_damage_in_an_unfinished_cache_is_found(directory: Path, url: str, pull, log):
+    publish_corpus(directory, url, CONFIG)
+    pulled = pull()
+    (pulled / "manifest.json").unlink()
+    flip(pulled / "train-00000.bin")
+    flip(pulled / "tokenizer" / "tokenizer.json")
+    log.clear()
+    assert content(pull()) == content(directory)
+    assert keys(log, "download") == ["tokenizer/tokenizer.json", "train-00000.bin"]
+
+
+@pytest.mark.parametrize("name", ["train-00000.bin", "tokenizer/tokenizer.json"])
+def test_what_is_damaged_here_is_not_published(
+    name: str, directory: Path, url: str, objects: Path, tmp_path: Path
+):
+    copy = shutil.copytree(directory, tmp_path / "copy")
+    flip(copy / name)
+    with pytest.raises(DataError, match="manifest"):
+        publish_corpus(copy, url, CONFIG)
+    assert not objects.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 99}'])
+def test_a_manifest_that_is_none_is_one_sentence(text: str, objects: Path, pull):
+    objects.mkdir(parents=True)
+    (objects / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=r"manifest\.json (is damaged|has schema 99)"):
+        pull()
+
+
+def test_a_shards_name_does_not_lead_elsewhere(directory: Path, url, objects: Path, tmp_path, pull):
+    publish_corpus(directory, url, CONFIG)
+    manifest = Manifest.read(objects)
+    away = replace(manifest.shards[0], name="../../../escaped.bin")
+    replace(manifest, shards=[away]).write(objects)
+    with pytest.raises(DataError, match="is no name of a shard"):
+        pull()
+    assert not list(tmp_path.rglob("escaped*"))
+
+
+# What is not ours stays
+
+
+def test_another_corpus_at_the_url_is_refused(prepared, url: str, objects: Path):
+    publish_corpus(prepared["wordpiece"], url, CONFIG)
+    with pytest.raises(ConfigError, match=r"another corpus.*choose another --out, or delete"):
+        publish_corpus(prepared["bpe"], url, CONFIG)
+    assert content(objects) == content(prepared["wordpiece"])
+
+
+def test_half_of_another_corpus_is_neither_taken_nor_overwritten(prepared, url, objects: Path):
+    kill_in("upload", 2, prepared["wordpiece"], url, objects)
+    before = content(objects)
+    with pytest.raises(ConfigError, match="another corpus is on its way"):
+        publish_corpus(prepared["bpe"], url, CONFIG)
+    assert content(objects) == before
+
+
+def test_a_foreign_shard_is_neither_taken_nor_overwritten(directory, url: str, objects: Path):
+    objects.mkdir(parents=True)
+    size = (directory / "train-00000.bin").stat().st_size
+    (objects / "train-00000.bin").write_bytes(b"x" * size)
+    with pytest.raises(ConfigError, match=r"holds train-00000\.bin"):
+        publish_corpus(directory, url, CONFIG)
+    assert content(objects) == {"train-00000.bin": b"x" * size}
+
+
+# prepare --out=URL
+
+
+@pytest.fixture
+def prepare_there(configs, url: str, tmp_path: Path):
+    def call(config=configs["wordpiece"], **options) -> Manifest:
+        cache = tmp_path / "cache"
+        return prepare_remote(config, url=url, storage=CONFIG, cache=cache, workers=1, **options)
+
+    return call
+
+
+def test_preparing_to_a_url_is_preparing_and_publishing(
+    prepare_there, configs, url: str, objects: Path, tmp_path: Path, pull, log, capsys
+):
+    manifest = prepare_there()
+    prepare(configs["wordpiece"], out=tmp_path / "here", workers=1)
+    assert content(objects) == content(tmp_path / "here")
+    assert f"--data={url}" in summary(manifest, url)
+    log.clear()
+    assert content(pull()) == content(objects)
+    assert log == [], "the copy that was published is the one in the cache"
+    assert prepare_there() == manifest
+    assert log == []
+    assert "already prepared" in capsys.readouterr().out
+
+
+def test_interrupted_anywhere_the_same_command_ends_with_the_same_objects(
+    prepare_there, configs, objects: Path, tmp_path: Path, monkeypatch
+):
+    with pytest.raises(InterruptedRunError, match="run the same command again"):
+        prepare_there(should_stop=lambda: True)
+    assert not (objects / "manifest.json").exists()
+    real = LocalStorage.upload
+
+    def fail_at_a_shard(self, path, key):
+        if key == "eval-00000.bin":
+            raise KeyboardInterrupt
+        real(self, path, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "upload", fail_at_a_shard)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_there()
+    assert not (objects / "manifest.json").exists()
+    with monkeypatch.context() as patch:  # what is prepared is not prepared again
+        patch.setattr("smallbench.data.prepare._Run.run", None)
+        prepare_there()
+    prepare(configs["wordpiece"], out=tmp_path / "here", workers=1)
+    assert content(objects) == content(tmp_path / "here")
+
+
+def test_what_stands_against_the_url_shows_before_any_work(
+    prepare_there, configs, tmp_path: Path, objects: Path
+):
+    prepare_there()
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"sequence_length 32 → 64.*another --out"):
+        prepare_there(replace(configs["wordpiece"], sequence_length=64))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_second_process_is_refused(prepare_there, tmp_path: Path, url: str):
+    with pytest.raises(InterruptedRunError):
+        prepare_there(should_stop=lambda: True)
+    (lock,) = (tmp_path / "cache" / "prepare").glob("*.lock")
+    with exclusive_lock(lock, "taken"), pytest.raises(ConflictError, match="--out"):
+        prepare_there()
+
+
+# S3 itself
+
+
+def test_a_corpus_goes_through_a_bucket(s3_bucket, configs, prepared, tmp_path: Path):
+    config = s3_bucket.config
+    url = join(s3_bucket.url, "text", "tiny")
+    publish_corpus(prepared["bpe"], url, config)
+    pulled = local_corpus(url, config, cache=tmp_path / "a")
+    assert content(pulled) == content(prepared["bpe"])
+    verify_shards(pulled)
+    url = join(s3_bucket.url, "text", "prepared")
+    prepare_remote(configs["wordpiece"], url=url, storage=config, cache=tmp_path / "b", workers=1)
+    pulled = local_corpus(url, config, cache=tmp_path / "c")
+    assert content(pulled) == content(local_corpus(url, config, cache=tmp_path / "b"))
+    storage = open_storage(url, config)
+    assert storage.num_bytes(MARK) is None
+    storage.put("train-00000.bin", b"damaged")
+    with pytest.raises(DataError, match=r"train-00000\.bin is not what its manifest says"):
+        local_corpus(url, config, cache=tmp_path / "d")
+    with pytest.raises(ConfigError, match="another corpus"):
+        publish_corpus(prepared["bpe"], url, config)

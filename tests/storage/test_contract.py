@@ -1,0 +1,467 @@
+"""What every storage does, whichever it is."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from smallbench.errors import ConfigError, CredentialsError, ExitCode, UnavailableError
+from smallbench.files import sha256_file, temporary_sibling
+from smallbench.storage import s3
+from smallbench.storage.base import (
+    AlreadyExistsError,
+    NotFoundError,
+    Storage,
+    is_remote,
+    join,
+    open_storage,
+)
+from smallbench.storage.config import StorageConfig
+from tests.servers.proxy import Answer
+from tests.servers.s3 import Bucket, use_credentials
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PART_BYTES", 5 * MIB)  # the smallest that S3 accepts
+    monkeypatch.setattr(s3, "RETRY_DELAYS_SECONDS", (0.01, 0.02))
+
+
+@pytest.fixture(
+    params=["directory", "file", "moto", pytest.param("ceph", marks=pytest.mark.s3server)]
+)
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, StorageConfig | None]:
+    """An empty place of each kind."""
+    if request.param == "directory":
+        return str(tmp_path / "store"), None
+    if request.param == "file":
+        return f"file://{tmp_path}/store", None
+    bucket: Bucket = request.getfixturevalue(f"{request.param}_bucket")
+    return bucket.url, bucket.config
+
+
+@pytest.fixture(params=["", "runs/tiny"])
+def storage(request: pytest.FixtureRequest, root: tuple[str, StorageConfig | None]) -> Storage:
+    return open_storage(join(root[0], *request.param.split("/")), root[1])
+
+
+def keys(storage: Storage, prefix: str = "") -> list[str]:
+    return [stored.key for stored in storage.list(prefix)]
+
+
+def twelve_mib(path: Path) -> Path:
+    path.write_bytes(os.urandom(12 * MIB + 7))
+    return path
+
+
+# All
+
+
+def test_what_was_put_is_found(storage: Storage) -> None:
+    before = time.time()
+    storage.put("a/b.json", b"first")
+    storage.put("a/b.json", b"second")
+    storage.put("empty", b"")
+    assert storage.get("a/b.json") == b"second"
+    assert storage.get("empty") == b""
+    assert storage.num_bytes("a/b.json") == 6
+    found = storage.list()
+    assert [(stored.key, stored.num_bytes) for stored in found] == [("a/b.json", 6), ("empty", 0)]
+    assert all(abs(stored.modified_unix_seconds - before) < 60 for stored in found)
+
+
+def test_a_listing_is_sorted_and_keeps_to_its_prefix(storage: Storage) -> None:
+    named = ["b", "a/z", "a/B", "a-/x", "a/10", "a/9", "ä/ö ü+%&=?", "c/d/e/f"]
+    for key in named:
+        storage.put(key, key.encode())
+    assert keys(storage) == sorted(named)
+    assert keys(storage, "a/") == sorted(key for key in named if key.startswith("a/"))
+    assert keys(storage, "a") == sorted(key for key in named if key.startswith("a"))
+    assert keys(storage, "c/d/e") == ["c/d/e/f"]
+    assert keys(storage, "none/") == []
+    assert all(storage.get(key) == key.encode() for key in named)
+
+
+def test_a_listing_keeps_to_its_url(root: tuple[str, StorageConfig | None]) -> None:
+    url, config = root
+    open_storage(join(url, "run-10"), config).put("x", b"")
+    open_storage(join(url, "run-1"), config).put("y", b"")
+    open_storage(url, config).put("run-1.json", b"")
+    inside = open_storage(f"{url}/run-1/", config)
+    assert inside.url.endswith("/run-1")
+    assert keys(inside) == ["y"]
+    assert keys(open_storage(url, config)) == ["run-1.json", "run-1/y", "run-10/x"]
+    assert keys(open_storage(join(url, "run"), config)) == []
+
+
+def test_what_is_missing_is_said_to_be(storage: Storage, tmp_path: Path) -> None:
+    storage.put("there", b"x")
+    assert storage.num_bytes("missing") is None
+    assert storage.num_bytes("ther") is None
+    with pytest.raises(NotFoundError, match="missing does not exist"):
+        storage.get("missing")
+    with pytest.raises(NotFoundError, match="missing does not exist"):
+        storage.download("missing", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_only_new_never_replaces(storage: Storage) -> None:
+    storage.put("lock", b"first", only_new=True)
+    with pytest.raises(AlreadyExistsError, match="lock exists already"):
+        storage.put("lock", b"second", only_new=True)
+    with pytest.raises(AlreadyExistsError):
+        storage.put("lock", b"first", only_new=True)  # not even by the same
+    assert storage.get("lock") == b"first"
+    storage.put("lock", b"third")
+    assert storage.get("lock") == b"third"
+    assert keys(storage) == ["lock"]
+
+
+def test_of_writers_that_race_exactly_one_wins(storage: Storage) -> None:
+    start = threading.Barrier(8)
+
+    def write(number: int) -> int | None:
+        start.wait()
+        try:
+            storage.put("race/lock", b"writer %d" % number, only_new=True)
+        except AlreadyExistsError:
+            return None
+        return number
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [number for number in pool.map(write, range(8)) if number is not None]
+    assert len(winners) == 1
+    assert storage.get("race/lock") == b"writer %d" % winners[0]
+    assert keys(storage) == ["race/lock"]
+
+
+def test_a_file_of_several_parts_travels_whole(storage: Storage, tmp_path: Path) -> None:
+    path = twelve_mib(tmp_path / "large")
+    storage.upload(path, "deep/down/large")
+    assert storage.num_bytes("deep/down/large") == 12 * MIB + 7
+    (tmp_path / "back").write_bytes(b"of an earlier download " * MIB)
+    storage.download("deep/down/large", tmp_path / "back")
+    assert sha256_file(tmp_path / "back") == sha256_file(path)
+    (tmp_path / "empty").touch()
+    storage.upload(tmp_path / "empty", "deep/down/large")
+    storage.download("deep/down/large", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b""
+    assert storage.abort_uploads() == 0
+
+
+def test_what_the_caller_lacks_is_not_blamed_on_the_storage(
+    storage: Storage, tmp_path: Path
+) -> None:
+    storage.put("there", b"x")
+    with pytest.raises(FileNotFoundError):
+        storage.upload(tmp_path / "missing", "key")
+    with pytest.raises(FileNotFoundError):
+        storage.download("there", tmp_path / "missing" / "x")
+    assert keys(storage) == ["there"]
+
+
+def test_deleting_what_is_not_there_is_no_error(storage: Storage) -> None:
+    storage.put("a/b/c", b"x")
+    storage.put("a/d", b"x")
+    storage.delete(["a/b/c", "missing", "a/b/c", "a/b/missing"])
+    assert keys(storage) == ["a/d"]
+    storage.delete([])
+    storage.delete(("a/d",))
+    assert keys(storage) == []
+    storage.put("a/b/c", b"again")
+    assert keys(storage) == ["a/b/c"]
+
+
+def test_more_is_deleted_and_listed_than_one_request_may_name(
+    root: tuple[str, StorageConfig | None],
+) -> None:
+    storage = open_storage(join(root[0], "many"), root[1])
+    many = [f"part-{number:04d}" for number in range(1005)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: storage.put(key, b""), many))
+    storage.put("rest", b"")
+    assert keys(storage, "part-") == many
+    storage.delete(many)
+    assert keys(storage) == ["rest"]
+
+
+def test_a_check_passes_and_leaves_nothing(
+    storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.check()
+    storage.check()
+    assert keys(storage) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_a_url_says_which_storage_it_is() -> None:
+    assert [is_remote(url) for url in ("s3://b/p", "file:///p", "/p", "p")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert join("s3://bucket/", "a/", "/b") == "s3://bucket/a/b"
+    for url in ("gs://bucket", "http://host/path", "file://host/path", "s3://", "s3:///path"):
+        with pytest.raises(ConfigError, match="expected s3://BUCKET/PREFIX"):
+            open_storage(url)
+
+
+def test_boto3_is_imported_only_where_it_is_used() -> None:
+    program = (
+        "import sys; from smallbench.storage.base import open_storage; open_storage('x').list(); "
+        "print(any(m.startswith('boto') for m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.strip() == b"False"
+
+
+# A directory
+
+
+def test_files_of_killed_writers_are_hidden_and_deleted(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    storage.put("checkpoints/whole", b"x")
+    debris = [temporary_sibling(tmp_path / name) for name in ("checkpoints/half", "half")]
+    for path in debris:
+        path.write_bytes(b"hal")
+    assert keys(storage) == ["checkpoints/whole"]
+    assert storage.abort_uploads(older_than_seconds=3600) == 0
+    assert storage.abort_uploads("checkpoints/") == 1
+    assert not debris[0].exists()
+    assert storage.abort_uploads() == 1
+    assert keys(storage) == ["checkpoints/whole"]
+
+
+def test_without_hard_links_it_looks_and_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage = open_storage(str(tmp_path))
+    storage.put("lock", b"first", only_new=True)
+    with pytest.raises(AlreadyExistsError):
+        storage.put("lock", b"second", only_new=True)
+    assert storage.get("lock") == b"first"
+    assert "would not notice each other" in capsys.readouterr().err
+    assert keys(storage) == ["lock"]
+
+
+def test_a_directory_may_be_deleted_while_another_writes_to_it(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    end = time.monotonic() + 1
+
+    def churn(number: int) -> None:
+        while time.monotonic() < end:
+            storage.put(f"shared/{number}", b"x")
+            storage.delete([f"shared/{number}"])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(churn, range(4)))
+    assert keys(storage) == []
+
+
+def test_a_file_in_the_way_is_a_contradiction(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    storage = open_storage(str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="where a directory is needed"):
+        storage.check()
+    with pytest.raises(ConfigError, match="where a directory is needed"):
+        storage.put("a/b", b"")
+
+
+# S3
+
+
+@pytest.mark.s3server
+def test_unfinished_uploads_are_aborted(ceph_bucket: Bucket) -> None:
+    client = ceph_bucket.server.client()
+    for key in ("run/checkpoints/a", "run/checkpoints/b", "run/c", "other/d"):
+        begun = client.create_multipart_upload(Bucket=ceph_bucket.name, Key=key)
+        client.upload_part(
+            Bucket=ceph_bucket.name, Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"half"
+        )
+    storage = open_storage(f"{ceph_bucket.url}/run", ceph_bucket.config)
+    assert keys(storage) == []
+    assert storage.abort_uploads(older_than_seconds=3600) == 0
+    assert storage.abort_uploads("checkpoints/") == 2
+    assert storage.abort_uploads() == 1
+    rest = client.list_multipart_uploads(Bucket=ceph_bucket.name)["Uploads"]
+    assert [upload["Key"] for upload in rest] == ["other/d"]
+
+
+def test_a_consoles_folder_is_no_object(s3_bucket: Bucket) -> None:
+    s3_bucket.server.client().put_object(Bucket=s3_bucket.name, Key="run/", Body=b"")
+    storage = open_storage(f"{s3_bucket.url}/run", s3_bucket.config)
+    storage.put("x", b"")
+    assert keys(storage) == ["x"]
+
+
+def test_a_bucket_that_does_not_exist_is_never_an_empty_one(
+    s3_bucket: Bucket, tmp_path: Path
+) -> None:
+    storage = open_storage("s3://no-such-bucket-here/run", s3_bucket.config)
+    (tmp_path / "x").write_bytes(b"x")
+    for ask in asks(storage, tmp_path):
+        with pytest.raises(ConfigError, match="no-such-bucket-here"):
+            ask()
+
+
+@pytest.mark.s3server
+def test_wrong_keys_are_refused_and_never_shown(
+    ceph_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(ceph_bucket.url, ceph_bucket.config)
+    storage.put("key", b"there")
+    (tmp_path / "x").write_bytes(b"x")
+    server = ceph_bucket.server
+    for wrong in (
+        replace(server, secret_key="wrong-secret-9876543210"),
+        replace(server, access_key="wrong-access"),
+    ):
+        use_credentials(wrong, monkeypatch)
+        refused = open_storage(ceph_bucket.url, ceph_bucket.config)
+        for ask in asks(refused, tmp_path):
+            with pytest.raises(CredentialsError, match="access was refused") as caught:
+                ask()
+            assert caught.value.exit_code == ExitCode.CREDENTIALS == 77
+            assert wrong.secret_key not in shown(caught)
+    assert keys(storage) == ["key"]
+
+
+@pytest.mark.s3server
+def test_renewed_keys_are_found_by_a_run_that_goes_on(
+    ceph_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ceph_bucket.server
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    path = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    keys_of = "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n"
+    path.write_text(keys_of.format(server.access_key, "expired"))
+    storage = open_storage(ceph_bucket.url, ceph_bucket.config)
+    with pytest.raises(CredentialsError):
+        storage.put("key", b"x")
+    path.write_text(keys_of.format(server.access_key, server.secret_key))
+    storage.put("key", b"x")
+    assert storage.get("key") == b"x"
+
+
+def test_without_credentials_it_says_which_to_set(
+    moto_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    storage = open_storage(moto_bucket.url, moto_bucket.config)
+    (tmp_path / "x").write_bytes(b"x")
+    for ask in asks(storage, tmp_path):
+        with pytest.raises(CredentialsError, match="AWS_ACCESS_KEY_ID"):
+            ask()
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"])
+def test_a_credential_with_a_line_end_is_not_quoted(
+    name: str, moto_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "abcdefgh-secret\n")
+    storage = open_storage(moto_bucket.url, moto_bucket.config)
+    with pytest.raises(CredentialsError, match="line end") as caught:
+        storage.put("x", b"")
+    assert "abcdefgh-secret" not in shown(caught)
+
+
+def test_credentials_in_an_address_are_not_accepted(moto_bucket: Bucket) -> None:
+    url = moto_bucket.server.endpoint_url.replace("//", "//me:abcdefgh@")
+    with pytest.raises(ConfigError, match="holds credentials") as caught:
+        open_storage(moto_bucket.url, StorageConfig(endpoint_url=url))
+    assert "abcdefgh" not in shown(caught)
+
+
+def test_where_nobody_listens_it_is_unavailable(moto_bucket: Bucket, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        storage = open_storage(moto_bucket.url, replace(moto_bucket.config, endpoint_url=url))
+        (tmp_path / "x").write_bytes(b"x")
+        for ask in asks(storage, tmp_path):
+            with pytest.raises(UnavailableError, match="cannot be reached") as caught:
+                ask()
+            assert moto_bucket.server.secret_key not in shown(caught)
+
+
+def test_a_store_without_conditional_writes_is_looked_at_first(
+    moto_bucket: Bucket, proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    through = proxy(moto_bucket)
+    storage = open_storage(moto_bucket.url, moto_bucket.behind(through).config)
+    through.fail(Answer(501), times=1, matching="PUT")
+    storage.put("lock", b"first", only_new=True)
+    assert "knows no conditional writes" in capsys.readouterr().err
+    with pytest.raises(AlreadyExistsError):
+        storage.put("lock", b"second", only_new=True)
+    assert storage.get("lock") == b"first"
+
+
+def test_a_store_that_ignores_the_condition_is_found_out(
+    moto_bucket: Bucket, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ignore(params: dict[str, dict[str, str]], **_: object) -> None:
+        params["headers"].pop("If-None-Match", None)
+
+    storage = open_storage(moto_bucket.url, moto_bucket.config)
+    storage._client.meta.events.register("before-call.s3.PutObject", ignore)
+    storage.check()
+    storage.put("lock", b"first", only_new=True)
+    with pytest.raises(AlreadyExistsError):
+        storage.put("lock", b"second", only_new=True)
+    assert storage.get("lock") == b"first"
+    assert "knows no conditional writes" in capsys.readouterr().err
+
+
+def test_each_checksum_mode_works(s3_bucket: Bucket, tmp_path: Path) -> None:
+    path = twelve_mib(tmp_path / "large")
+    config = replace(s3_bucket.config, checksum_mode="when_required")
+    storage = open_storage(s3_bucket.url, config)
+    storage.check()
+    storage.upload(path, "large")
+    storage.download("large", tmp_path / "back")
+    assert sha256_file(tmp_path / "back") == sha256_file(path)
+    storage.delete(["large"])
+    assert keys(storage) == []
+
+
+def asks(storage: Storage, folder: Path):
+    """Every call of the protocol; `folder` holds a file x."""
+    return [
+        storage.list,
+        storage.check,
+        storage.abort_uploads,
+        lambda: storage.get("key"),
+        lambda: storage.num_bytes("key"),
+        lambda: storage.put("key", b"x"),
+        lambda: storage.put("key", b"x", only_new=True),
+        lambda: storage.upload(folder / "x", "key"),
+        lambda: storage.download("key", folder / "y"),
+        lambda: storage.delete(["key"]),
+    ]
+
+
+def shown(caught: pytest.ExceptionInfo[BaseException]) -> str:
+    """All that a traceback of the error would print of messages."""
+    error: BaseException | None = caught.value
+    text = ""
+    while error is not None:
+        text += f"{error} {error!r}"
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return text

@@ -1,0 +1,182 @@
+"""SIGKILL at every write, rename, flush and upload, and at random moments: nothing is lost.
+
+Each run is a process of its own, forked from this one; the kernel's SIGKILL ends it.
+"""
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+import traceback
+
+import pytest
+import torch
+
+from smallbench.storage.local import LocalStorage
+from smallbench.train import checkpoint as checkpoint_module
+from smallbench.train import pretrain as pretrain_module
+from smallbench.train.checkpoint import CheckpointStore
+from smallbench.train.config import DurabilityConfig
+from smallbench.train.pretrain import pretrain
+from tests.train.test_pretrain import outcome, tiny
+
+VALUES = {
+    "train__max_steps": 8,
+    "train__save_every_steps": 3,
+    "train__log_every_steps": 2,
+    "train__eval_every_steps": 4,
+    "model__num_hidden_layers": 1,
+}
+
+OPERATIONS = [
+    (os, "fsync"),
+    (os, "rename"),
+    (os, "replace"),
+    (os, "link"),
+    (os, "unlink"),
+    (shutil, "rmtree"),
+    (shutil, "copyfile"),
+    (torch, "save"),
+    (checkpoint_module, "save_file"),
+    (LocalStorage, "put"),
+    (LocalStorage, "upload"),
+    (LocalStorage, "delete"),
+]
+"""What the protocol consists of, on the disk and in the storage."""
+
+
+@pytest.fixture(autouse=True)
+def _no_measuring(monkeypatch):
+    """Half a second for each run, and nothing that the laws are about."""
+    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
+
+
+def run(corpus, folder, name="run"):
+    durability = DurabilityConfig(storage=str(folder / "bucket"), lease_seconds=0.2)
+    pretrain(tiny(**VALUES), data=corpus, run_dir=folder / name, durability=durability)
+
+
+def forked(action):
+    """A process that does `action`; its id."""
+    if child := os.fork():
+        return child
+    try:  # nothing of pytest's may run in the child
+        os.close(1), os.close(2)
+        os.open(os.devnull, os.O_WRONLY), os.dup(1)
+        torch.set_num_threads(1)
+        action()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def status_of(child):
+    """How it ended: the exit code, or minus the signal's number."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killing_at(number, *, after, action):
+    """`action`, killed just before or after the `number`-th operation of any thread."""
+    count, lock = itertools.count(1), threading.Lock()
+
+    def wrap(owner, name):
+        original = getattr(owner, name)
+
+        def wrapped(*arguments, **keywords):
+            with lock:
+                is_it = next(count) == number
+            if is_it and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*arguments, **keywords)
+            if is_it:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, name, wrapped)
+
+    def patched():
+        for owner, name in OPERATIONS:
+            wrap(owner, name)
+        action()
+
+    return patched
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
+        pretrain(tiny(**VALUES), data=corpus, run_dir=run_dir)
+    return outcome(run_dir)
+
+
+def assert_nothing_is_left(folder):
+    """Every file belongs to a commit, here and in the storage."""
+    for place in (folder / "run", folder / "bucket" / "run"):
+        assert not list(place.rglob("*.tmp-*"))
+        data = {p.relative_to(place).as_posix() for p in place.glob("checkpoints/*/*")}
+        commits = [checkpoint_module.read_json(p) for p in place.glob("commits/*")]
+        assert data == {commit["directory"] for commit in commits}
+        assert all(
+            (place / commit["directory"] / name).stat().st_size == file["bytes"]
+            for commit in commits
+            for name, file in commit["files"].items()
+        )
+    assert CheckpointStore(folder / "run").newest().step == VALUES["train__max_steps"]
+
+
+def kill_and_check(corpus, folder, uninterrupted, start, *, empty_disk):
+    """Until it is through: killed by `start`, resumed, and the same as if nothing had been."""
+    assert status_of(start()) in {-signal.SIGKILL, 0}
+    if empty_disk:
+        shutil.rmtree(folder / "run", ignore_errors=True)
+    run(corpus, folder)
+    assert outcome(folder / "run") == uninterrupted
+    assert_nothing_is_left(folder)
+
+
+NUM_OPERATIONS = 400
+"""More than a run has, so that the last of them are seen to end undisturbed."""
+
+
+def test_a_run_has_fewer_operations_than_are_tried(corpus, tmp_path):
+    action = killing_at(NUM_OPERATIONS, after=False, action=lambda: run(corpus, tmp_path))
+    assert status_of(forked(action)) == 0
+    action = killing_at(60, after=False, action=lambda: run(corpus, tmp_path, "again"))
+    assert status_of(forked(action)) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("empty_disk", [False, True], ids=["same disk", "empty disk"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("number", range(1, NUM_OPERATIONS, 40))
+def test_killed_at_an_operation(corpus, tmp_path, uninterrupted, number, after, empty_disk):
+    action = killing_at(number, after=after, action=lambda: run(corpus, tmp_path))
+    kill_and_check(corpus, tmp_path, uninterrupted, lambda: forked(action), empty_disk=empty_disk)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("empty_disk", [False, True], ids=["same disk", "empty disk"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("number", [n for n in range(1, NUM_OPERATIONS) if n % 40 != 1])
+def test_killed_at_any_operation(corpus, tmp_path, uninterrupted, number, after, empty_disk):
+    test_killed_at_an_operation(corpus, tmp_path, uninterrupted, number, after, empty_disk)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_at_a_random_moment(corpus, tmp_path, uninterrupted, seed):
+    draw = random.Random(seed)
+
+    def start():
+        child = forked(lambda: run(corpus, tmp_path))
+        time.sleep(draw.uniform(0.0, 1.0))
+        os.kill(child, signal.SIGKILL)
+        return child
+
+    for _ in range(draw.randint(1, 2)):  # a second kill meets the traces of the first
+        status_of(start())
+    kill_and_check(corpus, tmp_path, uninterrupted, start, empty_disk=bool(seed % 2))

@@ -1,0 +1,260 @@
+"""A run in a storage: who owns it, what is committed, and what another machine makes of it."""
+
+import dataclasses
+import json
+import threading
+import time
+
+import pytest
+import torch
+
+from smallbench.errors import ConflictError, DataError
+from smallbench.storage.base import AlreadyExistsError, open_storage
+from smallbench.train.checkpoint import CheckpointStore, Retention, newest_of
+from smallbench.train.remote import Pulled, RemoteRun
+from tests.train.test_checkpoint import save
+from tests.train.tiny import trainer
+
+
+@pytest.fixture
+def url(tmp_path):
+    return str(tmp_path / "bucket" / "run")
+
+
+def remote_run(url, *, lease_seconds=60.0):
+    return RemoteRun(open_storage(url), lease_seconds=lease_seconds)
+
+
+@pytest.fixture
+def made():
+    return trainer(num_steps=2)
+
+
+def committed(store, made, *steps):
+    """Checkpoints of `store`, one for each step."""
+    checkpoints = []
+    for step in steps:
+        save(store, made, step)
+        checkpoints.append(store.load(step))
+    return checkpoints
+
+
+def change(made):
+    with torch.no_grad():
+        made.objective.model.predictor.bias.add_(1)
+
+
+def keep_all(path, attempt=1):
+    return CheckpointStore(path, attempt=attempt, retention=Retention(keep_last=99))
+
+
+def test_what_is_pushed_is_what_another_machine_pulls(url, tmp_path, made):
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
+    owner.push(checkpoint)
+    owner.push(checkpoint)  # again, as after a kill: nothing changes
+    other = keep_all(tmp_path / "b")
+    pulled = newest_of([other, Pulled(remote_run(url), other)])
+    assert pulled.manifest == checkpoint.manifest
+    for path in checkpoint.directory.iterdir():
+        assert (pulled.directory / path.name).read_bytes() == path.read_bytes()
+    assert other.newest().step == 5, "it is the local store's from now on"
+
+
+def test_of_many_that_start_at_once_one_owns_the_run(url):
+    barrier, owners, losers = threading.Barrier(8), [], []
+
+    def start(name):
+        run = remote_run(url)
+        barrier.wait()
+        try:
+            owners.append(run.claim(holder=name))
+        except ConflictError as error:
+            losers.append(str(error))
+
+    threads = [threading.Thread(target=start, args=(str(i),)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert owners == [1]
+    assert len(losers) == 7
+
+
+def test_a_living_owner_is_left_alone(url):
+    owner = remote_run(url, lease_seconds=1.0)
+    owner.claim(holder="a")
+    stop = threading.Event()
+
+    def live():
+        while not stop.wait(0.2):
+            owner.renew()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    said = []
+    try:
+        with pytest.raises(ConflictError, match="is writing to the run"):
+            remote_run(url).claim(holder="b", say=said.append)
+    finally:
+        stop.set()
+        thread.join()
+    assert "waiting" in said[0]
+    owner.assert_owned()
+
+
+def test_a_dead_owner_is_followed_when_its_lease_has_run_out(url):
+    remote_run(url, lease_seconds=0.5).claim(holder="a")
+    start = time.monotonic()
+    assert remote_run(url).claim(holder="b") == 2
+    assert 0.3 < time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("how", ["same directory", "released"])
+def test_nobody_waits_for_who_is_known_to_be_gone(url, how):
+    first = remote_run(url, lease_seconds=1000)
+    first.claim(holder="a")
+    if how == "released":
+        first.release()
+    start = time.monotonic()
+    assert remote_run(url).claim(holder="a" if how == "same directory" else "b") == 2
+    assert time.monotonic() - start < 5
+
+
+def test_a_paused_owner_that_was_followed_damages_nothing(url, tmp_path, made):
+    """It wakes up in the middle of an upload; the new owner has already committed that step."""
+    paused, new = remote_run(url, lease_seconds=0), remote_run(url)
+    paused.claim(holder="a")
+    new.claim(holder="b")
+    (late,) = committed(keep_all(tmp_path / "a"), made, 5)
+    change(made)
+    (there,) = committed(keep_all(tmp_path / "b", attempt=2), made, 5)
+    new.push(there)
+    for action in (lambda: paused.push(late), paused.renew, paused.release, paused.clean_up):
+        with pytest.raises(ConflictError, match="attempt 2 has taken over"):
+            action()
+    assert new.manifest(5) == there.manifest
+    assert new.clean_up() == 3, "what it had uploaded before it noticed"
+    store = keep_all(tmp_path / "c")
+    assert newest_of([Pulled(new, store)]).manifest == there.manifest
+
+
+def test_another_content_under_one_step_is_a_conflict_even_without_a_later_attempt(
+    url, tmp_path, made
+):
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    (first,) = committed(keep_all(tmp_path / "a"), made, 5)
+    owner.push(first)
+    change(made)
+    (second,) = committed(keep_all(tmp_path / "b", attempt=2), made, 5)
+    with pytest.raises(ConflictError, match="committed step 5"):
+        owner.push(second)
+
+
+def objects(url):
+    return {s.key: open_storage(url).get(s.key) for s in open_storage(url).list()}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
+def test_damage_is_set_aside_and_the_one_before_is_pulled(url, tmp_path, made, damage, capsys):
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    store = keep_all(tmp_path / "a")
+    for checkpoint in committed(store, made, 5, 10):
+        owner.push(checkpoint)
+    directory = checkpoint.manifest["directory"]
+    key = "commits/step-0000000010.json" if damage == "manifest" else f"{directory}/engine.pt"
+    content = bytearray(owner.storage.get(key))
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    if damage == "remove":
+        owner.storage.delete([key])
+    else:
+        owner.storage.put(key, bytes(content if damage == "flip" else content[:-5]))
+    other = keep_all(tmp_path / "b")
+    assert newest_of([other, Pulled(owner, other)]).step == 5
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert owner.steps() == [5]
+    assert not list((tmp_path / "b").rglob("*.tmp-*"))
+    save(keep_all(tmp_path / "b", attempt=2), made, 10)
+    owner.push(other.load(10))
+    assert newest_of([Pulled(owner, keep_all(tmp_path / "c"))]).step == 10, "saved again"
+
+
+def test_all_damaged_is_an_error_and_never_a_fresh_start(url, tmp_path, made):
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
+    owner.push(checkpoint)
+    owner.storage.put(f"{checkpoint.manifest['directory']}/engine.pt", b"")
+    for _ in range(2):
+        other = keep_all(tmp_path / "b")
+        with pytest.raises(DataError, match="every checkpoint"):
+            newest_of([other, Pulled(owner, other)])
+
+
+def test_pruning_keeps_the_newest_the_interval_and_milestones(url, tmp_path, made):
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    steps = (5, 10, 15, 20, 25, 30)
+    for checkpoint in committed(keep_all(tmp_path / "a"), made, *steps):
+        owner.push(checkpoint)
+    retention = Retention(keep_last=1, keep_every_steps=20, milestones=(5,))
+    assert retention.retained(steps) == {5, 20, 30}
+    assert owner.prune(retention) == [10, 15]  # 25 is one of the newest two
+    assert owner.steps() == [5, 20, 25, 30]
+    kept = {key.split("/")[1] for key in objects(url) if key.startswith("checkpoints/")}
+    assert kept == {f"step-{step:010d}" for step in owner.steps()}
+
+
+def test_cleaning_up_deletes_what_no_manifest_names_and_nothing_else(url, tmp_path, made):
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    for checkpoint in committed(keep_all(tmp_path / "a"), made, 5, 10):
+        owner.push(checkpoint)
+    before = objects(url)
+    owner.storage.put("checkpoints/step-0000000010/attempt-0007/engine.pt", b"x")
+    owner.storage.put("checkpoints/step-0000000015/attempt-0001/engine.pt", b"x")
+    assert owner.clean_up() == 2
+    assert objects(url) == before
+
+
+def test_two_runs_of_one_name_are_told_apart(url, tmp_path):
+    owner = remote_run(url)
+    owner.storage.put("run.json", json.dumps({"run_id": "a"}).encode())
+    (tmp_path / "run.json").write_text(json.dumps({"run_id": "b"}))
+    with pytest.raises(DataError, match="two different runs"):
+        owner.pull_record(tmp_path)
+
+
+def test_a_half_written_upload_is_never_committed(url, tmp_path, made):
+    """A store that acknowledges what it did not keep."""
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
+    storage = owner.storage
+
+    class Forgetful:
+        def __getattr__(self, name):
+            return getattr(storage, name)
+
+        def upload(self, path, key):
+            storage.put(key, path.read_bytes()[:-1])
+
+    owner.storage = Forgetful()
+    with pytest.raises(Exception, match="did not arrive whole"):
+        owner.push(checkpoint)
+    assert owner.steps() == []
+
+
+def test_an_attempt_is_created_once(url):
+    storage = open_storage(url)
+    remote_run(url).claim(holder="a")
+    with pytest.raises(AlreadyExistsError):
+        storage.put("attempts/attempt-0001.json", b"{}", only_new=True)
+
+
+def test_retention_is_a_value():
+    assert dataclasses.replace(Retention(), keep_last=1).retained([1, 2]) == {2}
