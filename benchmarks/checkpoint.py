@@ -1,6 +1,6 @@
 """What checkpoints cost a run: stall, save, upload, verification, resuming.
 
-    python -m benchmarks.checkpoint [--recipe=bert-small] [--storage=s3://BUCKET/PREFIX] [--rounds=5]
+    python -m benchmarks.checkpoint [--recipe=bert-small] [--storage=s3://BUCKET] [--rounds=5]
 
 The checkpoint is that of a recipe with its optimizer's state; `CheckpointStore`, `RemoteRun` and
 `Uploader` work as in a run. Uploads have a peer: boto3's `upload_file` with its defaults, for the
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -21,7 +22,9 @@ import statistics
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
@@ -52,6 +55,7 @@ def serve(link: Connection) -> None:
     """moto's process: one bucket at a port of its own, until the other end hangs up."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # which names each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     link.send(server.get_host_and_port()[1])
@@ -149,9 +153,7 @@ class Uploads:
         def work() -> None:
             for name in self._checkpoint.manifest["files"]:
                 path = self._checkpoint.directory / name
-                self._client.upload_file(
-                    str(path), self._bucket, f"{self._prefix}/{folder}/{name}"
-                )
+                self._client.upload_file(str(path), self._bucket, f"{self._prefix}/{folder}/{name}")
 
         seconds = seconds_of(work)
         storage = self.remote.storage
@@ -161,21 +163,19 @@ class Uploads:
     @contextmanager
     def going_on(self) -> Iterator[None]:
         """Uploads follow each other in a thread while the block runs."""
-        begun, ended = threading.Event(), threading.Event()
+        ended = threading.Event()
 
         def work() -> None:
             while not ended.is_set():
-                begun.set()
                 self.ours()
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        begun.wait()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            result = pool.submit(work)
+            try:
+                yield
+            finally:
+                ended.set()
+        result.result()
 
 
 def manifest_of(trainer: Trainer, config: PretrainConfig, device: torch.device) -> dict[str, Any]:
@@ -256,14 +256,15 @@ def measure(arguments: argparse.Namespace, url: str, server: str, directory: Pat
         uploader.submit(saved)
         return middle - start, time.perf_counter() - middle, saved
 
-    names = "step step_uploading save submit upload plain verify resume resume_emptied".split()
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = defaultdict(list)
     with uploader:
         for _ in range(2):  # warm-up
             step()
         _, _, checkpoint = save()
         assert uploader.drain(PATIENCE_SECONDS)
-        uploads = Uploads(join(url, "uploads"), checkpoint)
+        # A copy, since the store deletes its older ones.
+        copied = shutil.copytree(checkpoint.directory, directory / "copied")
+        uploads = Uploads(join(url, "uploads"), replace(checkpoint, directory=copied))
         uploads.ours(), uploads.plain()
         for number in range(arguments.rounds):
             seconds["step"].append(step())

@@ -289,8 +289,9 @@ class RemoteRun:
         return count + len(debris)
 
     def _get_json(self, key: str) -> dict[str, Any]:
+        raw = self.storage.get(key)
         try:
-            content = json.loads(self.storage.get(key))
+            content = json.loads(raw)
         except ValueError as error:
             raise DataError(f"{self.storage.url}/{key} is no JSON ({error})") from None
         if not isinstance(content, dict):
