@@ -89,7 +89,7 @@ class Uploader:
         with self._changed:
             return self._changed.wait_for(
                 lambda: self.failure is not None or (not self._waiting and not self._uploading),
-                timeout=max(seconds, 0),
+                timeout=min(max(seconds, 0), threading.TIMEOUT_MAX),
             )
 
     def _upload(self) -> None:
