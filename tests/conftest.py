@@ -30,14 +30,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = config.getoption("--run_slow") or "slow" in config.getoption("markexpr")
+    asked_for = config.getoption("markexpr")
+    all_of_them = config.getoption("--run_slow")
     reasons = {
         "gpu": no_gpu,
         "docker": no_docker,
-        "s3server": no_server,
+        "s3server": lambda: (
+            no_server()
+            if all_of_them or "s3server" in asked_for
+            else "takes minutes; -m s3server runs it"
+        ),
         "browser": no_browser,
         "real_data": no_real_data,
-        "slow": lambda: None if wanted else "takes minutes; --run_slow or -m slow runs it",
+        "slow": lambda: (
+            None if all_of_them or "slow" in asked_for else "takes minutes; -m slow runs it"
+        ),
     }
     for marker, why_not in reasons.items():
         marked = [item for item in items if item.get_closest_marker(marker)]

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,38 @@ def test_corpora_and_exports_go_through_a_storage(folder, corpus, monkeypatch):
         f"--out={folder}/from-a-bucket", "--epochs=1", "--max_train_examples=64",
     )  # fmt: skip
     assert '"was_stored": false' in done.stdout
+
+
+def test_a_run_kept_in_a_storage_outlives_its_machine(folder, corpus):
+    """The disk is emptied in the middle; the command line is all that the next machine knows."""
+    bucket = f"file://{folder}/bucket"
+    smallbench("prepare", f"--corpus={folder}/text.txt", f"--out={bucket}/corpus", "--workers=1",
+               "--vocab_size=200", "--sequence_length=32", "--eval_fraction=0.1",
+               f"--cache={folder}/cache")  # fmt: skip
+    command = [
+        "pretrain", "bert-tiny", f"--data={bucket}/corpus", f"--run_dir={folder}/machine/kept",
+        f"--storage={bucket}/runs", "--max_steps=6", "--train.save_every_steps=2",
+        "--lease_seconds=1", *TINY,
+    ]  # fmt: skip
+    smallbench(*command)
+    shutil.rmtree(folder / "machine")
+    for newest in (folder / "bucket" / "runs" / "kept" / "commits").glob("*6.json"):
+        newest.unlink()  # as if killed before the last commit
+    done = smallbench(*command, "--resume=must")
+    assert "continuing from step 4" in done.stderr
+    url = f"{bucket}/runs/kept"
+    listed = smallbench("checkpoints", "list", url).stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["step", "4", "6"]
+    assert "step 6: whole" in smallbench("checkpoints", "verify", url).stdout
+    smallbench("checkpoints", "pull", url, f"--out={folder}/pulled", "--step=4")
+    assert (folder / "pulled" / "commits" / "step-0000000004.json").is_file()
+    smallbench("export", f"--run={url}", f"--out={folder}/from-storage")
+    assert json.loads((folder / "from-storage" / "smallbench.json").read_text())["step"] == 6
+    (engine,) = (folder / "bucket" / "runs" / "kept").glob("checkpoints/*4/*/engine.pt")
+    engine.write_bytes(engine.read_bytes()[:-1])
+    done = smallbench("checkpoints", "verify", url, code=65)
+    assert "1 of 2 checkpoints damaged: step 4" in done.stderr
+    assert "nothing" in smallbench("checkpoints", "prune", url).stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -160,11 +160,14 @@ def test_killed_at_an_operation(corpus, tmp_path, uninterrupted, number, after, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("empty_disk", [False, True], ids=["same disk", "empty disk"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("number", [n for n in range(1, NUM_OPERATIONS) if n % 40 != 1])
-def test_killed_at_any_operation(corpus, tmp_path, uninterrupted, number, after, empty_disk):
-    test_killed_at_an_operation(corpus, tmp_path, uninterrupted, number, after, empty_disk)
+def test_killed_at_any_operation(corpus, tmp_path, uninterrupted, number, after):
+    """In turn with the disk and without it."""
+    action = killing_at(number, after=after, action=lambda: run(corpus, tmp_path))
+    kill_and_check(
+        corpus, tmp_path, uninterrupted, lambda: forked(action), empty_disk=bool(number % 2)
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
