@@ -85,7 +85,7 @@ def storage_at(url: str | None) -> Iterator[tuple[str, str]]:
     else:
         bucket = url.removeprefix("s3://").partition("/")[0]
         answer = plain_client().head_bucket(Bucket=bucket)["ResponseMetadata"]
-        server = answer["HTTPHeaders"].get("server", "a server without a name")
+        server = answer["HTTPHeaders"].get("server", "one that does not say its name")
     url = join(url, f"benchmark-{uuid4().hex[:8]}")
     storage = open_storage(url)
     storage.check()

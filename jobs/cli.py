@@ -130,9 +130,9 @@ class Layer:
 def entry() -> NoReturn:
     """The console script: `main`, and out."""
     code = main()
-    if code in {ExitCode.SIGTERM, ExitCode.CONFLICT}:
-        # The time is over, or the run is another's: an upload that is under way must not hold the
-        # exit up, as Python would let it.
+    if code not in {ExitCode.DONE, ExitCode.USAGE, ExitCode.INTERRUPTED}:
+        # The time is over, or the storage is: an upload that is under way must not hold the exit
+        # up, as Python would let it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

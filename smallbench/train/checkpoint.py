@@ -11,6 +11,7 @@ layout, see `train.remote`.
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -64,10 +65,12 @@ class Retention:
     def retained(self, steps: Iterable[int]) -> set[int]:
         """Those of `steps` that stay."""
         known = sorted(steps)
-        kept = set(known[-self.keep_last :]) | (set(self.milestones) & set(known))
-        if self.keep_every_steps:
-            kept |= {step for step in known if step and step % self.keep_every_steps == 0}
-        return kept
+        return set(known[-self.keep_last :]) | {step for step in known if self.is_for_ever(step)}
+
+    def is_for_ever(self, step: int) -> bool:
+        """Whether a step's checkpoint stays however many come after it."""
+        at_interval = self.keep_every_steps and step > 0 and step % self.keep_every_steps == 0
+        return bool(at_interval) or step in self.milestones
 
 
 @dataclass(frozen=True)
@@ -182,9 +185,8 @@ class CheckpointStore:
 
         Raises `DataError` where a file does not match the manifest.
         """
+        check_manifest(manifest)
         step, final = int(manifest["step"]), self.run_dir / manifest["directory"]
-        if final.exists():  # of a commit that was damaged here, or never came about
-            shutil.rmtree(final)
         with self._new_directory(final) as temporary:
             for name, expected in manifest["files"].items():
                 fetch(name, temporary / name)
@@ -202,8 +204,11 @@ class CheckpointStore:
                 temporary.mkdir(parents=True)
                 yield temporary
                 sync_directory(temporary)
+                if final.exists():  # of a commit that was damaged here, or never came about
+                    shutil.rmtree(final)
                 temporary.rename(final)
                 sync_directory(final.parent)
+                sync_directory(final.parent.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -243,27 +248,28 @@ class CheckpointStore:
             if directory.name not in committed:
                 shutil.rmtree(directory)
                 continue
-            kept = {self._directory_of(path) for path in self._commits.glob(f"{directory.name}.*")}
+            try:
+                kept = {
+                    self.run_dir / str(read_json(path)["directory"])
+                    for path in self._commits.glob(f"{directory.name}.*")
+                }
+            except (DataError, KeyError):  # which of them is meant, nobody can say
+                continue
             for attempt in directory.iterdir():
                 if attempt not in kept:
                     shutil.rmtree(attempt)
-        for unfinished in self.run_dir.rglob(f"*{TEMPORARY_MARK}*"):
-            unfinished.unlink()
-
-    def _directory_of(self, commit: Path) -> Path:
-        """Where the data of a commit is; the commit itself where it cannot be read."""
-        try:
-            return self.run_dir / str(read_json(commit)["directory"])
-        except (DataError, KeyError):
-            return commit
+        for folder in (self.run_dir, self._commits):
+            for unfinished in folder.glob(f"*{TEMPORARY_MARK}*"):
+                if unfinished.is_dir():
+                    shutil.rmtree(unfinished)
+                else:
+                    unfinished.unlink()
 
     def _verified(self, commit: Path, *, hashes: bool = True) -> Checkpoint:
         manifest = read_json(commit)
-        try:
-            directory, files = self.run_dir / manifest["directory"], manifest["files"]
-        except KeyError as error:
-            raise DataError(f"{commit} has no {error}") from None
-        for name, expected in files.items() if hashes else ():
+        check_manifest(manifest)
+        directory = self.run_dir / manifest["directory"]
+        for name, expected in manifest["files"].items() if hashes else ():
             check_file(directory / name, expected)
         return Checkpoint(directory=directory, manifest=manifest)
 
@@ -274,7 +280,7 @@ class CheckpointStore:
             if not self._is_in_use(step):
                 # The manifest first: data without one is debris, a manifest without data is damage.
                 self._commit(step).unlink()
-                shutil.rmtree(self._data / step_name(step))
+                shutil.rmtree(self._data / step_name(step), ignore_errors=True)
 
 
 class Place(Protocol):
@@ -329,6 +335,18 @@ def restore_metrics(checkpoint: Checkpoint, path: Path) -> None:
     saved = checkpoint.directory / METRICS
     if saved.exists():
         write_bytes(path, saved.read_bytes())
+
+
+def check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Raise `DataError` where a manifest is none, or names files outside its own directory."""
+    if missing := {"step", "directory", "files", "attempt"} - manifest.keys():
+        raise DataError(f"the manifest has no {sorted(missing)[0]!r}")
+    directory = str(manifest["directory"])
+    if not re.fullmatch(r"checkpoints/step-\d{10,}/attempt-\d{4,}", directory):
+        raise DataError(f"the manifest names {directory!r}, which is no directory of a checkpoint")
+    for name in manifest["files"]:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise DataError(f"the manifest names {name!r}, which is no file of a checkpoint")
 
 
 def check_file(path: Path, expected: Mapping[str, Any]) -> None:

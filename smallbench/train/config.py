@@ -121,7 +121,8 @@ class DurabilityConfig(StorageConfig):
     )
 
     def __post_init__(self) -> None:
-        require(self.lease_seconds > 0, "lease_seconds", self.lease_seconds, "over 0")
+        seconds = self.lease_seconds
+        require(0 < seconds <= 86_400, "lease_seconds", seconds, "over 0, at most a day")
         for name in ("max_unsynced_minutes", "final_sync_minutes"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from smallbench.storage.config import StorageConfig
 from smallbench.storage.local import LocalStorage
 from smallbench.train.checkpoint import (
     METRICS,
-    Checkpoint,
     CheckpointStore,
     Retention,
     newest_of,
@@ -73,7 +73,8 @@ def verify(storage: Storage, *, step: int | None = None) -> str:
                 remote.pull(number, CheckpointStore(Path(folder)))
                 lines.append(f"step {number:,}: whole")
             except DataError as error:
-                damaged.append(f"step {number:,}: {error}")
+                if number in remote.steps():  # else it was pruned meanwhile
+                    damaged.append(f"step {number:,}: {error}")
     if damaged:
         raise DataError(f"{len(damaged)} of {len(steps)} checkpoints damaged: {'; '.join(damaged)}")
     return "\n".join(lines)
@@ -82,7 +83,10 @@ def verify(storage: Storage, *, step: int | None = None) -> str:
 def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
     """Bring a checkpoint (the newest whole one) to the run directory `out`; its step."""
     remote = RemoteRun(storage)
+    if isinstance(storage, LocalStorage) and Path(storage.url).resolve() == out.resolve():
+        raise ConfigError(f"--out={out} is the run itself; choose another directory")
     with exclusive_lock(out / "lock", f"another process uses {out}; choose another --out"):
+        remote.pull_record(out)  # first: it tells another run's directory apart
         store = CheckpointStore(out, retention=Retention(keep_last=2**31))
         if step is None:
             checkpoint = newest_of([Pulled(remote, store)], set_aside=False)
@@ -91,15 +95,10 @@ def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
         else:
             (step,) = _steps(remote, step)
             checkpoint = remote.pull(step, store)
-        bring_along(remote, checkpoint, out)
+        remote.pull_tokenizer(out)
+        if checkpoint.step == max(store.steps()):
+            restore_metrics(checkpoint, out / METRICS)
     return checkpoint.step
-
-
-def bring_along(remote: RemoteRun, checkpoint: Checkpoint, out: Path) -> None:
-    """What a run directory has besides checkpoints: its record, tokenizer and metrics."""
-    remote.pull_record(out)
-    remote.pull_tokenizer(out)
-    restore_metrics(checkpoint, out / METRICS)
 
 
 @contextmanager
@@ -114,7 +113,7 @@ def run_directory(url: str, config: StorageConfig | None = None) -> Iterator[Pat
 
 
 def prune(storage: Storage, retention: Retention) -> list[int]:
-    """Delete what retention does not ask for; the steps deleted.
+    """Delete what neither `retention` nor the run's own asks for; the steps deleted.
 
     Raises `ConflictError` while a writer may be alive, since only the run's owner may delete.
     """
@@ -125,11 +124,16 @@ def prune(storage: Storage, retention: Retention) -> list[int]:
             f"attempt {lease['attempt']} on {lease['host']} is writing to {storage.url} and prunes "
             "by its own flags; try again when it has ended"
         )
+    train = json.loads(storage.get(RECORD))["config"]["train"]
+    own = Retention(
+        keep_every_steps=train.get("keep_every_steps"),
+        milestones=tuple(train.get("milestones", ())),
+    )
     if isinstance(storage, LocalStorage):
         in_use = f"another process trains in {storage.url}; try again when it has ended"
         with exclusive_lock(Path(storage.url) / "lock", in_use):
-            return remote.prune(retention)
-    return remote.prune(retention)
+            return remote.prune(retention, own)
+    return remote.prune(retention, own)
 
 
 def _steps(remote: RemoteRun, step: int | None) -> list[int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -40,6 +41,7 @@ from smallbench.files import copy_directory, exclusive_lock
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import IntArray, Vocabulary, step_generator
 from smallbench.storage.base import join, open_storage
+from smallbench.storage.local import LocalStorage
 from smallbench.tracking.base import Tracker
 from smallbench.tracking.console import Console
 from smallbench.tracking.jsonl import MetricsFile
@@ -73,6 +75,12 @@ Resume = Literal["allow", "must", "never"]
 HELD_OUT_SEED = 0
 """Seed of the choice and corruption of held-out rows: the same in every run, to compare them."""
 
+
+LAST_SECONDS = 30.0
+"""How long to go on storing a finished run after a signal, where no grace is given."""
+
+RELEASE_SECONDS = 3.0
+"""How long to try to give the lease back."""
 
 EXIT_SECONDS = 1.0
 """Kept of the grace for the way out."""
@@ -114,23 +122,26 @@ def pretrain(
             remote.pull_record(run_dir)
         record = open_record(run_dir, config, data=data, manifest=rows.manifest)
         _check_resume(resume, CheckpointStore(run_dir), remote)
-        attempt = next_attempt(record)
-        if remote:
-            attempt = remote.claim(
-                holder=holder_of(run_dir), at_least=attempt, should_stop=should_stop, say=say
-            )
-            stack.callback(_release, remote)
+        attempt, uploader = next_attempt(record), None
         retention = Retention(
             keep_last=config.train.keep_last,
             keep_every_steps=config.train.keep_every_steps,
             milestones=config.train.milestones,
         )
-        uploader = None
         if remote:
-            remote.clean_up()
+            attempt = remote.claim(
+                holder=holder_of(run_dir), at_least=attempt, should_stop=should_stop, say=say
+            )
             uploader = Uploader(
                 remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes
             )
+            stack.callback(_release, remote, uploader)
+            stack.enter_context(uploader)  # from here on the lease is renewed
+            # Again: whoever was waited for may have begun the run, or gone on with it.
+            remote.pull_record(run_dir)
+            record = open_record(run_dir, config, data=data, manifest=rows.manifest)
+            _check_resume(resume, CheckpointStore(run_dir), remote)
+            remote.clean_up()
         store = CheckpointStore(
             run_dir,
             attempt=attempt,
@@ -150,8 +161,8 @@ def pretrain(
         add_attempt(run_dir, record, attempt, device=device, precision=precision)
         if remote and uploader:
             remote.push_record(run_dir)
-            stack.enter_context(uploader)
-            if checkpoint is not None and checkpoint.step not in remote.steps():
+            uploader.committed_step = max(remote.steps(), default=0)
+            if checkpoint is not None and checkpoint.step > uploader.committed_step:
                 uploader.submit(checkpoint)  # the last attempt did not come to it
         _Run(config, rows, held_out, run_dir, store, uploader, stack).train(
             checkpoint,
@@ -167,8 +178,15 @@ def _open_remote(run_dir: Path, durability: DurabilityConfig) -> RemoteRun | Non
     """The run in the storage, after a look whether it can be read and written."""
     if durability.storage is None:
         return None
-    name = run_dir.absolute().name
-    storage = open_storage(join(durability.storage, name), durability)
+    here = run_dir.resolve()
+    storage = open_storage(join(durability.storage, here.name), durability)
+    if isinstance(storage, LocalStorage):
+        there = Path(storage.url).resolve()
+        if here == there or here in there.parents or there in here.parents:
+            raise ConfigError(
+                f"--storage={durability.storage} would keep the run in its own directory {here}; "
+                "choose another place"
+            )
     storage.check()
     return RemoteRun(storage, lease_seconds=durability.lease_seconds)
 
@@ -185,11 +203,21 @@ def _check_resume(resume: Resume, store: CheckpointStore, remote: RemoteRun | No
         )
 
 
-def _release(remote: RemoteRun) -> None:
-    try:
-        remote.release()
-    except SmallbenchError as problem:  # taken over, or out of reach: then it runs out by itself
-        say(f"the lease was not given back: {problem}")
+def _release(remote: RemoteRun, uploader: Uploader) -> None:
+    """Give the lease back, unless something of ours is still on its way; then it runs out."""
+    if uploader.failure or uploader.is_busy():
+        return
+
+    def release() -> None:
+        try:
+            remote.release()
+        except (SmallbenchError, OSError) as problem:
+            say(f"the lease was not given back: {problem}")
+
+    # A server that has fallen silent must not hold up the exit.
+    thread = threading.Thread(target=release, daemon=True)
+    thread.start()
+    thread.join(timeout=RELEASE_SECONDS)
 
 
 def fit_to_data(config: PretrainConfig, rows: TokenRows) -> PretrainConfig:
@@ -331,7 +359,7 @@ class _Run:
                 "the same command continues"
             )
         self._save()
-        self._drain(final_sync_seconds)
+        self._drain(final_sync_seconds, should_stop, seconds_left)
         # Last, and only for looks: nothing that the run is worth hangs on it.
         plot_loss(self.run_dir / METRICS, self.run_dir / "loss.png", title=c.recipe)
 
@@ -350,25 +378,43 @@ class _Run:
                 f"{max(self.store.steps(), default=0):,}"
             )
         self._save()
-        if self.uploader and not self.uploader.drain(seconds_left() - EXIT_SECONDS):
+        if self.uploader is None:
+            return
+        done = self.uploader.drain(seconds_left() - EXIT_SECONDS)
+        if self.uploader.failure:
+            raise self.uploader.failure
+        if not done:
             raise UnsavedError(
                 f"asked to stop; step {step:,} is on the local disk, but the time was too short to "
                 f"store it; the same command continues from there, or from step "
                 f"{self.uploader.committed_step:,} on another machine"
             )
 
-    def _drain(self, seconds: float) -> None:
-        """Wait for the last upload."""
+    def _drain(
+        self,
+        seconds: float,
+        should_stop: Callable[[], bool],
+        seconds_left: Callable[[], float],
+    ) -> None:
+        """Wait for the last upload, shorter when asked to stop."""
         if self.uploader is None:
             return
-        done = self.uploader.drain(seconds)
+        end, was_asked = time.monotonic() + seconds, False
+        while not self.uploader.drain(min(0.5, end - time.monotonic())):
+            if should_stop() and not was_asked:
+                was_asked = True
+                left = min(seconds_left() - EXIT_SECONDS, LAST_SECONDS)
+                end = min(end, time.monotonic() + left)
+            if time.monotonic() >= end:
+                problem = self.uploader.problem
+                kind = type(problem) if problem else UnavailableError
+                raise (UnsavedError if was_asked else kind)(
+                    "the run has ended, but its last checkpoint is not stored yet"
+                    + (f" ({problem})" if problem else "")
+                    + "; it is on the local disk, the same command stores it"
+                )
         if self.uploader.failure:
             raise self.uploader.failure
-        if not done:
-            raise UnavailableError(
-                f"the run has ended, but its last checkpoint could not be stored for "
-                f"{seconds / 60:g} minutes; it is on the local disk, the same command stores it"
-            )
 
     def _sync_lag(self, progress: Progress) -> Mapping[str, float]:
         """Steps that a machine with an empty disk would have to repeat."""

@@ -17,20 +17,29 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smallbench.errors import ConflictError, DataError, UnavailableError
-from smallbench.files import write_bytes
+from smallbench.errors import (
+    ConflictError,
+    CredentialsError,
+    DataError,
+    UnavailableError,
+    UnsavedError,
+)
+from smallbench.files import read_json, write_bytes
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
 from smallbench.train.checkpoint import (
     METRICS,
     Checkpoint,
     CheckpointStore,
     Retention,
+    check_manifest,
     step_name,
     step_of,
 )
@@ -47,7 +56,8 @@ class RemoteRun:
         self.lease_seconds = lease_seconds
         self.attempt = 0
         self._holder = ""
-        self._sent_metrics = 0
+        self._sent: set[str] = set()
+        """Keys that this process has uploaded: what lies there from before may be damaged."""
 
     # Ownership
 
@@ -99,6 +109,11 @@ class RemoteRun:
     def assert_owned(self) -> None:
         """Raise `ConflictError` where a later attempt exists."""
         newest = self._newest_attempt()
+        if newest < self.attempt:
+            raise UnavailableError(
+                f"{self.storage.url} no longer holds attempt {self.attempt} of this run; bring "
+                "back the storage (is it mounted?)"
+            )
         if newest > self.attempt:
             raise ConflictError(
                 f"attempt {newest} has taken over the run in {self.storage.url} from this one "
@@ -135,8 +150,12 @@ class RemoteRun:
         seen = self._sign_of_life(attempt)
         if seen["holder"] == holder:
             return
-        seconds = min(seen["expires_unix_seconds"] - time.time(), seen["lease_seconds"])
-        if seconds > 0:
+        left = seen["expires_unix_seconds"] - time.time()
+        if seen["expires_unix_seconds"] == 0 or left < -10 * seen["lease_seconds"]:
+            return  # given back, or dead for so long that no clock can be that wrong
+        # Clocks differ: whoever is alive is seen to renew within this time.
+        seconds = min(max(left, seen["lease_seconds"] / 2), seen["lease_seconds"])
+        if seconds > 1:
             say(
                 f"attempt {attempt} on {seen['host']} may still write to {self.storage.url}; "
                 f"waiting {seconds:.0f} s for its lease to run out"
@@ -145,9 +164,9 @@ class RemoteRun:
         while time.monotonic() < end:
             time.sleep(min(0.2, max(end - time.monotonic(), 0)))
             if should_stop():
-                raise ConflictError("asked to stop while waiting for another writer's lease")
+                raise UnsavedError("asked to stop while waiting for another writer's lease")
         now = self._sign_of_life(attempt)
-        if now["expires_unix_seconds"] > max(seen["expires_unix_seconds"], time.time()):
+        if now["expires_unix_seconds"] not in {0, seen["expires_unix_seconds"]}:
             raise ConflictError(
                 f"attempt {attempt} on {now['host']} is writing to the run in {self.storage.url}; "
                 "wait for its end, or choose another --run_dir"
@@ -156,18 +175,27 @@ class RemoteRun:
     # Records
 
     def pull_record(self, run_dir: Path) -> None:
-        """Fetch `run.json` to a machine that has none of this run.
+        """Fetch `run.json` where the directory has none, or one with fewer attempts.
 
         Raises `DataError` where the storage holds another run than the directory.
         """
         try:
             content = self.storage.get(RECORD)
         except NotFoundError:
+            if self.steps():
+                raise DataError(
+                    f"{self.storage.url} has checkpoints but no {RECORD}; bring that file back"
+                ) from None
             return
         path = run_dir / RECORD
         if not path.exists():
             write_bytes(path, content)
-        elif json.loads(path.read_bytes())["run_id"] != json.loads(content)["run_id"]:
+            return
+        here, there = read_json(path), json.loads(content)
+        if here["run_id"] == there["run_id"]:
+            if len(here["attempts"]) < len(there["attempts"]):
+                write_bytes(path, content)
+        else:
             raise DataError(
                 f"{self.storage.url} and {run_dir} hold two different runs; choose another "
                 "--run_dir (its last part is the run's name in the storage)"
@@ -193,13 +221,13 @@ class RemoteRun:
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first."""
-        return sorted(step_of(stored.key) for stored in self.storage.list("commits/step-"))
+        keys = [stored.key for stored in self.storage.list("commits/step-")]
+        return sorted(step_of(key) for key in keys if re.fullmatch(r"commits/step-\d+\.json", key))
 
     def manifest(self, step: int) -> dict[str, Any]:
         """The manifest of a commit; raises `DataError` where it cannot be read."""
         manifest = self._get_json(f"commits/{step_name(step)}.json")
-        if missing := {"step", "directory", "files", "attempt"} - manifest.keys():
-            raise DataError(f"the manifest of step {step} has no {sorted(missing)[0]!r}")
+        check_manifest(manifest)
         return manifest
 
     def pull(self, step: int, store: CheckpointStore) -> Checkpoint:
@@ -219,15 +247,21 @@ class RemoteRun:
         manifest = checkpoint.manifest
         keys = {f"{manifest['directory']}/{name}": name for name in manifest["files"]}
         for key, name in keys.items():
-            num_bytes = manifest["files"][name]["bytes"]
-            if self.storage.num_bytes(key) != num_bytes:
+            if key not in self._sent:
                 self.storage.upload(checkpoint.directory / name, key)
-        for key, name in keys.items():  # what was acknowledged, is it there?
-            if self.storage.num_bytes(key) != manifest["files"][name]["bytes"]:
-                raise UnavailableError(f"{self.storage.url}/{key} did not arrive whole")
+                self._sent.add(key)
+        sizes = {key: manifest["files"][name]["bytes"] for key, name in keys.items()}
+        if missing := self._missing(sizes):  # what was acknowledged, is it there?
+            self._sent -= set(missing)
+            raise UnavailableError(f"{self.storage.url}/{missing[0]} did not arrive whole")
         self.assert_owned()
+        commit = f"commits/{step_name(checkpoint.step)}.json"
         try:
-            self._put_json(f"commits/{step_name(checkpoint.step)}.json", manifest, True)
+            self._put_json(commit, manifest, True)
+            if self._newest_attempt() > self.attempt and self._missing(sizes):
+                # Taken over in this very moment, by somebody who took the data for debris.
+                self.storage.delete([commit])
+            self.assert_owned()
         except AlreadyExistsError:
             if self.manifest(checkpoint.step)["files"] != manifest["files"]:
                 raise ConflictError(
@@ -235,28 +269,38 @@ class RemoteRun:
                     "with other content; start again to continue from there"
                 ) from None
         metrics = checkpoint.directory / METRICS
-        if metrics.exists():  # a view for people; the checkpoint's own copy is what counts
-            self.storage.put(METRICS, metrics.read_bytes())
+        if metrics.exists():
+            # A view for people, the checkpoint's own copy is what counts; the next one brings it.
+            with suppress(UnavailableError, CredentialsError):
+                self.storage.put(METRICS, metrics.read_bytes())
+
+    def _missing(self, sizes: Mapping[str, int]) -> list[str]:
+        return [key for key, size in sizes.items() if self.storage.num_bytes(key) != size]
 
     def discard(self, checkpoint: Checkpoint) -> None:
         """Delete what has arrived of a checkpoint that will not be committed."""
+        if checkpoint.step in self.steps():  # it was, and only the answer was lost
+            return
         stored = self.storage.list(f"{checkpoint.manifest['directory']}/")
+        self._sent -= {item.key for item in stored}
         self.storage.delete([item.key for item in stored])
 
     def set_aside(self, step: int) -> None:
         """No longer count a damaged checkpoint as one; its files stay, for a closer look."""
         name = f"{step_name(step)}.json"
-        self.storage.put(f"damaged/{name}", self.storage.get(f"commits/{name}"))
-        self.storage.delete([f"commits/{name}"])
+        with suppress(NotFoundError):  # pruned meanwhile
+            self.storage.put(f"damaged/{name}", self.storage.get(f"commits/{name}"))
+            self.storage.delete([f"commits/{name}"])
 
     def num_set_aside(self) -> int:
         """Checkpoints that were found damaged."""
         return len(self.storage.list("damaged/step-"))
 
-    def prune(self, retention: Retention) -> list[int]:
-        """Delete what retention does not ask for, never the newest two; the steps deleted."""
+    def prune(self, *retentions: Retention) -> list[int]:
+        """Delete what no retention asks for, never the newest two; the steps deleted."""
         steps = self.steps()
-        doomed = sorted(set(steps) - retention.retained(steps) - set(steps[-2:]))
+        kept = set(steps[-2:]).union(*(retention.retained(steps) for retention in retentions))
+        doomed = sorted(set(steps) - kept)
         for step in doomed:
             # The manifest first: data without one is debris, a manifest without data is damage.
             self.storage.delete([f"commits/{step_name(step)}.json"])

@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from smallbench.errors import (
@@ -26,7 +27,7 @@ from smallbench.train.remote import RemoteRun
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 
-TEMPORARY = (UnavailableError, CredentialsError, ConfigError, DataError)
+TEMPORARY = (UnavailableError, CredentialsError, ConfigError, DataError, OSError)
 """What may pass while a run goes on: servers return, keys are renewed, buckets are made again."""
 
 
@@ -43,7 +44,10 @@ class Uploader:
         self._remote, self._retention = remote, retention
         self._max_unsynced_seconds = max_unsynced_seconds
         self._changed = threading.Condition()
-        self._waiting: Checkpoint | None = None
+        self._waiting: list[Checkpoint] = []
+        self._unsynced_since: float | None = None
+        self.problem: SmallbenchError | None = None
+        """What the last try failed with; None after a success."""
         self._uploading: Checkpoint | None = None
         self._abandoned: list[Checkpoint] = []
         self._is_closed = False
@@ -52,7 +56,7 @@ class Uploader:
         self.upload_seconds = 0.0
         """Running average of what an upload takes; 0 before the first."""
         self._threads = [
-            threading.Thread(target=target, name=name, daemon=True)
+            threading.Thread(target=self._guard, args=(target,), name=name, daemon=True)
             for target, name in ((self._upload, "upload"), (self._keep_lease, "lease"))
         ]
 
@@ -74,15 +78,23 @@ class Uploader:
         self._threads[1].join(timeout=5)  # lest it renews a lease that was just given back
 
     def submit(self, checkpoint: Checkpoint) -> None:
-        """Upload it next; one that was still waiting is left out."""
+        """Upload it next; one that was still waiting is left out, unless it is kept for ever."""
         with self._changed:
-            self._waiting = checkpoint
+            self._waiting = [c for c in self._waiting if self._retention.is_for_ever(c.step)]
+            self._waiting.append(checkpoint)
+            if self._unsynced_since is None:
+                self._unsynced_since = time.monotonic()
             self._changed.notify_all()
 
     def is_in_use(self, step: int) -> bool:
         """Whether the local files of a step are still needed here."""
         with self._changed:
-            return any(c is not None and c.step == step for c in (self._waiting, self._uploading))
+            return any(c is not None and c.step == step for c in (*self._waiting, self._uploading))
+
+    def is_busy(self) -> bool:
+        """Whether an upload is under way."""
+        with self._changed:
+            return self._uploading is not None
 
     def drain(self, seconds: float) -> bool:
         """Wait until everything is committed; False where that takes longer than `seconds`."""
@@ -92,14 +104,21 @@ class Uploader:
                 timeout=min(max(seconds, 0), threading.TIMEOUT_MAX),
             )
 
+    def _guard(self, work: Callable[[], None]) -> None:
+        """A crash here ends the run too, instead of leaving it without a storage in silence."""
+        try:
+            work()
+        except BaseException as error:
+            self._fail(SmallbenchError(f"the thread beside the training crashed: {error!r}"))
+            raise
+
     def _upload(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._is_closed)
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
                 if self._is_closed:
                     return
-                self._uploading, self._waiting = self._waiting, None
-            assert self._uploading is not None
+                self._uploading = self._waiting.pop()  # the newest; others are kept for ever
             self._push(self._uploading)
             with self._changed:
                 self._uploading = None
@@ -107,30 +126,35 @@ class Uploader:
 
     def _push(self, checkpoint: Checkpoint) -> None:
         """Until it is committed, a newer one waits, or the run must end."""
-        begin, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+        pause, was_late = FIRST_PAUSE_SECONDS, False
         while True:
             start = time.monotonic()
             try:
                 self._remote.push(checkpoint)
-            except TEMPORARY as problem:
-                waited = time.monotonic() - begin
-                if waited > self._max_unsynced_seconds:
+            except TEMPORARY as error:
+                problem = self.problem = as_ours(error)
+                assert self._unsynced_since is not None
+                if start - self._unsynced_since > self._max_unsynced_seconds:
                     minutes = self._max_unsynced_seconds / 60
                     self._fail(
-                        UnavailableError(
+                        type(problem)(
                             f"nothing could be stored for over {minutes:g} minutes: {problem}; the "
                             "same command continues from the local disk"
                         )
                     )
                     return
+                was_late = True
                 say(f"step {checkpoint.step:,} is not stored yet, training goes on: {problem}")
                 with self._changed:
                     # Full jitter: many runs that wait for one server do not return together.
                     self._changed.wait(random.uniform(0, pause))  # noqa: S311
                     if self._is_closed:
                         return
-                    if self._waiting is not None:  # it is newer
-                        self._abandoned.append(checkpoint)
+                    if any(c.step > checkpoint.step for c in self._waiting):
+                        if self._retention.is_for_ever(checkpoint.step):
+                            self._waiting.insert(0, checkpoint)
+                        else:
+                            self._abandoned.append(checkpoint)
                         return
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
@@ -140,16 +164,21 @@ class Uploader:
             seconds = time.monotonic() - start
             average = self.upload_seconds
             self.upload_seconds = seconds if not average else 0.7 * average + 0.3 * seconds
-            self.committed_step = checkpoint.step
-            if time.monotonic() - begin - seconds > FIRST_PAUSE_SECONDS:
+            self.committed_step = max(self.committed_step, checkpoint.step)
+            with self._changed:
+                self._unsynced_since = time.monotonic() if self._waiting else None
+            self.problem = None
+            if was_late:
                 say(f"step {checkpoint.step:,} is stored")
             try:
                 while self._abandoned:
                     self._remote.discard(self._abandoned[-1])
                     self._abandoned.pop()
                 self._remote.prune(self._retention)
-            except SmallbenchError as problem:  # the next commit tries again
-                say(f"old checkpoints could not be deleted: {problem}")
+            except TEMPORARY as error:  # the next commit tries again
+                say(f"old checkpoints could not be deleted: {error}")
+            except SmallbenchError as error:
+                self._fail(error)
             return
 
     def _keep_lease(self) -> None:
@@ -172,6 +201,11 @@ class Uploader:
         with self._changed:
             self.failure = error
             self._changed.notify_all()
+
+
+def as_ours(error: Exception) -> SmallbenchError:
+    """The error, or one with an exit code for the system's."""
+    return error if isinstance(error, SmallbenchError) else UnavailableError(str(error))
 
 
 def say(text: str) -> None:

@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import shutil
 import threading
 import time
 
 import pytest
 import torch
 
-from smallbench.errors import ConflictError, DataError
+from smallbench.errors import ConflictError, DataError, UnavailableError
 from smallbench.storage.base import AlreadyExistsError, open_storage
 from smallbench.train.checkpoint import CheckpointStore, Retention, newest_of
 from smallbench.train.remote import Pulled, RemoteRun
+from smallbench.train.sync import Uploader
 from tests.train.test_checkpoint import save
 from tests.train.tiny import trainer
 
@@ -83,7 +85,7 @@ def test_of_many_that_start_at_once_one_owns_the_run(url):
 
 
 def test_a_living_owner_is_left_alone(url):
-    owner = remote_run(url, lease_seconds=1.0)
+    owner = remote_run(url, lease_seconds=2.0)
     owner.claim(holder="a")
     stop = threading.Event()
 
@@ -258,3 +260,82 @@ def test_an_attempt_is_created_once(url):
 
 def test_retention_is_a_value():
     assert dataclasses.replace(Retention(), keep_last=1).retained([1, 2]) == {2}
+
+
+def test_what_is_committed_is_never_discarded(url, tmp_path, made):
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
+    owner.push(checkpoint)
+    before = objects(url)
+    owner.discard(checkpoint)
+    assert objects(url) == before
+
+
+def test_known_damage_is_uploaded_again(url, tmp_path, made):
+    """Another machine set it aside; the one that has it whole commits it once more."""
+    first = remote_run(url)
+    first.claim(holder="a")
+    (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
+    first.push(checkpoint)
+    key = f"{checkpoint.manifest['directory']}/engine.pt"
+    first.storage.put(key, bytes(first.storage.num_bytes(key)))
+    first.set_aside(5)
+    again = remote_run(url)
+    again.claim(holder="a")
+    again.push(checkpoint)
+    assert newest_of([Pulled(again, keep_all(tmp_path / "b"))]).step == 5
+
+
+def test_a_storage_that_has_lost_the_run_gets_no_commit(url, tmp_path, made):
+    """An unmounted disk looks like an empty one."""
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
+    shutil.rmtree(tmp_path / "bucket")
+    with pytest.raises(UnavailableError, match="no longer holds attempt 1"):
+        owner.push(checkpoint)
+    assert owner.steps() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"directory": "/etc"},
+        {"directory": "checkpoints/../../x"},
+        {"files": {"../engine.pt": {"bytes": 1, "sha256": ""}}},
+    ],
+    ids=str,
+)
+def test_a_manifest_reaches_no_file_outside_its_checkpoint(url, tmp_path, made, change):
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
+    owner.push(checkpoint)
+    key = "commits/step-0000000005.json"
+    owner.storage.put(key, json.dumps({**checkpoint.manifest, **change}).encode())
+    with pytest.raises(DataError, match="the manifest names"):
+        owner.pull(5, keep_all(tmp_path / "b"))
+
+
+def test_what_is_kept_for_ever_is_stored_even_if_newer_ones_wait(url, tmp_path, made):
+    owner, retention = remote_run(url), Retention(keep_last=2, milestones=(10,))
+    owner.claim(holder="a")
+    uploader = Uploader(owner, retention, max_unsynced_seconds=60)
+    for checkpoint in committed(keep_all(tmp_path / "a"), made, 5, 10, 15, 20):
+        uploader.submit(checkpoint)
+    with uploader:
+        assert uploader.drain(30)
+    assert owner.steps() == [10, 20], "5 and 15 were passed over"
+    assert uploader.committed_step == 20
+
+
+def test_a_crash_beside_the_training_is_no_silence(url, tmp_path, made, monkeypatch):
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    monkeypatch.setattr(owner, "push", lambda checkpoint: 1 / 0)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    with Uploader(owner, Retention(), max_unsynced_seconds=60) as uploader:
+        uploader.submit(committed(keep_all(tmp_path / "a"), made, 5)[0])
+        assert uploader.drain(30)
+        assert "ZeroDivisionError" in str(uploader.failure)
