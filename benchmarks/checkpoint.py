@@ -39,7 +39,14 @@ from benchmarks.systems import LENGTH, trainer_of
 from smallbench.config import digest
 from smallbench.recipes import RECIPES
 from smallbench.storage.base import join, open_storage
-from smallbench.train.checkpoint import METRICS, Checkpoint, CheckpointStore, Retention, newest_of
+from smallbench.train.checkpoint import (
+    METRICS,
+    Checkpoint,
+    CheckpointStore,
+    Retention,
+    newest_of,
+    step_name,
+)
 from smallbench.train.config import PretrainConfig
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.remote import Pulled, RemoteRun
@@ -139,7 +146,7 @@ class Uploads:
         manifest = {
             **self._checkpoint.manifest,
             "step": step,
-            "directory": f"checkpoints/upload-{step}",
+            "directory": f"checkpoints/{step_name(step)}/attempt-0001",
         }
         checkpoint = replace(self._checkpoint, manifest=manifest)
         seconds = seconds_of(lambda: self.remote.push(checkpoint))

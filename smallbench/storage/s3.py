@@ -20,11 +20,13 @@ from smallbench.errors import ConfigError, CredentialsError, UnavailableError
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Stored
 from smallbench.storage.config import StorageConfig
 
-PART_BYTES = 32 << 20
-"""Size of a multipart upload's parts; smaller files travel in one request. S3 allows 10,000 parts,
-so that the largest file is 312 GiB."""
+PART_BYTES = 8 << 20
+"""Size of a multipart upload's parts; smaller files travel in one request. S3 allows 10,000 parts:
+boto3 takes larger ones for files over 78 GiB."""
 
-NUM_CONNECTIONS = 4
+NUM_CONNECTIONS = 10
+"""boto3's default, as the size of parts is: with 32 MiB on 4 connections uploads took up to a third
+longer, and twice as long where each connection is limited (docs/results.md)."""
 
 # A store that is silent is given up after 2 × 2 × 20 s at most (a download's part; all else 40 s).
 CONNECT_TIMEOUT_SECONDS = 10

@@ -258,10 +258,13 @@ class RemoteRun:
         commit = f"commits/{step_name(checkpoint.step)}.json"
         try:
             self._put_json(commit, manifest, True)
-            if self._newest_attempt() > self.attempt and self._missing(sizes):
-                # Taken over in this very moment, by somebody who took the data for debris.
-                self.storage.delete([commit])
-            self.assert_owned()
+            try:
+                self.assert_owned()
+            except ConflictError:
+                # Taken over in this very moment, perhaps by somebody to whom the data was debris.
+                if self._missing(sizes):
+                    self.storage.delete([commit])
+                raise
         except AlreadyExistsError:
             if self.manifest(checkpoint.step)["files"] != manifest["files"]:
                 raise ConflictError(
