@@ -38,8 +38,11 @@ def checkpoints_table(storage: Storage) -> str:
     """A line for each checkpoint, oldest first, and what else there is to know."""
     remote = RemoteRun(storage)
     lines = [f"{'step':>14}  {'attempt':>7}  {'size':>11}  {'tokens':>16}  committed"]
+    committed = remote.steps()
     for stored in storage.list("commits/step-"):
         step = step_of(stored.key)
+        if step not in committed or not stored.key.endswith(".json"):
+            continue  # set aside in the run's own directory
         try:
             manifest = remote.manifest(step)
         except DataError as error:
@@ -54,7 +57,8 @@ def checkpoints_table(storage: Storage) -> str:
         )
     if len(lines) == 1:
         lines.append("no checkpoint yet")
-    if count := remote.num_set_aside():
+    set_aside = [s for s in storage.list("commits/") if s.key.endswith(".damaged")]
+    if count := remote.num_set_aside() + len(set_aside):
         lines.append(f"{count} more found damaged and set aside")
     return "\n".join(lines)
 

@@ -49,6 +49,10 @@ def local(folder):
 def test_the_table_has_a_line_for_each_checkpoint(folder):
     lines = checkpoints_table(local(folder)).splitlines()
     assert [int(line.split()[0]) for line in lines[1:]] == STEPS
+    CheckpointStore(folder / "run").set_aside(4)
+    lines = checkpoints_table(local(folder)).splitlines()
+    assert [int(line.split()[0]) for line in lines[1:-1]] == [2, 6, 8]
+    assert lines[-1] == "1 more found damaged and set aside"
 
 
 def test_verifying_names_what_is_damaged(folder):
