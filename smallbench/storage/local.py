@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from smallbench.errors import ConfigError, CredentialsError, UnavailableError
@@ -99,7 +99,10 @@ class LocalStorage:
                 break
 
     def abort_uploads(self, prefix: str = "", *, older_than_seconds: float = 0) -> int:
-        """Delete what killed writers left; how many files there were."""
+        """Delete what killed writers left, directories that they had just emptied too.
+
+        How many files there were.
+        """
         count = 0
         with _explained(self.url):
             for path in list(self._root.rglob(f"*{TEMPORARY_MARK}*")):
@@ -112,6 +115,12 @@ class LocalStorage:
                         count += 1
                 except FileNotFoundError:  # its writer has just finished
                     continue
+            for folder, _, _ in os.walk(self._root, topdown=False, onerror=_unless_missing):
+                key = Path(folder).relative_to(self._root).as_posix()
+                if key != "." and key.startswith(prefix):
+                    # Not empty, or needed after all: its writer makes it again.
+                    with suppress(OSError):
+                        self._path(key).rmdir()
         return count
 
     def check(self) -> None:

@@ -241,6 +241,19 @@ def test_files_of_killed_writers_are_hidden_and_deleted(tmp_path: Path) -> None:
     assert keys(storage) == ["checkpoints/whole"]
 
 
+def test_directories_that_a_killed_delete_left_empty_go_with_the_debris(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    storage.put("checkpoints/whole/file", b"x")
+    (tmp_path / "checkpoints/emptied/attempt-0001").mkdir(parents=True)
+    storage.abort_uploads("commits/")
+    assert (tmp_path / "checkpoints/emptied/attempt-0001").exists()
+    storage.abort_uploads()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["whole"]
+    storage.delete(["checkpoints/whole/file"])
+    storage.abort_uploads()
+    assert tmp_path.is_dir()
+
+
 def test_without_hard_links_it_looks_and_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
