@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from smallbench.config import option, require
 from smallbench.errors import ConfigError
@@ -59,6 +60,18 @@ class TrainConfig:
         False,
         help="torch.compile the objective; needs a C++ compiler or Triton",
     )
+    engine: Literal["auto", "torch", "deepspeed"] = option(
+        "auto", help="what computes the steps; auto: torch unless something must be offloaded"
+    )
+    offload: Literal["auto", "none", "optimizer", "parameters"] = option(
+        "auto", help="what lies in the host's memory (ZeRO-Offload); auto: what the GPU needs"
+    )
+    zero_stage: int | None = option(
+        None, help="DeepSpeed's ZeRO stage 0 to 3; none: 2 with offload, 3 with the parameters'"
+    )
+    checkpoint_activations: bool = option(
+        False, help="keep each layer's input only and compute the rest again: less memory, slower"
+    )
     log_every_steps: int = 50
     eval_every_steps: int = option(5_000, help="held-out loss at this interval and at the end")
     num_eval_rows: int = option(2_048, help="held-out sequences that are evaluated")
@@ -89,11 +102,28 @@ class TrainConfig:
         require(self.rows_per_forward >= 1, "train.micro_batch_size", self.micro_batch_size, "1")
         require(self.max_steps >= 0, "train.max_steps", self.max_steps, "at least 0")
         require(self.seed >= 0, "train.seed", self.seed, "at least 0")
+        self._check_engine()
         if self.global_batch_size % self.rows_per_forward:
             raise ConfigError(
                 f"train.global_batch_size {self.global_batch_size} is not a multiple of "
                 f"train.micro_batch_size {self.micro_batch_size}"
             )
+
+    def _check_engine(self) -> None:
+        stage = self.zero_stage
+        require(stage in {None, 0, 1, 2, 3}, "train.zero_stage", stage, "0 to 3, or none")
+        if self.engine == "torch" and self.offload in {"optimizer", "parameters"}:
+            raise ConfigError(
+                f"train.offload {self.offload!r} needs train.engine deepspeed, not 'torch'"
+            )
+        needed = {"optimizer": {1, 2, 3}, "parameters": {3}}.get(self.offload)
+        if stage is not None and needed and stage not in needed:
+            stages = " or ".join(map(str, sorted(needed)))
+            raise ConfigError(
+                f"train.offload {self.offload!r} needs train.zero_stage {stages}, not {stage}"
+            )
+        if self.compile and self.engine == "deepspeed":
+            raise ConfigError("train.compile works with train.engine torch only; leave one out")
 
     @property
     def rows_per_forward(self) -> int:
@@ -168,6 +198,10 @@ RESUMABLE_KEYS = frozenset(
         "num_eval_rows",
         "save_every_steps",
         "micro_batch_size",
+        "engine",
+        "offload",
+        "zero_stage",
+        "checkpoint_activations",
         "max_nonfinite_steps",
     )
 )
