@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"smallbench.errors"},
     {"smallbench.registry"},
-    {"smallbench.config", "smallbench.batch", "smallbench.files"},
+    {"smallbench.config", "smallbench.batch", "smallbench.files", "smallbench.gpus"},
     {"smallbench.tracking", "smallbench.storage"},
     {"smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},

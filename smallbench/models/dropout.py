@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smallbench.models.paths import is_on_cpu
+
 LEVELS = 1 << 16
 """The probability is rounded to a multiple of 1 / LEVELS, and the scale follows the rounded one."""
 
@@ -25,8 +27,8 @@ def dropout(values: Tensor, probability: float) -> Tensor:
     """
     if probability == 0:
         return values
-    if values.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.dropout(values, probability)
+    if not is_on_cpu(values) or torch.compiler.is_compiling():
+        return F.dropout(values, p=probability)
     return values * draw_scaled_mask(values, probability)
 
 
