@@ -238,3 +238,11 @@ RESUMABLE_KEYS = frozenset(
 )
 """Keys that may change when a run continues: they decide what is looked at, kept and tolerated, not
 what is learned. (Another micro-batch sums in another order and draws dropout in another.)"""
+
+
+def resumable_keys(config: PretrainConfig) -> frozenset[str]:
+    """Keys that may change when a run of `config` continues.
+
+    Hours may, where they only end the run.
+    """
+    return RESUMABLE_KEYS | ({"train.max_hours"} if config.schedule.along == "steps" else set())

@@ -224,7 +224,15 @@ def _take_place(
     if not (run_dir / "tokenizer").exists():
         verify_shards(data)
         copy_directory(data / "tokenizer", run_dir / "tokenizer")
-    add_attempt(run_dir, record, attempt, device=setup.device, precision=setup.precision)
+    add_attempt(
+        run_dir,
+        record,
+        attempt,
+        device=setup.device,
+        precision=setup.precision,
+        engine=asdict(setup.choice),
+        num_processes=setup.processes.size,
+    )
     if remote and uploader:
         remote.push_record(run_dir)
         uploader.committed_step = max(remote.steps(), default=0)
@@ -454,6 +462,7 @@ class _Run:
         self._save()
         self._drain(60 * setup.durability.final_sync_minutes, setup.should_stop, setup.seconds_left)
         if self.processes.is_first:
+            self._say_what_is_left()
             # Last, and only for looks: nothing that the run is worth hangs on it.
             plot_loss(self.run_dir / METRICS, self.run_dir / "loss.png", title=c.recipe)
 
@@ -479,6 +488,16 @@ class _Run:
             return []
         failure = lambda: self.uploader.failure if self.uploader else None  # noqa: E731
         return [Heartbeat(self.run_dir / "heartbeat.json"), EndWith(failure, self._save)]
+
+    def _say_what_is_left(self) -> None:
+        """Where hours ended a run whose schedule runs along steps."""
+        if self.progress.step < self.budget.max_steps < math.inf:
+            print(
+                f"{self.config.train.max_hours:g} hours are used up at step "
+                f"{self.progress.step:,}{self._of_steps()}, where the learning rate has not come "
+                "down yet; with a larger --max_hours the same command goes on",
+                file=sys.stderr,
+            )
 
     def _of_steps(self) -> str:
         """The end, for people: ` of 1,000`; nothing where hours count."""
