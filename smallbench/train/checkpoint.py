@@ -35,7 +35,8 @@ from smallbench.files import (
     write_bytes,
     write_json,
 )
-from smallbench.train.randomness import random_state, restore_random_state
+from smallbench.train.randomness import restore_random_state
+from smallbench.train.weights import load_distinct
 
 SCHEMA_VERSION = 1
 
@@ -101,24 +102,21 @@ class Checkpoint:
         )
         return state
 
-    def restore_random_state(self) -> None:
-        """Put back PyTorch's generators (dropout draws from them)."""
-        restore_random_state(load_file(self.directory / "random.safetensors"))
+    def restore_random_state(self, rank: int = 0) -> None:
+        """Put back the generators of process `rank` (dropout draws from them).
+
+        One that was not there when the checkpoint was written keeps its own.
+        """
+        states: dict[str, Tensor] = load_file(self.directory / "random.safetensors")
+        prefix = random_prefix(rank)
+        own = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
+        if own:
+            restore_random_state(own)
 
 
-def distinct_state(module: nn.Module) -> dict[str, Tensor]:
-    """Weights by name, one that several parts share under its first name alone."""
-    first = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
-    state = module.state_dict()
-    return {name: state[name].contiguous() for name in first if name in state}
-
-
-def load_distinct(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """The inverse of `distinct_state`; raises `RuntimeError` where names or shapes do not fit."""
-    names = distinct_state(module).keys()
-    if names != state.keys():
-        raise RuntimeError(f"weights {sorted(names ^ state.keys())} are on one side only")
-    module.load_state_dict(dict(state), strict=False)
+def random_prefix(rank: int) -> str:
+    """What the names of a process's generators begin with."""
+    return f"process-{rank}."
 
 
 class CheckpointStore:
@@ -147,21 +145,31 @@ class CheckpointStore:
         return sorted(step_of(p.name) for p in self._commits.glob("step-*.json"))
 
     def save(
-        self, module: nn.Module, engine_state: Mapping[str, Any], manifest: Mapping[str, Any]
+        self,
+        weights: Mapping[str, Tensor],
+        engine_state: Mapping[str, Any],
+        random_states: Sequence[Mapping[str, Tensor]],
+        manifest: Mapping[str, Any],
     ) -> Checkpoint:
         """Write and commit the checkpoint of `manifest["step"]`; then prune older ones.
 
-        Raises `UnavailableError` where the disk is full, and leaves no part of it.
+        `random_states` are each process's generators. Raises `UnavailableError` where the disk is
+        full, and leaves no part of it.
         """
         step = int(manifest["step"])
         if step in self.steps():
             return self._verified(self._commit(step), hashes=False)
         final = self._data / step_name(step) / f"attempt-{self._attempt:04d}"
         with self._new_directory(final) as temporary:
-            save_file(distinct_state(module), temporary / "module.safetensors")
+            save_file(dict(weights), temporary / "module.safetensors")
             with (temporary / "engine.pt").open("wb") as stream:
                 torch.save(dict(engine_state), stream)
-            save_file(random_state(), temporary / "random.safetensors")
+            generators = {
+                random_prefix(rank) + name: state
+                for rank, states in enumerate(random_states)
+                for name, state in states.items()
+            }
+            save_file(generators, temporary / "random.safetensors")
             metrics = self.run_dir / METRICS
             if metrics.exists():
                 shutil.copyfile(metrics, temporary / METRICS)

@@ -34,13 +34,26 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Linear warm-up, then linear decay to zero at the last step."""
+    """Linear warm-up, then linear decay to zero at the end of the run."""
 
-    warmup_fraction: float = option(0.01, help="part of the steps in which the rate rises")
+    along: Literal["steps", "hours"] = option(
+        "steps",
+        help="what a run goes along: the steps to max_steps, or the hours to max_hours",
+    )
+    warmup_fraction: float = option(0.01, help="part of the run in which the rate rises")
+    initial_batch_size: int | None = option(
+        None, help="sequences per step at the start, up to train.global_batch_size; none: no ramp"
+    )
+    # Geiping & Goldstein 2022, "Cramming", §4.3: over 60 % of the budget.
+    batch_ramp_fraction: float = option(0.6, help="part of the run in which the batch grows")
 
     def __post_init__(self) -> None:
         key = "schedule.warmup_fraction"
         require(0 <= self.warmup_fraction < 1, key, self.warmup_fraction, "at least 0, under 1")
+        key, size = "schedule.initial_batch_size", self.initial_batch_size
+        require(size is None or size >= 1, key, size, "at least 1, or none")
+        key = "schedule.batch_ramp_fraction"
+        require(0 < self.batch_ramp_fraction <= 1, key, self.batch_ramp_fraction, "over 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,11 @@ class TrainConfig:
     """How long, how much at once, in which numbers, and how often to look and to save."""
 
     max_steps: int = option(1_000_000, help="optimizer steps; the schedule ends there")
+    max_hours: float | None = option(
+        None,
+        help="hours in steps, over all restarts: the run ends there, and with schedule.along=hours "
+        "its schedule does",
+    )
     global_batch_size: int = option(128, help="sequences per optimizer step")
     micro_batch_size: int | None = option(
         None, help="sequences per forward pass; none: the whole global batch"
@@ -101,6 +119,8 @@ class TrainConfig:
         require(min(self.milestones, default=1) >= 1, "train.milestones", self.milestones, "over 0")
         require(self.rows_per_forward >= 1, "train.micro_batch_size", self.micro_batch_size, "1")
         require(self.max_steps >= 0, "train.max_steps", self.max_steps, "at least 0")
+        hours = self.max_hours
+        require(hours is None or hours > 0, "train.max_hours", hours, "over 0, or none")
         require(self.seed >= 0, "train.seed", self.seed, "at least 0")
         self._check_engine()
         if self.global_batch_size % self.rows_per_forward:
@@ -182,6 +202,17 @@ class PretrainConfig:
                 f"objective.two_segment_fraction {segments} needs two segments, but "
                 f"model.architecture {self.model.architecture!r} has none; set it to 0"
             )
+        if self.schedule.along == "hours" and self.train.max_hours is None:
+            raise ConfigError(
+                "schedule.along 'hours' needs train.max_hours; set it, or leave schedule.along out"
+            )
+        first, size = self.schedule.initial_batch_size, self.train.rows_per_forward
+        if first is not None and (first % size or first > self.train.global_batch_size):
+            raise ConfigError(
+                f"schedule.initial_batch_size {first} must be a multiple of train.micro_batch_size "
+                f"{size} (set that too) and at most train.global_batch_size "
+                f"{self.train.global_batch_size}"
+            )
         if isinstance(self.objective, ReplacedTokenConfig):
             self.model.narrowed(self.objective.generator_width)  # raises where that cannot be
 
@@ -207,3 +238,11 @@ RESUMABLE_KEYS = frozenset(
 )
 """Keys that may change when a run continues: they decide what is looked at, kept and tolerated, not
 what is learned. (Another micro-batch sums in another order and draws dropout in another.)"""
+
+
+def resumable_keys(config: PretrainConfig) -> frozenset[str]:
+    """Keys that may change when a run of `config` continues.
+
+    Hours may, where they only end the run.
+    """
+    return RESUMABLE_KEYS | ({"train.max_hours"} if config.schedule.along == "steps" else set())

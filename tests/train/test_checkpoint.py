@@ -9,6 +9,8 @@ import torch
 from smallbench.errors import DataError, UnavailableError
 from smallbench.train import checkpoint as module
 from smallbench.train.checkpoint import CheckpointStore, Retention
+from smallbench.train.engine import MOMENTS
+from smallbench.train.randomness import random_state
 from tests.train.tiny import trainer
 
 
@@ -20,7 +22,7 @@ def made():
 def save(store, made, step):
     made.progress.step = step
     manifest = {"step": step, "progress": made.progress.state_dict()}
-    store.save(made.objective, made.engine.state_dict(), manifest)
+    store.save(made.engine.weights(), made.engine.state_dict(), [random_state()], manifest)
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path, made):
@@ -37,9 +39,11 @@ def test_what_is_saved_is_what_is_loaded(tmp_path, made):
     for name, tensor in made.objective.state_dict().items():
         assert torch.equal(other.objective.state_dict()[name], tensor)
     a, b = made.engine.state_dict(), other.engine.state_dict()
-    for key, state in a["optimizer"]["state"].items():
-        for name, tensor in state.items():
-            assert torch.equal(b["optimizer"]["state"][key][name], tensor)
+    assert a["optimizer"]["num_steps"] == b["optimizer"]["num_steps"] == 2
+    for moment in MOMENTS:
+        assert a["optimizer"][moment].keys() == made.engine.weights().keys()
+        for name, tensor in a["optimizer"][moment].items():
+            assert torch.equal(b["optimizer"][moment][name], tensor)
     loaded.restore_random_state()
     assert torch.equal(torch.get_rng_state(), saved)
     assert not torch.equal(random_before, saved)
