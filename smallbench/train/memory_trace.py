@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -147,12 +148,9 @@ class StepTracer:
         self._fake, self._memory = FakeTensorMode(), LiveBytes()
         self._optimizer: torch.optim.Optimizer | None = None
         with self._tracing():
-            objective = OBJECTIVES[config.objective.objective]
             torch.set_default_dtype(self._dtype if offloaded else torch.float32)
             try:  # converting a module afterwards fails on fake tensors
-                self.objective: Any = objective(
-                    config.objective, config.model, stand_in_vocabulary(config)
-                )
+                self.objective = build_objective(config)
             finally:
                 torch.set_default_dtype(torch.float32)
             self.objective.train()
@@ -209,13 +207,10 @@ class StepTracer:
 
     def sample(self, num_rows: int, *, is_padded: bool) -> Batch:
         """A micro-batch of random rows, all of them full, or one of them not."""
-        config, generator = self._config, np.random.default_rng(0)
-        vocabulary = self.objective.vocabulary
-        first = max(vocabulary.special_ids) + 1
-        ids_BL = generator.integers(first, vocabulary.size, (num_rows, config.sequence_length))
-        ids_BL[:, 0], ids_BL[:, -1] = vocabulary.cls_id, vocabulary.sep_id
+        generator = np.random.default_rng(0)
+        ids_BL = random_rows(self._config, num_rows, generator)
         if is_padded:
-            ids_BL[0, -2:] = vocabulary.sep_id, vocabulary.pad_id
+            ids_BL[0, -1] = self.objective.vocabulary.pad_id
         [batch] = self.objective.micro_batches(self.objective.corrupt(ids_BL, generator), num_rows)
         assert isinstance(batch, Batch)
         return batch
@@ -250,6 +245,23 @@ def stand_in_vocabulary(config: PretrainConfig) -> Vocabulary:
     return Vocabulary(
         size=size, pad_id=0, cls_id=1, sep_id=2, mask_id=3, special_ids=tuple(range(5))
     )
+
+
+def build_objective(config: PretrainConfig) -> Any:
+    """The configuration's objective with its model, and a stand-in for the vocabulary."""
+    objective = OBJECTIVES[config.objective.objective]
+    return objective(config.objective, config.model, stand_in_vocabulary(config))
+
+
+def random_rows(
+    config: PretrainConfig, num_rows: int, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Full rows of ordinary tokens, between the special ones, [num_rows, L]."""
+    vocabulary = stand_in_vocabulary(config)
+    first, shape = len(vocabulary.special_ids), (num_rows, config.sequence_length)
+    ids_BL = generator.integers(first, vocabulary.size, shape)
+    ids_BL[:, 0], ids_BL[:, -1] = vocabulary.cls_id, vocabulary.sep_id
+    return ids_BL
 
 
 def _drop_gradient(parameter: Tensor) -> None:
