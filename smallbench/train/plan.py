@@ -73,9 +73,14 @@ class Memory:
     """In the host's memory, where something is offloaded."""
 
     @property
+    def fixed(self) -> int:
+        """What no smaller micro-batch saves."""
+        return self.weights + self.gradients + self.states
+
+    @property
     def label(self) -> str:
         """For people."""
-        name = self.engine if self.offload == "none" else f"deepspeed, {self.offload} offloaded"
+        name = self.engine if self.offload == "none" else f"{self.offload} offloaded"
         return name + (", recomputing" if self.checkpoint_activations else "")
 
 
@@ -184,7 +189,7 @@ class Planner:
         """
         rows, whole = self.config.train.rows_per_forward, self.config.train.global_batch_size
         memory = self.memory(choice, rows)
-        if memory.weights + memory.gradients + memory.states > limit:
+        if memory.fixed > limit:
             return 0
         slope = (self.memory(choice, 2 * rows).peak - memory.peak) / rows
         return max(0, min(whole, rows + int((limit - memory.peak) // slope)))
@@ -239,6 +244,8 @@ def decide(planner: Planner, choices: Sequence[Choice], limit: int) -> Decision 
     best: Decision | None = None
     for choice in choices:
         rows: int | None = config.train.rows_per_forward
+        if planner.memory(choice, config.train.rows_per_forward).fixed > limit:
+            continue
         while rows is not None and planner.memory(choice, rows).peak > limit:
             rows = smaller(rows)
         if rows is None:

@@ -33,15 +33,15 @@ def resident_bytes(field: str) -> int:
     return 1024 * int(found[1])
 
 
-def train(config, choice, *, num_steps):
+def train(config, choice, *, num_steps, device=CPU):
     """Losses of `num_steps` steps, and seconds."""
     objective = build_objective(config)
     checkpoint_activations(objective, config.train.checkpoint_activations)
     micro, whole = config.train.rows_per_forward, config.train.global_batch_size
     engine = build_engine(
-        choice, objective, config.optim, device=CPU,
-        precision=choose_precision(config.train.precision, CPU),
-        processes=join_processes(CPU, needs_group=choice.engine == "deepspeed"),
+        choice, objective, config.optim, device=device,
+        precision=choose_precision(config.train.precision, device),
+        processes=join_processes(device, needs_group=choice.engine == "deepspeed"),
         micro_batch_size=micro,
     )  # fmt: skip
     source = CorruptedRows(
