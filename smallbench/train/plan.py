@@ -221,10 +221,11 @@ def choices_of(config: PretrainConfig, *, may_recompute: bool = False) -> list[C
     `may_recompute` offers recomputed activations also where they were not asked for.
     """
     train, found = config.train, []
+    asked = train.checkpoint_activations
     for engine, recompute in CHOICES:
         if train.offload not in {"auto", engine.offload}:
             continue
-        if recompute < train.checkpoint_activations or recompute > (may_recompute or train.checkpoint_activations):
+        if recompute != asked and not (recompute and may_recompute):
             continue
         try:  # the configuration knows what fits together
             changed = replace(train, offload=engine.offload)

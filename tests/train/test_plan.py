@@ -146,7 +146,7 @@ def test_what_the_configuration_says_stands(values, engine):
 
 def test_no_room_is_a_sentence():
     config = recipe_of("bert-tiny", train__offload="none")
-    with pytest.raises(UnavailableError, match="one row at a time takes .* GiB of the device"):
+    with pytest.raises(UnavailableError, match=r"one row at a time takes .* GiB of the device"):
         choose(config, device_type="cuda", precision="fp16", memory_bytes=10_000_000)
 
 
