@@ -19,11 +19,11 @@ from typing import Literal
 from jobs.base import Job
 from smallbench.config import Location, option, require
 from smallbench.recipes import RECIPES
-from smallbench.train.config import DurabilityConfig, PretrainConfig
+from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DurabilityConfig):
+class Options(DurabilityConfig, AccountingConfig):
     """Flags of `smallbench pretrain`."""
 
     recipe: str = option(help="name of a recipe; 'smallbench recipes' lists them")
@@ -54,7 +54,8 @@ class Options(DurabilityConfig):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        DurabilityConfig.__post_init__(self)
+        AccountingConfig.__post_init__(self)
         for name in ("deadline_hours", "grace_seconds"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "over 0, or none")
@@ -83,6 +84,7 @@ def run(options: Options, config: PretrainConfig) -> None:
             run_dir=options.run_dir,
             resume=options.resume,
             durability=options,
+            accounting=options,
             should_stop=stop,
             seconds_left=stop.seconds_left,
         )

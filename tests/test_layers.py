@@ -36,6 +36,9 @@ ONLY_IN = {
     "boto3": "smallbench.storage.s3",
     "botocore": "smallbench.storage.s3",
     "wandb": "smallbench.tracking.wandb",
+    "deepspeed": "smallbench.train.deepspeed_engine",
+    "pynvml": "smallbench.train.usage",
+    "codecarbon": "smallbench.train.usage",
 }
 
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "matplotlib", "fire")

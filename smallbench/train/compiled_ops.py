@@ -3,8 +3,9 @@
 PyTorch marks a build that is under way with a file, and a build that was killed leaves that file
 behind: every later process then waits for it without end. Here one lock that dies with its holder
 stands before the build, so whoever holds it knows that such a file is a dead process's. The place
-belongs to the user, not to the run: an op is compiled once for a machine's kind of CPU, not once a
-run (`-march=native` makes code that another CPU dies of).
+belongs to the user, not to the run: an op is compiled once for an environment and a kind of CPU,
+not once a run. (`-march=native` makes code that another CPU dies of, and another environment's
+paths in the compiler's command are a reason for ninja to begin anew.)
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ TORCH_LOCK = "lock"  # torch.utils.cpp_extension's FileBaton
 
 
 def ops_directory() -> Path:
-    """`TORCH_EXTENSIONS_DIR`, or a folder of the cache for this torch, Python and kind of CPU."""
+    """`TORCH_EXTENSIONS_DIR`, or a folder of the cache for this environment and kind of CPU."""
     if VARIABLE in os.environ:
         return Path(os.environ[VARIABLE])
-    kind = "\n".join([torch.__version__, sys.version, platform.machine(), *sorted(cpu_flags())])
+    environment = [torch.__version__, torch.__file__, sys.version, platform.machine()]
+    kind = "\n".join([*environment, *sorted(cpu_flags())])
     cache = os.environ.get("SMALLBENCH_CACHE") or Path.home() / ".cache" / "smallbench"
     return Path(cache) / "torch_extensions" / hashlib.sha256(kind.encode()).hexdigest()[:16]
 

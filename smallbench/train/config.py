@@ -177,6 +177,22 @@ class DurabilityConfig(StorageConfig):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AccountingConfig:
+    """How it is counted what a run uses up."""
+
+    energy: Literal["auto", "nvml", "codecarbon", "tdp", "none"] = option(
+        "auto", help="how energy is counted; auto: the GPU's counter, or an estimate by its TDP"
+    )
+    price_per_hour: float | None = option(
+        None, help="of the machine, in any currency: what the run costs, over all restarts"
+    )
+
+    def __post_init__(self) -> None:
+        price = self.price_per_hour
+        require(price is None or price >= 0, "price_per_hour", price, "at least 0, or none")
+
+
 @dataclass(frozen=True)
 class PretrainConfig:
     """Everything that decides what a pretraining run computes; a recipe is one of these."""

@@ -59,7 +59,7 @@ from smallbench.train.checkpoint import (
     newest_of,
     restore_metrics,
 )
-from smallbench.train.config import DurabilityConfig, PretrainConfig
+from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 from smallbench.train.engines import EngineChoice, build_engine, choose_engine
 from smallbench.train.memory import MemoryExhaustedError
 from smallbench.train.precision import (
@@ -70,11 +70,18 @@ from smallbench.train.precision import (
 )
 from smallbench.train.processes import Processes, join_processes, local_device
 from smallbench.train.randomness import random_state
-from smallbench.train.record import add_attempt, holder_of, next_attempt, open_record
+from smallbench.train.record import (
+    add_attempt,
+    holder_of,
+    next_attempt,
+    open_record,
+    write_summary,
+)
 from smallbench.train.remote import Pulled, RemoteRun
 from smallbench.train.schedule import linear_decay, ramped_batch_size
 from smallbench.train.sync import Uploader, say
 from smallbench.train.trainer import Callback, Progress, Trainer
+from smallbench.train.usage import UsageMeter, open_meter, summary
 
 Resume = Literal["allow", "must", "never"]
 
@@ -99,6 +106,7 @@ def pretrain(
     run_dir: Path,
     resume: Resume = "allow",
     durability: DurabilityConfig | None = None,
+    accounting: AccountingConfig | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> None:
@@ -128,6 +136,7 @@ def pretrain(
         choice=choice,
         processes=processes,
         durability=durability or DurabilityConfig(),
+        accounting=accounting or AccountingConfig(),
         should_stop=should_stop,
         seconds_left=seconds_left,
     )
@@ -155,6 +164,7 @@ class _Setup:
     choice: EngineChoice
     processes: Processes
     durability: DurabilityConfig
+    accounting: AccountingConfig
     should_stop: Callable[[], bool]
     seconds_left: Callable[[], float]
 
@@ -415,6 +425,8 @@ class _Run:
         first_step = self.progress.step
         trackers = self._open_trackers(checkpoint) if self.processes.is_first else []
         peak_flops = matrix_peak_flops(setup.device, setup.precision) * self.processes.size
+        self.peak_flops = peak_flops
+        self.usage = self._open_usage()
         self.log = LogTraining(
             trackers,
             every_steps=c.train.log_every_steps,
@@ -422,7 +434,7 @@ class _Run:
             peak_flops=peak_flops,
             progress=self.progress,
             pending=pending,
-            also=self._sync_lag,
+            also=self._other_fields,
         )
         evaluation = self._held_out_loss(trackers)
         if checkpoint is None:
@@ -557,11 +569,26 @@ class _Run:
         if self.uploader.failure:
             raise self.uploader.failure
 
-    def _sync_lag(self, progress: Progress) -> Mapping[str, float]:
-        """Steps that a machine with an empty disk would have to repeat."""
-        if self.uploader is None:
-            return {}
-        return {"sync_lag_steps": progress.step - self.uploader.committed_step}
+    def _other_fields(self, progress: Progress) -> Mapping[str, Any]:
+        """What the run has used up, and the steps that an emptied disk would cost."""
+        fields: dict[str, Any] = {"train_flops": progress.train_flops}
+        used = self.usage.update(progress) if self.usage else {}
+        fields |= {name: value for name, value in used.items() if name != "energy_method"}
+        if self.uploader:
+            fields["sync_lag_steps"] = progress.step - self.uploader.committed_step
+        return fields
+
+    def _open_usage(self) -> UsageMeter | None:
+        setup, accounting = self.setup, self.setup.accounting
+        if not self.processes.is_first:
+            return None
+        return UsageMeter(
+            self.progress,
+            open_meter(accounting.energy, setup.device, self.processes.size),
+            device=setup.device,
+            processes=self.processes,
+            price_per_hour=accounting.price_per_hour,
+        )
 
     def _learning_rate(self, step: int) -> float:
         c, budget = self.config, self.budget
@@ -626,6 +653,8 @@ class _Run:
         generators = self.processes.gathered(random_state())
         if not self.processes.is_first:
             return
+        assert self.usage is not None
+        self.usage.update(self.progress)
         self.metrics.sync()  # a checkpoint's step must find its records again
         is_new = self.progress.step not in self.store.steps()
         checkpoint = self.store.save(
@@ -643,6 +672,7 @@ class _Run:
                 "micro_batch": {"asked": self._asked_rows(), "size": self.num_rows},
             },
         )
+        write_summary(self.run_dir, summary(self.progress, peak_flops=self.peak_flops))
         if not is_new:
             return
         seconds, average = time.perf_counter() - start, self.save_seconds

@@ -108,6 +108,12 @@ def add_attempt(
     write_json(run_dir / RECORD_NAME, record)
 
 
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Put what the run has come to into its record."""
+    record = read_json(run_dir / RECORD_NAME)
+    write_json(run_dir / RECORD_NAME, record | {"summary": dict(summary)})
+
+
 def holder_of(run_dir: Path) -> str:
     """A name of this run directory, drawn once: who holds its lock is the only one to bear it."""
     path = run_dir / "holder"

@@ -41,6 +41,10 @@ TIMES = {
     "eta_seconds",
     "eval_seconds",
     "sync_lag_steps",
+    "wall_seconds",
+    "gpu_active_seconds",
+    "energy_kwh",
+    "cost",
 }
 
 
