@@ -15,7 +15,7 @@ class Job:
     annotation. `words` names the options that bare words set, in order (`pretrain RECIPE`). Where
     `config` is given, it maps the options to a base configuration whose keys the flags
     `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument. `shortcuts` maps
-    an option to the configuration key that it sets. `prints_config` is False where a job's output is
+    an option to the configuration key that it sets. `prints_config` is False where the output is
     an answer to read or parse, not a run to log. `examples` are whole command lines; `--help`
     shows them, and a test parses each.
     """

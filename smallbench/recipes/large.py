@@ -7,7 +7,6 @@ from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import recipe
 from smallbench.train.config import OptimConfig, PretrainConfig, ScheduleConfig, TrainConfig
 
-
 BERT_OPTIM = OptimConfig(
     learning_rate=1e-4,  # appendix A.2, as the next two
     beta2=0.999,

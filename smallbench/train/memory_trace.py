@@ -39,11 +39,11 @@ from smallbench.train.precision import DTYPES
 from smallbench.train.trainer import count_targets, weigh
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that operations inside return, until they are freed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -187,7 +187,7 @@ class StepTracer:
             share = weigh(self.objective, sums, totals)
             activations = memory.live - before
             # Not `share.backward()`, which suspends the function mode that checkpointing needs.
-            torch.autograd.Variable._execution_engine.run_backward(  # type: ignore[attr-defined]
+            torch.autograd.Variable._execution_engine.run_backward(
                 (share,), (torch.ones_like(share),), False, False, (),
                 allow_unreachable=True, accumulate_grad=True,
             )  # fmt: skip
