@@ -19,7 +19,8 @@ BERT_OPTIM = OptimConfig(
 @recipe(
     parameters="109.5M",
     source="BERT-Base (Devlin et al. 2019, arXiv 1810.04805)",
-    budget="1M steps of 256 x 128 tokens (32.8B tokens); weeks on one 16 GB GPU, not measured",
+    budget="1M steps of 256 x 128 tokens (32.8B tokens); 5.5 days of a V100 at an MFU of 30 %, "
+    "planned, not measured",
     expected="not measured; its paper reports a GLUE test average of 79.6 with WNLI left out",
 )
 def bert_base() -> PretrainConfig:
@@ -51,7 +52,8 @@ def bert_base() -> PretrainConfig:
 @recipe(
     parameters="335.2M",
     source="BERT-Large (Devlin et al. 2019, arXiv 1810.04805)",
-    budget="1M steps of 256 x 128 tokens (32.8B tokens); months on one 16 GB GPU, not measured",
+    budget="1M steps of 256 x 128 tokens (32.8B tokens); 19 days of a V100 at an MFU of 30 %, "
+    "planned, not measured",
     expected="not measured; its paper reports a GLUE test average of 82.1 with WNLI left out",
 )
 def bert_large() -> PretrainConfig:
@@ -90,8 +92,8 @@ DEBERTA_OPTIM = OptimConfig(
 @recipe(
     parameters="758.9M",
     source="DeBERTa-XLarge (He et al. 2021, arXiv 2006.03654; microsoft/deberta-xlarge)",
-    budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); months on one 16 GB GPU, not "
-    "measured",
+    budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); 4.1 days of a V100 at an MFU of 30 % "
+    "less recomputation, planned, not measured",
     expected="not measured",
 )
 def deberta_xlarge() -> PretrainConfig:
@@ -99,8 +101,9 @@ def deberta_xlarge() -> PretrainConfig:
 
     Prepare its corpus with `--tokenizer=bpe --vocab_size=50265`. Batch and optimizer are the
     paper's of its largest model; the number of steps is ours. Weights, gradients and Adam's states
-    take 11.3 GiB of a card; activations are recomputed for what they leave. Differences as in deberta-small: no
-    enhanced mask decoder, rows of 128 tokens (the paper's have 512).
+    take 11.3 GiB of a card; activations are recomputed for what they leave.
+    Differences as in deberta-small: no enhanced mask decoder, rows of 128 tokens (the paper's have
+    512).
     """
     return PretrainConfig(
         recipe="deberta-xlarge",
@@ -126,8 +129,8 @@ def deberta_xlarge() -> PretrainConfig:
 @recipe(
     parameters="1527.8M",
     source="this project; the shape is GPT-2 XL's (Radford et al. 2019): 48 layers of 1,600",
-    budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); months on one 16 GB GPU, not "
-    "measured",
+    budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); 9.7 days of a V100 at an MFU of 30 % "
+    "less recomputation and without the host's part, planned, not measured",
     expected="not measured; it is here to show what fits",
 )
 def bert_1_5b() -> PretrainConfig:
