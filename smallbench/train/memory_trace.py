@@ -134,9 +134,9 @@ class StepMemory:
 class StepTracer:
     """Traces steps of a configuration on a device of `device_type` in a precision.
 
-    The model is built once; `objective` can be asked for its parameters and FLOPs. `drop_gradients`
-    frees each gradient as soon as it is there, as an engine does that carries it to the host; such
-    an engine has no states on the device and holds the weights in the precision itself.
+    The model is built once; `objective` can be asked for its parameters and FLOPs. Where it is
+    `offloaded`, weights are in the precision itself, a gradient is gone as soon as it is there
+    (carried to the host), and the optimizer's states are elsewhere.
     """
 
     def __init__(
@@ -148,11 +148,12 @@ class StepTracer:
         self._fake, self._memory = FakeTensorMode(), LiveBytes()
         self._optimizer: torch.optim.Optimizer | None = None
         with self._tracing():
+            usual = torch.get_default_dtype()
             torch.set_default_dtype(self._dtype if offloaded else torch.float32)
             try:  # converting a module afterwards fails on fake tensors
-                self.objective = build_objective(config)
+                self.objective = stand_in_objective(config)
             finally:
-                torch.set_default_dtype(torch.float32)
+                torch.set_default_dtype(usual)
             self.objective.train()
             if offloaded:
                 for parameter in self.objective.parameters():
@@ -247,7 +248,7 @@ def stand_in_vocabulary(config: PretrainConfig) -> Vocabulary:
     )
 
 
-def build_objective(config: PretrainConfig) -> Any:
+def stand_in_objective(config: PretrainConfig) -> Any:
     """The configuration's objective with its model, and a stand-in for the vocabulary."""
     objective = OBJECTIVES[config.objective.objective]
     return objective(config.objective, config.model, stand_in_vocabulary(config))

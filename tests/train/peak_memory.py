@@ -20,7 +20,7 @@ from smallbench.recipes import RECIPES
 from smallbench.train.batches import CorruptedRows
 from smallbench.train.budget import Budget
 from smallbench.train.engines import EngineChoice, build_engine
-from smallbench.train.memory_trace import build_objective, random_rows
+from smallbench.train.memory_trace import random_rows, stand_in_objective
 from smallbench.train.precision import choose_precision
 from smallbench.train.processes import join_processes
 from smallbench.train.trainer import Trainer
@@ -35,7 +35,7 @@ def resident_bytes(field: str) -> int:
 
 def train(config, choice, *, num_steps, device=CPU):
     """Losses of `num_steps` steps, and seconds."""
-    objective = build_objective(config)
+    objective = stand_in_objective(config)
     checkpoint_activations(objective, config.train.checkpoint_activations)
     micro, whole = config.train.rows_per_forward, config.train.global_batch_size
     engine = build_engine(

@@ -16,7 +16,7 @@ from smallbench.gpus import GIB, gpu_of
 from smallbench.recipes import RECIPES
 from smallbench.train.compare_plan import ComparePlan, PeakMeter
 from smallbench.train.engines import EngineChoice
-from smallbench.train.memory_trace import build_objective
+from smallbench.train.memory_trace import stand_in_objective
 from smallbench.train.plan import (
     CHOICES,
     Planner,
@@ -54,7 +54,7 @@ def test_counts_are_the_models_own(name):
     config = recipe_of(name)
     is_large = config.model.hidden_size >= 768
     with torch.device("meta" if is_large else "cpu"):
-        objective = build_objective(config)
+        objective = stand_in_objective(config)
     planner = Planner(config, device_type="cuda", precision="fp16")
     assert planner.num_parameters == sum(p.numel() for p in objective.parameters())
     batch = planner._tracer(False).sample(4, is_padded=False)
