@@ -170,9 +170,9 @@ def test_an_upload_under_way_does_not_hold_up_the_exit(
     between, errors = proxy(moto_bucket), tmp_path / "errors"
     between.fail(Stall(600), matching=r"PUT .*/engine\.pt")
     command = [
-        *program, "bert-tiny", f"--data={corpus}", f"--run_dir={tmp_path}/run", "--max_steps=100000",
+        *program, "bert-tiny", f"--data={corpus}", f"--run_dir={tmp_path}/run",
         f"--storage={moto_bucket.url}", f"--endpoint_url={between.endpoint_url}",
-        "--grace_seconds=2", "--train.save_every_steps=5", *TINY,
+        "--max_steps=100000", "--grace_seconds=2", "--train.save_every_steps=5", *TINY,
     ]  # fmt: skip
     with errors.open("w") as stream:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream)
