@@ -18,11 +18,12 @@ from typing import Literal
 from jobs.base import Job
 from smallbench.config import Location, option, require
 from smallbench.recipes import RECIPES
+from smallbench.tracking.config import TrackerConfig
 from smallbench.train.config import DurabilityConfig, PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DurabilityConfig):
+class Options(DurabilityConfig, TrackerConfig):
     """Flags of `smallbench pretrain`."""
 
     recipe: str = option(help="name of a recipe; 'smallbench recipes' lists them")
@@ -71,6 +72,7 @@ def run(options: Options, config: PretrainConfig) -> None:
             run_dir=options.run_dir,
             resume=options.resume,
             durability=options,
+            tracking=options,
             should_stop=stop,
             seconds_left=stop.seconds_left,
         )

@@ -43,9 +43,11 @@ from smallbench.objectives.masking import IntArray, Vocabulary, step_generator
 from smallbench.storage.base import join, open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.base import Tracker
+from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.console import Console
 from smallbench.tracking.jsonl import MetricsFile
 from smallbench.tracking.plot import plot_loss
+from smallbench.tracking.wandb import views_of_run
 from smallbench.train.batches import CorruptedRows, ReadAhead
 from smallbench.train.callbacks import EndWith, Heartbeat, HeldOutLoss, LogTraining, SaveEvery
 from smallbench.train.checkpoint import (
@@ -67,6 +69,7 @@ from smallbench.train.precision import (
 from smallbench.train.record import add_attempt, holder_of, next_attempt, open_record
 from smallbench.train.remote import Pulled, RemoteRun
 from smallbench.train.schedule import linear_decay
+from smallbench.train.stop import any_of
 from smallbench.train.sync import Uploader, say
 from smallbench.train.trainer import Progress, Trainer
 
@@ -93,6 +96,7 @@ def pretrain(
     run_dir: Path,
     resume: Resume = "allow",
     durability: DurabilityConfig | None = None,
+    tracking: TrackerConfig | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> None:
@@ -158,7 +162,10 @@ def pretrain(
         if not (run_dir / "tokenizer").exists():
             verify_shards(data)
             copy_directory(data / "tokenizer", run_dir / "tokenizer")
-        add_attempt(run_dir, record, attempt, device=device, precision=precision)
+        first_step = checkpoint.step if checkpoint else 0
+        add_attempt(
+            run_dir, record, attempt, first_step=first_step, device=device, precision=precision
+        )
         if remote and uploader:
             remote.push_record(run_dir)
             uploader.committed_step = max(remote.steps(), default=0)
@@ -171,6 +178,7 @@ def pretrain(
             should_stop,
             seconds_left,
             final_sync_seconds=60 * durability.final_sync_minutes,
+            tracking=tracking or TrackerConfig(),
         )
 
 
@@ -287,6 +295,7 @@ class _Run:
         seconds_left: Callable[[], float],
         *,
         final_sync_seconds: float,
+        tracking: TrackerConfig,
     ) -> None:
         """From `checkpoint`, or from the seed, to the last step or the first request to stop."""
         c = self.config
@@ -318,7 +327,12 @@ class _Run:
             description=c.recipe,
         )
         self.stack.callback(console.close)
-        trackers: list[Tracker] = [self.metrics, console]
+        views = [
+            self.stack.enter_context(view)
+            for view in views_of_run(tracking, self.run_dir, seconds_left=seconds_left)
+        ]
+        trackers: list[Tracker] = [self.metrics, console, *views]
+        should_stop = any_of(should_stop, *(view.asked_to_stop for view in views))
         self.log = LogTraining(
             trackers,
             every_steps=c.train.log_every_steps,

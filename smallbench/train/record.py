@@ -77,13 +77,20 @@ def next_attempt(record: Record) -> int:
 
 
 def add_attempt(
-    run_dir: Path, record: Record, number: int, *, device: torch.device, precision: str
+    run_dir: Path,
+    record: Record,
+    number: int,
+    *,
+    first_step: int,
+    device: torch.device,
+    precision: str,
 ) -> None:
-    """Note attempt `number`, and write the record."""
+    """Note attempt `number`, which continues after `first_step`, and write the record."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     record["attempts"].append(
         {
             "number": number,
+            "first_step": first_step,
             "started_unix_seconds": round(time.time(), 3),
             "command": sys.argv,
             "smallbench": __version__,
