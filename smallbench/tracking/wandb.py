@@ -57,42 +57,47 @@ def row_of(record: Record) -> dict[str, Any]:
     }
 
 
+def open_views(config: TrackerConfig, **arguments: Any) -> list[WandbRun]:
+    """The trackers that `config` asks for, none or one; the arguments are `WandbRun`'s."""
+    return [] if config.tracker == "none" else [WandbRun(config, **arguments)]
+
+
 def views_of_run(
     config: TrackerConfig,
     run_dir: Path,
     *,
     seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> list[WandbRun]:
-    """The trackers that `config` asks for, for the pretraining run in `run_dir`.
+    """`open_views` for the pretraining run in `run_dir`.
 
     Its id is the run's, so that it continues wherever `run.json` is. Records that are in
     `metrics.jsonl` now are logged first.
     """
-    if config.tracker == "none":
-        return []
     record = read_json(run_dir / "run.json")
     attempt = record["attempts"][-1]
-    return [
-        WandbRun(
-            config,
-            run_id=record["run_id"],
-            name=run_dir.resolve().name,
-            group=record["config"]["recipe"],
-            job_type="pretrain",
-            folder=run_dir,
-            settings={
-                **record["config"],
-                **{key: record[key] for key in ("config_digest", "corpus", "data")},
-                **{key: attempt[key] for key in ("git_commit", "device", "precision")},
-            },
-            records=read_metrics(run_dir / "metrics.jsonl"),
-            at_end=lambda: {
-                "attempts": attempt["number"],
-                **read_json(run_dir / "run.json").get("summary", {}),
-            },
-            seconds_left=seconds_left,
-        )
-    ]
+
+    def summary() -> Mapping[str, Any]:
+        totals = read_json(run_dir / "run.json").get("summary", {})
+        return {f"run/{key}": value for key, value in totals.items()} | {
+            "run/attempts": attempt["number"]
+        }
+
+    return open_views(
+        config,
+        run_id=record["run_id"],
+        name=run_dir.resolve().name,
+        group=record["config"]["recipe"],
+        job_type="pretrain",
+        folder=run_dir,
+        settings={
+            **record["config"],
+            **{key: record[key] for key in ("config_digest", "corpus", "data")},
+            **{key: attempt[key] for key in ("git_commit", "device", "precision")},
+        },
+        records=read_metrics(run_dir / "metrics.jsonl"),
+        at_end=summary,
+        seconds_left=seconds_left,
+    )
 
 
 class WandbRun:
@@ -181,16 +186,19 @@ class WandbRun:
         name: str,
         *,
         kind: str,
-        files: Mapping[str, str],
+        url: str,
+        files: Iterable[str],
         metadata: Mapping[str, Any],
         aliases: Sequence[str] = (),
     ) -> None:
-        """An artifact whose files (name → URL) stay where they are."""
+        """An artifact whose files stay where they are, below the `url` of a storage."""
+        place = url if "://" in url else f"file://{url}"
+        names = list(files)
 
         def work(run: Any) -> None:
             artifact = self._wandb.Artifact(name, type=kind, metadata=dict(metadata))
-            for path, url in files.items():
-                artifact.add_reference(url, name=path, checksum=False)
+            for path in names:
+                artifact.add_reference(f"{place}/{path}", name=path, checksum=False)
             run.log_artifact(artifact, aliases=list(aliases))
 
         self._work.put(work)
@@ -257,7 +265,7 @@ class WandbRun:
                     shutil.rmtree(older)
 
     def _finish(self, run: Any) -> None:
-        run.summary.update({f"run/{key}": value for key, value in self._at_end().items()})
+        run.summary.update(dict(self._at_end()))
         if self._exit_code in RESTARTED:
             run.mark_preempting()  # else the page calls a run failed that goes on elsewhere
         command = f"wandb sync {shlex.quote(str(Path(run.dir).parent))}"

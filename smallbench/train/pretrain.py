@@ -17,7 +17,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from smallbench.errors import (
     UnavailableError,
     UnsavedError,
 )
-from smallbench.files import copy_directory, exclusive_lock
+from smallbench.files import copy_directory, exclusive_lock, read_json
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import IntArray, Vocabulary, step_generator
 from smallbench.storage.base import join, open_storage
@@ -47,7 +47,7 @@ from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.console import Console
 from smallbench.tracking.jsonl import MetricsFile
 from smallbench.tracking.plot import plot_loss
-from smallbench.tracking.wandb import views_of_run
+from smallbench.tracking.wandb import WandbRun, views_of_run
 from smallbench.train.batches import CorruptedRows, ReadAhead
 from smallbench.train.callbacks import EndWith, Heartbeat, HeldOutLoss, LogTraining, SaveEvery
 from smallbench.train.checkpoint import (
@@ -66,8 +66,14 @@ from smallbench.train.precision import (
     matrix_peak_flops,
     require_compiler,
 )
-from smallbench.train.record import add_attempt, holder_of, next_attempt, open_record
-from smallbench.train.remote import Pulled, RemoteRun
+from smallbench.train.record import (
+    RECORD_NAME,
+    add_attempt,
+    holder_of,
+    next_attempt,
+    open_record,
+)
+from smallbench.train.remote import Pulled, RemoteRun, refer_checkpoints
 from smallbench.train.schedule import linear_decay
 from smallbench.train.stop import any_of
 from smallbench.train.sync import Uploader, say
@@ -374,6 +380,7 @@ class _Run:
             )
         self._save()
         self._drain(final_sync_seconds, should_stop, seconds_left)
+        self._refer(views)
         # Last, and only for looks: nothing that the run is worth hangs on it.
         plot_loss(self.run_dir / METRICS, self.run_dir / "loss.png", title=c.recipe)
 
@@ -429,6 +436,17 @@ class _Run:
                 )
         if self.uploader.failure:
             raise self.uploader.failure
+
+    def _refer(self, views: Iterable[WandbRun]) -> None:
+        """Show where the checkpoints are stored."""
+        if self.uploader is None:
+            return
+        run_id = read_json(self.run_dir / RECORD_NAME)["run_id"]
+        for view in views:
+            try:
+                refer_checkpoints(view, run_id, self.uploader.remote)
+            except SmallbenchError as problem:  # the run is done and stored; this was to look at
+                say(f"the checkpoints are not shown: {problem}")
 
     def _sync_lag(self, progress: Progress) -> Mapping[str, float]:
         """Steps that a machine with an empty disk would have to repeat."""
