@@ -57,6 +57,8 @@ JOBS = {
     "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
     "glue": "all GLUE tasks and seeds, and a table with mean and spread",
     "leaderboard": "stored results beside the paper's, as Markdown",
+    "report": "metrics of one run or several → one HTML page",
+    "dashboard": "the same charts as a saved view of a Weights & Biases project",
     "recipes": "the pretraining recipes: size, source, budget, expected score",
     "doctor": "what this machine can do, and what it lacks",
 }

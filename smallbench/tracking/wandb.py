@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
-from smallbench.errors import ExitCode
+from smallbench.errors import ExitCode, UnavailableError
 from smallbench.files import read_json
 from smallbench.tracking.base import Record
 from smallbench.tracking.config import TrackerConfig
@@ -98,6 +98,15 @@ def views_of_run(
         at_end=summary,
         seconds_left=seconds_left,
     )
+
+
+def entity_of_key() -> str:
+    """WANDB_ENTITY, or the one that the key belongs to; raises where there is no key."""
+    import wandb
+
+    if not _has_key(wandb.setup().settings):
+        raise UnavailableError("W&B knows no key here")
+    return os.environ.get("WANDB_ENTITY") or str(wandb.Api(timeout=int(INIT_SECONDS)).default_entity)
 
 
 class WandbRun:

@@ -21,6 +21,7 @@ class WandbServer:
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
+        self.views: list[dict[str, Any]] = []
         self.stop_pressed = False
         self.num_requests = 0
         owner = self
@@ -91,6 +92,12 @@ class WandbServer:
         if name == "CreateRunFiles":
             files = [{"name": n, "uploadUrl": f"{self.url}/upload"} for n in values["files"]]
             return {"createRunFiles": {"runID": "r1", "uploadHeaders": [], "files": files}}
+        if name in {"Viewer", "GetDefaultEntity"}:
+            viewer = {"id": "u1", "entity": "me", "username": "me", "email": "", "flags": "{}"}
+            return {"viewer": {**viewer, "teams": {"edges": []}}}
+        if name == "UpsertView2":
+            self.views.append(values)
+            return {"upsertView": {"view": {"id": "v1", "name": values["name"]}, "inserted": True}}
         return {}
 
     def stream(self, run_id: str, content: dict[str, Any]) -> None:
