@@ -33,7 +33,7 @@ from smallbench.tracking.jsonl import read_metrics
 INIT_SECONDS = 20.0
 """How long a server may take to answer at the start; then the attempt goes offline."""
 
-FINISH_SECONDS = 30.0
+FINISH_SECONDS = 20.0
 """How long W&B may go on uploading at the end; what is left is in the directory for `sync`."""
 
 EXIT_SECONDS = 1.0
@@ -106,7 +106,9 @@ def entity_of_key() -> str:
 
     if not _has_key(wandb.setup().settings):
         raise UnavailableError("W&B knows no key here")
-    return os.environ.get("WANDB_ENTITY") or str(wandb.Api(timeout=int(INIT_SECONDS)).default_entity)
+    return os.environ.get("WANDB_ENTITY") or str(
+        wandb.Api(timeout=int(INIT_SECONDS)).default_entity
+    )
 
 
 class WandbRun:
@@ -165,7 +167,7 @@ class WandbRun:
         if error is not None:
             self._exit_code = int(getattr(error, "exit_code", ExitCode.CRASH))
         self._work.put(None)
-        seconds = min(INIT_SECONDS + FINISH_SECONDS + 5, self._seconds_left() - EXIT_SECONDS)
+        seconds = min(INIT_SECONDS + 2 * FINISH_SECONDS + 5, self._seconds_left() - EXIT_SECONDS)
         self._thread.join(timeout=max(seconds, 0))
         if self._thread.is_alive():
             _say("W&B took too long to finish; the next attempt, or wandb sync, brings the rest")
@@ -241,7 +243,8 @@ class WandbRun:
             init_timeout=INIT_SECONDS,
             finish_timeout=FINISH_SECONDS,  # 0, the default, waits for ever
             finish_timeout_raises=True,
-            stop_fn=self._stop_pressed.set,  # else it sends SIGINT, which may be the second one
+            # Else it sends SIGINT, which may be the second. (A lambda, since settings are copied.)
+            stop_fn=lambda: self._stop_pressed.set(),
         )
         chosen = wandb.setup().settings
         if chosen.mode == "disabled":
@@ -258,6 +261,7 @@ class WandbRun:
                 return _with_axes(run)
         except Exception as problem:  # it raises as many kinds as there are ways to fail
             _say(f"W&B at {chosen.base_url} cannot be used, going offline: {_sentence(problem)}")
+            wandb.teardown()  # its service still has a run of this id, and writes no other
         self._is_offline = True
         return _with_axes(wandb.init(**self._arguments, mode="offline", settings=settings))
 
@@ -269,7 +273,7 @@ class WandbRun:
         """Delete the offline directories of earlier attempts, whose records this one has again."""
         if self._is_offline:
             own = Path(run.dir).parent
-            for older in own.parent.glob(f"offline-run-*-{run.id}"):
+            for older in own.parent.glob(f"offline-run-*-{run.id}*"):
                 if older != own:
                     shutil.rmtree(older)
 
