@@ -4,7 +4,6 @@ The client and its service are real; the server is `tests.servers.wandb`.
 """
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -36,12 +35,7 @@ ON = TrackerConfig(tracker="wandb", wandb_project="p")
 
 
 @pytest.fixture(autouse=True)
-def _no_key(monkeypatch, tmp_path):
-    """No key, no settings and no address of whoever runs the tests."""
-    for name in [n for n in os.environ if n.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+def _quick(no_wandb_key, monkeypatch):
     monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
 
 
