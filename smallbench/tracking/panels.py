@@ -19,7 +19,9 @@ class Panel:
 SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Learning": (
         Panel(
-            "Loss, all terms weighted", ("train/loss", "eval/loss", "eval/unigram_entropy"), "nats"
+            "Masked-token loss",
+            ("train/mlm_loss", "eval/mlm_loss", "eval/unigram_entropy"),
+            "nats per masked token",
         ),
         Panel(
             "Generator loss",
@@ -31,6 +33,8 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             ("train/discriminator_loss", "eval/discriminator_loss"),
             "nats per token",
         ),
+        # Last of the losses: with one term it is that term again.
+        Panel("Loss, all terms weighted", ("train/loss", "eval/loss"), "nats"),
         Panel("Masked tokens guessed", ("train/accuracy", "eval/accuracy"), "share"),
         Panel(
             "Generator's guesses that are right",
