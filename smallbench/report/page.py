@@ -62,6 +62,7 @@ class Chart:
     y: Scale
     y_ticks: list[Tick]
     lines: list[Line]
+    runs: set[int]
     kinds: list[str]
     """Of `KINDS`, those that are there."""
     summary: str
@@ -135,7 +136,7 @@ def _ticks(scale: Scale) -> list[Tick]:
 
 
 def _charts(runs: Sequence[Run], axes: Sequence[Axis], panels: Sequence[Panel]) -> Iterator[Chart]:
-    """A chart for each panel of which something was measured that no chart before it shows."""
+    """A chart for each panel that has something to show, and another thing than those before."""
     seen: set[tuple[tuple[float | None, ...], ...]] = set()
     for panel in panels:
         found = {
@@ -147,11 +148,11 @@ def _charts(runs: Sequence[Run], axes: Sequence[Axis], panels: Sequence[Panel]) 
         # The entropy belongs to a loss, and is no loss itself.
         measured = [series for (_, key), series in found.items() if key != ENTROPY]
         values = tuple(series.y for series in measured)
-        if not measured or values in seen:
+        if values in seen or not any(all_values(measured)):  # all zero is in the table
             continue
         seen.add(values)
-        with_loss = {index for index, key in found if key != ENTROPY}
-        found = {place: series for place, series in found.items() if place[0] in with_loss}
+        shown = {index for index, key in found if key != ENTROPY}
+        found = {place: series for place, series in found.items() if place[0] in shown}
         y = scale_of(all_values(list(found.values())), is_log=panel.is_log)
         kinds = {key: "entropy" if key == ENTROPY else key.partition("/")[0] for key in panel.keys}
         yield Chart(
@@ -164,6 +165,7 @@ def _charts(runs: Sequence[Run], axes: Sequence[Axis], panels: Sequence[Panel]) 
                 for index, key in found
                 for axis in axes
             ],
+            runs=shown,
             kinds=[kind for kind in KINDS if kind in {kinds[key] for _, key in found}],
             summary="; ".join(
                 f"{runs[index].name}, {KINDS[kinds[key]]}: "
@@ -208,10 +210,10 @@ def _totals(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         return f"{value:.4f}"
 
     rows: list[tuple[str, str, Callable[[Any], str]]] = [
-        ("Held-out loss, last", "held_out_loss", loss),
-        ("Held-out loss, best", "best_held_out_loss", loss),
+        ("Held-out loss, all terms, last", "held_out_loss", loss),
+        ("Held-out loss, all terms, best", "best_held_out_loss", loss),
         ("Unigram entropy of held-out tokens", "unigram_entropy", loss),
-        ("Training loss, last", "loss", loss),
+        ("Training loss, all terms, last", "loss", loss),
         ("Generator loss, last", "generator_loss", loss),
         ("Discriminator loss, last", "discriminator_loss", loss),
         ("Steps", "step", count),
