@@ -39,8 +39,10 @@ class Scale:
             ticks = [tick for tick in ticks if self.low <= tick <= self.high]
             if len(ticks) >= 3:
                 break
+        if len(ticks) < 2:  # within so little even this scale looks linear
+            return _round_steps(self.low, self.high)
         # Over many decades, each so-manieth.
-        return ticks[:: math.ceil(len(ticks) / MAX_TICKS)] or [self.low, self.high]
+        return ticks[:: math.ceil(len(ticks) / MAX_TICKS)]
 
 
 def scale_of(values: Iterable[float], *, is_log: bool = False) -> Scale:
