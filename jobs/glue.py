@@ -15,10 +15,11 @@ from jobs.base import Job
 from smallbench.config import option, require
 from smallbench.glue.config import FinetuneConfig
 from smallbench.storage.config import StorageConfig
+from smallbench.tracking.config import TrackerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig, FinetuneConfig):
+class Options(StorageConfig, TrackerConfig, FinetuneConfig):
     """Flags of `smallbench glue`."""
 
     model: str = option(
@@ -46,6 +47,7 @@ def run(options: Options) -> None:
     from smallbench.glue.readers import available_tasks, load_task
     from smallbench.glue.results import results_table, summarize
     from smallbench.glue.tasks import task_named
+    from smallbench.glue.tracking import show_summary
     from smallbench.train.stop import StopRequest
 
     names = options.tasks or available_tasks(options.glue)
@@ -55,7 +57,9 @@ def run(options: Options) -> None:
         results = run_grid(
             encoder, data, options, seeds=options.seeds, out=options.out, should_stop=stop
         )
-    print(results_table(summarize(results)))
+        summary = summarize(results)
+        show_summary(options, summary, model=model, folder=options.out)
+    print(results_table(summary))
     print(f"Beside the paper's rows: smallbench leaderboard --results={options.out}")
 
 

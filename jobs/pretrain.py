@@ -19,11 +19,12 @@ from typing import Literal
 from jobs.base import Job
 from smallbench.config import Location, option, require
 from smallbench.recipes import RECIPES
+from smallbench.tracking.config import TrackerConfig
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DurabilityConfig, AccountingConfig):
+class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
     """Flags of `smallbench pretrain`."""
 
     recipe: str = option(help="name of a recipe; 'smallbench recipes' lists them")
@@ -85,6 +86,7 @@ def run(options: Options, config: PretrainConfig) -> None:
             resume=options.resume,
             durability=options,
             accounting=options,
+            tracking=options,
             should_stop=stop,
             seconds_left=stop.seconds_left,
         )

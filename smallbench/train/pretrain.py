@@ -18,7 +18,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,16 +38,18 @@ from smallbench.errors import (
     UnavailableError,
     UnsavedError,
 )
-from smallbench.files import copy_directory, exclusive_lock
+from smallbench.files import copy_directory, exclusive_lock, read_json
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import IntArray, Vocabulary, step_generator
 from smallbench.storage.base import join, open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.base import Tracker
+from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.console import Console
 from smallbench.tracking.jsonl import MetricsFile
 from smallbench.tracking.plot import plot_loss
+from smallbench.tracking.wandb import WandbRun, views_of_run
 from smallbench.train.batches import CorruptedRows, ReadAhead
 from smallbench.train.budget import Budget
 from smallbench.train.callbacks import EndWith, Heartbeat, HeldOutLoss, LogTraining, SaveEvery
@@ -71,14 +73,16 @@ from smallbench.train.precision import (
 from smallbench.train.processes import Processes, join_processes, local_device
 from smallbench.train.randomness import random_state
 from smallbench.train.record import (
+    RECORD_NAME,
     add_attempt,
     holder_of,
     next_attempt,
     open_record,
     write_summary,
 )
-from smallbench.train.remote import Pulled, RemoteRun
+from smallbench.train.remote import Pulled, RemoteRun, refer_checkpoints
 from smallbench.train.schedule import linear_decay, ramped_batch_size
+from smallbench.train.stop import any_of
 from smallbench.train.sync import Uploader, say
 from smallbench.train.trainer import Callback, Progress, Trainer
 from smallbench.train.usage import UsageMeter, open_meter, summary
@@ -107,6 +111,7 @@ def pretrain(
     resume: Resume = "allow",
     durability: DurabilityConfig | None = None,
     accounting: AccountingConfig | None = None,
+    tracking: TrackerConfig | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> None:
@@ -137,6 +142,7 @@ def pretrain(
         processes=processes,
         durability=durability or DurabilityConfig(),
         accounting=accounting or AccountingConfig(),
+        tracking=tracking or TrackerConfig(),
         should_stop=should_stop,
         seconds_left=seconds_left,
     )
@@ -165,6 +171,7 @@ class _Setup:
     processes: Processes
     durability: DurabilityConfig
     accounting: AccountingConfig
+    tracking: TrackerConfig
     should_stop: Callable[[], bool]
     seconds_left: Callable[[], float]
 
@@ -238,6 +245,7 @@ def _take_place(
         run_dir,
         record,
         attempt,
+        first_step=checkpoint.step if checkpoint else 0,
         device=setup.device,
         precision=setup.precision,
         engine=asdict(setup.choice),
@@ -424,11 +432,13 @@ class _Run:
             pending = checkpoint.manifest["pending_metrics"]
         first_step = self.progress.step
         trackers = self._open_trackers(checkpoint) if self.processes.is_first else []
+        views = self._open_views()
+        should_stop = any_of(setup.should_stop, *(view.asked_to_stop for view in views))
         peak_flops = matrix_peak_flops(setup.device, setup.precision) * self.processes.size
         self.peak_flops = peak_flops
         self.usage = self._open_usage()
         self.log = LogTraining(
-            trackers,
+            [*trackers, *views],
             every_steps=c.train.log_every_steps,
             budget=self.budget,
             peak_flops=peak_flops,
@@ -436,7 +446,7 @@ class _Run:
             pending=pending,
             also=self._other_fields,
         )
-        evaluation = self._held_out_loss(trackers)
+        evaluation = self._held_out_loss([*trackers, *views])
         if checkpoint is None:
             evaluation.log(self.progress)
         trainer = Trainer(
@@ -456,7 +466,7 @@ class _Run:
                 ),
                 *self._watch(),
             ],
-            should_stop=setup.should_stop,
+            should_stop=should_stop,
             max_nonfinite_steps=c.train.max_nonfinite_steps,
         )
         try:
@@ -472,7 +482,8 @@ class _Run:
                 "the same command continues"
             )
         self._save()
-        self._drain(60 * setup.durability.final_sync_minutes, setup.should_stop, setup.seconds_left)
+        self._drain(60 * setup.durability.final_sync_minutes, should_stop, setup.seconds_left)
+        self._refer(views)
         if self.processes.is_first:
             self._say_what_is_left()
             # Last, and only for looks: nothing that the run is worth hangs on it.
@@ -493,6 +504,26 @@ class _Run:
         )
         self.stack.callback(console.close)
         return [self.metrics, console]
+
+    def _open_views(self) -> list[WandbRun]:
+        """Where the records are shown besides; only process 0's."""
+        if not self.processes.is_first:
+            return []
+        views = views_of_run(
+            self.setup.tracking, self.run_dir, seconds_left=self.setup.seconds_left
+        )
+        return [self.stack.enter_context(view) for view in views]
+
+    def _refer(self, views: Iterable[WandbRun]) -> None:
+        """Show where the checkpoints are stored."""
+        if self.uploader is None:
+            return
+        run_id = read_json(self.run_dir / RECORD_NAME)["run_id"]
+        for view in views:
+            try:
+                refer_checkpoints(view, run_id, self.uploader.remote)
+            except SmallbenchError as problem:  # the run is done and stored; this was to look at
+                say(f"the checkpoints are not shown: {problem}")
 
     def _watch(self) -> list[Callback]:
         """What only process 0 looks after."""

@@ -34,7 +34,8 @@ from smallbench.errors import (
     UnsavedError,
 )
 from smallbench.files import read_json, write_bytes
-from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, join
+from smallbench.tracking.wandb import WandbRun
 from smallbench.train.checkpoint import (
     METRICS,
     Checkpoint,
@@ -365,6 +366,24 @@ class RemoteRun:
 def attempt_name(attempt: int) -> str:
     """`attempt-0003`, as in the paths of its data."""
     return f"attempt-{attempt:04d}"
+
+
+def refer_checkpoints(view: WandbRun, run_id: str, remote: RemoteRun) -> None:
+    """Show the checkpoints of a finished run, where they are, as versions of one artifact.
+
+    Not before: until then each of them may still be deleted.
+    """
+    steps = remote.steps()
+    for step in steps:
+        manifest = remote.manifest(step)
+        view.refer(
+            f"checkpoint-{run_id}",
+            kind="checkpoint",
+            url=join(remote.storage.url, manifest["directory"]),
+            files=manifest["files"],
+            metadata={"step": step, "files": manifest["files"], "progress": manifest["progress"]},
+            aliases=[step_name(step), *(["final"] if step == steps[-1] else [])],
+        )
 
 
 @dataclass(frozen=True)
