@@ -7,7 +7,8 @@ nor end a run. Each record becomes one row, `train/loss` and so on, with `step`,
 What has been logged is known from the other side. A run that continues online asks the server how
 far each kind of record came, and logs what is missing of `metrics.jsonl` and nothing twice: the
 steps that a killed attempt had logged and that are repeated give the same numbers. An offline
-attempt knows nothing of earlier ones, so it begins with all records and replaces their directories.
+attempt cannot ask, so it begins with all records: a row's number is its record's, and when it is
+sent, rows that are there already are not taken twice.
 """
 
 from __future__ import annotations
@@ -140,7 +141,6 @@ class WandbRun:
             "job_type": job_type,
             "dir": str(folder),
             "config": dict(settings),
-            "resume": "allow",
             "allow_val_change": True,  # what is looked at and kept may change with an attempt
         }
         self._at_end, self._seconds_left = at_end, seconds_left
@@ -251,7 +251,9 @@ class WandbRun:
             return wandb.init(**self._arguments, mode="disabled", settings=settings)
         try:
             if chosen.mode not in {"offline", "dryrun"} and _has_key(chosen):
-                run = wandb.init(**self._arguments, mode="online", settings=settings)
+                run = wandb.init(
+                    **self._arguments, mode="online", resume="allow", settings=settings
+                )
                 _say(f"W&B: {run.url}")
                 self._newest = {
                     key.removesuffix("/step"): run.summary[key]
@@ -263,6 +265,7 @@ class WandbRun:
             _say(f"W&B at {chosen.base_url} cannot be used, going offline: {_sentence(problem)}")
             wandb.teardown()  # its service still has a run of this id, and writes no other
         self._is_offline = True
+        # Not resumed: else `sync` would count on from what is there, and append all of it again.
         return _with_axes(wandb.init(**self._arguments, mode="offline", settings=settings))
 
     def _log(self, run: Any, record: Record) -> None:
@@ -270,12 +273,14 @@ class WandbRun:
             run.log(row_of(record))
 
     def _replace_older(self, run: Any) -> None:
-        """Delete the offline directories of earlier attempts, whose records this one has again."""
-        if self._is_offline:
-            own = Path(run.dir).parent
-            for older in own.parent.glob(f"offline-run-*-{run.id}*"):
-                if older != own:
-                    shutil.rmtree(older)
+        """Delete the offline directories of earlier attempts: this one has their records again.
+
+        One that was sent later would take the run's summary back to where it ended.
+        """
+        own = Path(run.dir).parent
+        for older in own.parent.glob(f"offline-run-*-{run.id}*"):
+            if older != own:
+                shutil.rmtree(older)
 
     def _finish(self, run: Any) -> None:
         run.summary.update(dict(self._at_end()))

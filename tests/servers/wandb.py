@@ -85,7 +85,7 @@ class WandbServer:
             return {"model": {**project, "bucket": run and bucket(values["name"], run)}}
         if name == "UpsertBucket":
             is_new = values["name"] not in self.runs
-            run = self.runs.setdefault(values["name"], {"rows": [], "summary": {}})
+            run = self.runs.setdefault(values["name"], {"rows": [], "num_lines": 0, "summary": {}})
             run.update({key: value for key, value in values.items() if value is not None})
             found = {**bucket(values["name"], run), "project": project}
             return {"upsertBucket": {"bucket": found, "inserted": is_new}}
@@ -104,8 +104,11 @@ class WandbServer:
         run = self.runs[run_id]
         for name, part in content.get("files", {}).items():
             if name == "wandb-history.jsonl":
-                assert part["offset"] == len(run["rows"]), "rows are appended"
-                run["rows"] += [json.loads(line) for line in part["content"]]
+                assert part["offset"] == run["num_lines"], "lines are appended"
+                run["num_lines"] += len(part["content"])
+                for row in map(json.loads, part["content"]):
+                    if row["_step"] > (run["rows"][-1]["_step"] if run["rows"] else -1):
+                        run["rows"].append(row)  # W&B drops what is logged behind its own step
             elif name == "wandb-summary.json":
                 run["summary"] = json.loads(part["content"][-1])
         if content.get("complete"):
@@ -121,7 +124,7 @@ def bucket(run_id: str, run: dict[str, Any]) -> dict[str, Any]:
         "displayName": run_id,
         "config": run.get("config", "{}"),
         "summaryMetrics": json.dumps(run["summary"]),
-        "historyLineCount": len(run["rows"]),
+        "historyLineCount": run["num_lines"],
         "historyTail": json.dumps([json.dumps(row) for row in run["rows"][-1:]]),
         "eventsLineCount": 0,
         "eventsTail": "[]",

@@ -4,12 +4,14 @@ The client and its service are real; the server is `tests.servers.wandb`.
 """
 
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -204,6 +206,25 @@ def test_what_an_offline_attempt_logged_is_sent_by_an_online_one(corpus, tmp_pat
         with pytest.raises(InterruptedRunError):
             run(corpus, tmp_path, should_stop=StopAfter(9))
     run(corpus, tmp_path)
+    ((run_id, served),) = server.runs.items()
+    assert run_id == read_json(tmp_path / "run.json")["run_id"]
+    assert without_own(served["rows"]) == expected(tmp_path)
+
+
+def test_offline_attempts_that_are_sent_one_after_the_other_are_one_run(
+    corpus, tmp_path, server, monkeypatch
+):
+    """With the command that is printed; nothing arrives twice."""
+    key = os.environ["WANDB_API_KEY"]
+    wandb = Path(sys.executable).parent / "wandb"
+    monkeypatch.delenv("WANDB_API_KEY")
+    for steps in (9, 99):
+        with suppress(InterruptedRunError):
+            run(corpus, tmp_path, should_stop=StopAfter(steps))
+        (directory,) = (tmp_path / "wandb").glob("offline-run-*")
+        with monkeypatch.context() as patch:
+            patch.setenv("WANDB_API_KEY", key)
+            subprocess.run([wandb, "sync", directory], check=True, capture_output=True)
     ((run_id, served),) = server.runs.items()
     assert run_id == read_json(tmp_path / "run.json")["run_id"]
     assert without_own(served["rows"]) == expected(tmp_path)
