@@ -286,19 +286,29 @@ def test_a_server_that_does_not_answer_is_one_sentence_and_offline(
     assert "wandb sync" in said[1]
 
 
-def test_steps_do_not_wait_for_a_server(corpus, tmp_path, monkeypatch, silent_address):
-    """All steps are done long before the server has had its time to answer."""
+WAITING = (
+    "import os, sys; from pathlib import Path; from tests.tracking.test_wandb import *;"
+    "pretrain_module.matrix_peak_flops = lambda *_: 1e12;"
+    "tracker.INIT_SECONDS = 600.0;"
+    "stop = StopAfter(20);"
+    "arguments = {'should_stop': stop, 'seconds_left': lambda: 3.0}\n"
+    "try: run(Path(sys.argv[1]), Path(sys.argv[2]), **arguments)\n"
+    "except InterruptedRunError as error: Path(sys.argv[2], 'ended').touch(); sys.exit(75)"
+)
+
+
+def test_neither_steps_nor_the_exit_wait_for_a_server(
+    corpus, tmp_path, monkeypatch, silent_address
+):
+    """All steps are done, and the process is gone, long before the server's time is over."""
     use(monkeypatch, silent_address)
-    monkeypatch.setattr(tracker, "INIT_SECONDS", 600.0)
-    start, done = time.monotonic(), []
-
-    def asked():
-        done.append(time.monotonic())
-        return len(done) >= 20
-
-    with pytest.raises(InterruptedRunError):
-        run(corpus, tmp_path, should_stop=asked, seconds_left=lambda: 2.0)
-    assert time.monotonic() - start < 60, "nor does the end"
+    command = [sys.executable, "-c", WAITING, str(corpus), str(tmp_path)]
+    process = subprocess.Popen(command)
+    while not (tmp_path / "ended").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert process.wait(timeout=30) == 75
+    assert max(steps_of(tmp_path)) == 20
 
 
 def test_what_a_server_did_not_take_at_the_end_can_be_sent(tmp_path, server, monkeypatch, capfd):
