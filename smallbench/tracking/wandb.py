@@ -130,6 +130,8 @@ class WandbRun:
         seconds_left: Callable[[], float] = lambda: math.inf,
     ) -> None:
         """`at_end` gives values for the summary; `seconds_left` is how long the end may take."""
+        # Its reports about itself are sent when the interpreter exits, which would wait for them.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         self._wandb = wandb
@@ -147,7 +149,7 @@ class WandbRun:
         self._records = records
         self._newest: dict[str, int] = {}
         """The step of each event's last row that W&B had before this attempt."""
-        self._is_offline = False
+        self._is_offline = self._is_given_up = False
         self._stop_pressed = threading.Event()
         self._work: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
         self._exit_code = 0
@@ -170,6 +172,7 @@ class WandbRun:
         seconds = min(INIT_SECONDS + 2 * FINISH_SECONDS + 5, self._seconds_left() - EXIT_SECONDS)
         self._thread.join(timeout=max(seconds, 0))
         if self._thread.is_alive():
+            self._is_given_up = True
             _say("W&B took too long to finish; the next attempt, or wandb sync, brings the rest")
             # Its own hook would wait again when the interpreter exits; this takes that hook away.
             teardown = threading.Thread(target=self._wandb.teardown, daemon=True)
@@ -230,9 +233,12 @@ class WandbRun:
                 work(run)
             self._finish(run)
         except Exception as problem:  # whatever it is, it must not end a training
+            if self._is_given_up:
+                return
             _say(f"W&B has failed and shows no more of this run: {_sentence(problem)}")
         finally:
-            self._wandb.teardown(self._exit_code)
+            if not self._is_given_up:  # else that has been done
+                self._wandb.teardown(self._exit_code)
 
     def _init(self) -> Any:
         """The run: online where there is a key and the server answers, else offline."""
@@ -262,6 +268,8 @@ class WandbRun:
                 }
                 return _with_axes(run)
         except Exception as problem:  # it raises as many kinds as there are ways to fail
+            if self._is_given_up:
+                raise
             _say(f"W&B at {chosen.base_url} cannot be used, going offline: {_sentence(problem)}")
             wandb.teardown()  # its service still has a run of this id, and writes no other
         self._is_offline = True

@@ -307,7 +307,7 @@ def test_neither_steps_nor_the_exit_wait_for_a_server(
     while not (tmp_path / "ended").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    assert process.wait(timeout=30) == 75
+    assert process.wait(timeout=20) == 75
     assert max(steps_of(tmp_path)) == 20
 
 
