@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -101,10 +102,18 @@ def views_of_run(
     )
 
 
-def entity_of_key() -> str:
-    """WANDB_ENTITY, or the one that the key belongs to; raises where there is no key."""
+def import_wandb() -> Any:
+    """The library, quiet about itself."""
+    # Its reports to its makers are sent when the interpreter exits, which would wait for them.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
+    return wandb
+
+
+def entity_of_key() -> str:
+    """WANDB_ENTITY, or the one that the key belongs to; raises where there is no key."""
+    wandb = import_wandb()
     if not _has_key(wandb.setup().settings):
         raise UnavailableError("W&B knows no key here")
     return os.environ.get("WANDB_ENTITY") or str(
@@ -130,11 +139,7 @@ class WandbRun:
         seconds_left: Callable[[], float] = lambda: math.inf,
     ) -> None:
         """`at_end` gives values for the summary; `seconds_left` is how long the end may take."""
-        # Its reports about itself are sent when the interpreter exits, which would wait for them.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb
-
-        self._wandb = wandb
+        self._wandb = import_wandb()
         self._arguments: dict[str, Any] = {
             "project": config.wandb_project,
             "id": run_id,
@@ -286,8 +291,8 @@ class WandbRun:
         One that was sent later would take the run's summary back to where it ended.
         """
         own = Path(run.dir).parent
-        for older in own.parent.glob(f"offline-run-*-{run.id}*"):
-            if older != own:
+        for older in own.parent.glob("offline-run-*"):
+            if older != own and re.fullmatch(rf"offline-run-\d+_\d+-{run.id}(-\d+)?", older.name):
                 shutil.rmtree(older)
 
     def _finish(self, run: Any) -> None:
