@@ -224,7 +224,9 @@ def test_offline_attempts_that_are_sent_one_after_the_other_are_one_run(
         (directory,) = (tmp_path / "wandb").glob("offline-run-*")
         with monkeypatch.context() as patch:
             patch.setenv("WANDB_API_KEY", key)
-            subprocess.run([wandb, "sync", directory], check=True, capture_output=True)
+            subprocess.run(
+                [wandb, "sync", directory], cwd=tmp_path, check=True, capture_output=True
+            )
     ((run_id, served),) = server.runs.items()
     assert run_id == read_json(tmp_path / "run.json")["run_id"]
     assert without_own(served["rows"]) == expected(tmp_path)
