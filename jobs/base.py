@@ -16,7 +16,8 @@ class Job:
     last takes all that are left where it is a tuple. Where `config` is given, it maps the options
     to a base configuration whose keys the flags
     `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument. `shortcuts` maps
-    an option to the configuration key that it sets. `examples` are whole command lines; `--help`
+    an option to the configuration key that it sets. `prints_config` is False where the output is
+    an answer to read or parse, not a run to log. `examples` are whole command lines; `--help`
     shows them, and a test parses each.
     """
 
@@ -26,4 +27,5 @@ class Job:
     words: tuple[str, ...] = ()
     config: Callable[[Any], Any] | None = None
     shortcuts: Mapping[str, str] = field(default_factory=dict)
+    prints_config: bool = True
     examples: tuple[str, ...] = ()

@@ -50,6 +50,7 @@ from smallbench.registry import nearest
 # In the order in which a newcomer meets them. A job is one file and one line here.
 JOBS = {
     "quickstart": "the whole chain in minutes on two CPU cores, without data or network",
+    "plan": "what a recipe needs of a GPU: memory, time, energy, money",
     "prepare": "raw text → clean documents → a tokenizer and token shards",
     "pretrain": "token shards → a trained encoder; run it again to resume exactly",
     "export": "a run → a directory that from_pretrained loads without custom code",
@@ -198,7 +199,8 @@ def _dispatch(arguments: list[str]) -> None:
         elif job.config is None:
             job.run(options)
         else:
-            print(as_yaml(options, config), flush=True)
+            if job.prints_config:
+                print(as_yaml(options, config), flush=True)
             job.run(options, config)
 
 

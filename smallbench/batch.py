@@ -5,6 +5,7 @@ Shapes: B rows, L tokens a row, M prediction targets in the whole batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -48,7 +49,7 @@ class Batch:
         """The same batch on `device`; copies from pinned memory overlap with computation."""
         if device.type == "cpu":
             return self
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def split(self, num_rows: int) -> list[Batch]:
         """Consecutive parts of at most `num_rows` rows; listed targets are dropped."""
@@ -62,9 +63,10 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked host memory."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self.map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function: Any) -> Batch:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch of what `function` makes of each tensor."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: function(v) for k, v in values.items() if v is not None})
 

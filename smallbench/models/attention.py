@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smallbench.models.dropout import draw_scaled_mask
+from smallbench.models.paths import is_on_cpu
 
 
 def attend(
@@ -34,7 +35,7 @@ def attend(
 
     `mask` broadcasts to XYLL and is True where a key may be seen.
     """
-    if q_XYLd.device.type == "cpu" and not torch.compiler.is_compiling():
+    if is_on_cpu(q_XYLd) and not torch.compiler.is_compiling():
         # Autocast would run the softmax in float32 copies; its sums are float32 inside anyway.
         with torch.autocast("cpu", enabled=False):
             return _WrittenOut.apply(  # type: ignore[no-any-return, no-untyped-call]

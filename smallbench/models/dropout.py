@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smallbench.models.paths import is_on_cpu
+
 LEVELS = 1 << 16
 """The probability is rounded to a multiple of 1 / LEVELS, and the scale follows the rounded one."""
 
@@ -25,21 +27,31 @@ def dropout(values: Tensor, probability: float) -> Tensor:
     """
     if probability == 0:
         return values
-    if values.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.dropout(values, probability)
+    if not is_on_cpu(values) or torch.compiler.is_compiling():
+        return F.dropout(values, p=probability)
     return values * draw_scaled_mask(values, probability)
 
 
 def draw_scaled_mask(values: Tensor, probability: float) -> Tensor:
     """What a CPU multiplies `values` with: zeros and the scale, in their shape and type."""
     num_dropped = round(probability * LEVELS)
-    seed = torch.randint(2**63 - 1, ()).item()
-    num_draws = -(-values.numel() // 4)
-    draws = np.random.SFC64(int(seed)).random_raw(num_draws)
-    levels = torch.from_numpy(draws.view(np.int16))[: values.numel()].view(values.shape)
+    levels = random_levels(-(-values.numel() // 4))[: values.numel()].view(values.shape)
     keep = torch.empty_like(values, memory_format=torch.contiguous_format)
     torch.ge(levels, num_dropped - LEVELS // 2, out=keep)
     return keep.mul_(LEVELS / (LEVELS - num_dropped))
+
+
+# An operator of its own, so that a step can be traced without drawing (train/memory_trace.py).
+@torch.library.custom_op("smallbench::random_levels", mutates_args=())
+def random_levels(num_draws: int) -> Tensor:
+    """Four int16 a draw, uniform, from a seed of PyTorch's global generator."""
+    seed = torch.randint(2**63 - 1, ()).item()
+    return torch.from_numpy(np.random.SFC64(int(seed)).random_raw(num_draws).view(np.int16))
+
+
+@random_levels.register_fake
+def _(num_draws: int) -> Tensor:
+    return torch.empty(4 * num_draws, dtype=torch.int16)
 
 
 class Dropout(nn.Module):

@@ -165,9 +165,9 @@ class Encoder(nn.Module, ABC):
         return 2 * (num_rows * length * per_token + num_targets * head)
 
 
-def checkpoint_activations(module: nn.Module) -> None:
+def checkpoint_activations(module: nn.Module, on: bool = True) -> None:
     """Let every encoder in `module` trade memory for time: one more forward pass (Chen et al. 2016,
     arXiv 1604.06174)."""
     for part in module.modules():
         if isinstance(part, Encoder):
-            part.checkpoint_activations = True
+            part.checkpoint_activations = on

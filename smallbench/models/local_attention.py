@@ -59,8 +59,8 @@ def keep_positions(project_weight: Tensor) -> None:
     """Make a projection E → D pass evenly chosen pairs of dimensions through, in place."""
     hidden_size, embedding_size = project_weight.shape
     dimensions = torch.arange(embedding_size).view(-1, 2)[kept_pairs(embedding_size, hidden_size)]
-    for row, column in enumerate(dimensions.flatten().tolist()):
-        project_weight[row, column] += 1.0
+    columns = dimensions.flatten()
+    project_weight[torch.arange(len(columns)), columns] += 1.0
 
 
 def kept_pairs(embedding_size: int, hidden_size: int) -> Tensor:

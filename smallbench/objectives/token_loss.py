@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from smallbench.batch import Batch
+from smallbench.models.paths import is_on_cpu
 
 CPU_BLOCK_ELEMENTS = 1 << 20
 """Elements of a block in float32: 4 MiB, which two cores' caches hold between the passes."""
@@ -118,8 +119,7 @@ class _TokenLoss(torch.autograd.Function):
         logits_MV = torch.addmm(bias, features, weight.T)
         loss = torch.zeros((), device=logits_MV.device)
         guesses, samples = [], []
-        on_cpu = logits_MV.device.type == "cpu"
-        block_elements = CPU_BLOCK_ELEMENTS if on_cpu else GPU_BLOCK_ELEMENTS
+        block_elements = CPU_BLOCK_ELEMENTS if is_on_cpu(logits_MV) else GPU_BLOCK_ELEMENTS
         rows = max(1, block_elements // logits_MV.shape[1])
         grad_bias = torch.zeros(logits_MV.shape[1], device=logits_MV.device)
         for first in range(0, logits_MV.shape[0], rows):

@@ -8,10 +8,14 @@ from smallbench.registry import Registry
 RECIPES = Registry(
     "recipe",
     {
+        "bert-1.5b": "smallbench.recipes.large:bert_1_5b",
+        "bert-base": "smallbench.recipes.large:bert_base",
+        "bert-large": "smallbench.recipes.large:bert_large",
         "bert-small": "smallbench.recipes.bert:bert_small",
         "bert-tiny": "smallbench.recipes.bert:bert_tiny",
         "deberta-small": "smallbench.recipes.deberta:deberta_small",
         "deberta-tiny": "smallbench.recipes.deberta:deberta_tiny",
+        "deberta-xlarge": "smallbench.recipes.large:deberta_xlarge",
         "electra-deberta-small": "smallbench.recipes.electra:electra_deberta_small",
         "electra-deberta-tiny": "smallbench.recipes.electra:electra_deberta_tiny",
         "electra-small": "smallbench.recipes.electra:electra_small",

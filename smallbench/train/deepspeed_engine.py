@@ -92,11 +92,15 @@ class DeepSpeedEngine:
         if device.type == "cpu":
             keep_freed_memory()
         self.device, self.precision, self.processes = device, precision, processes
+        # On the host: the device may have no room for them twice.
+        initial = {
+            name: weight.to("cpu", copy=True)
+            for name, weight in distinct_state(objective.module).items()
+        }
         self.objective, self.module = objective, objective.module.to(device)
         self.clip_norm = optim.clip_norm
         self.offload = offload
         self.stage = default_stage(offload, processes) if zero_stage is None else zero_stage
-        initial = {name: weight.clone() for name, weight in distinct_state(self.module).items()}
         # Compilers and ops report on stdout, where the metrics are.
         with compiled_ops(), redirect_stdout(sys.stderr):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(

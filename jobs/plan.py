@@ -1,0 +1,90 @@
+"""What a recipe needs of a GPU, before anything is rented: memory, time, energy and money.
+
+Nothing is trained and no GPU is needed. Memory is found by running the recipe's own training step
+on tensors without content, for each way to train it: plain, with recomputed activations, and with
+DeepSpeed keeping the optimizer or also the parameters in the host's memory. Time follows from the
+model's operations and a model FLOPs utilisation (MFU) that is assumed, or from a measurement.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jobs.base import Job
+from smallbench.config import option, require
+from smallbench.recipes import RECIPES
+from smallbench.train.config import PretrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Flags of `smallbench plan`."""
+
+    recipe: str = option(help="name of a recipe; 'smallbench recipes' lists them")
+    gpu: str = option("v100-16gb", help="a card of the table in smallbench/gpus.py")
+    hours: float | None = option(None, help="also say how many steps fit into them")
+    mfu: float = option(0.3, help="part of the card's peak that the model's operations reach")
+    measured: Path | None = option(
+        None,
+        help="take the speed from a run's metrics.jsonl or what 'python -m benchmarks.gpu' printed",
+        metavar="FILE",
+    )
+    price_per_hour: float | None = option(None, help="of the card, in any currency")
+    offload: Literal["auto", "none", "optimizer", "parameters"] | None = option(
+        None, help="what DeepSpeed keeps in the host's memory, instead of the recipe's choice"
+    )
+    json: bool = option(False, help="print JSON instead of the table")
+
+    def __post_init__(self) -> None:
+        require(0 < self.mfu <= 1, "mfu", self.mfu, "over 0, at most 1")
+        for name in ("hours", "price_per_hour"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "over 0, or none")
+
+
+def config(options: Options) -> PretrainConfig:
+    """The recipe's configuration."""
+    base: PretrainConfig = RECIPES[options.recipe]()
+    return base
+
+
+def run(options: Options, config: PretrainConfig) -> None:
+    """Print the plan."""
+    from smallbench.gpus import gpu_of
+    from smallbench.train.plan import make_plan
+    from smallbench.train.plan_table import as_table
+
+    plan = make_plan(
+        config,
+        gpu_of(options.gpu),
+        mfu=options.mfu,
+        measured=options.measured,
+        hours=options.hours,
+        price_per_hour=options.price_per_hour,
+    )
+    print(plan.to_json() if options.json else as_table(plan, config))
+
+
+JOB = Job(
+    name="plan",
+    options=Options,
+    run=run,
+    words=("recipe",),
+    config=config,
+    shortcuts={"offload": "train.offload"},
+    prints_config=False,
+    examples=(
+        "smallbench plan bert-base --gpu=v100-16gb",
+        "smallbench plan bert-1.5b --gpu=v100-16gb --hours=100 --price_per_hour=0.5",
+        "smallbench plan bert-large --gpu=t4-16gb --mfu=0.2 --json",
+        "smallbench plan bert-tiny --gpu=t4-16gb --model.vocab_size=8192",
+    ),
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main([JOB.name, *sys.argv[1:]]))

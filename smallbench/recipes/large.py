@@ -1,0 +1,157 @@
+"""Recipes that fill a 16 GB card: what `smallbench plan` says of it is in their numbers."""
+
+from __future__ import annotations
+
+from smallbench.models.config import BertConfig, DebertaConfig
+from smallbench.objectives.config import MaskedLMConfig
+from smallbench.recipes.base import recipe
+from smallbench.train.config import OptimConfig, PretrainConfig, ScheduleConfig, TrainConfig
+
+BERT_OPTIM = OptimConfig(
+    learning_rate=1e-4,  # appendix A.2, as the next two
+    beta2=0.999,
+    weight_decay=0.01,
+    epsilon=1e-6,  # google-research/bert optimization.py, as the next
+    clip_norm=1.0,
+)
+
+
+@recipe(
+    parameters="109.5M",
+    source="BERT-Base (Devlin et al. 2019, arXiv 1810.04805)",
+    budget="1M steps of 256 x 128 tokens (32.8B tokens); weeks on one 16 GB GPU, not measured",
+    expected="not measured; its paper reports a GLUE test average of 79.6 with WNLI left out",
+)
+def bert_base() -> PretrainConfig:
+    """BERT-Base in its first nine tenths: rows of 128 tokens.
+
+    Prepare its corpus as for bert-small. Differences from its paper: no next-sentence prediction;
+    no last tenth of the steps with rows of 512; Adam's bias correction is on; segments are cut
+    anywhere in the middle half of a row.
+    """
+    return PretrainConfig(
+        recipe="bert-base",
+        sequence_length=128,  # appendix A.2: 90 % of the steps
+        model=BertConfig(
+            vocab_size=30_522,  # BERT-uncased WordPiece
+            embedding_size=768,  # §3, BERT-Base
+            hidden_size=768,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            intermediate_size=3072,
+            max_position_embeddings=512,
+        ),
+        objective=MaskedLMConfig(mask_fraction=0.15),
+        optim=BERT_OPTIM,
+        schedule=ScheduleConfig(warmup_fraction=0.01),  # 10,000 of 1M steps
+        train=TrainConfig(max_steps=1_000_000, global_batch_size=256, micro_batch_size=64),
+    )
+
+
+@recipe(
+    parameters="335.2M",
+    source="BERT-Large (Devlin et al. 2019, arXiv 1810.04805)",
+    budget="1M steps of 256 x 128 tokens (32.8B tokens); months on one 16 GB GPU, not measured",
+    expected="not measured; its paper reports a GLUE test average of 82.1 with WNLI left out",
+)
+def bert_large() -> PretrainConfig:
+    """BERT-Large, with bert-base's differences from its paper.
+
+    Weights and Adam's states take 5 GiB of a card; activations are recomputed for what they leave.
+    """
+    return PretrainConfig(
+        recipe="bert-large",
+        sequence_length=128,
+        model=BertConfig(
+            vocab_size=30_522,
+            embedding_size=1024,  # §3, BERT-Large
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            max_position_embeddings=512,
+        ),
+        objective=MaskedLMConfig(mask_fraction=0.15),
+        optim=BERT_OPTIM,
+        schedule=ScheduleConfig(warmup_fraction=0.01),
+        train=TrainConfig(max_steps=1_000_000, global_batch_size=256, micro_batch_size=64,
+                          checkpoint_activations=True),
+    )  # fmt: skip
+
+
+DEBERTA_OPTIM = OptimConfig(
+    learning_rate=1.5e-4,  # He et al. 2021, appendix A, the 1.5B model's, as the next four
+    beta2=0.999,
+    epsilon=1e-6,
+    weight_decay=0.01,
+    clip_norm=1.0,
+)
+
+
+@recipe(
+    parameters="758.9M",
+    source="DeBERTa-XLarge (He et al. 2021, arXiv 2006.03654; microsoft/deberta-xlarge)",
+    budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); months on one 16 GB GPU, not "
+    "measured",
+    expected="not measured",
+)
+def deberta_xlarge() -> PretrainConfig:
+    """The shape of microsoft/deberta-xlarge on a hundredth of its budget.
+
+    Prepare its corpus with `--tokenizer=bpe --vocab_size=50265`. Batch and optimizer are the
+    paper's of its largest model; the number of steps is ours. Differences as in deberta-small: no
+    enhanced mask decoder, rows of 128 tokens (the paper's have 512).
+    """
+    return PretrainConfig(
+        recipe="deberta-xlarge",
+        sequence_length=128,
+        model=DebertaConfig(
+            vocab_size=50_265,  # GPT-2's BPE with five special tokens
+            embedding_size=1024,
+            hidden_size=1024,
+            num_hidden_layers=48,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            max_position_embeddings=512,
+            max_relative_positions=512,
+        ),
+        objective=MaskedLMConfig(mask_fraction=0.15, two_segment_fraction=0.0),
+        optim=DEBERTA_OPTIM,
+        schedule=ScheduleConfig(warmup_fraction=0.01),
+        train=TrainConfig(max_steps=10_000, global_batch_size=2_048, micro_batch_size=64,
+                          checkpoint_activations=True),
+    )  # fmt: skip
+
+
+@recipe(
+    parameters="1527.8M",
+    source="this project; the shape is GPT-2 XL's (Radford et al. 2019): 48 layers of 1,600",
+    budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); months on one 16 GB GPU, not "
+    "measured",
+    expected="not measured; it is here to show what fits",
+)
+def bert_1_5b() -> PretrainConfig:
+    """A BERT of 1.5 billion parameters, which one 16 GB card trains with ZeRO-Offload alone.
+
+    Adam's states, the float32 weights and their gradients lie in the host's memory (28 GiB and
+    more). Its layers are post-norm like all BERTs here; Megatron-LM (Shoeybi et al. 2019, §5.3)
+    found that a BERT larger than BERT-Large trains worse that way, so expect no record of it.
+    """
+    return PretrainConfig(
+        recipe="bert-1.5b",
+        sequence_length=128,
+        model=BertConfig(
+            vocab_size=30_522,
+            embedding_size=1600,
+            hidden_size=1600,
+            num_hidden_layers=48,
+            num_attention_heads=25,
+            intermediate_size=6400,
+            max_position_embeddings=512,
+        ),
+        objective=MaskedLMConfig(mask_fraction=0.15),
+        optim=DEBERTA_OPTIM,
+        schedule=ScheduleConfig(warmup_fraction=0.01),
+        train=TrainConfig(max_steps=10_000, global_batch_size=2_048, micro_batch_size=64,
+                          checkpoint_activations=True),
+    )  # fmt: skip

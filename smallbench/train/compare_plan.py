@@ -1,0 +1,99 @@
+"""On start, what was planned; after the first interval, what is measured beside it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from smallbench.gpus import GIB, gpu_of_device
+from smallbench.train.config import PretrainConfig
+from smallbench.train.engines import EngineChoice
+from smallbench.train.plan import Memory, Planner
+from smallbench.train.trainer import Progress, StepResult
+
+ASSUMED_MFU = 0.3
+"""Of a plan that knows no better; also the default of `smallbench plan`."""
+
+
+class PeakMeter:
+    """The most memory that a run has had on a device since this was made (before its model)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.is_host = device.type == "cpu"
+        self._before = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            self._before = _status_bytes("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """On a CPU, of the whole process; 0 where the system does not tell."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        return max(0, _status_bytes("VmHWM") - self._before)
+
+
+def _status_bytes(field: str) -> int:
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
+
+
+class ComparePlan:
+    """A callback that says one line, after `every_steps` steps of this attempt."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        engine: EngineChoice,
+        meter: PeakMeter,
+        *,
+        device: torch.device,
+        precision: str,
+        num_rows: int,
+        every_steps: int,
+        progress: Progress,
+        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+    ) -> None:
+        """Plans now and says so; `num_rows` are those of a micro-batch."""
+        planner = Planner(config, device_type=device.type, precision=precision)
+        way = (engine, config.train.checkpoint_activations)
+        self.memory: Memory = planner.memory(way, num_rows)
+        self.planned_tokens_per_second: float | None = None
+        gpu = gpu_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        if gpu is not None:
+            useful = 3 / 4 if way[1] else 1
+            peak = gpu.peak_flops(precision)
+            rate = ASSUMED_MFU * useful * peak / planner.flops_per_token()
+            self.planned_tokens_per_second = rate
+        self._meter, self._say = meter, say
+        self._due = progress.step + every_steps
+        self._mark = progress.num_tokens, progress.train_seconds
+        say(f"planned: {self.memory.label}, {num_rows} rows at a time, {self._planned()}")
+
+    def after_step(self, progress: Progress, result: StepResult) -> None:
+        """Say it once."""
+        if progress.step != self._due:
+            return
+        tokens, seconds = self._mark
+        rate = (progress.num_tokens - tokens) / (progress.train_seconds - seconds)
+        measured = f"{self._meter.peak_bytes() / GIB:.2f} GiB, {rate:,.0f} tokens/s"
+        self._say(f"planned {self._planned()}; measured {measured}")
+
+    def _planned(self) -> str:
+        text = f"{(self.memory.peak + self._host_bytes()) / GIB:.2f} GiB"
+        if self.planned_tokens_per_second is None:
+            return text
+        return f"{text}, {self.planned_tokens_per_second:,.0f} tokens/s at {ASSUMED_MFU:.0%} MFU"
+
+    def _host_bytes(self) -> int:
+        """Offloaded bytes count where the device is the host."""
+        return self.memory.host if self._meter.is_host else 0

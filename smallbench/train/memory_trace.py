@@ -1,0 +1,268 @@
+"""What a training step allocates, found by running it without allocating anything.
+
+The real model, objective, autocast and optimizer run on fake tensors, which have shapes and no
+data, while every storage that comes and goes is counted. So what a plan says of memory follows the
+code, not a formula beside it. What is not seen is what kernels use inside, and what an allocator
+wastes.
+
+Autograd refuses fake tensors of a GPU where torch is built without CUDA. So they are always the
+CPU's, and for a GPU the models take a GPU's paths and `LikeCuda` does what lies below them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from smallbench.batch import Batch
+from smallbench.errors import ConfigError
+from smallbench.models.encoder import checkpoint_activations
+from smallbench.models.paths import as_on_gpu
+from smallbench.objectives import OBJECTIVES
+from smallbench.objectives.masking import Vocabulary
+from smallbench.train.config import PretrainConfig
+from smallbench.train.optim import build_adamw
+from smallbench.train.precision import DTYPES
+from smallbench.train.trainer import count_targets, weigh
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the storages that operations inside return, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the operation and look at what it returns."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        return result
+
+    def _add(self, storage: Any) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.live -= size
+
+
+class LikeCuda(TorchFunctionMode):
+    """What CUDA computes in another way than the CPU, below the paths that the models choose.
+
+    Autocast runs norms and sums in float32; dropout keeps a mask of one byte; attention's fused
+    kernels keep no scores. (The memory-efficient kernel stands for all of them: it runs on every
+    card and with every mask, and what the others keep hardly differs.)
+    """
+
+    # What the models call of PyTorch's list "CUDA ops that autocast to float32".
+    FLOAT32 = frozenset({
+        F.layer_norm, F.binary_cross_entropy_with_logits, F.cross_entropy, torch.sum, Tensor.sum,
+        Tensor.softmax, Tensor.cumsum,
+    })  # fmt: skip
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function as CUDA would."""
+        kwargs = kwargs or {}
+        if func is F.dropout:
+            return torch.native_dropout(args[0], kwargs["p"], True)[0]
+        if func is F.scaled_dot_product_attention:
+            return fused_attention(*args, **kwargs)
+        if func in self.FLOAT32 and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map(_float32, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _float32(value: Any) -> Any:
+    is_lower = isinstance(value, Tensor) and value.is_floating_point()
+    return value.float() if is_lower else value
+
+
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None, dropout_p: float, scale: float
+) -> Tensor:
+    """PyTorch's memory-efficient kernel, as `F.scaled_dot_product_attention` calls it on CUDA."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill_(~attn_mask, -torch.inf)
+    if attn_mask is not None:
+        attn_mask = attn_mask.expand(*q.shape[:-1], k.shape[-2])
+    needs_gradient = any(t is not None and t.requires_grad for t in (q, k, v, attn_mask))
+    context: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, attn_mask, needs_gradient, dropout_p, False, scale=scale
+    )[0]
+    return context
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes on the device in one step, after the first (which makes the optimizer's states)."""
+
+    weights: int
+    states: int
+    gradients: int
+    activations: int
+    """What a forward pass keeps for the backward pass, weights that autocast converts included."""
+    peak: int
+    """The most that lives at once."""
+
+
+class StepTracer:
+    """Traces steps of a configuration on a device of `device_type` in a precision.
+
+    The model is built once; `objective` can be asked for its parameters and FLOPs. `drop_gradients`
+    frees each gradient as soon as it is there, as an engine does that carries it to the host; such
+    an engine has no states on the device and holds the weights in the precision itself.
+    """
+
+    def __init__(
+        self, config: PretrainConfig, *, device_type: str, precision: str, offloaded: bool = False
+    ) -> None:
+        self._config, self._device_type = config, device_type
+        self._dtype = DTYPES[precision]
+        self._offloaded = offloaded
+        self._fake, self._memory = FakeTensorMode(), LiveBytes()
+        self._optimizer: torch.optim.Optimizer | None = None
+        with self._tracing():
+            torch.set_default_dtype(self._dtype if offloaded else torch.float32)
+            try:  # converting a module afterwards fails on fake tensors
+                self.objective = build_objective(config)
+            finally:
+                torch.set_default_dtype(torch.float32)
+            self.objective.train()
+            if offloaded:
+                for parameter in self.objective.parameters():
+                    parameter.register_post_accumulate_grad_hook(_drop_gradient)
+            self._weight_bytes = self._memory.live
+            if not offloaded:
+                self._optimizer = build_adamw(self.objective, config.optim)
+                for parameter in self.objective.parameters():
+                    parameter.grad = torch.zeros_like(parameter)
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+            self._state_bytes = self._memory.live - self._weight_bytes
+
+    def step(self, num_rows: int, *, num_micro_batches: int, checkpoint: bool) -> StepMemory:
+        """The last of a step's micro-batches, of `num_rows` rows, and the update.
+
+        `checkpoint` recomputes activations. With several micro-batches gradients are there already.
+        """
+        batch = self.sample(num_rows, is_padded=True)
+        totals = count_targets(self.objective, [batch])
+        memory = self._memory
+        checkpoint_activations(self.objective, checkpoint)
+        with self._tracing():
+            memory.peak = static = memory.live
+            if num_micro_batches > 1 and not self._offloaded:
+                for parameter in self.objective.parameters():
+                    parameter.grad = torch.zeros_like(parameter)
+            before = memory.live
+            device_batch = batch.map(self._fake.from_tensor)
+            with self._autocast():
+                sums = self.objective(device_batch)
+            share = weigh(self.objective, sums, totals)
+            activations = memory.live - before
+            # Not `share.backward()`, which suspends the function mode that checkpointing needs.
+            torch.autograd.Variable._execution_engine.run_backward(
+                (share,), (torch.ones_like(share),), False, False, (),
+                allow_unreachable=True, accumulate_grad=True,
+            )  # fmt: skip
+            del sums, share
+            gradients = memory.live - static
+            if self._optimizer is not None:
+                torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+        return StepMemory(
+            weights=self._weight_bytes,
+            states=self._state_bytes,
+            gradients=gradients,
+            activations=activations,
+            peak=memory.peak,
+        )
+
+    def sample(self, num_rows: int, *, is_padded: bool) -> Batch:
+        """A micro-batch of random rows, all of them full, or one of them not."""
+        generator = np.random.default_rng(0)
+        ids_BL = random_rows(self._config, num_rows, generator)
+        if is_padded:
+            ids_BL[0, -1] = self.objective.vocabulary.pad_id
+        [batch] = self.objective.micro_batches(self.objective.corrupt(ids_BL, generator), num_rows)
+        assert isinstance(batch, Batch)
+        return batch
+
+    @contextmanager
+    def _tracing(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self._device_type == "cuda":
+                stack.enter_context(as_on_gpu())
+                stack.enter_context(LikeCuda())
+            stack.enter_context(self._fake)
+            stack.enter_context(self._memory)
+            yield
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._offloaded or self._dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast("cpu", dtype=self._dtype)
+
+
+def stand_in_vocabulary(config: PretrainConfig) -> Vocabulary:
+    """A vocabulary of the configuration's size, with special tokens at its beginning.
+
+    Raises `ConfigError` where the configuration leaves the size to a tokenizer.
+    """
+    size = config.model.vocab_size
+    if size is None:
+        raise ConfigError(
+            f"{config.recipe} takes the size of its vocabulary from the tokenizer; name one with "
+            "--model.vocab_size=8192"
+        )
+    return Vocabulary(
+        size=size, pad_id=0, cls_id=1, sep_id=2, mask_id=3, special_ids=tuple(range(5))
+    )
+
+
+def build_objective(config: PretrainConfig) -> Any:
+    """The configuration's objective with its model, and a stand-in for the vocabulary."""
+    objective = OBJECTIVES[config.objective.objective]
+    return objective(config.objective, config.model, stand_in_vocabulary(config))
+
+
+def random_rows(
+    config: PretrainConfig, num_rows: int, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Full rows of ordinary tokens, between the special ones, [num_rows, L]."""
+    vocabulary = stand_in_vocabulary(config)
+    first, shape = len(vocabulary.special_ids), (num_rows, config.sequence_length)
+    ids_BL = generator.integers(first, vocabulary.size, shape)
+    ids_BL[:, 0], ids_BL[:, -1] = vocabulary.cls_id, vocabulary.sep_id
+    return ids_BL
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None

@@ -1,0 +1,462 @@
+"""What a recipe needs of a GPU: memory for each way to train it, time, energy and money.
+
+Memory on the device comes from `train.memory_trace`, which runs the step that it is asked about.
+What DeepSpeed keeps elsewhere is counted from its buffers, listed at `Offloaded`.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from smallbench.errors import ConfigError, DataError, UnavailableError
+from smallbench.gpus import GIB, Gpu, gpu_of_device
+from smallbench.train.config import PretrainConfig
+from smallbench.train.deepspeed_engine import BUCKET_ELEMENTS
+from smallbench.train.engines import EngineChoice, choose_engine
+from smallbench.train.memory_trace import StepMemory, StepTracer
+from smallbench.train.precision import DTYPES
+
+MARGIN = 0.10
+"""Part of a device's memory that a plan leaves free: CUDA's context and cuBLAS's workspaces take
+about half a GB, and PyTorch's allocator cannot use every gap."""
+
+HEAP_WASTE = 0.3
+"""On a CPU, where the C library's heap is told to keep what is freed: gaps between the blocks that
+outlive a layer, as a part of what the step would hold without recomputation. Measured for five
+recipes, 8 to 96 rows, 4 to 24 layers: 0.2 to 0.36."""
+
+LIVE_ELEMENTS = 10**9
+"""Of the parameters that ZeRO-3 leaves on the device (DeepSpeed's stage3_max_live_parameters)."""
+
+MIN_TOKENS = 1024
+"""Tokens of a forward pass below which a plan rather gives up speed elsewhere: the matrices get too
+small for a GPU."""
+
+Choice = tuple[EngineChoice, bool]
+"""An engine, and whether activations are recomputed."""
+
+# The fastest first: recomputing costs a third more work, offloading the traffic of every gradient.
+CHOICES: tuple[Choice, ...] = (
+    (EngineChoice("torch", "none"), False),
+    (EngineChoice("torch", "none"), True),
+    (EngineChoice("deepspeed", "optimizer"), False),
+    (EngineChoice("deepspeed", "optimizer"), True),
+    (EngineChoice("deepspeed", "parameters"), False),
+    (EngineChoice("deepspeed", "parameters"), True),
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one way to train, with `num_rows` rows in a forward pass."""
+
+    engine: str
+    offload: str
+    checkpoint_activations: bool
+    num_rows: int
+    weights: int
+    gradients: int
+    states: int
+    activations: int
+    other: int
+    """What else lives at the peak: a layer's gradients, logits, buckets, an allocator's waste."""
+    peak: int
+    host: int
+    """In the host's memory, where something is offloaded."""
+
+    @property
+    def fixed(self) -> int:
+        """What no smaller micro-batch saves."""
+        return self.weights + self.gradients + self.states
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        name = self.engine if self.offload == "none" else f"{self.offload} offloaded"
+        return name + (", recomputing" if self.checkpoint_activations else "")
+
+
+class Planner:
+    """Memory of a configuration's ways to train, traced once each."""
+
+    def __init__(self, config: PretrainConfig, *, device_type: str, precision: str) -> None:
+        self.config, self.device_type, self.precision = config, device_type, precision
+        self._tracer = cache(self._make_tracer)
+        self._trace = cache(self._run_trace)
+
+    def _make_tracer(self, is_offloaded: bool) -> StepTracer:
+        return StepTracer(
+            self.config,
+            device_type=self.device_type,
+            precision=self.precision,
+            offloaded=is_offloaded,
+        )
+
+    def _run_trace(
+        self, is_offloaded: bool, recompute: bool, num_rows: int, num_micro_batches: int
+    ) -> StepMemory:
+        return self._tracer(is_offloaded).step(
+            num_rows, num_micro_batches=num_micro_batches, checkpoint=recompute
+        )
+
+    @property
+    def objective(self) -> Any:
+        """The model with what it learns, on fake tensors."""
+        return self._tracer(False).objective
+
+    @property
+    def num_parameters(self) -> int:
+        """All that are trained."""
+        return sum(p.numel() for p in self.objective.parameters())
+
+    @property
+    def num_embedding_parameters(self) -> int:
+        """Those of them that are looked up."""
+        tables = (m for m in self.objective.modules() if isinstance(m, nn.Embedding))
+        return sum(p.numel() for p in {p for m in tables for p in m.parameters()})
+
+    def flops_per_token(self) -> float:
+        """As the model counts them, forward and backward."""
+        batch = self._tracer(False).sample(1, is_padded=False)
+        flops: int = self.objective.train_flops(batch)
+        return flops / batch.num_tokens
+
+    def logit_bytes(self, num_rows: int) -> int:
+        """The scores of a forward pass's targets, its largest tensor."""
+        batch = self._tracer(False).sample(num_rows, is_padded=False)
+        assert batch.target_ids is not None
+        rows = self.config.model.num_embedding_rows
+        return batch.target_ids.numel() * rows * DTYPES[self.precision].itemsize
+
+    def memory(self, choice: Choice, num_rows: int) -> Memory:
+        """What a way to train takes with `num_rows` rows in a forward pass."""
+        engine, recompute = choice
+        is_offloaded = engine.offload != "none"
+        num_micro_batches = -(-self.config.train.global_batch_size // num_rows)
+        step = self._trace(is_offloaded, recompute, num_rows, num_micro_batches)
+        weights, peak, host = step.weights, step.peak, 0
+        if is_offloaded:
+            weights, extra, host = self._offloaded(engine.offload)
+            peak += weights - step.weights + extra
+        if self.device_type == "cpu":
+            whole = self._trace(is_offloaded, False, num_rows, num_micro_batches)
+            peak += round(HEAP_WASTE * (whole.peak - whole.weights - whole.states))
+        known = weights + step.gradients + step.states + step.activations
+        return Memory(
+            engine=engine.engine,
+            offload=engine.offload,
+            checkpoint_activations=recompute,
+            num_rows=num_rows,
+            weights=weights,
+            gradients=step.gradients,
+            states=step.states,
+            activations=step.activations,
+            other=max(0, peak - known),
+            peak=peak,
+            host=host,
+        )
+
+    def _offloaded(self, offload: str) -> tuple[int, int, int]:
+        """Bytes of weights and of buffers on the device, and those on the host.
+
+        As DeepSpeed 0.19 allocates them (runtime/zero/stage_1_and_2.py and stage3.py).
+        """
+        size, count = DTYPES[self.precision].itemsize, self.num_parameters
+        largest = max(p.numel() for p in self.objective.parameters())
+        # float32 masters, their gradients and two moments; weights and gradients in the precision
+        # on their way between.
+        host = (4 + 4 + 8 + 2 * size) * count + largest * size
+        # A GPU reserves the whole bucket, a CPU the part of it that is written.
+        bucket = BUCKET_ELEMENTS if self.device_type == "cuda" else min(BUCKET_ELEMENTS, count)
+        on_device = count if offload == "optimizer" else min(count, LIVE_ELEMENTS)
+        if offload == "parameters":
+            host += size * count
+        return on_device * size, (bucket + largest) * size, host
+
+    def largest_rows(self, choice: Choice, limit: int) -> int:
+        """About the most rows in a forward pass that stay under `limit` bytes, up to a whole batch.
+
+        On the line through the configured rows and twice as many: a peak grows along one where
+        activations make it.
+        """
+        rows, whole = self.config.train.rows_per_forward, self.config.train.global_batch_size
+        memory = self.memory(choice, rows)
+        if memory.fixed > limit:
+            return 0
+        slope = (self.memory(choice, 2 * rows).peak - memory.peak) / rows
+        return max(0, min(whole, rows + int((limit - memory.peak) // slope)))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a run does where its configuration leaves that open."""
+
+    engine: EngineChoice
+    checkpoint_activations: bool
+    num_rows: int
+    """Of a micro-batch."""
+
+
+def usable_bytes(memory_bytes: int) -> int:
+    """What a plan fills of a device's memory."""
+    return int((1 - MARGIN) * memory_bytes)
+
+
+def smaller(num_rows: int) -> int | None:
+    """The next smaller micro-batch that divides this one: the global batch stays what it is."""
+    return next((n for n in range(num_rows // 2, 0, -1) if num_rows % n == 0), None)
+
+
+def choices_of(config: PretrainConfig, *, may_recompute: bool = False) -> list[Choice]:
+    """The ways to train that the configuration leaves open; the fastest first.
+
+    `may_recompute` offers recomputed activations also where they were not asked for.
+    """
+    train, found = config.train, []
+    asked = train.checkpoint_activations
+    for engine, recompute in CHOICES:
+        if train.offload not in {"auto", engine.offload}:
+            continue
+        if recompute != asked and not (recompute and may_recompute):
+            continue
+        try:  # the configuration knows what fits together
+            changed = replace(train, offload=engine.offload)
+        except ConfigError:
+            continue
+        found.append((choose_engine(changed), recompute))
+    return found
+
+
+def decide(planner: Planner, choices: Sequence[Choice], limit: int) -> Decision | None:
+    """The fastest way with the configured rows, or with fewer that still fill a GPU.
+
+    Where none is left, the way with the most rows; None where not even one row fits.
+    """
+    config = planner.config
+    enough = -(-MIN_TOKENS // config.sequence_length)
+    best: Decision | None = None
+    for choice in choices:
+        rows: int | None = config.train.rows_per_forward
+        if planner.memory(choice, config.train.rows_per_forward).fixed > limit:
+            continue
+        while rows is not None and planner.memory(choice, rows).peak > limit:
+            rows = smaller(rows)
+        if rows is None:
+            continue
+        if best is None or rows > best.num_rows:
+            best = Decision(*choice, rows)
+        if rows >= min(enough, config.train.rows_per_forward):
+            return Decision(*choice, rows)
+    return best
+
+
+def choose(
+    config: PretrainConfig, *, device_type: str, precision: str, memory_bytes: int
+) -> Decision:
+    """Engine, offload and micro-batch for a device with `memory_bytes`.
+
+    What the configuration says stands; `auto` is what fits and is fastest. On a CPU, whose memory
+    is the host's, nothing is offloaded. Raises `UnavailableError` where nothing fits.
+    """
+    choices = choices_of(config)
+    if device_type == "cpu":
+        return Decision(*choices[0], config.train.rows_per_forward)
+    planner = Planner(config, device_type=device_type, precision=precision)
+    decision = decide(planner, choices, usable_bytes(memory_bytes))
+    if decision is None:
+        needed = min(planner.memory(choice, 1).peak for choice in choices)
+        raise UnavailableError(
+            f"one row at a time takes {needed / GIB:.1f} GiB of the device, of whose "
+            f"{memory_bytes / GIB:.1f} GiB a plan fills {usable_bytes(memory_bytes) / GIB:.1f}; "
+            "set --train.checkpoint_activations, or leave --train.offload to auto"
+        )
+    return decision
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast, and how that is known."""
+
+    tokens_per_second: float
+    mfu: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What so many steps take."""
+
+    steps: int
+    tokens: int
+    hours: float
+    kwh: float
+    """The card's TDP over these hours; the machine around it is not counted."""
+    price: float | None
+    """None without a price per hour."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe on a GPU."""
+
+    recipe: str
+    gpu: str
+    memory_bytes: int
+    usable_bytes: int
+    precision: str
+    sequence_length: int
+    global_batch_size: int
+    num_parameters: int
+    num_embedding_parameters: int
+    flops_per_token: float
+    logit_bytes: int
+    ways: tuple[Memory, ...]
+    """Each way, with the configured rows in a forward pass."""
+    largest_rows: tuple[int, ...]
+    """For each way the most rows of a forward pass; 0 where not even one fits."""
+    decision: Decision | None
+    reason: str
+    speed: Speed | None
+    whole: Cost | None
+    """The recipe's own number of steps."""
+    budget: Cost | None
+    """What `--hours` allows."""
+
+    def to_json(self) -> str:
+        """All of it."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def make_plan(
+    config: PretrainConfig,
+    gpu: Gpu,
+    *,
+    mfu: float,
+    measured: Path | None = None,
+    hours: float | None = None,
+    price_per_hour: float | None = None,
+) -> Plan:
+    """Raises `ConfigError` where the card has no such precision, `DataError` for `measured`."""
+    precision = config.train.precision
+    precision = gpu.default_precision if precision == "auto" else precision
+    peak_flops = gpu.peak_flops(precision)
+    planner = Planner(config, device_type="cuda", precision=precision)
+    choices = choices_of(config, may_recompute=True)
+    limit = usable_bytes(gpu.memory_bytes)
+    decision = decide(planner, choices, limit)
+    rows = config.train.rows_per_forward
+    flops = planner.flops_per_token()
+    speed = whole = budget = None
+    if decision is not None:
+        speed = _speed(config, gpu, decision, flops, peak_flops, mfu=mfu, measured=measured)
+        tokens = config.train.global_batch_size * config.sequence_length
+
+        def cost(steps: int) -> Cost:
+            taken = steps * tokens / speed.tokens_per_second / 3600
+            price = None if price_per_hour is None else price_per_hour * taken
+            return Cost(steps, steps * tokens, taken, taken * gpu.tdp_watts / 1000, price)
+
+        whole = cost(config.train.max_steps)
+        if hours is not None:
+            budget = cost(int(3600 * hours * speed.tokens_per_second / tokens))
+    return Plan(
+        recipe=config.recipe,
+        gpu=gpu.name,
+        memory_bytes=gpu.memory_bytes,
+        usable_bytes=limit,
+        precision=precision,
+        sequence_length=config.sequence_length,
+        global_batch_size=config.train.global_batch_size,
+        num_parameters=planner.num_parameters,
+        num_embedding_parameters=planner.num_embedding_parameters,
+        flops_per_token=flops,
+        logit_bytes=planner.logit_bytes(rows),
+        ways=tuple(planner.memory(choice, rows) for choice in CHOICES),
+        largest_rows=tuple(planner.largest_rows(choice, limit) for choice in CHOICES),
+        decision=decision,
+        reason=_reason(planner, choices, decision, limit),
+        speed=speed,
+        whole=whole,
+        budget=budget,
+    )
+
+
+def _reason(
+    planner: Planner, choices: Sequence[Choice], decision: Decision | None, limit: int
+) -> str:
+    room = f"the {limit / GIB:.1f} GiB that a plan fills"
+    if decision is None:
+        least = min((planner.memory(choice, 1) for choice in choices), key=lambda m: m.peak)
+        return (
+            f"nothing fits: even one row at a time, {least.label}, takes {least.peak / GIB:.1f} "
+            f"GiB, over {room}"
+        )
+    chosen = planner.memory((decision.engine, decision.checkpoint_activations), decision.num_rows)
+    faster = choices[: choices.index((decision.engine, decision.checkpoint_activations))]
+    fits = f"takes {chosen.peak / GIB:.1f} GiB with {decision.num_rows} rows at a time"
+    if not faster:
+        return f"{chosen.label} is the fastest, and {fits}, of {room}"
+    before = planner.memory(faster[-1], decision.num_rows)
+    return (
+        f"{chosen.label} {fits}, of {room}; the next faster way, {before.label}, would take "
+        f"{before.peak / GIB:.1f} GiB"
+    )
+
+
+def _speed(
+    config: PretrainConfig,
+    gpu: Gpu,
+    decision: Decision,
+    flops_per_token: float,
+    peak_flops: float,
+    *,
+    mfu: float,
+    measured: Path | None,
+) -> Speed:
+    if measured is not None:
+        rate = measured_tokens_per_second(measured, config.recipe, gpu)
+        return Speed(rate, rate * flops_per_token / peak_flops, f"measured: {measured}")
+    method = f"assumed MFU of {mfu:.0%}"
+    if decision.checkpoint_activations:
+        mfu *= 3 / 4  # four passes instead of three for the same result
+        method += ", three quarters of it where activations are recomputed"
+    if decision.engine.offload != "none":
+        method += "; the traffic to the host and its optimizer come on top"
+    return Speed(mfu * peak_flops / flops_per_token, mfu, method)
+
+
+def measured_tokens_per_second(path: Path, recipe: str, gpu: Gpu) -> float:
+    """From a run's metrics.jsonl, or from what `python -m benchmarks.gpu` printed on this card.
+
+    Raises `DataError` where the file holds no such measurement, `ConfigError` for another card's.
+    """
+    rates, system = [], recipe.removesuffix("-small")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the benchmark's table
+        if not isinstance(record, Mapping):
+            continue
+        if record.get("event") == "train":
+            rates.append(float(record["tokens_per_second"]))
+        if record.get("benchmark") == "gpu":
+            found = gpu_of_device(record["device"])
+            if found != gpu:
+                raise ConfigError(f"{path} was measured on {record['device']}, not on {gpu.name}")
+            rows = {n: r for n, r in record["results"].items() if n.startswith(f"{system}/ours")}
+            rates += [max(float(r["tokens_per_second"]) for r in rows.values())] if rows else []
+    if not rates:
+        raise DataError(
+            f"{path} holds no measurement of {recipe}: give a run's metrics.jsonl, or the output "
+            "of 'python -m benchmarks.gpu'"
+        )
+    return statistics.median(rates)

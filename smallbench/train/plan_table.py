@@ -1,0 +1,117 @@
+"""A plan as a page for people: an aligned table, a sentence, and the next command."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from smallbench.gpus import GIB, GPUS
+from smallbench.train.config import PretrainConfig
+from smallbench.train.plan import MARGIN, Cost, Memory, Plan
+
+COLUMNS = ("weights", "gradients", "states", "activations", "other", "peak", "host")
+
+
+def as_table(plan: Plan, config: PretrainConfig) -> str:
+    """The page of `smallbench plan`."""
+    gpu = GPUS[plan.gpu]
+    rows, tokens = config.train.rows_per_forward, plan.global_batch_size * plan.sequence_length
+    inner = plan.num_parameters - plan.num_embedding_parameters
+    targets = plan.logit_bytes / 2**20
+    return "\n".join([
+        f"{plan.recipe} on {plan.gpu}: {plan.memory_bytes / GIB:.1f} GiB, of which a plan leaves "
+        f"{MARGIN:.0%} free; {plan.precision} at {gpu.peak_tflops[plan.precision]:g} TFLOP/s",
+        "",
+        f"  parameters   {millions(plan.num_parameters)}, without embeddings {millions(inner)}",
+        f"  work         {plan.flops_per_token / 1e9:.3g} GFLOP a token; a step of "
+        f"{plan.global_batch_size:,} x {plan.sequence_length} tokens "
+        f"{plan.flops_per_token * tokens / 1e12:,.3g} TFLOP",
+        "",
+        f"  GiB with {rows} rows in a forward pass (their logits: {targets:,.0f} MiB)",
+        "",
+        *memory_table(plan),
+        "",
+        *_wrapped(f"Choice: {plan.reason}."),
+        *_time(plan),
+        *_next(plan, config),
+    ])  # fmt: skip
+
+
+def memory_table(plan: Plan) -> list[str]:
+    """A line for each way to train; the chosen one is marked."""
+    heads = ["", *COLUMNS, "rows at most"]
+    body = [
+        [
+            ("> " if is_chosen(plan, way) else "  ") + way.label,
+            *(_gib(getattr(way, name)) for name in COLUMNS),
+            f"{largest:,}" if largest else "none fits",
+        ]
+        for way, largest in zip(plan.ways, plan.largest_rows, strict=True)
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *body, strict=True)]
+    return [_line(row, widths) for row in (heads, *body)]
+
+
+def is_chosen(plan: Plan, way: Memory) -> bool:
+    """Whether a way is what the plan decided for."""
+    decision = plan.decision
+    return decision is not None and (way.offload, way.checkpoint_activations) == (
+        decision.engine.offload,
+        decision.checkpoint_activations,
+    )
+
+
+def millions(count: int) -> str:
+    """`109.5M`."""
+    return f"{count / 1e6:,.1f}M"
+
+
+def duration(hours: float) -> str:
+    """In the unit that people would use."""
+    return f"{hours / 24:,.1f} days" if hours >= 48 else f"{hours:,.1f} hours"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}" if size else "–"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in others)]).rstrip()
+
+
+def _time(plan: Plan) -> list[str]:
+    if plan.speed is None or plan.whole is None:
+        return []
+    rate = f"{plan.speed.tokens_per_second:,.0f} tokens/s ({plan.speed.method})"
+    lines = ["", *_wrapped(f"Speed: {rate}."), ""]
+    lines.append(f"  the whole recipe   {_cost(plan.whole)}")
+    if plan.budget is not None:
+        lines.append(f"  the hours given    {_cost(plan.budget)}")
+    return [*lines, "", *_wrapped("Energy is the card's TDP over that time, without its machine.")]
+
+
+def _cost(cost: Cost) -> str:
+    price = "" if cost.price is None else f", {cost.price:,.2f} to pay"
+    return (
+        f"{cost.steps:,} steps, {cost.tokens / 1e9:,.3g}B tokens: {duration(cost.hours)}, "
+        f"{cost.kwh:,.3g} kWh{price}"
+    )
+
+
+def _next(plan: Plan, config: PretrainConfig) -> list[str]:
+    if plan.decision is None:
+        return []
+    flags = []
+    if plan.decision.num_rows != config.train.rows_per_forward:
+        flags.append(f"--train.micro_batch_size={plan.decision.num_rows}")
+    if plan.decision.checkpoint_activations != config.train.checkpoint_activations:
+        flags.append("--train.checkpoint_activations")
+    if plan.budget and plan.whole and plan.budget.steps < plan.whole.steps:
+        flags.append(f"--max_steps={plan.budget.steps}")
+    command = f"smallbench pretrain {plan.recipe} --data=corpus --run_dir=runs/{plan.recipe}"
+    return ["", "Next:", "  " + " ".join([command, *flags])]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 100)

@@ -1,0 +1,339 @@
+"""A plan agrees with what it plans: counts with the models, memory with what is measured."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from smallbench.config import override_all
+from smallbench.errors import ConfigError, DataError, UnavailableError
+from smallbench.gpus import GIB, gpu_of
+from smallbench.recipes import RECIPES
+from smallbench.train.compare_plan import ComparePlan, PeakMeter
+from smallbench.train.engines import EngineChoice
+from smallbench.train.memory_trace import build_objective
+from smallbench.train.plan import (
+    CHOICES,
+    Planner,
+    choices_of,
+    choose,
+    decide,
+    make_plan,
+    measured_tokens_per_second,
+    smaller,
+    usable_bytes,
+)
+from smallbench.train.plan_table import as_table, memory_table
+from smallbench.train.trainer import Progress
+
+ROOT = Path(__file__).parents[2]
+V100 = gpu_of("v100-16gb")
+
+
+def recipe_of(name, **values):
+    config = RECIPES[name]()
+    if config.model.vocab_size is None:
+        values = {"model.vocab_size": 512, **values}
+    return override_all(config, {key.replace("__", "."): v for key, v in values.items()})
+
+
+@cache
+def tiny_planner(device_type="cuda", family="bert"):
+    config = recipe_of(f"{family}-tiny", model__hidden_dropout_prob=0.1)
+    precision = "fp16" if device_type == "cuda" else "bf16"
+    return Planner(config, device_type=device_type, precision=precision)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_counts_are_the_models_own(name):
+    config = recipe_of(name)
+    is_large = config.model.hidden_size >= 768
+    with torch.device("meta" if is_large else "cpu"):
+        objective = build_objective(config)
+    planner = Planner(config, device_type="cuda", precision="fp16")
+    assert planner.num_parameters == sum(p.numel() for p in objective.parameters())
+    batch = planner._tracer(False).sample(4, is_padded=False)
+    tokens = 4 * config.sequence_length
+    assert planner.flops_per_token() == objective.train_flops(batch) / tokens
+    looked_up = sum(
+        p.numel() for n, p in objective.named_parameters() if n.endswith((
+            "tokens.weight", "positions.weight", "segments.weight", "relative_positions.weight"
+        ))
+    )  # fmt: skip
+    assert planner.num_embedding_parameters == looked_up
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta", "electra"])
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_memory_is_monotonic(family, device_type):
+    planner = tiny_planner(device_type, family)
+    for choice in CHOICES:
+        peaks = [planner.memory(choice, rows).peak for rows in (4, 16, 32)]
+        assert peaks == sorted(peaks)
+        assert peaks[0] < peaks[-1]
+    for engine in {engine for engine, _ in CHOICES}:
+        plain, recomputed = (planner.memory((engine, r), 32) for r in (False, True))
+        assert recomputed.activations < plain.activations
+        assert recomputed.peak <= plain.peak
+    for recompute in (False, True):
+        plain = planner.memory((EngineChoice(), recompute), 32)
+        for offload in ("optimizer", "parameters"):
+            away = planner.memory((EngineChoice("deepspeed", offload), recompute), 32)
+            assert away.fixed < plain.fixed
+            assert away.host > away.weights
+            assert plain.host == 0
+
+
+def test_accumulated_gradients_take_their_place():
+    """With several micro-batches the gradients of the whole model are there from the second on."""
+    whole = recipe_of("bert-tiny")
+    parts = override_all(whole, {"train.micro_batch_size": 8})
+    peaks = [
+        Planner(config, device_type="cuda", precision="fp16").memory(CHOICES[0], 8)
+        for config in (override_all(whole, {"train.global_batch_size": 8}), parts)
+    ]
+    gained = peaks[1].peak - peaks[0].peak
+    assert 0 < gained <= peaks[0].gradients
+
+
+def test_the_fastest_way_that_fits_is_taken():
+    planner = tiny_planner()
+    rows = planner.config.train.rows_per_forward
+    ways = [planner.memory(choice, rows) for choice in CHOICES]
+    choices = choices_of(planner.config, may_recompute=True)
+    assert choices == list(CHOICES)
+    plain, recomputed = CHOICES[0], CHOICES[1]
+
+    def decided(limit):
+        found = decide(planner, choices, limit)
+        return (found.engine, found.checkpoint_activations), found.num_rows
+
+    assert decided(ways[0].peak) == (plain, rows)
+    # Half the rows still fill a GPU, so they come before recomputation.
+    assert decided(ways[0].peak - 1) == (plain, rows // 2)
+    eight = planner.memory(plain, 8).peak
+    assert decided(eight) == (plain, 8)
+    assert decided(eight - 1)[0] == recomputed
+    assert decide(planner, choices, 1000) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "engine"),
+    [
+        ({}, EngineChoice("torch", "none")),
+        ({"train__engine": "deepspeed"}, EngineChoice("deepspeed", "none")),
+        ({"train__offload": "optimizer"}, EngineChoice("deepspeed", "optimizer")),
+        ({"train__offload": "parameters"}, EngineChoice("deepspeed", "parameters")),
+        ({"train__offload": "none"}, EngineChoice("torch", "none")),
+        ({"train__zero_stage": 2}, EngineChoice("deepspeed", "none", 2)),
+    ],
+)
+def test_what_the_configuration_says_stands(values, engine):
+    config = recipe_of("bert-tiny", **values)
+    decision = choose(config, device_type="cuda", precision="fp16", memory_bytes=16 * GIB)
+    assert decision.engine == engine
+    assert decision.num_rows == config.train.rows_per_forward
+    assert not decision.checkpoint_activations
+    # A CPU's memory is the host's: nothing is gained, and nothing is traced.
+    on_cpu = choose(config, device_type="cpu", precision="bf16", memory_bytes=1)
+    assert on_cpu.engine == engine
+
+
+def test_no_room_is_a_sentence():
+    config = recipe_of("bert-tiny", train__offload="none")
+    with pytest.raises(UnavailableError, match=r"one row at a time takes .* GiB of the device"):
+        choose(config, device_type="cuda", precision="fp16", memory_bytes=10_000_000)
+
+
+def test_one_and_a_half_billion_fit_16_gb_with_offload_and_not_without():
+    config = recipe_of("bert-1.5b")
+    decision = choose(config, device_type="cuda", precision="fp16", memory_bytes=16 * GIB)
+    assert decision.engine == EngineChoice("deepspeed", "optimizer")
+    assert decision.checkpoint_activations
+    assert decision.num_rows == config.train.micro_batch_size
+    without = override_all(config, {"train.offload": "none"})
+    with pytest.raises(UnavailableError):
+        choose(without, device_type="cuda", precision="fp16", memory_bytes=16 * GIB)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bert-base", "bert-large", "deberta-xlarge"])
+def test_the_large_recipes_are_written_as_they_fit_16_gb(name):
+    config = RECIPES[name]()
+    decision = choose(config, device_type="cuda", precision="fp16", memory_bytes=V100.memory_bytes)
+    assert decision.num_rows == config.train.micro_batch_size
+    assert decision.checkpoint_activations == config.train.checkpoint_activations
+    offloaded = {"bert-base": "none", "bert-large": "none", "deberta-xlarge": "optimizer"}
+    assert decision.engine.offload == offloaded[name]
+
+
+def test_a_micro_batch_always_divides_the_global_batch():
+    rows, seen = 96, []
+    while rows is not None:
+        seen.append(rows)
+        rows = smaller(rows)
+    assert seen[0] == 96
+    assert seen[-1] == 1
+    assert all(96 % n == 0 for n in seen)
+
+
+@cache
+def tiny_plan():
+    return make_plan(recipe_of("bert-tiny"), V100, mfu=0.3, hours=1.0, price_per_hour=2.0)
+
+
+def test_time_energy_and_price_follow_from_the_speed():
+    plan = tiny_plan()
+    assert plan.speed.tokens_per_second == 0.3 * 125e12 / plan.flops_per_token
+    assert plan.whole.tokens == 5_200 * 32 * 128
+    assert plan.whole.hours == plan.whole.tokens / plan.speed.tokens_per_second / 3600
+    assert plan.budget.hours == pytest.approx(1.0, rel=1e-3)
+    assert plan.budget.hours <= 1.0
+    assert plan.budget.kwh == pytest.approx(0.3 * plan.budget.hours)  # 300 W
+    assert plan.budget.price == 2.0 * plan.budget.hours
+
+
+def test_the_table_is_aligned_and_marks_the_choice():
+    plan = tiny_plan()
+    head, *rows = memory_table(plan)
+    assert len({len(line) for line in (head, *rows)}) == 1
+    assert [row.startswith("> ") for row in rows] == [True] + 5 * [False]
+    page = as_table(plan, recipe_of("bert-tiny"))
+    assert "smallbench pretrain bert-tiny" in page
+    assert max(map(len, page.splitlines())) <= 110
+
+
+def test_json_holds_the_plan():
+    assert json.loads(tiny_plan().to_json()) == json.loads(
+        json.dumps(dataclasses.asdict(tiny_plan()))
+    )
+
+
+def test_what_needs_a_tokenizer_says_so():
+    with pytest.raises(ConfigError, match=r"--model.vocab_size=8192"):
+        make_plan(RECIPES["bert-tiny"](), V100, mfu=0.3)
+
+
+def test_a_measurement_replaces_the_assumption(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(
+        "".join(
+            json.dumps({"event": event, "tokens_per_second": rate}) + "\n"
+            for event, rate in [("train", 100.0), ("eval", 1.0), ("train", 300.0), ("train", 200.0)]
+        )
+    )
+    assert measured_tokens_per_second(metrics, "bert-tiny", V100) == 200.0
+    results = {"bert/ours/128": {"tokens_per_second": 7}, "bert/theirs/128": {}}
+    results["bert/ours compiled/128"] = {"tokens_per_second": 9}
+    line = {"benchmark": "gpu", "device": "Tesla V100-SXM2-16GB", "results": results}
+    benchmark = tmp_path / "gpu.txt"
+    benchmark.write_text("| system | tokens/s |\n" + json.dumps(line))
+    assert measured_tokens_per_second(benchmark, "bert-small", V100) == 9.0
+    with pytest.raises(DataError, match="no measurement of roberta-small"):
+        measured_tokens_per_second(benchmark, "roberta-small", V100)
+    with pytest.raises(ConfigError, match="not on t4-16gb"):
+        measured_tokens_per_second(benchmark, "bert-small", gpu_of("t4-16gb"))
+
+
+def test_a_run_says_once_what_was_planned_and_measured():
+    said, progress = [], Progress(step=10, num_tokens=1000, train_seconds=5.0)
+    config = recipe_of("bert-tiny")
+    callback = ComparePlan(
+        config, EngineChoice(), PeakMeter(torch.device("cpu")), device=torch.device("cpu"),
+        precision="bf16", num_rows=32, every_steps=2, progress=progress, say=said.append,
+    )  # fmt: skip
+    for step in (11, 12, 13, 14):
+        progress.step, progress.num_tokens = step, progress.num_tokens + 100
+        progress.train_seconds += 1.0
+        callback.after_step(progress, None)
+    assert len(said) == 2
+    assert said[0].startswith("planned: torch, 32 rows at a time, 0.")
+    assert said[1].endswith("GiB, 100 tokens/s")
+    assert "; measured 0." in said[1]
+
+
+def measured(name, engine, offload, **values):
+    """What a process of its own needs for three steps."""
+    changes = [f"{key.replace('__', '.')}={value}" for key, value in values.items()]
+    command = [sys.executable, "-m", "tests.train.peak_memory", name, engine, offload, *changes]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["are_finite"]
+    return result["peak_bytes"]
+
+
+def planned(name, engine, offload, **values):
+    config = recipe_of(name, **values)
+    planner = Planner(config, device_type="cpu", precision=config.train.precision)
+    way = (EngineChoice(engine, offload), config.train.checkpoint_activations)
+    memory = planner.memory(way, config.train.rows_per_forward)
+    return memory.peak + memory.host  # which are one memory here
+
+
+BF16_32 = {"train__global_batch_size": 32, "train__precision": "bf16"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("bert-small", BF16_32),
+        ("bert-small", {**BF16_32, "train__precision": "fp32"}),
+        ("bert-small", {**BF16_32, "train__checkpoint_activations": True}),
+        ("bert-small", {**BF16_32, "train__micro_batch_size": 8}),
+        ("roberta-small", BF16_32),
+        ("deberta-small", BF16_32),
+        ("electra-small", BF16_32),
+        ("electra-deberta-small", BF16_32),
+    ],
+)
+def test_peak_memory_is_as_planned_with_torch(name, values):
+    assert planned(name, "torch", "none", **values) == pytest.approx(
+        measured(name, "torch", "none", **values), rel=0.15
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offload", ["none", "optimizer", "parameters"])
+@pytest.mark.parametrize("name", ["bert-small", "roberta-small", "deberta-small", "electra-small"])
+def test_peak_memory_is_as_planned_with_deepspeed(name, offload):
+    pytest.importorskip("deepspeed", reason="the package deepspeed is not installed")
+    assert planned(name, "deepspeed", offload, **BF16_32) == pytest.approx(
+        measured(name, "deepspeed", offload, **BF16_32), rel=0.15
+    )
+
+
+@pytest.mark.slow
+def test_a_model_four_times_bert_base_steps_with_zero_offload():
+    """436M parameters, about 11 GB of memory."""
+    pytest.importorskip("deepspeed", reason="the package deepspeed is not installed")
+    values = {
+        "model__num_hidden_layers": 32, "train__global_batch_size": 2, "train__micro_batch_size": 1,
+        "train__precision": "bf16",
+    }  # fmt: skip
+    peak = measured("bert-large", "deepspeed", "optimizer", **values)
+    assert planned("bert-large", "deepspeed", "optimizer", **values) == pytest.approx(
+        peak, rel=0.15
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["bert-small", "roberta-small", "deberta-small", "electra-small"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_peak_memory_is_as_planned_on_a_gpu(name, recompute):
+    from tests.train.peak_memory import train
+
+    device = torch.device("cuda")
+    values = {"train__global_batch_size": 64, "train__precision": "fp16"}
+    config = recipe_of(name, train__checkpoint_activations=recompute, **values)
+    meter = PeakMeter(device)
+    train(config, EngineChoice(), num_steps=3, device=device)
+    planner = Planner(config, device_type="cuda", precision="fp16")
+    memory = planner.memory((EngineChoice(), recompute), 64)
+    assert memory.peak == pytest.approx(meter.peak_bytes(), rel=0.15)
+    assert memory.peak <= usable_bytes(torch.cuda.get_device_properties(0).total_memory)
