@@ -87,6 +87,7 @@ def run(options: Options, config: PretrainConfig) -> None:
             durability=options,
             accounting=options,
             tracking=options,
+            shows_plan=True,
             should_stop=stop,
             seconds_left=stop.seconds_left,
         )

@@ -61,9 +61,11 @@ from smallbench.train.checkpoint import (
     newest_of,
     restore_metrics,
 )
+from smallbench.train.compare_plan import ComparePlan, PeakMeter, memory_bytes_of
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
-from smallbench.train.engines import EngineChoice, build_engine, choose_engine
+from smallbench.train.engines import EngineChoice, build_engine
 from smallbench.train.memory import MemoryExhaustedError
+from smallbench.train.plan import choose, smaller
 from smallbench.train.precision import (
     choose_device,
     choose_precision,
@@ -112,13 +114,15 @@ def pretrain(
     durability: DurabilityConfig | None = None,
     accounting: AccountingConfig | None = None,
     tracking: TrackerConfig | None = None,
+    shows_plan: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> None:
     """Train `config` on the prepared corpus `data`, in `run_dir`, until its budget is used up.
 
     With `durability.storage` the run is kept there too, and continues from there where `run_dir` is
-    empty. `seconds_left` is how long there is to save once `should_stop` turned true. Raises
+    empty. `shows_plan` takes seconds to plan what will be measured, and prints both. `seconds_left`
+    is how long there is to save once `should_stop` turned true. Raises
     `InterruptedRunError` after a committed checkpoint, `UnsavedError` where the time was too short
     for one, `ConfigError` where the run directory holds another run, `ConflictError` where somebody
     else trains in it.
@@ -129,7 +133,13 @@ def pretrain(
     precision = choose_precision(config.train.precision, device)
     if config.train.compile:
         require_compiler(device)
-    choice = choose_engine(config.train)
+    decision = choose(
+        config,
+        device_type=device.type,
+        precision=precision,
+        memory_bytes=memory_bytes_of(device),
+    )
+    choice = decision.engine
     processes = join_processes(device, needs_group=choice.engine == "deepspeed")
     setup = _Setup(
         config=config,
@@ -139,7 +149,9 @@ def pretrain(
         device=device,
         precision=precision,
         choice=choice,
+        fitting_rows=decision.num_rows,
         processes=processes,
+        shows_plan=shows_plan,
         durability=durability or DurabilityConfig(),
         accounting=accounting or AccountingConfig(),
         tracking=tracking or TrackerConfig(),
@@ -168,7 +180,10 @@ class _Setup:
     device: torch.device
     precision: str
     choice: EngineChoice
+    fitting_rows: int
+    """Of a micro-batch, by plan."""
     processes: Processes
+    shows_plan: bool
     durability: DurabilityConfig
     accounting: AccountingConfig
     tracking: TrackerConfig
@@ -268,7 +283,7 @@ def _train_in_memory(setup: _Setup, place: _Place, checkpoint: Checkpoint | None
                 _Run(setup, place, stack, num_rows=num_rows).train(checkpoint)
             return
         except MemoryExhaustedError as error:
-            fewer = next((n for n in range(num_rows // 2, 0, -1) if num_rows % n == 0), None)
+            fewer = smaller(num_rows)
             if fewer is None or setup.processes.size > 1:
                 raise UnavailableError(
                     f"{num_rows} rows of {setup.config.sequence_length} tokens at a time do not "
@@ -302,7 +317,7 @@ def rows_per_forward(setup: _Setup, checkpoint: Checkpoint | None) -> int:
                 f"{asked} at a time; set --train.micro_batch_size so that it can"
             )
     found: Mapping[str, int] = checkpoint.manifest.get("micro_batch", {}) if checkpoint else {}
-    return found["size"] if found.get("asked") == asked else asked
+    return found["size"] if found.get("asked") == asked else min(asked, setup.fitting_rows)
 
 
 def _open_remote(run_dir: Path, durability: DurabilityConfig) -> RemoteRun | None:
@@ -405,6 +420,7 @@ class _Run:
     def train(self, checkpoint: Checkpoint | None) -> None:
         """From `checkpoint`, or from the seed, to the end or to the first request to stop."""
         c, setup = self.config, self.setup
+        memory = PeakMeter(setup.device)
         torch.manual_seed(c.train.seed)
         self.objective = build_objective(c, vocabulary_of(self.rows.tokenizer))
         if c.train.checkpoint_activations:
@@ -464,7 +480,7 @@ class _Run:
                     every_steps=c.train.save_every_steps,
                     milestones=c.train.milestones,
                 ),
-                *self._watch(),
+                *self._watch(memory),
             ],
             should_stop=should_stop,
             max_nonfinite_steps=c.train.max_nonfinite_steps,
@@ -525,12 +541,28 @@ class _Run:
             except SmallbenchError as problem:  # the run is done and stored; this was to look at
                 say(f"the checkpoints are not shown: {problem}")
 
-    def _watch(self) -> list[Callback]:
+    def _watch(self, memory: PeakMeter) -> list[Callback]:
         """What only process 0 looks after."""
         if not self.processes.is_first:
             return []
         failure = lambda: self.uploader.failure if self.uploader else None  # noqa: E731
-        return [Heartbeat(self.run_dir / "heartbeat.json"), EndWith(failure, self._save)]
+        watching: list[Callback] = [
+            Heartbeat(self.run_dir / "heartbeat.json"),
+            EndWith(failure, self._save),
+        ]
+        if self.setup.shows_plan:
+            plan = ComparePlan(
+                self.config,
+                self.setup.choice,
+                memory,
+                device=self.setup.device,
+                precision=self.setup.precision,
+                num_rows=self.num_rows,
+                every_steps=self.config.train.log_every_steps,
+                progress=self.progress,
+            )
+            watching.append(plan)
+        return watching
 
     def _say_what_is_left(self) -> None:
         """Where hours ended a run whose schedule runs along steps."""
