@@ -1,7 +1,6 @@
 """A protocol's runs: interrupted, dealt to shards or shared by workers, the result is the same."""
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -84,6 +83,7 @@ def test_shards_have_every_run_once_and_what_chooses_together(protocol, count):
 
 def test_the_choice_is_the_best_on_its_split_and_the_seeds_use_it(whole):
     runs = read_runs(whole)
+    assert {run.failed for run in runs} == {True, False}, "something is learned, so seeds differ"
     for name in NAMES:
         of_task = [run for run in runs if run.settings.task == name]
         choice = {r.settings.learning_rate: r.score for r in of_task if r.settings.split != "dev"}
@@ -208,12 +208,6 @@ def test_workers_on_one_folder_share_the_work(model, glue, tmp_path):
     assert len(made) == 12
     tables = ["".join(x for x in text.splitlines(True) if x[0:1] == "|") for text in printed]
     assert tables[0] == tables[1] != ""
-    index = {**os.environ, "JOB_COMPLETION_INDEX": "1"}
-    command += [f"--out={tmp_path}/second", "--num_shards=3"]
-    done = subprocess.run(command, env=index, capture_output=True, text=True, check=True)
-    assert "smallbench glue merge" in done.stdout
-    assert 0 < len(tree(tmp_path / "second")) < len(tree(tmp_path / "both"))
-    assert tree(tmp_path / "second").items() <= tree(tmp_path / "both").items()
 
 
 def test_any_encoder_that_transformers_saved_is_measured(model, glue, data, tmp_path):
