@@ -55,7 +55,7 @@ JOBS = {
     "export": "a run → a directory that from_pretrained loads without custom code",
     "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
     "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
-    "glue": "all GLUE tasks and seeds, and a table with mean and spread",
+    "glue": "all GLUE tasks by a protocol; a table with mean and spread; the official zip",
     "leaderboard": "stored results beside the paper's, as Markdown",
     "recipes": "the pretraining recipes: size, source, budget, expected score",
     "doctor": "what this machine can do, and what it lacks",
@@ -404,7 +404,8 @@ def overview() -> str:
 
 def manual(job: Job) -> str:
     """The page of `smallbench JOB --help`: what the job is for, its options, examples."""
-    word = "".join(f" {name.upper()}" for name in job.words)
+    optional = {field.name for field in fields(job.options) if field.default is not MISSING}
+    word = "".join(f" [{n.upper()}]" if n in optional else f" {n.upper()}" for n in job.words)
     sections = " [--SECTION.KEY=VALUE …]" if job.config else ""
     page = [
         f"usage: smallbench {job.name}{word} [--option=value …]{sections}",
