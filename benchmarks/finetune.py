@@ -6,8 +6,8 @@ Same encoder, head, rows, batch size, maximum length, optimizer and precision. E
 batches as it does by default: ours are of similar length, Trainer's (with
 `DataCollatorWithPadding`) at random, both padded to their longest row. Both have tokenised before.
 Each has a process of its own that waits while the other works; a round is `--steps` steps of each.
-`--same_batches` lets Trainer group by length too (50 steps of it see all lengths, so let rounds have
-no fewer), `--tuned_peer` tells its allocator what our engine tells ours.
+`--same_batches` lets Trainer group by length too (50 of its steps see all lengths, so let rounds
+have no fewer), `--tuned_peer` tells its allocator what our engine tells ours.
 
 Without `--model` it is an ELECTRA of BERT-Small's shape with random weights, under a WordPiece
 tokenizer trained on the task's sentences; without `--glue` the rows are generated samples.

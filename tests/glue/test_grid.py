@@ -13,6 +13,7 @@ from transformers import BertConfig, BertModel
 from smallbench.errors import DataError, InterruptedRunError
 from smallbench.files import try_lock
 from smallbench.glue import grid
+from smallbench.glue.choice import choice_rows
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.encoder import Encoder
 from smallbench.glue.grid import PlannedRun, measure, plan_task, run_grid, shard_of
@@ -226,3 +227,19 @@ def test_any_encoder_that_transformers_saved_is_measured(model, glue, data, tmp_
     assert summary.departures
     best = summary.tasks["cola"].best.settings
     assert (run_directory(tmp_path / "out", best) / "test.tsv").is_file()
+
+
+@pytest.mark.real_data
+def test_real_tasks_in_shards_equal_one_process(encoder, test_data, tmp_path):
+    data = [load_task(TASKS[name], test_data / "glue") for name in ("cola", "sst2", "mrpc", "mnli")]
+    config = FinetuneConfig(max_train_examples=40, epochs=1, precision="fp32")
+    measure(encoder, data, config, **SHORT, out=tmp_path / "whole")
+    folders = [tmp_path / str(number) for number in (1, 2, 3)]
+    for number, folder in enumerate(folders, start=1):
+        measure(encoder, data, config, **SHORT, out=folder, shard=(number, 3))
+    merge_runs(folders, tmp_path / "merged")
+    assert tree(tmp_path / "merged") == tree(tmp_path / "whole")
+    for task in data:
+        assert len(choice_rows(task.splits["train"])["choice"]) == min(
+            len(task.splits["train"]) // 10, 2_000
+        )
