@@ -215,31 +215,25 @@ class _Grid:
             return None
         data = self.data_of(run)
         settings = settings_for(self.encoder, data, self.config, learning_rate=rate, seed=run.seed)
-        directory = run_directory(self.out, settings)
-        find = partial(find_run, directory, settings, data_sha256=data.sha256)
-        result = find()
-        was_stored = result is not None
-        if result is None:
-            lock = self.out / "locks" / f"{run.task}_{run_name(settings)}"
-            with try_lock(lock) as is_mine:
-                if not is_mine:
-                    return None
-                result = find()  # another may have finished it since
-                was_stored = result is not None
-                if result is None:
-                    result = finetune(
-                        self.encoder,
-                        data,
-                        self.config,
-                        learning_rate=rate,
-                        seed=run.seed,
-                        out=self.out,
-                        features=self.features_of(run),
-                        on_progress=partial(
-                            display.step, f"{data.task.title} {run.split}", self.work[run.task]
-                        ),
-                        should_stop=self.should_stop,
-                    )
+        with try_lock(self.out / "locks" / f"{run.task}_{run_name(settings)}") as is_mine:
+            if not is_mine:
+                return None
+            directory = run_directory(self.out, settings)
+            result = find_run(directory, settings, data_sha256=data.sha256)
+            was_stored = result is not None
+            if result is None:
+                name = f"{data.task.title} {run.split}, seed {run.seed}"
+                result = finetune(
+                    self.encoder,
+                    data,
+                    self.config,
+                    learning_rate=rate,
+                    seed=run.seed,
+                    out=self.out,
+                    features=self.features_of(run),
+                    on_progress=partial(display.step, name, self.work[run.task]),
+                    should_stop=self.should_stop,
+                )
         display.result(result, self.work[run.task], was_stored=was_stored)
         return result
 

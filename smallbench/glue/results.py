@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from smallbench import config, files
 from smallbench.errors import ConfigError, DataError
+from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.readers import TaskData
 from smallbench.glue.tasks import TASKS, Task, task_named
@@ -64,6 +65,9 @@ class RunSettings:
     """Fine-tuned on generated stand-ins, not on GLUE."""
     random_init: bool = False
     """The encoder's weights were drawn at random: a baseline without pretraining."""
+
+    def __post_init__(self) -> None:
+        config.require(self.split in {"dev", CHOICE}, "split", self.split, f"dev or {CHOICE}")
 
     @property
     def scored_splits(self) -> tuple[str, ...]:

@@ -116,6 +116,7 @@ def test_a_run_is_never_taken_for_another(tmp_path):
         (lambda c: c["settings"].update(sede=1), "unknown key 'settings.sede'"),
         (lambda c: c["settings"].update(seed=1.5), "settings.seed=1.5 is no int"),
         (lambda c: c["settings"].update(task="wnli"), "unknown task 'wnli'"),
+        (lambda c: c["settings"].update(split="../dev"), "expected dev or choice"),
         (lambda c: c.update(extra=1), "unknown key 'extra'"),
         (lambda c: c["splits"]["dev"]["metrics"].pop("matthews"), "missing 'matthews'"),
         (lambda c: c["splits"]["dev"]["metrics"].update(matthews=math.nan), "no number"),
