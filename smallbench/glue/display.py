@@ -27,7 +27,7 @@ class GridDisplay:
         self._start = time.monotonic()
         self._bar = tqdm(
             total=work,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
+            bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}",
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
