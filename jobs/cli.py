@@ -55,7 +55,7 @@ JOBS = {
     "export": "a run → a directory that from_pretrained loads without custom code",
     "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
     "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
-    "glue": "all GLUE tasks by a protocol; a table with mean and spread; the official zip",
+    "glue": "all GLUE tasks and seeds, and a table with mean and spread",
     "leaderboard": "stored results beside the paper's, as Markdown",
     "recipes": "the pretraining recipes: size, source, budget, expected score",
     "doctor": "what this machine can do, and what it lacks",
