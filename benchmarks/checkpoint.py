@@ -49,6 +49,7 @@ from smallbench.train.checkpoint import (
 )
 from smallbench.train.config import PretrainConfig
 from smallbench.train.precision import choose_device, choose_precision
+from smallbench.train.randomness import random_state
 from smallbench.train.remote import Pulled, RemoteRun
 from smallbench.train.sync import Uploader
 from smallbench.train.trainer import Trainer
@@ -200,7 +201,7 @@ def manifest_of(trainer: Trainer, config: PretrainConfig, device: torch.device) 
 def resume(trainer: Trainer, checkpoint: Checkpoint | None) -> None:
     """All that a run takes from a checkpoint."""
     assert checkpoint is not None
-    checkpoint.load_module(trainer.objective)
+    trainer.engine.load_weights(checkpoint.module_state())
     trainer.engine.load_state_dict(checkpoint.engine_state())
     checkpoint.restore_random_state()
 
@@ -258,7 +259,8 @@ def measure(arguments: argparse.Namespace, url: str, server: str, directory: Pat
         """Seconds of the save and of handing it over, as the training thread waits for them."""
         start = time.perf_counter()
         manifest = manifest_of(trainer, config, device)
-        saved = store.save(trainer.objective, trainer.engine.state_dict(), manifest)
+        engine = trainer.engine
+        saved = store.save(engine.weights(), engine.state_dict(), [random_state()], manifest)
         middle = time.perf_counter()
         uploader.submit(saved)
         return middle - start, time.perf_counter() - middle, saved

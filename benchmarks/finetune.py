@@ -37,6 +37,7 @@ from smallbench.glue.readers import TaskData, load_task
 from smallbench.glue.samples import write_sample_glue
 from smallbench.glue.tasks import TASKS
 from smallbench.objectives.classification import Classification
+from smallbench.train.budget import Budget
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.memory import keep_freed_memory
@@ -81,7 +82,7 @@ def ours(
         engine=TorchEngine(objective, optim, device=device, precision=precision),
         batches=EpochBatches(features, batch_size=config.batch_size, epochs=1000, seed=1),
         learning_rate=lambda step: LEARNING_RATE,
-        num_steps=1,
+        budget=Budget(max_steps=1),  # not asked: its steps are called one by one
     )
     objective.train()
     link.send("ready")

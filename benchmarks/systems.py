@@ -24,6 +24,7 @@ from smallbench.models.convert import target_of
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import Vocabulary, step_generator
 from smallbench.recipes import RECIPES
+from smallbench.train.budget import Budget
 from smallbench.train.config import PretrainConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.optim import build_adamw
@@ -79,7 +80,9 @@ class _Cycle:
     def __init__(self, batches: list[list[Batch]]) -> None:
         self._batches = batches
 
-    def read(self, position: int) -> tuple[list[Batch], int]:
+    def read(
+        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
+    ) -> tuple[list[Batch], int]:
         return self._batches[position % len(self._batches)], position + 1
 
 
@@ -114,7 +117,7 @@ def trainer_of(
         engine=engine,
         batches=_Cycle(batches),
         learning_rate=lambda step: 1e-4,
-        num_steps=1_000_000,
+        budget=Budget(),
     )
 
 

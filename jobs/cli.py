@@ -127,9 +127,9 @@ class Layer:
         return self.error(f"{self.place}unknown {self.prefix}{self.spelling(key)}; {ending}")
 
 
-def entry() -> NoReturn:
-    """The console script: `main`, and out."""
-    code = main()
+def entry(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script, and every other program of this package: `main`, and out."""
+    code = main(argv)
     if code not in {ExitCode.DONE, ExitCode.USAGE, ExitCode.INTERRUPTED}:
         # The time is over, or the storage is: an upload that is under way must not hold the exit
         # up, as Python would let it.
@@ -535,4 +535,4 @@ def _how_to_install(module: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -3,8 +3,9 @@
 A recipe is a complete configuration; every value of it can be overridden as --SECTION.KEY=VALUE.
 The run directory holds the checkpoints, metrics.jsonl and the loss curve; with --storage they are
 kept in a bucket too, and a machine with an empty disk continues from there. Ctrl-C, SIGTERM or
---max_hours saves and ends with exit code 75; the same command then continues, and on the same
-device ends with exactly the weights that it would have had.
+--deadline_hours saves and ends with exit code 75; the same command then continues, and on the same
+device ends with exactly the weights that it would have had. Several GPUs of one machine:
+torchrun --nproc_per_node=N -m jobs.pretrain RECIPE ….
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Literal
 from jobs.base import Job
 from smallbench.config import Location, option, require
 from smallbench.recipes import RECIPES
-from smallbench.train.config import DurabilityConfig, PretrainConfig
+from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DurabilityConfig):
+class Options(DurabilityConfig, AccountingConfig):
     """Flags of `smallbench pretrain`."""
 
     recipe: str = option(help="name of a recipe; 'smallbench recipes' lists them")
@@ -35,15 +36,27 @@ class Options(DurabilityConfig):
         "allow", help="whether a checkpoint in --run_dir may, must or must not be there"
     )
     max_hours: float | None = option(
-        None, help="save and end with exit code 75 so that it is over by then"
+        None,
+        help="hours in steps, over all restarts, after which the run ends; with "
+        "--schedule.along=hours its schedule is fitted to them",
+    )
+    engine: Literal["auto", "torch", "deepspeed"] | None = option(
+        None, help="what computes the steps, instead of the recipe's choice"
+    )
+    offload: Literal["auto", "none", "optimizer", "parameters"] | None = option(
+        None, help="what DeepSpeed keeps in the host's memory, instead of the recipe's choice"
+    )
+    deadline_hours: float | None = option(
+        None, help="of this process (a queue's limit): save and end with exit code 75 before"
     )
     grace_seconds: float | None = option(
         None, help="time between SIGTERM and SIGKILL (Kubernetes: 30); none: as long as it takes"
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("max_hours", "grace_seconds"):
+        DurabilityConfig.__post_init__(self)
+        AccountingConfig.__post_init__(self)
+        for name in ("deadline_hours", "grace_seconds"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "over 0, or none")
 
@@ -61,7 +74,7 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.train.stop import StopRequest
 
     request = StopRequest(
-        max_seconds=math.inf if options.max_hours is None else 3600 * options.max_hours,
+        max_seconds=math.inf if options.deadline_hours is None else 3600 * options.deadline_hours,
         grace_seconds=math.inf if options.grace_seconds is None else options.grace_seconds,
     )
     with request as stop:
@@ -71,6 +84,7 @@ def run(options: Options, config: PretrainConfig) -> None:
             run_dir=options.run_dir,
             resume=options.resume,
             durability=options,
+            accounting=options,
             should_stop=stop,
             seconds_left=stop.seconds_left,
         )
@@ -88,17 +102,19 @@ JOB = Job(
     run=run,
     words=("recipe",),
     config=config,
-    shortcuts={"max_steps": "train.max_steps"},
+    shortcuts={name: f"train.{name}" for name in ("max_steps", "max_hours", "engine", "offload")},
     examples=(
         "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/tiny",
         "smallbench pretrain bert-small --data=corpus --run_dir=runs/bert --max_steps=100000",
         "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/lr --optim.learning_rate=5e-4",
+        "smallbench pretrain bert-small --data=corpus --run_dir=runs/day --max_hours=24"
+        " --schedule.along=hours",
         "smallbench pretrain bert-small --data=s3://lab/corpus --run_dir=runs/bert"
         " --storage=s3://lab/runs",
     ),
 )
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import entry
 
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    entry([JOB.name, *sys.argv[1:]])

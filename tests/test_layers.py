@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"smallbench.errors"},
     {"smallbench.registry"},
-    {"smallbench.config", "smallbench.batch", "smallbench.files"},
+    {"smallbench.config", "smallbench.batch", "smallbench.files", "smallbench.gpus"},
     {"smallbench.tracking", "smallbench.storage"},
     {"smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},
@@ -36,6 +36,9 @@ ONLY_IN = {
     "boto3": "smallbench.storage.s3",
     "botocore": "smallbench.storage.s3",
     "wandb": "smallbench.tracking.wandb",
+    "deepspeed": "smallbench.train.deepspeed_engine",
+    "pynvml": "smallbench.train.usage",
+    "codecarbon": "smallbench.train.usage",
 }
 
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "matplotlib", "fire")

@@ -29,7 +29,8 @@ A small language encoder, pretrained from scratch with
 | recipe | `{recipe}` |
 | objective | {objective} |
 | data | `{source}`: {rows:,} rows of {length} tokens, shards `{shards}` |
-| trained | {steps:,} steps, {tokens:,} tokens, {hours:.2f} hours |
+| trained | {steps:,} steps, {tokens:,} tokens, {hours:.2f} hours in steps |
+| used | {used} |
 | precision, device | {precision}, {device} |
 | held-out loss | {held_out} |
 | configuration digest | `{digest}` |
@@ -97,6 +98,19 @@ def held_out_sentence(held_out: Mapping[str, Any]) -> str:
     )
 
 
+def used_sentence(progress: Mapping[str, Any]) -> str:
+    """What the run took, over all its attempts; what nobody counted is left out, not zero."""
+    usage = progress.get("usage", {})
+    parts = [f"{progress['train_flops']:.3g} floating-point operations"]
+    if usage.get("gpu_active_seconds") is not None:
+        parts.append(f"{usage['gpu_active_seconds'] / 3600:.2f} GPU hours")
+    if usage.get("energy_kwh") is not None:
+        parts.append(f"{usage['energy_kwh']:.3g} kWh (by {usage['energy_method']})")
+    if usage.get("cost") is not None:
+        parts.append(f"a cost of {usage['cost']:.2f}")
+    return ", ".join(parts)
+
+
 def model_card(
     run: Mapping[str, Any],
     config: PretrainConfig,
@@ -122,6 +136,7 @@ def model_card(
         steps=manifest["step"],
         tokens=progress["num_tokens"],
         hours=progress["train_seconds"] / 3600,
+        used=used_sentence(progress),
         precision=manifest["precision"],
         device=attempt["device"],
         held_out=held_out_sentence(held_out) if held_out else "not evaluated",

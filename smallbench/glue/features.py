@@ -126,7 +126,9 @@ class EpochBatches:
         self.num_steps = epochs * self.steps_per_epoch
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
-    def read(self, position: int) -> tuple[list[Batch], int]:
+    def read(
+        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
+    ) -> tuple[list[Batch], int]:
         """The one batch of step `position`."""
         epoch, index = divmod(position, self.steps_per_epoch)
         if self._epoch[0] != epoch:

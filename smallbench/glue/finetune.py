@@ -30,8 +30,9 @@ from smallbench.glue.results import (
 )
 from smallbench.glue.tasks import Task
 from smallbench.objectives.classification import Classification
+from smallbench.train.budget import Budget
 from smallbench.train.config import OptimConfig
-from smallbench.train.engine import Engine, TorchEngine
+from smallbench.train.engine import TorchEngine
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.schedule import linear_decay
 from smallbench.train.trainer import Progress, StepResult, Trainer
@@ -128,10 +129,9 @@ def finetune(
         engine=engine,
         batches=batches,
         learning_rate=lambda step: (
-            learning_rate
-            * linear_decay(step, num_steps=num_steps, num_warmup_steps=num_warmup_steps)
+            learning_rate * linear_decay(step, total=num_steps, warmup=num_warmup_steps)
         ),
-        num_steps=num_steps,
+        budget=Budget(max_steps=num_steps),
         callbacks=[_Tell(on_progress, num_steps)],
         should_stop=should_stop,
     )
@@ -159,7 +159,7 @@ def finetune(
 
 @torch.no_grad()
 def predict(
-    objective: Classification, engine: Engine, features: Features, *, batch_size: int = 128
+    objective: Classification, engine: TorchEngine, features: Features, *, batch_size: int = 128
 ) -> np.ndarray[Any, Any]:
     """[N] predicted classes or numbers, in the order of the split."""
     objective.eval()

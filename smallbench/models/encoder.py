@@ -11,8 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from smallbench.batch import Batch
 from smallbench.models.config import EncoderConfig
@@ -89,6 +91,8 @@ class Encoder(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False
+        """Whether a backward pass computes each layer again from its input, which alone is kept."""
         self.embeddings: Any = embeddings
         self.layers = nn.ModuleList(
             Layer(config, attention()) for _ in range(config.num_hidden_layers)
@@ -118,8 +122,12 @@ class Encoder(nn.Module, ABC):
         """Batch → hidden_BLD, the last layer's output."""
         context = self.context(batch)
         hidden_BLD: Tensor = self.embeddings(batch)
+        recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for layer in self.layers:
-            hidden_BLD = layer(hidden_BLD, context)
+            if recompute:  # the generators are put back for it: dropout draws the same again
+                hidden_BLD = checkpoint(layer, hidden_BLD, context, use_reentrant=False)
+            else:
+                hidden_BLD = layer(hidden_BLD, context)
         return hidden_BLD
 
     def token_scorer(self, hidden_MD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,3 +163,11 @@ class Encoder(nn.Module, ABC):
         else:
             head = c.hidden_size**2 + c.hidden_size
         return 2 * (num_rows * length * per_token + num_targets * head)
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Let every encoder in `module` trade memory for time: one more forward pass (Chen et al. 2016,
+    arXiv 1604.06174)."""
+    for part in module.modules():
+        if isinstance(part, Encoder):
+            part.checkpoint_activations = True

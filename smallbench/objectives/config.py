@@ -15,6 +15,9 @@ class CorruptionConfig:
 
     objective: str
     mask_fraction: float = option(0.15, help="tokens that are targets")  # Devlin et al. 2019, §3.1
+    final_mask_fraction: float | None = option(
+        None, help="the last step's, linear in between (gpt-bert: 0.3 to 0.15); none: no change"
+    )
     mask_token_fraction: float = 0.8  # of the chosen positions: become [MASK]
     random_token_fraction: float = 0.1  # become a random token; the rest stays
     # google-research/electra build_pretraining_dataset.py: half of the examples have two segments.
@@ -23,6 +26,8 @@ class CorruptionConfig:
     def __post_init__(self) -> None:
         key = "objective.mask_fraction"
         require(0 < self.mask_fraction < 1, key, self.mask_fraction, "over 0 and under 1")
+        key, final = "objective.final_mask_fraction", self.final_mask_fraction
+        require(final is None or 0 < final < 1, key, final, "over 0 and under 1, or none")
         for name in ("mask_token_fraction", "random_token_fraction", "two_segment_fraction"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"objective.{name}", value, "0 to 1")
@@ -31,6 +36,11 @@ class CorruptionConfig:
                 f"objective.mask_token_fraction {self.mask_token_fraction} and "
                 f"objective.random_token_fraction {self.random_token_fraction} add up to over 1"
             )
+
+    def mask_fraction_at(self, fraction: float) -> float:
+        """The part of the tokens that are targets when that part of the run is done."""
+        first, last = self.mask_fraction, self.final_mask_fraction
+        return first if last is None else first + (last - first) * fraction
 
 
 @dataclass(frozen=True)

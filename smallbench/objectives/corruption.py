@@ -16,11 +16,13 @@ def corrupt(
     vocabulary: Vocabulary,
     generator: np.random.Generator,
     *,
+    fraction: float = 0.0,
     with_uniforms: bool = False,
 ) -> Batch:
     """Clean rows → a global batch with hidden tokens, on the host, without targets listed.
 
-    `with_uniforms` adds a uniform number for each position, to sample replacements with.
+    `fraction` is the part of the run that is done. `with_uniforms` adds a uniform number for each
+    position, to sample replacements with.
     """
     ids_BL, types_BL = split_segments(
         ids_BL, vocabulary, generator, fraction=config.two_segment_fraction
@@ -30,7 +32,7 @@ def corrupt(
         ids_BL,
         vocabulary,
         generator,
-        mask_fraction=config.mask_fraction,
+        mask_fraction=config.mask_fraction_at(fraction),
         mask_token_fraction=config.mask_token_fraction,
         random_token_fraction=config.random_token_fraction,
     )

@@ -39,9 +39,11 @@ class MaskedLM(nn.Module):
         """Itself: the objective's parameters are its model's."""
         return self
 
-    def corrupt(self, ids_BL: IntArray, generator: np.random.Generator) -> Batch:
+    def corrupt(
+        self, ids_BL: IntArray, generator: np.random.Generator, fraction: float = 0.0
+    ) -> Batch:
         """Clean rows → a global batch with hidden tokens."""
-        return corrupt(ids_BL, self.config, self.vocabulary, generator)
+        return corrupt(ids_BL, self.config, self.vocabulary, generator, fraction=fraction)
 
     def micro_batches(self, batch: Batch, num_rows: int) -> list[Batch]:
         """Cut a corrupted global batch into micro-batches with their targets listed."""

@@ -79,9 +79,13 @@ class ReplacedToken(nn.Module):
         """Itself: the objective's parameters are its models'."""
         return self
 
-    def corrupt(self, ids_BL: IntArray, generator: np.random.Generator) -> Batch:
+    def corrupt(
+        self, ids_BL: IntArray, generator: np.random.Generator, fraction: float = 0.0
+    ) -> Batch:
         """Clean rows → a global batch with hidden tokens and a number for each sample."""
-        return corrupt(ids_BL, self.config, self.vocabulary, generator, with_uniforms=True)
+        return corrupt(
+            ids_BL, self.config, self.vocabulary, generator, fraction=fraction, with_uniforms=True
+        )
 
     def micro_batches(self, batch: Batch, num_rows: int) -> list[Batch]:
         """Cut a corrupted global batch into micro-batches with their targets listed."""

@@ -14,7 +14,9 @@ from smallbench.tracking.base import Record
 class Console:
     """A progress bar with ETA where stderr is a terminal, else one JSON line a record on stdout."""
 
-    def __init__(self, *, num_steps: int, first_step: int, description: str) -> None:
+    def __init__(self, *, num_steps: int | None, first_step: int, description: str) -> None:
+        """`num_steps` is None where a run ends by the clock."""
+        self._shows_eta = num_steps is None  # else the bar does
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -30,7 +32,8 @@ class Console:
             self._bar.set_postfix_str(
                 f"loss {_show(record['loss'], '.3f')}, "
                 f"{_show(record['tokens_per_second'], ',.0f')} tokens/s, "
-                f"MFU {_show(record['mfu'], '.0%')}, lr {_show(record['learning_rate'], '.2e')}",
+                f"MFU {_show(record['mfu'], '.0%')}, lr {_show(record['learning_rate'], '.2e')}"
+                + (f", {record['eta_seconds'] / 3600:.2f} h left" if self._shows_eta else ""),
                 refresh=False,
             )
             self._bar.update(record["step"] - self._bar.n)

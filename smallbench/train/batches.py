@@ -21,38 +21,47 @@ Rows = npt.NDArray[np.int64]
 class BatchSource(Protocol):
     """Gives the micro-batches of the step that begins at a position."""
 
-    def read(self, position: int) -> tuple[list[Batch], int]:
-        """The step's micro-batches, on the host, and the position of the next step."""
+    def read(
+        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
+    ) -> tuple[list[Batch], int]:
+        """The step's micro-batches, on the host, and the position of the next step.
+
+        `fraction` is the part of the run that the batch is made for, `next_fraction` that of the
+        step after it: schedules of the batch's size and corruption go by them.
+        """
         ...
 
 
 class CorruptedRows:
     """Pretraining's source: positions count samples of an endless shuffled stream.
 
-    `take(start, count)` gives clean rows, `corrupt(rows, generator)` one global batch of them and
-    `cut(batch, size)` its micro-batches.
+    `take(start, count)` gives clean rows, `corrupt(rows, generator, fraction)` one global batch of
+    them and `cut(batch, size)` its micro-batches. `batch_size(fraction)` says how large it is.
     """
 
     def __init__(
         self,
         take: Callable[[int, int], Rows],
-        corrupt: Callable[[Rows, np.random.Generator], Batch],
+        corrupt: Callable[[Rows, np.random.Generator, float], Batch],
         cut: Callable[[Batch, int], list[Batch]],
         *,
-        global_batch_size: int,
+        batch_size: Callable[[float], int],
         micro_batch_size: int,
         seed: int,
     ) -> None:
         self._take, self._corrupt, self._cut = take, corrupt, cut
-        self._global_batch_size = global_batch_size
+        self._batch_size = batch_size
         self._micro_batch_size = micro_batch_size
         self._seed = seed
 
-    def read(self, position: int) -> tuple[list[Batch], int]:
-        """The micro-batches of samples `position` to `position + global_batch_size`."""
-        rows_BL = self._take(position, self._global_batch_size)
-        batch = self._corrupt(rows_BL, step_generator(self._seed, position))
-        return self._cut(batch, self._micro_batch_size), position + self._global_batch_size
+    def read(
+        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
+    ) -> tuple[list[Batch], int]:
+        """The micro-batches of the samples from `position` on."""
+        count = self._batch_size(fraction)
+        rows_BL = self._take(position, count)
+        batch = self._corrupt(rows_BL, step_generator(self._seed, position), fraction)
+        return self._cut(batch, self._micro_batch_size), position + count
 
 
 class ReadAhead:
@@ -62,22 +71,29 @@ class ReadAhead:
         self._source = source
         self._pin_memory = pin_memory
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
-        self._next: tuple[int, Future[tuple[list[Batch], int]]] | None = None
+        self._next: tuple[tuple[int, float], Future[tuple[list[Batch], int]]] | None = None
 
-    def read(self, position: int) -> tuple[list[Batch], int]:
+    def read(
+        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
+    ) -> tuple[list[Batch], int]:
         """As the source's; waits only where the thread has not kept up."""
-        if self._next is None or self._next[0] != position:
-            self._next = (position, self._executor.submit(self._prepare, position))
+        if self._next is None or self._next[0] != (position, fraction):
+            self._submit(position, fraction)
+        assert self._next is not None
         micro_batches, following = self._next[1].result()
-        self._next = (following, self._executor.submit(self._prepare, following))
+        self._submit(following, next_fraction)
         return micro_batches, following
 
     def close(self) -> None:
         """End the thread."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, position: int) -> tuple[list[Batch], int]:
-        micro_batches, following = self._source.read(position)
+    def _submit(self, position: int, fraction: float) -> None:
+        future = self._executor.submit(self._prepare, position, fraction)
+        self._next = ((position, fraction), future)
+
+    def _prepare(self, position: int, fraction: float) -> tuple[list[Batch], int]:
+        micro_batches, following = self._source.read(position, fraction)
         if self._pin_memory:
             micro_batches = [batch.pin_memory() for batch in micro_batches]
         return micro_batches, following

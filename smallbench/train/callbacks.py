@@ -17,6 +17,7 @@ from smallbench.errors import ConflictError, SmallbenchError
 from smallbench.files import temporary_sibling
 from smallbench.objectives.base import Objective
 from smallbench.tracking.base import Tracker
+from smallbench.train.budget import Budget
 from smallbench.train.engine import Engine
 from smallbench.train.trainer import Progress, StepResult, add_means, count_targets
 
@@ -33,7 +34,7 @@ class LogTraining:
         trackers: Sequence[Tracker],
         *,
         every_steps: int,
-        num_steps: int,
+        budget: Budget,
         peak_flops: float | None,
         progress: Progress,
         pending: Mapping[str, Sequence[float]] | None = None,
@@ -42,7 +43,7 @@ class LogTraining:
         """`also` gives further fields of a record."""
         self._trackers = trackers
         self._every_steps = every_steps
-        self._num_steps = num_steps
+        self._budget = budget
         self._peak_flops = peak_flops
         self._also = also
         self._pending: dict[str, list[Tensor]] = {
@@ -59,7 +60,7 @@ class LogTraining:
         """Collect; at the interval and at the end, log."""
         for name, value in {"loss": result.loss, **result.means}.items():
             self._pending.setdefault(name, []).append(value)
-        if progress.step % self._every_steps and progress.step != self._num_steps:
+        if progress.step % self._every_steps and not result.is_last:
             return
         seconds = progress.train_seconds - self._seconds
         flops_per_second = (progress.train_flops - self._flops) / seconds
@@ -76,7 +77,12 @@ class LogTraining:
             "tokens_per_second": (progress.num_tokens - self._tokens) / seconds,
             "mfu": flops_per_second / self._peak_flops if self._peak_flops else None,
             "eta_seconds": round(
-                (self._num_steps - progress.step) * seconds / (progress.step - self._step), 1
+                self._budget.seconds_left(
+                    progress.step,
+                    progress.train_seconds,
+                    seconds_per_step=seconds / (progress.step - self._step),
+                ),
+                1,
             ),
             **self._also(progress),
         }
@@ -108,9 +114,7 @@ def evaluate(objective: Objective, engine: Engine, batches: Sequence[Batch]) -> 
     totals = count_targets(objective, batches)
     means: dict[str, Tensor] = {}
     for batch in batches:
-        with engine.autocast():
-            sums = objective(batch.to(engine.device))
-        add_means(means, sums, totals)
+        add_means(means, engine.forward(batch.to(engine.device)), totals)
     objective.module.train()
     return {name: float(value) for name, value in means.items()}
 
@@ -126,18 +130,16 @@ class HeldOutLoss:
         batches: Sequence[Batch],
         *,
         every_steps: int,
-        num_steps: int,
         unigram_entropy: float,
     ) -> None:
         self._trackers = trackers
         self._objective, self._engine, self._batches = objective, engine, batches
         self._every_steps = every_steps
-        self._num_steps = num_steps
         self._unigram_entropy = unigram_entropy
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
         """Evaluate at the interval and at the end."""
-        if progress.step % self._every_steps and progress.step != self._num_steps:
+        if progress.step % self._every_steps and not result.is_last:
             return
         self.log(progress)
 

@@ -3,9 +3,9 @@
     RUN_DIR/checkpoints/step-0000012000/attempt-0001/…   data, written beside and renamed
     RUN_DIR/commits/step-0000012000.json                 the manifest; its presence is the commit
 
-The manifest is written last and holds the size and SHA-256 of each file, so a killed save leaves
-nothing that looks like a checkpoint, and a damaged one is passed over. A storage holds the same
-layout, see `train.remote`.
+The manifest is written last and holds the size and SHA-256 of each file and of itself, so a killed
+save leaves nothing that looks like a checkpoint, and a damaged one is passed over. A storage holds
+the same layout, see `train.remote`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from smallbench.config import digest
 from smallbench.errors import DataError, UnavailableError
 from smallbench.files import (
     TEMPORARY_MARK,
@@ -35,9 +36,13 @@ from smallbench.files import (
     write_bytes,
     write_json,
 )
-from smallbench.train.randomness import random_state, restore_random_state
+from smallbench.train.randomness import restore_random_state
+from smallbench.train.weights import load_distinct
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 kept the optimizer's state by number instead of by name, and no hash of the manifest."""
+
+SEAL = "manifest_sha256"
 
 METRICS = "metrics.jsonl"
 """The run's records up to the checkpoint's step, in each checkpoint: a machine with an empty disk
@@ -101,24 +106,21 @@ class Checkpoint:
         )
         return state
 
-    def restore_random_state(self) -> None:
-        """Put back PyTorch's generators (dropout draws from them)."""
-        restore_random_state(load_file(self.directory / "random.safetensors"))
+    def restore_random_state(self, rank: int = 0) -> None:
+        """Put back the generators of process `rank` (dropout draws from them).
+
+        One that was not there when the checkpoint was written keeps its own.
+        """
+        states: dict[str, Tensor] = load_file(self.directory / "random.safetensors")
+        prefix = random_prefix(rank)
+        own = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
+        if own:
+            restore_random_state(own)
 
 
-def distinct_state(module: nn.Module) -> dict[str, Tensor]:
-    """Weights by name, one that several parts share under its first name alone."""
-    first = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
-    state = module.state_dict()
-    return {name: state[name].contiguous() for name in first if name in state}
-
-
-def load_distinct(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """The inverse of `distinct_state`; raises `RuntimeError` where names or shapes do not fit."""
-    names = distinct_state(module).keys()
-    if names != state.keys():
-        raise RuntimeError(f"weights {sorted(names ^ state.keys())} are on one side only")
-    module.load_state_dict(dict(state), strict=False)
+def random_prefix(rank: int) -> str:
+    """What the names of a process's generators begin with."""
+    return f"process-{rank}."
 
 
 class CheckpointStore:
@@ -147,21 +149,31 @@ class CheckpointStore:
         return sorted(step_of(p.name) for p in self._commits.glob("step-*.json"))
 
     def save(
-        self, module: nn.Module, engine_state: Mapping[str, Any], manifest: Mapping[str, Any]
+        self,
+        weights: Mapping[str, Tensor],
+        engine_state: Mapping[str, Any],
+        random_states: Sequence[Mapping[str, Tensor]],
+        manifest: Mapping[str, Any],
     ) -> Checkpoint:
         """Write and commit the checkpoint of `manifest["step"]`; then prune older ones.
 
-        Raises `UnavailableError` where the disk is full, and leaves no part of it.
+        `random_states` are each process's generators. Raises `UnavailableError` where the disk is
+        full, and leaves no part of it.
         """
         step = int(manifest["step"])
         if step in self.steps():
             return self._verified(self._commit(step), hashes=False)
         final = self._data / step_name(step) / f"attempt-{self._attempt:04d}"
         with self._new_directory(final) as temporary:
-            save_file(distinct_state(module), temporary / "module.safetensors")
+            save_file(dict(weights), temporary / "module.safetensors")
             with (temporary / "engine.pt").open("wb") as stream:
                 torch.save(dict(engine_state), stream)
-            save_file(random_state(), temporary / "random.safetensors")
+            generators = {
+                random_prefix(rank) + name: state
+                for rank, states in enumerate(random_states)
+                for name, state in states.items()
+            }
+            save_file(generators, temporary / "random.safetensors")
             metrics = self.run_dir / METRICS
             if metrics.exists():
                 shutil.copyfile(metrics, temporary / METRICS)
@@ -169,13 +181,14 @@ class CheckpointStore:
             for path in sorted(temporary.iterdir()):
                 sync_file(path)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            **manifest,
-            "attempt": self._attempt,
-            "directory": str(final.relative_to(self.run_dir)),
-            "files": files,
-        }
+        content = sealed(
+            {
+                **manifest,
+                "attempt": self._attempt,
+                "directory": str(final.relative_to(self.run_dir)),
+                "files": files,
+            }
+        )
         self._write_commit(step, content)
         self.prune()
         return Checkpoint(final, content)
@@ -250,10 +263,10 @@ class CheckpointStore:
                 continue
             try:
                 kept = {
-                    self.run_dir / str(read_json(path)["directory"])
+                    self.run_dir / read_manifest(path)["directory"]
                     for path in self._commits.glob(f"{directory.name}.*")
                 }
-            except (DataError, KeyError):  # which of them is meant, nobody can say
+            except DataError:  # which of them is meant, nobody can say
                 continue
             for attempt in directory.iterdir():
                 if attempt not in kept:
@@ -266,8 +279,7 @@ class CheckpointStore:
                     unfinished.unlink()
 
     def _verified(self, commit: Path, *, hashes: bool = True) -> Checkpoint:
-        manifest = read_json(commit)
-        check_manifest(manifest)
+        manifest = read_manifest(commit)
         directory = self.run_dir / manifest["directory"]
         for name, expected in manifest["files"].items() if hashes else ():
             check_file(directory / name, expected)
@@ -337,8 +349,29 @@ def restore_metrics(checkpoint: Checkpoint, path: Path) -> None:
         write_bytes(path, saved.read_bytes())
 
 
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a hash of itself, in place of an earlier one."""
+    content = {**manifest, "schema_version": SCHEMA_VERSION}
+    content.pop(SEAL, None)
+    return {**content, SEAL: digest(content)}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest from a file; raises `DataError` as `check_manifest` does."""
+    manifest = read_json(path)
+    check_manifest(manifest)
+    return manifest
+
+
 def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Raise `DataError` where a manifest is none, or names files outside its own directory."""
+    """Raise `DataError` where a manifest is damaged, or names files outside its own directory."""
+    version = manifest.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"the manifest has schema_version {version}; this release reads {SCHEMA_VERSION}"
+        )
+    if sealed(manifest)[SEAL] != manifest.get(SEAL):
+        raise DataError("the manifest does not match its own SHA-256")
     if missing := {"step", "directory", "files", "attempt"} - manifest.keys():
         raise DataError(f"the manifest has no {sorted(missing)[0]!r}")
     directory = str(manifest["directory"])

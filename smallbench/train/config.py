@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from smallbench.config import option, require
 from smallbench.errors import ConfigError
@@ -33,13 +34,26 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Linear warm-up, then linear decay to zero at the last step."""
+    """Linear warm-up, then linear decay to zero at the end of the run."""
 
-    warmup_fraction: float = option(0.01, help="part of the steps in which the rate rises")
+    along: Literal["steps", "hours"] = option(
+        "steps",
+        help="what a run goes along: the steps to max_steps, or the hours to max_hours",
+    )
+    warmup_fraction: float = option(0.01, help="part of the run in which the rate rises")
+    initial_batch_size: int | None = option(
+        None, help="sequences per step at the start, up to train.global_batch_size; none: no ramp"
+    )
+    # Geiping & Goldstein 2022, "Cramming", §4.3: over 60 % of the budget.
+    batch_ramp_fraction: float = option(0.6, help="part of the run in which the batch grows")
 
     def __post_init__(self) -> None:
         key = "schedule.warmup_fraction"
         require(0 <= self.warmup_fraction < 1, key, self.warmup_fraction, "at least 0, under 1")
+        key, size = "schedule.initial_batch_size", self.initial_batch_size
+        require(size is None or size >= 1, key, size, "at least 1, or none")
+        key = "schedule.batch_ramp_fraction"
+        require(0 < self.batch_ramp_fraction <= 1, key, self.batch_ramp_fraction, "over 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,11 @@ class TrainConfig:
     """How long, how much at once, in which numbers, and how often to look and to save."""
 
     max_steps: int = option(1_000_000, help="optimizer steps; the schedule ends there")
+    max_hours: float | None = option(
+        None,
+        help="hours in steps, over all restarts: the run ends there, and with schedule.along=hours "
+        "its schedule does",
+    )
     global_batch_size: int = option(128, help="sequences per optimizer step")
     micro_batch_size: int | None = option(
         None, help="sequences per forward pass; none: the whole global batch"
@@ -58,6 +77,18 @@ class TrainConfig:
         # Slower on CPUs (docs/results.md), not yet measured on a GPU.
         False,
         help="torch.compile the objective; needs a C++ compiler or Triton",
+    )
+    engine: Literal["auto", "torch", "deepspeed"] = option(
+        "auto", help="what computes the steps; auto: torch unless something must be offloaded"
+    )
+    offload: Literal["auto", "none", "optimizer", "parameters"] = option(
+        "auto", help="what lies in the host's memory (ZeRO-Offload); auto: what the GPU needs"
+    )
+    zero_stage: int | None = option(
+        None, help="DeepSpeed's ZeRO stage 0 to 3; none: 2 with offload, 3 with the parameters'"
+    )
+    checkpoint_activations: bool = option(
+        False, help="keep each layer's input only and compute the rest again: less memory, slower"
     )
     log_every_steps: int = 50
     eval_every_steps: int = option(5_000, help="held-out loss at this interval and at the end")
@@ -88,12 +119,31 @@ class TrainConfig:
         require(min(self.milestones, default=1) >= 1, "train.milestones", self.milestones, "over 0")
         require(self.rows_per_forward >= 1, "train.micro_batch_size", self.micro_batch_size, "1")
         require(self.max_steps >= 0, "train.max_steps", self.max_steps, "at least 0")
+        hours = self.max_hours
+        require(hours is None or hours > 0, "train.max_hours", hours, "over 0, or none")
         require(self.seed >= 0, "train.seed", self.seed, "at least 0")
+        self._check_engine()
         if self.global_batch_size % self.rows_per_forward:
             raise ConfigError(
                 f"train.global_batch_size {self.global_batch_size} is not a multiple of "
                 f"train.micro_batch_size {self.micro_batch_size}"
             )
+
+    def _check_engine(self) -> None:
+        stage = self.zero_stage
+        require(stage in {None, 0, 1, 2, 3}, "train.zero_stage", stage, "0 to 3, or none")
+        if self.engine == "torch" and self.offload in {"optimizer", "parameters"}:
+            raise ConfigError(
+                f"train.offload {self.offload!r} needs train.engine deepspeed, not 'torch'"
+            )
+        needed = {"optimizer": {1, 2, 3}, "parameters": {3}}.get(self.offload)
+        if stage is not None and needed and stage not in needed:
+            stages = " or ".join(map(str, sorted(needed)))
+            raise ConfigError(
+                f"train.offload {self.offload!r} needs train.zero_stage {stages}, not {stage}"
+            )
+        if self.compile and self.engine == "deepspeed":
+            raise ConfigError("train.compile works with train.engine torch only; leave one out")
 
     @property
     def rows_per_forward(self) -> int:
@@ -127,6 +177,22 @@ class DurabilityConfig(StorageConfig):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AccountingConfig:
+    """How it is counted what a run uses up."""
+
+    energy: Literal["auto", "nvml", "codecarbon", "tdp", "none"] = option(
+        "auto", help="how energy is counted; auto: the GPU's counter, or an estimate by its TDP"
+    )
+    price_per_hour: float | None = option(
+        None, help="of the machine, in any currency: what the run costs, over all restarts"
+    )
+
+    def __post_init__(self) -> None:
+        price = self.price_per_hour
+        require(price is None or price >= 0, "price_per_hour", price, "at least 0, or none")
+
+
 @dataclass(frozen=True)
 class PretrainConfig:
     """Everything that decides what a pretraining run computes; a recipe is one of these."""
@@ -152,6 +218,17 @@ class PretrainConfig:
                 f"objective.two_segment_fraction {segments} needs two segments, but "
                 f"model.architecture {self.model.architecture!r} has none; set it to 0"
             )
+        if self.schedule.along == "hours" and self.train.max_hours is None:
+            raise ConfigError(
+                "schedule.along 'hours' needs train.max_hours; set it, or leave schedule.along out"
+            )
+        first, size = self.schedule.initial_batch_size, self.train.rows_per_forward
+        if first is not None and (first % size or first > self.train.global_batch_size):
+            raise ConfigError(
+                f"schedule.initial_batch_size {first} must be a multiple of train.micro_batch_size "
+                f"{size} (set that too) and at most train.global_batch_size "
+                f"{self.train.global_batch_size}"
+            )
         if isinstance(self.objective, ReplacedTokenConfig):
             self.model.narrowed(self.objective.generator_width)  # raises where that cannot be
 
@@ -168,8 +245,20 @@ RESUMABLE_KEYS = frozenset(
         "num_eval_rows",
         "save_every_steps",
         "micro_batch_size",
+        "engine",
+        "offload",
+        "zero_stage",
+        "checkpoint_activations",
         "max_nonfinite_steps",
     )
 )
 """Keys that may change when a run continues: they decide what is looked at, kept and tolerated, not
 what is learned. (Another micro-batch sums in another order and draws dropout in another.)"""
+
+
+def resumable_keys(config: PretrainConfig) -> frozenset[str]:
+    """Keys that may change when a run of `config` continues.
+
+    Hours may, where they only end the run.
+    """
+    return RESUMABLE_KEYS | ({"train.max_hours"} if config.schedule.along == "steps" else set())

@@ -1,12 +1,15 @@
-"""The C library's allocator, told to keep what a CPU's training step frees for the next step.
+"""A device's memory: when there is not enough of it, and how a CPU's is kept.
 
-By default glibc returns every large block to the kernel and fetches it again, zeroed page by page,
+The C library's allocator is told to keep what a training step frees for the next step. By default
+glibc returns every large block to the kernel and fetches it again, zeroed page by page,
 some thousand times a second; that was a seventh of a BERT step, and half of transformers'.
 """
 
 from __future__ import annotations
 
 import ctypes
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LARGEST = 2**31 - 1  # mallopt takes an int
@@ -22,3 +25,22 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST) == mallopt(M_TRIM_THRESHOLD, LARGEST) == 1)
+
+
+class MemoryExhaustedError(Exception):
+    """A step did not fit into the device's memory.
+
+    `is_undone` says whether the step has changed nothing; an update that broke off may have.
+    """
+
+    def __init__(self, message: str, *, is_undone: bool) -> None:
+        super().__init__(message)
+        self.is_undone = is_undone
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that an allocation failed, on a GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # PyTorch's allocator on the host has no error class of its own.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

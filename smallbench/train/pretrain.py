@@ -13,13 +13,14 @@ torch it ends with the weights, bit for bit, that the run would have had without
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ from smallbench.errors import (
     UnsavedError,
 )
 from smallbench.files import copy_directory, exclusive_lock
+from smallbench.models.encoder import checkpoint_activations
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import IntArray, Vocabulary, step_generator
 from smallbench.storage.base import join, open_storage
@@ -47,6 +49,7 @@ from smallbench.tracking.console import Console
 from smallbench.tracking.jsonl import MetricsFile
 from smallbench.tracking.plot import plot_loss
 from smallbench.train.batches import CorruptedRows, ReadAhead
+from smallbench.train.budget import Budget
 from smallbench.train.callbacks import EndWith, Heartbeat, HeldOutLoss, LogTraining, SaveEvery
 from smallbench.train.checkpoint import (
     METRICS,
@@ -56,19 +59,29 @@ from smallbench.train.checkpoint import (
     newest_of,
     restore_metrics,
 )
-from smallbench.train.config import DurabilityConfig, PretrainConfig
-from smallbench.train.engine import TorchEngine
+from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
+from smallbench.train.engines import EngineChoice, build_engine, choose_engine
+from smallbench.train.memory import MemoryExhaustedError
 from smallbench.train.precision import (
     choose_device,
     choose_precision,
     matrix_peak_flops,
     require_compiler,
 )
-from smallbench.train.record import add_attempt, holder_of, next_attempt, open_record
+from smallbench.train.processes import Processes, join_processes, local_device
+from smallbench.train.randomness import random_state
+from smallbench.train.record import (
+    add_attempt,
+    holder_of,
+    next_attempt,
+    open_record,
+    write_summary,
+)
 from smallbench.train.remote import Pulled, RemoteRun
-from smallbench.train.schedule import linear_decay
+from smallbench.train.schedule import linear_decay, ramped_batch_size
 from smallbench.train.sync import Uploader, say
-from smallbench.train.trainer import Progress, Trainer
+from smallbench.train.trainer import Callback, Progress, Trainer
+from smallbench.train.usage import UsageMeter, open_meter, summary
 
 Resume = Literal["allow", "must", "never"]
 
@@ -93,10 +106,11 @@ def pretrain(
     run_dir: Path,
     resume: Resume = "allow",
     durability: DurabilityConfig | None = None,
+    accounting: AccountingConfig | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> None:
-    """Train `config` on the prepared corpus `data`, in `run_dir`, to its last step.
+    """Train `config` on the prepared corpus `data`, in `run_dir`, until its budget is used up.
 
     With `durability.storage` the run is kept there too, and continues from there where `run_dir` is
     empty. `seconds_left` is how long there is to save once `should_stop` turned true. Raises
@@ -105,73 +119,182 @@ def pretrain(
     else trains in it.
     """
     rows = TokenRows(data, "train")
-    held_out = TokenRows(data, "eval")
     config = fit_to_data(config, rows)
-    device = choose_device(config.train.device)
+    device = local_device(choose_device(config.train.device))
     precision = choose_precision(config.train.precision, device)
     if config.train.compile:
         require_compiler(device)
-    durability = durability or DurabilityConfig()
+    choice = choose_engine(config.train)
+    processes = join_processes(device, needs_group=choice.engine == "deepspeed")
+    setup = _Setup(
+        config=config,
+        rows=rows,
+        held_out=TokenRows(data, "eval"),
+        run_dir=run_dir,
+        device=device,
+        precision=precision,
+        choice=choice,
+        processes=processes,
+        durability=durability or DurabilityConfig(),
+        accounting=accounting or AccountingConfig(),
+        should_stop=should_stop,
+        seconds_left=seconds_left,
+    )
+    with ExitStack() as stack:
+        if processes.is_first:
+            place, checkpoint = _take_place(setup, data, resume, stack)
+        else:
+            place, checkpoint = _Place(CheckpointStore(run_dir), None), None
+        step = processes.first_of(checkpoint.step if checkpoint else None)
+        if checkpoint is None and step is not None:
+            checkpoint = place.store.load(step)
+        _train_in_memory(setup, place, checkpoint)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What an attempt knows before it looks into its directory."""
+
+    config: PretrainConfig
+    rows: TokenRows
+    held_out: TokenRows
+    run_dir: Path
+    device: torch.device
+    precision: str
+    choice: EngineChoice
+    processes: Processes
+    durability: DurabilityConfig
+    accounting: AccountingConfig
+    should_stop: Callable[[], bool]
+    seconds_left: Callable[[], float]
+
+    @property
+    def budget(self) -> Budget:
+        """The run's end."""
+        train, hours = self.config.train, self.config.schedule.along == "hours"
+        seconds = math.inf if train.max_hours is None else 3600 * train.max_hours
+        return Budget(math.inf if hours else train.max_steps, seconds, along_hours=hours)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an attempt keeps its checkpoints; only process 0 writes."""
+
+    store: CheckpointStore
+    uploader: Uploader | None
+
+
+def _take_place(
+    setup: _Setup, data: Path, resume: Resume, stack: ExitStack
+) -> tuple[_Place, Checkpoint | None]:
+    """Own the run directory and the storage, and find the checkpoint to go on from."""
+    config, run_dir, durability = setup.config, setup.run_dir, setup.durability
     if resume == "must" and not durability.storage and not CheckpointStore(run_dir).steps():
         raise ConfigError(f"--resume=must, but {run_dir} holds no checkpoint")
     remote = _open_remote(run_dir, durability)
     in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
-    with ExitStack() as stack:
-        stack.enter_context(exclusive_lock(run_dir / "lock", in_use))
-        if remote:
-            remote.pull_record(run_dir)
-        record = open_record(run_dir, config, data=data, manifest=rows.manifest)
+    stack.enter_context(exclusive_lock(run_dir / "lock", in_use))
+    if remote:
+        remote.pull_record(run_dir)
+    record = open_record(run_dir, config, data=data, manifest=setup.rows.manifest)
+    _check_resume(resume, CheckpointStore(run_dir), remote)
+    attempt, uploader = next_attempt(record), None
+    retention = Retention(
+        keep_last=config.train.keep_last,
+        keep_every_steps=config.train.keep_every_steps,
+        milestones=config.train.milestones,
+    )
+    if remote:
+        attempt = remote.claim(
+            holder=holder_of(run_dir), at_least=attempt, should_stop=setup.should_stop, say=say
+        )
+        uploader = Uploader(
+            remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes
+        )
+        stack.callback(_release, remote, uploader)
+        stack.enter_context(uploader)  # from here on the lease is renewed
+        # Again: whoever was waited for may have begun the run, or gone on with it.
+        remote.pull_record(run_dir)
+        record = open_record(run_dir, config, data=data, manifest=setup.rows.manifest)
         _check_resume(resume, CheckpointStore(run_dir), remote)
-        attempt, uploader = next_attempt(record), None
-        retention = Retention(
-            keep_last=config.train.keep_last,
-            keep_every_steps=config.train.keep_every_steps,
-            milestones=config.train.milestones,
+        remote.clean_up()
+    store = CheckpointStore(
+        run_dir,
+        attempt=attempt,
+        retention=retention,
+        is_in_use=uploader.is_in_use if uploader else lambda step: False,
+    )
+    store.clean_up()
+    checkpoint = newest_of([store, *([Pulled(remote, store)] if remote else [])])
+    if checkpoint is not None and checkpoint.manifest["precision"] != setup.precision:
+        raise ConfigError(
+            f"{run_dir} was trained in {checkpoint.manifest['precision']}, this device would "
+            f"use {setup.precision}; continue on a device like the first, or start a new --run_dir"
         )
-        if remote:
-            attempt = remote.claim(
-                holder=holder_of(run_dir), at_least=attempt, should_stop=should_stop, say=say
+    if not (run_dir / "tokenizer").exists():
+        verify_shards(data)
+        copy_directory(data / "tokenizer", run_dir / "tokenizer")
+    add_attempt(
+        run_dir,
+        record,
+        attempt,
+        device=setup.device,
+        precision=setup.precision,
+        engine=asdict(setup.choice),
+        num_processes=setup.processes.size,
+    )
+    if remote and uploader:
+        remote.push_record(run_dir)
+        uploader.committed_step = max(remote.steps(), default=0)
+        if checkpoint is not None and checkpoint.step > uploader.committed_step:
+            uploader.submit(checkpoint)  # the last attempt did not come to it
+    return _Place(store, uploader), checkpoint
+
+
+def _train_in_memory(setup: _Setup, place: _Place, checkpoint: Checkpoint | None) -> None:
+    """Train with micro-batches that fit: halved, from where the run stands, until they do."""
+    num_rows = rows_per_forward(setup, checkpoint)
+    while True:
+        try:
+            with ExitStack() as stack:
+                _Run(setup, place, stack, num_rows=num_rows).train(checkpoint)
+            return
+        except MemoryExhaustedError as error:
+            fewer = next((n for n in range(num_rows // 2, 0, -1) if num_rows % n == 0), None)
+            if fewer is None or setup.processes.size > 1:
+                raise UnavailableError(
+                    f"{num_rows} rows of {setup.config.sequence_length} tokens at a time do not "
+                    f"fit into the memory of {setup.device} ({str(error).splitlines()[0]}); set a "
+                    "smaller --train.micro_batch_size, --train.checkpoint_activations or "
+                    "--train.offload"
+                ) from None
+            print(
+                f"out of memory with {num_rows} rows at a time; going on with {fewer}, the global "
+                "batch stays the same",
+                file=sys.stderr,
             )
-            uploader = Uploader(
-                remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes
-            )
-            stack.callback(_release, remote, uploader)
-            stack.enter_context(uploader)  # from here on the lease is renewed
-            # Again: whoever was waited for may have begun the run, or gone on with it.
-            remote.pull_record(run_dir)
-            record = open_record(run_dir, config, data=data, manifest=rows.manifest)
-            _check_resume(resume, CheckpointStore(run_dir), remote)
-            remote.clean_up()
-        store = CheckpointStore(
-            run_dir,
-            attempt=attempt,
-            retention=retention,
-            is_in_use=uploader.is_in_use if uploader else lambda step: False,
-        )
-        store.clean_up()
-        checkpoint = newest_of([store, *([Pulled(remote, store)] if remote else [])])
-        if checkpoint is not None and checkpoint.manifest["precision"] != precision:
+            num_rows = fewer
+        checkpoint = place.store.newest()
+        gc.collect()  # what the failed attempt had allocated
+        if setup.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def rows_per_forward(setup: _Setup, checkpoint: Checkpoint | None) -> int:
+    """Rows of a micro-batch: what was asked for, or what an earlier attempt found to fit of it.
+
+    Raises `ConfigError` where the processes cannot share a global batch.
+    """
+    train, size = setup.config.train, setup.processes.size
+    asked = train.micro_batch_size or train.global_batch_size // size
+    for batch_size in (train.global_batch_size, setup.config.schedule.initial_batch_size):
+        if batch_size is not None and (not asked or batch_size % (asked * size)):
             raise ConfigError(
-                f"{run_dir} was trained in {checkpoint.manifest['precision']}, this device would "
-                f"use {precision}; continue on a device like the first, or start a new --run_dir"
+                f"a batch of {batch_size} sequences cannot be shared by {size} processes that take "
+                f"{asked} at a time; set --train.micro_batch_size so that it can"
             )
-        if not (run_dir / "tokenizer").exists():
-            verify_shards(data)
-            copy_directory(data / "tokenizer", run_dir / "tokenizer")
-        add_attempt(run_dir, record, attempt, device=device, precision=precision)
-        if remote and uploader:
-            remote.push_record(run_dir)
-            uploader.committed_step = max(remote.steps(), default=0)
-            if checkpoint is not None and checkpoint.step > uploader.committed_step:
-                uploader.submit(checkpoint)  # the last attempt did not come to it
-        _Run(config, rows, held_out, run_dir, store, uploader, stack).train(
-            checkpoint,
-            device,
-            precision,
-            should_stop,
-            seconds_left,
-            final_sync_seconds=60 * durability.final_sync_minutes,
-        )
+    found: Mapping[str, int] = checkpoint.manifest.get("micro_batch", {}) if checkpoint else {}
+    return found["size"] if found.get("asked") == asked else asked
 
 
 def _open_remote(run_dir: Path, durability: DurabilityConfig) -> RemoteRun | None:
@@ -262,71 +385,56 @@ def build_objective(config: PretrainConfig, vocabulary: Vocabulary) -> Any:
 class _Run:
     """One attempt, after it is clear that it may begin."""
 
-    def __init__(
-        self,
-        config: PretrainConfig,
-        rows: TokenRows,
-        held_out: TokenRows,
-        run_dir: Path,
-        store: CheckpointStore,
-        uploader: Uploader | None,
-        stack: ExitStack,
-    ) -> None:
-        self.config, self.rows, self.held_out = config, rows, held_out
-        self.run_dir, self.store, self.stack = run_dir, store, stack
-        self.uploader = uploader
+    def __init__(self, setup: _Setup, place: _Place, stack: ExitStack, *, num_rows: int) -> None:
+        self.setup, self.config, self.processes = setup, setup.config, setup.processes
+        self.rows, self.run_dir, self.budget = setup.rows, setup.run_dir, setup.budget
+        self.store, self.uploader, self.stack = place.store, place.uploader, stack
+        self.num_rows = num_rows
+        """Of a micro-batch."""
         self.save_seconds = 0.0
         """Running average of what a save takes; 0 before the first."""
 
-    def train(
-        self,
-        checkpoint: Checkpoint | None,
-        device: torch.device,
-        precision: str,
-        should_stop: Callable[[], bool],
-        seconds_left: Callable[[], float],
-        *,
-        final_sync_seconds: float,
-    ) -> None:
-        """From `checkpoint`, or from the seed, to the last step or the first request to stop."""
-        c = self.config
+    def train(self, checkpoint: Checkpoint | None) -> None:
+        """From `checkpoint`, or from the seed, to the end or to the first request to stop."""
+        c, setup = self.config, self.setup
         torch.manual_seed(c.train.seed)
         self.objective = build_objective(c, vocabulary_of(self.rows.tokenizer))
-        self.engine = TorchEngine(self.objective, c.optim, device=device, precision=precision)
+        if c.train.checkpoint_activations:
+            checkpoint_activations(self.objective)
+        self.engine = build_engine(
+            setup.choice,
+            self.objective,
+            c.optim,
+            device=setup.device,
+            precision=setup.precision,
+            processes=self.processes,
+            micro_batch_size=self.num_rows,
+        )
         if c.train.compile:
             self.objective.compile()
         self.progress = Progress()
         pending: Mapping[str, list[float]] = {}
         # Dropout's generators start from the seed alone, whatever initialisation drew.
-        torch.manual_seed(c.train.seed)
+        torch.manual_seed(c.train.seed + self.processes.rank)
         if checkpoint is not None:
-            checkpoint.load_module(self.objective)
+            self.engine.load_weights(checkpoint.module_state())
             self.engine.load_state_dict(checkpoint.engine_state())
-            checkpoint.restore_random_state()
+            checkpoint.restore_random_state(self.processes.rank)
             self.progress = Progress(**checkpoint.manifest["progress"])
             pending = checkpoint.manifest["pending_metrics"]
-            restore_metrics(checkpoint, self.run_dir / METRICS)
-            print(f"continuing from step {checkpoint.step:,}", file=sys.stderr)
         first_step = self.progress.step
-        self.metrics = MetricsFile(
-            self.run_dir / METRICS, from_step=None if checkpoint is None else first_step
-        )
-        self.stack.callback(self.metrics.close)
-        console = Console(
-            num_steps=c.train.max_steps,
-            first_step=first_step,
-            description=c.recipe,
-        )
-        self.stack.callback(console.close)
-        trackers: list[Tracker] = [self.metrics, console]
+        trackers = self._open_trackers(checkpoint) if self.processes.is_first else []
+        peak_flops = matrix_peak_flops(setup.device, setup.precision) * self.processes.size
+        self.peak_flops = peak_flops
+        self.usage = self._open_usage()
         self.log = LogTraining(
             trackers,
             every_steps=c.train.log_every_steps,
-            num_steps=c.train.max_steps,
-            peak_flops=matrix_peak_flops(device, precision),
+            budget=self.budget,
+            peak_flops=peak_flops,
             progress=self.progress,
             pending=pending,
-            also=self._sync_lag,
+            also=self._other_fields,
         )
         evaluation = self._held_out_loss(trackers)
         if checkpoint is None:
@@ -334,9 +442,9 @@ class _Run:
         trainer = Trainer(
             objective=self.objective,
             engine=self.engine,
-            batches=self._batches(pin_memory=device.type == "cuda"),
+            batches=self._batches(pin_memory=setup.device.type == "cuda"),
             learning_rate=self._learning_rate,
-            num_steps=c.train.max_steps,
+            budget=self.budget,
             progress=self.progress,
             callbacks=[
                 self.log,
@@ -346,22 +454,67 @@ class _Run:
                     every_steps=c.train.save_every_steps,
                     milestones=c.train.milestones,
                 ),
-                Heartbeat(self.run_dir / "heartbeat.json"),
-                EndWith(lambda: self.uploader.failure if self.uploader else None, self._save),
+                *self._watch(),
             ],
-            should_stop=should_stop,
+            should_stop=setup.should_stop,
             max_nonfinite_steps=c.train.max_nonfinite_steps,
         )
-        if not trainer.run():
-            self._save_in_time(seconds_left, first_step=first_step)
+        try:
+            is_done = trainer.run()
+        except MemoryExhaustedError as error:
+            if error.is_undone and self.progress.step > first_step:
+                self._save()
+            raise
+        if not is_done:
+            self._save_in_time(setup.seconds_left, first_step=first_step)
             raise InterruptedRunError(
-                f"asked to stop; saved at step {self.progress.step:,} of {c.train.max_steps:,}; "
+                f"asked to stop; saved at step {self.progress.step:,}{self._of_steps()}; "
                 "the same command continues"
             )
         self._save()
-        self._drain(final_sync_seconds, should_stop, seconds_left)
-        # Last, and only for looks: nothing that the run is worth hangs on it.
-        plot_loss(self.run_dir / METRICS, self.run_dir / "loss.png", title=c.recipe)
+        self._drain(60 * setup.durability.final_sync_minutes, setup.should_stop, setup.seconds_left)
+        if self.processes.is_first:
+            self._say_what_is_left()
+            # Last, and only for looks: nothing that the run is worth hangs on it.
+            plot_loss(self.run_dir / METRICS, self.run_dir / "loss.png", title=c.recipe)
+
+    def _open_trackers(self, checkpoint: Checkpoint | None) -> list[Tracker]:
+        if checkpoint is not None:
+            restore_metrics(checkpoint, self.run_dir / METRICS)
+            print(f"continuing from step {checkpoint.step:,}", file=sys.stderr)
+        self.metrics = MetricsFile(
+            self.run_dir / METRICS, from_step=None if checkpoint is None else checkpoint.step
+        )
+        self.stack.callback(self.metrics.close)
+        console = Console(
+            num_steps=None if math.isinf(self.budget.max_steps) else int(self.budget.max_steps),
+            first_step=self.progress.step,
+            description=self.config.recipe,
+        )
+        self.stack.callback(console.close)
+        return [self.metrics, console]
+
+    def _watch(self) -> list[Callback]:
+        """What only process 0 looks after."""
+        if not self.processes.is_first:
+            return []
+        failure = lambda: self.uploader.failure if self.uploader else None  # noqa: E731
+        return [Heartbeat(self.run_dir / "heartbeat.json"), EndWith(failure, self._save)]
+
+    def _say_what_is_left(self) -> None:
+        """Where hours ended a run whose schedule runs along steps."""
+        if self.progress.step < self.budget.max_steps < math.inf:
+            print(
+                f"{self.config.train.max_hours:g} hours are used up at step "
+                f"{self.progress.step:,}{self._of_steps()}, where the learning rate has not come "
+                "down yet; with a larger --max_hours the same command goes on",
+                file=sys.stderr,
+            )
+
+    def _of_steps(self) -> str:
+        """The end, for people: ` of 1,000`; nothing where hours count."""
+        steps = self.budget.max_steps
+        return "" if math.isinf(steps) else f" of {steps:,.0f}"
 
     def _save_in_time(self, seconds_left: Callable[[], float], *, first_step: int) -> None:
         """Commit before the time is over; raises `UnsavedError` where it will not do."""
@@ -416,20 +569,48 @@ class _Run:
         if self.uploader.failure:
             raise self.uploader.failure
 
-    def _sync_lag(self, progress: Progress) -> Mapping[str, float]:
-        """Steps that a machine with an empty disk would have to repeat."""
-        if self.uploader is None:
-            return {}
-        return {"sync_lag_steps": progress.step - self.uploader.committed_step}
+    def _other_fields(self, progress: Progress) -> Mapping[str, Any]:
+        """What the run has used up, and the steps that an emptied disk would cost."""
+        fields: dict[str, Any] = {"train_flops": progress.train_flops}
+        used = self.usage.update(progress) if self.usage else {}
+        fields |= {name: value for name, value in used.items() if name != "energy_method"}
+        if self.uploader:
+            fields["sync_lag_steps"] = progress.step - self.uploader.committed_step
+        return fields
+
+    def _open_usage(self) -> UsageMeter | None:
+        setup, accounting = self.setup, self.setup.accounting
+        if not self.processes.is_first:
+            return None
+        return UsageMeter(
+            self.progress,
+            open_meter(accounting.energy, setup.device, self.processes.size),
+            device=setup.device,
+            processes=self.processes,
+            price_per_hour=accounting.price_per_hour,
+        )
 
     def _learning_rate(self, step: int) -> float:
+        c, budget = self.config, self.budget
+        if budget.along_hours:
+            total, done = budget.max_seconds, self.progress.train_seconds
+            warmup = c.schedule.warmup_fraction * total
+        else:
+            total, done = budget.max_steps, float(step)
+            warmup = int(c.schedule.warmup_fraction * total)
+        return c.optim.learning_rate * linear_decay(done, total=total, warmup=warmup)
+
+    def _batch_size(self, fraction: float) -> int:
         c = self.config
-        factor = linear_decay(
-            step,
-            num_steps=c.train.max_steps,
-            num_warmup_steps=int(c.schedule.warmup_fraction * c.train.max_steps),
+        if c.schedule.initial_batch_size is None:
+            return c.train.global_batch_size
+        return ramped_batch_size(
+            fraction,
+            first=c.schedule.initial_batch_size,
+            last=c.train.global_batch_size,
+            until=c.schedule.batch_ramp_fraction,
+            multiple=c.train.rows_per_forward * self.processes.size,
         )
-        return c.optim.learning_rate * factor
 
     def _batches(self, *, pin_memory: bool) -> ReadAhead:
         c = self.config
@@ -437,8 +618,8 @@ class _Run:
             ShuffledRows(self.rows, seed=c.train.seed).take,
             self.objective.corrupt,
             self.objective.micro_batches,
-            global_batch_size=c.train.global_batch_size,
-            micro_batch_size=c.train.rows_per_forward,
+            batch_size=self._batch_size,
+            micro_batch_size=self.num_rows,
             seed=c.train.seed,
         )
         ahead = ReadAhead(source, pin_memory=pin_memory)
@@ -446,17 +627,16 @@ class _Run:
         return ahead
 
     def _held_out_loss(self, trackers: list[Tracker]) -> HeldOutLoss:
-        c = self.config
-        count = min(c.train.num_eval_rows, len(self.held_out))
-        ids_BL = ShuffledRows(self.held_out, seed=HELD_OUT_SEED).take(0, count)
+        c, held_out = self.config, self.setup.held_out
+        count = min(c.train.num_eval_rows, len(held_out))
+        ids_BL = ShuffledRows(held_out, seed=HELD_OUT_SEED).take(0, count)
         batch = self.objective.corrupt(ids_BL, step_generator(HELD_OUT_SEED, 0))
         return HeldOutLoss(
             trackers,
             self.objective,
             self.engine,
-            self.objective.micro_batches(batch, c.train.rows_per_forward),
+            self.objective.micro_batches(batch, self.num_rows),
             every_steps=c.train.eval_every_steps,
-            num_steps=c.train.max_steps,
             unigram_entropy=self._unigram_entropy(ids_BL),
         )
 
@@ -468,11 +648,19 @@ class _Run:
 
     def _save(self) -> None:
         start = time.perf_counter()
+        # Every process takes part: each may hold a part of the state.
+        weights, state = self.engine.weights(), self.engine.state_dict()
+        generators = self.processes.gathered(random_state())
+        if not self.processes.is_first:
+            return
+        assert self.usage is not None
+        self.usage.update(self.progress)
         self.metrics.sync()  # a checkpoint's step must find its records again
         is_new = self.progress.step not in self.store.steps()
         checkpoint = self.store.save(
-            self.objective,
-            self.engine.state_dict(),
+            weights,
+            state,
+            generators,
             {
                 "step": self.progress.step,
                 "progress": self.progress.state_dict(),
@@ -480,11 +668,18 @@ class _Run:
                 "config_digest": digest(self.config),
                 "precision": self.engine.precision,
                 "device": self.engine.device.type,
+                "engine": asdict(self.setup.choice),
+                "micro_batch": {"asked": self._asked_rows(), "size": self.num_rows},
             },
         )
+        write_summary(self.run_dir, summary(self.progress, peak_flops=self.peak_flops))
         if not is_new:
             return
         seconds, average = time.perf_counter() - start, self.save_seconds
         self.save_seconds = seconds if not average else 0.7 * average + 0.3 * seconds
         if self.uploader:
             self.uploader.submit(checkpoint)
+
+    def _asked_rows(self) -> int:
+        train = self.config.train
+        return train.micro_batch_size or train.global_batch_size // self.processes.size

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,7 +22,7 @@ from smallbench.config import differing_keys, digest, to_dict
 from smallbench.data.shards import Manifest
 from smallbench.errors import ConfigError, DataError
 from smallbench.files import read_json, write_json, write_text
-from smallbench.train.config import RESUMABLE_KEYS, PretrainConfig
+from smallbench.train.config import PretrainConfig, resumable_keys
 
 RECORD_NAME = "run.json"
 
@@ -58,7 +59,7 @@ def open_record(run_dir: Path, config: PretrainConfig, *, data: Path, manifest: 
     differing = {
         key: pair
         for key, pair in differing_keys(record["config"], to_dict(config)).items()
-        if key not in RESUMABLE_KEYS
+        if key not in resumable_keys(config)
     }
     if record["corpus"]["shards"] != corpus["shards"]:
         differing["data"] = (record["data"], str(data))
@@ -77,7 +78,14 @@ def next_attempt(record: Record) -> int:
 
 
 def add_attempt(
-    run_dir: Path, record: Record, number: int, *, device: torch.device, precision: str
+    run_dir: Path,
+    record: Record,
+    number: int,
+    *,
+    device: torch.device,
+    precision: str,
+    engine: Mapping[str, Any],
+    num_processes: int,
 ) -> None:
     """Note attempt `number`, and write the record."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -91,11 +99,19 @@ def add_attempt(
             "torch": torch.__version__,
             "python": platform.python_version(),
             "device": name,
+            "num_devices": num_processes,
             "precision": precision,
+            "engine": dict(engine),
             "num_threads": torch.get_num_threads(),
         }
     )
     write_json(run_dir / RECORD_NAME, record)
+
+
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Put what the run has come to into its record."""
+    record = read_json(run_dir / RECORD_NAME)
+    write_json(run_dir / RECORD_NAME, record | {"summary": dict(summary)})
 
 
 def holder_of(run_dir: Path) -> str:

@@ -7,8 +7,9 @@ held-out loss, checkpoints) is a callback.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,9 @@ from smallbench.batch import Batch
 from smallbench.errors import DivergedError
 from smallbench.objectives.base import Objective, Sums
 from smallbench.train.batches import BatchSource
+from smallbench.train.budget import Budget
 from smallbench.train.engine import Engine
+from smallbench.train.memory import MemoryExhaustedError, is_out_of_memory
 from smallbench.train.randomness import random_state, restore_random_state
 
 
@@ -30,12 +33,17 @@ class Progress:
     """Optimizer steps done, skipped ones included."""
     position: int = 0
     """Where the next step's batch begins in the source."""
+    batch_fraction: float = 0.0
+    """The part of the run by which the next step's batch is made. It is known one step early, since
+    batches are made while the step before them computes."""
     num_tokens: int = 0
     train_seconds: float = 0.0
     """Seconds spent in steps; saving and evaluating are not in it."""
     train_flops: float = 0.0
     num_skipped_steps: int = 0
     num_skipped_in_a_row: int = 0
+    usage: dict[str, Any] = field(default_factory=dict)
+    """What the run has used up besides, see `train.usage`."""
 
     def state_dict(self) -> dict[str, Any]:
         """All fields."""
@@ -53,6 +61,8 @@ class StepResult:
     means: Mapping[str, Tensor]
     """Each term's mean loss over the step's targets, and each count's mean, by name."""
     loss: Tensor
+    is_last: bool
+    """Whether the run's budget is used up."""
 
 
 class Callback(Protocol):
@@ -87,12 +97,13 @@ def add_means(means: dict[str, Tensor], sums: Sums, totals: Mapping[str, int]) -
 
 
 class Trainer:
-    """Runs steps from `progress.step` to `num_steps`.
+    """Runs steps from `progress.step` until the budget is used up.
 
     Raises `DivergedError` after `max_nonfinite_steps` skipped updates in a row. `should_stop` is
     read after each step, and within one after each micro-batch: True ends `run` early, with
     everything in a state to be saved. (A step that was begun is then undone: it changed nothing but
-    the generators, which dropout draws from.)
+    the generators, which dropout draws from.) Raises `MemoryExhaustedError` where the device's
+    memory does not do; unless that was in the update itself, all is as it was before the step.
     """
 
     def __init__(
@@ -102,26 +113,36 @@ class Trainer:
         engine: Engine,
         batches: BatchSource,
         learning_rate: Callable[[int], float],
-        num_steps: int,
+        budget: Budget,
         progress: Progress | None = None,
         callbacks: Sequence[Callback] = (),
         should_stop: Callable[[], bool] = lambda: False,
         max_nonfinite_steps: int = 20,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.objective = objective
         self.engine = engine
         self.batches = batches
         self.learning_rate = learning_rate
-        self.num_steps = num_steps
+        self.budget = budget
         self.progress = progress or Progress()
         self.callbacks = callbacks
-        self.should_stop = should_stop
         self.max_nonfinite_steps = max_nonfinite_steps
+        self.clock = clock
+        self._should_stop = should_stop
+
+    def should_stop(self) -> bool:
+        """Whether any process was asked to stop."""
+        return self.engine.processes.any(self._should_stop())
+
+    def is_over(self) -> bool:
+        """Whether the budget is used up."""
+        return self.budget.is_over(self.progress.step, self.progress.train_seconds)
 
     def run(self) -> bool:
-        """Train; True when the last step was reached, False when stopped before."""
+        """Train; True when the budget is used up, False when stopped before."""
         self.objective.module.train()
-        while self.progress.step < self.num_steps:
+        while not self.is_over():
             result = self.train_step()
             if result is None:
                 return False
@@ -133,7 +154,7 @@ class Trainer:
                     f"the last of them step {result.step}; start a new run with a lower learning "
                     "rate"
                 )
-            if self.should_stop() and self.progress.step < self.num_steps:
+            if self.should_stop() and not self.is_over():
                 return False
         return True
 
@@ -142,39 +163,60 @@ class Trainer:
 
         None where it was asked to stop in the middle; then nothing has changed.
         """
-        start, progress = time.perf_counter(), self.progress
-        generators, flops = random_state(), progress.train_flops
-        micro_batches, next_position = self.batches.read(progress.position)
+        start, progress, engine = self.clock(), self.progress, self.engine
+        next_fraction = self.budget.fraction(progress.step, progress.train_seconds)
+        learning_rate = self.learning_rate(progress.step)
+        generators = random_state()
+        micro_batches, next_position = self.batches.read(
+            progress.position, progress.batch_fraction, next_fraction
+        )
         totals = count_targets(self.objective, micro_batches)
         means: dict[str, Tensor] = {}
-        loss = torch.zeros((), device=self.engine.device)
-        for number, host_batch in enumerate(micro_batches):
-            if number and self.should_stop():
-                self.engine.discard_gradients()
-                restore_random_state(generators)
-                progress.train_flops = flops
-                return None
-            batch = host_batch.to(self.engine.device)
-            with self.engine.autocast():
-                sums = self.objective(batch)
-            share = weigh(self.objective, sums, totals)
-            self.engine.backward(share)
-            loss += share.detach()
-            add_means(means, sums, totals)
-            progress.train_flops += self.objective.train_flops(host_batch)
-        learning_rate = self.learning_rate(progress.step)
-        update = self.engine.step(learning_rate=learning_rate)
+        loss = torch.zeros((), device=engine.device)
+        mine = micro_batches[engine.processes.rank :: engine.processes.size]
+        with self._undone_without_memory(generators):
+            for number, host_batch in enumerate(mine):
+                if number and self.should_stop():
+                    self._undo(generators)
+                    return None
+                sums = engine.forward(host_batch.to(engine.device))
+                share = weigh(self.objective, sums, totals)
+                engine.backward(share, is_last=number == len(mine) - 1)
+                loss += share.detach()
+                add_means(means, sums, totals)
+        with self._undone_without_memory(None):
+            update = engine.step(learning_rate=learning_rate)
         progress.step += 1
         progress.position = next_position
+        progress.batch_fraction = next_fraction
         progress.num_tokens += sum(batch.num_tokens for batch in micro_batches)
+        progress.train_flops += sum(self.objective.train_flops(batch) for batch in micro_batches)
         progress.num_skipped_steps += update.skipped
         progress.num_skipped_in_a_row = progress.num_skipped_in_a_row + 1 if update.skipped else 0
-        progress.train_seconds += time.perf_counter() - start
+        progress.train_seconds += engine.processes.first_of(self.clock() - start)
+        means = {name: engine.processes.sum(mean) for name, mean in means.items()}
         return StepResult(
             step=progress.step,
             learning_rate=learning_rate,
             grad_norm=update.grad_norm,
             skipped=update.skipped,
             means=means,
-            loss=loss,
+            loss=engine.processes.sum(loss),
+            is_last=self.is_over(),
         )
+
+    def _undo(self, generators: Mapping[str, Tensor]) -> None:
+        self.engine.discard_gradients()
+        restore_random_state(generators)
+
+    @contextmanager
+    def _undone_without_memory(self, generators: Mapping[str, Tensor] | None) -> Iterator[None]:
+        """Where the block runs out of memory, undo it, or say that this cannot be done."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if generators is not None:
+                self._undo(generators)
+            raise MemoryExhaustedError(str(error), is_undone=generators is not None) from None

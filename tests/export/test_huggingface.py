@@ -11,6 +11,7 @@ from smallbench.config import override_all
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.export import huggingface
+from smallbench.export.card import used_sentence
 from smallbench.export.huggingface import as_export, export, load_model, load_run
 from smallbench.export.transfer import UNFINISHED
 from smallbench.storage.local import LocalStorage
@@ -89,6 +90,20 @@ def test_the_card_and_the_marker_say_where_it_came_from(run_dir, tmp_path):
     factorised = run["config"]["model"]["embedding_size"] < 32
     assert ("`Electra*`" in card) == factorised
     assert "library_name: transformers" in card.split("---")[1]
+
+
+def test_the_card_says_what_was_used_and_leaves_out_what_nobody_counted():
+    usage = {
+        "gpu_active_seconds": 7200.0,
+        "energy_kwh": 0.5,
+        "energy_method": "nvml + tdp",
+        "cost": 1.25,
+    }
+    assert used_sentence({"train_flops": 2.5e15, "usage": usage}) == (
+        "2.5e+15 floating-point operations, 2.00 GPU hours, 0.5 kWh (by nvml + tdp), a cost of 1.25"
+    )
+    nothing = dict.fromkeys(usage)
+    assert used_sentence({"train_flops": 2.5e15, "usage": nothing}).endswith("operations")
 
 
 def test_the_cards_losses_can_be_compared_with_their_entropies(corpus, tmp_path):

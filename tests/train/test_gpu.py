@@ -6,7 +6,9 @@ import torch
 from smallbench.train.callbacks import evaluate
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import TorchEngine
+from smallbench.train.memory import MemoryExhaustedError
 from smallbench.train.precision import assert_compiled_for, matrix_peak_flops
+from smallbench.train.processes import join_processes
 from smallbench.train.trainer import Trainer
 from tests.train.tiny import Losses, objective, trainer
 
@@ -63,3 +65,52 @@ def test_evaluation_draws_nothing():
 
 def test_this_torch_is_built_for_this_gpu():
     assert_compiled_for(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", [(0, "none"), (2, "optimizer"), (3, "parameters")], ids=str)
+def test_deepspeed_follows_the_plain_engine(precision, kind):
+    pytest.importorskip("deepspeed")
+    from smallbench.train.deepspeed_engine import DeepSpeedEngine
+
+    device, (stage, offload) = torch.device("cuda"), kind
+    _, expected = run_on_gpu(precision)
+    made, losses = on_gpu(precision)
+    made.objective = objective()
+    made.engine = DeepSpeedEngine(
+        made.objective,
+        OptimConfig(learning_rate=1e-2),
+        device=device,
+        precision=precision,
+        processes=join_processes(device, needs_group=True),
+        offload=offload,
+        zero_stage=stage,
+        micro_batch_size=8,
+    )
+    assert made.run()
+    tolerance = {"fp32": 2e-3, "bf16": 5e-2, "fp16": 1e-1}[precision]
+    assert losses.losses == pytest.approx(expected.losses, abs=tolerance)
+
+
+def run_on_gpu(precision: str) -> tuple[Trainer, Losses]:
+    made, losses = on_gpu(precision)
+    assert made.run()
+    return made, losses
+
+
+def test_a_card_that_is_too_small_is_noticed_and_the_step_undone():
+    made, _ = on_gpu("fp32", num_steps=3)
+    made.train_step()
+    before = {name: weight.clone() for name, weight in made.engine.weights().items()}
+    forward, hog = made.engine.forward, []
+
+    def hungry(batch):
+        hog.append(torch.empty(2**40, device="cuda"))  # four terabytes
+        return forward(batch)
+
+    made.engine.forward = hungry
+    with pytest.raises(MemoryExhaustedError) as caught:
+        made.train_step()
+    assert caught.value.is_undone
+    assert all(torch.equal(made.engine.weights()[name], weight) for name, weight in before.items())
+    assert made.progress.step == 1

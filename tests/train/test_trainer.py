@@ -189,7 +189,7 @@ def test_evaluation_changes_nothing():
 
 
 def test_schedule_rises_to_its_peak_and_decays_to_zero():
-    factors = [linear_decay(s, num_steps=100, num_warmup_steps=10) for s in range(101)]
+    factors = [linear_decay(s, total=100, warmup=10) for s in range(101)]
     assert factors[0] == pytest.approx(1 / 11)
     assert max(factors) == factors[10] == 1.0
     assert factors[100] == 0

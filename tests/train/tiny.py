@@ -8,6 +8,7 @@ from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.masked_lm import MaskedLM
 from smallbench.objectives.masking import Vocabulary
 from smallbench.train.batches import CorruptedRows
+from smallbench.train.budget import Budget
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.schedule import linear_decay
@@ -66,14 +67,14 @@ def trainer(
     )
     source = CorruptedRows(
         take, model.corrupt, model.micro_batches,
-        global_batch_size=8, micro_batch_size=micro_batch_size, seed=3,
+        batch_size=lambda fraction: 8, micro_batch_size=micro_batch_size, seed=3,
     )  # fmt: skip
     return Trainer(
         objective=model,
         engine=engine,
         batches=source,
-        learning_rate=lambda step: 1e-2 * linear_decay(step, num_steps=20, num_warmup_steps=2),
-        num_steps=num_steps,
+        learning_rate=lambda step: 1e-2 * linear_decay(step, total=20, warmup=2),
+        budget=Budget(max_steps=num_steps),
         progress=progress,
         **arguments,
     )

@@ -1,0 +1,110 @@
+"""The GPUs that a plan, an energy estimate or a leaderboard row may name; no torch here.
+
+Peaks are dense matrix products with float32 sums, as PyTorch runs them: no sparsity, and fp32
+without TF32. Sources are the vendors' data sheets and whitepapers, one beside each row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from smallbench.errors import ConfigError
+from smallbench.registry import nearest
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One model of a card."""
+
+    name: str
+    pattern: str
+    """Regular expression that the driver's name of the device matches, without case."""
+    memory_bytes: int
+    """What the driver offers: cards with GDDR and ECC keep a sixteenth of theirs for it."""
+    capability: tuple[int, int]
+    """CUDA compute capability."""
+    peak_tflops: Mapping[str, float]
+    """By precision; without an entry the card has no hardware for it."""
+    tdp_watts: float
+
+    @property
+    def default_precision(self) -> str:
+        """What `train.precision=auto` chooses on it."""
+        return "bf16" if self.capability >= (8, 0) else "fp16"
+
+    def peak_flops(self, precision: str) -> float:
+        """FLOP/s; raises `ConfigError` where the card cannot compute in that precision."""
+        if precision not in self.peak_tflops:
+            raise ConfigError(
+                f"{self.name} has no {precision}; use {', '.join(sorted(self.peak_tflops))} or auto"
+            )
+        return 1e12 * self.peak_tflops[precision]
+
+
+def _gpu(
+    name: str, pattern: str, gib: float, capability: tuple[int, int], tdp_watts: float,
+    *, fp32: float, fp16: float, bf16: float | None = None,
+) -> Gpu:  # fmt: skip
+    peaks = {"fp32": fp32, "fp16": fp16} | ({} if bf16 is None else {"bf16": bf16})
+    return Gpu(name, pattern, round(gib * GIB), capability, peaks, tdp_watts)
+
+
+# fmt: off
+_ROWS = [
+    # NVIDIA Tesla P100 data sheet (NVLink and PCIe), 2016: no tensor cores.
+    _gpu("p100-16gb", r"P100-SXM2-16GB", 16, (6, 0), 300, fp32=10.6, fp16=21.2),
+    _gpu("p100-pcie-16gb", r"P100-PCIE-16GB", 16, (6, 0), 250, fp32=9.3, fp16=18.7),
+    # NVIDIA V100 data sheet, January 2020.
+    _gpu("v100-16gb", r"V100-SXM2-16GB", 16, (7, 0), 300, fp32=15.7, fp16=125),
+    _gpu("v100-32gb", r"V100-SXM[23]-32GB", 32, (7, 0), 300, fp32=15.7, fp16=125),
+    _gpu("v100-pcie-16gb", r"V100-PCIE-16GB", 16, (7, 0), 250, fp32=14.0, fp16=112),
+    _gpu("v100-pcie-32gb", r"V100-PCIE-32GB", 32, (7, 0), 250, fp32=14.0, fp16=112),
+    # NVIDIA T4 data sheet, 2019; ECC takes a sixteenth of 16 GB.
+    _gpu("t4-16gb", r"\bT4\b", 15, (7, 5), 70, fp32=8.1, fp16=65),
+    # NVIDIA Turing architecture whitepaper, appendix A, reference card.
+    _gpu("rtx-2080ti", r"RTX 2080 Ti", 11, (7, 5), 250, fp32=13.4, fp16=53.8),
+    # NVIDIA Ampere GA102 architecture whitepaper v2, table 9.
+    _gpu("rtx-3090", r"RTX 3090(?! Ti)", 24, (8, 6), 350, fp32=35.6, fp16=71, bf16=71),
+    # NVIDIA RTX A4000 data sheet: 153.4 TFLOPS with sparsity; ECC is off as delivered.
+    _gpu("rtx-a4000-16gb", r"RTX A4000", 16, (8, 6), 140, fp32=19.2, fp16=76.7, bf16=76.7),
+    # NVIDIA Ada GPU architecture whitepaper v2.1, appendices A to C.
+    _gpu("rtx-4090", r"RTX 4090(?! D)", 24, (8, 9), 450, fp32=82.6, fp16=165.2, bf16=165.2),
+    _gpu("rtx-4080-16gb", r"RTX 4080(?! SUPER)", 16, (8, 9), 320, fp32=48.7, fp16=97.5, bf16=97.5),
+    # The same for AD106 at 2.535 GHz; 165 W is the card with 16 GB.
+    _gpu("rtx-4060ti-16gb", r"RTX 4060 Ti", 16, (8, 9), 165, fp32=22.1, fp16=44.1, bf16=44.1),
+    # NVIDIA A10 data sheet, 2021; ECC takes a sixteenth of 24 GB.
+    _gpu("a10-24gb", r"\bA10\b", 22.5, (8, 6), 150, fp32=31.2, fp16=125, bf16=125),
+    # NVIDIA L4 data sheet, 2023: 242 TFLOPS with sparsity; ECC takes a sixteenth of 24 GB.
+    _gpu("l4-24gb", r"\bL4\b", 22.5, (8, 9), 72, fp32=30.3, fp16=121, bf16=121),
+    # NVIDIA A100 data sheet, June 2021.
+    _gpu("a100-40gb", r"A100-SXM4-40GB", 40, (8, 0), 400, fp32=19.5, fp16=312, bf16=312),
+    _gpu("a100-80gb", r"A100-SXM4-80GB", 80, (8, 0), 400, fp32=19.5, fp16=312, bf16=312),
+    _gpu("a100-pcie-40gb", r"A100-PCIE-40GB", 40, (8, 0), 250, fp32=19.5, fp16=312, bf16=312),
+    _gpu("a100-pcie-80gb", r"A100 80GB PCIe", 80, (8, 0), 300, fp32=19.5, fp16=312, bf16=312),
+    # NVIDIA H100 data sheet, 2023: 1,979 (SXM) and 1,513 (PCIe) TFLOPS with sparsity.
+    _gpu("h100-80gb", r"H100 80GB HBM3", 80, (9, 0), 700, fp32=67, fp16=989.5, bf16=989.5),
+    _gpu("h100-pcie-80gb", r"H100 PCIe", 80, (9, 0), 350, fp32=51, fp16=756.5, bf16=756.5),
+    # NVIDIA H200 data sheet, 2024: 141 GB, given in powers of ten.
+    _gpu("h200", r"\bH200\b", 141e9 / GIB, (9, 0), 700, fp32=67, fp16=989.5, bf16=989.5),
+]
+# fmt: on
+
+GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _ROWS}
+"""By the name that `--gpu` takes."""
+
+
+def gpu_of(name: str) -> Gpu:
+    """The row of that name; raises `ConfigError` with the nearest one."""
+    if name not in GPUS:
+        raise ConfigError(f"unknown GPU {name!r}; {nearest(name, GPUS)}")
+    return GPUS[name]
+
+
+def gpu_of_device(device_name: str) -> Gpu | None:
+    """The row of `torch.cuda.get_device_name()`, or None for a card that has none."""
+    found = (gpu for gpu in _ROWS if re.search(gpu.pattern, device_name, re.IGNORECASE))
+    return next(found, None)

@@ -1,0 +1,353 @@
+"""DeepSpeed behind the engine's protocol: ZeRO, and what ZeRO-Offload keeps in the host's memory.
+
+What there is to know about DeepSpeed is in this file. Its own checkpoints are not used: weights and
+moments leave it by name, in float32, so that a run's checkpoint is the same whatever trained it and
+nothing needs pickle.
+
+With stage 0 the weights stay in float32 and steps are autocast, as `TorchEngine` does. From stage 1
+on the weights that compute are bf16 or fp16, and float32 masters are kept (Rajbhandari et al. 2020,
+"ZeRO"; Ren et al. 2021, "ZeRO-Offload").
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from smallbench.batch import Batch
+from smallbench.errors import DivergedError, UnavailableError
+from smallbench.objectives.base import Objective, Sums
+from smallbench.train.compiled_ops import compiled_ops
+from smallbench.train.config import OptimConfig
+from smallbench.train.engine import MOMENTS, Update, check_optimizer_state, load_loss_scale
+from smallbench.train.memory import keep_freed_memory
+from smallbench.train.optim import build_adamw
+from smallbench.train.precision import DTYPES
+from smallbench.train.processes import Processes
+from smallbench.train.weights import distinct_state
+
+Offload = Literal["none", "optimizer", "parameters"]
+
+BUCKET_ELEMENTS = int(5e7)
+"""Of a gradient bucket: DeepSpeed's default of 5e8 is a gigabyte that a 16 GB card has not got."""
+
+MEASURED = (0, 19, 8)
+"""The version that the tests of this engine ran with."""
+
+OLDEST = (0, 19, 5)
+"""Before 0.19.0 offloading with gradient accumulation loses gradients without a word (DeepSpeed
+#7967, #7981: a norm of 0.350 where 0.531 is right)."""
+
+
+def require_deepspeed() -> Any:
+    """The module; raises `UnavailableError` where it is missing or too old."""
+    try:
+        import deepspeed
+    except ImportError:
+        raise UnavailableError(
+            "train.engine deepspeed needs a package that is missing; "
+            "pip install 'smallbench[deepspeed]'"
+        ) from None
+    version = tuple(int(part) for part in deepspeed.__version__.split("+")[0].split(".")[:3])
+    if version < OLDEST:
+        raise UnavailableError(
+            f"deepspeed {deepspeed.__version__} loses gradients when it offloads; "
+            f"pip install 'deepspeed>={'.'.join(map(str, OLDEST))}'"
+        )
+    # It has a line for everything it does, and one for each op that it could compile.
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings(  # from within its communication, at every call
+        "ignore", message=r"`torch\.distributed\..*` is deprecated", category=FutureWarning
+    )
+    return deepspeed
+
+
+class DeepSpeedEngine:
+    """One module, trained by DeepSpeed. `micro_batch_size` is the rows of one forward pass."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        optim: OptimConfig,
+        *,
+        device: torch.device,
+        precision: str,
+        processes: Processes,
+        offload: Offload = "none",
+        zero_stage: int | None = None,
+        micro_batch_size: int = 1,
+    ) -> None:
+        # Read when deepspeed is imported first: it would take a GPU that is not to be used.
+        os.environ.setdefault("DS_ACCELERATOR", device.type)
+        deepspeed = require_deepspeed()
+        if device.type == "cpu":
+            keep_freed_memory()
+        self.device, self.precision, self.processes = device, precision, processes
+        self.objective, self.module = objective, objective.module.to(device)
+        self.clip_norm = optim.clip_norm
+        self.offload = offload
+        self.stage = default_stage(offload, processes) if zero_stage is None else zero_stage
+        initial = {name: weight.clone() for name, weight in distinct_state(self.module).items()}
+        # Compilers and ops report on stdout, where the metrics are.
+        with compiled_ops(), redirect_stdout(sys.stderr):
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=self.module,
+                optimizer=self._build_optimizer(optim),
+                config=self._config(micro_batch_size),
+                dist_init_required=False,
+            )
+        self._adam = self._optimizer if self.stage == 0 else self._optimizer.optimizer
+        # The masters were made of weights that had been rounded.
+        self.load_weights(initial)
+
+    def _build_optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
+        if self.offload == "none":
+            return build_adamw(self.module, optim)
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        groups = build_adamw(self.module, optim).param_groups
+        return DeepSpeedCPUAdam(  # type: ignore[no-any-return]
+            [{k: group[k] for k in ("params", "weight_decay")} for group in groups],
+            lr=optim.learning_rate,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.epsilon,
+            adamw_mode=True,
+        )
+
+    def _config(self, micro_batch_size: int) -> dict[str, Any]:
+        low = self.precision != "fp32"
+        zero: dict[str, Any] = {
+            "stage": self.stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
+        }
+        pin = self.device.type == "cuda" and can_lock_memory()
+        if self.offload != "none":
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pin}
+        if self.offload == "parameters":
+            zero["offload_param"] = {"device": "cpu", "pin_memory": pin}
+        return {
+            "train_micro_batch_size_per_gpu": micro_batch_size,
+            # The number of micro-batches may change from step to step; we say which is the last.
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": self.clip_norm if self.stage else 0.0,
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "bf16": {"enabled": bool(self.stage) and self.precision == "bf16"},
+            "fp16": {"enabled": bool(self.stage) and self.precision == "fp16"},
+            "torch_autocast": {
+                "enabled": not self.stage and low,
+                "dtype": str(DTYPES[self.precision]).removeprefix("torch."),
+            },
+            "steps_per_print": 10**9,
+        }
+
+    def forward(self, batch: Batch) -> Sums:
+        """The objective's sums; its weights are rounded already, or DeepSpeed autocasts."""
+        sums: Sums = self._engine(batch)
+        return sums
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Add the gradient of `loss`; after the last one the gradients are reduced."""
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        # DeepSpeed averages over the processes, our shares add up to the step's loss.
+        self._engine.backward(loss * self.processes.size, scale_wrt_gas=False)
+
+    def step(self, *, learning_rate: float) -> Update:
+        """One AdamW step at `learning_rate`, or none where the gradient is not finite."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self.stage == 0:
+            return self._plain_step()
+        self._forget_powers()
+        try:
+            self._engine.step()
+        except Exception as error:
+            # DynamicLossScaler raises a bare Exception.
+            if "minimum" in str(error):
+                raise DivergedError(
+                    "the gradient was not finite at the smallest loss scale; start a new run with "
+                    "a lower learning rate, or in bf16 or fp32"
+                ) from None
+            raise
+        norm = float(self._engine.get_global_grad_norm())
+        return Update(grad_norm=norm, skipped=not self._engine.was_step_applied())
+
+    def _forget_powers(self) -> None:
+        """Let CPU Adam compute the powers of beta of this step anew.
+
+        Its C++ multiplies the last step's on where the steps follow each other, and a run that went
+        on from a checkpoint would differ in the last bits. After a call for step 0 they do not.
+        """
+        if self.offload == "none":
+            return
+        group, nothing = self._adam.param_groups[0], [torch.zeros(1) for _ in range(4)]
+        numbers = (0.0, *group["betas"], group["eps"], 0.0, group["bias_correction"])
+        self._adam.ds_opt_adam.adam_update(self._adam.opt_id, 0, *numbers, *nothing)
+
+    def _plain_step(self) -> Update:
+        """Without ZeRO, DeepSpeed neither tells the norm nor looks whether it is finite."""
+        scaler = self._engine.torch_autocast_z0_gradscaler
+        if scaler:
+            scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm).item()
+        finite = math.isfinite(norm)
+        if finite or scaler:
+            self._engine.step()
+        else:
+            self._engine.zero_grad()
+        return Update(grad_norm=norm, skipped=not finite)
+
+    def discard_gradients(self) -> None:
+        """Nothing: they are no part of the state, and no step follows."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The float32 masters, on the host."""
+        if self.stage == 0:
+            return distinct_state(self.module)
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return {name: safe_get_full_fp32_param(p).cpu() for name, p in self._parameters()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Put `weights` into the masters, and rounded into the weights that compute."""
+        names = {name for name, _ in self._parameters()}
+        if names != weights.keys():
+            raise RuntimeError(f"weights {sorted(names ^ weights.keys())} are on one side only")
+        for name, parameter in self._parameters():
+            self._set(parameter, weights[name])
+
+    @torch.no_grad()
+    def _set(self, parameter: nn.Parameter, value: Tensor) -> None:
+        from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        if shape != value.shape:
+            raise RuntimeError(f"a weight has the shape {list(shape)}, not {list(value.shape)}")
+        is_cut = self.stage == 3
+        with GatheredParameters([parameter], modifier_rank=0) if is_cut else nullcontext():
+            parameter.copy_(value)
+        if self.stage:
+            safe_set_full_fp32_param(parameter, value.to(self.device, torch.float32))
+
+    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and moments by name, on the host, and the loss scale."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        def moment_of(parameter: nn.Parameter, moment: str) -> Tensor:
+            if self.stage == 0:
+                content: Tensor = self._optimizer.state[parameter][moment]
+                return content
+            return safe_get_full_optimizer_state(parameter, moment).cpu()  # type: ignore[no-any-return]
+
+        states = list(self._adam.state.values())
+        self._link_moments()
+        named = self._parameters() if states else []
+        num_steps = max((int(state["step"]) for state in states), default=0)
+        return {
+            "optimizer": {
+                "num_steps": num_steps,
+                **{moment: {n: moment_of(p, moment) for n, p in named} for moment in MOMENTS},
+            },
+            "scaler": self._loss_scale(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises `DataError` where the state is of other parameters."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        optimizer = check_optimizer_state(state, self.module)
+        self._load_loss_scale(state["scaler"])
+        if not optimizer["num_steps"]:
+            return
+        self._make_moments(optimizer["num_steps"])
+        for name, parameter in self._parameters():
+            for moment in MOMENTS:
+                value = optimizer[moment][name]
+                if self.stage == 0:
+                    self._optimizer.state[parameter][moment].copy_(value)
+                else:
+                    safe_set_full_optimizer_state(parameter, value.to(self.device), moment)
+
+    def _make_moments(self, num_steps: int) -> None:
+        """What Adam and ZeRO would make in their first step."""
+        is_torch = isinstance(self._adam, torch.optim.AdamW)
+        for parameter in self._masters():
+            self._adam.state[parameter] = {
+                "step": torch.tensor(float(num_steps), device=parameter.device)
+                if is_torch
+                else num_steps,
+                **{moment: torch.zeros_like(parameter, dtype=torch.float32) for moment in MOMENTS},
+            }
+        self._link_moments()
+
+    def _link_moments(self) -> None:
+        """Let each parameter find its part of the flat moments.
+
+        ZeRO does so when Adam has updated its first group, and then the second has no moments yet.
+        """
+        if self.stage in {1, 2}:
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _masters(self) -> list[Tensor]:
+        """The tensors that Adam updates: flat partitions of many parameters under ZeRO."""
+        if self.stage == 3:
+            return list(self._optimizer.fp32_partitioned_groups_flat)
+        if self.stage:
+            return list(self._optimizer.single_partition_of_fp32_groups)
+        return [p for group in self._adam.param_groups for p in group["params"]]
+
+    def _loss_scale(self) -> dict[str, Any]:
+        if self.precision != "fp16":
+            return {}
+        if self.stage == 0:
+            state: dict[str, Any] = self._engine.torch_autocast_z0_gradscaler.state_dict()
+            return state
+        return {"scale": float(self._optimizer.loss_scale)} | {
+            name: value
+            for name, value in vars(self._optimizer.loss_scaler).items()
+            if isinstance(value, int | float | bool)
+        }
+
+    def _load_loss_scale(self, state: Mapping[str, Any]) -> None:
+        if self.precision != "fp16" or "scale" not in state:
+            return
+        if self.stage == 0:
+            load_loss_scale(self._engine.torch_autocast_z0_gradscaler, state)
+            return
+        scaler = self._optimizer.loss_scaler
+        scaler.cur_scale = state["scale"]
+        for name in vars(scaler).keys() & state.keys():
+            setattr(scaler, name, state[name])
+
+
+def default_stage(offload: Offload, processes: Processes) -> int:
+    """What the offload needs; without one, what several GPUs can share: nothing on one."""
+    if offload == "none":
+        return 2 if processes.size > 1 else 0
+    return {"optimizer": 2, "parameters": 3}[offload]
+
+
+def can_lock_memory() -> bool:
+    """Whether the process may lock as much memory as pinned buffers take."""
+    try:
+        import resource
+
+        return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] in {-1, resource.RLIM_INFINITY}
+    except (ImportError, OSError):
+        return False

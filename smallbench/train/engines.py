@@ -1,0 +1,60 @@
+"""Which engine computes a run's steps, and how it is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from smallbench.objectives.base import Objective
+from smallbench.train.config import OptimConfig, TrainConfig
+from smallbench.train.engine import Engine, TorchEngine
+from smallbench.train.processes import Processes
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine with nothing left to choose."""
+
+    engine: Literal["torch", "deepspeed"] = "torch"
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    zero_stage: int | None = None
+
+
+def choose_engine(train: TrainConfig) -> EngineChoice:
+    """What a configuration asks for, with nothing offloaded where that is left open."""
+    offload = "none" if train.offload == "auto" else train.offload
+    engine = train.engine
+    if engine == "auto":
+        engine = "torch" if offload == "none" and train.zero_stage is None else "deepspeed"
+    return EngineChoice(engine, offload, train.zero_stage if engine == "deepspeed" else None)
+
+
+def build_engine(
+    choice: EngineChoice,
+    objective: Objective,
+    optim: OptimConfig,
+    *,
+    device: torch.device,
+    precision: str,
+    processes: Processes,
+    micro_batch_size: int,
+) -> Engine:
+    """The chosen engine for `objective`, which it may change in place."""
+    if choice.engine == "torch":
+        return TorchEngine(
+            objective, optim, device=device, precision=precision, processes=processes
+        )
+    from smallbench.train.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(
+        objective,
+        optim,
+        device=device,
+        precision=precision,
+        processes=processes,
+        offload=choice.offload,
+        zero_stage=choice.zero_stage,
+        micro_batch_size=micro_batch_size,
+    )

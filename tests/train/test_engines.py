@@ -1,0 +1,286 @@
+"""Whole runs with either engine, on one process and on two, in enough memory and in too little."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from smallbench.config import to_dict
+from smallbench.errors import ConfigError, InterruptedRunError, UnavailableError
+from smallbench.files import write_json
+from smallbench.tracking.jsonl import read_metrics
+from smallbench.train import pretrain as pretrain_module
+from smallbench.train.checkpoint import CheckpointStore
+from smallbench.train.config import TrainConfig
+from smallbench.train.engine import TorchEngine
+from smallbench.train.engines import EngineChoice, choose_engine
+from smallbench.train.pretrain import pretrain
+from smallbench.train.processes import Processes
+from tests.train.test_pretrain import StopAfter, outcome, tiny
+
+
+@pytest.fixture(autouse=True)
+def _no_measuring(monkeypatch):
+    """Half a second for each run, and nothing that the laws are about."""
+    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
+
+
+OFFLOADED = {"train__engine": "deepspeed", "train__offload": "optimizer"}
+
+
+def losses_of(run_dir):
+    return [r["loss"] for r in read_metrics(run_dir / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize("values", [OFFLOADED, {**OFFLOADED, "train__offload": "parameters"}])
+def test_an_interrupted_run_with_deepspeed_ends_as_if_it_had_not_been(corpus, tmp_path, values):
+    pytest.importorskip("deepspeed")
+    config = tiny(**values, train__max_steps=60, train__micro_batch_size=4)
+    pretrain(config, data=corpus, run_dir=tmp_path / "whole")
+    for _ in range(2):  # asked twice a step
+        with pytest.raises(InterruptedRunError):
+            pretrain(config, data=corpus, run_dir=tmp_path / "run", should_stop=StopAfter(51))
+    pretrain(config, data=corpus, run_dir=tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_a_run_goes_on_with_another_engine(corpus, tmp_path):
+    pytest.importorskip("deepspeed")
+    plain = tiny(train__max_steps=12, train__precision="fp32")
+    pretrain(plain, data=corpus, run_dir=tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        pretrain(plain, data=corpus, run_dir=tmp_path / "run", should_stop=StopAfter(5))
+    values = {**OFFLOADED, "train__precision": "fp32"}
+    pretrain(tiny(train__max_steps=12, **values), data=corpus, run_dir=tmp_path / "run")
+    assert losses_of(tmp_path / "run") == pytest.approx(losses_of(tmp_path / "whole"), abs=1e-3)
+    attempts = json.loads((tmp_path / "run" / "run.json").read_text())["attempts"]
+    assert [attempt["engine"]["engine"] for attempt in attempts] == ["torch", "deepspeed"]
+
+
+def test_what_is_chosen_of_what_was_asked():
+    def choice(**values):
+        return choose_engine(TrainConfig(**values))
+
+    assert choice() == choice(engine="torch") == choice(offload="none") == EngineChoice()
+    assert choice(offload="optimizer") == EngineChoice("deepspeed", "optimizer")
+    assert choice(zero_stage=1) == EngineChoice("deepspeed", "none", 1)
+    assert choice(engine="deepspeed") == EngineChoice("deepspeed", "none")
+    for wrong in (
+        {"engine": "torch", "offload": "optimizer"},
+        {"offload": "optimizer", "zero_stage": 0},
+        {"offload": "parameters", "zero_stage": 2},
+        {"zero_stage": 4},
+        {"engine": "deepspeed", "compile": True},
+    ):
+        with pytest.raises(ConfigError):
+            TrainConfig(**wrong)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "jobs.cli", "pretrain", *map(str, arguments)]
+
+
+def config_file(folder, config):
+    """The recipe's values as a file for --config."""
+    write_json(folder / "config.yaml", {k: v for k, v in to_dict(config).items() if k != "recipe"})
+    return folder / "config.yaml"
+
+
+@pytest.mark.slow
+def test_killed_with_deepspeed_and_offload_a_run_ends_as_if_it_had_not_been(corpus, tmp_path):
+    pytest.importorskip("deepspeed")
+    config = tiny(**OFFLOADED, train__max_steps=200, train__save_every_steps=20)
+    file = config_file(tmp_path, config)
+    pretrain(config, data=corpus, run_dir=tmp_path / "whole")
+    started = command(
+        "bert-tiny", f"--config={file}", f"--data={corpus}", f"--run_dir={tmp_path / 'run'}"
+    )
+    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    store, end = CheckpointStore(tmp_path / "run"), time.monotonic() + 300
+    while not store.steps() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    assert max(store.steps()) < 200
+    subprocess.run(started, check=True, stdout=subprocess.DEVNULL)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [{}, {"train__engine": "deepspeed", "train__zero_stage": 2}])
+def test_two_processes_do_the_steps_of_one(corpus, tmp_path, values):
+    config = tiny(
+        train__max_steps=12,
+        train__precision="fp32",
+        train__micro_batch_size=2,
+        model__hidden_dropout_prob=0.0,
+        model__attention_probs_dropout_prob=0.0,
+        **values,
+    )
+    file = config_file(tmp_path, config)
+    pretrain(config, data=corpus, run_dir=tmp_path / "one")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    arguments = command(
+        "bert-tiny", f"--config={file}", f"--data={corpus}", f"--run_dir={tmp_path / 'two'}"
+    )[1:]
+    for steps in (6, 12):  # the second time it goes on
+        done = subprocess.run(
+            [*launch, *arguments, f"--train.milestones={steps}"],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
+    assert two == pytest.approx(one, abs=1e-4)
+    attempts = json.loads((tmp_path / "two" / "run.json").read_text())["attempts"]
+    assert [attempt["num_devices"] for attempt in attempts] == [2, 2]
+
+
+def test_processes_that_cannot_share_a_batch_are_told(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain_module, "join_processes", lambda *_, **__: Processes(0, 3))
+    monkeypatch.setattr(Processes, "first_of", lambda self, value: value)
+    with pytest.raises(ConfigError, match="cannot be shared by 3 processes"):
+        pretrain(tiny(), data=corpus, run_dir=tmp_path)
+
+
+class Small:
+    """A device with room for so many rows of a forward pass; for more it raises as PyTorch does."""
+
+    def __init__(self, monkeypatch, num_rows, *, from_step=0, during_update=False):
+        self.sizes, self.num_updates = [], 0
+        forward, step = TorchEngine.forward, TorchEngine.step
+
+        def full():
+            return self.num_updates >= from_step and self.sizes[-1] > num_rows
+
+        def small_forward(engine, batch):
+            if engine.objective.module.training:
+                self.sizes.append(batch.num_rows)
+                if full() and not during_update:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            return forward(engine, batch)
+
+        def small_step(engine, *, learning_rate):
+            if full() and during_update:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            self.num_updates += 1
+            return step(engine, learning_rate=learning_rate)
+
+        monkeypatch.setattr(TorchEngine, "forward", small_forward)
+        monkeypatch.setattr(TorchEngine, "step", small_step)
+
+
+@pytest.mark.parametrize("during_update", [False, True], ids=["in a pass", "in the update"])
+@pytest.mark.parametrize("from_step", [0, 11])
+def test_without_memory_a_run_goes_on_with_smaller_micro_batches(
+    corpus, tmp_path, monkeypatch, capsys, from_step, during_update
+):
+    plain = {"model__hidden_dropout_prob": 0.0, "model__attention_probs_dropout_prob": 0.0}
+    config = tiny(**plain, train__precision="fp32")
+    pretrain(config, data=corpus, run_dir=tmp_path / "roomy")
+    small = Small(monkeypatch, 3, from_step=from_step, during_update=during_update)
+    pretrain(config, data=corpus, run_dir=tmp_path / "small")
+    assert "out of memory with 8 rows at a time; going on with 4" in capsys.readouterr().err
+    assert small.sizes[-1] == 2
+    assert losses_of(tmp_path / "small") == pytest.approx(losses_of(tmp_path / "roomy"), abs=1e-4)
+    # The next start knows it.
+    pretrain(config, data=corpus, run_dir=tmp_path / "small")
+    store = CheckpointStore(tmp_path / "small")
+    assert store.newest().manifest["micro_batch"] == {"asked": 8, "size": 2}
+
+
+def test_where_not_even_one_row_fits_the_run_ends_with_a_remedy(corpus, tmp_path, monkeypatch):
+    Small(monkeypatch, 0)
+    with pytest.raises(UnavailableError, match="1 rows of 32 tokens at a time do not fit"):
+        pretrain(tiny(), data=corpus, run_dir=tmp_path)
+
+
+REAL = """
+import resource, sys
+from pathlib import Path
+from smallbench.train.pretrain import pretrain
+from smallbench.train.processes import Processes
+from tests.train.test_pretrain import tiny
+
+config = tiny(
+    train__max_steps=2, train__global_batch_size=4096, train__eval_every_steps=100,
+    model__hidden_size=256, model__intermediate_size=1024,
+)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+used = 1024 * int(status["VmSize"].split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]), resource.RLIM_INFINITY))
+pretrain(config, data=Path(sys.argv[1]), run_dir=Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_real_shortage_of_memory_is_survived(corpus, tmp_path):
+    """4,096 rows take some 10 GiB; the kernel gives two."""
+    done = subprocess.run(
+        [sys.executable, "-c", REAL, str(corpus), str(tmp_path), str(2 * 2**30)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "out of memory with 4096 rows at a time" in done.stderr
+    assert CheckpointStore(tmp_path).newest().step == 2
+
+
+def test_hours_end_a_run_and_more_of_them_continue_it(corpus, tmp_path, capsys):
+    config = tiny(train__max_steps=100_000, train__max_hours=1 / 3600)
+    pretrain(config, data=corpus, run_dir=tmp_path)
+    step = CheckpointStore(tmp_path).newest().step
+    assert 0 < step < 100_000
+    assert "with a larger --max_hours the same command goes on" in capsys.readouterr().err
+    pretrain(
+        tiny(train__max_steps=100_000, train__max_hours=1.5 / 3600), data=corpus, run_dir=tmp_path
+    )
+    assert CheckpointStore(tmp_path).newest().step > step
+
+
+def test_a_schedule_along_hours_decays_fully_and_belongs_to_the_run(corpus, tmp_path):
+    values = {"schedule__along": "hours", "train__max_hours": 1.5 / 3600, "train__max_steps": 3}
+    with pytest.raises(InterruptedRunError, match=r"saved at step \d+; the same"):
+        pretrain(tiny(**values), data=corpus, run_dir=tmp_path, should_stop=StopAfter(9))
+    with pytest.raises(ConfigError, match=r"train\.max_hours"):
+        pretrain(tiny(**values | {"train__max_hours": 9.0}), data=corpus, run_dir=tmp_path)
+    pretrain(tiny(**values), data=corpus, run_dir=tmp_path)
+    last = read_metrics(tmp_path / "metrics.jsonl")[-2]
+    assert last["event"] == "train"
+    assert last["learning_rate"] < 0.1 * tiny().optim.learning_rate
+    assert last["train_seconds"] == pytest.approx(1.5, abs=0.3)
+    assert last["eta_seconds"] == 0
+    assert not math.isnan(last["loss"])
+
+
+def test_a_growing_batch_and_a_falling_masking_rate_survive_an_interruption(corpus, tmp_path):
+    values = {
+        "schedule__initial_batch_size": 2,
+        "train__micro_batch_size": 2,
+        "objective__mask_fraction": 0.4,
+        "objective__final_mask_fraction": 0.1,
+    }
+    pretrain(tiny(**values), data=corpus, run_dir=tmp_path / "whole")
+    for num_steps in (5, 9):
+        with pytest.raises(InterruptedRunError):
+            pretrain(
+                tiny(**values),
+                data=corpus,
+                run_dir=tmp_path / "run",
+                should_stop=StopAfter(4 * num_steps),
+            )
+    pretrain(tiny(**values), data=corpus, run_dir=tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    tokens = [
+        r["tokens"]
+        for r in read_metrics(tmp_path / "run" / "metrics.jsonl")
+        if r["event"] == "train"
+    ]
+    assert tokens[0] < 5 * 4 * 32 < 5 * 8 * 32 * 0.9 < tokens[-1] - tokens[-2] + 32 * 8
