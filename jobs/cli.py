@@ -417,7 +417,8 @@ def overview() -> str:
 
 def manual(job: Job) -> str:
     """The page of `smallbench JOB --help`: what the job is for, its options, examples."""
-    word = "".join(f" {name.upper()}" for name in job.words)
+    optional = {field.name for field in fields(job.options) if field.default is not MISSING}
+    word = "".join(f" [{n.upper()}]" if n in optional else f" {n.upper()}" for n in job.words)
     sections = " [--SECTION.KEY=VALUE …]" if job.config else ""
     page = [
         f"usage: smallbench {job.name}{word} [--option=value …]{sections}",

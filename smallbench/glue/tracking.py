@@ -10,14 +10,14 @@ from scipy import stats
 
 from smallbench.config import digest
 from smallbench.files import read_json
-from smallbench.glue.results import Summary, TaskSummary
+from smallbench.glue.protocols import Summary, TaskSummary
 from smallbench.glue.tasks import TASKS
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.wandb import open_views
 
 CONFIDENCE = 0.95
 
-COLUMNS = ("task", "metric", "mean", "lower", "upper", "seeds", "failed")
+COLUMNS = ("task", "metric", "score", "mean", "lower", "upper", "seeds", "failed")
 
 
 def interval(task: TaskSummary) -> tuple[float, float] | None:
@@ -33,11 +33,12 @@ def interval(task: TaskSummary) -> tuple[float, float] | None:
 
 
 def table_rows(summary: Summary) -> list[tuple[Any, ...]]:
-    """A row of `COLUMNS` for each task."""
+    """A row of `COLUMNS` for each task: the protocol's score, and the mean with its interval."""
     return [
         (
             TASKS[name].title,
             TASKS[name].ranking_metric,
+            task.score,
             task.mean,
             *(interval(task) or (None, None)),
             task.num_runs,
@@ -62,8 +63,9 @@ def show_summary(config: TrackerConfig, summary: Summary, *, model: str, folder:
         "max_train_examples": summary.max_train_examples,
         "is_sample": summary.is_sample,
         "random_init": summary.random_init,
+        "departures": list(summary.departures),
     }
-    means = {f"glue/{name}": task.mean for name, task in summary.tasks.items()}
+    means = {f"glue/{name}": task.score for name, task in summary.tasks.items()}
     for view in open_views(
         config,
         run_id=digest(settings)[:8],

@@ -7,10 +7,10 @@ import pytest
 pytest.importorskip("wandb")
 
 from smallbench.files import write_json
-from smallbench.glue.results import summarize
+from smallbench.glue.protocols import summarize
 from smallbench.glue.tracking import COLUMNS, interval, show_summary, table_rows
 from smallbench.tracking.config import TrackerConfig
-from tests.glue.test_results import run_of
+from tests.glue.runs import run_of
 from tests.tracking.wandb_file import of_kind, read_wandb, summary
 
 ON = TrackerConfig(tracker="wandb")
@@ -29,7 +29,7 @@ def test_the_interval_is_students():
 
 def test_one_seed_has_no_interval():
     assert interval(of_scores(0.7).tasks["cola"]) is None
-    ((_, _, mean, lower, upper, seeds, failed),) = table_rows(of_scores(0.7))
+    ((_, _, _, mean, lower, upper, seeds, failed),) = table_rows(of_scores(0.7))
     assert (mean, lower, upper, seeds, failed) == (pytest.approx(70), None, None, 1, 0)
 
 
