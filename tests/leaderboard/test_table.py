@@ -140,7 +140,7 @@ def test_failed_and_shortened_runs_are_said():
     runs[0] = replace(runs[0], splits={"dev": bad})
     notes = " ".join(local_rows(runs)[0].notes)
     assert "1 of 16 runs were no better than always answering the majority" in notes
-    assert "at most 50 rows" in notes
+    assert "max_train_examples 50, not none" in notes
 
 
 def test_the_job_prints_what_it_writes(tmp_path, capsys):
