@@ -186,6 +186,19 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The sections that every entry has but a reported one."""
+
+    model: Model
+    data: Data
+    pretrain: Pretrain
+    hardware: Hardware
+    energy: Energy
+    finetune: Finetune
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
 class Entry:
     """`entry.json`. Of tier *reported*, only `reported` is there; else everything but it."""
 
@@ -207,6 +220,13 @@ class Entry:
     finetune: Finetune | None = None
     provenance: Provenance | None = None
     reported: Reported | None = None
+
+    @property
+    def measured(self) -> Measured:
+        """The sections of an entry whose tier is not *reported*."""
+        sections = {name: getattr(self, name) for name in Measured.__annotations__}
+        assert None not in sections.values(), "the schema demands them"
+        return Measured(**sections)
 
 
 @dataclass(frozen=True)

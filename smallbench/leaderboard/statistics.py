@@ -47,10 +47,10 @@ def bootstrap_task(
     task: Task, predictions_SN: Values, labels_N: Values, *, num_draws: int = NUM_DRAWS
 ) -> Floats:
     """[R] scores × 100: the mean over runs of the task's ranking metric, drawn again."""
-    scores_SR = 100.0 * _METRICS[task.ranking_metric](
-        np.asarray(predictions_SN), np.asarray(labels_N), task.name, num_draws
-    )
-    drawn = scores_SR.mean(axis=0)
+    metric = _METRICS[task.ranking_metric]
+    predictions_SN, labels_N = np.asarray(predictions_SN), np.asarray(labels_N)
+    scores_SR = 100.0 * metric(predictions_SN, labels_N, task.name, num_draws)
+    drawn: Floats = scores_SR.mean(axis=0)
     if len(scores_SR) > 1:
         drawn += _moves_by_runs(scores_SR, _run_weights(predictions_SN, task.name, num_draws))
     return drawn
@@ -83,7 +83,8 @@ def _run_weights(predictions_SN: Values, name: str, num_draws: int) -> Floats:
     content = np.ascontiguousarray(predictions_SN).tobytes()
     rng = _generator("runs", name, hashlib.sha256(content).hexdigest())
     counts = rng.multinomial(num_runs - 1, np.full(num_runs, 1 / num_runs), size=num_draws)
-    return counts / (num_runs - 1)
+    weights: Floats = counts / (num_runs - 1)
+    return weights
 
 
 @lru_cache(maxsize=16)
@@ -127,7 +128,8 @@ def _accuracy(predictions_SN: Values, labels_N: Values, name: str, num_draws: in
     right_SN = predictions_SN == labels_N
     features = np.concatenate([right_SN, np.ones((1, len(labels_N)), dtype=bool)])
     *right, total = _drawn_sums(features, name, num_draws)
-    return np.stack(right) / total
+    shares: Floats = np.stack(right) / total
+    return shares
 
 
 def _matthews(predictions_SN: Values, labels_N: Values, name: str, num_draws: int) -> Floats:
@@ -139,7 +141,8 @@ def _matthews(predictions_SN: Values, labels_N: Values, name: str, num_draws: in
     guessed, both, gold, total = sums[:num], sums[num:-2], sums[-2], sums[-1]
     above = both * total - guessed * gold
     below = np.sqrt(guessed * (total - guessed) * gold * (total - gold))
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    scores: Floats = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return scores
 
 
 def _spearman(predictions_SN: Values, labels_N: Values, name: str, num_draws: int) -> Floats:
@@ -182,7 +185,7 @@ class _Ranking:
         ranks += cumulated[self._upto]
         ranks += 1
         ranks /= 2
-        return ranks
+        return ranks  # type: ignore[no-any-return]
 
 
 _METRICS = {"accuracy": _accuracy, "matthews": _matthews, "spearman": _spearman}
