@@ -49,7 +49,7 @@ def test_a_second_text_counts(glue):
 
 
 def test_too_few_rows_say_what_to_do():
-    with pytest.raises(DataError, match="9 training rows .*--learning_rate"):
+    with pytest.raises(DataError, match=r"9 training rows .*--learning_rate"):
         choice_rows(examples([f"sentence {i}" for i in range(9)]))
 
 
