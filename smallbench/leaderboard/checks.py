@@ -58,9 +58,13 @@ MAX_UNPACKED_BYTES = MAX_LINE_BYTES * max(
 
 def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
     """Every check that the entry's tier has, in the order of `CHECKS`."""
-    findings = []
+    findings: list[Finding] = []
     for name, check in CHECKS.items():
         if submission.entry.tier == "reported" and name not in REPORTED_CHECKS:
+            continue
+        if name == "metrics" and any(finding.verdict == "rejected" for finding in findings):
+            # Scoring takes the most time, and these scores nobody will see.
+            findings.append(Finding(name, "not done", "rejected before"))
             continue
         found = [Finding(name, verdict, reason) for verdict, reason in check(submission, scores)]
         findings += found or [Finding(name, "passed")]
@@ -338,41 +342,41 @@ def _from_scratch(submission: Submission, scores: RunScores) -> Found:
 # ---- the fine-tuning
 
 
+def _rows(submission: Submission, scores: RunScores) -> Found:
+    """As many rows as gold has."""
+    gold = scores.gold
+    for run in submission.runs:
+        for split, path in run.predictions.items():
+            official = TASKS[run.task].split(split).num_rows
+            expected = len(gold.labels[run.task][split]) if gold.has(run.task) else official
+            num = len(submission.predictions[path])
+            if num != expected:
+                yield "rejected", f"{path} has {num:,} rows, expected {expected:,}"
+
+
 def _metrics(submission: Submission, scores: RunScores) -> Found:
-    """As many rows as gold has, and answers of models that learned something."""
+    """Answers of models that learned something, scored against the official labels."""
     gold = scores.gold
     for name, task in TASKS.items():
-        if not any(run.task == name for run in submission.runs):
+        runs = [run for run in submission.runs if run.task == name]
+        if not runs:
             yield "flagged", f"{name} is missing, so there is no AVG"
             continue
-        for split in task.dev_splits:
-            official = task.split(split).num_rows
-            expected = len(gold.labels[name][split]) if gold.has(name) else official
-            paths = [run.predictions[split] for run in submission.runs if run.task == name]
-            for path in paths:
-                num = len(submission.predictions[path])
-                if num != expected:
-                    yield "rejected", f"{path} has {num:,} rows, expected {expected:,}"
-                    return
         if not gold.has(name):
             yield "not done", f"{name} was not scored: no gold labels at hand"
             continue
         if name not in gold.pinned:
             what = "generated stand-ins" if gold.is_sample else "not known to be official"
             yield "not done", f"the gold labels of {name} are {what}"
-        yield from _plausible_answers(name, submission, scores)
-
-
-def _plausible_answers(name: str, submission: Submission, scores: RunScores) -> Found:
-    runs = [scores[run] for run in submission.runs if run.task == name]
-    failed = sum(run.failed for run in runs)
-    if failed == len(runs):
-        yield "flagged", f"{name}: no run learned anything; are labels mapped by name?"
-    elif failed:
-        yield "flagged", f"{name}: {failed} of {len(runs)} runs failed"
-    best = max(run.metrics[TASKS[name].ranking_metric] for run in runs)
-    if best > 99:
-        yield "flagged", f"{name}: {best:.2f} is more than people reach"
+        found = [scores[run] for run in runs]
+        failed = sum(run.failed for run in found)
+        if failed == len(found):
+            yield "flagged", f"{name}: no run learned anything; are labels mapped by name?"
+        elif failed:
+            yield "flagged", f"{name}: {failed} of {len(found)} runs failed"
+        best = max(run.metrics[task.ranking_metric] for run in found)
+        if best > 99:
+            yield "flagged", f"{name}: {best:.2f} is more than people reach"
 
 
 def _seeds(submission: Submission, scores: RunScores) -> Found:
@@ -446,10 +450,11 @@ CHECKS: Mapping[str, Callable[[Submission, RunScores], Found]] = {
     "energy": _energy,
     "log": _log,
     "from scratch": _from_scratch,
-    "metrics": _metrics,
+    "provenance": _provenance,
+    "rows": _rows,
     "seeds": _seeds,
     "protocol": _protocol,
-    "provenance": _provenance,
+    "metrics": _metrics,
 }
 """Name to check, in the order of a report. Reading the folder has checks of its own before."""
 
