@@ -60,7 +60,7 @@ def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
     """Every check that the entry's tier has, in the order of `CHECKS`."""
     findings: list[Finding] = []
     for name, check in CHECKS.items():
-        if submission.entry.tier == "reported" and name not in REPORTED_CHECKS:
+        if name not in (REPORTED_CHECKS if submission.entry.reported else MEASURED_CHECKS):
             continue
         if name == "metrics" and any(finding.verdict == "rejected" for finding in findings):
             # Scoring takes the most time, and these scores nobody will see.
@@ -106,8 +106,7 @@ def _links(submission: Submission, scores: RunScores) -> Found:
 
 def _reported(submission: Submission, scores: RunScores) -> Found:
     reported = submission.entry.reported
-    if reported is None:
-        return
+    assert reported is not None
     if len(reported.scores) == len(TASKS):
         mean = sum(reported.scores.values()) / len(TASKS)
         if abs(mean - reported.average) > 0.01:
@@ -115,11 +114,15 @@ def _reported(submission: Submission, scores: RunScores) -> Found:
     for name, score in reported.scores.items():
         task = TASKS[name]
         if task.ranking_metric == "accuracy":
-            num = task.split("dev").num_rows
-            decimals = len(f"{score:.6f}".rstrip("0").partition(".")[2])
-            nearest = 100 * round(score / 100 * num) / num
-            if abs(nearest - score) > 0.5 * 10**-decimals + 1e-9:
+            num, unit = task.split("dev").num_rows, 10.0 ** -_decimals(score)
+            # Rounded, or cut off behind the last digit, as the paper does.
+            most = math.floor((score + unit) / 100 * num - 1e-9)
+            if 100 * most / num < score - unit / 2 - 1e-9:
                 yield "flagged", f"{name} {score} is not k/{num} for any k: no accuracy of one run"
+
+
+def _decimals(score: float) -> int:
+    return len(f"{score:.6f}".rstrip("0").partition(".")[2])
 
 
 # ---- the model and its pretraining
@@ -458,5 +461,6 @@ CHECKS: Mapping[str, Callable[[Submission, RunScores], Found]] = {
 }
 """Name to check, in the order of a report. Reading the folder has checks of its own before."""
 
-REPORTED_CHECKS = {"tier", "text", "date", "links", "reported"}
+REPORTED_CHECKS = ("tier", "text", "date", "links", "reported")
 """Those that an entry without predictions has."""
+MEASURED_CHECKS = tuple(name for name in CHECKS if name != "reported")
