@@ -158,7 +158,9 @@ def _model(submission: Submission, scores: RunScores) -> Found:
 
 def _sizes(entry: Measured) -> Sizes | None:
     span = flatten(entry.provenance.config).get("model.max_relative_positions")
-    return Sizes.of(entry.model, max_relative_positions=span if isinstance(span, int) else None)
+    return Sizes.of(
+        entry.model, max_relative_positions=span if isinstance(span, int) and span > 0 else None
+    )
 
 
 def _data(submission: Submission, scores: RunScores) -> Found:
@@ -312,7 +314,8 @@ def _log(submission: Submission, scores: RunScores) -> Found:
         yield "rejected", f"no throughput at line {rates.index(None) + 2}"
     else:
         integral = float(np.array(rates, dtype=np.float64) @ np.diff(seconds))
-        if abs(integral / (tokens[-1] - tokens[0]) - 1) > 5 * PERCENT:
+        # Written so that a sum that is no number does not pass.
+        if not abs(integral / (tokens[-1] - tokens[0]) - 1) <= 5 * PERCENT:
             yield "rejected", f"throughput × time is {integral:,.0f} tokens, not {tokens[-1]:,}"
     step_times = np.diff(seconds) / np.diff(step)
     if step_times.std() < MIN_VARIATION * step_times.mean():

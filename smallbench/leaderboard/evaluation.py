@@ -37,12 +37,15 @@ from smallbench.leaderboard.statistics import Interval
 from smallbench.leaderboard.submission import (
     Rejected,
     fingerprint,
+    parse_json,
+    read_bytes,
     read_submission,
 )
 
 VERIFIED_FILE = "verified.json"
 """Beside the entries' folders, written by the board's keepers: slug to the fingerprint of the
 folder that they repeated."""
+MAX_VERIFIED_BYTES = 1 << 20
 MARKS = {"passed": "ok", "flagged": "flagged", "not done": "not done", "rejected": "REJECTED"}
 
 
@@ -138,6 +141,7 @@ def _together(
 ) -> list[Evaluation]:
     """Add what an entry's own bytes do not tell: the others, the calendar, the keepers' word."""
     copies = copied_answers(path.resolve() for path in folders)
+    verified = {root: _verified(root) for root in {e.folder.resolve().parent for e in evaluations}}
     result = []
     for evaluation in evaluations:
         folder = evaluation.folder.resolve()
@@ -145,16 +149,22 @@ def _together(
         entry = evaluation.entry
         if entry and today and not evaluation.rejected and entry.date > today.isoformat():
             more.append(Finding("date", "flagged", f"{entry.date} is in the future"))
-        verified = _verified(folder.parent).get(folder.name)
-        is_verified = verified is not None and verified == evaluation.sha256
+        word = verified[folder.parent].get(folder.name)
+        is_verified = word is not None and word == evaluation.sha256
         findings = (*evaluation.findings, *more)
         result.append(replace(evaluation, findings=findings, is_verified=is_verified))
     return result
 
 
 def _verified(root: Path) -> dict[str, Any]:
-    path = root / VERIFIED_FILE
-    return files.read_json(path) if path.is_file() else {}
+    if not (root / VERIFIED_FILE).exists():
+        return {}
+    try:
+        content = read_bytes(root / VERIFIED_FILE, MAX_VERIFIED_BYTES)
+        words = parse_json(content, check="verified", place=VERIFIED_FILE)
+    except Rejected as error:
+        raise DataError(f"{root}: {error.reason}") from None
+    return words if isinstance(words, dict) else {}
 
 
 def _refused(folder: Path, sha256: str | None, error: Rejected) -> Evaluation:

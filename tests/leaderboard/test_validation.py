@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from smallbench.leaderboard.evaluation import evaluate
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 from tests.leaderboard.tampered import CORPUS, SCALE, write_corpus
 
@@ -83,3 +85,39 @@ def test_a_tampered_entry_is_found_out_for_the_right_reason(name, reports):
         assert report["tier"] == "claimed"
     assert report["seconds"] < MAX_SECONDS
     assert "\x1b" not in report["report"]
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Bytes changed, dropped, repeated or exchanged for what JSON gives a meaning."""
+    data = bytearray(content)
+    for _ in range(int(rng.integers(1, 6))):
+        at = int(rng.integers(0, len(data) + 1))
+        match rng.integers(0, 4):
+            case 0:
+                data[at : at + 1] = rng.bytes(1)
+            case 1:
+                del data[at : at + int(rng.integers(1, 400))]
+            case 2:
+                data[at:at] = data[at : at + 300]
+            case _:
+                signs = (b"null", b"-1", b"1e308", b"[]", b"{}", b'""', b"0", b"true", b"9" * 19)
+                end = at + next((n for n, b in enumerate(data[at:]) if b in b",}]\n"), 0)
+                data[at:end] = signs[int(rng.integers(len(signs)))]
+    return bytes(data)
+
+
+def test_whatever_is_changed_there_is_a_verdict(tmp_path):
+    gold = synthetic_gold(scale=0.01)
+    folder = write_made(tmp_path, synthetic_entry("good", gold, seed=0))
+    rng = np.random.default_rng(int(os.environ.get("SMALLBENCH_TEST_FUZZ", "0")))
+    paths = [folder / name for name in ("entry.json", "runs.jsonl", "train_log.jsonl")]
+    paths.append(min((folder / "predictions").iterdir()))
+    for number in range(100):
+        path = paths[number % len(paths)]
+        content = path.read_bytes()
+        path.write_bytes(damaged(content, rng))
+        evaluation = evaluate(folder, gold)
+        assert evaluation.findings
+        assert (evaluation.tier is None) == evaluation.rejected
+        path.write_bytes(content)
+    assert evaluate(folder, gold).tier == "logged"
