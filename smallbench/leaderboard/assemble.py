@@ -28,6 +28,7 @@ from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.compute import Sizes, count_parameters, find_gpu
 from smallbench.leaderboard.entry import (
     SCHEMA_VERSION,
+    SIZE_NAMES,
     Data,
     Energy,
     Entry,
@@ -165,24 +166,14 @@ def _require_same_model(
 
 def _model(settings: Mapping[str, Any], num_parameters: int) -> Model:
     model = settings["model"]
-    names = (
-        "architecture",
-        "num_hidden_layers",
-        "hidden_size",
-        "num_attention_heads",
-        "intermediate_size",
-        "embedding_size",
-        "vocab_size",
-        "max_position_embeddings",
-        "type_vocab_size",
-    )
     found = Model(
+        architecture=model["architecture"],
         objective=settings["objective"]["objective"],
         num_parameters=num_parameters,
         num_parameters_without_embeddings=None,
         from_scratch=True,  # a pretraining here begins from the seed, and has no teacher
         distilled_from=None,
-        **{name: model.get(name) for name in names},
+        **{name: model.get(name) for name in SIZE_NAMES},
     )
     sizes = Sizes.of(found, max_relative_positions=model.get("max_relative_positions"))
     if sizes is None:

@@ -74,6 +74,19 @@ class Model:
     distilled_from: str | None
 
 
+SIZE_NAMES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "embedding_size",
+    "vocab_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+"""Fields of `Model` that a model's configuration has under the same names."""
+
+
 @dataclass(frozen=True)
 class Data:
     """What it was trained on."""

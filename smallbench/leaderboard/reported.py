@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smallbench.leaderboard.entry import SCHEMA_VERSION, Entry, Links, Model, Reported
+from smallbench.leaderboard.entry import SCHEMA_VERSION, SIZE_NAMES, Entry, Links, Model, Reported
 
 SOURCE = "Small-Bench NLP, arXiv 2109.10847: the leaderboard's dev scores"
 AUTHORS = ("Kamal Raj Kanakarajan", "Bhuvana Kundumani", "Malaikannan Sankarasubbu")
@@ -110,19 +110,6 @@ REPORTED: tuple[ReportedRow, ...] = (
 
 def reported_entry(row: ReportedRow) -> Entry:
     """A row as an entry of tier *reported*; `submissions/` holds these as files."""
-    unknown = dict.fromkeys(
-        (
-            "num_parameters_without_embeddings",
-            "num_hidden_layers",
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "embedding_size",
-            "vocab_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-        )
-    )
     return Entry(
         schema_version=SCHEMA_VERSION,
         slug=f"reported-{row.name.lower()}",
@@ -140,7 +127,8 @@ def reported_entry(row: ReportedRow) -> Entry:
             num_parameters=round(row.params_millions * 1e6),
             from_scratch=True,
             distilled_from=None,
-            **unknown,
+            num_parameters_without_embeddings=None,
+            **dict.fromkeys(SIZE_NAMES),
         ),
         reported=Reported(SOURCE, row.scores, row.average),
     )
