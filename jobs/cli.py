@@ -57,7 +57,7 @@ JOBS = {
     "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
     "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
     "glue": "all GLUE tasks and seeds, and a table with mean and spread",
-    "leaderboard": "stored results beside the paper's, as Markdown",
+    "leaderboard": "entries from runs, checked, compared and ranked beside the paper's rows",
     "report": "metrics of one run or several → one HTML page",
     "dashboard": "the same charts as a saved view of a Weights & Biases project",
     "recipes": "the pretraining recipes: size, source, budget, expected score",

@@ -120,7 +120,7 @@ def render_markdown(rows: Sequence[Row]) -> str:
     """A Markdown table with its notes, rows in the order of `ordered`."""
     columns = [task.column for task in TASKS.values()]
     header = ["Model", "Kind", "Params", *columns, "AVG", "Seeds"]
-    lines = [_line(header), "|---|---|" + "--:|" * (len(header) - 2)]
+    lines = [markdown_line(header), "|---|---|" + "--:|" * (len(header) - 2)]
     notes: list[str] = []
     for row in ordered(rows):
         marks = []
@@ -128,7 +128,7 @@ def render_markdown(rows: Sequence[Row]) -> str:
             if note not in notes:
                 notes.append(note)
             marks.append(str(notes.index(note) + 1))
-        lines.append(_line(_row_cells(row, marks)))
+        lines.append(markdown_line(_row_cells(row, marks)))
     kinds = {row.kind for row in rows}
     lines.append("")
     lines += [f"- *{kind}*: {_EXPLANATIONS[kind]}" for kind in _EXPLANATIONS if kind in kinds]
@@ -170,7 +170,8 @@ def _cell(cell: Cell | None) -> str:
     return f"{cell.score:.2f}" + (f" ± {cell.sd:.2f}" if cell.sd is not None else "")
 
 
-def _line(cells: Iterable[str]) -> str:
+def markdown_line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
