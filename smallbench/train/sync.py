@@ -126,7 +126,7 @@ class Uploader:
 
     def _push(self, checkpoint: Checkpoint) -> None:
         """Until it is committed, a newer one waits, or the run must end."""
-        pause, was_late = FIRST_PAUSE_SECONDS, False
+        pause = FIRST_PAUSE_SECONDS
         while True:
             start = time.monotonic()
             try:
@@ -143,7 +143,6 @@ class Uploader:
                         )
                     )
                     return
-                was_late = True
                 say(f"step {checkpoint.step:,} is not stored yet, training goes on: {problem}")
                 with self._changed:
                     # Full jitter: many runs that wait for one server do not return together.
@@ -167,9 +166,9 @@ class Uploader:
             self.committed_step = max(self.committed_step, checkpoint.step)
             with self._changed:
                 self._unsynced_since = time.monotonic() if self._waiting else None
-            self.problem = None
-            if was_late:
+            if self.problem:  # of this checkpoint, or of one that it replaced
                 say(f"step {checkpoint.step:,} is stored")
+            self.problem = None
             try:
                 while self._abandoned:
                     self.remote.discard(self._abandoned[-1])

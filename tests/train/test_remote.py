@@ -72,9 +72,23 @@ def test_what_is_pushed_is_what_another_machine_pulls(url, tmp_path, made):
 def test_of_many_that_start_at_once_one_owns_the_run(url):
     barrier, owners, losers = threading.Barrier(8), [], []
 
+    class Together:
+        """All have looked who owns the run before anybody writes."""
+
+        def __init__(self, storage):
+            self._storage = storage
+
+        def __getattr__(self, name):
+            return getattr(self._storage, name)
+
+        def put(self, key, content, *, only_new=False):
+            if only_new:
+                barrier.wait(timeout=60)
+            self._storage.put(key, content, only_new=only_new)
+
     def start(name):
         run = remote_run(url)
-        barrier.wait()
+        run.storage = Together(run.storage)
         try:
             owners.append(run.claim(holder=name))
         except ConflictError as error:
@@ -364,6 +378,30 @@ def test_what_is_kept_for_ever_is_stored_even_if_newer_ones_wait(url, tmp_path, 
         assert uploader.drain(30)
     assert owner.steps() == [10, 20], "5 and 15 were passed over"
     assert uploader.committed_step == 20
+
+
+def test_who_read_of_a_failure_reads_of_its_end(url, tmp_path, made, monkeypatch, capsys):
+    """The checkpoint that failed is given up for a newer one, which is stored at once."""
+    owner = remote_run(url)
+    owner.claim(holder="a")
+    old, new = committed(keep_all(tmp_path / "a"), made, 5, 10)
+    push = owner.push
+
+    def fail_the_old(checkpoint):
+        if checkpoint.step == 5:
+            uploader.submit(new)
+            raise UnavailableError("gone")
+        push(checkpoint)
+
+    monkeypatch.setattr(owner, "push", fail_the_old)
+    with Uploader(owner, Retention(), max_unsynced_seconds=600) as uploader:
+        uploader.submit(old)
+        assert uploader.drain(60)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "storage: step 5 is not stored yet, training goes on: gone",
+        "storage: step 10 is stored",
+    ]
 
 
 def test_a_crash_beside_the_training_is_no_silence(url, tmp_path, made, monkeypatch):
