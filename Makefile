@@ -46,7 +46,7 @@ venv: .venv/dev
 
 .venv/dev: .venv/bin/pip pyproject.toml requirements.lock
 	@echo "Installing the packages that training and tests need into .venv (minutes, the first time) …"
-	$(PIP) -c requirements.lock -e '.[train,deepspeed,dev]'
+	$(PIP) -c requirements.lock -e '.[train,deepspeed,energy,wandb,report,dev]'
 	@touch .venv/train $@
 
 .venv/bin/pip:
@@ -63,9 +63,9 @@ venv: .venv/dev
 lock:
 	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
 	&& $(PYTHON) -m venv "$$fresh" \
-	&& "$$fresh/bin/pip" install --quiet 'torch==$(TORCH)' -e '.[train,deepspeed,dev]' \
+	&& "$$fresh/bin/pip" install --quiet 'torch==$(TORCH)' -e '.[train,deepspeed,energy,wandb,report,dev]' \
 	&& "$$fresh/bin/pip" freeze --exclude-editable > "$$fresh/frozen" \
-	&& { echo '# Every package of `.[train,dev]`, as `make lock` resolved it. Used as constraints: `pip install -c`.'; \
+	&& { echo '# Every package of `.[train,deepspeed,energy,wandb,report,dev]`, as `make lock` resolved it. Used as constraints: `pip install -c`.'; \
 	     sed -E 's/\+[a-z0-9.]+$$//' "$$fresh/frozen" | grep -Ev '^(nvidia|cuda|triton)' | LC_ALL=C sort -f; } \
 	   > "$$fresh/lock" \
 	&& cp "$$fresh/lock" requirements.lock

@@ -21,7 +21,7 @@ from dataclasses import MISSING, dataclass, fields
 from importlib import import_module, metadata
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
 import yaml
 
@@ -57,7 +57,9 @@ JOBS = {
     "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
     "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
     "glue": "all GLUE tasks and seeds, and a table with mean and spread",
-    "leaderboard": "stored results beside the paper's, as Markdown",
+    "leaderboard": "entries from runs, checked, compared and ranked beside the paper's rows",
+    "report": "metrics of one run or several → one HTML page",
+    "dashboard": "the same charts as a saved view of a Weights & Biases project",
     "recipes": "the pretraining recipes: size, source, budget, expected score",
     "doctor": "what this machine can do, and what it lacks",
 }
@@ -128,9 +130,9 @@ class Layer:
         return self.error(f"{self.place}unknown {self.prefix}{self.spelling(key)}; {ending}")
 
 
-def entry() -> NoReturn:
-    """The console script: `main`, and out."""
-    code = main()
+def entry(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script, and every other program of this package: `main`, and out."""
+    code = main(argv)
     if code not in {ExitCode.DONE, ExitCode.USAGE, ExitCode.INTERRUPTED}:
         # The time is over, or the storage is: an upload that is under way must not hold the exit
         # up, as Python would let it.
@@ -220,6 +222,7 @@ def resolve(
     Raises `UsageError` for what is wrong on the command line and `ConfigError` for the rest.
     """
     words, flags = split(arguments)
+    words = _gathered(job, words)
     for name in job.words[: len(words)]:
         if name in flags:
             raise UsageError(f"{name} is given twice: {words[0]!r} and --{name}")
@@ -304,6 +307,14 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return words, flags
 
 
+def _gathered(job: Job, words: Sequence[str]) -> list[str]:
+    """The words as `job.words` names them: all that are left for the last, where it is a tuple."""
+    last = len(job.words) - 1
+    if last >= 0 and get_origin(annotations_of(job.options)[job.words[last]]) is tuple:
+        return [*words[:last], *([",".join(words[last:])] if words[last:] else [])]
+    return list(words)
+
+
 def as_yaml(options: Any, config: Any = None) -> str:
     """Options and configuration as one YAML document, which `--config` reads back."""
     data = to_dict(options) | (to_dict(config) if config is not None else {})
@@ -346,7 +357,7 @@ def _file(path: Path) -> Layer:
 def _example(job: Job) -> dict[str, Any]:
     """The options of the job's first example: stand-ins for what `--help` was not told."""
     words, flags = split(shlex.split(job.examples[0])[2:]) if job.examples else ([], {})
-    flags.update(zip(job.words, words, strict=False))
+    flags.update(zip(job.words, _gathered(job, words), strict=False))
     return _values(job.options, [Layer(flags, "--", UsageError)])
 
 
@@ -406,7 +417,8 @@ def overview() -> str:
 
 def manual(job: Job) -> str:
     """The page of `smallbench JOB --help`: what the job is for, its options, examples."""
-    word = "".join(f" {name.upper()}" for name in job.words)
+    optional = {field.name for field in fields(job.options) if field.default is not MISSING}
+    word = "".join(f" [{n.upper()}]" if n in optional else f" {n.upper()}" for n in job.words)
     sections = " [--SECTION.KEY=VALUE …]" if job.config else ""
     page = [
         f"usage: smallbench {job.name}{word} [--option=value …]{sections}",
@@ -536,4 +548,4 @@ def _how_to_install(module: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

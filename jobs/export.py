@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from jobs.base import Job
 from smallbench.config import Location, option
 from smallbench.storage.config import StorageConfig
+from smallbench.tracking.config import TrackerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig):
+class Options(StorageConfig, TrackerConfig):
     """Flags of `smallbench export`."""
 
     run: Location = option(help="--run_dir of a pretraining, or its URL: STORAGE/NAME")
@@ -30,10 +31,12 @@ class Options(StorageConfig):
 def run(options: Options) -> None:
     """Export, check, and publish if asked."""
     from smallbench.export.huggingface import export
+    from smallbench.export.tracking import show_export
     from smallbench.train.inspect import run_directory
 
     with run_directory(options.run, options) as run_dir:
         difference = export(run_dir, options.out, push=options.push, storage=options)
+    show_export(options, options.out, options)
     print(
         f"Exported to {options.out}; its outputs differ from the run's by at most {difference:.1e}."
         + (f" Published as {options.push}." if options.push else "")
@@ -52,6 +55,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import entry
 
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    entry([JOB.name, *sys.argv[1:]])

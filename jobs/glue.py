@@ -1,75 +1,191 @@
-"""Fine-tune an encoder on the GLUE tasks with several seeds; a table with mean and spread.
+"""Fine-tune an encoder on the GLUE tasks as a protocol has it; a table with mean and spread.
 
 The encoder is a directory from 'smallbench export', the --run_dir of a pretraining (with the same
-scores), or any on the Hugging Face hub. A run is one task with one seed. Finished runs are stored
-and never repeated, so an interrupted command continues where it was.
+scores), or any on the Hugging Face hub. Protocol robust-v1 chooses the learning rate on a tenth of
+train, then runs the published seeds; paper runs every rate with every seed and takes the best dev
+score. What is set otherwise makes the result unranked: --learning_rate=3e-4 --seeds=1 is a quick
+look.
+
+Finished runs are stored in --out and never repeated, so an interrupted command continues where it
+was. To share the work, start the same command several times on one --out; or give each machine its
+--shard and an --out of its own, then merge.
+
+show prints the table of stored runs; merge brings those of several folders to --out; submit-file
+writes the zip for GLUE's own server to --out; check-file checks such a zip.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from jobs.base import Job
 from smallbench.config import option, require
+from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.storage.config import StorageConfig
+from smallbench.tracking.config import TrackerConfig
+
+if TYPE_CHECKING:
+    from smallbench.glue.results import RunResult
+
+NEEDED = {
+    "measure": ("model", "glue", "out"),
+    "show": ("run",),
+    "merge": ("run", "out"),
+    "submit-file": ("run", "out"),
+    "check-file": ("run",),
+}
+"""The options without which an action cannot start."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig, FinetuneConfig):
+class Options(StorageConfig, TrackerConfig, FinetuneConfig):
     """Flags of `smallbench glue`."""
 
-    model: str = option(
-        help="export or run directory, URL of an export, or a model's id on the hub"
+    action: Literal["measure", "show", "merge", "submit-file", "check-file"] = option(
+        "measure", help="what to do"
     )
-    glue: str = option(help="folder in the official TSV layout, or hub")
-    out: Path = option(help="where results are stored; finished runs are not repeated")
+    run: tuple[Path, ...] = option(
+        (), help="show, merge, submit-file: --out of earlier runs; check-file: a zip"
+    )
+    model: str | None = option(
+        None, help="export or run directory, URL of an export, or a model's id on the hub"
+    )
+    glue: str | None = option(None, help="folder in the official TSV layout, or hub")
+    out: Path | None = option(None, help="where results are stored, or the zip is written")
     tasks: tuple[str, ...] | None = option(None, help="none: every task that --glue has")
-    seeds: tuple[int, ...] = option((1, 2, 3), help="one run for each task and seed")
+    protocol: Literal["robust-v1", "paper"] = option(
+        "robust-v1", help="which runs, and what the score is"
+    )
+    learning_rate: tuple[float, ...] | None = option(
+        None, help="one, or several to choose from; none: the protocol's"
+    )
+    seeds: tuple[int, ...] | None = option(None, help="none: the protocol's published ones")
+    shard: str | None = option(
+        None, help="do only this part, 3/8 for the third of eight; merge them afterwards"
+    )
+    num_shards: int | None = option(
+        None, help="do the part that an Indexed Job's JOB_COMPLETION_INDEX (from 0) says"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("seeds", "tasks"):
+        for name in ("learning_rate", "seeds", "tasks"):
             values = getattr(self, name)
             different = values is None or 0 < len(values) == len(set(values))
             require(different, name, values, "at least one, none twice")
-        require(min(self.seeds) >= 0, "seeds", self.seeds, "at least 0")
+        for name in ("learning_rate", "seeds"):
+            values = getattr(self, name)
+            require(values is None or min(values) >= 0, name, values, "at least 0")
+        for name in NEEDED[self.action]:
+            if not getattr(self, name):
+                raise UsageError(f"'glue {self.action}' needs --{name}; see smallbench glue --help")
+        if self.shard is not None and self.num_shards is not None:
+            raise UsageError("--shard and --num_shards are two ways to say one thing; give one")
+        if len(self.run) > 1 and self.action != "merge":
+            raise UsageError(f"'glue {self.action}' takes one --run; merge the folders first")
+        self.part()
+
+    def part(self) -> tuple[int, int]:
+        """Which shard to do, from 1, and of how many."""
+        number, count = "1", "1"
+        if self.shard is not None:
+            number, _, count = self.shard.partition("/")
+        elif self.num_shards is not None:
+            index = os.environ.get("JOB_COMPLETION_INDEX", "")
+            if not index.isdecimal():
+                raise UsageError(
+                    f"--num_shards goes with JOB_COMPLETION_INDEX, which is {index!r}; an Indexed "
+                    "Job sets it, elsewhere give --shard=K/N"
+                )
+            number, count = str(int(index) + 1), str(self.num_shards)
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise UsageError(f"shard {number}/{count} is none; expected K/N with K from 1 to N")
+        return int(number), int(count)
 
 
 def run(options: Options) -> None:
-    """All runs, then the table."""
+    """Do it, and print the table."""
+    from smallbench.glue.protocols import results_table, summarize
+    from smallbench.glue.results import merge_runs, read_runs
+    from smallbench.glue.submission import check_submission, write_submission
+    from smallbench.glue.tracking import show_summary
+
+    if options.action == "check-file":
+        print(check_submission(options.run[0]))
+    elif options.action == "submit-file":
+        assert options.out is not None
+        print(write_submission(options.run[0], options.out, protocol=options.protocol))
+    else:
+        if options.action == "measure":
+            runs = measure_model(options)
+        elif options.action == "merge":
+            assert options.out is not None
+            runs = merge_runs(options.run, options.out)
+        else:
+            runs = read_runs(options.run[0])
+        if runs:
+            summary = summarize(runs, options.protocol)
+            print(results_table(summary))
+            if options.action == "measure" and options.part()[1] == 1:
+                assert options.out is not None
+                show_summary(options, summary, model=str(options.model), folder=options.out)
+    if options.action == "measure":
+        if options.part()[1] > 1:
+            print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
+        else:
+            print(f"Beside the paper's rows: smallbench leaderboard --results={options.out}")
+
+
+def measure_model(options: Options) -> list[RunResult]:
+    """The runs that the protocol wants, or this shard's."""
     from smallbench.export.huggingface import as_export
     from smallbench.glue.encoder import Encoder
-    from smallbench.glue.finetune import run_grid
+    from smallbench.glue.grid import measure
     from smallbench.glue.readers import available_tasks, load_task
-    from smallbench.glue.results import results_table, summarize
     from smallbench.glue.tasks import task_named
     from smallbench.train.stop import StopRequest
 
+    assert options.model is not None
+    assert options.glue is not None
+    assert options.out is not None
     names = options.tasks or available_tasks(options.glue)
     data = [load_task(task_named(name), options.glue) for name in names]
     with StopRequest() as stop, as_export(options.model, options) as model:
-        encoder = Encoder(model, random_init=options.random_init)
-        results = run_grid(
-            encoder, data, options, seeds=options.seeds, out=options.out, should_stop=stop
+        return measure(
+            Encoder(model, random_init=options.random_init),
+            data,
+            options,
+            protocol=options.protocol,
+            learning_rates=options.learning_rate,
+            seeds=options.seeds,
+            shard=options.part(),
+            out=options.out,
+            should_stop=stop,
         )
-    print(results_table(summarize(results)))
-    print(f"Beside the paper's rows: smallbench leaderboard --results={options.out}")
 
 
 JOB = Job(
     name="glue",
     options=Options,
     run=run,
+    words=("action", "run"),
     examples=(
         "smallbench glue --model=runs/tiny/export --glue=glue_data --out=glue",
-        "smallbench glue --model=runs/tiny/export --glue=hub --out=glue --tasks=cola --seeds=1,2",
+        "smallbench glue --model=runs/tiny/export --glue=glue_data --out=look --tasks=cola"
+        " --learning_rate=3e-4 --seeds=1,2",
+        "smallbench glue --model=bert-base-uncased --glue=hub --out=shard3 --shard=3/8",
+        "smallbench glue merge shard1,shard2,shard3 --out=glue",
+        "smallbench glue show glue --protocol=paper",
+        "smallbench glue submit-file --run=glue --out=glue.zip",
     ),
 )
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import entry
 
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    entry([JOB.name, *sys.argv[1:]])

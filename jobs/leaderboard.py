@@ -1,54 +1,204 @@
-"""`smallbench leaderboard`: the paper's rows and stored results as one Markdown table."""
+"""The leaderboard: entries made, checked, compared and ranked.
+
+table prints the paper's rows beside --results, or both views of the entries in --submissions. new
+writes a complete entry to --out from a pretraining run and a GLUE run; nothing is typed by hand
+that the runs know. validate runs every check on an entry's folder, as data and never as code, and
+ends with exit code 65 where it is rejected. compare says task by task which of two entries leads.
+
+Scores are never in an entry: they are computed from its predictions and the labels of --glue.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import Literal
 
 from jobs.base import Job
 from smallbench.config import option
+from smallbench.errors import DataError, UsageError
+
+NEEDED = {
+    "table": (),
+    "new": ("run", "glue", "out", "authors", "license", "contains_glue"),
+    "validate": ("entry",),
+    "compare": ("entry", "other", "glue"),
+}
+"""The options without which an action cannot start."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Flags of `smallbench leaderboard`."""
 
-    results: tuple[Path, ...] = option(
-        (),
-        help="folders with stored runs: each the --out of a glue or finetune job",
-        metavar="DIR[,DIR…]",
+    action: Literal["table", "new", "validate", "compare"] = option("table", help="what to do")
+    entry: Path | None = option(None, help="validate, compare: folder of an entry")
+    other: Path | None = option(None, help="compare: folder of the entry to compare with")
+    glue: str | None = option(
+        None,
+        help="new: --out of 'smallbench glue'; else GLUE itself, for its labels: a folder in the "
+        "official TSV layout, or hub",
     )
     out: Path | None = option(
-        None, help="also write the table to this Markdown file", metavar="FILE.md"
+        None, help="new: folder to write, submissions/SLUG; table: also write this Markdown file"
     )
+    results: tuple[Path, ...] = option(
+        (),
+        help="table: folders with stored runs: each the --out of a glue or finetune job",
+        metavar="DIR[,DIR…]",
+    )
+    submissions: Path | None = option(None, help="table: folder of entries, to be ranked")
+    cache: Path | None = option(None, help="keep what was computed of entries in this folder")
+    json: bool = option(False, help="validate: print the report as JSON")
+    run: Path | None = option(None, help="new: --run_dir of the pretraining")
+    name: str | None = option(None, help="new: the entry's name; none: the recipe's")
+    authors: tuple[str, ...] = option((), help="new: who made it", metavar="NAME[,NAME…]")
+    contact: str | None = option(None, help="new: how to reach them, public")
+    license: str | None = option(None, help="new: of the entry and its weights, as in Apache-2.0")
+    contains_glue: bool | None = option(
+        None, help="new: whether text of GLUE's dev or test sets is in the training data"
+    )
+    notes: tuple[str, ...] = option((), help="new: what a reader should know")
+    code: str | None = option(None, help="new: https link to the code")
+    paper: str | None = option(None, help="new: https link to the paper")
+    wandb: str | None = option(None, help="new: https link to the run in W&B")
+    huggingface: str | None = option(None, help="new: https link to the weights on the hub")
+    huggingface_revision: str | None = option(None, help="new: their commit, 40 hexadecimal digits")
+    image_digest: str | None = option(None, help="new: of the container image, sha256:…")
+    usd_per_hour: float | None = option(None, help="new: what an hour of the machine cost")
+    gco2_per_kwh: float | None = option(None, help="new: of the electricity")
+
+    def __post_init__(self) -> None:
+        missing = [n for n in NEEDED[self.action] if getattr(self, n) in (None, ())]
+        if missing:
+            raise UsageError(f"'leaderboard {self.action}' needs --{missing[0]}")
 
 
 def run(options: Options) -> None:
-    """Print the table, and write it where `--out` says."""
+    """Do it, and print what came of it."""
+    if options.action == "new":
+        _new(options)
+    elif options.action == "validate":
+        _validate(options)
+    elif options.action == "compare":
+        _compare(options)
+    else:
+        _table(options)
+
+
+def _table(options: Options) -> None:
     from smallbench import files
     from smallbench.glue.results import read_runs
+    from smallbench.leaderboard.board import render_board
+    from smallbench.leaderboard.evaluation import evaluate_all
+    from smallbench.leaderboard.gold import NO_GOLD, read_gold
     from smallbench.leaderboard.table import leaderboard_rows, render_markdown
 
-    runs = [run for folder in options.results for run in read_runs(folder)]
-    table = render_markdown(leaderboard_rows(runs))
+    if options.submissions is not None:
+        gold = NO_GOLD if options.glue is None else read_gold(options.glue)
+        table = render_board(evaluate_all(options.submissions, gold, cache=options.cache))
+    else:
+        runs = [run for folder in options.results for run in read_runs(folder)]
+        table = render_markdown(leaderboard_rows(runs))
     if options.out is not None:
         files.write_text(options.out, table)
     sys.stdout.write(table)
+
+
+def _new(options: Options) -> None:
+    from smallbench.leaderboard.assemble import Author, write_new_entry
+    from smallbench.leaderboard.entry import Links
+
+    assert options.run is not None
+    assert options.glue is not None
+    assert options.out is not None
+    assert options.license is not None
+    entry = write_new_entry(
+        options.out,
+        run_dir=options.run,
+        glue=Path(options.glue),
+        author=Author(
+            name=options.name,
+            authors=options.authors,
+            license=options.license,
+            date=date.today().isoformat(),
+            contains_glue=bool(options.contains_glue),
+            contact=options.contact,
+            links=Links(
+                options.code,
+                options.paper,
+                options.wandb,
+                options.huggingface,
+                options.huggingface_revision,
+            ),
+            notes=options.notes,
+            image_digest=options.image_digest,
+            usd_per_hour=options.usd_per_hour,
+            gco2_per_kwh=options.gco2_per_kwh,
+        ),
+    )
+    print(
+        f"{entry.name} is in {options.out}. Next:\n"
+        f"  smallbench leaderboard validate {options.out} --glue=GLUE_DIR"
+    )
+
+
+def _validate(options: Options) -> None:
+    from smallbench.leaderboard.evaluation import evaluate_beside, report, report_dict
+    from smallbench.leaderboard.gold import NO_GOLD, read_gold
+
+    assert options.entry is not None
+    gold = NO_GOLD if options.glue is None else read_gold(options.glue)
+    evaluation = evaluate_beside(options.entry, gold, today=date.today(), cache=options.cache)
+    if options.json:
+        print(json.dumps(report_dict(evaluation), indent=2))
+    else:
+        print(report(evaluation))
+    if evaluation.rejected:
+        reasons = [f.check for f in evaluation.findings if f.verdict == "rejected"]
+        raise DataError(f"{options.entry} is rejected: {', '.join(dict.fromkeys(reasons))}")
+
+
+def _compare(options: Options) -> None:
+    from smallbench.leaderboard.board import render_comparison
+    from smallbench.leaderboard.evaluation import evaluate
+    from smallbench.leaderboard.gold import read_gold
+
+    assert options.entry is not None
+    assert options.other is not None
+    assert options.glue is not None
+    gold = read_gold(options.glue)
+    pair = [evaluate(path, gold, cache=options.cache) for path in (options.entry, options.other)]
+    for evaluation in pair:
+        if not evaluation.views:
+            raise DataError(
+                f"{evaluation.folder} has no scores to compare; "
+                f"'smallbench leaderboard validate {evaluation.folder}' says why"
+            )
+    print(render_comparison(*pair))
 
 
 JOB = Job(
     name="leaderboard",
     options=Options,
     run=run,
+    words=("action", "entry", "other"),
     examples=(
         "smallbench leaderboard",
         "smallbench leaderboard --results=results/bert-small,results/mine --out=table.md",
+        "smallbench leaderboard table --submissions=submissions --glue=hub",
+        "smallbench leaderboard new --run=runs/mine --glue=results/mine --out=submissions/mine"
+        " --authors=Ada,Alan --license=Apache-2.0 --contains_glue=false",
+        "smallbench leaderboard validate submissions/mine --glue=glue_data",
+        "smallbench leaderboard compare submissions/mine submissions/other --glue=glue_data",
     ),
 )
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import entry
 
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    entry([JOB.name, *sys.argv[1:]])

@@ -71,6 +71,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import entry
 
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    entry([JOB.name, *sys.argv[1:]])

@@ -19,11 +19,12 @@ from typing import Literal
 from jobs.base import Job
 from smallbench.config import Location, option, require
 from smallbench.recipes import RECIPES
+from smallbench.tracking.config import TrackerConfig
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DurabilityConfig, AccountingConfig):
+class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
     """Flags of `smallbench pretrain`."""
 
     recipe: str = option(help="name of a recipe; 'smallbench recipes' lists them")
@@ -85,6 +86,8 @@ def run(options: Options, config: PretrainConfig) -> None:
             resume=options.resume,
             durability=options,
             accounting=options,
+            tracking=options,
+            shows_plan=True,
             should_stop=stop,
             seconds_left=stop.seconds_left,
         )
@@ -115,6 +118,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import entry
 
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    entry([JOB.name, *sys.argv[1:]])

@@ -64,7 +64,7 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.export.huggingface import export
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.encoder import Encoder
-    from smallbench.glue.finetune import run_grid
+    from smallbench.glue.grid import PlannedRun, run_grid
     from smallbench.glue.readers import load_task
     from smallbench.glue.samples import write_sample_glue
     from smallbench.glue.tasks import TASKS
@@ -99,11 +99,10 @@ def run(options: Options, config: PretrainConfig) -> None:
             [load_task(task, samples) for task in TASKS.values()],
             FinetuneConfig(
                 epochs=5,
-                learning_rate=5e-4,
                 device=config.train.device,
                 precision=config.train.precision,
             ),
-            seeds=[1],
+            plan=[PlannedRun(name, "dev", learning_rate=5e-4, seed=1) for name in TASKS],
             out=out / "glue",
             should_stop=stop,
         )
@@ -126,6 +125,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import entry
 
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    entry([JOB.name, *sys.argv[1:]])

@@ -109,17 +109,27 @@ def sync_file(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: Path, message: str) -> Iterator[None]:
-    """Hold an advisory lock on `path` while the block runs; the kernel frees it if we die.
+def try_lock(path: Path) -> Iterator[bool]:
+    """Whether this process holds the advisory lock on `path` while the block runs.
 
-    Raises `ConflictError(message)` when another process holds it.
+    False where another one has it; the kernel frees it when its holder dies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConflictError(message) from None
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def exclusive_lock(path: Path, message: str) -> Iterator[None]:
+    """Hold `try_lock`'s lock; raises `ConflictError(message)` when another process has it."""
+    with try_lock(path) as is_mine:
+        if not is_mine:
+            raise ConflictError(message)
         yield
 
 

@@ -85,6 +85,15 @@ def test_data() -> Path:
     return Path(os.environ["SMALLBENCH_TEST_DATA"])
 
 
+@pytest.fixture
+def no_wandb_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No key, no settings and no address of whoever runs the tests."""
+    for name in [n for n in os.environ if n.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     if torch := sys.modules.get("torch"):

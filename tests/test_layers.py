@@ -25,7 +25,7 @@ LAYERS = [
     {"smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},
     {"smallbench.train"},
-    {"smallbench.export", "smallbench.glue"},
+    {"smallbench.export", "smallbench.glue", "smallbench.report"},
     {"smallbench.leaderboard"},
     {"smallbench.recipes"},
     {"jobs"},
@@ -39,6 +39,8 @@ ONLY_IN = {
     "deepspeed": "smallbench.train.deepspeed_engine",
     "pynvml": "smallbench.train.usage",
     "codecarbon": "smallbench.train.usage",
+    "wandb_workspaces": "smallbench.tracking.dashboard",
+    "tensorboardX": "smallbench.report.tensorboard",
 }
 
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "matplotlib", "fire")
@@ -197,6 +199,10 @@ def test_the_leaderboard_is_built_without_heavy_packages() -> None:
     assert names
     names += [m for m in modules() if m.removeprefix("smallbench.glue.") in needed]
     import_without(HEAVY, sorted(names))
+
+
+def test_a_report_is_drawn_without_heavy_packages() -> None:
+    import_without(HEAVY, sorted(m for m in modules() if m.startswith("smallbench.report")))
 
 
 def test_recipes_and_configurations_are_read_without_heavy_packages() -> None:

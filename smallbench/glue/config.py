@@ -1,4 +1,7 @@
-"""Configuration of a fine-tuning. No torch here: `--help` reads this file."""
+"""Configuration that fine-tuning runs share; each has a learning rate and a seed of its own.
+
+No torch here: `--help` reads this file.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,8 @@ from smallbench.config import option, require
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Hyper-parameters of one fine-tuning; the defaults fit small encoders."""
+    """Hyper-parameters; the defaults are those of protocol robust-v1."""
 
-    learning_rate: float = option(
-        3e-4,  # ELECTRA-Small's (Clark et al. 2020, table 7); small encoders need more than BERT's
-        help="peak learning rate",
-    )
     epochs: int | None = option(None, help="passes over train; none: 3 for large tasks, else 10")
     batch_size: int = option(32, help="rows per optimizer step")
     max_length: int = option(128, help="tokens; longer inputs are cut")
@@ -29,7 +28,6 @@ class FinetuneConfig:
     precision: str = option("auto", help="auto, bf16, fp16 or fp32")
 
     def __post_init__(self) -> None:
-        require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "at least 0")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         require(self.clip_norm > 0, "clip_norm", self.clip_norm, "over 0")
         key = "warmup_fraction"

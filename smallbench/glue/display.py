@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from datetime import timedelta
 from types import TracebackType
 
 from tqdm import tqdm
@@ -15,19 +15,22 @@ from smallbench.glue.tasks import TASKS
 
 
 class GridDisplay:
-    """A bar over all training examples on a terminal, else one JSON line for each run."""
+    """A bar over all work on a terminal, else one JSON line for each run.
 
-    def __init__(self, examples_per_run: Sequence[int]) -> None:
-        self._examples = list(examples_per_run)
-        self._finished = 0
+    Work is in any unit in which all runs can be compared.
+    """
+
+    def __init__(self, *, num_runs: int, work: int) -> None:
+        self._num_runs, self._work = num_runs, work
+        self._num_finished = self._done = self._found = 0
+        self._is_waiting = False
+        self._start = time.monotonic()
         self._bar = tqdm(
-            total=sum(self._examples),
-            unit="example",
-            unit_scale=True,
+            total=work,
+            bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}",
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
-        self._start, self._skipped_examples = time.monotonic(), 0
 
     def __enter__(self) -> GridDisplay:
         return self
@@ -40,42 +43,65 @@ class GridDisplay:
     ) -> None:
         self._bar.close()
 
-    def step(self, name: str, fraction: float) -> None:
-        """The current run has done `fraction` of its steps."""
-        self._bar.set_description_str(name, refresh=False)
-        done = sum(self._examples[: self._finished]) + fraction * self._examples[self._finished]
-        self._bar.update(int(done) - self._bar.n)
-
-    def result(self, run: RunResult, *, was_stored: bool) -> None:
-        """A run has ended, or was found stored."""
-        if was_stored:
-            self._skipped_examples += self._examples[self._finished]
-        self._finished += 1
-        done = sum(self._examples[: self._finished])
+    def step(self, name: str, work: int, fraction: float) -> None:
+        """The current run has done `fraction` of its work."""
+        done = self._done + int(fraction * work)
+        self._bar.set_description_str(f"{name} ({self._num_finished + 1}/{self._num_runs})", False)
+        eta = self._eta_seconds(done)
+        if eta is not None:
+            self._bar.set_postfix_str(f"ETA {timedelta(seconds=round(eta))}", False)
         self._bar.update(done - self._bar.n)
-        remaining = sum(self._examples) - done
-        worked = done - self._skipped_examples
-        elapsed = time.monotonic() - self._start
-        eta = remaining * elapsed / worked if worked else None
+
+    def wait(self, num_runs: int) -> None:
+        """Nothing is left but what other processes are doing."""
+        if not self._is_waiting:
+            message = f"waiting for other workers to finish {num_runs} runs"
+            self._bar.write(message, sys.stderr)
+        self._is_waiting = True
+
+    def result(self, run: RunResult, work: int, *, was_stored: bool) -> None:
+        """A run has ended, or was found stored."""
+        # What is found before the first own run has ended was there before; later ones are the
+        # work of processes beside this one, and tell how fast all of them are.
+        if was_stored and self._done == self._found:
+            self._found += work
+        self._num_finished += 1
+        self._done += work
+        self._bar.update(self._done - self._bar.n)
+        eta = self._eta_seconds(self._done)
         task, settings = TASKS[run.settings.task], run.settings
-        count = f"{self._finished}/{len(self._examples)}"
+        count = f"{self._num_finished}/{self._num_runs}"
         if self._bar.disable:
             line = {
                 "event": "run",
                 "task": task.name,
+                "split": settings.split,
+                "learning_rate": settings.learning_rate,
                 "seed": settings.seed,
                 task.ranking_metric: run.score,
-                "seconds": round(run.seconds, 1),
-                "examples_per_second": round(run.examples_per_second, 1),
+                "failed": run.failed,
+                "seconds": _rounded(run.seconds),
+                "examples_per_second": _rounded(run.examples_per_second),
                 "was_stored": was_stored,
                 "run": count,
-                "eta_seconds": None if eta is None else round(eta, 1),
+                "eta_seconds": _rounded(eta),
             }
             print(json.dumps(line), flush=True)
         else:
-            how = "stored" if was_stored else f"{run.seconds:.0f} s"
+            how = "stored" if was_stored else f"{run.seconds or 0:.0f} s"
+            failed = ", learned nothing" if run.failed else ""
             self._bar.write(
-                f"{count} {task.title} seed {settings.seed}: {task.ranking_metric} "
-                f"{run.score:.2f} ({how})",
+                f"{count} {task.title} {settings.split}, learning rate {settings.learning_rate}, "
+                f"seed {settings.seed}: {task.ranking_metric} {run.score:.2f} ({how}{failed})",
                 sys.stderr,
             )
+
+    def _eta_seconds(self, done: int) -> float | None:
+        """Until all is done, at the pace so far; None before there is one."""
+        worked = done - self._found
+        elapsed = time.monotonic() - self._start
+        return (self._work - done) * elapsed / worked if worked else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)

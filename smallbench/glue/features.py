@@ -35,15 +35,14 @@ class Features:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def first(self, count: int | None) -> Features:
-        """The first `count` rows, or all."""
-        if count is None or count >= len(self):
-            return self
+    def take(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> Features:
+        """The given rows, in their order."""
+        types = self.token_type_ids
         return replace(
             self,
-            input_ids=self.input_ids[:count],
-            token_type_ids=None if self.token_type_ids is None else self.token_type_ids[:count],
-            labels=None if self.labels is None else self.labels[:count],
+            input_ids=[self.input_ids[row] for row in rows],
+            token_type_ids=None if types is None else [types[row] for row in rows],
+            labels=None if self.labels is None else self.labels[np.asarray(rows)],
         )
 
     def lengths(self) -> np.ndarray[Any, Any]:

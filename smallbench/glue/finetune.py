@@ -8,9 +8,8 @@ dropout as the model's configuration has it, the last step's weights, one evalua
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,12 @@ import torch
 
 from smallbench.errors import ConfigError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.display import GridDisplay
 from smallbench.glue.encoder import Encoder
 from smallbench.glue.features import EpochBatches, Features, tokenize
 from smallbench.glue.readers import TaskData
 from smallbench.glue.results import (
     RunResult,
     RunSettings,
-    find_run,
     run_directory,
     score_run,
     write_run,
@@ -42,7 +39,7 @@ from smallbench.train.trainer import Progress, StepResult, Trainer
 
 
 def settings_for(
-    encoder: Encoder, data: TaskData, config: FinetuneConfig, *, seed: int
+    encoder: Encoder, data: TaskData, config: FinetuneConfig, *, learning_rate: float, seed: int
 ) -> RunSettings:
     """What identifies a run of `encoder` on `data`."""
     return RunSettings(
@@ -50,7 +47,7 @@ def settings_for(
         model=encoder.name,
         model_sha256=encoder.sha256,
         num_parameters=encoder.num_parameters,
-        learning_rate=config.learning_rate,
+        learning_rate=learning_rate,
         seed=seed,
         epochs=num_epochs(data.task, config),
         batch_size=config.batch_size,
@@ -62,6 +59,7 @@ def settings_for(
         max_train_examples=config.max_train_examples,
         is_sample=data.is_sample,
         random_init=encoder.random_init,
+        split=data.scored_splits[0],
     )
 
 
@@ -91,6 +89,7 @@ def finetune(
     data: TaskData,
     config: FinetuneConfig,
     *,
+    learning_rate: float,
     seed: int,
     out: Path,
     features: Mapping[str, Features] | None = None,
@@ -103,15 +102,15 @@ def finetune(
     fraction of steps done. Raises `InterruptedRunError` when `should_stop` turned true; nothing is
     stored of a run that did not end.
     """
-    settings = settings_for(encoder, data, config, seed=seed)
+    data = data.first(config.max_train_examples)
+    settings = settings_for(encoder, data, config, learning_rate=learning_rate, seed=seed)
     task = data.task
     features = features or tokenize_task(encoder, data, config)
-    train = features["train"].first(config.max_train_examples)
     device = choose_device(config.device)
     torch.manual_seed(seed)
     objective = Classification(encoder.classifier(task), is_regression=task.is_regression)
     optim = OptimConfig(
-        learning_rate=config.learning_rate,
+        learning_rate=learning_rate,
         epsilon=1e-8,  # torch's and transformers' default; pretraining's 1e-6 is BERT's
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
@@ -119,7 +118,9 @@ def finetune(
     engine = TorchEngine(
         objective, optim, device=device, precision=choose_precision(config.precision, device)
     )
-    batches = EpochBatches(train, batch_size=config.batch_size, epochs=settings.epochs, seed=seed)
+    batches = EpochBatches(
+        features["train"], batch_size=config.batch_size, epochs=settings.epochs, seed=seed
+    )
     num_steps = batches.num_steps
     num_warmup_steps = int(config.warmup_fraction * num_steps)
     start = time.perf_counter()
@@ -128,7 +129,7 @@ def finetune(
         engine=engine,
         batches=batches,
         learning_rate=lambda step: (
-            config.learning_rate * linear_decay(step, total=num_steps, warmup=num_warmup_steps)
+            learning_rate * linear_decay(step, total=num_steps, warmup=num_warmup_steps)
         ),
         budget=Budget(max_steps=num_steps),
         callbacks=[_Tell(on_progress, num_steps)],
@@ -150,7 +151,7 @@ def finetune(
         data,
         predictions,
         seconds=time.perf_counter() - start,
-        examples_per_second=num_training_examples(data, config) / train_seconds,
+        examples_per_second=num_training_examples(data, settings.epochs) / train_seconds,
     )
     write_run(run_directory(out, settings), result, predictions)
     return result
@@ -182,51 +183,11 @@ class _Tell:
         self.on_progress(progress.step / self.num_steps)
 
 
-def num_training_examples(data: TaskData, config: FinetuneConfig) -> int:
-    """Training examples that a run goes through, over all its epochs."""
-    num_rows = len(data.splits["train"])
-    if config.max_train_examples is not None:
-        num_rows = min(num_rows, config.max_train_examples)
-    return num_epochs(data.task, config) * num_rows
+def num_training_examples(data: TaskData, epochs: int) -> int:
+    """Training examples that a run goes through."""
+    return epochs * len(data.splits["train"])
 
 
 def num_epochs(task: Task, config: FinetuneConfig) -> int:
     """The configured number of epochs, or the task's own."""
     return task.default_epochs if config.epochs is None else config.epochs
-
-
-def run_grid(
-    encoder: Encoder,
-    tasks: Sequence[TaskData],
-    config: FinetuneConfig,
-    *,
-    seeds: Sequence[int],
-    out: Path,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> list[RunResult]:
-    """`finetune` for each task and seed, shown as it goes; stored runs are not repeated."""
-    runs = [(data, seed) for data in tasks for seed in seeds]
-    results = []
-    with GridDisplay([num_training_examples(data, config) for data, _ in runs]) as display:
-        tokenized: tuple[str, dict[str, Features]] = ("", {})
-        for data, seed in runs:
-            name = f"{data.task.title} seed {seed}"
-            settings = settings_for(encoder, data, config, seed=seed)
-            result = find_run(run_directory(out, settings), settings, data_sha256=data.sha256)
-            was_stored = result is not None
-            if result is None:
-                if tokenized[0] != data.task.name:  # once for all seeds of a task
-                    tokenized = (data.task.name, tokenize_task(encoder, data, config))
-                result = finetune(
-                    encoder,
-                    data,
-                    config,
-                    seed=seed,
-                    out=out,
-                    features=tokenized[1],
-                    on_progress=partial(display.step, name),
-                    should_stop=should_stop,
-                )
-            display.result(result, was_stored=was_stored)
-            results.append(result)
-    return results

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,42 @@ class Examples:
     def __len__(self) -> int:
         return len(self.first)
 
+    def take(self, rows: Sequence[int] | NDArray[np.int64], *, split: str) -> Examples:
+        """The given rows as a split of their own, with its own hash."""
+        return _assemble(
+            split,
+            tuple(self.first[row] for row in rows),
+            None if self.second is None else tuple(self.second[row] for row in rows),
+            None if self.labels is None else self.labels[np.asarray(rows)],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """The splits of one task that a source has; `train` and the dev splits are always there."""
+    """The splits of one task that a source has: `train`, those that are scored, those that are not.
+
+    The scored ones are the dev splits, of which a source has all, or `choice` (see `choice`).
+    """
 
     task: Task
     source: str
     splits: Mapping[str, Examples]
     is_sample: bool
     """Whether these are generated stand-ins; scores on them say nothing about GLUE."""
+
+    @property
+    def scored_splits(self) -> tuple[str, ...]:
+        """Names of the labelled splits that no run is trained on, the ranked one first."""
+        return tuple(n for n, e in self.splits.items() if n != "train" and e.labels is not None)
+
+    def first(self, count: int | None) -> TaskData:
+        """With no more than the first `count` rows of `train`; None: all."""
+        train = self.splits["train"]
+        if count is None or count >= len(train):
+            return self
+        return replace(
+            self, splits={**self.splits, "train": train.take(range(count), split="train")}
+        )
 
     @property
     def sha256(self) -> dict[str, str]:
@@ -97,7 +123,7 @@ def load_task(task: Task, source: str | Path) -> TaskData:
         )
     splits = {}
     for split in task.splits:
-        path = folder / split.file
+        path = root / (split.folder or task.directory) / split.file
         if path.is_file():
             splits[split.name] = read_tsv(task, split, path)
         elif not split.is_test:
@@ -202,8 +228,12 @@ def _load_hub(task: Task) -> TaskData:
             "reading GLUE from the hub needs the package datasets; "
             "pip install 'smallbench[train]', or give --glue a folder in the official layout"
         ) from None
+    configs = {split.hub_config or task.hub_config for split in task.splits}
     try:
-        tables = datasets.load_dataset(HUB_DATASET, task.hub_config, revision=HUB_REVISION)
+        tables = {
+            config: datasets.load_dataset(HUB_DATASET, config, revision=HUB_REVISION)
+            for config in sorted(configs)
+        }
     except (OSError, datasets.exceptions.DatasetsError) as error:
         raise UnavailableError(
             f"cannot load {HUB_DATASET} ({task.hub_config}) from the hub: {error}; "
@@ -211,9 +241,10 @@ def _load_hub(task: Task) -> TaskData:
         ) from None
     splits = {}
     for split in task.splits:
-        if split.hub not in tables:
-            raise DataError(f"{HUB_DATASET} ({task.hub_config}) has no split {split.hub}")
-        table = tables[split.hub]
+        config = split.hub_config or task.hub_config
+        if split.hub not in tables[config]:
+            raise DataError(f"{HUB_DATASET} ({config}) has no split {split.hub}")
+        table = tables[config][split.hub]
         names = getattr(table.features["label"], "names", None)
         splits[split.name] = examples_from_hub(task, split, table, label_names=names)
     return TaskData(
@@ -272,23 +303,37 @@ def _examples(
 ) -> Examples:
     if not rows:
         raise DataError(f"{source} has no rows")
+    labels = None if split.is_test else _label_array(task, [row.label for row in rows])
+    first = tuple(row.texts[0] for row in rows)
+    second = tuple(row.texts[1] for row in rows) if len(task.hub_texts) == 2 else None
+    return _assemble(split.name, first, second, labels, num_skipped=num_skipped)
+
+
+def _label_array(task: Task, values: list[Any]) -> NDArray[np.int64] | NDArray[np.float64]:
+    if task.is_regression:
+        return np.array(values, dtype=np.float64)
+    return np.array(values, dtype=np.int64)
+
+
+def _assemble(
+    split: str,
+    first: tuple[str, ...],
+    second: tuple[str, ...] | None,
+    labels: NDArray[np.int64] | NDArray[np.float64] | None,
+    *,
+    num_skipped: int = 0,
+) -> Examples:
     sha256 = hashlib.sha256()
-    for number, row in enumerate(rows):
-        label = f"{row.label:.3f}" if isinstance(row.label, float) else row.label
-        sha256.update(json.dumps([number, *row.texts, label]).encode() + b"\n")
-    labels: NDArray[np.int64] | NDArray[np.float64] | None = None
-    if not split.is_test:
-        values = [row.label for row in rows]
-        labels = (
-            np.array(values, dtype=np.float64)
-            if task.is_regression
-            else np.array(values, dtype=np.int64)
-        )
+    columns: list[Iterable[Any]] = [first] if second is None else [first, second]
+    columns.append([None] * len(first) if labels is None else labels.tolist())
+    for number, (*texts, label) in enumerate(zip(*columns, strict=True)):
+        text = f"{label:.3f}" if isinstance(label, float) else label
+        sha256.update(json.dumps([number, *texts, text]).encode() + b"\n")
     return Examples(
-        split=split.name,
-        index=np.arange(len(rows), dtype=np.int64),
-        first=tuple(row.texts[0] for row in rows),
-        second=tuple(row.texts[1] for row in rows) if len(task.hub_texts) == 2 else None,
+        split=split,
+        index=np.arange(len(first), dtype=np.int64),
+        first=first,
+        second=second,
         labels=labels,
         sha256=sha256.hexdigest(),
         num_skipped=num_skipped,

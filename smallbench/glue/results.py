@@ -2,10 +2,14 @@
 
 A run is one folder, `OUT/runs/TASK/lr-1e-04_epochs-3_seed-1/`:
 
-- `dev.tsv` (for MNLI also `dev_mismatched.tsv`), optionally `test.tsv`: `index<TAB>prediction`, a
-  class name or a number with every digit, so that metrics can be recomputed exactly;
+- `dev.tsv` (for MNLI also `dev_mismatched.tsv`), and `test.tsv` where the data have it:
+  `index<TAB>prediction`, a class name or a number with every digit, so that metrics can be
+  recomputed exactly;
+- `timing.json`: how long it took, and nothing else that differs when the run is repeated;
 - `result.json`: settings, hashes of the data, metrics. Written last: its presence means that the
   run is complete.
+
+A run that helps to choose a learning rate is named `choice_lr-…` and has `choice.tsv` instead.
 """
 
 from __future__ import annotations
@@ -13,9 +17,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -23,14 +26,14 @@ from numpy.typing import NDArray
 
 from smallbench import config, files
 from smallbench.errors import ConfigError, DataError
+from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.readers import TaskData
 from smallbench.glue.tasks import TASKS, Task, task_named
 
 RESULT_FILE = "result.json"
-FORMAT = "smallbench-glue-run-1"
-NOTHING = "–"
-"""What a table shows where there is no number."""
+TIMING_FILE = "timing.json"
+FORMAT = "smallbench-glue-run-2"
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class RunSettings:
     clip_norm: float
     precision: str
     """What it ran in: `fp32`, `bf16` or `fp16`."""
-    protocol: str = "single"
-    """`single`: one learning rate, given by the user; declared names for everything else."""
+    split: str = "dev"
+    """What it is scored on: `dev`, or `choice`, a part of train that it was not trained on."""
     max_train_examples: int | None = None
     """Trained on no more than this many rows; None: on all, as every protocol demands."""
     is_sample: bool = False
@@ -63,10 +66,18 @@ class RunSettings:
     random_init: bool = False
     """The encoder's weights were drawn at random: a baseline without pretraining."""
 
+    def __post_init__(self) -> None:
+        config.require(self.split in {"dev", CHOICE}, "split", self.split, f"dev or {CHOICE}")
+
+    @property
+    def scored_splits(self) -> tuple[str, ...]:
+        """Names of the splits that have metrics, the ranked one first."""
+        return TASKS[self.task].dev_splits if self.split == "dev" else (self.split,)
+
 
 @dataclass(frozen=True)
 class SplitResult:
-    """Scores of one dev split: fractions and correlations, not yet × 100."""
+    """Scores of one split: fractions and correlations, not yet × 100."""
 
     metrics: dict[str, float]
     num_examples: int
@@ -80,18 +91,24 @@ class RunResult:
 
     settings: RunSettings
     splits: dict[str, SplitResult]
-    """Dev split name to its scores."""
+    """Name of a scored split to its scores."""
     data_sha256: dict[str, str]
     """Split name to the hash of its rows (`Examples.sha256`)."""
-    seconds: float
+    seconds: float | None = field(default=None, compare=False)
     """Wall time of the fine-tuning."""
-    examples_per_second: float
+    examples_per_second: float | None = field(default=None, compare=False)
     """Training examples."""
 
     @property
     def score(self) -> float:
-        """The cell of this run: the task's ranking metric on `dev`, × 100."""
-        return leaderboard_score(TASKS[self.settings.task], self.splits["dev"].metrics)
+        """The cell of this run: the task's ranking metric on what it is scored on, × 100."""
+        scores = self.splits[self.settings.split]
+        return leaderboard_score(TASKS[self.settings.task], scores.metrics)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it learned nothing there."""
+        return self.splits[self.settings.split].failed
 
 
 def score_run(
@@ -99,15 +116,15 @@ def score_run(
     data: TaskData,
     predictions: Mapping[str, NDArray[Any]],
     *,
-    seconds: float,
-    examples_per_second: float,
+    seconds: float | None = None,
+    examples_per_second: float | None = None,
 ) -> RunResult:
     """Compute the result of a run from its predictions: split name → [N] classes or scores."""
     task = data.task
     splits = {}
-    for name in task.dev_splits:
+    for name in data.scored_splits:
         labels = data.splits[name].labels
-        assert labels is not None, "a dev split has labels"
+        assert labels is not None
         splits[name] = SplitResult(
             metrics=compute_metrics(task, predictions[name], labels),
             num_examples=len(labels),
@@ -127,10 +144,15 @@ def score_run(
 
 def run_directory(out: Path, settings: RunSettings) -> Path:
     """The folder of a run below `out`: `runs/cola/lr-1e-04_epochs-3_seed-1`."""
+    return out / "runs" / settings.task / run_name(settings)
+
+
+def run_name(settings: RunSettings) -> str:
+    """The last part of that, by which a task's runs differ."""
     mantissa, _, exponent = f"{settings.learning_rate:.6e}".partition("e")
     rate = f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
-    name = f"lr-{rate}_epochs-{settings.epochs}_seed-{settings.seed}"
-    return out / "runs" / settings.task / name
+    kind = "" if settings.split == "dev" else f"{settings.split}_"
+    return f"{kind}lr-{rate}_epochs-{settings.epochs}_seed-{settings.seed}"
 
 
 def write_run(directory: Path, result: RunResult, predictions: Mapping[str, NDArray[Any]]) -> None:
@@ -141,14 +163,14 @@ def write_run(directory: Path, result: RunResult, predictions: Mapping[str, NDAr
     for split, values in predictions.items():
         words = [_prediction_text(task, value) for value in np.asarray(values).tolist()]
         lines = ["index\tprediction", *(f"{i}\t{word}" for i, word in enumerate(words))]
-        files.write_text(directory / f"{task.split(split).name}.tsv", "\n".join(lines) + "\n")
+        files.write_text(directory / f"{split}.tsv", "\n".join(lines) + "\n")
+    timing = {"seconds": result.seconds, "examples_per_second": result.examples_per_second}
+    files.write_json(directory / TIMING_FILE, timing)
     content = {
         "format": FORMAT,
         "settings": config.to_dict(result.settings),
         "splits": {name: config.to_dict(split) for name, split in result.splits.items()},
         "data_sha256": result.data_sha256,
-        "seconds": result.seconds,
-        "examples_per_second": result.examples_per_second,
     }
     files.write_json(directory / RESULT_FILE, content)
 
@@ -166,7 +188,8 @@ def read_run(directory: Path) -> RunResult:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DataError(f"no {FORMAT}")
-        return _result_from(content)
+        timing = directory / TIMING_FILE
+        return _result_from(content, files.read_json(timing) if timing.is_file() else {})
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -177,11 +200,11 @@ def read_run(directory: Path) -> RunResult:
         ) from None
 
 
-def _result_from(content: Mapping[str, Any]) -> RunResult:
+def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunResult:
     settings = config.from_dict(RunSettings, content["settings"], prefix="settings.")
     task = task_named(settings.task)
     splits = {}
-    for name in task.dev_splits:
+    for name in settings.scored_splits:
         part = content["splits"][name]
         metrics = {key: float(part["metrics"][key]) for key in task.metrics}
         if not all(math.isfinite(value) for value in metrics.values()):
@@ -198,14 +221,14 @@ def _result_from(content: Mapping[str, Any]) -> RunResult:
         settings=settings,
         splits=splits,
         data_sha256={str(name): str(sha) for name, sha in content["data_sha256"].items()},
-        seconds=config.read_value("seconds", content["seconds"], float),
-        examples_per_second=config.read_value(
-            "examples_per_second", content["examples_per_second"], float
-        ),
+        **{
+            key: config.read_value(key, timing.get(key), float | None)
+            for key in ("seconds", "examples_per_second")
+        },
     )
 
 
-_KEYS = {"format", "settings", "splits", "data_sha256", "seconds", "examples_per_second"}
+_KEYS = {"format", "settings", "splits", "data_sha256"}
 
 
 def find_run(
@@ -286,160 +309,67 @@ def check_run(directory: Path, data: TaskData) -> RunResult:
     if run.settings.task != task.name:
         raise DataError(f"{directory} is a run of {run.settings.task}, not of {task.name}")
     predictions = {}
-    for name in task.dev_splits:
+    for name in data.scored_splits:
         if run.data_sha256.get(name) != data.splits[name].sha256:
             raise DataError(f"{directory}: {name} was scored on other rows than {data.source} has")
         predictions[name] = read_predictions(directory, task, name)
-    again = score_run(
-        run.settings,
-        data,
-        predictions,
-        seconds=run.seconds,
-        examples_per_second=run.examples_per_second,
-    )
+    again = score_run(run.settings, data, predictions)
     if again.splits != run.splits:
         raise DataError(f"{directory}: stored metrics are not those of its stored predictions")
     return run
 
 
-# ---- many runs
-
-
-@dataclass(frozen=True)
-class TaskSummary:
-    """Scores (× 100) of one task's runs, one run a seed."""
-
-    task: str
-    num_runs: int
-    mean: float
-    sd: float | None
-    """Sample standard deviation over seeds; None for one run."""
-    median: float
-    minimum: float
-    maximum: float
-    num_failed: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One model's scores. All means are plain."""
-
-    model: str
-    model_sha256: str
-    num_parameters: int
-    protocol: str
-    max_train_examples: int | None
-    is_sample: bool
-    random_init: bool
-    tasks: dict[str, TaskSummary]
-    """In the order of the paper's columns."""
-
-    @property
-    def average(self) -> float | None:
-        """AVG, the mean over all eight tasks; None unless all are there."""
-        return self.mean_of_present if len(self.tasks) == len(TASKS) else None
-
-    @property
-    def mean_of_present(self) -> float:
-        """The mean over the tasks that are there. Comparable only between equal sets of tasks."""
-        return fmean(task.mean for task in self.tasks.values())
-
-
 def group_runs(runs: Iterable[RunResult]) -> list[list[RunResult]]:
-    """Runs of one model under one protocol together, in order of appearance."""
+    """Runs of one model on the same amount of data together, in order of appearance."""
     groups: dict[tuple[Any, ...], list[RunResult]] = {}
     for run in runs:
         s = run.settings
         model = (s.model, s.model_sha256, s.random_init)
-        groups.setdefault((*model, s.protocol, s.max_train_examples, s.is_sample), []).append(run)
+        groups.setdefault((*model, s.max_train_examples, s.is_sample), []).append(run)
     return list(groups.values())
 
 
-def summarize(runs: Sequence[RunResult]) -> Summary:
-    """Mean and spread over seeds of one model's runs.
+def merge_runs(sources: Sequence[Path], out: Path) -> list[RunResult]:
+    """Copy the finished runs below each of `sources` to `out`; all that `out` has then.
 
-    Raises `DataError` for runs that are no repetitions of each other: two models, two settings or
-    data sets of one task, or one seed twice. A mean over those would hide a choice.
+    Raises `DataError`, before anything is copied, where two of them are not of one model or where
+    one run is there twice with different content.
     """
-    groups = group_runs(runs)
-    if len(groups) != 1:
+    places = [*sources, *([out] if (out / "runs").is_dir() else [])]
+    found: dict[Path, tuple[Path, dict[str, bytes]]] = {}
+    everything = [(place, run) for place in places for run in read_runs(place)]
+    groups = group_runs(run for _, run in everything)
+    if len(groups) > 1:
         models = ", ".join(group[0].settings.model for group in groups)
-        raise DataError(f"expected the runs of one model under one protocol, found: {models}")
-    tasks = {}
-    for name in TASKS:
-        of_task = [run for run in runs if run.settings.task == name]
-        if of_task:
-            _check_repetitions(name, of_task)
-            scores = [run.score for run in of_task]
-            tasks[name] = TaskSummary(
-                task=name,
-                num_runs=len(scores),
-                mean=fmean(scores),
-                sd=stdev(scores) if len(scores) > 1 else None,
-                median=median(scores),
-                minimum=min(scores),
-                maximum=max(scores),
-                num_failed=sum(run.splits["dev"].failed for run in of_task),
-            )
-    settings = runs[0].settings
-    return Summary(
-        model=settings.model,
-        model_sha256=settings.model_sha256,
-        num_parameters=settings.num_parameters,
-        protocol=settings.protocol,
-        max_train_examples=settings.max_train_examples,
-        is_sample=settings.is_sample,
-        random_init=settings.random_init,
-        tasks=tasks,
-    )
-
-
-def _check_repetitions(task: str, runs: Sequence[RunResult]) -> None:
-    first = runs[0]
-    seeds = set()
-    for run in runs:
-        same = replace(run.settings, seed=first.settings.seed)
-        different = config.differing_keys(config.to_dict(first.settings), config.to_dict(same))
-        if different:
-            key, values = next(iter(different.items()))
-            raise DataError(
-                f"runs of {task} mix {key} {values[0]!r} and {values[1]!r}, so their mean is no "
-                f"spread over seeds; keep each setting in an --out of its own"
-            )
-        if run.data_sha256 != first.data_sha256:
-            raise DataError(f"runs of {task} were made on different data; keep them apart")
-        if run.settings.seed in seeds:
-            raise DataError(f"two runs of {task} have seed {run.settings.seed}")
-        seeds.add(run.settings.seed)
-
-
-def results_table(summary: Summary) -> str:
-    """A model's scores as a Markdown table: spread over seeds for each task, then AVG."""
-
-    def number(value: float | None) -> str:
-        return NOTHING if value is None else f"{value:.2f}"
-
-    lines = [
-        "| Task | Metric | Mean | SD | Median | Min | Max | Runs | Failed |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for name, s in summary.tasks.items():
-        scores = (s.mean, s.sd, s.median, s.minimum, s.maximum)
-        cells = [
-            TASKS[name].title,
-            TASKS[name].ranking_metric,
-            *map(number, scores),
-            str(s.num_runs),
-            str(s.num_failed),
+        raise DataError(f"these runs are not all of one model and data: {models}; keep them apart")
+    for place, run in everything:
+        directory, target = run_directory(place, run.settings), run_directory(out, run.settings)
+        content = {
+            path.name: path.read_bytes()
+            for path in sorted(directory.iterdir())
+            if path.suffix in {".tsv", ".json"}
+        }
+        for name in run.settings.scored_splits:
+            values = read_predictions(directory, TASKS[run.settings.task], name)
+            if len(values) != run.splits[name].num_examples:
+                raise DataError(
+                    f"{directory}/{name}.tsv has {len(values)} predictions, expected "
+                    f"{run.splits[name].num_examples}; delete the folder and run it again"
+                )
+        first, known = found.setdefault(target, (directory, content))
+        differing = [
+            name
+            for name in sorted({*known, *content} - {TIMING_FILE})
+            if known.get(name) != content.get(name)
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"AVG over all eight tasks: {number(summary.average)}"]
-    if summary.average is None:
-        missing = ", ".join(TASKS[name].title for name in TASKS if name not in summary.tasks)
-        lines[-1] += (
-            f" (missing: {missing}). Mean over the {len(summary.tasks)} present: "
-            f"{summary.mean_of_present:.2f}"
-        )
-    if summary.is_sample:
-        lines += ["", "*Sample*: scored on generated stand-ins, which say nothing about GLUE."]
-    return "\n".join(lines) + "\n"
+        if differing:
+            raise DataError(
+                f"{directory / differing[0]} and {first / differing[0]} are of the same run and "
+                "differ; repeat it on one machine and delete the other"
+            )
+    for target, (directory, content) in found.items():
+        if directory != target:
+            # The result last: its presence vouches for the rest.
+            for name in sorted(content, key=lambda name: name == RESULT_FILE):
+                files.write_bytes(target / name, content[name])
+    return read_runs(out)

@@ -50,15 +50,16 @@ def write_sample_glue(directory: Path, *, seed: int = 0) -> None:
     files.write_text(directory / "README.md", _README)
     for task in TASKS.values():
         for split, examples in generate(task, seed=seed).items():
-            rows = _file_rows(task, task.split(split), examples)
+            place = task.split(split)
+            rows = _file_rows(task, place, examples)
             text = "".join("\t".join(row) + "\n" for row in rows)
-            files.write_text(directory / task.directory / task.split(split).file, text)
+            files.write_text(directory / (place.folder or task.directory) / place.file, text)
 
 
 def generate(task: Task, *, seed: int = 0) -> dict[str, list[Pair]]:
     """Split name to examples; no texts occur twice in a task, within or across splits.
 
-    MNLI's mismatched splits are drawn like its matched ones.
+    MNLI's mismatched and diagnostic splits are drawn like its matched ones.
     """
     random = Random(f"{task.name} {seed}")  # noqa: S311 - sentences, not secrets
     generator, used = _GENERATORS[task.name], set()
@@ -77,7 +78,9 @@ def _file_rows(task: Task, split: Split, examples: list[Pair]) -> list[list[str]
     """A file's rows in the official columns, header first where there is one."""
     columns = _COLUMNS[task.name]
     if split.is_test:
-        columns = _TEST_COLUMNS.get(task.name, ("index", *task.tsv_texts))
+        columns = ("index", *task.tsv_texts)
+        if split.folder is None:
+            columns = _TEST_COLUMNS.get(task.name, columns)
     elif task.name == "mnli" and split.name == "train":
         columns = tuple(name for name in columns if name not in _ANNOTATORS)
     rows = [] if task.headerless and not split.is_test else [list(columns)]

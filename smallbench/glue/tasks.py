@@ -17,12 +17,16 @@ class Split:
     """One split of a task: where it is kept and how many rows the official release has."""
 
     name: str
-    """`train`, `dev`, `test`, and for MNLI `dev_mismatched`, `test_mismatched`."""
+    """`train`, `dev`, `test`, and for MNLI `dev_mismatched`, `test_mismatched`, `test_ax`."""
     file: str
     hub: str
     num_rows: int
     submission: str | None = None
     """Name of the file in an official submission; test splits only."""
+    folder: str | None = None
+    """Where it lies in the official layout, if not in the task's own folder."""
+    hub_config: str | None = None
+    """Likewise, its configuration in `nyu-mll/glue`."""
 
     @property
     def is_test(self) -> bool:
@@ -204,6 +208,8 @@ _ROWS = (
             Split(
                 "test_mismatched", "test_mismatched.tsv", "test_mismatched", 9_847, "MNLI-mm.tsv"
             ),
+            # The diagnostic set: never scored here, predicted by the MNLI model for a submission.
+            Split("test_ax", "AX.tsv", "test", 1_104, "AX.tsv", folder="AX", hub_config="ax"),
         ),
         default_epochs=3,
         default_num_seeds=3,

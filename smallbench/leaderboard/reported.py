@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from smallbench.leaderboard.entry import SCHEMA_VERSION, SIZE_NAMES, Entry, Links, Model, Reported
+
+SOURCE = "Small-Bench NLP, arXiv 2109.10847: the leaderboard's dev scores"
+AUTHORS = ("Kamal Raj Kanakarajan", "Bhuvana Kundumani", "Malaikannan Sankarasubbu")
+PAPER = "https://arxiv.org/abs/2109.10847"
+PUBLISHED = "2021-09-22"
 BEST_DEV = "Best dev score over the authors' trials, whose number is not given."
 UPSTREAM_ORDER = "The published leaderboard ranks RoBERTa above BERT, against its own averages."
 
@@ -17,6 +23,8 @@ class ReportedRow:
     """One published row; `scores` are × 100, in the order and units of the paper's table."""
 
     name: str
+    architecture: str
+    objective: str
     params_millions: float
     scores: dict[str, float]
     """Task name to cell; empty for a reference of which only AVG is given."""
@@ -33,6 +41,8 @@ def _cells(*values: float) -> dict[str, float]:
 REPORTED: tuple[ReportedRow, ...] = (
     ReportedRow(
         name="ELECTRA-DeBERTa",
+        architecture="deberta",
+        objective="replaced_token",
         params_millions=15.1,
         scores=_cells(57.50, 90.40, 88.22, 86.74, 90.44, 81.78, 88.10, 69.09),
         average=81.53,
@@ -44,6 +54,8 @@ REPORTED: tuple[ReportedRow, ...] = (
     ),
     ReportedRow(
         name="ELECTRA",
+        architecture="electra",
+        objective="replaced_token",
         params_millions=13.5,
         scores=_cells(56.8, 88.30, 87.40, 86.80, 88.30, 78.90, 87.90, 68.50),
         average=80.36,
@@ -55,6 +67,8 @@ REPORTED: tuple[ReportedRow, ...] = (
     ),
     ReportedRow(
         name="DeBERTa",
+        architecture="deberta",
+        objective="masked_lm",
         params_millions=15.0,
         scores=_cells(47.82, 90.36, 88.49, 84.62, 88.31, 78.11, 86.67, 67.87),
         average=79.03,
@@ -66,6 +80,8 @@ REPORTED: tuple[ReportedRow, ...] = (
     ),
     ReportedRow(
         name="BERT",
+        architecture="bert",
+        objective="masked_lm",
         params_millions=13.5,
         scores=_cells(45.00, 90.14, 86.27, 84.46, 88.59, 79.58, 87.22, 65.70),
         average=78.37,
@@ -73,6 +89,8 @@ REPORTED: tuple[ReportedRow, ...] = (
     ),
     ReportedRow(
         name="RoBERTa",
+        architecture="roberta",
+        objective="masked_lm",
         params_millions=22.4,
         scores=_cells(44.72, 89.45, 85.30, 84.02, 89.84, 79.51, 87.39, 66.42),
         average=78.33,
@@ -80,9 +98,37 @@ REPORTED: tuple[ReportedRow, ...] = (
     ),
     ReportedRow(
         name="BERT-Base",
+        architecture="bert",
+        objective="masked_lm",
         params_millions=110.0,
         scores={},
         average=82.20,
         notes=("Reference from outside the budget; only its AVG is given.",),
     ),
 )
+
+
+def reported_entry(row: ReportedRow) -> Entry:
+    """A row as an entry of tier *reported*; `submissions/` holds these as files."""
+    return Entry(
+        schema_version=SCHEMA_VERSION,
+        slug=f"reported-{row.name.lower()}",
+        name=row.name,
+        date=PUBLISHED,
+        authors=AUTHORS,
+        contact=None,
+        license=None,
+        links=Links(paper=PAPER),
+        tier="reported",
+        notes=row.notes,
+        model=Model(
+            architecture=row.architecture,
+            objective=row.objective,
+            num_parameters=round(row.params_millions * 1e6),
+            from_scratch=True,
+            distilled_from=None,
+            num_parameters_without_embeddings=None,
+            **dict.fromkeys(SIZE_NAMES),
+        ),
+        reported=Reported(SOURCE, row.scores, row.average),
+    )

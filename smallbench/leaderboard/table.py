@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from smallbench.glue.results import NOTHING, RunResult, Summary, group_runs, summarize
+from smallbench.glue.protocols import NOTHING, Summary, summarize
+from smallbench.glue.results import RunResult, group_runs
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.reported import REPORTED, ReportedRow
 
@@ -55,7 +56,7 @@ def reported_row(row: ReportedRow) -> Row:
 
 
 def local_rows(runs: Iterable[RunResult]) -> list[Row]:
-    """One row for each model and protocol among stored runs.
+    """One row for each model among stored runs.
 
     Raises `DataError` where runs of one task are no repetitions of each other.
     """
@@ -76,8 +77,6 @@ def _local_row(summary: Summary) -> Row:
             f"{len(summary.tasks)} of {len(TASKS)} tasks; their mean, which is no AVG, is "
             f"{summary.mean_of_present:.2f}."
         )
-    if summary.max_train_examples is not None:
-        notes.append(f"Fine-tuned on at most {summary.max_train_examples} rows of each task.")
     num_failed = sum(task.num_failed for task in summary.tasks.values())
     if num_failed:
         num_runs = sum(task.num_runs for task in summary.tasks.values())
@@ -89,11 +88,17 @@ def _local_row(summary: Summary) -> Row:
         name=name,
         kind="sample" if summary.is_sample else "local",
         params_millions=summary.num_parameters / 1e6,
-        cells={task: Cell(s.mean, s.sd) for task, s in summary.tasks.items()},
+        cells={task: Cell(s.score, s.sd) for task, s in summary.tasks.items()},
         average=summary.average,
         num_seeds=tuple(sorted({task.num_runs for task in summary.tasks.values()})),
-        notes=(f"Protocol {summary.protocol}.", *notes),
+        notes=(_protocol_note(summary), *notes),
     )
+
+
+def _protocol_note(summary: Summary) -> str:
+    if not summary.departures:
+        return f"Protocol {summary.protocol}."
+    return f"Unranked, not as {summary.protocol} has it: {'; '.join(summary.departures)}."
 
 
 def leaderboard_rows(runs: Iterable[RunResult] = ()) -> list[Row]:
@@ -115,7 +120,7 @@ def render_markdown(rows: Sequence[Row]) -> str:
     """A Markdown table with its notes, rows in the order of `ordered`."""
     columns = [task.column for task in TASKS.values()]
     header = ["Model", "Kind", "Params", *columns, "AVG", "Seeds"]
-    lines = [_line(header), "|---|---|" + "--:|" * (len(header) - 2)]
+    lines = [markdown_line(header), "|---|---|" + "--:|" * (len(header) - 2)]
     notes: list[str] = []
     for row in ordered(rows):
         marks = []
@@ -123,7 +128,7 @@ def render_markdown(rows: Sequence[Row]) -> str:
             if note not in notes:
                 notes.append(note)
             marks.append(str(notes.index(note) + 1))
-        lines.append(_line(_row_cells(row, marks)))
+        lines.append(markdown_line(_row_cells(row, marks)))
     kinds = {row.kind for row in rows}
     lines.append("")
     lines += [f"- *{kind}*: {_EXPLANATIONS[kind]}" for kind in _EXPLANATIONS if kind in kinds]
@@ -165,7 +170,8 @@ def _cell(cell: Cell | None) -> str:
     return f"{cell.score:.2f}" + (f" ± {cell.sd:.2f}" if cell.sd is not None else "")
 
 
-def _line(cells: Iterable[str]) -> str:
+def markdown_line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

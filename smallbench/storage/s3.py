@@ -25,8 +25,10 @@ PART_BYTES = 8 << 20
 boto3 takes larger ones for files over 78 GiB."""
 
 NUM_CONNECTIONS = 10
-"""boto3's default, as the size of parts is: with 32 MiB on 4 connections uploads took up to a third
-longer, and twice as long where each connection is limited (docs/results.md)."""
+"""Of one transfer. boto3's default, as the size of parts is: with 32 MiB on 4 connections uploads
+took up to a third longer, and twice as long where each connection is limited (docs/results.md)."""
+NUM_POOLED_CONNECTIONS = 2 * NUM_CONNECTIONS
+"""Kept open for two transfers at a time; with more of them connections are made anew."""
 
 # A store that is silent is given up after 2 × 2 × 20 s at most (a download's part; all else 40 s).
 CONNECT_TIMEOUT_SECONDS = 10
@@ -108,6 +110,7 @@ class S3Storage:
                 endpoint_url=self._config.endpoint_url,
                 config=Config(
                     retries={"mode": "standard", "total_max_attempts": REQUEST_ATTEMPTS},
+                    max_pool_connections=NUM_POOLED_CONNECTIONS,
                     connect_timeout=CONNECT_TIMEOUT_SECONDS,
                     read_timeout=READ_TIMEOUT_SECONDS,
                     s3={"addressing_style": self._config.addressing_style},

@@ -14,15 +14,18 @@ from smallbench.tracking.base import Record
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All records; a last line cut by a kill is left out. Raises `DataError` on other damage."""
-    if not path.exists():
-        return []
-    *lines, last = path.read_text().split("\n")
+    return parse_metrics(path.read_text(), str(path)) if path.exists() else []
+
+
+def parse_metrics(content: str, name: str) -> list[dict[str, Any]]:
+    """`read_metrics` of a file's content; `name` is for the error."""
+    *lines, last = content.split("\n")
     # Every whole line ends in a newline, so what follows the last newline was cut.
     del last
     try:
         return [json.loads(line) for line in lines]
     except ValueError as error:
-        raise DataError(f"{path} is not one JSON object a line ({error})") from None
+        raise DataError(f"{name} is not one JSON object a line ({error})") from None
 
 
 class MetricsFile:

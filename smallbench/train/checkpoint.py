@@ -3,9 +3,9 @@
     RUN_DIR/checkpoints/step-0000012000/attempt-0001/…   data, written beside and renamed
     RUN_DIR/commits/step-0000012000.json                 the manifest; its presence is the commit
 
-The manifest is written last and holds the size and SHA-256 of each file, so a killed save leaves
-nothing that looks like a checkpoint, and a damaged one is passed over. A storage holds the same
-layout, see `train.remote`.
+The manifest is written last and holds the size and SHA-256 of each file and of itself, so a killed
+save leaves nothing that looks like a checkpoint, and a damaged one is passed over. A storage holds
+the same layout, see `train.remote`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from smallbench.config import digest
 from smallbench.errors import DataError, UnavailableError
 from smallbench.files import (
     TEMPORARY_MARK,
@@ -38,7 +39,10 @@ from smallbench.files import (
 from smallbench.train.randomness import restore_random_state
 from smallbench.train.weights import load_distinct
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 kept the optimizer's state by number instead of by name, and no hash of the manifest."""
+
+SEAL = "manifest_sha256"
 
 METRICS = "metrics.jsonl"
 """The run's records up to the checkpoint's step, in each checkpoint: a machine with an empty disk
@@ -177,13 +181,14 @@ class CheckpointStore:
             for path in sorted(temporary.iterdir()):
                 sync_file(path)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            **manifest,
-            "attempt": self._attempt,
-            "directory": str(final.relative_to(self.run_dir)),
-            "files": files,
-        }
+        content = sealed(
+            {
+                **manifest,
+                "attempt": self._attempt,
+                "directory": str(final.relative_to(self.run_dir)),
+                "files": files,
+            }
+        )
         self._write_commit(step, content)
         self.prune()
         return Checkpoint(final, content)
@@ -258,10 +263,10 @@ class CheckpointStore:
                 continue
             try:
                 kept = {
-                    self.run_dir / str(read_json(path)["directory"])
+                    self.run_dir / read_manifest(path)["directory"]
                     for path in self._commits.glob(f"{directory.name}.*")
                 }
-            except (DataError, KeyError):  # which of them is meant, nobody can say
+            except DataError:  # which of them is meant, nobody can say
                 continue
             for attempt in directory.iterdir():
                 if attempt not in kept:
@@ -274,8 +279,7 @@ class CheckpointStore:
                     unfinished.unlink()
 
     def _verified(self, commit: Path, *, hashes: bool = True) -> Checkpoint:
-        manifest = read_json(commit)
-        check_manifest(manifest)
+        manifest = read_manifest(commit)
         directory = self.run_dir / manifest["directory"]
         for name, expected in manifest["files"].items() if hashes else ():
             check_file(directory / name, expected)
@@ -345,8 +349,29 @@ def restore_metrics(checkpoint: Checkpoint, path: Path) -> None:
         write_bytes(path, saved.read_bytes())
 
 
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a hash of itself, in place of an earlier one."""
+    content = {**manifest, "schema_version": SCHEMA_VERSION}
+    content.pop(SEAL, None)
+    return {**content, SEAL: digest(content)}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest from a file; raises `DataError` as `check_manifest` does."""
+    manifest = read_json(path)
+    check_manifest(manifest)
+    return manifest
+
+
 def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Raise `DataError` where a manifest is none, or names files outside its own directory."""
+    """Raise `DataError` where a manifest is damaged, or names files outside its own directory."""
+    version = manifest.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"the manifest has schema_version {version}; this release reads {SCHEMA_VERSION}"
+        )
+    if sealed(manifest)[SEAL] != manifest.get(SEAL):
+        raise DataError("the manifest does not match its own SHA-256")
     if missing := {"step", "directory", "files", "attempt"} - manifest.keys():
         raise DataError(f"the manifest has no {sorted(missing)[0]!r}")
     directory = str(manifest["directory"])

@@ -38,6 +38,13 @@ class PeakMeter:
         return max(0, _status_bytes("VmHWM") - self._before)
 
 
+def memory_bytes_of(device: torch.device) -> int:
+    """What a GPU has; 0 for a CPU, whose memory is the host's."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def _status_bytes(field: str) -> int:
     try:
         text = Path("/proc/self/status").read_text()

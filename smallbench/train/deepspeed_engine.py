@@ -173,6 +173,7 @@ class DeepSpeedEngine:
             group["lr"] = learning_rate
         if self.stage == 0:
             return self._plain_step()
+        self._forget_powers()
         try:
             self._engine.step()
         except Exception as error:
@@ -185,6 +186,18 @@ class DeepSpeedEngine:
             raise
         norm = float(self._engine.get_global_grad_norm())
         return Update(grad_norm=norm, skipped=not self._engine.was_step_applied())
+
+    def _forget_powers(self) -> None:
+        """Let CPU Adam compute the powers of beta of this step anew.
+
+        Its C++ multiplies the last step's on where the steps follow each other, and a run that went
+        on from a checkpoint would differ in the last bits. After a call for step 0 they do not.
+        """
+        if self.offload == "none":
+            return
+        group, nothing = self._adam.param_groups[0], [torch.zeros(1) for _ in range(4)]
+        numbers = (0.0, *group["betas"], group["eps"], 0.0, group["bias_correction"])
+        self._adam.ds_opt_adam.adam_update(self._adam.opt_id, 0, *numbers, *nothing)
 
     def _plain_step(self) -> Update:
         """Without ZeRO, DeepSpeed neither tells the norm nor looks whether it is finite."""

@@ -18,7 +18,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,16 +38,18 @@ from smallbench.errors import (
     UnavailableError,
     UnsavedError,
 )
-from smallbench.files import copy_directory, exclusive_lock
+from smallbench.files import copy_directory, exclusive_lock, read_json
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import IntArray, Vocabulary, step_generator
 from smallbench.storage.base import join, open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.base import Tracker
+from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.console import Console
 from smallbench.tracking.jsonl import MetricsFile
 from smallbench.tracking.plot import plot_loss
+from smallbench.tracking.wandb import WandbRun, views_of_run
 from smallbench.train.batches import CorruptedRows, ReadAhead
 from smallbench.train.budget import Budget
 from smallbench.train.callbacks import EndWith, Heartbeat, HeldOutLoss, LogTraining, SaveEvery
@@ -59,9 +61,11 @@ from smallbench.train.checkpoint import (
     newest_of,
     restore_metrics,
 )
+from smallbench.train.compare_plan import ComparePlan, PeakMeter, memory_bytes_of
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
-from smallbench.train.engines import EngineChoice, build_engine, choose_engine
+from smallbench.train.engines import EngineChoice, build_engine
 from smallbench.train.memory import MemoryExhaustedError
+from smallbench.train.plan import choose, smaller
 from smallbench.train.precision import (
     choose_device,
     choose_precision,
@@ -71,14 +75,16 @@ from smallbench.train.precision import (
 from smallbench.train.processes import Processes, join_processes, local_device
 from smallbench.train.randomness import random_state
 from smallbench.train.record import (
+    RECORD_NAME,
     add_attempt,
     holder_of,
     next_attempt,
     open_record,
     write_summary,
 )
-from smallbench.train.remote import Pulled, RemoteRun
+from smallbench.train.remote import Pulled, RemoteRun, refer_checkpoints
 from smallbench.train.schedule import linear_decay, ramped_batch_size
+from smallbench.train.stop import any_of
 from smallbench.train.sync import Uploader, say
 from smallbench.train.trainer import Callback, Progress, Trainer
 from smallbench.train.usage import UsageMeter, open_meter, summary
@@ -107,13 +113,16 @@ def pretrain(
     resume: Resume = "allow",
     durability: DurabilityConfig | None = None,
     accounting: AccountingConfig | None = None,
+    tracking: TrackerConfig | None = None,
+    shows_plan: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> None:
     """Train `config` on the prepared corpus `data`, in `run_dir`, until its budget is used up.
 
     With `durability.storage` the run is kept there too, and continues from there where `run_dir` is
-    empty. `seconds_left` is how long there is to save once `should_stop` turned true. Raises
+    empty. `shows_plan` takes seconds to plan what will be measured, and prints both. `seconds_left`
+    is how long there is to save once `should_stop` turned true. Raises
     `InterruptedRunError` after a committed checkpoint, `UnsavedError` where the time was too short
     for one, `ConfigError` where the run directory holds another run, `ConflictError` where somebody
     else trains in it.
@@ -124,7 +133,13 @@ def pretrain(
     precision = choose_precision(config.train.precision, device)
     if config.train.compile:
         require_compiler(device)
-    choice = choose_engine(config.train)
+    decision = choose(
+        config,
+        device_type=device.type,
+        precision=precision,
+        memory_bytes=memory_bytes_of(device),
+    )
+    choice = decision.engine
     processes = join_processes(device, needs_group=choice.engine == "deepspeed")
     setup = _Setup(
         config=config,
@@ -134,9 +149,12 @@ def pretrain(
         device=device,
         precision=precision,
         choice=choice,
+        fitting_rows=decision.num_rows,
         processes=processes,
+        shows_plan=shows_plan,
         durability=durability or DurabilityConfig(),
         accounting=accounting or AccountingConfig(),
+        tracking=tracking or TrackerConfig(),
         should_stop=should_stop,
         seconds_left=seconds_left,
     )
@@ -162,9 +180,13 @@ class _Setup:
     device: torch.device
     precision: str
     choice: EngineChoice
+    fitting_rows: int
+    """Of a micro-batch, by plan."""
     processes: Processes
+    shows_plan: bool
     durability: DurabilityConfig
     accounting: AccountingConfig
+    tracking: TrackerConfig
     should_stop: Callable[[], bool]
     seconds_left: Callable[[], float]
 
@@ -238,6 +260,7 @@ def _take_place(
         run_dir,
         record,
         attempt,
+        first_step=checkpoint.step if checkpoint else 0,
         device=setup.device,
         precision=setup.precision,
         engine=asdict(setup.choice),
@@ -260,7 +283,7 @@ def _train_in_memory(setup: _Setup, place: _Place, checkpoint: Checkpoint | None
                 _Run(setup, place, stack, num_rows=num_rows).train(checkpoint)
             return
         except MemoryExhaustedError as error:
-            fewer = next((n for n in range(num_rows // 2, 0, -1) if num_rows % n == 0), None)
+            fewer = smaller(num_rows)
             if fewer is None or setup.processes.size > 1:
                 raise UnavailableError(
                     f"{num_rows} rows of {setup.config.sequence_length} tokens at a time do not "
@@ -294,7 +317,7 @@ def rows_per_forward(setup: _Setup, checkpoint: Checkpoint | None) -> int:
                 f"{asked} at a time; set --train.micro_batch_size so that it can"
             )
     found: Mapping[str, int] = checkpoint.manifest.get("micro_batch", {}) if checkpoint else {}
-    return found["size"] if found.get("asked") == asked else asked
+    return found["size"] if found.get("asked") == asked else min(asked, setup.fitting_rows)
 
 
 def _open_remote(run_dir: Path, durability: DurabilityConfig) -> RemoteRun | None:
@@ -397,6 +420,7 @@ class _Run:
     def train(self, checkpoint: Checkpoint | None) -> None:
         """From `checkpoint`, or from the seed, to the end or to the first request to stop."""
         c, setup = self.config, self.setup
+        memory = PeakMeter(setup.device)
         torch.manual_seed(c.train.seed)
         self.objective = build_objective(c, vocabulary_of(self.rows.tokenizer))
         if c.train.checkpoint_activations:
@@ -424,11 +448,13 @@ class _Run:
             pending = checkpoint.manifest["pending_metrics"]
         first_step = self.progress.step
         trackers = self._open_trackers(checkpoint) if self.processes.is_first else []
+        views = self._open_views()
+        should_stop = any_of(setup.should_stop, *(view.asked_to_stop for view in views))
         peak_flops = matrix_peak_flops(setup.device, setup.precision) * self.processes.size
         self.peak_flops = peak_flops
         self.usage = self._open_usage()
         self.log = LogTraining(
-            trackers,
+            [*trackers, *views],
             every_steps=c.train.log_every_steps,
             budget=self.budget,
             peak_flops=peak_flops,
@@ -436,7 +462,7 @@ class _Run:
             pending=pending,
             also=self._other_fields,
         )
-        evaluation = self._held_out_loss(trackers)
+        evaluation = self._held_out_loss([*trackers, *views])
         if checkpoint is None:
             evaluation.log(self.progress)
         trainer = Trainer(
@@ -454,9 +480,9 @@ class _Run:
                     every_steps=c.train.save_every_steps,
                     milestones=c.train.milestones,
                 ),
-                *self._watch(),
+                *self._watch(memory),
             ],
-            should_stop=setup.should_stop,
+            should_stop=should_stop,
             max_nonfinite_steps=c.train.max_nonfinite_steps,
         )
         try:
@@ -472,7 +498,8 @@ class _Run:
                 "the same command continues"
             )
         self._save()
-        self._drain(60 * setup.durability.final_sync_minutes, setup.should_stop, setup.seconds_left)
+        self._drain(60 * setup.durability.final_sync_minutes, should_stop, setup.seconds_left)
+        self._refer(views)
         if self.processes.is_first:
             self._say_what_is_left()
             # Last, and only for looks: nothing that the run is worth hangs on it.
@@ -494,12 +521,48 @@ class _Run:
         self.stack.callback(console.close)
         return [self.metrics, console]
 
-    def _watch(self) -> list[Callback]:
+    def _open_views(self) -> list[WandbRun]:
+        """Where the records are shown besides; only process 0's."""
+        if not self.processes.is_first:
+            return []
+        views = views_of_run(
+            self.setup.tracking, self.run_dir, seconds_left=self.setup.seconds_left
+        )
+        return [self.stack.enter_context(view) for view in views]
+
+    def _refer(self, views: Iterable[WandbRun]) -> None:
+        """Show where the checkpoints are stored."""
+        if self.uploader is None:
+            return
+        run_id = read_json(self.run_dir / RECORD_NAME)["run_id"]
+        for view in views:
+            try:
+                refer_checkpoints(view, run_id, self.uploader.remote)
+            except SmallbenchError as problem:  # the run is done and stored; this was to look at
+                say(f"the checkpoints are not shown: {problem}")
+
+    def _watch(self, memory: PeakMeter) -> list[Callback]:
         """What only process 0 looks after."""
         if not self.processes.is_first:
             return []
         failure = lambda: self.uploader.failure if self.uploader else None  # noqa: E731
-        return [Heartbeat(self.run_dir / "heartbeat.json"), EndWith(failure, self._save)]
+        watching: list[Callback] = [
+            Heartbeat(self.run_dir / "heartbeat.json"),
+            EndWith(failure, self._save),
+        ]
+        if self.setup.shows_plan:
+            plan = ComparePlan(
+                self.config,
+                self.setup.choice,
+                memory,
+                device=self.setup.device,
+                precision=self.setup.precision,
+                num_rows=self.num_rows,
+                every_steps=self.config.train.log_every_steps,
+                progress=self.progress,
+            )
+            watching.append(plan)
+        return watching
 
     def _say_what_is_left(self) -> None:
         """Where hours ended a run whose schedule runs along steps."""

@@ -82,16 +82,18 @@ def add_attempt(
     record: Record,
     number: int,
     *,
+    first_step: int,
     device: torch.device,
     precision: str,
     engine: Mapping[str, Any],
     num_processes: int,
 ) -> None:
-    """Note attempt `number`, and write the record."""
+    """Note attempt `number`, which continues after `first_step`, and write the record."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     record["attempts"].append(
         {
             "number": number,
+            "first_step": first_step,
             "started_unix_seconds": round(time.time(), 3),
             "command": sys.argv,
             "smallbench": __version__,

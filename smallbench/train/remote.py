@@ -20,6 +20,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ from smallbench.errors import (
     UnsavedError,
 )
 from smallbench.files import read_json, write_bytes
-from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, join
+from smallbench.tracking.wandb import WandbRun
 from smallbench.train.checkpoint import (
     METRICS,
     Checkpoint,
@@ -46,6 +48,10 @@ from smallbench.train.checkpoint import (
 
 LEASE = "lease.json"
 RECORD = "run.json"
+
+FILES_AT_ONCE = 2
+"""Of an upload: while one is begun or ended, which are requests that carry nothing, the other one's
+parts are on the way."""
 
 
 class RemoteRun:
@@ -226,9 +232,7 @@ class RemoteRun:
 
     def manifest(self, step: int) -> dict[str, Any]:
         """The manifest of a commit; raises `DataError` where it cannot be read."""
-        manifest = self._get_json(f"commits/{step_name(step)}.json")
-        check_manifest(manifest)
-        return manifest
+        return self._manifest(f"commits/{step_name(step)}.json")
 
     def pull(self, step: int, store: CheckpointStore) -> Checkpoint:
         """Bring a checkpoint to the local store; raises `DataError` where it is damaged."""
@@ -245,15 +249,19 @@ class RemoteRun:
     def push(self, checkpoint: Checkpoint) -> None:
         """Upload a checkpoint and commit it; raises `ConflictError` where another writer did."""
         manifest = checkpoint.manifest
-        keys = {f"{manifest['directory']}/{name}": name for name in manifest["files"]}
-        for key, name in keys.items():
+        names = {f"{manifest['directory']}/{name}": name for name in manifest["files"]}
+        sizes = {key: manifest["files"][name]["bytes"] for key, name in names.items()}
+
+        def send(key: str) -> None:
             if key not in self._sent:
-                self.storage.upload(checkpoint.directory / name, key)
+                self.storage.upload(checkpoint.directory / names[key], key)
                 self._sent.add(key)
-        sizes = {key: manifest["files"][name]["bytes"] for key, name in keys.items()}
-        if missing := self._missing(sizes):  # what was acknowledged, is it there?
-            self._sent -= set(missing)
-            raise UnavailableError(f"{self.storage.url}/{missing[0]} did not arrive whole")
+            if self._missing({key: sizes[key]}):  # what was acknowledged, is it there?
+                self._sent.discard(key)
+                raise UnavailableError(f"{self.storage.url}/{key} did not arrive whole")
+
+        with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="upload") as pool:
+            list(pool.map(send, names))
         self.assert_owned()
         commit = f"commits/{step_name(checkpoint.step)}.json"
         try:
@@ -322,8 +330,8 @@ class RemoteRun:
         kept = set()
         for stored in (*self.storage.list("commits/"), *self.storage.list("damaged/")):
             try:
-                kept.add(str(self._get_json(stored.key)["directory"]))
-            except (DataError, KeyError):
+                kept.add(self._manifest(stored.key)["directory"])
+            except DataError:  # which of them is meant, nobody can say
                 kept.add(f"checkpoints/{step_name(step_of(stored.key))}")
         debris = [
             stored.key
@@ -334,6 +342,11 @@ class RemoteRun:
             self.assert_owned()
             self.storage.delete(debris)
         return count + len(debris)
+
+    def _manifest(self, key: str) -> dict[str, Any]:
+        manifest = self._get_json(key)
+        check_manifest(manifest)
+        return manifest
 
     def _get_json(self, key: str) -> dict[str, Any]:
         raw = self.storage.get(key)
@@ -353,6 +366,24 @@ class RemoteRun:
 def attempt_name(attempt: int) -> str:
     """`attempt-0003`, as in the paths of its data."""
     return f"attempt-{attempt:04d}"
+
+
+def refer_checkpoints(view: WandbRun, run_id: str, remote: RemoteRun) -> None:
+    """Show the checkpoints of a finished run, where they are, as versions of one artifact.
+
+    Not before: until then each of them may still be deleted.
+    """
+    steps = remote.steps()
+    for step in steps:
+        manifest = remote.manifest(step)
+        view.refer(
+            f"checkpoint-{run_id}",
+            kind="checkpoint",
+            url=join(remote.storage.url, manifest["directory"]),
+            files=manifest["files"],
+            metadata={"step": step, "files": manifest["files"], "progress": manifest["progress"]},
+            aliases=[step_name(step), *(["final"] if step == steps[-1] else [])],
+        )
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,16 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 DEADLINE_SECONDS = 60.0
 """How long before a deadline a run is asked to save, where no grace says it."""
+
+
+def any_of(*asks: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether any of them says yes."""
+    return lambda: any(ask() for ask in asks)
 
 
 class StopRequest:

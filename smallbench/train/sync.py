@@ -41,7 +41,7 @@ class Uploader:
     def __init__(
         self, remote: RemoteRun, retention: Retention, *, max_unsynced_seconds: float
     ) -> None:
-        self._remote, self._retention = remote, retention
+        self.remote, self._retention = remote, retention
         self._max_unsynced_seconds = max_unsynced_seconds
         self._changed = threading.Condition()
         self._waiting: list[Checkpoint] = []
@@ -126,11 +126,11 @@ class Uploader:
 
     def _push(self, checkpoint: Checkpoint) -> None:
         """Until it is committed, a newer one waits, or the run must end."""
-        pause, was_late = FIRST_PAUSE_SECONDS, False
+        pause = FIRST_PAUSE_SECONDS
         while True:
             start = time.monotonic()
             try:
-                self._remote.push(checkpoint)
+                self.remote.push(checkpoint)
             except TEMPORARY as error:
                 problem = self.problem = as_ours(error)
                 assert self._unsynced_since is not None
@@ -143,7 +143,6 @@ class Uploader:
                         )
                     )
                     return
-                was_late = True
                 say(f"step {checkpoint.step:,} is not stored yet, training goes on: {problem}")
                 with self._changed:
                     # Full jitter: many runs that wait for one server do not return together.
@@ -167,14 +166,14 @@ class Uploader:
             self.committed_step = max(self.committed_step, checkpoint.step)
             with self._changed:
                 self._unsynced_since = time.monotonic() if self._waiting else None
-            self.problem = None
-            if was_late:
+            if self.problem:  # of this checkpoint, or of one that it replaced
                 say(f"step {checkpoint.step:,} is stored")
+            self.problem = None
             try:
                 while self._abandoned:
-                    self._remote.discard(self._abandoned[-1])
+                    self.remote.discard(self._abandoned[-1])
                     self._abandoned.pop()
-                self._remote.prune(self._retention)
+                self.remote.prune(self._retention)
             except TEMPORARY as error:  # the next commit tries again
                 say(f"old checkpoints could not be deleted: {error}")
             except SmallbenchError as error:
@@ -185,12 +184,12 @@ class Uploader:
         while True:
             with self._changed:
                 closed = self._changed.wait_for(
-                    lambda: self._is_closed, timeout=self._remote.lease_seconds / 3
+                    lambda: self._is_closed, timeout=self.remote.lease_seconds / 3
                 )
             if closed:
                 return
             try:
-                self._remote.renew()
+                self.remote.renew()
             except TEMPORARY:
                 continue  # the uploads say it
             except SmallbenchError as error:

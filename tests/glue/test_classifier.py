@@ -18,7 +18,7 @@ from smallbench.glue.tasks import TASKS
 from smallbench.models import config as models
 from smallbench.models.convert import target_of
 
-QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32", learning_rate=1e-3)
+QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32")
 
 SIZES = {
     "hidden_size": 32,
@@ -94,7 +94,7 @@ def padded_batch(encoder) -> Batch:
 def test_every_export_is_fine_tuned_in_every_precision(exported, precision, glue, tmp_path):
     config = dataclasses.replace(QUICK, precision=precision)
     data = load_task(TASKS["mrpc"], glue)
-    result = finetune(exported, data, config, seed=1, out=tmp_path / "out")
+    result = finetune(exported, data, config, learning_rate=1e-3, seed=1, out=tmp_path / "out")
     assert check_run(run_directory(tmp_path / "out", result.settings), data) == result
 
 
@@ -128,7 +128,7 @@ def test_other_networks_stay_transformers(foreign, glue, tmp_path):
     assert isinstance(foreign.classifier(TASKS["cola"]), Foreign)
     config = dataclasses.replace(QUICK, precision="bf16")
     data = load_task(TASKS["rte"], glue)
-    result = finetune(foreign, data, config, seed=1, out=tmp_path / "out")
+    result = finetune(foreign, data, config, learning_rate=1e-3, seed=1, out=tmp_path / "out")
     assert check_run(run_directory(tmp_path / "out", result.settings), data) == result
 
 

@@ -1,7 +1,5 @@
 """Fine-tuning: real runs of a tiny encoder on sample tasks, and the batches they are made of."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -10,18 +8,19 @@ from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.encoder import Encoder
 from smallbench.glue.features import EpochBatches, Features, epoch_batches, tokenize
-from smallbench.glue.finetune import finetune, run_grid
+from smallbench.glue.finetune import finetune
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import check_run, run_directory
 from smallbench.glue.tasks import TASKS
 
-QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32", learning_rate=1e-3)
+QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32")
+RUN = {"learning_rate": 1e-3, "seed": 1}
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_runs_and_its_predictions_give_its_metrics(name, model, glue, tmp_path):
     data = load_task(TASKS[name], glue)
-    result = finetune(Encoder(str(model)), data, QUICK, seed=1, out=tmp_path)
+    result = finetune(Encoder(str(model)), data, QUICK, **RUN, out=tmp_path)
     directory = run_directory(tmp_path, result.settings)
     assert check_run(directory, data) == result
     assert result.settings.is_sample
@@ -41,7 +40,7 @@ def test_the_fingerprint_is_the_checkpoints_and_not_the_poolers(model):
 def test_more_tokens_than_positions_are_refused(model, glue, tmp_path):
     config = FinetuneConfig(max_length=129)
     with pytest.raises(ConfigError, match="--max_length=128"):
-        finetune(Encoder(str(model)), load_task(TASKS["rte"], glue), config, seed=1, out=tmp_path)
+        finetune(Encoder(str(model)), load_task(TASKS["rte"], glue), config, **RUN, out=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "max_train_examples", "clip_norm"])
@@ -54,27 +53,18 @@ def test_equal_seeds_give_equal_predictions_and_others_differ(model, glue, tmp_p
     data = load_task(TASKS["stsb"], glue)
     runs = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        result = finetune(Encoder(str(model)), data, QUICK, seed=seed, out=tmp_path / name)
+        again = {**RUN, "seed": seed}
+        result = finetune(Encoder(str(model)), data, QUICK, **again, out=tmp_path / name)
         path = run_directory(tmp_path / name, result.settings) / "dev.tsv"
         runs.append(path.read_bytes())
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
 
-def test_a_stored_run_is_not_repeated(model, glue, tmp_path, capsys):
-    data = [load_task(TASKS["rte"], glue)]
-    encoder = Encoder(str(model))
-    first = run_grid(encoder, data, QUICK, seeds=[1], out=tmp_path)
-    again = run_grid(encoder, data, QUICK, seeds=[1, 2], out=tmp_path)
-    assert again[0] == first[0]
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["was_stored"] for line in lines] == [False, True, False]
-
-
 def test_an_interrupted_run_stores_nothing(model, glue, tmp_path):
     data = load_task(TASKS["rte"], glue)
     with pytest.raises(InterruptedRunError, match="RTE with seed 1"):
-        finetune(Encoder(str(model)), data, QUICK, seed=1, out=tmp_path, should_stop=lambda: True)
+        finetune(Encoder(str(model)), data, QUICK, **RUN, out=tmp_path, should_stop=lambda: True)
     assert not list(tmp_path.rglob("*.tsv"))
 
 

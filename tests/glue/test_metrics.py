@@ -4,12 +4,36 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
+import sklearn.metrics
 
 from smallbench.errors import DataError
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.tasks import TASKS
 
 COLA, MRPC, STSB, MNLI = (TASKS[name] for name in ("cola", "mrpc", "stsb", "mnli"))
+
+
+SCIKIT_AND_SCIPY = {
+    "accuracy": sklearn.metrics.accuracy_score,
+    "f1": sklearn.metrics.f1_score,
+    "matthews": sklearn.metrics.matthews_corrcoef,
+    "pearson": lambda labels, values: scipy.stats.pearsonr(labels, values)[0],
+    "spearman": lambda labels, values: scipy.stats.spearmanr(labels, values)[0],
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_metrics_equal_those_of_scikit_learn_and_scipy_to_the_last_bit(name):
+    task, rng = TASKS[name], np.random.default_rng(1)
+    for num_rows in (50, 1043):
+        if task.is_regression:
+            labels, predictions = rng.uniform(0, 5, num_rows).round(1), rng.normal(2, 2, num_rows)
+        else:
+            labels, predictions = rng.integers(0, task.num_labels, (2, num_rows))
+        assert compute_metrics(task, predictions, labels) == {
+            metric: SCIKIT_AND_SCIPY[metric](labels, predictions) for metric in task.metrics
+        }
 
 
 def test_matthews_equals_the_value_computed_by_hand():

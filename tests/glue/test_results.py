@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,55 +9,18 @@ import pytest
 from smallbench.errors import ConfigError, DataError
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import (
-    RunResult,
-    RunSettings,
-    SplitResult,
     check_run,
     find_run,
     read_predictions,
     read_run,
     read_runs,
-    results_table,
     run_directory,
     score_run,
-    summarize,
     write_run,
 )
 from smallbench.glue.samples import write_sample_glue
 from smallbench.glue.tasks import TASKS
-
-
-def settings_of(task="cola", **changes):
-    settings = RunSettings(
-        task=task,
-        model="org/encoder",
-        model_sha256="ab" * 32,
-        num_parameters=13_500_000,
-        learning_rate=1e-4,
-        seed=1,
-        epochs=3,
-        batch_size=32,
-        max_length=128,
-        weight_decay=0.01,
-        warmup_fraction=0.1,
-        clip_norm=1.0,
-        precision="fp32",
-    )
-    return replace(settings, **changes)
-
-
-def run_of(task="cola", score=0.5, failed=False, **changes):
-    metrics = dict.fromkeys(TASKS[task].metrics, score)
-    return RunResult(
-        settings=settings_of(task, **changes),
-        splits={
-            name: SplitResult(metrics=metrics, num_examples=100, failed=failed)
-            for name in TASKS[task].dev_splits
-        },
-        data_sha256={"train": "cd" * 32, "dev": "ef" * 32},
-        seconds=12.5,
-        examples_per_second=96.0,
-    )
+from tests.glue.runs import run_of, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +110,13 @@ def test_a_run_is_never_taken_for_another(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("format"), "no smallbench-glue-run-1"),
+        (lambda c: c.pop("format"), "no smallbench-glue-run-2"),
         (lambda c: c.pop("splits"), "missing 'splits'"),
         (lambda c: c["settings"].pop("seed"), "missing key 'settings.seed'"),
         (lambda c: c["settings"].update(sede=1), "unknown key 'settings.sede'"),
         (lambda c: c["settings"].update(seed=1.5), "settings.seed=1.5 is no int"),
         (lambda c: c["settings"].update(task="wnli"), "unknown task 'wnli'"),
+        (lambda c: c["settings"].update(split="../dev"), "expected dev or choice"),
         (lambda c: c.update(extra=1), "unknown key 'extra'"),
         (lambda c: c["splits"]["dev"]["metrics"].pop("matthews"), "missing 'matthews'"),
         (lambda c: c["splits"]["dev"]["metrics"].update(matthews=math.nan), "no number"),
@@ -225,59 +188,3 @@ def test_check_run_refuses_other_data(samples, tmp_path):
 def test_a_folder_without_runs_says_what_is_expected(tmp_path):
     with pytest.raises(DataError, match=r"has no finished runs .*'smallbench glue'"):
         read_runs(tmp_path)
-
-
-# ---- summaries
-
-
-def test_summary_equals_the_values_computed_by_hand():
-    scores = [0.25, 0.5, 0.875]
-    runs = [run_of(seed=seed, score=score) for seed, score in enumerate(scores)]
-    runs.append(run_of(seed=9, score=0.0, failed=True))
-    found = summarize(runs).tasks["cola"]
-    assert found.mean == pytest.approx((25 + 50 + 87.5 + 0) / 4)
-    # Deviations −15.625, 9.375, 46.875, −40.625; squares sum to 4179.6875, over n − 1 = 3.
-    assert found.sd == pytest.approx(math.sqrt(4179.6875 / 3))
-    assert (found.minimum, found.median, found.maximum) == (0.0, 37.5, 87.5)
-    assert (found.num_runs, found.num_failed) == (4, 1)
-    assert summarize(runs[:1]).tasks["cola"].sd is None
-
-
-def test_average_is_the_plain_mean_of_all_eight_or_nothing():
-    runs = [run_of(name, score=k / 10) for k, name in enumerate(TASKS)]
-    runs.append(run_of("cola", score=0.2, seed=2))  # more seeds do not weigh more
-    assert summarize(runs).average == pytest.approx((10 + sum(range(10, 80, 10))) / 8)
-    seven = summarize([run for run in runs if run.settings.task != "rte"])
-    assert seven.average is None
-    assert seven.mean_of_present == pytest.approx((10 + sum(range(10, 70, 10))) / 7)
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (run_of(), "two runs of cola have seed 1"),
-        (run_of(seed=2, learning_rate=2e-4), "mix learning_rate 0.0001 and 0.0002"),
-        (run_of(seed=2, epochs=10), "mix epochs 3 and 10"),
-        (run_of(seed=2, model="org/other"), "found: org/encoder, org/other"),
-        (replace(run_of(seed=2), data_sha256={"dev": "00"}), "different data"),
-    ],
-)
-def test_runs_that_are_no_repetitions_are_never_averaged(other, message):
-    with pytest.raises(DataError, match=message):
-        summarize([run_of(), other])
-
-
-def test_results_table_is_as_printed():
-    runs = [run_of("cola", score=0.4), run_of("cola", score=0.5, seed=2)]
-    runs.append(run_of("stsb", score=0.825))
-    assert results_table(summarize(runs)) == (
-        "| Task | Metric | Mean | SD | Median | Min | Max | Runs | Failed |\n"
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|\n"
-        "| CoLA | matthews | 45.00 | 7.07 | 45.00 | 40.00 | 50.00 | 2 | 0 |\n"
-        "| STS-B | spearman | 82.50 | – | 82.50 | 82.50 | 82.50 | 1 | 0 |\n"
-        "\n"
-        "AVG over all eight tasks: – (missing: SST-2, MRPC, QQP, MNLI, QNLI, RTE). "
-        "Mean over the 2 present: 63.75\n"
-    )
-    sample = [replace(run, settings=replace(run.settings, is_sample=True)) for run in runs]
-    assert "*Sample*: scored on generated stand-ins" in results_table(summarize(sample))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from smallbench.glue.samples import write_sample_glue
+from tests.servers.proxy import Stall
 
 SMALLBENCH = Path(sys.executable).with_name("smallbench")
 TINY = [
@@ -157,6 +158,30 @@ def test_a_signal_saves_and_the_same_command_finishes(folder, corpus, number):
     assert "the same command continues" in errors.splitlines()[-1]
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert (run / "commits" / f"step-{max(steps):010d}.json").exists()
+
+
+@pytest.mark.parametrize(
+    "program", [[SMALLBENCH, "pretrain"], [sys.executable, "-m", "jobs.pretrain"]], ids=["", "-m"]
+)
+def test_an_upload_under_way_does_not_hold_up_the_exit(
+    corpus, tmp_path, moto_bucket, proxy, program
+):
+    """Python would join its threads, for as long as a silent server is waited for."""
+    between, errors = proxy(moto_bucket), tmp_path / "errors"
+    between.fail(Stall(600), matching=r"PUT .*/engine\.pt")
+    command = [
+        *program, "bert-tiny", f"--data={corpus}", f"--run_dir={tmp_path}/run",
+        f"--storage={moto_bucket.url}", f"--endpoint_url={between.endpoint_url}",
+        "--max_steps=100000", "--grace_seconds=2", "--train.save_every_steps=5", *TINY,
+    ]  # fmt: skip
+    with errors.open("w") as stream:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream)
+    while not between.num_faults:
+        assert process.poll() is None, errors.read_text()
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait() == 143, errors.read_text()
+    assert between.num_faults == 1, "the server was not even asked again"
 
 
 def test_mistakes_are_one_sentence_and_start_nothing(folder, corpus):

@@ -12,7 +12,6 @@ from jobs.leaderboard import Options, run
 from smallbench.errors import DataError
 from smallbench.glue.results import (
     RunResult,
-    RunSettings,
     SplitResult,
     run_directory,
     write_run,
@@ -26,31 +25,20 @@ from smallbench.leaderboard.table import (
     ordered,
     render_markdown,
 )
+from tests.glue.runs import settings_of
 
 
 def runs_of(model="org/mine", tasks=tuple(TASKS), scores=(0.80, 0.82), **changes):
     found = []
     for task in tasks:
         for seed, score in enumerate(scores, start=1):
-            settings = RunSettings(
-                task=task,
-                model=model,
-                model_sha256="ab" * 32,
-                num_parameters=13_549_312,
-                learning_rate=1e-4,
-                seed=seed,
-                epochs=3,
-                batch_size=32,
-                max_length=128,
-                weight_decay=0.01,
-                warmup_fraction=0.1,
-                clip_norm=1.0,
-                precision="fp32",
+            settings = settings_of(
+                task, model=model, num_parameters=13_549_312, seed=seed, **changes
             )
             split = SplitResult(dict.fromkeys(TASKS[task].metrics, score), 100, failed=False)
             found.append(
                 RunResult(
-                    settings=replace(settings, **changes),
+                    settings=settings,
                     splits=dict.fromkeys(TASKS[task].dev_splits, split),
                     data_sha256={"dev": "cd" * 32},
                     seconds=1.0,
@@ -140,7 +128,7 @@ def test_failed_and_shortened_runs_are_said():
     runs[0] = replace(runs[0], splits={"dev": bad})
     notes = " ".join(local_rows(runs)[0].notes)
     assert "1 of 16 runs were no better than always answering the majority" in notes
-    assert "at most 50 rows" in notes
+    assert "max_train_examples 50, not none" in notes
 
 
 def test_the_job_prints_what_it_writes(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """A checkpoint is whole or it is not there; a damaged one is never used."""
 
+import json
 import shutil
 import subprocess
 
@@ -8,7 +9,13 @@ import torch
 
 from smallbench.errors import DataError, UnavailableError
 from smallbench.train import checkpoint as module
-from smallbench.train.checkpoint import CheckpointStore, Retention
+from smallbench.train.checkpoint import (
+    METRICS,
+    SEAL,
+    CheckpointStore,
+    Retention,
+    check_manifest,
+)
 from smallbench.train.engine import MOMENTS
 from smallbench.train.randomness import random_state
 from tests.train.tiny import trainer
@@ -60,28 +67,78 @@ def test_only_the_last_are_kept(tmp_path, made):
     ]
 
 
-@pytest.mark.parametrize("name", ["module.safetensors", "engine.pt", "random.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["module.safetensors", "engine.pt", "random.safetensors", METRICS, "manifest"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     tmp_path, made, name, damage, capsys
 ):
+    (tmp_path / METRICS).write_text('{"event": "train"}\n')
     store = CheckpointStore(tmp_path)
     save(store, made, 5)
     save(store, made, 10)
-    path = next((tmp_path / "checkpoints" / "step-0000000010").rglob(name))
+    path = tmp_path / "commits" / "step-0000000010.json"
+    if name != "manifest":
+        path = next((tmp_path / "checkpoints" / "step-0000000010").rglob(name))
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     elif damage == "cut":
-        path.write_bytes(content[:-1])
+        # A manifest's last byte is a line end, and says nothing.
+        path.write_bytes(content[: -2 if name == "manifest" else -1])
     else:
         path.unlink()
     assert store.newest().step == 5
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    # Without its manifest it never was one.
+    is_seen = (name, damage) != ("manifest", "remove")
+    assert len(capsys.readouterr().err.splitlines()) == is_seen
     store.clean_up()
     save(CheckpointStore(tmp_path, attempt=2), made, 10)
     assert store.newest().step == 10, "the step can be saved again"
+
+
+def test_no_flipped_bit_of_a_manifest_goes_unnoticed(tmp_path, made):
+    """Each in turn: the manifest is refused, or says the same as before."""
+    store = CheckpointStore(tmp_path)
+    save(store, made, 5)
+    path = tmp_path / "commits" / "step-0000000005.json"
+    whole, refused = path.read_bytes(), 0
+    for position in range(len(whole)):
+        for bit in range(8):
+            changed = bytearray(whole)
+            changed[position] ^= 1 << bit
+            try:
+                manifest = json.loads(changed)
+                check_manifest(manifest)
+            except ValueError:
+                refused += 1
+            else:
+                assert manifest == json.loads(whole), bytes(changed)
+    assert refused > 7 * len(whole)
+
+
+def test_a_manifest_without_its_seal_or_of_another_version_is_refused(tmp_path, made):
+    store = CheckpointStore(tmp_path)
+    save(store, made, 5)
+    manifest = dict(store.newest().manifest)
+    del manifest[SEAL]
+    with pytest.raises(DataError, match="its own SHA-256"):
+        check_manifest(manifest)
+    for version in (1, 3):
+        with pytest.raises(DataError, match=f"schema_version {version}"):
+            check_manifest({**manifest, "schema_version": version})
+
+
+def test_clearing_up_leaves_the_data_of_a_damaged_manifest(tmp_path, made):
+    """Else a flipped bit in the directory's name would cost the directory."""
+    store = CheckpointStore(tmp_path)
+    save(store, made, 5)
+    path = tmp_path / "commits" / "step-0000000005.json"
+    path.write_text(path.read_text().replace("/attempt-0001", "/attempt-0003"))
+    store.clean_up()
+    assert (tmp_path / "checkpoints" / "step-0000000005" / "attempt-0001" / "engine.pt").exists()
 
 
 def test_all_damaged_is_an_error_and_never_a_fresh_start(tmp_path, made):

@@ -41,11 +41,11 @@ def losses_of(run_dir):
 @pytest.mark.parametrize("values", [OFFLOADED, {**OFFLOADED, "train__offload": "parameters"}])
 def test_an_interrupted_run_with_deepspeed_ends_as_if_it_had_not_been(corpus, tmp_path, values):
     pytest.importorskip("deepspeed")
-    config = tiny(**values, train__max_steps=12, train__micro_batch_size=4)
+    config = tiny(**values, train__max_steps=60, train__micro_batch_size=4)
     pretrain(config, data=corpus, run_dir=tmp_path / "whole")
-    for _ in range(2):
+    for _ in range(2):  # asked twice a step
         with pytest.raises(InterruptedRunError):
-            pretrain(config, data=corpus, run_dir=tmp_path / "run", should_stop=StopAfter(7))
+            pretrain(config, data=corpus, run_dir=tmp_path / "run", should_stop=StopAfter(51))
     pretrain(config, data=corpus, run_dir=tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 

@@ -14,13 +14,17 @@ import traceback
 
 import pytest
 import torch
+from botocore.httpsession import URLLib3Session
 
+from smallbench.storage.base import open_storage
 from smallbench.storage.local import LocalStorage
+from smallbench.storage.s3 import PART_BYTES
 from smallbench.train import checkpoint as checkpoint_module
 from smallbench.train import pretrain as pretrain_module
 from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import DurabilityConfig
 from smallbench.train.pretrain import pretrain
+from smallbench.train.remote import RemoteRun
 from tests.train.test_pretrain import outcome, tiny
 
 VALUES = {
@@ -30,6 +34,8 @@ VALUES = {
     "train__eval_every_steps": 4,
     "model__num_hidden_layers": 1,
 }
+
+LARGER = VALUES | {"model__intermediate_size": 17_000, "train__save_every_steps": 4}
 
 OPERATIONS = [
     (os, "fsync"),
@@ -79,8 +85,11 @@ def status_of(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killing_at(number, *, after, action):
-    """`action`, killed just before or after the `number`-th operation of any thread."""
+def killing_at(number, *, after, action, operations=OPERATIONS):
+    """`action`, killed just before or after the `number`-th operation.
+
+    Renewals of the lease are not counted: how many there are is a matter of the machine.
+    """
     count, lock = itertools.count(1), threading.Lock()
 
     def wrap(owner, name):
@@ -88,7 +97,7 @@ def killing_at(number, *, after, action):
 
         def wrapped(*arguments, **keywords):
             with lock:
-                is_it = next(count) == number
+                is_it = threading.current_thread().name != "lease" and next(count) == number
             if is_it and not after:
                 os.kill(os.getpid(), signal.SIGKILL)
             result = original(*arguments, **keywords)
@@ -99,7 +108,7 @@ def killing_at(number, *, after, action):
         setattr(owner, name, wrapped)
 
     def patched():
-        for owner, name in OPERATIONS:
+        for owner, name in operations:
             wrap(owner, name)
         action()
 
@@ -140,8 +149,8 @@ def kill_and_check(corpus, folder, uninterrupted, start, *, empty_disk):
     assert_nothing_is_left(folder)
 
 
-NUM_OPERATIONS = 400
-"""More than a run has, so that the last of them are seen to end undisturbed."""
+NUM_OPERATIONS = 240
+"""More than a run has (225), so that the last of them are seen to end undisturbed."""
 
 
 def test_a_run_has_fewer_operations_than_are_tried(corpus, tmp_path):
@@ -153,7 +162,7 @@ def test_a_run_has_fewer_operations_than_are_tried(corpus, tmp_path):
 
 @pytest.mark.parametrize("empty_disk", [False, True], ids=["same disk", "empty disk"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("number", range(1, NUM_OPERATIONS, 40))
+@pytest.mark.parametrize("number", range(1, NUM_OPERATIONS, 24))
 def test_killed_at_an_operation(corpus, tmp_path, uninterrupted, number, after, empty_disk):
     action = killing_at(number, after=after, action=lambda: run(corpus, tmp_path))
     kill_and_check(corpus, tmp_path, uninterrupted, lambda: forked(action), empty_disk=empty_disk)
@@ -161,13 +170,56 @@ def test_killed_at_an_operation(corpus, tmp_path, uninterrupted, number, after, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("number", [n for n in range(1, NUM_OPERATIONS) if n % 40 != 1])
+@pytest.mark.parametrize("number", [n for n in range(1, NUM_OPERATIONS) if n % 24 != 1])
 def test_killed_at_any_operation(corpus, tmp_path, uninterrupted, number, after):
     """In turn with the disk and without it."""
     action = killing_at(number, after=after, action=lambda: run(corpus, tmp_path))
     kill_and_check(
         corpus, tmp_path, uninterrupted, lambda: forked(action), empty_disk=bool(number % 2)
     )
+
+
+NUM_REQUESTS = 76
+"""More than a run sends to S3 (67)."""
+
+
+@pytest.fixture(scope="module")
+def larger(corpus, tmp_path_factory):
+    """An uninterrupted run whose checkpoints travel in several parts."""
+    run_dir = tmp_path_factory.mktemp("larger")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
+        pretrain(tiny(**LARGER), data=corpus, run_dir=run_dir)
+    assert (CheckpointStore(run_dir).newest().directory / "engine.pt").stat().st_size > PART_BYTES
+    return outcome(run_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, NUM_REQUESTS, 4))
+def test_killed_at_a_request_to_s3(corpus, tmp_path, larger, s3_bucket, number):
+    """In turn before it is sent and after it was answered, with the disk and without it."""
+    durability = DurabilityConfig(
+        storage=s3_bucket.url,
+        endpoint_url=s3_bucket.config.endpoint_url,
+        addressing_style=s3_bucket.config.addressing_style,
+        lease_seconds=0.2,
+    )
+
+    def attempt():
+        pretrain(tiny(**LARGER), data=corpus, run_dir=tmp_path / "run", durability=durability)
+
+    action = killing_at(
+        number, after=number % 16 < 8, action=attempt, operations=[(URLLib3Session, "send")]
+    )
+    assert status_of(forked(action)) in {-signal.SIGKILL, 0}
+    if number % 8 < 4:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    attempt()
+    assert outcome(tmp_path / "run") == larger
+    remote = RemoteRun(open_storage(f"{s3_bucket.url}/run", s3_bucket.config))
+    remote.attempt = remote.lease()["attempt"]
+    assert remote.steps()[-1] == VALUES["train__max_steps"]
+    assert remote.clean_up() == 0, "neither objects nor parts are left"
 
 
 @pytest.mark.parametrize("seed", range(20))

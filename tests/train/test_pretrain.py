@@ -15,7 +15,7 @@ from smallbench.errors import ConfigError, ConflictError, DataError, Interrupted
 from smallbench.files import exclusive_lock
 from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.checkpoint import CheckpointStore
+from smallbench.train.checkpoint import CheckpointStore, sealed
 from smallbench.train.pretrain import pretrain
 
 VALUES = {
@@ -111,11 +111,12 @@ def test_resumed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted, s
 
 def test_killed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted):
     """SIGKILL in a real process between two checkpoints; the same command continues."""
-    program = (
+    program = (  # its twelfth step is the last that it comes to
         "import sys, time; from pathlib import Path; from smallbench.train.pretrain import *;"
         "from tests.train.test_pretrain import tiny; torch.set_num_threads(1);"
+        "steps = iter(range(11)); "
         "pretrain(tiny(), data=Path(sys.argv[1]), run_dir=Path(sys.argv[2]),"
-        " should_stop=lambda: time.sleep(0.05))"
+        " should_stop=lambda: next(steps, None) is None and time.sleep(600))"
     )
     command = [sys.executable, "-c", program, str(corpus), str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -123,7 +124,6 @@ def test_killed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted):
     while not commit.exists():
         assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(0.12)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert CheckpointStore(tmp_path).newest().step < 24
@@ -176,7 +176,7 @@ def test_another_precision_is_refused(corpus, tmp_path):
     pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
     commit = next((tmp_path / "commits").iterdir())
     manifest = json.loads(commit.read_text())
-    commit.write_text(json.dumps(manifest | {"precision": "fp16"}))
+    commit.write_text(json.dumps(sealed(manifest | {"precision": "fp16"})))
     with pytest.raises(ConfigError, match="was trained in fp16"):
         pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
 

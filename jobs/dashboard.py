@@ -1,0 +1,43 @@
+"""Make the project's dashboard in Weights & Biases: the report's charts over all of its runs.
+
+It needs a key ('wandb login') and the network. Each call makes one more saved view of the project;
+runs need none of it, and pages of runs that were made before show up in it too.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from jobs.base import Job
+from smallbench.config import option
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of `smallbench dashboard`."""
+
+    wandb_project: str = option(
+        "smallbench", help="project there; the entity is WANDB_ENTITY's, or the key's"
+    )
+
+
+def run(options: Options) -> None:
+    """Make it, and say where."""
+    from smallbench.glue.tasks import TASKS
+    from smallbench.tracking.dashboard import save_dashboard
+
+    print(save_dashboard(options.wandb_project, tasks=list(TASKS)))
+
+
+JOB = Job(
+    name="dashboard",
+    options=Options,
+    run=run,
+    examples=("smallbench dashboard", "smallbench dashboard --wandb_project=encoders"),
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main([JOB.name, *sys.argv[1:]]))

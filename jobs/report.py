@@ -1,0 +1,62 @@
+"""Draw the metrics of one run, or of several over each other, as one HTML page.
+
+The page needs no server, no network and no JavaScript: it can be mailed, or kept beside a paper.
+A run is a --run_dir or, of one in a bucket, STORAGE/NAME; one that is going on is drawn as far as
+it is. With --tensorboard the same records are written as event files for TensorBoard.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.base import Job
+from smallbench.config import option, require
+from smallbench.storage.config import StorageConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StorageConfig):
+    """Flags of `smallbench report`."""
+
+    runs: tuple[str, ...] = option(help="run directories, or URLs of runs", metavar="RUN[,RUN…]")
+    out: Path = option(Path("report.html"), help="page to write", metavar="FILE.html")
+    tensorboard: Path | None = option(
+        None, help="also write event files for TensorBoard below this directory"
+    )
+
+    def __post_init__(self) -> None:
+        different = 0 < len(self.runs) == len(set(self.runs))
+        require(different, "runs", self.runs, "at least one, none twice")
+
+
+def run(options: Options) -> None:
+    """Write the page, and event files where asked."""
+    from smallbench.report.page import write_report
+    from smallbench.report.runs import read_runs
+    from smallbench.report.tensorboard import write_events
+
+    runs = read_runs(options.runs, options)
+    write_report(runs, options.out)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB, open it in a browser")
+    if options.tensorboard is not None:
+        write_events(runs, options.tensorboard)
+        print(f"tensorboard --logdir={options.tensorboard}")
+
+
+JOB = Job(
+    name="report",
+    options=Options,
+    run=run,
+    words=("runs",),
+    examples=(
+        "smallbench report runs/tiny",
+        "smallbench report runs/a runs/b s3://lab/runs/c --out=compared.html --tensorboard=tb",
+    ),
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main([JOB.name, *sys.argv[1:]]))

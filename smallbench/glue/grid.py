@@ -1,0 +1,256 @@
+"""All runs of a protocol: planned, dealt to shards, claimed by workers, resumed, never repeated.
+
+Shards need nothing of each other: what must be decided in one place (a task whose learning rate is
+chosen) goes to one shard, so that shards on machines without a common disk can be merged. Workers
+that share one `out` need no shards: each claims the runs that nobody has done or is doing, by a
+lock that the kernel frees when its holder dies.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from smallbench.errors import InterruptedRunError
+from smallbench.files import try_lock
+from smallbench.glue.choice import CHOICE, choice_data, choice_rows
+from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.display import GridDisplay
+from smallbench.glue.encoder import Encoder
+from smallbench.glue.features import Features
+from smallbench.glue.finetune import finetune, num_epochs, settings_for, tokenize_task
+from smallbench.glue.protocols import (
+    CHOICE_SEED,
+    Protocol,
+    chosen_rate,
+    departures,
+    protocol_named,
+)
+from smallbench.glue.readers import TaskData
+from smallbench.glue.results import RunResult, find_run, run_directory, run_name
+from smallbench.glue.tasks import Task
+
+POLL_SECONDS = 2.0
+"""Between looks at what other workers have finished."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that a protocol wants."""
+
+    task: str
+    split: str
+    """What it is scored on: `choice` or `dev`."""
+    learning_rate: float | None
+    """None: the one that the task's `choice` runs choose."""
+    seed: int
+
+
+def plan_task(
+    task: Task,
+    protocol: Protocol,
+    *,
+    learning_rates: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[PlannedRun]:
+    """The runs of one task; the protocol's own learning rates and seeds where none are given."""
+    rates = learning_rates or protocol.learning_rates
+    seeds = seeds or protocol.seeds(task)
+    if protocol.chooses_rate and len(rates) > 1:
+        choice = [PlannedRun(task.name, CHOICE, rate, CHOICE_SEED) for rate in rates]
+        return choice + [PlannedRun(task.name, "dev", None, seed) for seed in seeds]
+    return [PlannedRun(task.name, "dev", rate, seed) for rate in rates for seed in seeds]
+
+
+def shard_of(
+    plan: Sequence[PlannedRun], cost: Mapping[str, int], *, number: int, count: int
+) -> list[PlannedRun]:
+    """The runs of shard `number` (from 1) of `count`, in the plan's order.
+
+    `cost` is that of a task's run. The dearest group goes to the shard with least to do so far.
+    """
+    choosing = {run.task for run in plan if run.split == CHOICE}
+    groups: dict[object, list[PlannedRun]] = {}
+    for run in plan:
+        groups.setdefault(run.task if run.task in choosing else run, []).append(run)
+    loads, mine = [0] * count, set()
+    for group in sorted(groups.values(), key=lambda g: len(g) * cost[g[0].task], reverse=True):
+        lightest = loads.index(min(loads))
+        loads[lightest] += len(group) * cost[group[0].task]
+        if lightest == number - 1:
+            mine.update(group)
+    return [run for run in plan if run in mine]
+
+
+def work_of(data: TaskData, config: FinetuneConfig) -> int:
+    """What a run costs, in characters that it reads: a task's rows are of any length."""
+    train = data.first(config.max_train_examples).splits["train"]
+    characters = sum(map(len, train.first)) + sum(map(len, train.second or ()))
+    return num_epochs(data.task, config) * characters
+
+
+def measure(
+    encoder: Encoder,
+    tasks: Sequence[TaskData],
+    config: FinetuneConfig,
+    *,
+    protocol: str,
+    out: Path,
+    learning_rates: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+    shard: tuple[int, int] = (1, 1),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[RunResult]:
+    """What `protocol` wants of `encoder`, or shard K of N of it; stored runs are not repeated.
+
+    Says before it starts how this departs from the protocol, by other rates and seeds than its own
+    or by `config`.
+    """
+    view = protocol_named(protocol)
+    plan = [
+        run
+        for data in tasks
+        for run in plan_task(data.task, view, learning_rates=learning_rates, seeds=seeds)
+    ]
+    by_name = {data.task.name: data for data in tasks}
+    planned = [
+        replace(
+            settings_for(
+                encoder,
+                by_name[run.task],
+                config,
+                learning_rate=run.learning_rate or 0.0,
+                seed=run.seed,
+            ),
+            split=run.split,
+        )
+        for run in plan
+    ]
+    if found := departures(view, planned):
+        print(f"unranked: {'; '.join(found)}", file=sys.stderr, flush=True)
+    number, count = shard
+    cost = {data.task.name: work_of(data, config) for data in tasks}
+    mine = shard_of(plan, cost, number=number, count=count)
+    if not mine:
+        print(f"shard {number}/{count} has nothing to do: there are fewer tasks", file=sys.stderr)
+    return run_grid(encoder, tasks, config, plan=mine, out=out, should_stop=should_stop)
+
+
+def run_grid(
+    encoder: Encoder,
+    tasks: Sequence[TaskData],
+    config: FinetuneConfig,
+    *,
+    plan: Sequence[PlannedRun],
+    out: Path,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[RunResult]:
+    """The runs of `plan`, in its order, each fine-tuned here unless it is found stored.
+
+    Where another process is at one of them, it is waited for. Raises `InterruptedRunError` when
+    `should_stop` turned true.
+    """
+    grid = _Grid(encoder, tasks, config, out, should_stop)
+    results: dict[PlannedRun, RunResult] = {}
+    work = sum(grid.work[run.task] for run in plan)
+    with GridDisplay(num_runs=len(plan), work=work) as display:
+        pending = list(plan)
+        while pending:
+            waiting = []
+            for run in pending:
+                result = grid.attempt(run, _rate(run, plan, results), display)
+                if result is None:
+                    waiting.append(run)
+                else:
+                    results[run] = result
+            if len(waiting) == len(pending):
+                display.wait(len(waiting))
+                if should_stop():
+                    raise InterruptedRunError(
+                        "asked to stop while other workers finish; what ended is stored"
+                    )
+                time.sleep(POLL_SECONDS)
+            pending = waiting
+    return [results[run] for run in plan]
+
+
+def _rate(
+    run: PlannedRun, plan: Sequence[PlannedRun], results: Mapping[PlannedRun, RunResult]
+) -> float | None:
+    """The learning rate of a planned run; None while its task has not chosen."""
+    if run.learning_rate is not None:
+        return run.learning_rate
+    choice = [other for other in plan if other.task == run.task and other.split == CHOICE]
+    if not all(other in results for other in choice):
+        return None
+    return chosen_rate([results[other] for other in choice])
+
+
+class _Grid:
+    """What the runs of a plan have in common."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tasks: Sequence[TaskData],
+        config: FinetuneConfig,
+        out: Path,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.encoder, self.config, self.out = encoder, config, out
+        self.should_stop = should_stop
+        self.data = {(d.task.name, "dev"): d.first(config.max_train_examples) for d in tasks}
+        self.work = {data.task.name: work_of(data, config) for data in tasks}
+        self.tokenized: tuple[str, dict[str, Features]] = ("", {})
+
+    def attempt(
+        self, run: PlannedRun, rate: float | None, display: GridDisplay
+    ) -> RunResult | None:
+        """The result of a run; None where another process is at it, or its rate is not chosen."""
+        if rate is None:
+            return None
+        data = self.data_of(run)
+        settings = settings_for(self.encoder, data, self.config, learning_rate=rate, seed=run.seed)
+        with try_lock(self.out / "locks" / f"{run.task}_{run_name(settings)}") as is_mine:
+            if not is_mine:
+                return None
+            directory = run_directory(self.out, settings)
+            result = find_run(directory, settings, data_sha256=data.sha256)
+            was_stored = result is not None
+            if result is None:
+                name = f"{data.task.title} {run.split}, seed {run.seed}"
+                result = finetune(
+                    self.encoder,
+                    data,
+                    self.config,
+                    learning_rate=rate,
+                    seed=run.seed,
+                    out=self.out,
+                    features=self.features_of(run),
+                    on_progress=partial(display.step, name, self.work[run.task]),
+                    should_stop=self.should_stop,
+                )
+        display.result(result, self.work[run.task], was_stored=was_stored)
+        return result
+
+    def data_of(self, run: PlannedRun) -> TaskData:
+        """The rows that a run is trained and scored on."""
+        key = (run.task, run.split)
+        if key not in self.data:
+            self.data[key] = choice_data(self.data[run.task, "dev"])
+        return self.data[key]
+
+    def features_of(self, run: PlannedRun) -> dict[str, Features]:
+        """The same rows as tokens; a task's are read by the tokenizer once for all of its runs."""
+        data = self.data[run.task, "dev"]
+        if self.tokenized[0] != run.task:
+            self.tokenized = (run.task, tokenize_task(self.encoder, data, self.config))
+        features = self.tokenized[1]
+        if run.split != CHOICE:
+            return features
+        rows = choice_rows(data.splits["train"])
+        return {name: features["train"].take(those) for name, those in rows.items()}

@@ -1,0 +1,311 @@
+"""Protocols: which runs a score needs, and what the score is, as views of the same stored runs.
+
+`robust-v1`, the ranking: the learning rate is chosen on a part of train, then the published seeds
+are run with it, and the score is their mean. `paper`: the best dev score of all trials, shown with
+their number. The two are never ranked together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from statistics import fmean, median, stdev
+from typing import Any
+
+from smallbench import config
+from smallbench.errors import ConfigError, DataError
+from smallbench.glue.choice import CHOICE
+from smallbench.glue.results import RunResult, RunSettings, group_runs
+from smallbench.glue.tasks import TASKS, Task
+from smallbench.registry import nearest
+
+NOTHING = "–"
+"""What a table shows where there is no number."""
+
+CHOICE_SEED = 0
+"""Of the runs that choose a learning rate; none of the published seeds."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How runs become a task's score."""
+
+    name: str
+    score_is: str
+    """What the score is, for the table's first line."""
+    score: Callable[[Sequence[float]], float]
+    chooses_rate: bool
+    """Whether one learning rate is chosen before the seeds; else each is tried with each seed."""
+    learning_rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 3e-4)
+    published_seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """`RunSettings` that a ranked run has."""
+
+    def seeds(self, task: Task) -> tuple[int, ...]:
+        """The published seeds of a task."""
+        return self.published_seeds[: task.default_num_seeds]
+
+
+_WHOLE = {"max_train_examples": None, "is_sample": False, "random_init": False}
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="robust-v1",
+            score_is="mean over seeds; a part of train chose the learning rate",
+            score=fmean,
+            chooses_rate=True,
+            fixed={
+                "batch_size": 32,
+                "max_length": 128,
+                "weight_decay": 0.01,
+                "warmup_fraction": 0.1,
+                "clip_norm": 1.0,
+                **_WHOLE,
+            },
+        ),
+        Protocol(
+            name="paper",
+            score_is="best dev score of all trials, which dev itself chose",
+            score=max,
+            chooses_rate=False,
+            fixed=_WHOLE,
+        ),
+    )
+}
+DEFAULT = "robust-v1"
+
+
+def protocol_named(name: str) -> Protocol:
+    """The protocol `name`; raises `ConfigError` for an unknown one."""
+    if name not in PROTOCOLS:
+        raise ConfigError(f"unknown protocol {name!r}; {nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def chosen_rate(choice: Sequence[RunResult]) -> float:
+    """The learning rate of the best of these runs; the lowest of equally good ones."""
+    best = max(choice, key=lambda run: (run.score, -run.settings.learning_rate))
+    return best.settings.learning_rate
+
+
+def departures(protocol: Protocol, settings: Iterable[RunSettings]) -> tuple[str, ...]:
+    """How these runs are not those of `protocol`, each in a few words; none: they can be ranked."""
+    found: list[str] = []
+
+    def compare(name: str, value: Any, expected: Any) -> None:
+        if value != expected:
+            found.append(f"{name} {_text(value)}, not {_text(expected)}")
+
+    ordered = sorted(settings, key=lambda s: list(TASKS).index(s.task))
+    for name, group in groupby(ordered, key=lambda s: s.task):
+        of_task = list(group)
+        for one in of_task:
+            for key, expected in protocol.fixed.items():
+                compare(key, getattr(one, key), expected)
+            if protocol.chooses_rate:
+                compare("epochs", one.epochs, TASKS[name].default_epochs)
+        if protocol.chooses_rate:
+            choice = [s for s in of_task if s.split == CHOICE]
+            rates = {s.learning_rate for s in choice or of_task}
+            compare("learning_rate", tuple(sorted(rates)), protocol.learning_rates)
+            seeds = {s.seed for s in of_task if s.split != CHOICE}
+            compare("seeds", tuple(sorted(seeds)), protocol.seeds(TASKS[name]))
+            if {s.seed for s in choice} - {CHOICE_SEED}:
+                found.append("other seeds in the choice of the learning rate")
+    return tuple(dict.fromkeys(found))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value)) or "none"
+    return "none" if value is None else str(value).lower()
+
+
+# ---- views of stored runs
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """Scores (× 100) of one task's runs that count under a protocol."""
+
+    task: str
+    runs: tuple[RunResult, ...]
+    score: float
+    """What the protocol makes of them."""
+    mean: float
+    sd: float | None
+    """Sample standard deviation over runs; None for one run."""
+    median: float
+    minimum: float
+    maximum: float
+    num_failed: int
+
+    @property
+    def num_runs(self) -> int:
+        """Seeds, or trials."""
+        return len(self.runs)
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """The different ones among the runs."""
+        return tuple(sorted({run.settings.learning_rate for run in self.runs}))
+
+    @property
+    def best(self) -> RunResult:
+        """The run with the highest dev score; the lowest seed and rate of equally good ones."""
+        return max(
+            self.runs,
+            key=lambda run: (run.score, -run.settings.seed, -run.settings.learning_rate),
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One model's scores under one protocol. All means are plain."""
+
+    model: str
+    model_sha256: str
+    num_parameters: int
+    protocol: str
+    max_train_examples: int | None
+    is_sample: bool
+    random_init: bool
+    departures: tuple[str, ...]
+    """Why it is not ranked; empty: it is, as far as its tasks go."""
+    tasks: dict[str, TaskSummary]
+    """In the order of the paper's columns."""
+
+    @property
+    def average(self) -> float | None:
+        """AVG, the mean over all eight tasks; None unless all are there."""
+        return self.mean_of_present if len(self.tasks) == len(TASKS) else None
+
+    @property
+    def mean_of_present(self) -> float:
+        """The mean over the tasks that are there. Comparable only between equal sets of tasks."""
+        return fmean(task.score for task in self.tasks.values())
+
+
+def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
+    """One model's scores from its stored runs.
+
+    Raises `DataError` for runs that are no repetitions of each other: two models, two settings or
+    data sets of one task, or one seed twice. A score over those would hide a choice.
+    """
+    groups = group_runs(runs)
+    if len(groups) != 1:
+        models = ", ".join(group[0].settings.model for group in groups)
+        raise DataError(f"expected the runs of one model on the same data, found: {models}")
+    view = protocol_named(protocol)
+    tasks, counting = {}, []
+    for name in TASKS:
+        of_task = [run for run in runs if run.settings.task == name]
+        choice = [r for r in of_task if r.settings.split == CHOICE and view.chooses_rate]
+        dev = [run for run in of_task if run.settings.split != CHOICE]
+        if choice:
+            _check_repetitions(name, choice)
+            rate = chosen_rate(choice)
+            dev = [run for run in dev if run.settings.learning_rate == rate]
+        if dev:
+            _check_repetitions(name, dev)
+            _check_alike(name, [*choice, *dev], but=("split", "learning_rate", "seed"))
+            if view.chooses_rate:
+                _check_alike(name, dev, but=("seed",))
+            tasks[name] = _task_summary(name, dev, view)
+            counting += [run.settings for run in [*choice, *dev]]
+    if not tasks:
+        raise DataError("no seed of any task has been run yet; the same command continues")
+    settings = runs[0].settings
+    return Summary(
+        model=settings.model,
+        model_sha256=settings.model_sha256,
+        num_parameters=settings.num_parameters,
+        protocol=protocol,
+        max_train_examples=settings.max_train_examples,
+        is_sample=settings.is_sample,
+        random_init=settings.random_init,
+        departures=departures(view, counting),
+        tasks=tasks,
+    )
+
+
+def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> TaskSummary:
+    scores = [run.score for run in runs]
+    return TaskSummary(
+        task=name,
+        runs=tuple(runs),
+        score=protocol.score(scores),
+        mean=fmean(scores),
+        sd=stdev(scores) if len(scores) > 1 else None,
+        median=median(scores),
+        minimum=min(scores),
+        maximum=max(scores),
+        num_failed=sum(run.failed for run in runs),
+    )
+
+
+def _check_alike(task: str, runs: Sequence[RunResult], *, but: tuple[str, ...]) -> None:
+    """Raise `DataError` where two runs differ in a setting that is not among `but`."""
+    first = config.to_dict(runs[0].settings)
+    for run in runs:
+        different = config.differing_keys(first, config.to_dict(run.settings))
+        for key, (one, other) in different.items():
+            if key not in but:
+                remedy = "keep each setting in an --out of its own"
+                if key == "learning_rate":
+                    remedy = "--protocol=paper shows the best of them"
+                raise DataError(
+                    f"runs of {task} mix {key} {one!r} and {other!r}, so their mean is no spread "
+                    f"over seeds; {remedy}"
+                )
+
+
+def _check_repetitions(task: str, runs: Sequence[RunResult]) -> None:
+    seen = set()
+    for run in runs:
+        if run.data_sha256 != runs[0].data_sha256:
+            raise DataError(f"runs of {task} were made on different data; keep them apart")
+        trial = (run.settings.learning_rate, run.settings.seed)
+        if trial in seen:
+            raise DataError(f"two runs of {task} have seed {trial[1]} and learning rate {trial[0]}")
+        seen.add(trial)
+
+
+def results_table(summary: Summary) -> str:
+    """A model's scores as a Markdown table: spread over runs for each task, then AVG."""
+
+    def number(value: float | None) -> str:
+        return NOTHING if value is None else f"{value:.2f}"
+
+    lines = [
+        f"{summary.protocol}: {PROTOCOLS[summary.protocol].score_is}",
+        "",
+        "| Task | Metric | Score | SD | Median | Min | Max | Runs | Failed | Learning rate |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, s in summary.tasks.items():
+        scores = (s.score, s.sd, s.median, s.minimum, s.maximum)
+        cells = [
+            TASKS[name].title,
+            TASKS[name].ranking_metric,
+            *map(number, scores),
+            str(s.num_runs),
+            str(s.num_failed),
+            ", ".join(map(str, s.learning_rates)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"AVG over all eight tasks: {number(summary.average)}"]
+    if summary.average is None:
+        missing = ", ".join(TASKS[name].title for name in TASKS if name not in summary.tasks)
+        lines[-1] += (
+            f" (missing: {missing}). Mean over the {len(summary.tasks)} present: "
+            f"{summary.mean_of_present:.2f}"
+        )
+    if summary.departures:
+        lines.append(f"Unranked: {'; '.join(summary.departures)}")
+    if summary.is_sample:
+        lines += ["", "*Sample*: scored on generated stand-ins, which say nothing about GLUE."]
+    return "\n".join(lines) + "\n"

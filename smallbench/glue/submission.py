@@ -1,0 +1,160 @@
+"""The file for GLUE's own server: eleven predictions files in a flat zip, checked before written.
+
+Each task's test predictions are those of its best dev run, as GLUE's submitters do it; they were
+stored with that run. The server alone has the labels.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smallbench.errors import DataError
+from smallbench.files import atomic_writer, write_text
+from smallbench.glue.protocols import Summary, summarize
+from smallbench.glue.readers import MAX_SCORE
+from smallbench.glue.results import read_predictions, read_runs, run_directory
+from smallbench.glue.tasks import TASKS, Task
+
+HEADER = "index\tprediction"
+MAX_FILE_BYTES = 64 * 2**20  # the largest file, QQP's, has 4 MiB
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One file of a submission, as the server wants it."""
+
+    num_rows: int
+    labels: tuple[str, ...] | None
+    """What may be predicted; None: numbers from 0 to 5."""
+
+
+WNLI, WNLI_MAJORITY = "WNLI.tsv", "0"
+"""Not trained here: dev contradicts train. 0, not entailed, has 323 of train's 635 rows."""
+
+FILES = {
+    split.submission: Expected(split.num_rows, task.file_labels)
+    for task in TASKS.values()
+    for split in task.splits
+    if split.submission is not None
+} | {WNLI: Expected(146, ("0", "1"))}
+"""All eleven, by name."""
+
+
+def write_submission(run: Path, out: Path, *, protocol: str) -> str:
+    """Write the zip of the runs stored in `run`; what is in it, as text, also beside it (`.txt`).
+
+    Raises `DataError`, and writes nothing, where a file would be refused by the server.
+    """
+    summary = summarize(read_runs(run), protocol)
+    texts = {WNLI: _file([WNLI_MAJORITY] * FILES[WNLI].num_rows)}
+    sources = {WNLI: f"class {WNLI_MAJORITY} everywhere, the majority in train (not trained here)"}
+    for task, split, name in _places():
+        directory = _directory(run, summary, task)
+        if directory is not None and (directory / f"{split}.tsv").is_file():
+            texts[name] = submission_text(task, read_predictions(directory, task, split))
+            sources[name] = f"{directory}/{split}.tsv"
+    for name, text in texts.items():
+        check_file(name, text, where=sources[name])
+    missing = [name for name in FILES if name not in texts]
+    report = [f"{out}: {len(texts)} of {len(FILES)} files; {summary.model}, {protocol}", ""]
+    report += [f"{name}: {sources[name]}" for name in FILES if name in texts]
+    if missing:
+        report += [
+            "",
+            f"Missing: {', '.join(missing)}. The server takes none but all {len(FILES)}; a run "
+            "stores its predictions for each test file that its data have.",
+        ]
+    with atomic_writer(out) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as pack:
+        for name in FILES:
+            if name in texts:  # a time of its own would make equal content differ
+                pack.writestr(zipfile.ZipInfo(name), texts[name], zipfile.ZIP_DEFLATED)
+    write_text(out.with_suffix(".txt"), "\n".join(report) + "\n")
+    return "\n".join(report)
+
+
+def check_submission(path: Path) -> str:
+    """Check a zip, whoever wrote it; raises `DataError` where the server would refuse it."""
+    try:
+        with zipfile.ZipFile(path) as pack:
+            entries = pack.infolist()
+            names = [entry.filename for entry in entries]
+            for name in names:
+                if name not in FILES or names.count(name) > 1:
+                    raise DataError(
+                        f"{path} has {name!r}; expected {', '.join(FILES)}, once each, in no folder"
+                    )
+            missing = [name for name in FILES if name not in names]
+            if missing:
+                raise DataError(f"{path} lacks {', '.join(missing)}; the server takes none but all")
+            for entry in entries:
+                with pack.open(entry) as stream:
+                    content = stream.read(MAX_FILE_BYTES + 1)
+                if len(content) > MAX_FILE_BYTES:
+                    raise DataError(f"{path}, {entry.filename}: over {MAX_FILE_BYTES:,} bytes")
+                where = f"{path}, {entry.filename}"
+                check_file(entry.filename, content.decode(), where=where)
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError) as error:
+        raise DataError(f"{path} is no readable zip of text files ({error})") from None
+    return f"{path}: all {len(FILES)} files are as the server wants them"
+
+
+def submission_text(task: Task, predictions: NDArray[Any]) -> str:
+    """A task's predictions (classes or scores, [N]) as a file of the submission."""
+    if task.file_labels is not None:
+        return _file([task.file_labels[value] for value in predictions.tolist()])
+    clipped = np.clip(predictions, 0.0, MAX_SCORE)  # a number that is none stays none
+    return _file([f"{value:.3f}" for value in clipped.tolist()])
+
+
+def check_file(name: str, text: str, *, where: str) -> None:
+    """Raise `DataError` unless `text` is what the server expects of the file `name`."""
+    expected = FILES[name]
+    lines = text.splitlines()
+    if not lines or lines[0] != HEADER:
+        raise DataError(f"{where}: the first line must be {HEADER!r}")
+    if len(lines) - 1 != expected.num_rows:
+        raise DataError(
+            f"{where}: {len(lines) - 1:,} predictions for {name}, expected {expected.num_rows:,}"
+        )
+    for number, line in enumerate(lines[1:]):
+        index, _, value = line.partition("\t")
+        if index != str(number) or not _is_allowed(value, expected.labels):
+            what = " or ".join(expected.labels) if expected.labels else f"0 to {MAX_SCORE:g}"
+            raise DataError(f"{where}, line {number + 2}: {line!r}, expected {number}<TAB>{what}")
+
+
+def _is_allowed(value: str, labels: tuple[str, ...] | None) -> bool:
+    if labels is not None:
+        return value in labels
+    try:
+        return 0.0 <= float(value) <= MAX_SCORE
+    except ValueError:
+        return False
+
+
+def _file(values: Sequence[str]) -> str:
+    return "\n".join([HEADER, *(f"{i}\t{value}" for i, value in enumerate(values))]) + "\n"
+
+
+def _places() -> list[tuple[Task, str, str]]:
+    """Each test split: its task, its name, and its file in a submission."""
+    return [
+        (task, split.name, split.submission)
+        for task in TASKS.values()
+        for split in task.splits
+        if split.submission is not None
+    ]
+
+
+def _directory(run: Path, summary: Summary, task: Task) -> Path | None:
+    """Where the best dev run of a task is stored, if there is one."""
+    if task.name not in summary.tasks:
+        return None
+    return run_directory(run, summary.tasks[task.name].best.settings)

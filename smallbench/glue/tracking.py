@@ -1,0 +1,80 @@
+"""A model's GLUE scores in W&B: a table with intervals, and the means in the run's summary."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from smallbench.config import digest
+from smallbench.files import read_json
+from smallbench.glue.protocols import Summary, TaskSummary
+from smallbench.glue.tasks import TASKS
+from smallbench.tracking.config import TrackerConfig
+from smallbench.tracking.wandb import open_views
+
+CONFIDENCE = 0.95
+
+COLUMNS = ("task", "metric", "score", "mean", "lower", "upper", "seeds", "failed")
+
+
+def interval(task: TaskSummary) -> tuple[float, float] | None:
+    """Where the mean over all seeds is, with `CONFIDENCE`; None for one run.
+
+    Student's t interval: seeds are few and their deviation is estimated.
+    """
+    if task.sd is None:
+        return None
+    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, task.num_runs - 1))
+    half = t * task.sd / math.sqrt(task.num_runs)
+    return task.mean - half, task.mean + half
+
+
+def table_rows(summary: Summary) -> list[tuple[Any, ...]]:
+    """A row of `COLUMNS` for each task: the protocol's score, and the mean with its interval."""
+    return [
+        (
+            TASKS[name].title,
+            TASKS[name].ranking_metric,
+            task.score,
+            task.mean,
+            *(interval(task) or (None, None)),
+            task.num_runs,
+            task.num_failed,
+        )
+        for name, task in summary.tasks.items()
+    ]
+
+
+def show_summary(config: TrackerConfig, summary: Summary, *, model: str, folder: Path) -> None:
+    """Show `summary`, as `config` asks; the same model and protocol are the same run there.
+
+    `model` is the directory or id that was fine-tuned: an export of ours names its recipe.
+    """
+    marker = Path(model) / "smallbench.json"
+    recipe = read_json(marker)["config"]["recipe"] if marker.is_file() else summary.model
+    settings = {
+        "model": summary.model,
+        "model_sha256": summary.model_sha256,
+        "num_parameters": summary.num_parameters,
+        "protocol": summary.protocol,
+        "max_train_examples": summary.max_train_examples,
+        "is_sample": summary.is_sample,
+        "random_init": summary.random_init,
+        "departures": list(summary.departures),
+    }
+    means = {f"glue/{name}": task.score for name, task in summary.tasks.items()}
+    for view in open_views(
+        config,
+        run_id=digest(settings)[:8],
+        name=f"glue of {summary.model}",
+        group=recipe,
+        job_type="glue",
+        folder=folder,
+        settings=settings,
+        at_end=lambda: means | {"glue/average": summary.average},
+    ):
+        with view:
+            view.table("glue", COLUMNS, table_rows(summary))

@@ -1,0 +1,469 @@
+"""Whether a well-formed submission can be true: each check a function, all of them in `CHECKS`.
+
+A check yields what it found. Nothing found is a pass; *rejected* is impossible or forbidden,
+*flagged* is for a person to look at, and *not done* says what is missing to look at all, which
+keeps an entry at tier *claimed*.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from smallbench.config import digest, flatten
+from smallbench.glue.tasks import TASKS
+from smallbench.gpus import gpu_of_device
+from smallbench.leaderboard.compute import (
+    Sizes,
+    count_parameters,
+    train_flops,
+)
+from smallbench.leaderboard.entry import Measured, link
+from smallbench.leaderboard.scores import ROBUST, RunScores, robust_departures
+from smallbench.leaderboard.submission import (
+    MARKUP,
+    MAX_LINE_BYTES,
+    Rejected,
+    Submission,
+    list_files,
+    show,
+    trailer,
+    unpack,
+)
+
+Verdict = Literal["passed", "flagged", "not done", "rejected"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check says."""
+
+    check: str
+    verdict: Verdict
+    reason: str = ""
+
+
+Found = Iterator[tuple[Verdict, str]]
+PERCENT = 0.01
+MAX_UNPACKED_BYTES = MAX_LINE_BYTES * max(
+    task.split(split).num_rows + 1 for task in TASKS.values() for split in task.dev_splits
+)
+
+
+def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
+    """Every check that the entry's tier has, in the order of `CHECKS`."""
+    findings: list[Finding] = []
+    for name, check in CHECKS.items():
+        if name not in (REPORTED_CHECKS if submission.entry.reported else MEASURED_CHECKS):
+            continue
+        if name == "metrics" and any(finding.verdict == "rejected" for finding in findings):
+            # Scoring takes the most time, and these scores nobody will see.
+            findings.append(Finding(name, "not done", "rejected before"))
+            continue
+        found = [Finding(name, verdict, reason) for verdict, reason in check(submission, scores)]
+        findings += found or [Finding(name, "passed")]
+    return findings
+
+
+# ---- what is said
+
+
+def _tier(submission: Submission, scores: RunScores) -> Found:
+    if submission.entry.tier == "verified":
+        yield "rejected", "a submitter cannot set tier 'verified'; ask for 'logged'"
+
+
+def _text(submission: Submission, scores: RunScores) -> Found:
+    for place, text in submission.texts:
+        # A command and its configuration may hold anything; a page escapes all of it anyway.
+        if not place.startswith("provenance.") and MARKUP.search(text):
+            yield "flagged", f"{place} looks like markup: {show(text)}"
+
+
+def _date(submission: Submission, scores: RunScores) -> Found:
+    try:
+        date.fromisoformat(submission.entry.date)
+    except ValueError:
+        yield "rejected", f"date {submission.entry.date} is none"
+
+
+def _links(submission: Submission, scores: RunScores) -> Found:
+    links = submission.entry.links
+    if links.huggingface and not links.huggingface_revision:
+        yield "rejected", "links.huggingface needs huggingface_revision, 40 hexadecimal digits"
+    hosts = {"wandb": "wandb.ai", "huggingface": "huggingface.co"}
+    for name, host in hosts.items():
+        url = getattr(links, name)
+        if url and url.split("/")[2] != host and not url.split("/")[2].endswith(f".{host}"):
+            yield "flagged", f"links.{name} leads to {url.split('/')[2]}"
+
+
+def _reported(submission: Submission, scores: RunScores) -> Found:
+    reported = submission.entry.reported
+    assert reported is not None
+    if len(reported.scores) == len(TASKS):
+        mean = sum(reported.scores.values()) / len(TASKS)
+        if abs(mean - reported.average) > 0.01:
+            yield "rejected", f"average {reported.average} is not the scores' mean {mean:.2f}"
+    for name, score in reported.scores.items():
+        task = TASKS[name]
+        if task.ranking_metric == "accuracy":
+            num, unit = task.split("dev").num_rows, 10.0 ** -_decimals(score)
+            # Rounded, or cut off behind the last digit, as the paper does.
+            most = math.floor((score + unit) / 100 * num - 1e-9)
+            if 100 * most / num < score - unit / 2 - 1e-9:
+                yield "flagged", f"{name} {score} is not k/{num} for any k: no accuracy of one run"
+
+
+def _decimals(score: float) -> int:
+    return len(f"{score:.6f}".rstrip("0").partition(".")[2])
+
+
+# ---- the model and its pretraining
+
+
+def _model(submission: Submission, scores: RunScores) -> Found:
+    entry = submission.entry.measured
+    model, settings = entry.model, entry.provenance.config
+    if digest(settings) != entry.provenance.config_digest:
+        yield "rejected", "config_digest is not the configuration's"
+    flat = flatten(settings)
+    for name, value in vars(model).items():
+        configured = flat.get(f"model.{name}", flat.get(f"objective.{name}"))
+        if configured is not None and configured != value:
+            yield "rejected", f"model.{name} {value}, but {configured} in the configuration"
+    sizes = _sizes(entry)
+    if sizes is None:
+        yield "not done", f"the parameters of architecture {model.architecture!r} are not counted"
+        return
+    count = count_parameters(sizes)
+    claims = (
+        ("num_parameters", model.num_parameters, count.total),
+        (
+            "num_parameters_without_embeddings",
+            model.num_parameters_without_embeddings,
+            count.without_embeddings,
+        ),
+    )
+    for name, claimed, counted in claims:
+        if claimed is not None and abs(claimed / counted - 1) > PERCENT:
+            yield "rejected", f"{name} {claimed:,}, but its sizes make {counted:,}"
+
+
+def _sizes(entry: Measured) -> Sizes | None:
+    span = flatten(entry.provenance.config).get("model.max_relative_positions")
+    return Sizes.of(
+        entry.model, max_relative_positions=span if isinstance(span, int) and span > 0 else None
+    )
+
+
+def _data(submission: Submission, scores: RunScores) -> Found:
+    data, pretrain = submission.entry.measured.data, submission.entry.measured.pretrain
+    if data.contains_glue:
+        yield "rejected", "the data contain text of GLUE's dev or test sets"
+    epochs = pretrain.num_tokens / data.unique_tokens
+    if abs(epochs / data.epochs - 1) > PERCENT:
+        yield "rejected", f"epochs {data.epochs:g}, but tokens over unique tokens are {epochs:g}"
+
+
+def _tokens(submission: Submission, scores: RunScores) -> Found:
+    entry = submission.entry.measured
+    pretrain = entry.pretrain
+    steps = sum(stage.num_steps for stage in pretrain.stages)
+    if steps != pretrain.num_steps:
+        yield "rejected", f"the ramps have {steps:,} steps, num_steps is {pretrain.num_steps:,}"
+    tokens = sum(stage.num_tokens for stage in pretrain.stages)
+    if abs(pretrain.num_tokens / tokens - 1) > PERCENT:
+        yield (
+            "rejected",
+            f"num_tokens {pretrain.num_tokens:,}, but steps × batch × length is {tokens:,}",
+        )
+    flat = flatten(entry.provenance.config)
+    for key, value in (
+        ("train.max_steps", pretrain.num_steps),
+        ("train.global_batch_size", pretrain.global_batch_size),
+        ("sequence_length", pretrain.sequence_length),
+        ("train.seed", pretrain.seed),
+    ):
+        if flat.get(key, value) != value:
+            yield "flagged", f"{key} {flat[key]} in the configuration, {value} in the entry"
+    if pretrain.gpu_active_seconds > pretrain.wall_seconds * (1 + PERCENT):
+        yield "rejected", "gpu_active_seconds are more than wall_seconds"
+
+
+def _compute(submission: Submission, scores: RunScores) -> Found:
+    entry = submission.entry.measured
+    hardware, precision = entry.hardware, entry.pretrain.precision
+    if hardware.count != 1:
+        yield "rejected", f"{hardware.count} GPUs; the benchmark is for one"
+    gpu, sizes = gpu_of_device(hardware.gpu), _sizes(entry)
+    peak = gpu.peak_tflops.get(precision) if gpu else None
+    if peak is None:
+        yield "not done", f"no peak of {show(hardware.gpu)!r} in {precision} is known"
+        return
+    if hardware.peak_tflops is not None and abs(hardware.peak_tflops / peak - 1) > PERCENT:
+        yield "rejected", f"peak_tflops {hardware.peak_tflops:g}, but our table says {peak:g}"
+    if sizes is None:
+        yield "not done", f"the operations of {entry.model.architecture!r} are not counted"
+        return
+    flat = flatten(entry.provenance.config)
+    flops = train_flops(
+        sizes,
+        entry.pretrain.stages,
+        objective=entry.model.objective,
+        mask_fraction=_fraction(flat.get("objective.mask_fraction"), 0.15),
+        generator_width=_fraction(flat.get("objective.generator_width"), 0.25),
+    )
+    mfu = flops / (entry.pretrain.gpu_active_seconds * peak * 1e12)
+    if mfu > 1:
+        yield "rejected", f"MFU {mfu:.2f}: more than the GPU can do in {precision}"
+    elif not 0.01 <= mfu <= 0.65:
+        yield "flagged", f"MFU {mfu:.3f}, usual is 0.01 to 0.65"
+
+
+def _fraction(value: Any, default: float) -> float:
+    """A configured fraction, where it is one."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value <= 1 else default
+
+
+def _energy(submission: Submission, scores: RunScores) -> Found:
+    entry = submission.entry.measured
+    kwh, method = entry.energy.kwh, entry.energy.method
+    if (kwh is None) != (method is None):
+        yield "rejected", f"kwh {kwh} by method {method}: both or none"
+    gpu = gpu_of_device(entry.hardware.gpu)
+    if kwh is None or gpu is None:
+        return
+    low = 0.15 * gpu.tdp_watts * entry.pretrain.gpu_active_seconds / 3.6e6
+    high = 1.1 * gpu.tdp_watts * entry.pretrain.wall_seconds / 3.6e6
+    if not low <= kwh <= high:
+        yield (
+            "rejected",
+            f"{kwh:g} kWh, but {gpu.tdp_watts:g} W for so long is {low:.3g} to {high:.3g} kWh",
+        )
+
+
+def _provenance(submission: Submission, scores: RunScores) -> Found:
+    provenance = submission.entry.measured.provenance
+    if provenance.dirty:
+        yield "not done", "the code differed from its commit, so nobody can look it up"
+    elif provenance.git_commit is None:
+        yield "not done", "no commit of the code is named"
+
+
+# ---- the training log
+
+MIN_POINTS = 200
+MAX_GAP = 0.02
+"""Of all steps between two records; 200 even ones are 0.005 apart."""
+MIN_VARIATION = 1e-4
+"""Relative deviation of step times; measured ones scatter by a per cent, computed ones do not."""
+
+
+def _log(submission: Submission, scores: RunScores) -> Found:
+    entry, log = submission.entry.measured, submission.train_log
+    head = entry.provenance.train_log_sha256
+    if not log:
+        if head is not None:
+            yield "rejected", "train_log_sha256 is there, the log is not"
+        else:
+            yield "not done", "there is no training log"
+        return
+    previous = entry.provenance.config_digest
+    for number, line in enumerate(log, start=1):
+        previous = link(previous, line)
+        if line["sha256"] != previous:
+            yield "rejected", f"the chain breaks at line {number}: it, or one before, was changed"
+            return
+    if head != previous:
+        yield "rejected", "train_log_sha256 is not the last link of the log"
+    if len(log) < MIN_POINTS:
+        yield "rejected", f"{len(log)} points, expected at least {MIN_POINTS}"
+    if len(log) < 3:
+        return
+    step = np.array([line["step"] for line in log], dtype=np.int64)
+    tokens = np.array([line["tokens"] for line in log], dtype=np.int64)
+    seconds = np.array([line["seconds"] for line in log], dtype=np.float64)
+    for name, values in (("steps", step), ("tokens", tokens), ("times", seconds)):
+        if (np.diff(values) <= 0).any():
+            where = int(np.argmax(np.diff(values) <= 0)) + 2
+            yield "rejected", f"{name} do not rise at line {where}"
+            return
+    pretrain = entry.pretrain
+    if step[-1] != pretrain.num_steps:
+        yield "rejected", f"the last step is {step[-1]:,}, not {pretrain.num_steps:,}"
+    if abs(tokens[-1] / pretrain.num_tokens - 1) > PERCENT:
+        yield "rejected", f"the log ends at {tokens[-1]:,} tokens, not {pretrain.num_tokens:,}"
+    if abs(seconds[-1] / pretrain.gpu_active_seconds - 1) > 5 * PERCENT:
+        yield (
+            "rejected",
+            f"the log ends at {seconds[-1]:,.0f} s, not {pretrain.gpu_active_seconds:,.0f}",
+        )
+    widest = int(np.diff(step).argmax())
+    if np.diff(step)[widest] > max(MAX_GAP * pretrain.num_steps, 1):
+        yield "rejected", f"a gap from step {step[widest]:,} to {step[widest + 1]:,}"
+    rates = [line["tokens_per_second"] for line in log[1:]]
+    if None in rates:
+        yield "rejected", f"no throughput at line {rates.index(None) + 2}"
+    else:
+        integral = float(np.array(rates, dtype=np.float64) @ np.diff(seconds))
+        # Written so that a sum that is no number does not pass.
+        if not abs(integral / (tokens[-1] - tokens[0]) - 1) <= 5 * PERCENT:
+            yield "rejected", f"throughput × time is {integral:,.0f} tokens, not {tokens[-1]:,}"
+    step_times = np.diff(seconds) / np.diff(step)
+    if step_times.std() < MIN_VARIATION * step_times.mean():
+        yield "rejected", "step times do not vary: they were not measured"
+    losses = [line["loss"] for line in log if line["loss"] is not None]
+    if not losses or losses[-1] >= losses[0]:
+        yield "flagged", "the loss does not fall"
+
+
+def _from_scratch(submission: Submission, scores: RunScores) -> Found:
+    entry = submission.entry.measured
+    model = entry.model
+    if not model.from_scratch or model.distilled_from is not None:
+        teacher = f" (teacher: {show(model.distilled_from)})" if model.distilled_from else ""
+        yield "flagged", f"not trained from scratch on text alone{teacher}"
+        return
+    first = submission.train_log[0] if submission.train_log else None
+    if first is None or first["mlm_loss"] is None or model.vocab_size is None:
+        yield "not done", "no first loss of a masked-language model is known"
+    elif first["step"] > PERCENT * entry.pretrain.num_steps:
+        yield "not done", f"the log begins at step {first['step']:,}, too late to tell"
+    elif abs(first["mlm_loss"] - math.log(model.vocab_size)) > 0.7:
+        yield (
+            "rejected",
+            f"the first MLM loss is {first['mlm_loss']:.2f}; from scratch it is near ln V = "
+            f"{math.log(model.vocab_size):.2f}",
+        )
+
+
+# ---- the fine-tuning
+
+
+def _rows(submission: Submission, scores: RunScores) -> Found:
+    """As many rows as gold has."""
+    gold = scores.gold
+    for run in submission.runs:
+        for split, path in run.predictions.items():
+            official = TASKS[run.task].split(split).num_rows
+            expected = len(gold.labels[run.task][split]) if gold.has(run.task) else official
+            num = len(submission.predictions[path])
+            if num != expected:
+                yield "rejected", f"{path} has {num:,} rows, expected {expected:,}"
+
+
+def _metrics(submission: Submission, scores: RunScores) -> Found:
+    """Answers of models that learned something, scored against the official labels."""
+    gold = scores.gold
+    for name, task in TASKS.items():
+        runs = [run for run in submission.runs if run.task == name]
+        if not runs:
+            yield "flagged", f"{name} is missing, so there is no AVG"
+            continue
+        if not gold.has(name):
+            yield "not done", f"{name} was not scored: no gold labels at hand"
+            continue
+        if name not in gold.pinned:
+            what = "generated stand-ins" if gold.is_sample else "not known to be official"
+            yield "not done", f"the gold labels of {name} are {what}"
+        found = [scores[run] for run in runs]
+        failed = sum(run.failed for run in found)
+        if failed == len(found):
+            yield "flagged", f"{name}: no run learned anything; are labels mapped by name?"
+        elif failed:
+            yield "flagged", f"{name}: {failed} of {len(found)} runs failed"
+        best = max(run.metrics[task.ranking_metric] for run in found)
+        if best > 99:
+            yield "flagged", f"{name}: {best:.2f} is more than people reach"
+
+
+def _seeds(submission: Submission, scores: RunScores) -> Found:
+    """Equal answers of different seeds: one run, copied."""
+    seen: dict[tuple[str, str, bytes], str] = {}
+    for run in submission.runs:
+        for split, path in run.predictions.items():
+            values = submission.predictions[path]
+            if len(set(values.tolist())) < 2:
+                continue  # a failed run: constant answers are equal without being copied
+            first = seen.setdefault((run.task, split, values.tobytes()), path)
+            if first != path:
+                yield "flagged", f"{path} equals {first}"
+
+
+def copied_answers(folders: Iterable[Path]) -> dict[Path, list[Finding]]:
+    """Folder to its predictions that equal those of another folder, constant ones apart."""
+    places: dict[bytes, list[tuple[Path, str]]] = {}
+    for folder in folders:
+        for path in _predictions_files(folder):
+            places.setdefault(trailer(folder / path), []).append((folder, path))
+    findings: dict[Path, list[Finding]] = {}
+    for equal in places.values():
+        if len({folder for folder, _ in equal}) < 2:
+            continue
+        (first, path), *others = equal
+        text = unpack(first / path, MAX_UNPACKED_BYTES)
+        if len({line.partition(b"\t")[2] for line in text.splitlines()[1:]}) < 2:
+            continue
+        for folder, other in others:
+            if folder != first and unpack(folder / other, MAX_UNPACKED_BYTES) == text:
+                for one, its, two, theirs in (
+                    (folder, other, first, path),
+                    (first, path, folder, other),
+                ):
+                    reason = f"{its} equals {two.name}/{theirs}"
+                    findings.setdefault(one, []).append(Finding("copies", "flagged", reason))
+    return findings
+
+
+def _predictions_files(folder: Path) -> list[str]:
+    try:
+        return sorted(path for path in list_files(folder) if "/" in path)
+    except Rejected:
+        return []
+
+
+def _protocol(submission: Submission, scores: RunScores) -> Found:
+    finetune = submission.entry.measured.finetune
+    most = max(sum(run.task == task for run in submission.runs) for task in TASKS)
+    if finetune.num_trials < most:
+        yield "rejected", f"num_trials {finetune.num_trials}, but one task has {most} runs"
+    unknown = {run.learning_rate for run in submission.runs} - set(finetune.learning_rates)
+    if unknown:
+        yield "rejected", f"a run has learning rate {min(unknown):g}, which is not in the grid"
+    if finetune.protocol == ROBUST.name:
+        for departure in robust_departures(submission):
+            yield "flagged", f"not {ROBUST.name}, so not ranked: {departure}"
+
+
+CHECKS: Mapping[str, Callable[[Submission, RunScores], Found]] = {
+    "tier": _tier,
+    "text": _text,
+    "date": _date,
+    "links": _links,
+    "reported": _reported,
+    "model": _model,
+    "data": _data,
+    "tokens": _tokens,
+    "compute": _compute,
+    "energy": _energy,
+    "log": _log,
+    "from scratch": _from_scratch,
+    "provenance": _provenance,
+    "rows": _rows,
+    "seeds": _seeds,
+    "protocol": _protocol,
+    "metrics": _metrics,
+}
+"""Name to check, in the order of a report. Reading the folder has checks of its own before."""
+
+REPORTED_CHECKS = ("tier", "text", "date", "links", "reported")
+"""Those that an entry without predictions has."""
+MEASURED_CHECKS = tuple(name for name in CHECKS if name != "reported")

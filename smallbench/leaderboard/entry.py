@@ -1,0 +1,357 @@
+"""An entry of the leaderboard: what a submission's folder holds.
+
+    submissions/SLUG/entry.json            who, what, how (`entry.schema.json` is its law)
+    submissions/SLUG/runs.jsonl            a line for each fine-tuning: task, rate, seed, epochs
+    submissions/SLUG/predictions/*.tsv.gz  what each answered on dev: index<TAB>prediction
+    submissions/SLUG/train_log.jsonl       the pretraining's records, chained by SHA-256
+
+Scores are not in it: `scores` computes them from the predictions. Reading a folder that nobody has
+looked at is `submission`'s work; here is only what a valid one means, and how one is written.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smallbench import config, files
+from smallbench.glue.tasks import Task
+
+SCHEMA_VERSION = 1
+ENTRY_FILE, RUNS_FILE, LOG_FILE = "entry.json", "runs.jsonl", "train_log.jsonl"
+PREDICTIONS_FOLDER = "predictions"
+
+Tier = Literal["reported", "claimed", "logged", "verified"]
+TIERS: tuple[Tier, ...] = ("reported", "claimed", "logged", "verified")
+"""From quoted, over recomputed and backed by a log, to repeated by the board's keepers."""
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of `entry.json`; lines of the other files are in its `$defs`."""
+    text = package_files(__package__).joinpath("entry.schema.json").read_text(encoding="utf-8")
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where to read on; https only."""
+
+    code: str | None = None
+    paper: str | None = None
+    wandb: str | None = None
+    huggingface: str | None = None
+    huggingface_revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was trained; sizes are of the encoder without a head."""
+
+    architecture: str
+    objective: str
+    num_parameters: int
+    num_parameters_without_embeddings: int | None
+    num_hidden_layers: int | None
+    hidden_size: int | None
+    num_attention_heads: int | None
+    intermediate_size: int | None
+    embedding_size: int | None
+    vocab_size: int | None
+    max_position_embeddings: int | None
+    type_vocab_size: int | None
+    from_scratch: bool
+    distilled_from: str | None
+
+
+SIZE_NAMES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "embedding_size",
+    "vocab_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+"""Fields of `Model` that a model's configuration has under the same names."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What it was trained on."""
+
+    name: str
+    revision: str | None
+    sha256: str
+    unique_tokens: int
+    epochs: float
+    contains_glue: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps with one batch size and one length."""
+
+    num_steps: int
+    global_batch_size: int
+    sequence_length: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions of all its batches."""
+        return self.num_steps * self.global_batch_size * self.sequence_length
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """How long and how much at once."""
+
+    num_steps: int
+    global_batch_size: int
+    sequence_length: int
+    ramps: tuple[Stage, ...]
+    num_tokens: int
+    wall_seconds: float
+    gpu_active_seconds: float
+    precision: str
+    seed: int
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The declared ramps, or the one stage of a run without."""
+        return self.ramps or (
+            Stage(self.num_steps, self.global_batch_size, self.sequence_length),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The one device."""
+
+    gpu: str
+    count: int
+    memory_bytes: int | None
+    peak_tflops: float | None
+    driver: str | None
+    torch: str
+    usd_per_hour: float | None
+
+
+@dataclass(frozen=True)
+class Energy:
+    """None is unknown, which is not zero."""
+
+    kwh: float | None
+    method: str | None
+    gco2_per_kwh: float | None
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """How the encoder was fine-tuned on every task."""
+
+    protocol: str
+    learning_rates: tuple[float, ...]
+    chosen: Mapping[str, float]
+    """Task to the rate chosen on a part of train; the robust view's."""
+    num_trials: int
+    batch_size: int
+    max_length: int
+    weight_decay: float
+    warmup_fraction: float
+    clip_norm: float
+    precision: str
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which code, with which configuration."""
+
+    code_version: str
+    git_commit: str | None
+    dirty: bool
+    image_digest: str | None
+    command: tuple[str, ...]
+    config_digest: str
+    config: Mapping[str, Any]
+    train_log_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Scores × 100 that are quoted from elsewhere; `scores` may lack tasks."""
+
+    source: str
+    scores: Mapping[str, float]
+    average: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The sections that every entry has but a reported one."""
+
+    model: Model
+    data: Data
+    pretrain: Pretrain
+    hardware: Hardware
+    energy: Energy
+    finetune: Finetune
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`entry.json`. Of tier *reported*, only `reported` is there; else everything but it."""
+
+    schema_version: int
+    slug: str
+    name: str
+    date: str
+    authors: tuple[str, ...]
+    contact: str | None
+    license: str | None
+    links: Links
+    tier: Tier
+    notes: tuple[str, ...]
+    model: Model
+    data: Data | None = None
+    pretrain: Pretrain | None = None
+    hardware: Hardware | None = None
+    energy: Energy | None = None
+    finetune: Finetune | None = None
+    provenance: Provenance | None = None
+    reported: Reported | None = None
+
+    @property
+    def measured(self) -> Measured:
+        """The sections of an entry whose tier is not *reported*."""
+        sections = {name: getattr(self, name) for name in Measured.__annotations__}
+        assert None not in sections.values(), "the schema demands them"
+        return Measured(**sections)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A line of `runs.jsonl`."""
+
+    task: str
+    learning_rate: float
+    seed: int
+    epochs: int
+    predictions: Mapping[str, str]
+    """Dev split to its file below the entry's folder."""
+
+
+SECTIONS: dict[str, type] = {
+    "links": Links,
+    "model": Model,
+    "data": Data,
+    "pretrain": Pretrain,
+    "hardware": Hardware,
+    "energy": Energy,
+    "finetune": Finetune,
+    "provenance": Provenance,
+    "reported": Reported,
+}
+
+
+def entry_from_dict(content: Mapping[str, Any]) -> Entry:
+    """The typed view of a content that the schema allows; every value stays what it was."""
+    values = _tuples(content)
+    for name, cls in SECTIONS.items():
+        if name in values:
+            values[name] = cls(**_tuples(values[name]))
+    if "pretrain" in values:
+        ramps = tuple(Stage(**stage) for stage in content["pretrain"]["ramps"])
+        values["pretrain"] = replace(values["pretrain"], ramps=ramps)
+    return Entry(**values)
+
+
+def entry_to_dict(entry: Entry) -> dict[str, Any]:
+    """The content of `entry.json`: the inverse of `entry_from_dict`."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        if isinstance(value, tuple):
+            return [plain(part) for part in value]
+        return dict(value) if isinstance(value, Mapping) else value
+
+    content: dict[str, Any] = plain(entry)
+    return {k: v for k, v in content.items() if v is not None or k not in SECTIONS}
+
+
+def _tuples(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+
+
+# ---- writing
+
+
+def predictions_path(task: str, *, learning_rate: float, seed: int, epochs: int, split: str) -> str:
+    """`predictions/cola_lr-0.0001_epochs-10_seed-1_dev.tsv.gz`."""
+    stem = f"{task}_lr-{learning_rate:g}_epochs-{epochs}_seed-{seed}_{split}"
+    return f"{PREDICTIONS_FOLDER}/{stem}.tsv.gz"
+
+
+def predictions_bytes(task: Task, values: NDArray[Any]) -> bytes:
+    """[N] classes or scores as the gzipped text of a predictions file; equal input, equal bytes."""
+    if task.label_names is not None:
+        words = [task.label_names[value] for value in values.tolist()]
+    else:
+        words = [repr(value) for value in np.asarray(values, dtype=np.float64).tolist()]
+    lines = ["index\tprediction", *(f"{i}\t{word}" for i, word in enumerate(words)), ""]
+    return gzip.compress("\n".join(lines).encode(), mtime=0)
+
+
+def chained(records: Iterable[Mapping[str, Any]], *, config_digest: str) -> list[dict[str, Any]]:
+    """Records of a training log with their links: no line can be changed, cut or added alone."""
+    lines, previous = [], config_digest
+    for record in records:
+        previous = link(previous, record)
+        lines.append({**record, "sha256": previous})
+    return lines
+
+
+def link(previous: str, record: Mapping[str, Any]) -> str:
+    """The link of a record: SHA-256 over the previous link and its canonical JSON without link."""
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{previous}\n{text}".encode()).hexdigest()
+
+
+def write_entry(
+    folder: Path,
+    entry: Entry,
+    *,
+    runs: Sequence[StoredRun] = (),
+    predictions: Mapping[str, bytes] | None = None,
+    train_log: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write an entry's files; `predictions` maps a path below `folder` to its bytes.
+
+    `entry.json` comes last: its presence means that the folder is complete.
+    """
+    for path, content in (predictions or {}).items():
+        files.write_bytes(folder / path, content)
+    if runs:
+        files.write_text(folder / RUNS_FILE, _lines(map(config.to_dict, runs)))
+    if train_log:
+        files.write_text(folder / LOG_FILE, _lines(train_log))
+    files.write_json(folder / ENTRY_FILE, entry_to_dict(entry))
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(dict(record), ensure_ascii=False) + "\n" for record in records)

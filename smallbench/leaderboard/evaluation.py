@@ -1,0 +1,271 @@
+"""A folder to a verdict: read, checked, scored, and given the tier that its evidence supports.
+
+What depends on a folder's bytes and the gold labels alone is kept in a cache by their hash, so that
+a board of hundreds of entries is built in seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from smallbench import __version__, files
+from smallbench.errors import DataError
+from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.checks import Finding, copied_answers, run_checks
+from smallbench.leaderboard.entry import ENTRY_FILE, Entry, Tier, entry_from_dict, entry_to_dict
+from smallbench.leaderboard.gold import Gold, labels_sha256
+from smallbench.leaderboard.scores import (
+    RunScores,
+    TaskScore,
+    View,
+    ViewName,
+    paper_view,
+    robust_view,
+)
+from smallbench.leaderboard.statistics import Interval
+from smallbench.leaderboard.submission import (
+    Rejected,
+    fingerprint,
+    parse_json,
+    read_bytes,
+    read_submission,
+)
+
+VERIFIED_FILE = "verified.json"
+"""Beside the entries' folders, written by the board's keepers: slug to the fingerprint of the
+folder that they repeated."""
+MAX_VERIFIED_BYTES = 1 << 20
+MARKS = {"passed": "ok", "flagged": "flagged", "not done": "not done", "rejected": "REJECTED"}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All that is known of a folder."""
+
+    folder: Path
+    sha256: str | None
+    """Of the folder's files; None where they cannot even be listed."""
+    entry: Entry | None
+    """None where it could not be read."""
+    findings: tuple[Finding, ...]
+    views: Mapping[ViewName, View]
+    """Scores; a view that the runs do not allow is absent, as is every one of a rejected entry."""
+    is_verified: bool = False
+
+    @property
+    def rejected(self) -> bool:
+        """Whether any check says so."""
+        return any(finding.verdict == "rejected" for finding in self.findings)
+
+    @property
+    def tier(self) -> Tier | None:
+        """What the evidence supports, never more than was asked for; None where rejected.
+
+        A check that could not be done leaves *claimed*; *verified* is its keepers' to give.
+        """
+        if self.rejected or self.entry is None:
+            return None
+        if self.entry.tier == "reported" or self.is_verified:
+            return "verified" if self.is_verified else "reported"
+        open_questions = any(finding.verdict == "not done" for finding in self.findings)
+        return "claimed" if open_questions else self.entry.tier
+
+
+def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluation:
+    """One folder by itself. Whatever is in it, the result is an `Evaluation`."""
+    try:
+        sha256 = fingerprint(folder)
+    except Rejected as error:
+        return _refused(folder, None, error)
+    kept = None if cache is None else cache / _key(sha256, gold)
+    if kept is not None and (evaluation := _read(kept, folder)):
+        return evaluation
+    try:
+        submission = read_submission(folder)
+    except Rejected as error:
+        return _refused(folder, sha256, error)
+    scores = RunScores(submission, gold)
+    findings = tuple(run_checks(submission, scores))
+    views: dict[ViewName, View] = {}
+    if submission.runs and not any(finding.verdict == "rejected" for finding in findings):
+        found = (robust_view(scores), paper_view(scores))
+        views = {view.name: view for view in found if view is not None}
+    evaluation = Evaluation(folder, sha256, submission.entry, findings, views)
+    if kept is not None:
+        _write(kept, evaluation)
+    return evaluation
+
+
+def evaluate_beside(
+    folder: Path, gold: Gold, *, today: date | None = None, cache: Path | None = None
+) -> Evaluation:
+    """One folder, also compared with the other entries in the folder that it is in."""
+    others = entry_folders(folder.resolve().parent)
+    (evaluation,) = _together([evaluate(folder, gold, cache=cache)], others, today)
+    return evaluation
+
+
+def evaluate_all(
+    root: Path, gold: Gold, *, today: date | None = None, cache: Path | None = None
+) -> list[Evaluation]:
+    """Every entry below `root`, in the order of slugs.
+
+    Raises `DataError` where there is none.
+    """
+    folders = entry_folders(root)
+    if not folders:
+        raise DataError(f"{root} has no entries; expected folders SLUG/ with {ENTRY_FILE}")
+    return _together([evaluate(f, gold, cache=cache) for f in folders], folders, today)
+
+
+def entry_folders(root: Path) -> list[Path]:
+    """The folders below `root`, which are entries or should be."""
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _together(
+    evaluations: Sequence[Evaluation], folders: Sequence[Path], today: date | None
+) -> list[Evaluation]:
+    """Add what an entry's own bytes do not tell: the others, the calendar, the keepers' word."""
+    copies = copied_answers(path.resolve() for path in folders)
+    verified = {root: _verified(root) for root in {e.folder.resolve().parent for e in evaluations}}
+    result = []
+    for evaluation in evaluations:
+        folder = evaluation.folder.resolve()
+        more = list(copies.get(folder, ()))
+        entry = evaluation.entry
+        if entry and today and not evaluation.rejected and entry.date > today.isoformat():
+            more.append(Finding("date", "flagged", f"{entry.date} is in the future"))
+        word = verified[folder.parent].get(folder.name)
+        is_verified = word is not None and word == evaluation.sha256
+        findings = (*evaluation.findings, *more)
+        result.append(replace(evaluation, findings=findings, is_verified=is_verified))
+    return result
+
+
+def _verified(root: Path) -> dict[str, Any]:
+    if not (root / VERIFIED_FILE).exists():
+        return {}
+    try:
+        content = read_bytes(root / VERIFIED_FILE, MAX_VERIFIED_BYTES)
+        words = parse_json(content, check="verified", place=VERIFIED_FILE)
+    except Rejected as error:
+        raise DataError(f"{root}: {error.reason}") from None
+    return words if isinstance(words, dict) else {}
+
+
+def _refused(folder: Path, sha256: str | None, error: Rejected) -> Evaluation:
+    finding = Finding(error.check, "rejected", error.reason)
+    return Evaluation(folder, sha256, None, (finding,), {})
+
+
+# ---- reports
+
+
+def report(evaluation: Evaluation) -> str:
+    """What was found, a line each, then the scores."""
+    lines = []
+    for finding in evaluation.findings:
+        reason = f": {finding.reason}" if finding.reason else ""
+        lines.append(f"{MARKS[finding.verdict]:<9} {finding.check}{reason}")
+    for view in evaluation.views.values():
+        cells = [f"{TASKS[name].column} {cell.score:.2f}" for name, cell in view.tasks.items()]
+        average = "no AVG"
+        if view.interval is not None:
+            low, high = view.interval.low, view.interval.high
+            average = f"AVG {view.average:.2f} ({low:.2f} to {high:.2f})"
+        lines.append(f"{view.name}: {average}; {', '.join(cells) or 'nothing scored'}")
+    name = evaluation.folder.name
+    verdict = "rejected" if evaluation.rejected else f"accepted as {evaluation.tier}"
+    return "\n".join([*lines, f"{name}: {verdict}"])
+
+
+def report_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """The same as JSON-ready values."""
+    return {
+        "slug": evaluation.folder.name,
+        "rejected": evaluation.rejected,
+        "tier": evaluation.tier,
+        "sha256": evaluation.sha256,
+        "findings": [dataclasses.asdict(finding) for finding in evaluation.findings],
+        "views": {
+            view.name: {
+                "average": view.average,
+                "interval": view.interval and dataclasses.asdict(view.interval),
+                "tasks": {name: dataclasses.asdict(cell) for name, cell in view.tasks.items()},
+            }
+            for view in evaluation.views.values()
+        },
+    }
+
+
+# ---- the cache
+
+
+def _key(sha256: str, gold: Gold) -> str:
+    return hashlib.sha256(f"{__version__} {_gold_key(gold)} {sha256}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _gold_key(gold: Gold) -> str:
+    parts = [
+        f"{name} {split} {labels_sha256(TASKS[name], labels)}"
+        for name, splits in gold.labels.items()
+        for split, labels in splits.items()
+    ]
+    return "\n".join([*parts, *sorted(gold.pinned), str(gold.is_sample)])
+
+
+def _write(path: Path, evaluation: Evaluation) -> None:
+    assert evaluation.entry is not None
+    content = report_dict(evaluation) | {"entry": entry_to_dict(evaluation.entry)}
+    draws: dict[str, Any] = {
+        f"{view.name} {task}": values
+        for view in evaluation.views.values()
+        for task, values in view.task_draws.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = files.temporary_sibling(path.with_suffix(".npz"))
+    with temporary.open("wb") as stream:
+        np.savez(stream, **draws)
+    temporary.replace(path.with_suffix(".npz"))
+    # Last: its presence means that the draws are there.
+    files.write_text(path.with_suffix(".json"), json.dumps(content))
+
+
+def _read(path: Path, folder: Path) -> Evaluation | None:
+    try:
+        content = json.loads(path.with_suffix(".json").read_bytes())
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+            draws = {key: stored[key] for key in stored}
+        views: dict[ViewName, View] = {}
+        for name, view in content["views"].items():
+            tasks = {task: _task_score(cell) for task, cell in view["tasks"].items()}
+            views[name] = View(name, tasks, {task: draws[f"{name} {task}"] for task in tasks})
+        return Evaluation(
+            folder,
+            content["sha256"],
+            entry_from_dict(content["entry"]),
+            tuple(Finding(**finding) for finding in content["findings"]),
+            views,
+        )
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile):
+        return None  # not there, or damaged: computed again and replaced
+
+
+def _task_score(cell: dict[str, Any]) -> TaskScore:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in cell.items()}
+    return TaskScore(**{**values, "interval": Interval(**cell["interval"])})

@@ -1,0 +1,216 @@
+"""An entry's scores, computed from its predictions: the robust view and the paper's.
+
+Both are views of the same runs and are never ranked together. *robust*: the mean over the published
+seeds at the learning rate that was chosen on a part of train. *paper*: the best dev score of all
+trials, shown with their number and the maximum to expect of five.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean, median, stdev
+from typing import Literal
+
+import numpy as np
+
+from smallbench.glue.metrics import compute_metrics, is_failed_run
+from smallbench.glue.protocols import DEFAULT, PROTOCOLS
+from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.entry import StoredRun
+from smallbench.leaderboard.gold import Gold, Labels
+from smallbench.leaderboard.statistics import (
+    Floats,
+    Interval,
+    bootstrap_task,
+    expected_maximum,
+    interval,
+)
+from smallbench.leaderboard.submission import Submission
+
+ViewName = Literal["robust", "paper"]
+VIEWS: tuple[ViewName, ...] = ("robust", "paper")
+ROBUST = PROTOCOLS[DEFAULT]
+PAPER_TRIALS = 5
+"""The expected maximum is of so many trials, to compare entries that tried more or fewer."""
+
+
+@dataclass(frozen=True)
+class RunScore:
+    """One run on dev."""
+
+    metrics: dict[str, float]
+    """Every metric × 100; those of a further dev split have its name behind theirs."""
+    failed: bool
+    """No better than always answering the majority class (`metrics.is_failed_run`)."""
+
+
+class RunScores:
+    """The scores of a submission's runs, each computed when it is first asked for."""
+
+    def __init__(self, submission: Submission, gold: Gold) -> None:
+        self.submission, self.gold = submission, gold
+        self._known: dict[str, RunScore] = {}
+
+    def __getitem__(self, run: StoredRun) -> RunScore:
+        path = run.predictions["dev"]
+        if path not in self._known:
+            self._known[path] = self._compute(run)
+        return self._known[path]
+
+    def answers(self, run: StoredRun) -> Labels:
+        """[N] what it answered on dev."""
+        return self.submission.predictions[run.predictions["dev"]]
+
+    def _compute(self, run: StoredRun) -> RunScore:
+        task, labels = TASKS[run.task], self.gold.labels[run.task]
+        metrics = {}
+        for split, path in run.predictions.items():
+            values = self.submission.predictions[path]
+            for name, value in compute_metrics(task, values, labels[split]).items():
+                metrics[name if split == "dev" else f"{name} {split}"] = 100 * value
+        return RunScore(metrics, is_failed_run(task, self.answers(run), labels["dev"]))
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One cell: a score × 100 and the runs that it comes from."""
+
+    task: str
+    score: float
+    """The view's: mean over seeds, or best."""
+    interval: Interval
+    runs: tuple[float, ...]
+    """Each run's ranking metric × 100, in the order of seeds (or of trials)."""
+    mean: float
+    sd: float | None
+    median: float
+    minimum: float
+    maximum: float
+    num_failed: int
+    metrics: dict[str, float]
+    """`RunScore.metrics`: mean over seeds, or the best run's."""
+    learning_rates: tuple[float, ...]
+    expected_maximum: float | None
+    """Of `PAPER_TRIALS` trials; the paper's view only."""
+
+    @property
+    def num_runs(self) -> int:
+        """Seeds, or trials whose predictions are there."""
+        return len(self.runs)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One entry's scores under one protocol."""
+
+    name: ViewName
+    tasks: dict[str, TaskScore]
+    """In the order of the paper's columns; tasks without predictions or gold are absent."""
+    task_draws: dict[str, Floats] = field(repr=False)
+    """Task to its [R] draws."""
+
+    @cached_property
+    def draws(self) -> Floats | None:
+        """[R] draws of AVG, the plain mean of the eight tasks; None unless all are there."""
+        if len(self.tasks) < len(TASKS):
+            return None
+        average: Floats = np.stack(list(self.task_draws.values())).mean(axis=0)
+        return average
+
+    @property
+    def average(self) -> float | None:
+        """AVG."""
+        return None if self.draws is None else fmean(t.score for t in self.tasks.values())
+
+    @property
+    def interval(self) -> Interval | None:
+        """AVG's."""
+        return None if self.draws is None else interval(self.draws)
+
+
+def robust_departures(submission: Submission) -> tuple[str, ...]:
+    """How the runs are not those of robust-v1, each in a few words; none: it can be ranked.
+
+    `protocols.departures` asks the same of runs as they are stored; here the choice's runs are not,
+    only the rate that they chose.
+    """
+    finetune = submission.entry.measured.finetune
+    found = [
+        f"{name} {getattr(finetune, name):g}, not {value:g}"
+        for name, value in ROBUST.fixed.items()
+        if hasattr(finetune, name) and getattr(finetune, name) != value
+    ]
+    if finetune.protocol != ROBUST.name:
+        found.append(f"protocol {finetune.protocol}")
+    if tuple(sorted(finetune.learning_rates)) != ROBUST.learning_rates:
+        found.append("another grid of learning rates")
+    for name in dict.fromkeys(run.task for run in submission.runs):
+        runs, task = _robust_runs(submission, name), TASKS[name]
+        if name not in finetune.chosen:
+            found.append(f"{name}: no learning rate was chosen on train")
+        elif tuple(run.seed for run in runs) != ROBUST.seeds(task):
+            seeds = ", ".join(str(run.seed) for run in runs) or "none"
+            found.append(f"{name}: seeds {seeds} at the chosen rate, not the published ones")
+        elif {run.epochs for run in runs} != {task.default_epochs}:
+            found.append(f"{name}: epochs other than {task.default_epochs}")
+    return tuple(found)
+
+
+def _robust_runs(submission: Submission, task: str) -> list[StoredRun]:
+    rate = submission.entry.measured.finetune.chosen.get(task)
+    runs = [run for run in submission.runs if run.task == task and run.learning_rate == rate]
+    return sorted(runs, key=lambda run: run.seed)
+
+
+def robust_view(scores: RunScores) -> View | None:
+    """The ranking's view; None where the runs are not those of robust-v1."""
+    if robust_departures(scores.submission):
+        return None
+    return _view("robust", scores, {n: _robust_runs(scores.submission, n) for n in TASKS})
+
+
+def paper_view(scores: RunScores) -> View:
+    """The best of all trials."""
+    runs = {name: [r for r in scores.submission.runs if r.task == name] for name in TASKS}
+    return _view("paper", scores, runs)
+
+
+def _view(name: ViewName, scores: RunScores, runs: Mapping[str, Sequence[StoredRun]]) -> View:
+    tasks: dict[str, TaskScore] = {}
+    draws: dict[str, Floats] = {}
+    for task, of_task in runs.items():
+        if of_task and scores.gold.has(task):
+            tasks[task], draws[task] = _score(name, task, of_task, scores)
+    return View(name, tasks, draws)
+
+
+def _score(
+    view: ViewName, name: str, runs: Sequence[StoredRun], scores: RunScores
+) -> tuple[TaskScore, Floats]:
+    task = TASKS[name]
+    cells = [scores[run].metrics[task.ranking_metric] for run in runs]
+    counted = list(runs) if view == "robust" else [runs[int(np.argmax(cells))]]
+    answers_SN = np.stack([scores.answers(run) for run in counted])
+    draws = bootstrap_task(task, answers_SN, scores.gold.labels[name]["dev"])
+    draws = draws.astype(np.float32)  # enough for a comparison, and half to keep
+    metrics = {
+        key: fmean(scores[run].metrics[key] for run in counted) for key in scores[runs[0]].metrics
+    }
+    score = TaskScore(
+        task=name,
+        score=metrics[task.ranking_metric],
+        interval=interval(draws),
+        runs=tuple(cells),
+        mean=fmean(cells),
+        sd=stdev(cells) if len(cells) > 1 else None,
+        median=median(cells),
+        minimum=min(cells),
+        maximum=max(cells),
+        num_failed=sum(scores[run].failed for run in runs),
+        metrics=metrics,
+        learning_rates=tuple(sorted({run.learning_rate for run in runs})),
+        expected_maximum=expected_maximum(cells, PAPER_TRIALS) if view == "paper" else None,
+    )
+    return score, draws

@@ -1,0 +1,409 @@
+"""A submission's folder as somebody sent it: read as data, under limits, trusting nothing.
+
+Nothing in it is executed, followed or unpacked: only files of known names are opened, each is read
+up to a fixed size, and what does not fit raises `Rejected`, which names the check and the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+import unicodedata
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+from numpy.typing import NDArray
+
+from smallbench.glue.tasks import TASKS, Task
+from smallbench.leaderboard.entry import (
+    ENTRY_FILE,
+    LOG_FILE,
+    PREDICTIONS_FOLDER,
+    RUNS_FILE,
+    SCHEMA_VERSION,
+    Entry,
+    StoredRun,
+    entry_from_dict,
+    schema,
+)
+
+# Several times what an honest entry needs, and little enough to read in seconds.
+MAX_FILES = 1_000
+MAX_BYTES = {ENTRY_FILE: 256 << 10, RUNS_FILE: 1 << 20, LOG_FILE: 16 << 20}
+MAX_PREDICTIONS_BYTES = 1 << 20  # compressed; QQP's are about 100 kB
+MAX_LINE_BYTES = 40  # 40429<TAB>not_duplicate, or a number with every digit
+MAX_FOLDER_BYTES = 64 << 20
+MAX_RUNS = 300  # four learning rates with five seeds on eight tasks are 160
+MAX_LOG_LINES = 50_000
+MAX_JSON_DEPTH = 12
+
+PREDICTIONS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
+HEADER = "index\tprediction\n"
+MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;|javascript:|\]\(", re.IGNORECASE)
+INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+"""Unicode categories that change how text looks or behaves without being seen."""
+JOINERS = "\u200c\u200d"  # letters of some scripts, and emoji, need them
+
+
+class Rejected(ValueError):  # noqa: N818 - a verdict, not a fault of ours
+    """The folder cannot be an entry; `check` is which of the checks says so."""
+
+    def __init__(self, check: str, reason: str) -> None:
+        super().__init__(reason)
+        self.check = check
+        self.reason = reason
+
+
+@dataclass(frozen=True, eq=False)
+class Submission:
+    """What was read; well-formed, and not yet believed."""
+
+    folder: Path
+    entry: Entry
+    runs: Sequence[StoredRun]
+    predictions: Mapping[str, NDArray[Any]]
+    """File to [N] classes or scores."""
+    train_log: Sequence[Mapping[str, Any]]
+    """Lines of the log, oldest first; none where there is no log."""
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """Every text of the entry with its place: `authors[0]`."""
+        return list(_texts(self.entry, ""))
+
+
+def read_submission(folder: Path) -> Submission:
+    """Read every file of a folder. Raises `Rejected` at the first that is not as it must be."""
+    sizes = list_files(folder)
+    entry = _read_entry(folder)
+    if entry.tier == "reported":
+        extra = sorted(set(sizes) - {ENTRY_FILE})
+        if extra:
+            raise Rejected("files", f"tier 'reported' has {ENTRY_FILE} only, not {show(extra[0])}")
+        return Submission(folder, entry, (), {}, ())
+    runs = _read_runs(folder, sizes)
+    predictions = {
+        path: read_predictions(folder / path, TASKS[run.task], split)
+        for run in runs
+        for split, path in run.predictions.items()
+    }
+    return Submission(folder, entry, runs, predictions, _read_log(folder, sizes))
+
+
+# ---- files
+
+
+def list_files(folder: Path) -> dict[str, int]:
+    """Path below `folder` to size of each file.
+
+    Raises `Rejected` for links, special files, unknown names, too many or too large ones.
+    """
+    sizes: dict[str, int] = {}
+    for place, prefix in ((folder, ""), (folder / PREDICTIONS_FOLDER, f"{PREDICTIONS_FOLDER}/")):
+        try:
+            if not stat.S_ISDIR(place.lstat().st_mode):
+                raise Rejected("files", f"{show(prefix or folder.name)} is no folder")
+            with os.scandir(place) as found:
+                names = [entry.name for entry in islice(found, MAX_FILES + 1)]
+        except OSError as error:
+            if prefix and isinstance(error, FileNotFoundError):
+                continue
+            raise Rejected("files", f"{show(place.name)}: {error.strerror}") from None
+        for name in names:
+            if not prefix and name == PREDICTIONS_FOLDER:
+                continue
+            status = (place / name).lstat()
+            if not stat.S_ISREG(status.st_mode):
+                raise Rejected("files", f"{show(prefix + name)} is no regular file (a link?)")
+            sizes[prefix + name] = status.st_size
+    if len(sizes) > MAX_FILES:
+        raise Rejected("files", f"more than {MAX_FILES:,} files")
+    for path, size in sizes.items():
+        folder_name, _, name = path.rpartition("/")
+        if folder_name and not PREDICTIONS_NAME.fullmatch(name):
+            raise Rejected("files", f"{show(path)} is no name of a predictions file")
+        if not folder_name and name not in MAX_BYTES:
+            raise Rejected("files", f"{show(path)} does not belong in an entry")
+        limit = MAX_PREDICTIONS_BYTES if folder_name else MAX_BYTES[name]
+        if size > limit:
+            raise Rejected("files", f"{path} has {size:,} bytes, more than {limit:,}")
+    if sum(sizes.values()) > MAX_FOLDER_BYTES:
+        raise Rejected("files", f"more than {MAX_FOLDER_BYTES:,} bytes altogether")
+    if ENTRY_FILE not in sizes:
+        raise Rejected("files", f"{ENTRY_FILE} is missing")
+    return sizes
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A regular file's bytes; neither links nor more than `limit` are followed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise Rejected("files", f"{show(path.name)} is no regular file")
+            content = stream.read(limit + 1)
+    except OSError as error:
+        raise Rejected("files", f"{show(path.name)}: {error.strerror}") from None
+    if len(content) > limit:
+        raise Rejected("files", f"{show(path.name)} has more than {limit:,} bytes")
+    return content
+
+
+# ---- JSON
+
+
+def parse_json(content: bytes, *, check: str, place: str) -> Any:
+    """A JSON value of bounded depth, with finite numbers and no key twice."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON number")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            raise ValueError("a key occurs twice")
+        return content
+
+    try:
+        value = json.loads(content.decode("utf-8"), parse_constant=refuse, object_pairs_hook=unique)
+        _require_plain(value, MAX_JSON_DEPTH)
+    except RecursionError:
+        raise Rejected(check, f"{place} is nested deeper than {MAX_JSON_DEPTH} levels") from None
+    except ValueError as error:
+        raise Rejected(check, f"{place} is not as JSON must be: {show(str(error))}") from None
+    return value
+
+
+def _require_plain(value: Any, depth: int) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is too large")
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        raise ValueError("a number is too large")
+    if isinstance(value, dict | list):
+        if depth == 0:
+            raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
+        for member in value.values() if isinstance(value, dict) else value:
+            _require_plain(member, depth - 1)
+
+
+def _read_entry(folder: Path) -> Entry:
+    content = parse_json(
+        read_bytes(folder / ENTRY_FILE, MAX_BYTES[ENTRY_FILE]), check="schema", place=ENTRY_FILE
+    )
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise Rejected(
+            "schema", f"schema_version {show(version)}; this smallbench reads {SCHEMA_VERSION}"
+        )
+    _require_valid(content, schema(), check="schema", place=ENTRY_FILE)
+    for place, text in _texts(content, ""):
+        bad = next((c for c in text if _is_invisible(c)), None)
+        if bad is not None:
+            name = unicodedata.name(bad, f"U+{ord(bad):04X}")
+            raise Rejected("text", f"{place} has an invisible character ({name})")
+    entry = entry_from_dict(content)
+    if entry.slug != folder.resolve().name:
+        raise Rejected("slug", f"slug {entry.slug!r} is not the folder's name {show(folder.name)}")
+    return entry
+
+
+def _require_valid(value: Any, node: Mapping[str, Any], *, check: str, place: str) -> None:
+    validator = jsonschema.Draft202012Validator(node)
+    errors = sorted(islice(validator.iter_errors(value), 20), key=lambda e: list(map(str, e.path)))
+    if errors:
+        found = [f"{'.'.join(map(str, e.absolute_path)) or place}: {e.message}" for e in errors]
+        raise Rejected(check, "; ".join(show(sentence) for sentence in found[:5]))
+
+
+def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, member in value.items():
+            yield from _texts(member, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for number, member in enumerate(value):
+            yield from _texts(member, f"{place}[{number}]")
+    elif hasattr(value, "__dataclass_fields__"):
+        yield from _texts(vars(value), place)
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in INVISIBLE and character not in JOINERS
+
+
+def show(value: Any) -> str:
+    """Foreign text for a report: on one line, without escapes for the terminal, not long."""
+    text = value if isinstance(value, str) else repr(value)
+    text = "".join("�" if _is_invisible(c) else c for c in text)
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+# ---- runs and their predictions
+
+
+def _lines(folder: Path, name: str, *, check: str, most: int) -> list[Any]:
+    content = read_bytes(folder / name, MAX_BYTES[name])
+    if content and not content.endswith(b"\n"):
+        raise Rejected(check, f"{name} is cut off: its last line has no end")
+    lines = content.split(b"\n")[:-1]
+    if len(lines) > most:
+        raise Rejected(check, f"{name} has more than {most:,} lines")
+    return [
+        parse_json(line, check=check, place=f"{name}, line {number}")
+        for number, line in enumerate(lines, start=1)
+    ]
+
+
+def _read_runs(folder: Path, sizes: Mapping[str, int]) -> list[StoredRun]:
+    if RUNS_FILE not in sizes:
+        raise Rejected("runs", f"{RUNS_FILE} is missing")
+    lines = _lines(folder, RUNS_FILE, check="runs", most=MAX_RUNS)
+    node = {"$ref": "#/$defs/run", "$defs": schema()["$defs"]}
+    runs: list[StoredRun] = []
+    used: set[str] = set()
+    trials = set()
+    for number, line in enumerate(lines, start=1):
+        place = f"{RUNS_FILE}, line {number}"
+        _require_valid(line, node, check="runs", place=place)
+        run = StoredRun(**line)
+        if tuple(run.predictions) != TASKS[run.task].dev_splits:
+            raise Rejected("runs", f"{place}: {run.task} has {TASKS[run.task].dev_splits}")
+        trial = (run.task, run.learning_rate, run.seed, run.epochs)
+        if trial in trials:
+            raise Rejected("seeds", f"{place}: {run.task} has seed {run.seed} twice")
+        trials.add(trial)
+        for path in run.predictions.values():
+            if path not in sizes:
+                raise Rejected("runs", f"{place}: {path} is missing")
+            if path in used:
+                raise Rejected("runs", f"{place}: {path} belongs to another run already")
+            used.add(path)
+        runs.append(run)
+    if not runs:
+        raise Rejected("runs", f"{RUNS_FILE} has no run")
+    stray = sorted(path for path in sizes if "/" in path and path not in used)
+    if stray:
+        raise Rejected("runs", f"{stray[0]} belongs to no run")
+    return runs
+
+
+def unpack(path: Path, limit: int) -> bytes:
+    """A gzip file of one member, read no further than `limit` bytes of content."""
+    content = read_bytes(path, MAX_PREDICTIONS_BYTES)
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        text = unpacker.decompress(content, limit + 1)
+    except zlib.error:
+        raise Rejected("predictions", f"{path.name} is no gzip file, or damaged") from None
+    if len(text) > limit:
+        raise Rejected("predictions", f"{path.name} unpacks to over {limit:,} bytes")
+    if not unpacker.eof:
+        raise Rejected("predictions", f"{path.name} is cut off")
+    if unpacker.unused_data:
+        raise Rejected("predictions", f"{path.name} goes on behind its end")
+    return text
+
+
+def trailer(path: Path) -> bytes:
+    """CRC-32 and length of what a gzip file holds: its last eight bytes, whatever its packing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise Rejected("files", f"{show(path.name)}: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as stream:
+        stream.seek(max(0, os.fstat(descriptor).st_size - 8))
+        return stream.read(8)
+
+
+def read_predictions(path: Path, task: Task, split: str) -> NDArray[Any]:
+    """[N] classes or scores: one for each row of the official dev set, in its order."""
+    try:
+        limit = MAX_LINE_BYTES * (task.split(split).num_rows + 1)
+        text = unpack(path, limit).decode("ascii")
+    except UnicodeDecodeError:
+        raise Rejected("predictions", f"{path.name} has characters other than ASCII") from None
+    body = text.removeprefix(HEADER)
+    words = body.replace("\n", "\t").split("\t")
+    if words.pop() != "" or len(words) % 2 or body == text:
+        raise Rejected("predictions", f"{path.name} is no table of index<TAB>prediction")
+    indices, words = words[0::2], words[1::2]
+    if indices != _indices(len(words)):
+        raise Rejected("predictions", f"{path.name}: indices are not 0, 1, 2, … in this order")
+    if "".join(map("{}\t{}\n".format, indices, words)) != body:
+        raise Rejected("predictions", f"{path.name} has a line that is not index<TAB>prediction")
+    if task.label_names is not None:
+        numbers = {label: number for number, label in enumerate(task.label_names)}
+        unknown = set(words) - set(numbers)
+        if unknown:
+            raise Rejected(
+                "predictions",
+                f"{path.name}: {show(min(unknown))!r} is no label of {task.name} "
+                f"({', '.join(task.label_names)})",
+            )
+        return np.array([numbers[word] for word in words], dtype=np.int8)
+    try:
+        scores = np.array(words, dtype=np.float64)
+    except ValueError:
+        raise Rejected("predictions", f"{path.name} has a score that is no number") from None
+    if not np.isfinite(scores).all() or (np.abs(scores) > 1e6).any():
+        raise Rejected("predictions", f"{path.name} has a score that is not finite")
+    return scores
+
+
+@lru_cache(maxsize=16)
+def _indices(num: int) -> list[str]:
+    return list(map(str, range(num)))
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over every file of a folder that `list_files` accepts: equal only if all are."""
+    sizes = list_files(folder)
+    sha = hashlib.sha256()
+    for path in sorted(sizes):
+        content = read_bytes(folder / path, max(MAX_PREDICTIONS_BYTES, *MAX_BYTES.values()))
+        sha.update(f"{path} {len(content)}\n".encode())
+        sha.update(content)
+    return sha.hexdigest()
+
+
+# ---- the training log
+
+_LOG_KEYS = ("step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256")
+
+
+def _read_log(folder: Path, sizes: Mapping[str, int]) -> list[Mapping[str, Any]]:
+    if LOG_FILE not in sizes:
+        return []
+    lines = _lines(folder, LOG_FILE, check="log", most=MAX_LOG_LINES)
+    for number, line in enumerate(lines, start=1):
+        # By hand: a schema's validator would take seconds for so many lines.
+        if not _is_log_line(line):
+            raise Rejected("log", f"{LOG_FILE}, line {number}: not the keys and types of a record")
+    return lines
+
+
+def _is_log_line(line: Any) -> bool:
+    if not isinstance(line, dict) or set(line) != set(_LOG_KEYS):
+        return False
+    numbers = [line[key] for key in _LOG_KEYS[:-1]]
+    if any(isinstance(n, bool) or not isinstance(n, int | float | None) for n in numbers):
+        return False
+    counts = (line["step"], line["tokens"])
+    return (
+        all(isinstance(n, int) and 0 <= n < 1 << 53 for n in counts)
+        and isinstance(line["seconds"], int | float)
+        and line["seconds"] >= 0
+        and isinstance(line["sha256"], str)
+    )

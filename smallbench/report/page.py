@@ -1,0 +1,257 @@
+"""Runs as one self-contained HTML page: nothing is fetched, and nothing needs JavaScript.
+
+A chart's lines are SVG paths that stretch with the page; labels are text of the page, so that they
+stay readable at any width. Each chart holds its lines against steps, tokens and hours, of which
+the style sheet shows one. JavaScript only adds the values under the pointer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smallbench import __version__
+from smallbench.config import differing_keys
+from smallbench.files import write_text
+from smallbench.report.runs import AXES, Run, Series
+from smallbench.report.scale import Scale, all_values, scale_of, short, thinned
+from smallbench.tracking.panels import SECTIONS, Panel
+
+WIDTH, HEIGHT = 2_000, 10_000
+"""The grid of whole numbers on which lines are drawn: finer than any screen."""
+
+MAX_DOTS = 60
+"""Held-out losses are also dots, while they are few enough to be told apart."""
+
+NUM_COLORS = 8
+
+KINDS = {"train": "training", "eval": "held-out", "entropy": "unigram entropy of held-out tokens"}
+
+ENTROPY = "eval/unigram_entropy"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One path of a chart."""
+
+    run: int
+    kind: str
+    axis: str
+    path: str
+    dots: str
+    """The path again as dots, or nothing."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label at a share of the axis, in percent."""
+
+    label: str
+    place: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Everything that the template draws of a panel."""
+
+    title: str
+    unit: str
+    y: Scale
+    y_ticks: list[Tick]
+    lines: list[Line]
+    runs: set[int]
+    kinds: list[str]
+    """Of `KINDS`, those that are there."""
+    summary: str
+    """For who cannot see it."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The x axis of all charts, in one of its units."""
+
+    name: str
+    label: str
+    scale: Scale
+    ticks: list[Tick]
+    restarts: list[tuple[int, float]]
+    """Run and place in percent."""
+
+
+def write_report(runs: Sequence[Run], out: Path) -> None:
+    """Write the page."""
+    write_text(out, render(runs))
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page of the runs, in the order given."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("smallbench.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    axes = [_axis(runs, name) for name in AXES]
+    return environment.get_template("page.html").render(
+        runs=runs,
+        axes=axes,
+        sections={name: list(_charts(runs, axes, panels)) for name, panels in SECTIONS.items()},
+        kinds=KINDS,
+        totals=_totals(runs),
+        differences=_differences(runs),
+        attempts=[[_attempt(attempt) for attempt in run.record["attempts"]] for run in runs],
+        num_colors=NUM_COLORS,
+        width=WIDTH,
+        height=HEIGHT,
+        version=__version__,
+        created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    )
+
+
+# Charts
+
+
+def _axis(runs: Sequence[Run], name: str) -> Axis:
+    longest = max(
+        run.series(f"{event}/step", name).x[-1:] for run in runs for event in run.by_event
+    )
+    scale = Scale(0.0, (longest[0] if longest else 0.0) or 1.0)
+    return Axis(
+        name,
+        AXES[name],
+        scale,
+        _ticks(scale),
+        [(i, 100 * scale.place(x)) for i, run in enumerate(runs) for x in run.restarts(name)],
+    )
+
+
+def _ticks(scale: Scale) -> list[Tick]:
+    return [Tick(short(value), 100 * scale.place(value)) for value in scale.ticks()]
+
+
+def _charts(runs: Sequence[Run], axes: Sequence[Axis], panels: Sequence[Panel]) -> Iterator[Chart]:
+    """A chart for each panel that has something to show, and another thing than those before."""
+    seen: set[tuple[tuple[float | None, ...], ...]] = set()
+    for panel in panels:
+        found = {
+            (index, key): run.series(key, "step")
+            for index, run in enumerate(runs)
+            for key in panel.keys
+        }
+        found = {place: series for place, series in found.items() if all_values([series])}
+        # The entropy belongs to a loss, and is no loss itself.
+        measured = [series for (_, key), series in found.items() if key != ENTROPY]
+        values = tuple(series.y for series in measured)
+        if values in seen or not any(all_values(measured)):  # all zero is in the table
+            continue
+        seen.add(values)
+        shown = {index for index, key in found if key != ENTROPY}
+        found = {place: series for place, series in found.items() if place[0] in shown}
+        y = scale_of(all_values(list(found.values())), is_log=panel.is_log)
+        kinds = {key: "entropy" if key == ENTROPY else key.partition("/")[0] for key in panel.keys}
+        yield Chart(
+            title=panel.title,
+            unit=panel.unit,
+            y=y,
+            y_ticks=_ticks(y),
+            lines=[
+                _line(index, kinds[key], axis, y, thinned(runs[index].series(key, axis.name)))
+                for index, key in found
+                for axis in axes
+            ],
+            runs=shown,
+            kinds=[kind for kind in KINDS if kind in {kinds[key] for _, key in found}],
+            summary="; ".join(
+                f"{runs[index].name}, {KINDS[kinds[key]]}: "
+                f"{short(all_values([series])[-1])} at the end"
+                for (index, key), series in found.items()
+            ),
+        )
+
+
+def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> Line:
+    parts, pen_is_down = [], False
+    points = []
+    for x, value in zip(series.x, series.y, strict=True):
+        if value is None:
+            pen_is_down = False
+            continue
+        point = f"{axis.scale.place(x) * WIDTH:.0f} {(1 - y.place(value)) * HEIGHT:.0f}"
+        parts.append(("L" if pen_is_down else "M") + point)
+        points.append(point)
+        pen_is_down = True
+    dots = kind == "eval" and len(points) <= MAX_DOTS
+    return Line(
+        run,
+        kind,
+        axis.name,
+        "".join(parts),
+        "".join(f"M{point}h0" for point in points) if dots else "",
+    )
+
+
+# Tables
+
+
+def _totals(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Rows of the table of final numbers: a name, and a cell for each run."""
+    all_of_them = [run.totals() for run in runs]
+
+    def count(value: Any) -> str:
+        return f"{value:,.0f}"
+
+    def loss(value: Any) -> str:
+        return f"{value:.4f}"
+
+    rows: list[tuple[str, str, Callable[[Any], str]]] = [
+        ("Held-out loss, all terms, last", "held_out_loss", loss),
+        ("Held-out loss, all terms, best", "best_held_out_loss", loss),
+        ("Unigram entropy of held-out tokens", "unigram_entropy", loss),
+        ("Training loss, all terms, last", "loss", loss),
+        ("Generator loss, last", "generator_loss", loss),
+        ("Discriminator loss, last", "discriminator_loss", loss),
+        ("Steps", "step", count),
+        ("Skipped steps", "skipped_steps", count),
+        ("Tokens", "tokens", count),
+        ("Hours of training", "hours", lambda value: f"{value:,.2f}"),
+        ("Attempts", "attempts", count),
+        ("Tokens a second, overall", "overall_tokens_per_second", count),
+        ("MFU, median", "median_mfu", lambda value: f"{value:.1%}"),
+        ("FLOPs of training", "train_flops", lambda value: f"{value:.3g}"),
+        ("GPU-active hours", "gpu_active_seconds", lambda value: f"{value / 3600:,.2f}"),
+        ("Energy, kWh", "energy_kwh", lambda value: f"{value:,.3g}"),
+        ("Energy, how known", "energy_method", str),
+        ("Cost", "cost", lambda value: f"{value:,.2f}"),
+    ]
+    return [
+        # What was not measured is a dash, never a zero.
+        (name, ["–" if t.get(key) is None else show(t[key]) for t in all_of_them])
+        for name, key, show in rows
+        if any(key in t for t in all_of_them)
+    ]
+
+
+def _differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Rows of the table of settings: those that differ; of one run all of them."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.config))
+    if len(runs) > 1:
+        differing = {key for run in runs[1:] for key in differing_keys(runs[0].config, run.config)}
+        keys = [key for key in keys if key in differing]
+    return [(key, [str(run.config.get(key, "–")) for run in runs]) for key in keys]
+
+
+def _attempt(attempt: dict[str, Any]) -> dict[str, str]:
+    started = time.gmtime(attempt["started_unix_seconds"])
+    return {
+        "number": str(attempt["number"]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", started),
+        "from": f"{attempt['first_step']:,}" if "first_step" in attempt else "–",
+        "device": f"{attempt['device']}, {attempt['precision']}",
+        "code": str(attempt["git_commit"] or attempt["smallbench"])[:12],
+    }

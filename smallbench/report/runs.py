@@ -1,0 +1,126 @@
+"""A run as a report sees it: its records as series, its attempts, and its final numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from smallbench.config import flatten
+from smallbench.errors import DataError
+from smallbench.storage.base import NotFoundError, open_storage
+from smallbench.storage.config import StorageConfig
+from smallbench.tracking.jsonl import parse_metrics
+
+Records = Sequence[Mapping[str, Any]]
+
+AXES = {"step": "steps", "tokens": "tokens", "hours": "hours of training"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart: `y` at `x`, None where nothing finite was measured."""
+
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """`run.json` and `metrics.jsonl` of one run."""
+
+    name: str
+    record: Mapping[str, Any]
+    records: Records
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Dotted keys of the configuration, and the corpus."""
+        return {**flatten(self.record["config"]), "data": self.record["data"]}
+
+    @cached_property
+    def by_event(self) -> dict[str, Records]:
+        """Records of training and of evaluation."""
+        return {e: [r for r in self.records if r["event"] == e] for e in ("train", "eval")}
+
+    def series(self, key: str, axis: str) -> Series:
+        """`train/loss` and the like against `step`, `tokens` or `hours`; empty where not logged."""
+        event, _, name = key.partition("/")
+        rows = [record for record in self.by_event[event] if name in record]
+        return Series(
+            tuple(position(record, axis) for record in rows),
+            tuple(_finite(record[name]) for record in rows),
+        )
+
+    def restarts(self, axis: str) -> list[float]:
+        """Where later attempts went on from."""
+        places = []
+        for attempt in self.record["attempts"][1:]:
+            # A finished run that was started again repeated nothing.
+            behind = [r for r in self.records if r["step"] >= attempt.get("first_step", math.inf)]
+            if behind and behind[0]["step"] < self.records[-1]["step"]:
+                places.append(position(behind[0], axis))
+        return places
+
+    def totals(self) -> dict[str, Any]:
+        """Final numbers: `run.json`'s summary where it has them, else from the last records."""
+        train, held_out = self.by_event["train"], self.by_event["eval"]
+        last: dict[str, Any] = {
+            **(held_out[-1] if held_out else {}),
+            **(train[-1] if train else {}),
+        }
+        last |= self.record.get("summary") or {}
+        losses = [r["loss"] for r in held_out if r["loss"] is not None]
+        rates = [r["mfu"] for r in train if r.get("mfu") is not None]
+        seconds = last.get("train_seconds")
+        return {
+            **last,
+            "held_out_loss": held_out[-1]["loss"] if held_out else None,
+            "best_held_out_loss": min(losses, default=None),
+            "hours": seconds / 3600 if seconds else None,
+            "overall_tokens_per_second": last["tokens"] / seconds if seconds else None,
+            "median_mfu": median(rates) if rates else None,
+            "attempts": len(self.record["attempts"]),
+        }
+
+
+def position(record: Mapping[str, Any], axis: str) -> float:
+    """Where a record lies on an axis."""
+    return float(record["train_seconds"] / 3600 if axis == "hours" else record[axis])
+
+
+def read_run(url: str, config: StorageConfig | None = None) -> Run:
+    """The run in a directory or a storage; raises `DataError` where there is none."""
+    storage = open_storage(url, config)
+    try:
+        record = json.loads(storage.get("run.json"))
+        records = parse_metrics(storage.get("metrics.jsonl").decode(), f"{url}/metrics.jsonl")
+    except NotFoundError:
+        raise DataError(
+            f"{url} holds no run (run.json, metrics.jsonl); give the --run_dir of a pretraining, "
+            "or STORAGE/NAME of one"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{url}/run.json cannot be read ({error})") from None
+    if not records:
+        raise DataError(f"the run in {url} has logged nothing yet")
+    return Run(Path(storage.url).name, record, records)
+
+
+def read_runs(urls: Sequence[str], config: StorageConfig | None = None) -> list[Run]:
+    """Several, with names that tell them apart."""
+    runs = [read_run(url, config) for url in urls]
+    names = [run.name for run in runs]
+    return [
+        Run(url.rstrip("/") if names.count(run.name) > 1 else run.name, run.record, run.records)
+        for url, run in zip(urls, runs, strict=True)
+    ]
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,40 @@
+"""Stored runs made up for tests."""
+
+from dataclasses import replace
+
+from smallbench.glue.results import RunResult, RunSettings, SplitResult
+from smallbench.glue.tasks import TASKS
+
+
+def settings_of(task="cola", **changes):
+    settings = RunSettings(
+        task=task,
+        model="org/encoder",
+        model_sha256="ab" * 32,
+        num_parameters=13_500_000,
+        learning_rate=1e-4,
+        seed=1,
+        epochs=3,
+        batch_size=32,
+        max_length=128,
+        weight_decay=0.01,
+        warmup_fraction=0.1,
+        clip_norm=1.0,
+        precision="fp32",
+    )
+    return replace(settings, **changes)
+
+
+def run_of(task="cola", score=0.5, failed=False, **changes):
+    metrics = dict.fromkeys(TASKS[task].metrics, score)
+    settings = settings_of(task, **changes)
+    return RunResult(
+        settings=settings,
+        splits={
+            name: SplitResult(metrics=metrics, num_examples=100, failed=failed)
+            for name in settings.scored_splits
+        },
+        data_sha256={"train": "cd" * 32, settings.split: "ef" * 32},
+        seconds=12.5,
+        examples_per_second=96.0,
+    )

@@ -1,0 +1,719 @@
+"""Entries that somebody has tampered with: how each is made, and what must be said of it.
+
+The base is a good entry of tier *logged*; some cases have another one, `original`, beside it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from smallbench.config import digest
+from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.entry import chained, predictions_bytes
+from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
+
+SCALE = 0.1
+MIB = 1 << 20
+CORPUS: dict[str, Case] = {}
+BESIDE = {
+    "log_of_another_run",
+    "predictions_of_another_entry",
+    "predictions_of_another_entry_packed_anew",
+}
+"""Cases that take something from the other entry."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """`tamper` changes the folder of a good entry."""
+
+    tamper: Callable[[Path], None]
+    verdict: str
+    check: str
+    reason: str
+    """Regular expression."""
+
+
+def write_corpus(root: Path) -> None:
+    """Every case as a folder `root/NAME/good`, some beside `root/NAME/original`."""
+    gold = synthetic_gold(scale=SCALE)
+    made = root.with_name(f"{root.name}-made")
+    write_made(made, synthetic_entry("original", gold, seed=7))
+    good = write_made(made, synthetic_entry("good", gold, seed=0))
+    for name, case in CORPUS.items():
+        shutil.copytree(good, root / name / "good")
+        if name in BESIDE:
+            shutil.copytree(made / "original", root / name / "original")
+        case.tamper(root / name / "good")
+
+
+def case(verdict: str, check: str, reason: str):
+    """The decorated function is a case under its own name."""
+
+    def add(tamper):
+        CORPUS[tamper.__name__] = Case(tamper, verdict, check, reason)
+        return tamper
+
+    return add
+
+
+def edit(folder: Path, *path: str, to=None, remove: bool = False) -> None:
+    """Set or remove a value of entry.json; `to` may be a function of the old one."""
+    file = folder / "entry.json"
+    content = json.loads(file.read_text())
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    if remove:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = to(place[path[-1]]) if callable(to) else to
+    file.write_text(json.dumps(content))
+
+
+def reconfigure(folder: Path, *path: str, to) -> None:
+    """Change the configuration and everything that is signed with its digest."""
+    edit(folder, "provenance", "config", *path, to=to)
+    content = json.loads((folder / "entry.json").read_text())
+    edit(folder, "provenance", "config_digest", to=digest(content["provenance"]["config"]))
+    relog(folder, lambda lines: lines)
+
+
+def relog(folder: Path, change) -> None:
+    """Rewrite the log, links and all, as a careful forger would."""
+    file = folder / "train_log.jsonl"
+    lines = change([json.loads(line) for line in file.read_text().splitlines()])
+    content = json.loads((folder / "entry.json").read_text())
+    records = ({k: v for k, v in line.items() if k != "sha256"} for line in lines)
+    lines = chained(records, config_digest=content["provenance"]["config_digest"])
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    edit(folder, "provenance", "train_log_sha256", to=lines[-1]["sha256"])
+
+
+def rerun(folder: Path, change) -> None:
+    """Rewrite the lines of runs.jsonl."""
+    file = folder / "runs.jsonl"
+    lines = change([json.loads(line) for line in file.read_text().splitlines()])
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def prediction(folder: Path, task: str, number: int = 0, split: str = "dev") -> Path:
+    lines = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    return folder / [x for x in lines if x["task"] == task][number]["predictions"][split]
+
+
+def retext(path: Path, change) -> None:
+    path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
+
+
+def scaled(*path: str, by: float):
+    """A tampering that multiplies a number of entry.json."""
+    return lambda folder: edit(folder, *path, to=lambda value: type(value)(value * by))
+
+
+# ---- entry.json
+
+
+@case("rejected", "schema", "'average' was unexpected|average")
+def edited_score(folder):
+    edit(folder, "reported", to={"source": "me", "scores": {}, "average": 99.0})
+
+
+@case("rejected", "schema", r"'scores' was unexpected")
+def unknown_field(folder):
+    edit(folder, "scores", to={"cola": 70.0})
+
+
+@case("rejected", "schema", r"hardware: .*'nvlink' was unexpected")
+def unknown_field_inside_a_section(folder):
+    edit(folder, "hardware", "nvlink", to=True)
+
+
+@case("rejected", "schema", r"schema_version 2; this smallbench reads 1")
+def future_schema(folder):
+    edit(folder, "schema_version", to=2)
+
+
+@case("rejected", "schema", r"schema_version True")
+def schema_version_true(folder):
+    edit(folder, "schema_version", to=True)
+
+
+@case("rejected", "schema", r"'finetune' is a required property")
+def section_missing(folder):
+    edit(folder, "finetune", remove=True)
+
+
+@case("rejected", "schema", r"nested deeper than 12 levels")
+def deep_json(folder):
+    (folder / "entry.json").write_text("[" * 100_000 + "]" * 100_000)
+
+
+@case("rejected", "schema", r"nested deeper than 12 levels")
+def deep_configuration(folder):
+    value = 1
+    for _ in range(40):
+        value = {"a": value}
+    edit(folder, "provenance", "config", "model", to=value)
+
+
+@case("rejected", "schema", r"entry.json is not as JSON must be")
+def json_cut_off(folder):
+    file = folder / "entry.json"
+    file.write_text(file.read_text()[:-200])
+
+
+@case("rejected", "schema", r"a key occurs twice")
+def key_twice(folder):
+    file = folder / "entry.json"
+    file.write_text(file.read_text().replace("{", '{"tier": "verified",', 1))
+
+
+@case("rejected", "schema", r"NaN is no JSON number")
+def not_a_number(folder):
+    edit(folder, "pretrain", "gpu_active_seconds", to=float("nan"))
+
+
+@case("rejected", "schema", r"a number is too large")
+def number_overflows(folder):
+    file = folder / "entry.json"
+    file.write_text(file.read_text().replace('"num_tokens": ', '"num_tokens": 1e999, "x": '))
+
+
+@case("rejected", "schema", r"not as JSON must be")
+def number_of_a_million_digits(folder):
+    file = folder / "entry.json"
+    file.write_text(file.read_text().replace('"seed": ', f'"seed": {"9" * 100_000}'))
+
+
+@case("rejected", "schema", r"entry.json is not as JSON must be")
+def not_utf_8(folder):
+    (folder / "entry.json").write_bytes(b'{"name": "\xff\xfe"}')
+
+
+@case("rejected", "files", r"entry.json has .* bytes, more than")
+def entry_too_large(folder):
+    edit(folder, "notes", to=["x" * 1000] * 300)
+
+
+@case("rejected", "slug", r"slug 'other' is not the folder's name")
+def slug_of_another(folder):
+    edit(folder, "slug", to="other")
+
+
+@case("rejected", "schema", r"slug: .*does not match")
+def traversal_in_the_slug(folder):
+    edit(folder, "slug", to="../../etc")
+
+
+@case("rejected", "tier", r"cannot set tier 'verified'")
+def verified_by_itself(folder):
+    edit(folder, "tier", to="verified")
+
+
+@case("rejected", "date", r"date 2026-02-30 is none")
+def date_that_is_none(folder):
+    edit(folder, "date", to="2026-02-30")
+
+
+@case("flagged", "date", r"2099-01-01 is in the future")
+def date_in_the_future(folder):
+    edit(folder, "date", to="2099-01-01")
+
+
+@case("flagged", "text", r"name looks like markup: <script>")
+def script_in_the_name(folder):
+    edit(folder, "name", to="<script>alert(1)</script>")
+
+
+@case("flagged", "text", r"authors\[1\] looks like markup")
+def link_in_an_author(folder):
+    edit(folder, "authors", to=["A", "[B](javascript:alert(1))"])
+
+
+@case("rejected", "text", r"name has an invisible character \(RIGHT-TO-LEFT OVERRIDE\)")
+def text_direction_in_the_name(folder):
+    edit(folder, "name", to="best \u202e tseb")
+
+
+@case("rejected", "text", r"notes\[0\] has an invisible character \(U\+001B\)")
+def terminal_escape_in_a_note(folder):
+    edit(folder, "notes", to=["\x1b[2J all checks passed"])
+
+
+@case("rejected", "schema", r"links.code: 'javascript:")
+def link_that_is_a_script(folder):
+    edit(folder, "links", "code", to="javascript:alert(1)")
+
+
+@case("rejected", "schema", r"links.code: 'http://")
+def link_without_tls(folder):
+    edit(folder, "links", "code", to="http://example.org")
+
+
+@case("rejected", "links", r"needs huggingface_revision")
+def weights_without_revision(folder):
+    edit(folder, "links", "huggingface", to="https://huggingface.co/a/b")
+
+
+@case("flagged", "links", r"links.wandb leads to wandb.ai.evil.example")
+def link_to_a_lookalike(folder):
+    edit(folder, "links", "wandb", to="https://wandb.ai.evil.example/run")
+
+
+# ---- the model and its pretraining
+
+CASES = {
+    "parameters_understated": (
+        scaled("model", "num_parameters", by=0.9), "model", r"num_parameters .* its sizes make"),
+    "parameters_without_embeddings_understated": (
+        scaled("model", "num_parameters_without_embeddings", by=0.95), "model",
+        r"num_parameters_without_embeddings .* its sizes make"),
+    "impossible_mfu": (
+        lambda folder: (edit(folder, "pretrain", "gpu_active_seconds", to=lambda s: s / 5),
+                        relog(folder, lambda lines: [
+                            {**x, "seconds": x["seconds"] / 5, "tokens_per_second":
+                             x["tokens_per_second"] and 5 * x["tokens_per_second"]}
+                            for x in lines])),
+        "compute", r"MFU \d\.\d+: more than the GPU can do"),
+    "two_gpus": (
+        lambda folder: edit(folder, "hardware", "count", to=2), "compute", r"2 GPUs"),
+    "peak_of_another_gpu": (
+        lambda folder: edit(folder, "hardware", "peak_tflops", to=989.0), "compute",
+        r"peak_tflops 989, but our table says 125"),
+    "tokens_off": (
+        scaled("pretrain", "num_tokens", by=1.03), "tokens", r"steps × batch × length is"),
+    "ramp_with_other_steps": (
+        lambda folder: edit(folder, "pretrain", "ramps", to=[
+            {"num_steps": 10, "global_batch_size": 64, "sequence_length": 128}]),
+        "tokens", r"the ramps have 10 steps"),
+    "epochs_off": (
+        scaled("data", "epochs", by=0.5), "data", r"tokens over unique tokens are"),
+    "trained_on_glue": (
+        lambda folder: edit(folder, "data", "contains_glue", to=True), "data",
+        r"GLUE's dev or test sets"),
+    "active_longer_than_the_clock": (
+        scaled("pretrain", "wall_seconds", by=0.5), "tokens",
+        r"gpu_active_seconds are more than wall_seconds"),
+    "energy_of_a_phone": (
+        scaled("energy", "kwh", by=0.01), "energy", r"kWh, but 300 W for so long is"),
+    "energy_of_a_town": (
+        scaled("energy", "kwh", by=10), "energy", r"kWh, but 300 W for so long is"),
+    "energy_zero_of_nvml": (
+        lambda folder: edit(folder, "energy", "kwh", to=0), "schema", r"energy.kwh: 0 is"),
+    "energy_without_method": (
+        lambda folder: edit(folder, "energy", "method", to=None), "energy", r"both or none"),
+    "configuration_edited": (
+        lambda folder: edit(folder, "provenance", "config", "train", "seed", to=99), "model",
+        r"config_digest is not the configuration's"),
+    "sizes_other_than_configured": (
+        lambda folder: reconfigure(folder, "model", "num_hidden_layers", to=24), "model",
+        r"num_hidden_layers 12, but 24 in the configuration"),
+    "warm_started": (
+        lambda folder: relog(folder, lambda lines: [
+            {**x, "loss": min(x["loss"], 3.1 - n / 1e3), "mlm_loss": min(x["mlm_loss"], 3.1)}
+            for n, x in enumerate(lines)]),
+        "from scratch", r"the first MLM loss is 3\.10; from scratch it is near ln V = 10\.33"),
+    "log_line_edited": (
+        lambda folder: (folder / "train_log.jsonl").write_text(
+            (folder / "train_log.jsonl").read_text().replace('"loss": 2.', '"loss": 1.', 1)),
+        "log", r"the chain breaks at line \d+"),
+    "log_cut": (
+        lambda folder: (folder / "train_log.jsonl").write_text(
+            "".join((folder / "train_log.jsonl").read_text().splitlines(keepends=True)[:300])),
+        "log", r"train_log_sha256 is not the last link"),
+    "log_removed": (
+        lambda folder: (folder / "train_log.jsonl").unlink(), "log", r"the log is not"),
+    "log_of_another_run": (
+        lambda folder: shutil.copy(folder.parent / "original/train_log.jsonl", folder), "log",
+        r"the chain breaks at line 1"),
+    "log_with_a_gap": (
+        lambda folder: relog(folder, lambda lines: lines[:100] + lines[140:]), "log",
+        r"a gap from step"),
+    "log_too_coarse": (
+        lambda folder: relog(folder, lambda lines: [*lines[::4], lines[-1]]), "log",
+        r"102 points, expected at least 200"),
+    "log_that_ends_early": (
+        lambda folder: relog(folder, lambda lines: lines[:-1]), "log", r"the last step is"),
+    "log_steps_repeat": (
+        lambda folder: relog(folder, lambda lines: lines[:50] + lines[49:]), "log",
+        r"steps do not rise at line 51"),
+    "log_times_fall": (
+        lambda folder: relog(folder, lambda lines: [
+            {**x, "seconds": 1.0} if n == 60 else x for n, x in enumerate(lines)]),
+        "log", r"times do not rise at line 61"),
+    "log_throughput_doubled": (
+        lambda folder: relog(folder, lambda lines: [
+            {**x, "tokens_per_second": x["tokens_per_second"] and 2 * x["tokens_per_second"]}
+            for x in lines]),
+        "log", r"throughput × time is"),
+    "log_computed_not_measured": (
+        lambda folder: relog(folder, lambda lines: [
+            {**x, "seconds": lines[-1]["seconds"] * x["step"] / lines[-1]["step"]}
+            for x in lines]),
+        "log", r"step times do not vary"),
+    "log_of_a_shorter_time": (
+        lambda folder: relog(folder, lambda lines: [
+            {**x, "seconds": 0.8 * x["seconds"]} for x in lines]),
+        "log", r"the log ends at .* s, not"),
+    "log_line_of_other_keys": (
+        lambda folder: (folder / "train_log.jsonl").write_text('{"step": 1}\n'), "log",
+        r"line 1: not the keys and types"),
+}  # fmt: skip
+CORPUS |= {name: Case(tamper, "rejected", *rest) for name, (tamper, *rest) in CASES.items()}
+
+
+@case("flagged", "from scratch", r"teacher: BERT-Large")
+def distilled(folder):
+    edit(folder, "model", "distilled_from", to="BERT-Large")
+
+
+@case("flagged", "compute", r"MFU 0\.00\d, usual is")
+def mfu_of_nothing(folder):
+    edit(folder, "pretrain", "gpu_active_seconds", to=lambda s: s * 100)
+    edit(folder, "pretrain", "wall_seconds", to=lambda s: s * 100)
+    edit(folder, "energy", "kwh", to=lambda kwh: kwh * 100)
+    relog(folder, lambda lines: [
+        {**x, "seconds": 100 * x["seconds"],
+         "tokens_per_second": x["tokens_per_second"] and x["tokens_per_second"] / 100}
+        for x in lines])  # fmt: skip
+
+
+@case("not done", "provenance", r"the code differed from its commit")
+def dirty_code(folder):
+    edit(folder, "provenance", "dirty", to=True)
+
+
+@case("not done", "log", r"there is no training log")
+def no_log(folder):
+    (folder / "train_log.jsonl").unlink()
+    edit(folder, "provenance", "train_log_sha256", to=None)
+
+
+@case("not done", "compute", r"no peak of 'Quantum 9000' in fp16 is known")
+def unknown_gpu(folder):
+    edit(folder, "hardware", "gpu", to="Quantum 9000")
+
+
+# ---- fine-tuning and predictions
+
+
+@case("rejected", "predictions", r"no label of rte")
+def swapped_predictions_of_two_tasks(folder):
+    a, b = prediction(folder, "mrpc"), prediction(folder, "rte")
+    content = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(content)
+    retext(a, lambda text: text.replace(b"not_entailment", b"not_equivalent"))
+    retext(a, lambda text: text.replace(b"\tentailment", b"\tequivalent"))
+
+
+@case("rejected", "rows", r"has \d+ rows, expected \d+")
+def swapped_predictions_of_two_splits(folder):
+    a, b = (prediction(folder, "mnli", split=split) for split in ("dev", "dev_mismatched"))
+    content = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(content)
+
+
+@case("flagged", "metrics", r"mnli: no run learned anything; are labels mapped by name\?")
+def labels_in_another_order(folder):
+    turn = {
+        b"entailment": b"neutral",
+        b"neutral": b"contradiction",
+        b"contradiction": b"entailment",
+    }
+    for number in range(3):
+        retext(
+            prediction(folder, "mnli", number),
+            lambda text: b"\n".join(
+                b"\t".join((i, turn.get(w, w)))
+                for i, _, w in (line.partition(b"\t") for line in text.splitlines())
+            ) + b"\n",
+        )  # fmt: skip
+
+
+@case("flagged", "metrics", r"sst2: 100\.00 is more than people reach")
+def gold_labels_as_predictions(folder):
+    gold = synthetic_gold(scale=SCALE).labels["sst2"]["dev"]
+    prediction(folder, "sst2").write_bytes(predictions_bytes(TASKS["sst2"], gold))
+
+
+@case("rejected", "seeds", r"rte has seed 1 twice")
+def duplicated_seed(folder):
+    rerun(folder, lambda lines: [
+        {**x, "seed": 1} if (x["task"], x["seed"]) == ("rte", 2) else x for x in lines
+    ])  # fmt: skip
+
+
+@case("flagged", "seeds", r"rte_.*seed-3.* equals .*seed-2")
+def one_run_copied_to_another_seed(folder):
+    shutil.copy(prediction(folder, "rte", 1), prediction(folder, "rte", 2))
+
+
+@case("flagged", "copies", r"equals original/predictions/cola")
+def predictions_of_another_entry(folder):
+    other = folder.parent / "original"
+    shutil.copy(prediction(other, "cola"), prediction(folder, "cola"))
+
+
+@case("flagged", "copies", r"equals original/predictions/sst2")
+def predictions_of_another_entry_packed_anew(folder):
+    text = gzip.decompress(prediction(folder.parent / "original", "sst2").read_bytes())
+    prediction(folder, "sst2").write_bytes(gzip.compress(text, compresslevel=1, mtime=77))
+
+
+@case("flagged", "protocol", r"rte: seeds 1, 2, 4, 5 at the chosen rate, not the published")
+def worst_seed_left_out(folder):
+    prediction(folder, "rte", 2).unlink()
+    rerun(folder, lambda lines: [x for x in lines if (x["task"], x["seed"]) != ("rte", 3)])
+
+
+@case("flagged", "protocol", r"rte: seeds 1, 2, 3, 4, 77 at the chosen rate")
+def lucky_seed(folder):
+    rerun(folder, lambda lines: [
+        {**x, "seed": 77} if (x["task"], x["seed"]) == ("rte", 5) else x for x in lines
+    ])  # fmt: skip
+
+
+@case("flagged", "protocol", r"max_length 512, not 128")
+def longer_inputs(folder):
+    edit(folder, "finetune", "max_length", to=512)
+
+
+@case("rejected", "protocol", r"num_trials 2, but one task has 5 runs")
+def trials_understated(folder):
+    edit(folder, "finetune", "num_trials", to=2)
+
+
+@case("rejected", "protocol", r"learning rate 0\.01, which is not in the grid")
+def rate_outside_the_grid(folder):
+    rerun(folder, lambda lines: [{**lines[0], "learning_rate": 0.01}, *lines[1:]])
+
+
+@case("flagged", "metrics", r"rte is missing, so there is no AVG")
+def task_left_out(folder):
+    for number in range(5):
+        prediction(folder, "rte", number).unlink()
+    rerun(folder, lambda lines: [x for x in lines if x["task"] != "rte"])
+
+
+@case("rejected", "rows", r"has 103 rows, expected 104")
+def row_missing(folder):
+    retext(prediction(folder, "cola"), lambda text: text[: text[:-1].rindex(b"\n") + 1])
+
+
+@case("rejected", "predictions", r"indices are not 0, 1, 2")
+def rows_in_another_order(folder):
+    retext(prediction(folder, "cola"), lambda text: text.replace(b"\n3\t", b"\n5\t", 1))
+
+
+@case("rejected", "predictions", r"'maybe' is no label of cola")
+def label_that_is_none(folder):
+    retext(prediction(folder, "cola"), lambda t: t.replace(b"\tacceptable", b"\tmaybe", 1))
+
+
+@case("rejected", "predictions", r"score that is not finite")
+def score_that_is_infinite(folder):
+    retext(prediction(folder, "stsb"), lambda t: t[: t[:-1].rindex(b"\t") + 1] + b"inf\n")
+
+
+@case("rejected", "predictions", r"characters other than ASCII")
+def digits_of_another_script(folder):
+    retext(prediction(folder, "stsb"), lambda t: t[:-1] + "٣\n".encode())
+
+
+@case("rejected", "predictions", r"a line that is not index<TAB>prediction|no table")
+def lines_run_together(folder):
+    retext(prediction(folder, "cola"), lambda text: text.replace(b"\n4\t", b"\t4\t", 1))
+
+
+@case("rejected", "predictions", r"is no gzip file, or damaged")
+def not_gzip(folder):
+    prediction(folder, "cola").write_bytes(b"index\tprediction\n0\tacceptable\n")
+
+
+@case("rejected", "predictions", r"is cut off")
+def gzip_cut_off(folder):
+    path = prediction(folder, "cola")
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@case("rejected", "predictions", r"goes on behind its end")
+def gzip_with_a_second_member(folder):
+    path = prediction(folder, "cola")
+    path.write_bytes(path.read_bytes() + gzip.compress(b"more"))
+
+
+def zeros(megabytes: int) -> bytes:
+    """That many zeros, gzipped; the end of the stream is left out, nobody gets there."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    first, block = (packer.compress(bytes(MIB)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first + block * (megabytes - 1)
+
+
+@case("rejected", "predictions", r"unpacks to over .* bytes")
+def gigabyte_of_zeros(folder):
+    prediction(folder, "cola").write_bytes(zeros(900))
+
+
+@case("rejected", "files", r"bytes, more than 1,048,576")
+def two_gigabytes_of_zeros(folder):
+    prediction(folder, "cola").write_bytes(zeros(2048))
+
+
+# ---- files
+
+
+@case("rejected", "runs", r"predictions.dev: '\.\./\.\./original")
+def path_traversal_in_a_file_name(folder):
+    rerun(folder, lambda lines: [
+        {**lines[0], "predictions": {"dev": "../../original/predictions/x.tsv.gz"}}, *lines[1:]
+    ])  # fmt: skip
+
+
+@case("rejected", "files", r"is no regular file \(a link\?\)")
+def link_to_a_file_outside(folder):
+    path = prediction(folder, "cola")
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
+@case("rejected", "files", r"is no folder")
+def link_to_a_folder_outside(folder):
+    shutil.rmtree(folder / "predictions")
+    (folder / "predictions").symlink_to("/etc")
+
+
+@case("rejected", "files", r"is no regular file")
+def pipe_that_never_ends(folder):
+    (folder / "train_log.jsonl").unlink()
+    os.mkfifo(folder / "train_log.jsonl")
+
+
+@case("rejected", "files", r"'?setup.py'? does not belong in an entry")
+def code_beside_it(folder):
+    (folder / "setup.py").write_text("raise SystemExit('executed')")
+
+
+@case("rejected", "files", r"is no name of a predictions file")
+def name_with_an_escape(folder):
+    (folder / "predictions/\x1b[31m.tsv.gz").write_bytes(b"")
+
+
+@case("rejected", "files", r"more than 1,000 files")
+def too_many_files(folder):
+    for number in range(1_001):
+        (folder / f"predictions/{number}.tsv.gz").touch()
+
+
+@case("rejected", "runs", r"belongs to no run")
+def file_of_no_run(folder):
+    shutil.copy(prediction(folder, "cola"), folder / "predictions/extra.tsv.gz")
+
+
+@case("rejected", "runs", r"belongs to another run already")
+def one_file_for_two_runs(folder):
+    rerun(folder, lambda lines: [
+        lines[0], {**lines[1], "predictions": lines[0]["predictions"]}, *lines[2:]
+    ])  # fmt: skip
+
+
+@case("rejected", "runs", r"seed-1_dev.tsv.gz is missing")
+def file_missing(folder):
+    prediction(folder, "cola").unlink()
+
+
+@case("rejected", "runs", r"runs.jsonl is missing")
+def runs_missing(folder):
+    (folder / "runs.jsonl").unlink()
+
+
+@case("rejected", "runs", r"last line has no end")
+def runs_cut_off(folder):
+    file = folder / "runs.jsonl"
+    file.write_text(file.read_text()[:-30])
+
+
+@case("rejected", "runs", r"more than 300 lines")
+def runs_without_end(folder):
+    file = folder / "runs.jsonl"
+    file.write_text(file.read_text() + "{}\n" * 1000)
+
+
+@case("rejected", "files", r"train_log.jsonl has .* bytes, more than")
+def log_of_a_gigabyte(folder):
+    with (folder / "train_log.jsonl").open("r+b") as stream:
+        stream.truncate(1 << 30)  # sparse
+
+
+@case("rejected", "log", r"more than 50,000 lines")
+def log_of_a_million_lines(folder):
+    (folder / "train_log.jsonl").write_text("{}\n" * 1_000_000)
+
+
+@case("rejected", "files", r"entry.json is missing")
+def nothing_at_all(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@case("rejected", "files", r"tier 'reported' has entry.json only")
+def reported_with_predictions(folder):
+    entry = json.loads((folder / "entry.json").read_text())
+    for key in ("data", "pretrain", "hardware", "energy", "finetune", "provenance"):
+        del entry[key]
+    entry |= {"tier": "reported", "reported": {"source": "me", "scores": {}, "average": 90.0}}
+    (folder / "entry.json").write_text(json.dumps(entry))
+
+
+def _only_reported(folder, **reported):
+    reported_with_predictions(folder)
+    for path in ("runs.jsonl", "train_log.jsonl"):
+        (folder / path).unlink()
+    shutil.rmtree(folder / "predictions")
+    edit(folder, "reported", to={"source": "arXiv", "average": 80.0, "scores": {}, **reported})
+
+
+@case("rejected", "reported", r"average 80\.0 is not the scores' mean 70\.00")
+def reported_average_that_is_none(folder):
+    _only_reported(folder, scores=dict.fromkeys(TASKS, 70.0))
+
+
+@case("flagged", "reported", r"rte 69\.09 is not k/277 for any k")
+def reported_accuracy_that_no_count_gives(folder):
+    _only_reported(folder, scores={"rte": 69.09, "sst2": 90.37})
+
+
+def noise(seed: int) -> bytes:
+    return np.random.default_rng(seed).bytes(1 << 16)
+
+
+@case("rejected", "schema", r"entry.json is not as JSON must be")
+def noise_as_entry(folder):
+    (folder / "entry.json").write_bytes(noise(0))
+
+
+@case("rejected", "runs", r"runs.jsonl")
+def noise_as_runs(folder):
+    (folder / "runs.jsonl").write_bytes(noise(1) + b"\n")
+
+
+@case("rejected", "log", r"train_log.jsonl")
+def noise_as_log(folder):
+    (folder / "train_log.jsonl").write_bytes(noise(2) + b"\n")
+
+
+@case("rejected", "predictions", r"is no gzip file, or damaged")
+def noise_as_predictions(folder):
+    path = prediction(folder, "cola")
+    path.write_bytes(path.read_bytes()[:60] + noise(3))

@@ -1,0 +1,85 @@
+"""The schema, its typed view, and what is written."""
+
+import dataclasses
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+
+from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.entry import (
+    ENTRY_FILE,
+    SECTIONS,
+    Entry,
+    Stage,
+    StoredRun,
+    chained,
+    entry_from_dict,
+    entry_to_dict,
+    link,
+    predictions_bytes,
+    schema,
+)
+from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
+
+
+def objects(node, path="entry"):
+    """Every object schema, by its place."""
+    if isinstance(node, dict):
+        if node.get("type") == "object":
+            yield path, node
+        for key, value in node.items():
+            yield from objects(value, f"{path}/{key}")
+
+
+def test_the_schema_is_one_and_leaves_no_object_open():
+    jsonschema.Draft202012Validator.check_schema(schema())
+    for path, node in objects(schema()):
+        if not path.endswith("/config"):  # its keys are another version's; their values are bounded
+            assert node["additionalProperties"] is False, path
+
+
+def test_the_typed_view_has_the_fields_of_the_schema():
+    properties = schema()["properties"]
+    views = {**SECTIONS, "": Entry}
+    for name, cls in views.items():
+        node = properties[name] if name else schema()
+        assert [f.name for f in dataclasses.fields(cls)] == list(node["properties"]), name
+        optional = set(SECTIONS) - {"links", "model"} if cls is Entry else set()
+        required = [key for key in node["properties"] if key not in optional]
+        assert node["required"] == required, name
+    stage = properties["pretrain"]["properties"]["ramps"]["items"]
+    assert [f.name for f in dataclasses.fields(Stage)] == list(stage["properties"])
+    line = schema()["$defs"]["run"]
+    assert [f.name for f in dataclasses.fields(StoredRun)] == list(line["properties"])
+    for tasks in (
+        properties["reported"]["properties"]["scores"]["properties"],
+        properties["finetune"]["properties"]["chosen"]["properties"],
+        line["properties"]["task"]["enum"],
+    ):
+        assert list(tasks) == list(TASKS)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_entry_is_read_back_as_it_was_written(seed, tmp_path):
+    made = synthetic_entry(f"entry-{seed}", synthetic_gold(scale=0.01), seed=seed)
+    content = json.loads((write_made(tmp_path, made) / ENTRY_FILE).read_text())
+    jsonschema.Draft202012Validator(schema()).validate(content)
+    assert entry_from_dict(content) == made.entry
+    assert entry_to_dict(entry_from_dict(content)) == content
+
+
+def test_a_changed_cut_or_foreign_log_breaks_its_chain():
+    records = [{"step": n, "loss": 1.0 / (n + 1)} for n in range(5)]
+    lines = chained(records, config_digest="ab")
+    assert lines[0]["sha256"] == link("ab", records[0])
+    assert lines[3]["sha256"] == link(lines[2]["sha256"], records[3])
+    assert chained(records[1:], config_digest="ab")[-1] != lines[-1]
+    assert chained(records, config_digest="cd")[-1] != lines[-1]
+    assert chained([{**records[0], "loss": 2.0}, *records[1:]], config_digest="ab")[-1] != lines[-1]
+
+
+def test_equal_predictions_are_equal_bytes():
+    values = np.array([0, 2, 1])
+    assert predictions_bytes(TASKS["mnli"], values) == predictions_bytes(TASKS["mnli"], values)

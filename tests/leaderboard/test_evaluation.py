@@ -1,0 +1,237 @@
+"""Tiers, the cache, the board of two views, a comparison, and the job without torch."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smallbench.glue.metrics import compute_metrics
+from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard import evaluation as module
+from smallbench.leaderboard.board import board, compare, render_board, render_comparison
+from smallbench.leaderboard.evaluation import (
+    VERIFIED_FILE,
+    evaluate,
+    evaluate_all,
+    report,
+    report_dict,
+)
+from smallbench.leaderboard.gold import NO_GOLD, Gold
+from smallbench.leaderboard.scores import PAPER_TRIALS
+from smallbench.leaderboard.statistics import expected_maximum
+from smallbench.leaderboard.submission import fingerprint, read_submission
+from tests.leaderboard.synthetic import (
+    synthetic_entry,
+    synthetic_gold,
+    write_entries,
+    write_gold,
+    write_made,
+)
+
+ROOT = Path(__file__).parents[2]
+GOLD = synthetic_gold(scale=0.02)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Three entries, the last far behind; none is changed by a test."""
+    folder = tmp_path_factory.mktemp("board")
+    write_entries(folder, 2, GOLD)
+    write_made(folder, synthetic_entry("weak", GOLD, seed=9, quality=-15))
+    return folder
+
+
+def test_both_views_are_computed_from_the_same_runs(root):
+    views = evaluate(root / "entry-000", GOLD).views
+    submission = read_submission(root / "entry-000")
+    for name, task in TASKS.items():
+        labels = GOLD.labels[name]["dev"]
+        scores = [
+            100 * compute_metrics(task, submission.predictions[run.predictions["dev"]], labels)[
+                task.ranking_metric
+            ]
+            for run in submission.runs
+            if run.task == name
+        ]  # fmt: skip
+        robust, paper = (views[view].tasks[name] for view in ("robust", "paper"))
+        assert robust.score == pytest.approx(np.mean(scores))
+        assert paper.score == pytest.approx(max(scores))
+        assert paper.expected_maximum == pytest.approx(expected_maximum(scores, PAPER_TRIALS))
+        assert (robust.median, robust.minimum, robust.maximum) == (
+            pytest.approx(np.median(scores)), min(scores), max(scores)
+        )  # fmt: skip
+        assert robust.interval.low < robust.score < robust.interval.high
+    average = np.mean([views["robust"].tasks[name].score for name in TASKS])
+    assert views["robust"].average == pytest.approx(average)
+    assert "accuracy dev_mismatched" in views["robust"].tasks["mnli"].metrics
+
+
+@pytest.mark.parametrize(
+    ("gold", "tier"),
+    [
+        (GOLD, "logged"),
+        (Gold(GOLD.labels, frozenset()), "claimed"),
+        (Gold({k: v for k, v in GOLD.labels.items() if k != "qqp"}, GOLD.pinned), "claimed"),
+    ],
+    ids=["pinned", "not pinned", "one missing"],
+)
+def test_the_tier_is_what_the_evidence_supports(gold, tier, root, tmp_path):
+    # Without its gold a task's rows must be the official ones.
+    if not gold.has("qqp"):
+        made = synthetic_entry("entry-000", GOLD, seed=0)
+        full = synthetic_entry("entry-000", synthetic_gold(), seed=0)
+        predictions = {k: full.predictions[k] if "qqp" in k else v
+                       for k, v in made.predictions.items()}  # fmt: skip
+        assert made.runs == full.runs
+        made = type(made)(made.entry, made.runs, predictions, made.train_log)
+        root = write_made(tmp_path, made).parent
+    evaluation = evaluate(root / "entry-000", gold)
+    assert evaluation.tier == tier
+    assert (evaluation.views["robust"].average is None) == (not gold.has("qqp"))
+
+
+def test_verified_is_given_by_the_keepers_to_exactly_these_bytes(root, tmp_path):
+    shutil.copytree(root, tmp_path / "board")
+    folder = tmp_path / "board" / "entry-000"
+    words = {"entry-000": fingerprint(folder), "entry-001": "0" * 64}
+    (tmp_path / "board" / VERIFIED_FILE).write_text(json.dumps(words))
+    tiers = [e.tier for e in evaluate_all(tmp_path / "board", GOLD)]
+    assert tiers == ["verified", "logged", "logged"]
+    entry = folder / "entry.json"
+    entry.write_text(entry.read_text().replace("Someone Else", "Someone else"))
+    assert evaluate_all(tmp_path / "board", GOLD)[0].tier == "logged"
+
+
+def test_what_is_kept_is_what_is_computed_and_a_change_is_seen(root, tmp_path, monkeypatch):
+    shutil.copytree(root, tmp_path / "board")
+    first = evaluate_all(tmp_path / "board", GOLD, cache=tmp_path / "cache")
+
+    def fail(*args):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run_checks", fail)
+        again = evaluate_all(tmp_path / "board", GOLD, cache=tmp_path / "cache")
+        with pytest.raises(AssertionError, match="computed again"):
+            evaluate_all(
+                tmp_path / "board", synthetic_gold(1, scale=0.02), cache=tmp_path / "cache"
+            )
+    for a, b in zip(first, again, strict=True):
+        assert report_dict(a) == report_dict(b)
+        assert a.entry == b.entry
+        assert np.array_equal(a.views["robust"].draws, b.views["robust"].draws)
+    for path in (tmp_path / "cache").glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    mended = evaluate_all(tmp_path / "board", GOLD, cache=tmp_path / "cache")
+    assert list(map(report_dict, mended)) == list(map(report_dict, first))
+    entry = tmp_path / "board" / "entry-000" / "entry.json"
+    entry.write_text(entry.read_text().replace('"tier": "logged"', '"tier": "verified"'))
+    assert evaluate_all(tmp_path / "board", GOLD, cache=tmp_path / "cache")[0].rejected
+
+
+def test_the_board_ranks_each_view_by_itself_with_ties_as_ranges(root):
+    evaluations = evaluate_all(root, GOLD)
+    for view in ("robust", "paper"):
+        rows = board(evaluations, view)
+        assert [row.average for row in rows] == sorted((r.average for r in rows), reverse=True)
+        assert rows[-1].entry.slug == "weak"
+        assert str(rows[-1].rank) == "3"
+        assert {str(row.rank) for row in rows[:2]} in ({"1–2"}, {"1", "2"})
+        assert {row.view.name for row in rows} == {view}
+    again = board(list(reversed(evaluations)), "robust")
+    assert [row.entry.slug for row in again] == [r.entry.slug for r in board(evaluations, "robust")]
+    robust, paper = render_board(evaluations).split("## paper")
+    assert robust.count("*logged*") == paper.count("*logged*") == 3
+
+
+def test_a_comparison_goes_task_by_task_and_within_a_view(root):
+    strong, weak = (evaluate(root / name, GOLD) for name in ("entry-000", "weak"))
+    rows = compare(strong.views["robust"], weak.views["robust"])
+    assert [row.name for row in rows] == [*(task.column for task in TASKS.values()), "AVG"]
+    assert rows[-1].verdict == "A leads"
+    assert rows[-1].interval.low > 0
+    back = compare(weak.views["robust"], strong.views["robust"])[-1]
+    assert back.verdict == "B leads"
+    assert back.probability == pytest.approx(1 - rows[-1].probability)
+    assert compare(weak.views["robust"], weak.views["robust"])[-1].verdict == "tie"
+    with pytest.raises(AssertionError, match="never mixed"):
+        compare(strong.views["robust"], weak.views["paper"])
+    text = render_comparison(strong, weak)
+    assert "robust" in text
+    assert "paper" in text
+
+
+def test_a_report_ends_with_the_verdict(root):
+    text = report(evaluate(root / "entry-000", GOLD))
+    assert text.endswith("entry-000: accepted as logged")
+    assert "robust: AVG" in text
+    assert "rejected" in report(evaluate(root, NO_GOLD))
+
+
+# Whatever imports torch or what training needs ends with an error.
+BLOCKED = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "transformers", "tokenizers", "datasets", "pyarrow"}:
+            raise ImportError("blocked: " + name)
+
+sys.meta_path.insert(0, Blocker())
+from jobs.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def smallbench(*words):
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKED, *map(str, words)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_the_job_validates_compares_and_ranks_without_torch(root, tmp_path):
+    write_gold(tmp_path / "glue", GOLD)
+    glue = f"--glue={tmp_path}/glue"
+    done = smallbench("leaderboard", "validate", root / "entry-000", glue, "--json")
+    assert done.returncode == 0, done.stderr
+    # Labels that are marked as no GLUE: scored, but nothing more than claimed.
+    assert json.loads(done.stdout)["tier"] == "claimed"
+    done = smallbench("leaderboard", "compare", root / "entry-000", root / "weak", glue)
+    assert done.returncode == 0, done.stderr
+    assert "A leads" in done.stdout
+    done = smallbench("leaderboard", "table", f"--submissions={root}", glue)
+    assert done.returncode == 0, done.stderr
+    assert "## robust-v1" in done.stdout
+
+    shutil.copytree(root / "weak", tmp_path / "other-name")
+    done = smallbench("leaderboard", "validate", tmp_path / "other-name", glue)
+    assert done.returncode == 65
+    assert "REJECTED  slug" in done.stdout
+    assert "is rejected: slug" in done.stderr
+    done = smallbench("leaderboard", "validate")
+    assert done.returncode == 2
+    assert "needs --entry" in done.stderr
+
+
+@pytest.mark.real_data
+def test_the_official_labels_are_the_pinned_ones_and_others_are_refused(test_data, tmp_path):
+    from smallbench.errors import DataError
+    from smallbench.leaderboard.gold import PINNED, read_gold
+
+    gold = read_gold(test_data / "glue")
+    assert gold.pinned == set(PINNED) == set(gold.labels)
+    shutil.copytree(test_data / "glue" / "SST-2", tmp_path / "SST-2")
+    dev = tmp_path / "SST-2" / "dev.tsv"
+    dev.chmod(0o644)
+    first, second = dev.read_text().split("\n", 1)
+    flipped = second.replace("\t1\n", "\t0\n", 1)
+    dev.write_text(f"{first}\n{flipped}")
+    with pytest.raises(DataError, match="labels of sst2's dev are not the official ones"):
+        read_gold(tmp_path)
