@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ def compiled_ops() -> Iterator[None]:
     directory = ops_directory()
     directory.mkdir(parents=True, exist_ok=True)
     os.environ[VARIABLE] = str(directory)
+    if not shutil.which("ninja"):  # it lies beside a Python whose environment was not activated
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     message = f"another process compiles DeepSpeed's ops in {directory}; waiting for it"
     with waiting_lock(directory / "smallbench.lock", message):
         for stale in directory.glob(f"*/{TORCH_LOCK}"):

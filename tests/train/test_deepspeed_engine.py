@@ -7,10 +7,12 @@ import itertools
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.replaced_token import ReplacedToken
 from smallbench.train.callbacks import evaluate
-from smallbench.train.compiled_ops import VARIABLE, ops_directory
+from smallbench.train.compiled_ops import VARIABLE, compiled_ops, ops_directory
 from smallbench.train.config import OptimConfig
 from smallbench.train.deepspeed_engine import DeepSpeedEngine, require_deepspeed
 from smallbench.train.engine import MOMENTS, TorchEngine
@@ -254,6 +256,13 @@ def test_ops_lie_where_they_are_asked_for_or_in_the_users_cache(monkeypatch, tmp
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv("SMALLBENCH_CACHE", str(tmp_path / "cache"))
     assert ops_directory().is_relative_to(tmp_path / "cache")
+
+
+def test_ninja_is_found_beside_a_python_that_was_not_activated(monkeypatch, tmp_path):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with compiled_ops():
+        assert shutil.which("ninja") == str(Path(sys.executable).parent / "ninja")
 
 
 def test_a_version_that_loses_gradients_is_refused(monkeypatch):
