@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ class PeakMeter:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
+            with suppress(OSError):  # from here on VmHWM counts anew (proc(5))
+                Path("/proc/self/clear_refs").write_text("5")
             self._before = _status_bytes("VmRSS")
 
     def peak_bytes(self) -> int:

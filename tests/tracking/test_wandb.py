@@ -136,7 +136,9 @@ KILLED = (
     "import sys, time; from pathlib import Path; from tests.tracking.test_wandb import *;"
     "torch = __import__('torch'); torch.set_num_threads(1);"
     "pretrain_module.matrix_peak_flops = lambda *_: 1e12;"
-    "run(Path(sys.argv[1]), Path(sys.argv[2]), should_stop=lambda: time.sleep(float(sys.argv[3])))"
+    # Its fourteenth step is the last that it comes to, however late the kill.
+    "seconds = iter([float(sys.argv[3])] * 13 + [600.0]);"
+    "run(Path(sys.argv[1]), Path(sys.argv[2]), should_stop=lambda: time.sleep(next(seconds)))"
 )
 
 
