@@ -103,6 +103,9 @@ class DeepSpeedEngine:
         self.stage = default_stage(offload, processes) if zero_stage is None else zero_stage
         # Compilers and ops report on stdout, where the metrics are.
         with compiled_ops(), redirect_stdout(sys.stderr):
+            self._load_ops()
+        # Not in that context: here processes wait for each other, and one would not have the lock.
+        with redirect_stdout(sys.stderr):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=self.module,
                 optimizer=self._build_optimizer(optim),
@@ -112,6 +115,15 @@ class DeepSpeedEngine:
         self._adam = self._optimizer if self.stage == 0 else self._optimizer.optimizer
         # The masters were made of weights that had been rounded.
         self.load_weights(initial)
+
+    def _load_ops(self) -> None:
+        """All that will be asked for; they stay in DeepSpeed's table of ops."""
+        from deepspeed.comm.torch import build_shm_op
+        from deepspeed.ops.op_builder import CPUAdamBuilder
+
+        if self.offload != "none":
+            CPUAdamBuilder().load()
+        build_shm_op()  # how processes of one CPU talk; none on a GPU
 
     def _build_optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
         if self.offload == "none":
