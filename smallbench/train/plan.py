@@ -149,6 +149,9 @@ class Planner:
         if self.device_type == "cpu":
             whole = self._trace(is_offloaded, False, num_rows, num_micro_batches)
             peak += round(HEAP_WASTE * (whole.peak - whole.weights - whole.states))
+            if engine.engine == "deepspeed":
+                # It begins with a copy of the float32 weights; the hole that they leave stays.
+                peak += 4 * self.num_parameters
         known = weights + step.gradients + step.states + step.activations
         return Memory(
             engine=engine.engine,
