@@ -42,5 +42,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that an allocation failed, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # PyTorch's allocator on the host has no error class of its own.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    # On the host there is no error class for it: PyTorch's allocator, and oneDNN's code generator.
+    words = ("DefaultCPUAllocator", "could not create a primitive")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
