@@ -100,9 +100,8 @@ def parse_value(text: str, annotation: Any) -> Any:
         member = typing.get_args(annotation)[0]
         return tuple(parse_value(part.strip(), member) for part in text.split(",") if part.strip())
     elif origin in (Union, types.UnionType):
-        # None first: a path or a string would swallow the word "none".
-        members = sorted(typing.get_args(annotation), key=lambda m: m is not type(None))
-        for member in members:
+        # "none" may be the name of a choice; else it is None, before a path or string swallows it.
+        for member in sorted(typing.get_args(annotation), key=_reading_order):
             try:
                 return parse_value(text, member)
             except ValueError:
@@ -110,6 +109,10 @@ def parse_value(text: str, annotation: Any) -> Any:
     else:
         raise TypeError(f"no reader for annotation {annotation!r}")
     raise ValueError(f"not a {describe(annotation)}")
+
+
+def _reading_order(member: Any) -> int:
+    return 0 if typing.get_origin(member) is Literal else 1 if member is type(None) else 2
 
 
 def read_value(key: str, value: Any, annotation: Any) -> Any:

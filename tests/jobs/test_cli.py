@@ -571,3 +571,14 @@ def test_a_dry_run_says_what_would_run() -> None:
     options, config = resolve("deep --out=o --seed=3")
     data: Mapping[str, Any] = yaml.safe_load(cli.as_yaml(options, config))
     assert data == {**to_dict(options), **to_dict(config)}
+
+
+@pytest.mark.parametrize("line", ["pretrain bert-tiny --data=c --run_dir=r", "plan bert-tiny"])
+def test_offload_none_is_a_choice_and_no_absence(line: str) -> None:
+    name, *arguments = line.split()
+    job = cli.load(name)
+    for word in ("none", "optimizer"):
+        _, _, config = cli.resolve(job, [*arguments, f"--offload={word}"], {})
+        assert config.train.offload == word
+    _, options, config = cli.resolve(job, arguments, {})
+    assert (options.offload, config.train.offload) == (None, "auto")
