@@ -40,9 +40,6 @@ Offload = Literal["none", "optimizer", "parameters"]
 BUCKET_ELEMENTS = int(5e7)
 """Of a gradient bucket: DeepSpeed's default of 5e8 is a gigabyte that a 16 GB card has not got."""
 
-MEASURED = (0, 19, 8)
-"""The version that the tests of this engine ran with."""
-
 OLDEST = (0, 19, 5)
 """Before 0.19.0 offloading with gradient accumulation loses gradients without a word (DeepSpeed
 #7967, #7981: a norm of 0.350 where 0.531 is right)."""
