@@ -16,11 +16,12 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
@@ -101,6 +102,7 @@ class DeepSpeedEngine:
         # Compilers and ops report on stdout, where the metrics are.
         with compiled_ops(), redirect_stdout(sys.stderr):
             self._load_ops()
+        plain_linear = F.linear
         # Not in that context: here processes wait for each other, and one would not have the lock.
         with redirect_stdout(sys.stderr):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -109,6 +111,9 @@ class DeepSpeedEngine:
                 config=self._config(micro_batch_size),
                 dist_init_required=False,
             )
+        # ZeRO-3 puts one of its own there, which keeps no gathered weights but rounds otherwise,
+        # and leaves it for the whole process.
+        self._linear, F.linear = F.linear, plain_linear
         self._adam = self._optimizer if self.stage == 0 else self._optimizer.optimizer
         # The masters were made of weights that had been rounded.
         self.load_weights(initial)
@@ -167,14 +172,24 @@ class DeepSpeedEngine:
 
     def forward(self, batch: Batch) -> Sums:
         """The objective's sums; its weights are rounded already, or DeepSpeed autocasts."""
-        sums: Sums = self._engine(batch)
+        with self._its_linear():
+            sums: Sums = self._engine(batch)
         return sums
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
         """Add the gradient of `loss`; after the last one the gradients are reduced."""
         self._engine.set_gradient_accumulation_boundary(is_last)
         # DeepSpeed averages over the processes, our shares add up to the step's loss.
-        self._engine.backward(loss * self.processes.size, scale_wrt_gas=False)
+        with self._its_linear():  # activations may be computed again
+            self._engine.backward(loss * self.processes.size, scale_wrt_gas=False)
+
+    @contextmanager
+    def _its_linear(self) -> Iterator[None]:
+        before, F.linear = F.linear, self._linear
+        try:
+            yield
+        finally:
+            F.linear = before
 
     def step(self, *, learning_rate: float) -> Update:
         """One AdamW step at `learning_rate`, or none where the gradient is not finite."""

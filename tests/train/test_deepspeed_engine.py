@@ -208,6 +208,15 @@ def test_evaluation_agrees_and_changes_nothing(kind):
     assert made.engine.weights().keys() == plain.engine.weights().keys()
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_an_engine_leaves_pytorch_as_it_was_for_everybody_else(kind):
+    """ZeRO-3 replaces a function of PyTorch's; runs of plain torch after it ended elsewhere."""
+    before, linear = trained(precision="bf16", num_steps=3)[1], torch.nn.functional.linear
+    trained(kind, precision="bf16", num_steps=1)
+    assert torch.nn.functional.linear is linear
+    assert trained(precision="bf16", num_steps=3)[1].losses == before.losses
+
+
 PROGRAM = """
 import json, torch
 from tests.train.test_deepspeed_engine import trained
