@@ -279,11 +279,13 @@ class RemoteRun:
                     f"another writer has committed step {checkpoint.step:,} to {self.storage.url} "
                     "with other content; start again to continue from there"
                 ) from None
-        metrics = checkpoint.directory / METRICS
-        if metrics.exists():
-            # A view for people, the checkpoint's own copy is what counts; the next one brings it.
-            with suppress(UnavailableError, CredentialsError):
-                self.storage.put(METRICS, metrics.read_bytes())
+        run_dir = checkpoint.directory.parents[2]
+        for key, path in ((METRICS, checkpoint.directory / METRICS), (RECORD, run_dir / RECORD)):
+            if path.exists():
+                # For people and their tools: what counts is in the checkpoint, and the next brings
+                # them again.
+                with suppress(UnavailableError, CredentialsError):
+                    self.storage.put(key, path.read_bytes())
 
     def _missing(self, sizes: Mapping[str, int]) -> list[str]:
         return [key for key, size in sizes.items() if self.storage.num_bytes(key) != size]

@@ -22,6 +22,7 @@ from smallbench.errors import (
     UnavailableError,
     UnsavedError,
 )
+from smallbench.files import read_json
 from smallbench.storage.base import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
@@ -334,6 +335,17 @@ def test_the_heartbeat_tells_the_step(corpus, tmp_path):
     beat = json.loads((tmp_path / "heartbeat.json").read_text())
     assert 1 <= beat["step"] <= LAST
     assert abs(beat["unix_seconds"] - time.time()) < 60
+
+
+def test_what_a_run_has_come_to_is_in_the_storage_too(corpus, tmp_path):
+    """Also after a second attempt, which began with the first one's summary there."""
+    durability = DurabilityConfig(storage=str(tmp_path / "bucket"))
+    with pytest.raises(InterruptedRunError):
+        run(corpus, tmp_path / "run", durability, should_stop=StopAfter(5))
+    run(corpus, tmp_path / "run", durability)
+    here, there = (read_json(tmp_path / p / "run.json") for p in ("run", "bucket/run"))
+    assert len(there["attempts"]) == 2
+    assert there["summary"]["steps"] == here["summary"]["steps"] == LAST
 
 
 def test_milestones_stay(corpus, tmp_path):
