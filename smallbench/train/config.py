@@ -142,7 +142,8 @@ class TrainConfig:
             raise ConfigError(
                 f"train.offload {self.offload!r} needs train.zero_stage {stages}, not {stage}"
             )
-        if self.compile and self.engine == "deepspeed":
+        is_deepspeed = self.engine == "deepspeed" or bool(needed) or stage is not None
+        if self.compile and is_deepspeed:
             raise ConfigError("train.compile works with train.engine torch only; leave one out")
 
     @property

@@ -16,20 +16,19 @@ from __future__ import annotations
 import gc
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from smallbench.config import digest
 from smallbench.data.loader import ShuffledRows
-from smallbench.data.shards import TokenizerInfo, TokenRows, entropy_of_counts, verify_shards
+from smallbench.data.shards import TokenizerInfo, TokenRows, entropy_of_counts
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import (
     ConfigError,
@@ -38,12 +37,10 @@ from smallbench.errors import (
     UnavailableError,
     UnsavedError,
 )
-from smallbench.files import copy_directory, exclusive_lock, read_json
+from smallbench.files import read_json
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import IntArray, Vocabulary, step_generator
-from smallbench.storage.base import join, open_storage
-from smallbench.storage.local import LocalStorage
 from smallbench.tracking.base import Tracker
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.console import Console
@@ -51,20 +48,18 @@ from smallbench.tracking.jsonl import MetricsFile
 from smallbench.tracking.plot import plot_loss
 from smallbench.tracking.wandb import WandbRun, views_of_run
 from smallbench.train.batches import CorruptedRows, ReadAhead
-from smallbench.train.budget import Budget
 from smallbench.train.callbacks import EndWith, Heartbeat, HeldOutLoss, LogTraining, SaveEvery
 from smallbench.train.checkpoint import (
     METRICS,
     Checkpoint,
     CheckpointStore,
-    Retention,
-    newest_of,
     restore_metrics,
 )
 from smallbench.train.compare_plan import ComparePlan, PeakMeter, memory_bytes_of
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
-from smallbench.train.engines import EngineChoice, build_engine
+from smallbench.train.engines import build_engine
 from smallbench.train.memory import MemoryExhaustedError
+from smallbench.train.place import Place, Resume, Setup, take_place
 from smallbench.train.plan import choose, smaller
 from smallbench.train.precision import (
     choose_device,
@@ -72,24 +67,18 @@ from smallbench.train.precision import (
     matrix_peak_flops,
     require_compiler,
 )
-from smallbench.train.processes import Processes, join_processes, local_device
+from smallbench.train.processes import join_processes, local_device
 from smallbench.train.randomness import random_state
 from smallbench.train.record import (
     RECORD_NAME,
-    add_attempt,
-    holder_of,
-    next_attempt,
-    open_record,
     write_summary,
 )
-from smallbench.train.remote import Pulled, RemoteRun, refer_checkpoints
+from smallbench.train.remote import refer_checkpoints
 from smallbench.train.schedule import linear_decay, ramped_batch_size
 from smallbench.train.stop import any_of
-from smallbench.train.sync import Uploader, say
+from smallbench.train.sync import say
 from smallbench.train.trainer import Callback, Progress, Trainer
 from smallbench.train.usage import UsageMeter, open_meter, summary
-
-Resume = Literal["allow", "must", "never"]
 
 HELD_OUT_SEED = 0
 """Seed of the choice and corruption of held-out rows: the same in every run, to compare them."""
@@ -97,9 +86,6 @@ HELD_OUT_SEED = 0
 
 LAST_SECONDS = 30.0
 """How long to go on storing a finished run after a signal, where no grace is given."""
-
-RELEASE_SECONDS = 3.0
-"""How long to try to give the lease back."""
 
 EXIT_SECONDS = 1.0
 """Kept of the grace for the way out."""
@@ -141,7 +127,7 @@ def pretrain(
     )
     choice = decision.engine
     processes = join_processes(device, needs_group=choice.engine == "deepspeed")
-    setup = _Setup(
+    setup = Setup(
         config=config,
         rows=rows,
         held_out=TokenRows(data, "eval"),
@@ -160,121 +146,16 @@ def pretrain(
     )
     with ExitStack() as stack:
         if processes.is_first:
-            place, checkpoint = _take_place(setup, data, resume, stack)
+            place, checkpoint = take_place(setup, data, resume, stack)
         else:
-            place, checkpoint = _Place(CheckpointStore(run_dir), None), None
+            place, checkpoint = Place(CheckpointStore(run_dir), None), None
         step = processes.first_of(checkpoint.step if checkpoint else None)
         if checkpoint is None and step is not None:
             checkpoint = place.store.load(step)
         _train_in_memory(setup, place, checkpoint)
 
 
-@dataclass(frozen=True)
-class _Setup:
-    """What an attempt knows before it looks into its directory."""
-
-    config: PretrainConfig
-    rows: TokenRows
-    held_out: TokenRows
-    run_dir: Path
-    device: torch.device
-    precision: str
-    choice: EngineChoice
-    fitting_rows: int
-    """Of a micro-batch, by plan."""
-    processes: Processes
-    shows_plan: bool
-    durability: DurabilityConfig
-    accounting: AccountingConfig
-    tracking: TrackerConfig
-    should_stop: Callable[[], bool]
-    seconds_left: Callable[[], float]
-
-    @property
-    def budget(self) -> Budget:
-        """The run's end."""
-        train, hours = self.config.train, self.config.schedule.along == "hours"
-        seconds = math.inf if train.max_hours is None else 3600 * train.max_hours
-        return Budget(math.inf if hours else train.max_steps, seconds, along_hours=hours)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where an attempt keeps its checkpoints; only process 0 writes."""
-
-    store: CheckpointStore
-    uploader: Uploader | None
-
-
-def _take_place(
-    setup: _Setup, data: Path, resume: Resume, stack: ExitStack
-) -> tuple[_Place, Checkpoint | None]:
-    """Own the run directory and the storage, and find the checkpoint to go on from."""
-    config, run_dir, durability = setup.config, setup.run_dir, setup.durability
-    if resume == "must" and not durability.storage and not CheckpointStore(run_dir).steps():
-        raise ConfigError(f"--resume=must, but {run_dir} holds no checkpoint")
-    remote = _open_remote(run_dir, durability)
-    in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
-    stack.enter_context(exclusive_lock(run_dir / "lock", in_use))
-    if remote:
-        remote.pull_record(run_dir)
-    record = open_record(run_dir, config, data=data, manifest=setup.rows.manifest)
-    _check_resume(resume, CheckpointStore(run_dir), remote)
-    attempt, uploader = next_attempt(record), None
-    retention = Retention(
-        keep_last=config.train.keep_last,
-        keep_every_steps=config.train.keep_every_steps,
-        milestones=config.train.milestones,
-    )
-    if remote:
-        attempt = remote.claim(
-            holder=holder_of(run_dir), at_least=attempt, should_stop=setup.should_stop, say=say
-        )
-        uploader = Uploader(
-            remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes
-        )
-        stack.callback(_release, remote, uploader)
-        stack.enter_context(uploader)  # from here on the lease is renewed
-        # Again: whoever was waited for may have begun the run, or gone on with it.
-        remote.pull_record(run_dir)
-        record = open_record(run_dir, config, data=data, manifest=setup.rows.manifest)
-        _check_resume(resume, CheckpointStore(run_dir), remote)
-        remote.clean_up()
-    store = CheckpointStore(
-        run_dir,
-        attempt=attempt,
-        retention=retention,
-        is_in_use=uploader.is_in_use if uploader else lambda step: False,
-    )
-    store.clean_up()
-    checkpoint = newest_of([store, *([Pulled(remote, store)] if remote else [])])
-    if checkpoint is not None and checkpoint.manifest["precision"] != setup.precision:
-        raise ConfigError(
-            f"{run_dir} was trained in {checkpoint.manifest['precision']}, this device would "
-            f"use {setup.precision}; continue on a device like the first, or start a new --run_dir"
-        )
-    if not (run_dir / "tokenizer").exists():
-        verify_shards(data)
-        copy_directory(data / "tokenizer", run_dir / "tokenizer")
-    add_attempt(
-        run_dir,
-        record,
-        attempt,
-        first_step=checkpoint.step if checkpoint else 0,
-        device=setup.device,
-        precision=setup.precision,
-        engine=asdict(setup.choice),
-        num_processes=setup.processes.size,
-    )
-    if remote and uploader:
-        remote.push_record(run_dir)
-        uploader.committed_step = max(remote.steps(), default=0)
-        if checkpoint is not None and checkpoint.step > uploader.committed_step:
-            uploader.submit(checkpoint)  # the last attempt did not come to it
-    return _Place(store, uploader), checkpoint
-
-
-def _train_in_memory(setup: _Setup, place: _Place, checkpoint: Checkpoint | None) -> None:
+def _train_in_memory(setup: Setup, place: Place, checkpoint: Checkpoint | None) -> None:
     """Train with micro-batches that fit: halved, from where the run stands, until they do."""
     num_rows = rows_per_forward(setup, checkpoint)
     while True:
@@ -303,7 +184,7 @@ def _train_in_memory(setup: _Setup, place: _Place, checkpoint: Checkpoint | None
             torch.cuda.empty_cache()
 
 
-def rows_per_forward(setup: _Setup, checkpoint: Checkpoint | None) -> int:
+def rows_per_forward(setup: Setup, checkpoint: Checkpoint | None) -> int:
     """Rows of a micro-batch: what was asked for, or what an earlier attempt found to fit of it.
 
     Raises `ConfigError` where the processes cannot share a global batch.
@@ -317,53 +198,12 @@ def rows_per_forward(setup: _Setup, checkpoint: Checkpoint | None) -> int:
                 f"{asked} at a time; set --train.micro_batch_size so that it can"
             )
     found: Mapping[str, int] = checkpoint.manifest.get("micro_batch", {}) if checkpoint else {}
-    return found["size"] if found.get("asked") == asked else min(asked, setup.fitting_rows)
-
-
-def _open_remote(run_dir: Path, durability: DurabilityConfig) -> RemoteRun | None:
-    """The run in the storage, after a look whether it can be read and written."""
-    if durability.storage is None:
-        return None
-    here = run_dir.resolve()
-    storage = open_storage(join(durability.storage, here.name), durability)
-    if isinstance(storage, LocalStorage):
-        there = Path(storage.url).resolve()
-        if here == there or here in there.parents or there in here.parents:
-            raise ConfigError(
-                f"--storage={durability.storage} would keep the run in its own directory {here}; "
-                "choose another place"
-            )
-    storage.check()
-    return RemoteRun(storage, lease_seconds=durability.lease_seconds)
-
-
-def _check_resume(resume: Resume, store: CheckpointStore, remote: RemoteRun | None) -> None:
-    steps = {*store.steps(), *(remote.steps() if remote else ())}
-    where = f"{store.run_dir}" + (f" and {remote.storage.url}" if remote else "")
-    if resume == "must" and not steps:
-        raise ConfigError(f"--resume=must, but {where} holds no checkpoint")
-    if resume == "never" and steps:
-        raise ConfigError(
-            f"{where} already holds a run at step {max(steps):,}; choose another --run_dir, or "
-            "leave --resume=never out"
-        )
-
-
-def _release(remote: RemoteRun, uploader: Uploader) -> None:
-    """Give the lease back, unless something of ours is still on its way; then it runs out."""
-    if uploader.failure or uploader.is_busy():
-        return
-
-    def release() -> None:
-        try:
-            remote.release()
-        except (SmallbenchError, OSError) as problem:
-            say(f"the lease was not given back: {problem}")
-
-    # A server that has fallen silent must not hold up the exit.
-    thread = threading.Thread(target=release, daemon=True)
-    thread.start()
-    thread.join(timeout=RELEASE_SECONDS)
+    if found.get("asked") == asked:
+        return found["size"]
+    rows = asked
+    while rows > setup.fitting_rows:
+        rows = smaller(rows) or 1  # a divisor: the global batch is still shared evenly
+    return rows
 
 
 def fit_to_data(config: PretrainConfig, rows: TokenRows) -> PretrainConfig:
@@ -408,7 +248,7 @@ def build_objective(config: PretrainConfig, vocabulary: Vocabulary) -> Any:
 class _Run:
     """One attempt, after it is clear that it may begin."""
 
-    def __init__(self, setup: _Setup, place: _Place, stack: ExitStack, *, num_rows: int) -> None:
+    def __init__(self, setup: Setup, place: Place, stack: ExitStack, *, num_rows: int) -> None:
         self.setup, self.config, self.processes = setup, setup.config, setup.processes
         self.rows, self.run_dir, self.budget = setup.rows, setup.run_dir, setup.budget
         self.store, self.uploader, self.stack = place.store, place.uploader, stack

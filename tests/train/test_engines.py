@@ -78,6 +78,7 @@ def test_what_is_chosen_of_what_was_asked():
         {"offload": "parameters", "zero_stage": 2},
         {"zero_stage": 4},
         {"engine": "deepspeed", "compile": True},
+        {"offload": "optimizer", "compile": True},
     ):
         with pytest.raises(ConfigError):
             TrainConfig(**wrong)

@@ -1,0 +1,188 @@
+"""Before a run: what an attempt knows, and how it comes to own its directory and its storage.
+
+Everything that may refuse (another run in the directory, another writer, another precision) does so
+here, before anything is computed. Of several processes only the first one comes here.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from smallbench.data.shards import TokenRows, verify_shards
+from smallbench.errors import ConfigError, SmallbenchError
+from smallbench.files import copy_directory, exclusive_lock
+from smallbench.storage.base import join, open_storage
+from smallbench.storage.local import LocalStorage
+from smallbench.tracking.config import TrackerConfig
+from smallbench.train.budget import Budget
+from smallbench.train.checkpoint import Checkpoint, CheckpointStore, Retention, newest_of
+from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
+from smallbench.train.engines import EngineChoice
+from smallbench.train.processes import Processes
+from smallbench.train.record import add_attempt, holder_of, next_attempt, open_record
+from smallbench.train.remote import Pulled, RemoteRun
+from smallbench.train.sync import Uploader, say
+
+Resume = Literal["allow", "must", "never"]
+
+RELEASE_SECONDS = 3.0
+"""How long to try to give the lease back."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an attempt knows before it looks into its directory."""
+
+    config: PretrainConfig
+    rows: TokenRows
+    held_out: TokenRows
+    run_dir: Path
+    device: torch.device
+    precision: str
+    choice: EngineChoice
+    fitting_rows: int
+    """Of a micro-batch, by plan."""
+    processes: Processes
+    shows_plan: bool
+    durability: DurabilityConfig
+    accounting: AccountingConfig
+    tracking: TrackerConfig
+    should_stop: Callable[[], bool]
+    seconds_left: Callable[[], float]
+
+    @property
+    def budget(self) -> Budget:
+        """The run's end."""
+        train, hours = self.config.train, self.config.schedule.along == "hours"
+        seconds = math.inf if train.max_hours is None else 3600 * train.max_hours
+        return Budget(math.inf if hours else train.max_steps, seconds, along_hours=hours)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an attempt keeps its checkpoints; only process 0 writes."""
+
+    store: CheckpointStore
+    uploader: Uploader | None
+
+
+def take_place(
+    setup: Setup, data: Path, resume: Resume, stack: ExitStack
+) -> tuple[Place, Checkpoint | None]:
+    """Own the run directory and the storage, and find the checkpoint to go on from."""
+    config, run_dir, durability = setup.config, setup.run_dir, setup.durability
+    if resume == "must" and not durability.storage and not CheckpointStore(run_dir).steps():
+        raise ConfigError(f"--resume=must, but {run_dir} holds no checkpoint")
+    remote = _open_remote(run_dir, durability)
+    in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
+    stack.enter_context(exclusive_lock(run_dir / "lock", in_use))
+    if remote:
+        remote.pull_record(run_dir)
+    record = open_record(run_dir, config, data=data, manifest=setup.rows.manifest)
+    _check_resume(resume, CheckpointStore(run_dir), remote)
+    attempt, uploader = next_attempt(record), None
+    retention = Retention(
+        keep_last=config.train.keep_last,
+        keep_every_steps=config.train.keep_every_steps,
+        milestones=config.train.milestones,
+    )
+    if remote:
+        attempt = remote.claim(
+            holder=holder_of(run_dir), at_least=attempt, should_stop=setup.should_stop, say=say
+        )
+        uploader = Uploader(
+            remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes
+        )
+        stack.callback(_release, remote, uploader)
+        stack.enter_context(uploader)  # from here on the lease is renewed
+        # Again: whoever was waited for may have begun the run, or gone on with it.
+        remote.pull_record(run_dir)
+        record = open_record(run_dir, config, data=data, manifest=setup.rows.manifest)
+        _check_resume(resume, CheckpointStore(run_dir), remote)
+        remote.clean_up()
+    store = CheckpointStore(
+        run_dir,
+        attempt=attempt,
+        retention=retention,
+        is_in_use=uploader.is_in_use if uploader else lambda step: False,
+    )
+    store.clean_up()
+    checkpoint = newest_of([store, *([Pulled(remote, store)] if remote else [])])
+    if checkpoint is not None and checkpoint.manifest["precision"] != setup.precision:
+        raise ConfigError(
+            f"{run_dir} was trained in {checkpoint.manifest['precision']}, this device would "
+            f"use {setup.precision}; continue on a device like the first, or start a new --run_dir"
+        )
+    if not (run_dir / "tokenizer").exists():
+        verify_shards(data)
+        copy_directory(data / "tokenizer", run_dir / "tokenizer")
+    add_attempt(
+        run_dir,
+        record,
+        attempt,
+        first_step=checkpoint.step if checkpoint else 0,
+        device=setup.device,
+        precision=setup.precision,
+        engine=asdict(setup.choice),
+        num_processes=setup.processes.size,
+    )
+    if remote and uploader:
+        remote.push_record(run_dir)
+        uploader.committed_step = max(remote.steps(), default=0)
+        if checkpoint is not None and checkpoint.step > uploader.committed_step:
+            uploader.submit(checkpoint)  # the last attempt did not come to it
+    return Place(store, uploader), checkpoint
+
+
+def _open_remote(run_dir: Path, durability: DurabilityConfig) -> RemoteRun | None:
+    """The run in the storage, after a look whether it can be read and written."""
+    if durability.storage is None:
+        return None
+    here = run_dir.resolve()
+    storage = open_storage(join(durability.storage, here.name), durability)
+    if isinstance(storage, LocalStorage):
+        there = Path(storage.url).resolve()
+        if here == there or here in there.parents or there in here.parents:
+            raise ConfigError(
+                f"--storage={durability.storage} would keep the run in its own directory {here}; "
+                "choose another place"
+            )
+    storage.check()
+    return RemoteRun(storage, lease_seconds=durability.lease_seconds)
+
+
+def _check_resume(resume: Resume, store: CheckpointStore, remote: RemoteRun | None) -> None:
+    steps = {*store.steps(), *(remote.steps() if remote else ())}
+    where = f"{store.run_dir}" + (f" and {remote.storage.url}" if remote else "")
+    if resume == "must" and not steps:
+        raise ConfigError(f"--resume=must, but {where} holds no checkpoint")
+    if resume == "never" and steps:
+        raise ConfigError(
+            f"{where} already holds a run at step {max(steps):,}; choose another --run_dir, or "
+            "leave --resume=never out"
+        )
+
+
+def _release(remote: RemoteRun, uploader: Uploader) -> None:
+    """Give the lease back, unless something of ours is still on its way; then it runs out."""
+    if uploader.failure or uploader.is_busy():
+        return
+
+    def release() -> None:
+        try:
+            remote.release()
+        except (SmallbenchError, OSError) as problem:
+            say(f"the lease was not given back: {problem}")
+
+    # A server that has fallen silent must not hold up the exit.
+    thread = threading.Thread(target=release, daemon=True)
+    thread.start()
+    thread.join(timeout=RELEASE_SECONDS)
