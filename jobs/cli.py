@@ -60,6 +60,7 @@ JOBS = {
     "leaderboard": "entries from runs, checked, compared and ranked beside the paper's rows",
     "report": "metrics of one run or several → one HTML page",
     "dashboard": "the same charts as a saved view of a Weights & Biases project",
+    "k8s": "stages of a run as Kubernetes Jobs: render, submit, status, logs, cancel",
     "recipes": "the pretraining recipes: size, source, budget, expected score",
     "doctor": "what this machine can do, and what it lacks",
 }

@@ -1,1 +1,1 @@
-"""The manifests, as package data: what `kubectl apply -k` takes and `smallbench k8s` starts from."""
+"""The manifests, as package data: `kubectl apply -k` takes them, `smallbench k8s` starts from them."""

@@ -26,7 +26,7 @@ LAYERS = [
     {"smallbench.objectives"},
     {"smallbench.train"},
     {"smallbench.export", "smallbench.glue", "smallbench.report"},
-    {"smallbench.leaderboard"},
+    {"smallbench.leaderboard", "smallbench.cluster"},
     {"smallbench.recipes"},
     {"jobs"},
 ]

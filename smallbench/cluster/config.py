@@ -1,0 +1,79 @@
+"""What a Job on a cluster is made of, besides its manifest."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from smallbench.config import option, require
+from smallbench.errors import ConfigError
+
+Stage = Literal["prepare", "pretrain", "sweep", "export", "glue", "leaderboard"]
+
+COMPONENTS = ("gpu-v100", "spot", "pvc", "offline-wandb")
+"""Folders of `k8s/components` that are asked for by name; `cpu` and `kueue` have flags."""
+
+PINNED = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+MAX_RUN_CHARACTERS = 40
+"""`leaderboard-RUN` and a pod's index behind it must fit into a host's name, 63 characters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Flags that say where and how large; what a stage computes is its own command's business."""
+
+    image: str | None = option(
+        None, help="pinned by digest: REGISTRY/NAME@sha256:…", metavar="IMAGE@DIGEST"
+    )
+    bucket: str | None = option(
+        None, help="s3://BUCKET[/PREFIX]: corpus, runs, exports and results live below it"
+    )
+    run: str | None = option(
+        None, help="the run's id; none: the recipe's name and a digest of what was changed in it"
+    )
+    gpu: str = option("v100-16gb", help="the card to plan for, or none: a CPU")
+    gpu_product: str | None = option(
+        None, help="only nodes with this value of the label nvidia.com/gpu.product"
+    )
+    hours: float | None = option(
+        None, help="pretrain and sweep: hours in steps, over all restarts, after which a run ends"
+    )
+    corpus_gib: float = option(20.0, help="size of the prepared corpus; OpenWebText's is 17")
+    grace_seconds: int | None = option(
+        None, help="between SIGTERM and SIGKILL; none: what a save and an upload take"
+    )
+    pods: int | None = option(None, help="prepare and glue: into how many parts to cut the work")
+    pods_at_once: int | None = option(None, help="no more of the parts or rows at a time")
+    components: tuple[str, ...] = option((), help=f"further ones of {', '.join(COMPONENTS)}")
+    queue: str | None = option(None, help="LocalQueue of Kueue, which then starts the Job")
+    region: str | None = option(None, help="of the bucket; none: us-east-1")
+    endpoint_url: str | None = option(None, help="of an S3-compatible store; none: AWS")
+
+    def __post_init__(self) -> None:
+        if self.image is not None and not PINNED.fullmatch(self.image):
+            raise ConfigError(
+                f"image {self.image!r} is not pinned; write NAME@sha256:DIGEST, which "
+                "'docker buildx imagetools inspect NAME:TAG' prints: a tag may mean another image "
+                "when the run continues"
+            )
+        if self.bucket is not None:
+            require("://" in self.bucket, "bucket", self.bucket, "s3://BUCKET[/PREFIX]")
+        for name in ("run", "queue"):
+            check_name(name, getattr(self, name))
+        for name in ("hours", "grace_seconds", "pods", "pods_at_once"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "over 0, or none")
+        require(self.corpus_gib >= 0, "corpus_gib", self.corpus_gib, "at least 0")
+        for component in self.components:
+            known = component in COMPONENTS
+            require(known, "components", component, f"some of {', '.join(COMPONENTS)}")
+
+
+def check_name(key: str, value: str | None) -> None:
+    """Raise `ConfigError` where a value cannot be part of the names of Kubernetes' objects."""
+    if value is not None:
+        fits = DNS_LABEL.fullmatch(value) and len(value) <= MAX_RUN_CHARACTERS
+        expected = f"lower-case letters, digits and hyphens, at most {MAX_RUN_CHARACTERS}"
+        require(bool(fits), key, value, expected)

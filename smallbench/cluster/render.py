@@ -1,0 +1,193 @@
+"""One stage of one run as manifests: the committed ones with this run's values in them.
+
+Everything lives below one bucket, under names that follow from the run's: `corpus`, `runs/RUN`,
+`exports/RUN`, `glue/RUN`. So a stage finds what the one before it wrote, and a run that is rendered
+again with the same configuration continues.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from smallbench.cluster.config import MAX_RUN_CHARACTERS, ClusterConfig, Stage
+from smallbench.cluster.manifests import Document, build
+from smallbench.cluster.sizes import Sizes
+from smallbench.config import digest
+from smallbench.errors import ConfigError, UsageError
+
+NAMESPACE = "smallbench"
+NAME, COMPONENT, INSTANCE = (
+    f"app.kubernetes.io/{part}" for part in ("name", "component", "instance")
+)
+
+_SECRETS = {
+    "an access key's id": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "a key of Weights & Biases": re.compile(r"\b([0-9a-f]{40}|wandb_v1_\w{20,})\b"),
+    "a token of the Hugging Face hub": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
+    "an address with a password": re.compile(r"://[^/\s]*@"),
+    "a secret by its name": re.compile(
+        r"(secret|passw(or)?d|api[-_]?key|access[-_]?key|credential|(^|[-_])token)\w*=", re.I
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage shall do, besides where: further flags of its command, in its own words."""
+
+    stage: Stage
+    run: str
+    recipe: str | None = None
+    flags: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    """Of a sweep: options of `smallbench pretrain` by key."""
+
+
+def run_id(name: str, changes: Any) -> str:
+    """A name for a run that is the same for the same recipe and changes, and for no others."""
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{name[: MAX_RUN_CHARACTERS - 9]}-{digest(changes)[:8]}" if changes else name
+
+
+def render(
+    work: Work, config: ClusterConfig, *, namespace: str = NAMESPACE, sizes: Sizes | None = None
+) -> list[Document]:
+    """The documents of a stage, ready to be applied.
+
+    Without `sizes` a pod is as large as the committed manifest says. Raises `UsageError` for what
+    is missing and `ConfigError` for what looks like a credential.
+    """
+    if config.image is None or config.bucket is None:
+        missing = "image" if config.image is None else "bucket"
+        raise UsageError(f"--{missing} is missing; see smallbench k8s --help")
+    documents = build("base")
+    components = [
+        *(["cpu"] if config.gpu == "none" else []),
+        *config.components,
+        *(["kueue"] if config.queue else []),
+    ]
+    for component in components:
+        documents = build(f"components/{component}", documents)
+    documents = [d for d in documents if d["metadata"]["labels"][COMPONENT] == work.stage]
+    for document in documents:
+        metadata = document["metadata"]
+        metadata |= {"name": f"{work.stage}-{work.run}", "namespace": namespace}
+        metadata["labels"][INSTANCE] = work.run
+    job = _Job(documents[-1])
+    job.fill(work, config)
+    if sizes is not None:
+        job.resize(sizes)
+    if work.rows:
+        texts = [yaml.safe_dump(dict(row), sort_keys=False) for row in work.rows]
+        documents[0]["data"] = {f"{index}.yaml": text for index, text in enumerate(texts)}
+    _refuse_secrets(documents)
+    return documents
+
+
+@dataclass
+class _Job:
+    """A Job's manifest and the places in it that a run fills."""
+
+    document: Document
+    spec: Document = field(init=False)
+    pod: Document = field(init=False)
+    container: Document = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spec = self.document["spec"]
+        self.pod = self.spec["template"]["spec"]
+        self.container = self.pod["containers"][0]
+
+    def fill(self, work: Work, config: ClusterConfig) -> None:
+        """Names, places, the command's flags, and how many pods."""
+        self.spec["template"]["metadata"]["labels"][INSTANCE] = work.run
+        self.container["image"] = config.image
+        assert config.bucket is not None
+        self.set_variable("BUCKET", config.bucket.rstrip("/"))
+        self.set_variable("RUN", work.run)
+        if config.region:
+            self.set_variable("AWS_DEFAULT_REGION", config.region)
+        if config.endpoint_url:
+            self.set_variable("AWS_ENDPOINT_URL_S3", config.endpoint_url)
+        if config.queue:
+            self.document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = config.queue
+        if config.gpu_product:
+            self.pod["nodeSelector"] = {"nvidia.com/gpu.product": config.gpu_product}
+        if work.stage == "pretrain" and work.recipe:
+            self.container["args"][1] = work.recipe
+        for volume in self.pod["volumes"]:
+            if "configMap" in volume:
+                volume["configMap"]["name"] = self.document["metadata"]["name"]
+        self.deal(len(work.rows) or config.pods, config.pods_at_once)
+        for flag in work.flags:
+            self.set_flag(flag)
+
+    def deal(self, pods: int | None, at_once: int | None) -> None:
+        """Cut the work into so many parts, where it is cut at all."""
+        if "completions" not in self.spec:
+            return
+        count = pods or self.spec["completions"]
+        self.spec["completions"] = count
+        self.spec["parallelism"] = min(count, at_once or count)
+        self.spec["maxFailedIndexes"] = min(count, self.spec["maxFailedIndexes"])
+        if any(argument.startswith("--num_shards=") for argument in self.container["args"]):
+            self.set_flag(f"--num_shards={count}")
+
+    def resize(self, sizes: Sizes) -> None:
+        """Memory, disk and time."""
+        for kind in ("requests", "limits"):
+            self.container["resources"][kind] |= {
+                "memory": f"{sizes.memory_gib}Gi",
+                "ephemeral-storage": f"{sizes.scratch_gib}Gi",
+            }
+        for volume in self.pod["volumes"]:
+            if volume["name"] == "scratch":
+                volume["emptyDir"]["sizeLimit"] = f"{sizes.scratch_gib}Gi"
+        if any(argument.startswith("--grace_seconds=") for argument in self.container["args"]):
+            self.pod["terminationGracePeriodSeconds"] = sizes.grace_seconds
+            self.set_flag(f"--grace_seconds={sizes.grace_seconds}")
+            if sizes.deadline_seconds is not None:
+                self.spec["activeDeadlineSeconds"] = sizes.deadline_seconds
+
+    def set_variable(self, name: str, value: str) -> None:
+        """A variable of the container: its value here, or a new one."""
+        for variable in self.container["env"]:
+            if variable["name"] == name:
+                variable["value"] = value
+                return
+        self.container["env"].append({"name": name, "value": value})
+
+    def set_flag(self, flag: str) -> None:
+        """`--name=value` in place of the manifest's value, or behind it."""
+        arguments, name = self.container["args"], flag.partition("=")[0]
+        for index, argument in enumerate(arguments):
+            if argument.partition("=")[0] == name:
+                arguments[index] = flag
+                return
+        arguments.append(flag)
+
+
+def _refuse_secrets(documents: Sequence[Document]) -> None:
+    """Raise `ConfigError` where an argument, a variable or a row looks like a credential.
+
+    The message does not repeat it: it ends in logs.
+    """
+    for document in documents:
+        texts = list(document.get("data", {}).values())
+        if document["kind"] == "Job":
+            container = document["spec"]["template"]["spec"]["containers"][0]
+            variables = [v for v in container["env"] if "value" in v]
+            texts += [*container["args"], *(f"{v['name']}={v['value']}" for v in variables)]
+        for text in texts:
+            for what, pattern in _SECRETS.items():
+                if pattern.search(text):
+                    raise ConfigError(
+                        f"something given for {document['metadata']['name']} looks like {what}, "
+                        "and everybody who may list pods would read it; put it into the Secret "
+                        "that k8s/examples/secrets.yaml shows"
+                    )

@@ -1,0 +1,113 @@
+"""How large a pod must be for a recipe: the planner's numbers as Kubernetes wants them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smallbench.config import override
+from smallbench.data.config import PrepareConfig
+from smallbench.errors import UnavailableError
+from smallbench.gpus import GIB, gpu_of
+from smallbench.train.config import PretrainConfig
+
+HOST_GIB = 16
+"""Beside the weights: CUDA's libraries, the corpus's pages, the tokenizer and W&B."""
+CPU_HOST_GIB = 2
+"""The same without CUDA."""
+SHM_GIB = 2
+"""`/dev/shm`'s limit, which counts to the container's memory."""
+GLUE_GIB = 3
+"""GLUE is under 1 GiB, and lies in the hub's cache as it came and as it was unpacked."""
+SCRATCH_GIB = 2
+"""Beside data and checkpoints: compiled kernels, W&B's records, logs."""
+
+SAVE_BYTES_PER_SECOND = 100e6
+UPLOAD_BYTES_PER_SECOND = 25e6
+"""Both well below what was measured (250 and 113 MB/s, docs/results.md): a node is shared."""
+GRACE_SECONDS = 300
+"""At least: a node's disk and a bucket may be slow just when a whole cluster is drained."""
+
+STATE_BYTES = 12
+"""Of a parameter in a checkpoint: float32 weight and Adam's two moments."""
+DAY_SECONDS = 86_400
+SLACK = 2.0
+"""A deadline is this many times what is planned, and a day for queues and restarts: the MFU behind
+the plan is assumed, and a cap that ends a healthy run costs more than one that is late."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a plan says of a recipe."""
+
+    num_parameters: int
+    memory_bytes: int
+    """Of the host, beside what every process has."""
+    hours: float | None
+    """Of the whole run; None where no speed is assumed."""
+    kept_checkpoints: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one pod."""
+
+    memory_gib: int
+    scratch_gib: int
+    grace_seconds: int
+    deadline_seconds: int | None
+    """None: the manifest's."""
+
+
+def needs_of(config: PretrainConfig, gpu: str) -> Needs:
+    """Ask the planner; raises `UnavailableError` where nothing fits the card."""
+    from smallbench.train.plan import Planner, choices_of, make_plan
+
+    if config.model.vocab_size is None:  # the tokenizer's; the one that is trained by default
+        config = override(config, "model.vocab_size", PrepareConfig.vocab_size)
+    train = config.train
+    every = train.keep_every_steps
+    kept = train.keep_last + len(train.milestones)
+    kept += 0 if every is None else train.max_steps // every
+    if gpu == "none":
+        planner = Planner(config, device_type="cpu", precision="fp32")
+        memory = planner.memory(choices_of(config)[0], train.rows_per_forward)
+        return Needs(planner.num_parameters, memory.peak, None, kept)
+    plan = make_plan(config, gpu_of(gpu), mfu=0.3)
+    if plan.decision is None:
+        raise UnavailableError(f"{config.recipe} on {gpu}: {plan.reason}; choose another --gpu")
+    assert plan.whole is not None
+    host = max(
+        way.host
+        for way in plan.ways
+        if way.engine == plan.decision.engine.engine and way.offload == plan.decision.engine.offload
+    )
+    # CPU Adam's copies, should a run be continued where it must offload: 4 numbers a parameter.
+    return Needs(plan.num_parameters, max(host, 16 * plan.num_parameters), plan.whole.hours, kept)
+
+
+def sizes_for(
+    needs: Sequence[Needs],
+    *,
+    has_gpu: bool,
+    data_gib: float,
+    hours: float | None,
+    grace_seconds: int | None,
+) -> Sizes:
+    """A pod that has room for each of `needs`; `hours` and `grace_seconds` override the plan's."""
+    memory = max(need.memory_bytes for need in needs) / GIB
+    checkpoint = STATE_BYTES * max(need.num_parameters for need in needs)
+    # One more is being written, one more may wait for its upload.
+    kept = 2 + max(need.kept_checkpoints for need in needs)
+    save = checkpoint / SAVE_BYTES_PER_SECOND + checkpoint / UPLOAD_BYTES_PER_SECOND
+    planned = [need.hours for need in needs if need.hours is not None]
+    longest = hours if hours is not None else max(planned, default=None)
+    return Sizes(
+        memory_gib=math.ceil(memory + SHM_GIB + (HOST_GIB if has_gpu else CPU_HOST_GIB)),
+        scratch_gib=math.ceil(data_gib + kept * checkpoint / GIB + SCRATCH_GIB),
+        grace_seconds=grace_seconds or max(GRACE_SECONDS, math.ceil(2 * save)),
+        deadline_seconds=None
+        if longest is None
+        else DAY_SECONDS * math.ceil(1 + SLACK * longest / 24),
+    )

@@ -1,0 +1,79 @@
+"""Jobs and pods as a few lines for people: what each is at, why one ended, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smallbench.cluster.kubectl import job_state
+from smallbench.cluster.manifests import Document
+from smallbench.errors import ExitCode
+
+KILLED = 137
+
+ADVICE = {
+    ExitCode.DONE: "done",
+    ExitCode.CRASH: "a crash: see its log",
+    ExitCode.USAGE: "wrong flags: see its log, correct them, submit again",
+    ExitCode.DATA: "corpus, checkpoints or results unusable: see its log",
+    ExitCode.UNAVAILABLE: "a server, disk or package was not there: it is tried again",
+    ExitCode.DIVERGED: "diverged: lower the learning rate; it would do so again",
+    ExitCode.INTERRUPTED: "saved and interrupted: the next pod goes on",
+    ExitCode.CONFLICT: "another writer has the run: see who holds its lease",
+    ExitCode.CREDENTIALS: "credentials refused: correct the Secret or the role, submit again",
+    ExitCode.CONFIG: "a configuration that contradicts itself, the corpus or the run: see its log",
+    ExitCode.SIGINT: "interrupted without a save",
+    ExitCode.SIGTERM: "stopped before it could save: --grace_seconds may be too short",
+    KILLED: "killed: out of memory, or longer than its grace; see the reason",
+}
+"""Each exit code in a pod's words."""
+
+
+def status_text(jobs: Sequence[Document], pods: Sequence[Document]) -> str:
+    """A line for each Job and, below it, for each of its pods."""
+    lines = []
+    for job in sorted(jobs, key=lambda job: str(job["metadata"]["name"])):
+        name, status = job["metadata"]["name"], job.get("status", {})
+        counts = [
+            f"{status[key]} {key}" for key in ("active", "succeeded", "failed") if key in status
+        ]
+        counts += [
+            f"{label} {status[key]}"
+            for key, label in (("completedIndexes", "done"), ("failedIndexes", "given up"))
+            if status.get(key)
+        ]
+        lines.append(f"{name}  {job_state(job)}  {', '.join(counts)}".rstrip())
+        for condition in status.get("conditions", ()):
+            if condition["type"] == "Failed" and condition["status"] == "True":
+                lines.append(f"  {condition.get('reason')}: {condition.get('message')}")
+        own = [p for p in pods if p["metadata"]["labels"].get("job-name") == name]
+        lines += [
+            f"  {pod['metadata']['name']}  {pod_text(pod)}"
+            for pod in sorted(own, key=lambda pod: str(pod["metadata"]["name"]))
+        ]
+    return "\n".join(lines) if lines else "nothing is there"
+
+
+def pod_text(pod: Document) -> str:
+    """Where a pod is, and what to do about it."""
+    status = pod.get("status", {})
+    disrupted = [
+        c for c in status.get("conditions", ())
+        if c["type"] == "DisruptionTarget" and c["status"] == "True"
+    ]  # fmt: skip
+    for container in status.get("containerStatuses", ()):
+        state = container.get("state", {})
+        if ended := state.get("terminated"):
+            code = ended["exitCode"]
+            if ended.get("reason") == "OOMKilled":
+                return f"{code}: out of memory: submit again with a smaller micro-batch, or more"
+            message = (ended.get("message") or "").strip().splitlines()
+            said = f" ({message[-1]})" if message and code else ""
+            why = "its node was taken away: the next pod goes on" if disrupted else ADVICE.get(code)
+            return f"{code}: {why or 'see its log'}{said}"
+        if waiting := state.get("waiting"):
+            reason = waiting.get("reason", "waiting")
+            return f"{reason}: {waiting.get('message', 'the node prepares it')}"
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"pending: {condition.get('message', condition.get('reason'))}"
+    return str(status.get("phase", "unknown")).lower()
