@@ -1,1 +1,1 @@
-"""The manifests, as package data: `kubectl apply -k` takes them, `smallbench k8s` starts from them."""
+"""The manifests as package data: for `kubectl apply -k`, and what `smallbench k8s` starts from."""

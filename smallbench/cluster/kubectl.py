@@ -77,8 +77,8 @@ class Cluster:
         except FileNotFoundError:
             raise UnavailableError(
                 "this needs kubectl, and there is none; install it "
-                "(https://kubernetes.io/docs/tasks/tools), or take what 'smallbench k8s render' prints "
-                "to where it is"
+                "(https://kubernetes.io/docs/tasks/tools), or take what 'smallbench k8s render' "
+                "prints to where it is"
             ) from None
         if done.returncode:
             raise self._failure(done.stderr)
