@@ -8,7 +8,7 @@ look.
 
 Finished runs are stored in --out and never repeated, so an interrupted command continues where it
 was. To share the work, start the same command several times on one --out; or give each machine its
---shard and an --out of its own, then merge.
+--shard and an --out of its own, then merge. An --out in a bucket is one place for all of them.
 
 show prints the table of stored runs; merge brings those of several folders to --out; submit-file
 writes the zip for GLUE's own server to --out; check-file checks such a zip.
@@ -16,16 +16,18 @@ writes the zip for GLUE's own server to --out; check-file checks such a zip.
 
 from __future__ import annotations
 
-import os
 import sys
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jobs.base import Job
-from smallbench.config import option, require
+from smallbench.config import Location, option, require
 from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
+from smallbench.parts import PartConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
 
@@ -43,20 +45,24 @@ NEEDED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig, TrackerConfig, FinetuneConfig):
+class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
     """Flags of `smallbench glue`."""
 
     action: Literal["measure", "show", "merge", "submit-file", "check-file"] = option(
         "measure", help="what to do"
     )
-    run: tuple[Path, ...] = option(
+    run: tuple[Location, ...] = option(
         (), help="show, merge, submit-file: --out of earlier runs; check-file: a zip"
     )
     model: str | None = option(
         None, help="export or run directory, URL of an export, or a model's id on the hub"
     )
-    glue: str | None = option(None, help="folder in the official TSV layout, or hub")
-    out: Path | None = option(None, help="where results are stored, or the zip is written")
+    glue: str | None = option(
+        None, help="folder in the official TSV layout, hub, or samples: generated stand-ins"
+    )
+    out: Location | None = option(
+        None, help="where results are stored, also a URL, or the zip is written"
+    )
     tasks: tuple[str, ...] | None = option(None, help="none: every task that --glue has")
     protocol: Literal["robust-v1", "paper"] = option(
         "robust-v1", help="which runs, and what the score is"
@@ -65,12 +71,6 @@ class Options(StorageConfig, TrackerConfig, FinetuneConfig):
         None, help="one, or several to choose from; none: the protocol's"
     )
     seeds: tuple[int, ...] | None = option(None, help="none: the protocol's published ones")
-    shard: str | None = option(
-        None, help="do only this part, 3/8 for the third of eight; merge them afterwards"
-    )
-    num_shards: int | None = option(
-        None, help="do the part that an Indexed Job's JOB_COMPLETION_INDEX (from 0) says"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,58 +84,48 @@ class Options(StorageConfig, TrackerConfig, FinetuneConfig):
         for name in NEEDED[self.action]:
             if not getattr(self, name):
                 raise UsageError(f"'glue {self.action}' needs --{name}; see smallbench glue --help")
-        if self.shard is not None and self.num_shards is not None:
-            raise UsageError("--shard and --num_shards are two ways to say one thing; give one")
         if len(self.run) > 1 and self.action != "merge":
             raise UsageError(f"'glue {self.action}' takes one --run; merge the folders first")
+        if self.action in {"merge", "submit-file"} and "://" in str(self.out):
+            raise UsageError(f"'glue {self.action}' writes to a local --out, not to {self.out}")
         self.part()
-
-    def part(self) -> tuple[int, int]:
-        """Which shard to do, from 1, and of how many."""
-        number, count = "1", "1"
-        if self.shard is not None:
-            number, _, count = self.shard.partition("/")
-        elif self.num_shards is not None:
-            index = os.environ.get("JOB_COMPLETION_INDEX", "")
-            if not index.isdecimal():
-                raise UsageError(
-                    f"--num_shards goes with JOB_COMPLETION_INDEX, which is {index!r}; an Indexed "
-                    "Job sets it, elsewhere give --shard=K/N"
-                )
-            number, count = str(int(index) + 1), str(self.num_shards)
-        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise UsageError(f"shard {number}/{count} is none; expected K/N with K from 1 to N")
-        return int(number), int(count)
 
 
 def run(options: Options) -> None:
     """Do it, and print the table."""
     from smallbench.glue.protocols import results_table, summarize
+    from smallbench.glue.remote import results_folder
     from smallbench.glue.results import merge_runs, read_runs
     from smallbench.glue.submission import check_submission, write_submission
     from smallbench.glue.tracking import show_summary
 
     if options.action == "check-file":
-        print(check_submission(options.run[0]))
-    elif options.action == "submit-file":
-        assert options.out is not None
-        print(write_submission(options.run[0], options.out, protocol=options.protocol))
-    else:
+        print(check_submission(Path(options.run[0])))
+        return
+    with ExitStack() as stack:
+        found = [stack.enter_context(results_folder(url, options)) for url in options.run]
+        if options.action == "submit-file":
+            assert options.out is not None
+            print(write_submission(found[0], Path(options.out), protocol=options.protocol))
+            return
         if options.action == "measure":
             runs = measure_model(options)
         elif options.action == "merge":
             assert options.out is not None
-            runs = merge_runs(options.run, options.out)
+            runs = merge_runs(found, Path(options.out))
         else:
-            runs = read_runs(options.run[0])
+            runs = read_runs(found[0])
         if runs:
             summary = summarize(runs, options.protocol)
             print(results_table(summary))
             if options.action == "measure" and options.part()[1] == 1:
                 assert options.out is not None
-                show_summary(options, summary, model=str(options.model), folder=options.out)
+                folder = Path(tempfile.gettempdir() if "://" in options.out else options.out)
+                show_summary(options, summary, model=str(options.model), folder=folder)
     if options.action == "measure":
-        if options.part()[1] > 1:
+        if options.part()[1] > 1 and "://" in str(options.out):
+            print(f"When all shards are done: smallbench glue show {options.out}")
+        elif options.part()[1] > 1:
             print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
         else:
             print(f"Beside the paper's rows: smallbench leaderboard --results={options.out}")
@@ -147,15 +137,22 @@ def measure_model(options: Options) -> list[RunResult]:
     from smallbench.glue.encoder import Encoder
     from smallbench.glue.grid import measure
     from smallbench.glue.readers import available_tasks, load_task
+    from smallbench.glue.remote import keeper, results_folder
+    from smallbench.glue.samples import glue_source
     from smallbench.glue.tasks import task_named
     from smallbench.train.stop import StopRequest
 
     assert options.model is not None
     assert options.glue is not None
     assert options.out is not None
-    names = options.tasks or available_tasks(options.glue)
-    data = [load_task(task_named(name), options.glue) for name in names]
-    with StopRequest() as stop, as_export(options.model, options) as model:
+    with (
+        StopRequest() as stop,
+        glue_source(options.glue) as glue,
+        as_export(options.model, options) as model,
+        results_folder(options.out, options) as folder,
+    ):
+        names = options.tasks or available_tasks(glue)
+        data = [load_task(task_named(name), glue) for name in names]
         return measure(
             Encoder(model, random_init=options.random_init),
             data,
@@ -164,7 +161,8 @@ def measure_model(options: Options) -> list[RunResult]:
             learning_rates=options.learning_rate,
             seeds=options.seeds,
             shard=options.part(),
-            out=options.out,
+            out=folder,
+            on_stored=keeper(options.out, folder, options),
             should_stop=stop,
         )
 
@@ -179,6 +177,7 @@ JOB = Job(
         "smallbench glue --model=runs/tiny/export --glue=glue_data --out=look --tasks=cola"
         " --learning_rate=3e-4 --seeds=1,2",
         "smallbench glue --model=bert-base-uncased --glue=hub --out=shard3 --shard=3/8",
+        "smallbench glue --model=s3://lab/bert --glue=hub --out=s3://lab/glue --shard=3/8",
         "smallbench glue merge shard1,shard2,shard3 --out=glue",
         "smallbench glue show glue --protocol=paper",
         "smallbench glue submit-file --run=glue --out=glue.zip",

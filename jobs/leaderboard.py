@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.base import Job
-from smallbench.config import option
+from smallbench.config import Location, option
 from smallbench.errors import DataError, UsageError
+from smallbench.storage.config import StorageConfig
 
 NEEDED = {
     "table": (),
@@ -31,7 +32,7 @@ NEEDED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(StorageConfig):
     """Flags of `smallbench leaderboard`."""
 
     action: Literal["table", "new", "validate", "compare"] = option("table", help="what to do")
@@ -42,13 +43,14 @@ class Options:
         help="new: --out of 'smallbench glue'; else GLUE itself, for its labels: a folder in the "
         "official TSV layout, or hub",
     )
-    out: Path | None = option(
-        None, help="new: folder to write, submissions/SLUG; table: also write this Markdown file"
+    out: Location | None = option(
+        None,
+        help="new: folder to write, submissions/SLUG; table: also write this Markdown file, or URL",
     )
-    results: tuple[Path, ...] = option(
+    results: tuple[Location, ...] = option(
         (),
         help="table: folders with stored runs: each the --out of a glue or finetune job",
-        metavar="DIR[,DIR…]",
+        metavar="DIR|URL[,…]",
     )
     submissions: Path | None = option(None, help="table: folder of entries, to be ranked")
     cache: Path | None = option(None, help="keep what was computed of entries in this folder")
@@ -90,21 +92,26 @@ def run(options: Options) -> None:
 
 
 def _table(options: Options) -> None:
-    from smallbench import files
+    from smallbench.glue.remote import results_folder
     from smallbench.glue.results import read_runs
     from smallbench.leaderboard.board import render_board
     from smallbench.leaderboard.evaluation import evaluate_all
     from smallbench.leaderboard.gold import NO_GOLD, read_gold
     from smallbench.leaderboard.table import leaderboard_rows, render_markdown
+    from smallbench.storage.base import open_storage
 
     if options.submissions is not None:
         gold = NO_GOLD if options.glue is None else read_gold(options.glue)
         table = render_board(evaluate_all(options.submissions, gold, cache=options.cache))
     else:
-        runs = [run for folder in options.results for run in read_runs(folder)]
+        runs = []
+        for url in options.results:
+            with results_folder(url, options) as folder:
+                runs += read_runs(folder)
         table = render_markdown(leaderboard_rows(runs))
     if options.out is not None:
-        files.write_text(options.out, table)
+        place, _, name = options.out.rpartition("/")
+        open_storage(place or ".", options).put(name, table.encode())
     sys.stdout.write(table)
 
 
@@ -117,7 +124,7 @@ def _new(options: Options) -> None:
     assert options.out is not None
     assert options.license is not None
     entry = write_new_entry(
-        options.out,
+        Path(options.out),
         run_dir=options.run,
         glue=Path(options.glue),
         author=Author(

@@ -5,6 +5,10 @@ by a hash of their text. In .txt files blank lines separate documents; .jsonl an
 one in each 'text'. Memory stays flat and nothing is unpacked to disk. Ctrl-C, SIGTERM or a crash
 loses a minute: the same command continues, and ends with exactly the bytes it would have had.
 With an --out like s3://BUCKET/PREFIX the work is done in --cache, and published when it is whole.
+
+Several machines share the work by files: each is given its --shard and the same other flags, and
+the first makes of all shares the bytes that one machine would write. So does the --corpus of a
+bucket, s3://BUCKET/FOLDER, with any number of machines.
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ from pathlib import Path
 from jobs.base import Job
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
+from smallbench.parts import PartConfig
 from smallbench.storage.config import StorageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig, PrepareConfig):
+class Options(StorageConfig, PartConfig, PrepareConfig):
     """Flags of `smallbench prepare`."""
 
     out: Location = option(
@@ -33,17 +38,36 @@ class Options(StorageConfig, PrepareConfig):
         None, help="processes; none means one a core. The result does not depend on it"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.part()
+
 
 def run(options: Options) -> None:
     """Prepare to the end, or to the first signal."""
     from smallbench.data.prepare import prepare, summary
     from smallbench.data.remote import prepare_remote
+    from smallbench.data.shards import Manifest
+    from smallbench.data.shares import prepare_share
     from smallbench.storage.base import is_remote
     from smallbench.train.stop import StopRequest
 
     out, workers = options.out, options.workers
+    number, count = options.part()
+    manifest: Manifest | None
     with StopRequest() as stop:
-        if is_remote(out):
+        if count > 1 or is_remote(options.corpus):
+            manifest = prepare_share(
+                options,
+                out=out,
+                number=number,
+                count=count,
+                storage=options,
+                cache=options.cache,
+                workers=workers,
+                should_stop=stop,
+            )
+        elif is_remote(out):
             manifest = prepare_remote(
                 options,
                 url=out,
@@ -54,7 +78,8 @@ def run(options: Options) -> None:
             )
         else:
             manifest = prepare(options, out=Path(out), workers=workers, should_stop=stop)
-    print(summary(manifest, out))
+    if manifest is not None:
+        print(summary(manifest, out))
 
 
 JOB = Job(
@@ -66,6 +91,7 @@ JOB = Job(
         "smallbench prepare --corpus=hub:Skylion007/openwebtext --out=corpus --tokenizer=bpe",
         "smallbench prepare --corpus='texts/**/*.jsonl.zst' --out=corpus --tokenizer=vocab.txt",
         "smallbench prepare --corpus=openwebtext.tar.xz --out=s3://bucket/openwebtext",
+        "smallbench prepare --corpus=s3://bucket/text --out=s3://bucket/corpus --shard=2/8",
         "smallbench prepare --corpus=installed-docs --out=corpus --vocab_size=8000",
     ),
 )

@@ -21,7 +21,7 @@ LAYERS = [
     {"smallbench.errors"},
     {"smallbench.registry"},
     {"smallbench.config", "smallbench.batch", "smallbench.files", "smallbench.gpus"},
-    {"smallbench.tracking", "smallbench.storage"},
+    {"smallbench.tracking", "smallbench.storage", "smallbench.parts"},
     {"smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},
     {"smallbench.train"},

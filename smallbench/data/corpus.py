@@ -15,8 +15,8 @@ import re
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -60,9 +60,12 @@ class Skips:
 
     def add(self, name: str, reason: object, count: int = 1) -> None:
         """Count `count` unreadable members or lines of `name`."""
-        self.count += count
-        if len(self.named) < _NUM_NAMED_SKIPS:
-            self.named.append(f"{name}: {reason}")
+        self.extend(Skips(count, [f"{name}: {reason}"]))
+
+    def extend(self, others: Skips) -> None:
+        """Take in what was passed over behind this."""
+        self.count += others.count
+        self.named += others.named[: _NUM_NAMED_SKIPS - len(self.named)]
 
 
 class _File(NamedTuple):
@@ -87,6 +90,8 @@ class Corpus:
     position_bytes: int = 0
     skips: Skips = field(default_factory=Skips)
     ignored: list[Path] = field(default_factory=list)
+    is_whole: bool = True
+    """False for some of a source's files: what they lack is no fault of the source."""
 
     def documents(self) -> Iterator[bytes]:
         """All raw documents from the first on; counts `skips` anew.
@@ -109,7 +114,7 @@ class Corpus:
             for document in stream:
                 num_documents += 1
                 yield document
-        if not num_documents:
+        if not num_documents and self.is_whole:
             reasons = "; ".join(self.skips.named[:3]) or "it is empty"
             raise DataError(f"no document found in {self.source}: {reasons}")
 
@@ -124,7 +129,7 @@ class Corpus:
                     yield document
         except _DAMAGE as error:
             reason = f"{_reason(error)} after {num_documents} documents"
-            if len(self.files) == 1:
+            if len(self.files) == 1 and self.is_whole:
                 raise DataError(f"{file.path}: {reason}; replace the file") from error
             self.skips.add(name, reason)
         self.position_bytes = start + file.path.stat().st_size
@@ -169,6 +174,44 @@ def open_corpus(source: str) -> Corpus:
     ignored = [path for path in paths if not _recognise(path)]
     size_bytes = sum(file.path.stat().st_size for file in files)
     return Corpus(str(root), files, size_bytes=size_bytes, ignored=ignored)
+
+
+def share_of(corpus: Corpus, *, number: int, count: int) -> Corpus:
+    """Share `number` (from 1) of `count` of the files: a run of them, of about equal size.
+
+    The shares in their order are the corpus in its order. What has no files is all in the first.
+    """
+    sizes = [file.path.stat().st_size for file in corpus.files]
+    mine = [
+        file
+        for file, share in zip(corpus.files, deal_in_runs(sizes, count), strict=True)
+        if share == number
+    ]
+    is_first = number == 1
+    if is_first and mine == corpus.files:
+        return corpus
+    return replace(
+        corpus,
+        source=corpus.source if mine or is_first else "",
+        files=mine,
+        size_bytes=sum(file.path.stat().st_size for file in mine),
+        ignored=corpus.ignored if is_first else [],
+        is_whole=False,
+    )
+
+
+def deal_in_runs(sizes: Sequence[int], count: int) -> list[int]:
+    """A share from 1 to `count` for each of `sizes`, never falling: whose part its middle is in."""
+    shares, begin, total = [], 0, max(1, sum(sizes))
+    for size in sizes:
+        shares.append(1 + min(count - 1, (2 * begin + size) * count // (2 * total)))
+        begin += size
+    return shares
+
+
+def is_readable(name: str) -> bool:
+    """Whether a file of that name would be read."""
+    return _recognise(Path(name)) is not None
 
 
 def _is_hidden(path: Path, root: Path) -> bool:

@@ -12,13 +12,13 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from smallbench.config import differing_keys, digest, to_dict
 from smallbench.data.cleaning import is_held_out
 from smallbench.data.config import TRAINED_KINDS, PrepareConfig
-from smallbench.data.corpus import Corpus, open_corpus
+from smallbench.data.corpus import Corpus, Skips, open_corpus
 from smallbench.data.duplicates import SeenHashes
 from smallbench.data.meter import Meter
 from smallbench.data.packing import PackedChunk, TextRules, pack_chunk, token_dtype
@@ -83,23 +83,27 @@ def prepare(
     out: Path,
     workers: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    source: Source | None = None,
 ) -> Manifest:
     """Make `out` a complete directory of token shards, or find that it is one.
 
-    The same call continues what was interrupted. Raises `ConfigError` where `out` holds something
+    The same call continues what was interrupted. `source` is what the corpus was packed to
+    elsewhere; without it that is done here. Raises `ConfigError` where `out` holds something
     else, `DataError` where the source is of no use, `ConflictError` where another process prepares
     `out`, `InterruptedRunError` after a commit when `should_stop` turned true.
     """
     options = options_of(config)
     if (out / MANIFEST_NAME).exists():
         return _finished(out, options)
-    corpus = open_corpus(config.corpus)
+    if source is None:
+        workers = workers or available_cpus()
+        source = CorpusSource(config, open_corpus(config.corpus), workers, should_stop)
     with exclusive_lock(
         out / _LOCK, f"another process prepares {out}; wait for it, or choose another --out"
     ):
         if (out / MANIFEST_NAME).exists():
             return _finished(out, options)
-        return _Run(config, options, corpus, out, workers or available_cpus(), should_stop).run()
+        return _Run(config, options, source, out, should_stop).run()
 
 
 def options_of(config: PrepareConfig) -> dict[str, Any]:
@@ -199,105 +203,99 @@ def _sample(task: _SampleTask, *, rules: TextRules) -> _SampleResult:
     return _SampleResult(len(task.documents), sum(map(len, task.documents)), sample)
 
 
-class _Run:
-    """One attempt at a directory that is not complete; it holds the lock."""
+class Source(Protocol):
+    """Where a run's tokenizer and packed documents come from, in the corpus's order."""
+
+    size_bytes: int
+
+    @property
+    def position_bytes(self) -> int:
+        """How far the last call of `packed` has read."""
+        ...
+
+    @property
+    def skips(self) -> Skips:
+        """What could not be read."""
+        ...
+
+    def tokenizer(self) -> Tokenizer:
+        """The given one, or one that is trained on a sample."""
+        ...
+
+    def packed(
+        self, folder: Path, tokenizer: Tokenizer, *, skip: int
+    ) -> Generator[PackedChunk, None, None]:
+        """What becomes of all documents but the first `skip`; `folder` holds the tokenizer."""
+        ...
+
+
+class CorpusSource:
+    """A corpus that is read, cleaned and tokenised here, by several processes."""
 
     def __init__(
         self,
         config: PrepareConfig,
-        options: dict[str, Any],
         corpus: Corpus,
-        out: Path,
         workers: int,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.config = config
-        self.corpus = corpus
-        self.out = out
-        self.workers = workers
+        self.config, self.corpus, self.workers = config, corpus, workers
         self.should_stop = should_stop
         self.rules = TextRules(config.min_characters, config.eval_fraction, corpus.extract)
-        self.progress = self._read_progress(options)
+        self.size_bytes = corpus.size_bytes
 
-    def run(self) -> Manifest:
-        tokenizer = self._tokenizer()
-        row_bytes = self.config.sequence_length * token_dtype(tokenizer.vocab_size).itemsize
-        writers = {
-            split: ShardWriter(self.out, split, row_bytes=row_bytes, rows=self.progress.rows[split])
-            for split in SPLITS
-        }
-        try:
-            self._write_rows(tokenizer, writers["train"], writers["eval"])
-        finally:
-            _load_tokenizer.cache_clear()
-        return self._finish(tokenizer, writers["train"], writers["eval"])
+    @property
+    def position_bytes(self) -> int:
+        """How far the corpus is read."""
+        return self.corpus.position_bytes
 
-    def _read_progress(self, options: dict[str, Any]) -> _Progress:
-        path = self.out / _PROGRESS
-        if path.exists():
-            progress = _Progress(**json.loads(path.read_text()))
-            refuse_other_options(self.out, progress.options, options)
-            if progress.source_bytes != self.corpus.size_bytes:
-                raise ConfigError(
-                    f"{self.config.corpus} had {progress.source_bytes} bytes when {self.out} was "
-                    f"begun and has {self.corpus.size_bytes}; delete {self.out} or restore it"
-                )
-        else:
-            foreign = [
-                p.name
-                for p in self.out.iterdir()
-                if p.name != _LOCK and TEMPORARY_MARK not in p.name
-            ]
-            if foreign:
-                raise ConfigError(
-                    f"{self.out} holds other files ({', '.join(sorted(foreign)[:3])}); "
-                    "choose a new or empty --out"
-                )
-            progress = _Progress(options, self.corpus.size_bytes)
-            write_json(path, asdict(progress))
-        for leftover in self.out.glob(f"*{TEMPORARY_MARK}*"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        return progress
+    @property
+    def skips(self) -> Skips:
+        """What of it could not be read."""
+        return self.corpus.skips
 
-    def _tokenizer(self) -> Tokenizer:
-        """The directory's own tokenizer; where it has none yet, the given or a trained one."""
-        folder = self.out / _TOKENIZER
-        if not folder.is_dir():
-            if self.config.tokenizer in TRAINED_KINDS:
-                tokenizer = self._train_tokenizer()
-            else:
-                tokenizer = Tokenizer.load(Path(self.config.tokenizer).expanduser())
-            temporary = temporary_sibling(folder)
-            tokenizer.save(temporary)
-            for path in temporary.iterdir():
-                sync_file(path)
-            temporary.rename(folder)
-            sync_directory(self.out)
-        return Tokenizer.load(folder)
+    def tokenizer(self) -> Tokenizer:
+        """The given one, or one that is trained on a sample."""
+        if self.config.tokenizer not in TRAINED_KINDS:
+            return given_tokenizer(self.config)
+        return tokenizer_from(self.config, self.sample())
 
-    def _train_tokenizer(self) -> Tokenizer:
+    def sample(self) -> TextSample:
+        """The texts to train a tokenizer on."""
         sample = TextSample(self.config.tokenizer_sample_bytes)
         tasks = (_SampleTask(chunk, sample.bound) for chunk in self._chunks(skip=0))
         results = ordered_map(partial(_sample, rules=self.rules), tasks, workers=self.workers)
-        with closing(results), Meter("sampling for a tokenizer", self.corpus.size_bytes) as meter:
+        with closing(results), Meter("sampling for a tokenizer", self.size_bytes) as meter:
             for result in results:
                 for hash_value, text in result.texts:
                     sample.add(hash_value, text)
                 meter.update(
                     num_documents=result.num_documents,
                     num_bytes=result.num_bytes,
-                    position_bytes=self.corpus.position_bytes,
+                    position_bytes=self.position_bytes,
                 )
                 if self.should_stop():
                     raise InterruptedRunError(
-                        f"stopped while sampling text for the tokenizer of {self.out}; "
+                        f"stopped while sampling {self.config.corpus} for the tokenizer; "
                         "run the same command again"
                     )
-        if not len(sample):
-            raise DataError(self._nothing_kept())
-        config = self.config
-        print(f"training a {config.tokenizer} tokenizer on {sample.num_bytes / 1e6:.1f} MB")
-        return train_tokenizer(config.tokenizer, sample, vocab_size=config.vocab_size)
+        return sample
+
+    def packed(
+        self, folder: Path, tokenizer: Tokenizer, *, skip: int
+    ) -> Generator[PackedChunk, None, None]:
+        """What becomes of all documents but the first `skip`."""
+        pack = partial(
+            _pack,
+            rules=self.rules,
+            folder=folder,
+            fingerprint=tokenizer.fingerprint,
+            sequence_length=self.config.sequence_length,
+        )
+        try:
+            yield from ordered_map(pack, self._chunks(skip=skip), workers=self.workers)
+        finally:
+            _load_tokenizer.cache_clear()
 
     def _chunks(self, *, skip: int) -> Iterator[list[bytes]]:
         """Documents after the first `skip`, in lists of about `CHUNK_BYTES`."""
@@ -313,17 +311,98 @@ class _Run:
         if chunk:
             yield chunk
 
+
+def given_tokenizer(config: PrepareConfig) -> Tokenizer:
+    """The one that `config` names by its path."""
+    return Tokenizer.load(Path(config.tokenizer).expanduser())
+
+
+def tokenizer_from(config: PrepareConfig, sample: TextSample) -> Tokenizer:
+    """The one that is trained on `sample`; raises `DataError` where it is empty."""
+    if not len(sample):
+        raise DataError(_nothing_kept(config))
+    print(f"training a {config.tokenizer} tokenizer on {sample.num_bytes / 1e6:.1f} MB")
+    return train_tokenizer(config.tokenizer, sample, vocab_size=config.vocab_size)
+
+
+def _nothing_kept(config: PrepareConfig) -> str:
+    return (
+        f"no document of {config.corpus} is left to train on; expected some of at least "
+        f"--min_characters={config.min_characters}"
+    )
+
+
+class _Run:
+    """One attempt at a directory that is not complete; it holds the lock."""
+
+    def __init__(
+        self,
+        config: PrepareConfig,
+        options: dict[str, Any],
+        source: Source,
+        out: Path,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.config = config
+        self.source = source
+        self.out = out
+        self.should_stop = should_stop
+        self.progress = self._read_progress(options)
+
+    def run(self) -> Manifest:
+        tokenizer = self._tokenizer()
+        row_bytes = self.config.sequence_length * token_dtype(tokenizer.vocab_size).itemsize
+        writers = {
+            split: ShardWriter(self.out, split, row_bytes=row_bytes, rows=self.progress.rows[split])
+            for split in SPLITS
+        }
+        self._write_rows(tokenizer, writers["train"], writers["eval"])
+        return self._finish(tokenizer, writers["train"], writers["eval"])
+
+    def _read_progress(self, options: dict[str, Any]) -> _Progress:
+        path = self.out / _PROGRESS
+        if path.exists():
+            progress = _Progress(**json.loads(path.read_text()))
+            refuse_other_options(self.out, progress.options, options)
+            if progress.source_bytes != self.source.size_bytes:
+                raise ConfigError(
+                    f"{self.config.corpus} had {progress.source_bytes} bytes when {self.out} was "
+                    f"begun and has {self.source.size_bytes}; delete {self.out} or restore it"
+                )
+        else:
+            foreign = [
+                p.name
+                for p in self.out.iterdir()
+                if p.name != _LOCK and TEMPORARY_MARK not in p.name
+            ]
+            if foreign:
+                raise ConfigError(
+                    f"{self.out} holds other files ({', '.join(sorted(foreign)[:3])}); "
+                    "choose a new or empty --out"
+                )
+            progress = _Progress(options, self.source.size_bytes)
+            write_json(path, asdict(progress))
+        for leftover in self.out.glob(f"*{TEMPORARY_MARK}*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        return progress
+
+    def _tokenizer(self) -> Tokenizer:
+        """The directory's own tokenizer; where it has none yet, the given or a trained one."""
+        folder = self.out / _TOKENIZER
+        if not folder.is_dir():
+            tokenizer = self.source.tokenizer()
+            temporary = temporary_sibling(folder)
+            tokenizer.save(temporary)
+            for path in temporary.iterdir():
+                sync_file(path)
+            temporary.rename(folder)
+            sync_directory(self.out)
+        return Tokenizer.load(folder)
+
     def _write_rows(self, tokenizer: Tokenizer, train: ShardWriter, held_out: ShardWriter) -> None:
         """Append what is not done yet to the files, committing at times and at the end."""
         counts = Counter(self.progress.counts)
         seen = self._read_hashes(counts["kept"])
-        pack = partial(
-            _pack,
-            rules=self.rules,
-            folder=self.out / _TOKENIZER,
-            fingerprint=tokenizer.fingerprint,
-            sequence_length=self.config.sequence_length,
-        )
 
         def commit() -> None:
             for writer in (train, held_out):
@@ -335,9 +414,9 @@ class _Run:
             # Last: it vouches for everything above.
             write_json(self.out / _PROGRESS, asdict(self.progress))
 
-        results = ordered_map(pack, self._chunks(skip=counts["documents"]), workers=self.workers)
+        results = self.source.packed(self.out / _TOKENIZER, tokenizer, skip=counts["documents"])
         num_uncommitted = 0
-        with closing(results), Meter("writing rows", self.corpus.size_bytes) as meter:
+        with closing(results), Meter("writing rows", self.source.size_bytes) as meter:
             for chunk in results:
                 is_new_D = seen.add(chunk.hashes)
                 is_eval_D = np.array(
@@ -356,7 +435,7 @@ class _Run:
                 meter.update(
                     num_documents=chunk.counts["documents"],
                     num_bytes=chunk.counts["raw_bytes"],
-                    position_bytes=self.corpus.position_bytes,
+                    position_bytes=self.source.position_bytes,
                 )
                 num_uncommitted += chunk.counts["raw_bytes"]
                 if num_uncommitted >= COMMIT_BYTES:
@@ -401,10 +480,10 @@ class _Run:
     def _finish(self, tokenizer: Tokenizer, train: ShardWriter, held_out: ShardWriter) -> Manifest:
         """Describe the files; from then on the directory is complete."""
         if not train.rows:
-            raise DataError(self._nothing_kept())
+            raise DataError(_nothing_kept(self.config))
         dtype = token_dtype(tokenizer.vocab_size)
         eval_shards = held_out.shards()
-        skips = self.corpus.skips
+        skips = self.source.skips
         manifest = Manifest(
             source=self.config.corpus,
             sequence_length=self.config.sequence_length,
@@ -430,9 +509,3 @@ class _Run:
         (self.out / _PROGRESS).unlink()
         (self.out / _HASHES).unlink()
         return manifest
-
-    def _nothing_kept(self) -> str:
-        return (
-            f"no document of {self.config.corpus} is left to train on; expected some of at least "
-            f"--min_characters={self.config.min_characters}"
-        )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from smallbench.data.config import PrepareConfig
-from smallbench.data.prepare import options_of, prepare, refuse_other_options
+from smallbench.data.prepare import Source, options_of, prepare, refuse_other_options
 from smallbench.data.shards import Manifest
 from smallbench.data.transfer import (
     cache_directory,
@@ -28,6 +28,7 @@ def prepare_remote(
     cache: Path | None = None,
     workers: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    source: Source | None = None,
 ) -> Manifest:
     """`prepare` with a URL to write to, and its laws: the same call continues, or finds it done.
 
@@ -48,7 +49,9 @@ def prepare_remote(
         work.with_name(f"{name}.lock"),
         f"another process prepares {place.url} in {work}; wait for it, or choose another --out",
     ):
-        manifest = prepare(config, out=work, workers=workers, should_stop=should_stop)
+        manifest = prepare(
+            config, out=work, workers=workers, should_stop=should_stop, source=source
+        )
         publish_corpus(work, url, storage, should_stop=should_stop)
         move_to_cache(work, cache=cache)
     return manifest

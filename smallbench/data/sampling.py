@@ -53,6 +53,11 @@ class TextSample:
     def __len__(self) -> int:
         return len(self._heap)
 
+    def items(self) -> Iterator[tuple[int, bytes]]:
+        """(hash, text) in the order of the hashes."""
+        for negative, text in sorted(self._heap, reverse=True):
+            yield -negative, text
+
     def __iter__(self) -> Iterator[str]:
-        for _, text in sorted(self._heap, reverse=True):
+        for _, text in self.items():
             yield text.decode()

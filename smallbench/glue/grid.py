@@ -103,12 +103,13 @@ def measure(
     learning_rates: Sequence[float] | None = None,
     seeds: Sequence[int] | None = None,
     shard: tuple[int, int] = (1, 1),
+    on_stored: Callable[[Path], None] = lambda directory: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[RunResult]:
     """What `protocol` wants of `encoder`, or shard K of N of it; stored runs are not repeated.
 
-    Says before it starts how this departs from the protocol, by other rates and seeds than its own
-    or by `config`.
+    `on_stored` is told the folder of each run that ends. Says before it starts how this departs
+    from the protocol, by other rates and seeds than its own or by `config`.
     """
     view = protocol_named(protocol)
     plan = [
@@ -137,7 +138,15 @@ def measure(
     mine = shard_of(plan, cost, number=number, count=count)
     if not mine:
         print(f"shard {number}/{count} has nothing to do: there are fewer tasks", file=sys.stderr)
-    return run_grid(encoder, tasks, config, plan=mine, out=out, should_stop=should_stop)
+    return run_grid(
+        encoder,
+        tasks,
+        config,
+        plan=mine,
+        out=out,
+        on_stored=on_stored,
+        should_stop=should_stop,
+    )
 
 
 def run_grid(
@@ -147,6 +156,7 @@ def run_grid(
     *,
     plan: Sequence[PlannedRun],
     out: Path,
+    on_stored: Callable[[Path], None] = lambda directory: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[RunResult]:
     """The runs of `plan`, in its order, each fine-tuned here unless it is found stored.
@@ -154,7 +164,7 @@ def run_grid(
     Where another process is at one of them, it is waited for. Raises `InterruptedRunError` when
     `should_stop` turned true.
     """
-    grid = _Grid(encoder, tasks, config, out, should_stop)
+    grid = _Grid(encoder, tasks, config, out, on_stored, should_stop)
     results: dict[PlannedRun, RunResult] = {}
     work = sum(grid.work[run.task] for run in plan)
     with GridDisplay(num_runs=len(plan), work=work) as display:
@@ -199,10 +209,11 @@ class _Grid:
         tasks: Sequence[TaskData],
         config: FinetuneConfig,
         out: Path,
+        on_stored: Callable[[Path], None],
         should_stop: Callable[[], bool],
     ) -> None:
         self.encoder, self.config, self.out = encoder, config, out
-        self.should_stop = should_stop
+        self.on_stored, self.should_stop = on_stored, should_stop
         self.data = {(d.task.name, "dev"): d.first(config.max_train_examples) for d in tasks}
         self.work = {data.task.name: work_of(data, config) for data in tasks}
         self.tokenized: tuple[str, dict[str, Features]] = ("", {})
@@ -234,6 +245,7 @@ class _Grid:
                     on_progress=partial(display.step, name, self.work[run.task]),
                     should_stop=self.should_stop,
                 )
+                self.on_stored(directory)
         display.result(result, self.work[run.task], was_stored=was_stored)
         return result
 

@@ -7,7 +7,9 @@ results and tables know and say so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -20,6 +22,8 @@ NUM_ROWS = {"train": 400, "dev": 100, "test": 100}
 """Rows by the first word of a split's name."""
 
 FORMAT = "smallbench-sample-glue-1"
+SAMPLES = "samples"
+"""What `--glue` calls them."""
 
 _README = """# Generated samples, NOT GLUE
 
@@ -30,6 +34,17 @@ about GLUE and must never be compared with scores on it.
 
 Pair = tuple[tuple[str, ...], str]
 """The texts of an example, and its label as the files spell it."""
+
+
+@contextmanager
+def glue_source(source: str) -> Iterator[str]:
+    """`source` as it is; for the word `samples`, where no folder has that name, generated ones."""
+    if source != SAMPLES or Path(source).is_dir():
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="smallbench-samples-") as temporary:
+        write_sample_glue(Path(temporary))
+        yield temporary
 
 
 def write_sample_glue(directory: Path, *, seed: int = 0) -> None:

@@ -6,6 +6,7 @@ version of the code, the device and the command may change, and are noted with e
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -120,7 +121,8 @@ def holder_of(run_dir: Path) -> str:
     """A name of this run directory, drawn once: who holds its lock is the only one to bear it."""
     path = run_dir / "holder"
     if not path.exists():
-        write_text(path, uuid4().hex)
+        # In a pod its uid: each attempt has another, and a lease says which pod to look at.
+        write_text(path, os.environ.get("POD_UID") or uuid4().hex)
     return path.read_text()
 
 

@@ -1,0 +1,309 @@
+"""One corpus by several machines: each packs its share of the files, the first joins the shares.
+
+What they hand each other lies in `OUT.shares/`, in a bucket or a directory that all of them see:
+
+    options.json                                the command, which must be the same for all
+    sample-0002-of-0008.json                    texts of a share to train the tokenizer on
+    tokenizer.json                              trained on the samples of all shares
+    packed-0002-of-0008/000000012345.npz        a chunk as the workers packed it; its name says how
+                                                many documents of the share end with it
+    done-0002-of-0008.json                      what of the share could not be read
+
+The first share writes rows from these chunks as a single machine does from its own workers', and so
+with the same bytes; then the folder is deleted. A share that is started again goes on behind its
+last chunk. A corpus in a bucket is fetched share by share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smallbench.data.config import TRAINED_KINDS, PrepareConfig
+from smallbench.data.corpus import (
+    Corpus,
+    Skips,
+    deal_in_runs,
+    is_readable,
+    open_corpus,
+    share_of,
+)
+from smallbench.data.packing import PackedChunk
+from smallbench.data.prepare import (
+    CorpusSource,
+    given_tokenizer,
+    options_of,
+    prepare,
+    refuse_other_options,
+    tokenizer_from,
+)
+from smallbench.data.remote import prepare_remote
+from smallbench.data.sampling import TextSample
+from smallbench.data.shards import Manifest
+from smallbench.data.tokenizer import Tokenizer
+from smallbench.data.transfer import cache_directory, published_manifest
+from smallbench.data.workers import available_cpus
+from smallbench.errors import ConfigError, DataError, InterruptedRunError
+from smallbench.storage.base import (
+    AlreadyExistsError,
+    Storage,
+    is_remote,
+    open_storage,
+)
+from smallbench.storage.config import StorageConfig
+
+POLL_SECONDS = 5.0
+"""Between looks at what the other shares have done."""
+
+_OPTIONS, _TOKENIZER = "options.json", "tokenizer.json"
+
+
+def prepare_share(
+    config: PrepareConfig,
+    *,
+    out: str,
+    number: int,
+    count: int,
+    storage: StorageConfig,
+    cache: Path | None = None,
+    workers: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Manifest | None:
+    """Do share `number` (from 1) of `count`; the first one also waits for the others and joins all.
+
+    The corpus's manifest, once it is whole; None for a share that has only done its part. Raises
+    what `prepare` raises, and `ConfigError` where the shares are of different commands.
+    """
+    if config.max_documents is not None:
+        raise ConfigError(
+            "max_documents counts from the corpus's beginning, where only one share is; leave it "
+            "out, or prepare on one machine"
+        )
+    place = open_storage(out, storage)
+    if content := published_manifest(place):
+        manifest = Manifest.parse(content, place=place.url)
+        refuse_other_options(place.url, dict(manifest.options), options_of(config))
+        print(f"{place.url} is already prepared with these options")
+        return manifest
+    shares = open_storage(f"{out.rstrip('/')}.shares", storage)
+    name = f"{number}-of-{count}-{hashlib.sha256(shares.url.encode()).hexdigest()[:16]}"
+    work = cache_directory(cache) / "shares" / name
+    corpus, size_bytes = _corpus(config.corpus, work, storage, number, count)
+    _agree(shares, {**options_of(config), "shares": count, "source_bytes": size_bytes})
+    reader = CorpusSource(config, corpus, workers or available_cpus(), should_stop)
+    share = _Share(config, shares, number, count, work, should_stop)
+    share.pack(reader, share.tokenizer(reader))
+    joined: Manifest | None = None
+    if number == 1:
+        share.wait("the other shares", lambda: len(shares.list("done-")) == count)
+        source = _Joined(share, size_bytes)
+        if is_remote(out):
+            joined = prepare_remote(
+                config,
+                url=out,
+                storage=storage,
+                cache=cache,
+                should_stop=should_stop,
+                source=source,
+            )
+        else:
+            joined = prepare(config, out=Path(out), should_stop=should_stop, source=source)
+        # The options last: until then a share that is started again finds its part.
+        keys = [stored.key for stored in shares.list()]
+        shares.delete([key for key in keys if key != _OPTIONS])
+        shares.delete([_OPTIONS])
+    shutil.rmtree(work, ignore_errors=True)
+    return joined
+
+
+def _corpus(
+    source: str, work: Path, storage: StorageConfig, number: int, count: int
+) -> tuple[Corpus, int]:
+    """A share of the corpus, its files fetched where they are in a bucket; and the size of all."""
+    if not is_remote(source):
+        corpus = open_corpus(source)
+        return share_of(corpus, number=number, count=count), corpus.size_bytes
+    place = open_storage(source, storage)
+    sizes = {stored.key: stored.num_bytes for stored in place.list()}
+    if not sizes:  # one object, not a folder of them
+        parent, _, key = source.rstrip("/").rpartition("/")
+        place = open_storage(parent, storage)
+        size = place.num_bytes(key)
+        sizes = {} if size is None else {key: size}
+    hidden = {key for key in sizes if any(part.startswith(".") for part in key.split("/"))}
+    # In the order of paths, as in a local folder: `a/b.txt` before `a.txt`.
+    names = sorted((key for key in sizes if key not in hidden), key=Path)
+    readable = [name for name in names if is_readable(name)]
+    if not readable:
+        raise DataError(f"{place.url} holds no file that can be read; expected .txt, .jsonl, …")
+    dealt = deal_in_runs([sizes[name] for name in readable], count)
+    mine = [name for name, share in zip(readable, dealt, strict=True) if share == number]
+    root = work / "corpus"
+    for name in mine:
+        path = root / name
+        if not (path.is_file() and path.stat().st_size == sizes[name]):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            place.download(name, path)
+    size_bytes = sum(sizes[name] for name in readable)
+    if not mine:
+        return Corpus("", is_whole=False), size_bytes
+    corpus = open_corpus(str(root) if len(readable) > 1 else str(root / mine[0]))
+    ignored = [root / name for name in names if name not in readable] if number == 1 else []
+    return replace(corpus, ignored=ignored, is_whole=mine == readable), size_bytes
+
+
+def _agree(shares: Storage, options: dict[str, Any]) -> None:
+    """Refuse to join the shares of another command."""
+    try:
+        shares.put(_OPTIONS, json.dumps(options).encode(), only_new=True)
+    except AlreadyExistsError:
+        refuse_other_options(shares.url, json.loads(shares.get(_OPTIONS)), options)
+
+
+class _Share:
+    """One part of the work, and the place where all parts meet."""
+
+    def __init__(
+        self,
+        config: PrepareConfig,
+        shares: Storage,
+        number: int,
+        count: int,
+        work: Path,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.config, self.shares, self.number, self.count = config, shares, number, count
+        self.work, self.should_stop = work, should_stop
+        work.mkdir(parents=True, exist_ok=True)
+
+    def name(self, kind: str, number: int | None = None) -> str:
+        """Key of a share's object: `done-0002-of-0008`."""
+        return f"{kind}-{number or self.number:04d}-of-{self.count:04d}"
+
+    def wait(self, what: str, is_there: Callable[[], bool]) -> None:
+        """Until it is there; raises `InterruptedRunError` when asked to stop meanwhile."""
+        if is_there():
+            return
+        print(f"waiting for {what}, in {self.shares.url}", file=sys.stderr, flush=True)
+        while not is_there():
+            if self.should_stop():
+                raise InterruptedRunError(f"stopped while waiting for {what}; run it again")
+            time.sleep(POLL_SECONDS)
+
+    def tokenizer(self, source: CorpusSource) -> Tokenizer:
+        """The given tokenizer, or the one that is trained on the samples of all shares."""
+        if self.config.tokenizer not in TRAINED_KINDS:
+            return given_tokenizer(self.config)
+        if not self._has(_TOKENIZER):
+            if not self._has(f"{self.name('sample')}.json"):
+                sample = [(value, text.decode()) for value, text in source.sample().items()]
+                self.shares.put(f"{self.name('sample')}.json", json.dumps(sample).encode())
+            if self.number == 1:
+                self.wait(
+                    "the others' samples", lambda: len(self.shares.list("sample-")) == self.count
+                )
+                self._train()
+            else:
+                self.wait("the tokenizer", lambda: self._has(_TOKENIZER))
+        path = self.work / _TOKENIZER
+        self.shares.download(_TOKENIZER, path)
+        return Tokenizer.load(path)
+
+    def _train(self) -> None:
+        sample = TextSample(self.config.tokenizer_sample_bytes)
+        for number in range(1, self.count + 1):
+            for value, text in json.loads(self.shares.get(f"{self.name('sample', number)}.json")):
+                sample.add(value, text.encode())
+        folder = self.work / "trained"
+        tokenizer_from(self.config, sample).save(folder)
+        self.shares.upload(folder / _TOKENIZER, _TOKENIZER)
+
+    def _has(self, key: str) -> bool:
+        return self.shares.num_bytes(key) is not None
+
+    def pack(self, source: CorpusSource, tokenizer: Tokenizer) -> None:
+        """Write the share's chunks behind those that are there, then say that it is done."""
+        if self._has(f"{self.name('done')}.json"):
+            return
+        folder = self.work / "tokenizer"
+        tokenizer.save(folder)
+        num_documents = max((end for end, _ in self.chunks(self.number)), default=0)
+        path = self.work / "chunk.npz"
+        for chunk in source.packed(folder, tokenizer, skip=num_documents):
+            num_documents += chunk.counts["documents"]
+            _write_chunk(path, chunk)
+            self.shares.upload(path, f"{self.name('packed')}/{num_documents:012d}.npz")
+            if self.should_stop():
+                raise InterruptedRunError(
+                    f"stopped after {num_documents:,} documents of share {self.number}, all saved "
+                    f"in {self.shares.url}; run the same command again"
+                )
+        skips = {"count": source.skips.count, "named": source.skips.named}
+        self.shares.put(f"{self.name('done')}.json", json.dumps(skips).encode())
+        print(f"share {self.number} of {self.count}: {num_documents:,} documents", flush=True)
+
+    def chunks(self, number: int) -> list[tuple[int, str]]:
+        """(documents of the share up to its end, key) of a share's chunks, in order."""
+        keys = [stored.key for stored in self.shares.list(f"{self.name('packed', number)}/")]
+        return [(int(Path(key).stem), key) for key in sorted(keys)]
+
+
+class _Joined:
+    """The chunks of all shares, in the corpus's order: a `Source`."""
+
+    position_bytes = 0
+
+    def __init__(self, share: _Share, size_bytes: int) -> None:
+        self.share, self.size_bytes = share, size_bytes
+
+    @property
+    def skips(self) -> Skips:
+        """Those of all shares."""
+        skips = Skips()
+        for number in range(1, self.share.count + 1):
+            part = json.loads(self.share.shares.get(f"{self.share.name('done', number)}.json"))
+            skips.extend(Skips(**part))
+        return skips
+
+    def tokenizer(self) -> Tokenizer:
+        """The one that all shares have used."""
+        if self.share.config.tokenizer not in TRAINED_KINDS:
+            return given_tokenizer(self.share.config)
+        return Tokenizer.load(self.share.work / _TOKENIZER)
+
+    def packed(
+        self, folder: Path, tokenizer: Tokenizer, *, skip: int
+    ) -> Generator[PackedChunk, None, None]:
+        """The chunks behind the first `skip` documents: rows are committed between chunks."""
+        path, begin = self.share.work / "joined.npz", 0
+        for number in range(1, self.share.count + 1):
+            end = 0
+            for end, key in self.share.chunks(number):
+                if begin + end > skip:
+                    self.share.shares.download(key, path)
+                    yield _read_chunk(path)
+            begin += end
+
+
+_ARRAYS = ("hashes", "num_text_bytes", "num_tokens", "num_rows", "rows")
+
+
+def _write_chunk(path: Path, chunk: PackedChunk) -> None:
+    counts = np.frombuffer(json.dumps(chunk.counts).encode(), dtype=np.uint8)
+    np.savez(path, counts=counts, **{name: getattr(chunk, name) for name in _ARRAYS})
+
+
+def _read_chunk(path: Path) -> PackedChunk:
+    with np.load(path, allow_pickle=False) as stored:
+        counts = Counter(json.loads(stored["counts"].tobytes()))
+        return PackedChunk(counts=counts, **{name: stored[name] for name in _ARRAYS})
