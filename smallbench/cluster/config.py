@@ -37,6 +37,9 @@ class ClusterConfig:
     gpu_product: str | None = option(
         None, help="only nodes with this value of the label nvidia.com/gpu.product"
     )
+    cpus: int | None = option(
+        None, help="cores of a pod; none: the manifest's, which CPU Adam and tokenizers want"
+    )
     hours: float | None = option(
         None, help="pretrain and sweep: hours in steps, over all restarts, after which a run ends"
     )
@@ -62,7 +65,7 @@ class ClusterConfig:
             require("://" in self.bucket, "bucket", self.bucket, "s3://BUCKET[/PREFIX]")
         for name in ("run", "queue"):
             check_name(name, getattr(self, name))
-        for name in ("hours", "grace_seconds", "pods", "pods_at_once"):
+        for name in ("cpus", "hours", "grace_seconds", "pods", "pods_at_once"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "over 0, or none")
         require(self.corpus_gib >= 0, "corpus_gib", self.corpus_gib, "at least 0")

@@ -120,6 +120,9 @@ class _Job:
             self.pod["nodeSelector"] = {"nvidia.com/gpu.product": config.gpu_product}
         if work.stage == "pretrain" and work.recipe:
             self.container["args"][1] = work.recipe
+        if config.cpus:
+            for amounts in self.container["resources"].values():
+                amounts["cpu"] = str(config.cpus)
         for volume in self.pod["volumes"]:
             if "configMap" in volume:
                 volume["configMap"]["name"] = self.document["metadata"]["name"]

@@ -1,0 +1,41 @@
+"""`kubectl kustomize`, and documents by their names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+KUBECTL = str(Path(sys.executable).with_name("kubectl"))  # of the development tools
+
+STAGES = ("prepare", "pretrain", "sweep", "export", "glue", "leaderboard")
+INDEXED = ("prepare", "sweep", "glue")
+ON_GPU = ("pretrain", "sweep", "glue")
+IMAGE = f"registry.example/smallbench@sha256:{'0123456789abcdef' * 4}"
+
+
+def kustomize(folder: Path | str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [KUBECTL, "kustomize", str(ROOT / folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def by_name(documents: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    found = {(d["kind"], d["metadata"]["name"]): d for d in documents}
+    assert len(found) == len(documents)
+    return found
+
+
+def jobs(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The Jobs by their stage."""
+    return {
+        d["metadata"]["labels"]["app.kubernetes.io/component"]: d
+        for d in documents
+        if d["kind"] == "Job"
+    }

@@ -1,0 +1,204 @@
+"""submit, status, logs and cancel, through the real kubectl, to a stand-in for the API server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+from smallbench.errors import ExitCode
+from tests.cluster.kustomize import IMAGE, KUBECTL
+from tests.servers.kubernetes import Kubernetes, running
+
+GIVEN = [f"--image={IMAGE}", "--bucket=s3://lab"]
+GLUE = ["glue", "--run=mine"]
+LABELS = {
+    "app.kubernetes.io/name": "smallbench",
+    "app.kubernetes.io/component": "glue",
+    "app.kubernetes.io/instance": "mine",
+    "job-name": "glue-mine",
+}
+
+
+@pytest.fixture(autouse=True)
+def _kubectl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The development tools' kubectl, and no cluster of whoever runs the tests."""
+    monkeypatch.setenv("PATH", f"{Path(KUBECTL).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with running() as state:
+        monkeypatch.setenv("KUBECONFIG", str(state.kubeconfig(tmp_path / "config")))
+        yield state
+
+
+def k8s(capfd, *words: str) -> tuple[int, str, str]:
+    """(exit code, output, error output) of `smallbench k8s …`."""
+    capfd.readouterr()
+    code = main(["k8s", *words])
+    said = capfd.readouterr()
+    return code, said.out, said.err
+
+
+ACTIONS = [["submit", *GLUE, *GIVEN], ["status"], ["logs", *GLUE], ["cancel", *GLUE]]
+
+
+def one_sentence(err: str) -> str:
+    (line,) = err.strip().splitlines()
+    assert "Traceback" not in line
+    return line
+
+
+@pytest.mark.parametrize("words", ACTIONS, ids=lambda words: words[0])
+def test_no_kubectl(words, capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, out, err = k8s(capfd, *words)
+    assert code == ExitCode.UNAVAILABLE
+    assert "this needs kubectl" in one_sentence(err)
+    assert out == ""
+
+
+@pytest.mark.parametrize("words", ACTIONS, ids=lambda words: words[0])
+def test_no_cluster_chosen(words, capfd):
+    code, _, err = k8s(capfd, *words)
+    assert code == ExitCode.CONFIG
+    assert "kubectl has no cluster to talk to" in one_sentence(err)
+
+
+def test_no_such_context(capfd, server: Kubernetes):
+    code, _, err = k8s(capfd, "status", "--context=elsewhere")
+    assert code == ExitCode.CONFIG
+    assert "--context=NAME" in one_sentence(err)
+
+
+@pytest.mark.parametrize("words", ACTIONS, ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [((403, "Forbidden"), "forbids it to you in namespace"), ((401, "Unauthorized"), "log in")],
+)
+def test_forbidden_and_unknown(words, refusal, message, capfd, server: Kubernetes):
+    server.refusal = refusal
+    code, _, err = k8s(capfd, *words)
+    assert code == ExitCode.CREDENTIALS
+    assert message in one_sentence(err)
+    assert "a-token-that" not in err
+
+
+def test_a_cluster_that_does_not_answer(capfd, monkeypatch, tmp_path):
+    gone = Kubernetes(url="http://127.0.0.1:9")
+    monkeypatch.setenv("KUBECONFIG", str(gone.kubeconfig(tmp_path / "config")))
+    code, _, err = k8s(capfd, "status")
+    assert code == ExitCode.UNAVAILABLE
+    assert "does not answer" in one_sentence(err)
+
+
+def test_no_namespace(capfd, server: Kubernetes):
+    server.namespaces.clear()
+    code, _, err = k8s(capfd, *ACTIONS[0])
+    assert code == ExitCode.CONFIG
+    assert "kubectl apply -k k8s/namespace" in one_sentence(err)
+
+
+def test_what_is_submitted_is_what_is_rendered(capfd, server: Kubernetes):
+    code, out, err = k8s(capfd, *ACTIONS[0])
+    assert code == 0, err
+    assert "smallbench k8s logs glue --run=mine" in out
+    job = server.objects["jobs", "glue-mine"]
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == IMAGE
+    assert job["metadata"]["labels"].items() <= LABELS.items()
+
+
+def test_a_job_that_runs_is_not_submitted_twice_and_one_that_ended_goes_on(
+    capfd, server: Kubernetes
+):
+    assert k8s(capfd, *ACTIONS[0])[0] == 0
+    job = server.objects["jobs", "glue-mine"]
+    job["status"] = {"active": 3}
+    code, _, err = k8s(capfd, *ACTIONS[0])
+    assert code == ExitCode.CONFLICT
+    assert "already there and running" in one_sentence(err)
+    job["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
+    code, out, err = k8s(capfd, *ACTIONS[0])
+    assert code == 0, err
+    assert "had ended (Failed) and goes on from the bucket" in out
+    assert "status" not in server.objects["jobs", "glue-mine"]
+
+
+def pod(name: str, **status) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "smallbench", "labels": LABELS},
+        "spec": {"containers": [{"name": "smallbench"}]},
+        "status": status,
+    }
+
+
+def ended(code: int, **more) -> list:
+    return [{"name": "smallbench", "state": {"terminated": {"exitCode": code, **more}}}]
+
+
+def test_status_says_why_and_what_to_do(capfd, server: Kubernetes):
+    k8s(capfd, *ACTIONS[0])
+    server.objects["jobs", "glue-mine"]["status"] = {
+        "active": 1, "failed": 3, "completedIndexes": "0-2", "failedIndexes": "4",
+    }  # fmt: skip
+    unschedulable = {
+        "type": "PodScheduled",
+        "status": "False",
+        "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu",
+    }
+    disruption = {"type": "DisruptionTarget", "status": "True"}
+    for name, status in {
+        "a": {"containerStatuses": ended(137, reason="OOMKilled")},
+        "b": {"containerStatuses": ended(137), "conditions": [disruption]},
+        "c": {"phase": "Pending", "conditions": [unschedulable]},
+        "d": {"containerStatuses": ended(77, message="storage s3://lab: AccessDenied")},
+        "e": {"containerStatuses": ended(75)},
+        "f": {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]},
+        "g": {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]},
+    }.items():
+        server.objects["pods", name] = pod(name, **status)
+    code, out, _ = k8s(capfd, "status", "--run=mine")
+    assert code == 0
+    job, *pods = out.splitlines()
+    assert job == "glue-mine  Running  1 active, 3 failed, done 0-2, given up 4"
+    for line, expected in zip(
+        pods,
+        ("out of memory", "taken away", "Insufficient nvidia.com/gpu", "AccessDenied",
+         "the next pod goes on", "ImagePullBackOff", "running"),
+        strict=True,
+    ):  # fmt: skip
+        assert expected in line
+    assert k8s(capfd, "status", "--run=other")[1] == "nothing is there\n"
+
+
+def test_every_exit_code_has_its_advice():
+    from smallbench.cluster.status import ADVICE
+
+    assert set(ADVICE) == {*ExitCode, 137}
+
+
+def test_logs_are_each_pods_with_its_name(capfd, server: Kubernetes):
+    server.logs = "step 1\nstep 2\n"
+    for name in ("one", "two"):
+        server.objects["pods", name] = pod(name, phase="Running")
+    code, out, err = k8s(capfd, "logs", *GLUE)
+    assert code == 0, err
+    assert sorted(out.splitlines()) == [
+        f"[pod/{name}/smallbench] step {step}" for name in ("one", "two") for step in (1, 2)
+    ]
+
+
+def test_cancel_deletes_the_runs_jobs_and_no_others(capfd, server: Kubernetes):
+    for run in ("mine", "yours"):
+        assert k8s(capfd, "submit", "glue", f"--run={run}", *GIVEN)[0] == 0
+    code, out, err = k8s(capfd, "cancel", *GLUE)
+    assert code == 0, err
+    assert "glue-mine" in out
+    assert [name for kind, name in server.objects if kind == "jobs"] == ["glue-yours"]

@@ -1,0 +1,387 @@
+"""The committed manifests: they build, the API accepts them, and each field is as it should be."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from smallbench.cluster.config import COMPONENTS
+from smallbench.cluster.manifests import build
+from smallbench.errors import ExitCode
+from tests.cluster.job_controller import Ended, job_is_over, verdict
+from tests.cluster.kustomize import INDEXED, ON_GPU, ROOT, STAGES, by_name, jobs, kustomize
+
+# The oldest in which all that is used is on without being asked for (podFailurePolicy 1.26,
+# backoffLimitPerIndex and podReplacementPolicy 1.29; general 1.31, 1.33, 1.34), and the newest.
+OLDEST, NEWEST = "1.29", "1.37"
+
+OVERLAYS = sorted(path.name for path in (ROOT / "k8s" / "overlays").iterdir())
+ROOTS = ("base", "namespace", "examples", *(f"overlays/{name}" for name in OVERLAYS))
+ALL_COMPONENTS = sorted(path.name for path in (ROOT / "k8s" / "components").iterdir())
+
+
+@pytest.fixture(scope="module")
+def built():
+    return {folder: kustomize(f"k8s/{folder}") for folder in ROOTS}
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize("folder", ROOTS)
+def test_the_strict_schemas_accept_every_document(built, folder, version):
+    assert built[folder]
+    for document in built[folder]:
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_newest_schemas_are_the_newest_there_are():
+    assert kubernetes_validate.latest_version().startswith(NEWEST)
+
+
+def test_the_schemas_refuse_a_misspelt_field(built):
+    document = jobs(built["base"])["pretrain"]
+    document = {**document, "spec": {**document["spec"], "podFailurePolice": {}}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(document, OLDEST, strict=True)
+
+
+SETS = [
+    (),
+    *((name,) for name in ALL_COMPONENTS),
+    *(pair for pair in combinations(ALL_COMPONENTS, 2) if pair != ("cpu", "gpu-v100")),
+    ("gpu-v100", "spot", "pvc", "offline-wandb", "kueue"),
+]
+
+
+@pytest.mark.parametrize("components", SETS, ids="+".join)
+def test_our_reading_of_the_manifests_is_kustomizes(components, tmp_path):
+    """`render` starts from what `kubectl apply -k` would apply."""
+    # Relative, as kustomize wants them.
+    here = Path(*[".."] * len(tmp_path.parts[1:])) / ROOT.relative_to("/") / "k8s"
+    content = {
+        "resources": [str(here / "base")],
+        "components": [str(here / "components" / name) for name in components],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    ours = build("base")
+    for name in components:
+        ours = build(f"components/{name}", ours)
+    assert by_name(ours) == by_name(kustomize(tmp_path))
+
+
+# The table, row by row
+
+
+@pytest.fixture(params=["base", *(f"overlays/{name}" for name in OVERLAYS)], scope="module")
+def folder(request):
+    return request.param
+
+
+@pytest.fixture(params=STAGES)
+def stage(request):
+    return request.param
+
+
+@pytest.fixture
+def job(built, folder, stage):
+    return jobs(built[folder])[stage]
+
+
+@pytest.fixture
+def spec(job):
+    return job["spec"]
+
+
+@pytest.fixture
+def pod(spec):
+    return spec["template"]["spec"]
+
+
+@pytest.fixture
+def container(pod):
+    (only,) = pod["containers"]
+    return only
+
+
+def test_every_stage_is_there_once(built, folder):
+    assert sorted(jobs(built[folder])) == sorted(STAGES)
+
+
+def test_parts_fail_by_themselves(spec, stage):
+    if stage in INDEXED:
+        assert spec["completionMode"] == "Indexed"
+        assert spec["backoffLimitPerIndex"] == 3
+        assert 0 <= spec["maxFailedIndexes"] <= spec["completions"]
+        assert (spec["maxFailedIndexes"] == spec["completions"]) == (stage != "prepare")
+        assert "backoffLimit" not in spec
+    else:
+        assert "completions" not in spec
+        assert spec["backoffLimit"] == 3
+
+
+def test_all_shares_of_a_corpus_run_at_once(built, folder):
+    """The first one waits for the others."""
+    spec = jobs(built[folder])["prepare"]["spec"]
+    assert spec["parallelism"] == spec["completions"]
+
+
+def test_the_command_knows_how_many_parts_there_are(stage, spec, container):
+    flags = [a for a in container["args"] if a.startswith("--num_shards=")]
+    is_cut = stage in {"prepare", "glue"}
+    assert flags == ([f"--num_shards={spec['completions']}"] if is_cut else [])
+
+
+def test_a_row_of_the_sweep_for_each_pod(built, folder):
+    spec = jobs(built[folder])["sweep"]["spec"]
+    rows = by_name(built[folder])["ConfigMap", "sweep"]
+    assert sorted(rows["data"]) == [f"{index}.yaml" for index in range(spec["completions"])]
+
+
+def test_no_pod_beside_its_predecessor(spec, pod):
+    assert spec["podReplacementPolicy"] == "Failed"
+    assert pod["restartPolicy"] == "Never"
+
+
+def test_time_is_limited_and_traces_stay_a_week(spec):
+    assert spec["activeDeadlineSeconds"] >= 3600
+    assert spec["ttlSecondsAfterFinished"] == 7 * 24 * 3600
+
+
+def test_the_trainer_is_told_its_grace(stage, pod, container):
+    told = [a for a in container["args"] if a.startswith("--grace_seconds=")]
+    if stage in {"pretrain", "sweep"}:
+        assert pod["terminationGracePeriodSeconds"] >= 300
+        assert told == [f"--grace_seconds={pod['terminationGracePeriodSeconds']}"]
+    else:
+        assert pod["terminationGracePeriodSeconds"] >= 60
+
+
+def test_requests_are_limits_with_room_for_the_optimizer(folder, stage, container):
+    requests, limits = (container["resources"][kind] for kind in ("requests", "limits"))
+    assert requests == limits
+    assert {"cpu", "memory", "ephemeral-storage"} <= set(limits)
+    has_gpu = folder != "overlays/dev-cpu" and stage in ON_GPU
+    assert limits.get("nvidia.com/gpu") == ("1" if has_gpu else None)
+    if has_gpu:
+        num_parameters = 13_547_456  # bert-small's
+        assert int(limits["cpu"]) >= 8
+        assert gib(limits["memory"]) >= 4 * num_parameters * 4 / 2**30 + 16
+
+
+def gib(text: str) -> float:
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", text).groups()
+    return int(number) / (1024 if unit == "Mi" else 1)
+
+
+def test_threads_are_the_pods_own(container):
+    assert env(container)["OMP_NUM_THREADS"] == {
+        "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}
+    }
+
+
+def env(container):
+    found = {v["name"]: {k: x for k, x in v.items() if k != "name"} for v in container["env"]}
+    assert len(found) == len(container["env"]), "the last of two would win"
+    return found
+
+
+def test_nodes_with_a_gpu_let_it_in(built, folder, stage, pod):
+    tolerated = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    has_gpu = folder != "overlays/dev-cpu" and stage in ON_GPU
+    assert (tolerated in pod["tolerations"]) == has_gpu
+    product = pod.get("nodeSelector", {}).get("nvidia.com/gpu.product")
+    expected = "Tesla-V100-SXM2-16GB" if folder == "overlays/prod" and stage in ON_GPU else None
+    assert product == expected
+
+
+def test_only_scratch_and_shared_memory_can_be_written(stage, pod, container):
+    volumes = {v["name"]: v for v in pod["volumes"]}
+    mounts = {m["name"]: m for m in container["volumeMounts"]}
+    own = {"rows"} if stage == "sweep" else set()
+    assert set(volumes) == set(mounts) == {"scratch", "shm"} | own
+    shm = volumes["shm"]["emptyDir"]
+    assert shm["medium"] == "Memory"
+    assert gib(shm["sizeLimit"]) < gib(container["resources"]["limits"]["memory"])
+    assert mounts["shm"]["mountPath"] == "/dev/shm"
+    assert mounts["scratch"]["mountPath"] == "/scratch"
+    limit = container["resources"]["limits"]["ephemeral-storage"]
+    assert volumes["scratch"]["emptyDir"] == {"sizeLimit": limit}
+    writable = {name for name, mount in mounts.items() if not mount.get("readOnly")}
+    assert writable == {"scratch", "shm"}
+
+
+def test_pod_security_restricted(pod, container):
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
+    security = pod["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert security["runAsUser"] == security["runAsGroup"] == security["fsGroup"] == 10001
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(pod)
+    assert not [v for v in pod["volumes"] if "hostPath" in v]
+    assert not [p for p in container.get("ports", ()) if "hostPort" in p]
+
+
+def test_the_namespace_enforces_it_and_its_account_has_no_token(built):
+    objects = by_name(built["namespace"])
+    labels = objects["Namespace", "smallbench"]["metadata"]["labels"]
+    for mode in ("enforce", "warn", "audit"):
+        assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
+    account = objects["ServiceAccount", "smallbench"]
+    assert account["automountServiceAccountToken"] is False
+    for stage, job in jobs(built["base"]).items():
+        assert job["spec"]["template"]["spec"]["serviceAccountName"] == "smallbench", stage
+    policy = objects["NetworkPolicy", "smallbench"]["spec"]
+    assert policy["ingress"] == []
+    assert {"Ingress", "Egress"} == set(policy["policyTypes"])
+    ((key, value),) = policy["podSelector"]["matchLabels"].items()
+    for job in jobs(built["base"]).values():
+        assert job["spec"]["template"]["metadata"]["labels"][key] == value
+
+
+def test_keys_come_from_secrets_that_may_be_missing(built, container):
+    names = {d["metadata"]["name"]: d for d in built["examples"] if d["kind"] == "Secret"}
+    secret = {n: v for n, v in env(container).items() if "secretKeyRef" in v.get("valueFrom", {})}
+    assert set(secret) == {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "WANDB_API_KEY",
+        "HF_TOKEN",
+    }
+    for value in secret.values():
+        reference = value["valueFrom"]["secretKeyRef"]
+        assert reference["optional"] is True
+        assert reference["key"] in names[reference["name"]]["stringData"], "the example has it"
+    assert {v for d in names.values() for v in d["stringData"].values()} == {"REPLACE-ME"}
+
+
+def test_an_attempt_is_known_by_its_pod(container):
+    assert env(container)["POD_UID"] == {"valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+
+
+def test_the_image_is_named_by_digest(container):
+    assert re.fullmatch(r"[\w./-]+@sha256:[0-9a-f]{64}", container["image"])
+
+
+def test_a_hung_trainer_is_found_by_its_heartbeat(stage, container):
+    if stage not in {"pretrain", "sweep"}:
+        assert "livenessProbe" not in container
+        return
+    assert container["livenessProbe"]["exec"]["command"] == ["healthy"]
+    (run_dir,) = [a for a in container["args"] if a.startswith("--run_dir=")]
+    place = run_dir.removeprefix("--run_dir=")
+    for name in ("RUN", "JOB_COMPLETION_INDEX"):
+        place = place.replace(f"$({name})", f"${name}")
+    startup = container["startupProbe"]
+    assert startup["exec"]["command"] == ["sh", "-c", f"test -e {place}/heartbeat.json"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 3600
+
+
+def test_the_run_is_in_the_labels_of_the_job_and_its_pods(job, container):
+    labels = job["metadata"]["labels"]
+    assert (
+        labels.items()
+        <= {
+            **job["spec"]["template"]["metadata"]["labels"],
+            "kueue.x-k8s.io/queue-name": labels.get("kueue.x-k8s.io/queue-name"),
+        }.items()
+    )
+    assert env(container)["RUN"] == {"value": labels["app.kubernetes.io/instance"]}
+
+
+def test_overlays_start_nothing_by_themselves(built, folder, spec):
+    """Each stage reads what the one before it wrote."""
+    assert spec.get("suspend", False) == (folder != "base")
+
+
+def test_every_manifest_says_why():
+    for path in (ROOT / "k8s").rglob("*.yaml"):
+        lines = path.read_text().splitlines()
+        assert any(line.lstrip().startswith("#") for line in lines), path
+        assert max(map(len, lines)) <= 100, path
+
+
+def test_components_that_can_be_asked_for_are_there():
+    assert {*COMPONENTS, "cpu", "kueue"} == set(ALL_COMPONENTS)
+
+
+def test_kueue_starts_what_is_queued():
+    for document in build("components/kueue", build("base")):
+        if document["kind"] == "Job":
+            assert document["spec"]["suspend"] is True
+            assert document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "smallbench"
+
+
+# What a pod's end means
+
+RETRIED = {ExitCode.CRASH, ExitCode.UNAVAILABLE, ExitCode.SIGINT, ExitCode.SIGTERM}
+"""Counted: another node or another hour may do better."""
+FINAL = {
+    ExitCode.USAGE,
+    ExitCode.DATA,
+    ExitCode.DIVERGED,
+    ExitCode.CONFLICT,
+    ExitCode.CREDENTIALS,
+    ExitCode.CONFIG,
+}
+KILLED = 137
+
+
+def test_the_code_has_no_exit_code_without_a_verdict():
+    assert set(ExitCode) == {ExitCode.DONE, ExitCode.INTERRUPTED} | RETRIED | FINAL
+
+
+def test_the_policys_codes_are_the_codes_own(spec):
+    rules = [
+        rule["onExitCodes"] for rule in spec["podFailurePolicy"]["rules"] if "onExitCodes" in rule
+    ]
+    again, final = (set(rule["values"]) for rule in rules)
+    assert again == {ExitCode.INTERRUPTED}
+    assert final == FINAL | {64}, "64 is other programs' 2"
+    assert all(rule["containerName"] == "smallbench" for rule in rules)
+
+
+def test_a_finished_pod_ends_its_part(spec):
+    assert verdict(spec, [Ended(0)]) == "done"
+
+
+def test_an_interrupted_pod_goes_on_as_often_as_it_takes(spec):
+    ends = [Ended(ExitCode.INTERRUPTED)] * 20
+    assert verdict(spec, ends) == "again"
+    assert verdict(spec, [*ends, Ended(0)]) == "done"
+
+
+@pytest.mark.parametrize("code", [*sorted(RETRIED), KILLED])
+def test_a_node_that_is_taken_away_counts_for_nothing(spec, code):
+    """Also where the pod had no time to save."""
+    assert verdict(spec, [Ended(code, is_disrupted=True)] * 20) == "again"
+    assert verdict(spec, [Ended(KILLED, is_disrupted=True)] * 20 + [Ended(code)]) == "counted"
+
+
+@pytest.mark.parametrize("code", [*sorted(RETRIED), KILLED])
+def test_what_may_go_better_is_tried_four_times(spec, stage, code):
+    assert verdict(spec, [Ended(code)] * 3) == "counted"
+    over = "index over" if stage in INDEXED else "job over"
+    assert verdict(spec, [Ended(code)] * 4) == over
+
+
+@pytest.mark.parametrize("code", sorted(FINAL))
+def test_what_no_repetition_cures_is_over_at_once(spec, stage, code):
+    assert verdict(spec, [Ended(code)]) == ("index over" if stage in INDEXED else "job over")
+
+
+def test_one_bad_row_leaves_the_others_alone_but_a_lost_share_ends_the_corpus(spec, stage):
+    if stage in INDEXED:
+        assert job_is_over(spec, 1) == (stage == "prepare")
+        assert job_is_over(spec, spec["completions"] - 1) == (
+            stage == "prepare" and spec["completions"] > 1
+        )

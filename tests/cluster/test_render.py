@@ -1,0 +1,314 @@
+"""`smallbench k8s render`: this run's values in the committed manifests, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from copy import deepcopy
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from jobs.cli import load, main, resolve
+from jobs.k8s import JOB, documents_of, work_of
+from smallbench.cluster import sizes as sizes_module
+from smallbench.cluster.manifests import build
+from smallbench.errors import ConfigError, UsageError
+from smallbench.recipes import RECIPES
+from tests.cluster.kustomize import IMAGE, STAGES, jobs
+from tests.cluster.test_manifests import NEWEST, OLDEST, env, gib
+
+GIVEN = f"--image={IMAGE} --bucket=s3://lab/small"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _planned_once():
+    """Plans take seconds each, and do not depend on what is changed here."""
+    plan, known = sizes_module.needs_of, {}
+
+    def needs_of(config, gpu):
+        key = repr((config.recipe, config.model, config.objective, config.train, gpu))
+        if key not in known:
+            known[key] = plan(config, gpu)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sizes_module, "needs_of", needs_of)
+        yield
+
+
+def work(line: str):
+    """What a command line asks for, without a plan."""
+    _, options, config = resolve(JOB, shlex.split(f"render {line} {GIVEN}"), {})
+    return work_of(options, config)
+
+
+def render(line: str):
+    """The documents of a command line, as they are printed."""
+    _, options, config = resolve(JOB, shlex.split(line), {})
+    documents = documents_of(options, config)
+    assert documents[-1]["kind"] == "Job"
+    return documents
+
+
+def job_of(line: str):
+    return render(f"render {line} {GIVEN}")[-1]
+
+
+def args_of(job):
+    return job["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+LINES = {
+    "prepare": "prepare --pods=3 --components=pvc --flags='--corpus=/data/text --workers=2'",
+    "pretrain": "pretrain bert-small --hours=24 --optim.learning_rate=1e-3 "
+    "--components=gpu-v100,spot",
+    "sweep": "sweep bert-small --learning_rates=1e-3,5e-4 --queue=research --pods_at_once=1",
+    "export": "export --run=mine",
+    "glue": "glue --run=mine --pods=4 --gpu=none --flags='--tasks=cola,rte --seeds=1'",
+    "leaderboard": "leaderboard --run=mine",
+}
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    return {stage: render(f"render {line} {GIVEN}") for stage, line in LINES.items()}
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_strict_schemas_accept_what_is_rendered(rendered, stage, version):
+    for document in rendered[stage]:
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_stages_own_command_takes_its_arguments(rendered, stage, monkeypatch, tmp_path):
+    """As the kubelet expands them."""
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    *others, job = rendered[stage]
+    words = args_of(job)
+    for name, value in {**env_values(job), "JOB_COMPLETION_INDEX": "0"}.items():
+        words = [word.replace(f"$({name})", value) for word in words]
+    for document in others:
+        for name, text in document["data"].items():
+            (tmp_path / name).write_text(text)
+    words = [word.replace("/rows", str(tmp_path)) for word in words]
+    assert "$(" not in " ".join(words)
+    resolve(load(words[0]), words[1:], {})
+
+
+def env_values(job):
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    return {name: v["value"] for name, v in env(container).items() if "value" in v}
+
+
+def test_the_committed_manifests_are_those_of_the_default_recipe():
+    """Sizes and all: the planner's for bert-small on the paper's card, but for names."""
+    committed = jobs(build("base"))
+    for stage in ("pretrain", "export", "glue"):
+        expected = deepcopy(committed[stage])
+        expected["metadata"]["name"] = f"{stage}-bert-small"
+        container = expected["spec"]["template"]["spec"]["containers"][0]
+        container["image"] = IMAGE
+        container["env"][0]["value"] = "s3://lab/small"
+        assert job_of(f"{stage} bert-small") == expected
+    sweep = job_of("sweep bert-small --learning_rates=3e-4,5e-4,1e-3")
+    ours, theirs = (
+        job["spec"]["template"]["spec"]["containers"][0]["resources"]
+        for job in (sweep, committed["sweep"])
+    )
+    assert ours == theirs
+    assert sweep["spec"]["completions"] == committed["sweep"]["spec"]["completions"]
+
+
+def test_larger_recipes_get_larger_pods():
+    small = job_of("pretrain bert-small")
+    large = job_of("pretrain bert-large")
+    memory, scratch, grace = zip(*(sizes(job) for job in (small, large)), strict=True)
+    parameters = 335e6  # BERT large's
+    assert memory[1] >= 4 * parameters * 4 / 2**30 + 16 > memory[0]
+    assert scratch[1] - scratch[0] >= 4 * 12 * 300e6 / 2**30
+    assert grace[1] >= 2 * 12 * parameters * (1 / 100e6 + 1 / 25e6) * 0.95
+    assert grace[1] > grace[0] == 300
+    assert f"--grace_seconds={grace[1]}" in args_of(large)
+
+
+def sizes(job):
+    pod = job["spec"]["template"]["spec"]
+    limits = pod["containers"][0]["resources"]["limits"]
+    return (
+        gib(limits["memory"]),
+        gib(limits["ephemeral-storage"]),
+        pod["terminationGracePeriodSeconds"],
+    )
+
+
+def test_the_hours_are_the_trainers_and_the_deadline_is_later():
+    job = job_of("pretrain bert-small --hours=30")
+    assert "--max_hours=30.0" in args_of(job)
+    assert job["spec"]["activeDeadlineSeconds"] >= 2 * 30 * 3600
+
+
+def test_a_run_is_named_by_what_it_learns():
+    """The same command finds its run again, as does one that only changes the micro-batch."""
+    names = [
+        work(f"pretrain {line}").run
+        for line in (
+            "bert-small",
+            "bert-small --train.micro_batch_size=32",
+            "bert-small --optim.learning_rate=1e-3",
+            "bert-small --optim.learning_rate=1e-3 --train.keep_last=3",
+            "bert-small --optim.learning_rate=2e-3",
+            "bert-1.5b --train.max_steps=10",
+        )
+    ]
+    one, two, three, four, five, six = names
+    assert one == two == "bert-small"
+    assert three == four
+    assert len({one, three, five, six}) == 4
+    assert six.startswith("bert-1-5b-")
+    later = job_of("glue bert-small --optim.learning_rate=1e-3")
+    assert later["metadata"]["labels"]["app.kubernetes.io/instance"] == three
+    assert later["metadata"]["name"] == f"glue-{three}"
+
+
+def test_changes_of_the_recipe_reach_the_trainer():
+    words = args_of(
+        job_of("pretrain bert-small --optim.learning_rate=1e-3 --train.milestones=5,10")
+    )
+    base = RECIPES["bert-small"]()
+    assert words[1] == "bert-small"
+    _, _, config = resolve(load("pretrain"), words[1:], {})
+    assert config.optim.learning_rate == 1e-3
+    assert config.train.milestones == (5, 10)
+    assert config.model == base.model
+
+
+def test_a_sweep_has_a_row_for_each_recipe_and_rate(rendered):
+    rows, job = rendered["sweep"]
+    read = [yaml.safe_load(text) for text in rows["data"].values()]
+    assert [row["optim.learning_rate"] for row in read] == [1e-3, 5e-4]
+    assert job["spec"]["completions"] == 2
+    assert job["spec"]["parallelism"] == 1
+    (volume,) = [v for v in job["spec"]["template"]["spec"]["volumes"] if "configMap" in v]
+    assert volume["configMap"]["name"] == rows["metadata"]["name"] == job["metadata"]["name"]
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
+    both = work("sweep --recipes=bert-small,electra-small --learning_rates=1e-3,2e-3").rows
+    assert [(row["recipe"], row["optim.learning_rate"]) for row in both] == [
+        (recipe, rate) for recipe in ("bert-small", "electra-small") for rate in (1e-3, 2e-3)
+    ]
+
+
+def test_where_it_runs_is_the_flags(rendered):
+    job = job_of(
+        "pretrain bert-small --endpoint_url=https://s3.example --region=eu-west-1 "
+        "--gpu_product=Tesla-T4 --namespace=team --grace_seconds=25"
+    )
+    assert job["metadata"]["namespace"] == "team"
+    assert env_values(job)["AWS_ENDPOINT_URL_S3"] == "https://s3.example"
+    assert env_values(job)["AWS_DEFAULT_REGION"] == "eu-west-1"
+    assert env_values(job)["BUCKET"] == "s3://lab/small"
+    pod = job["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "Tesla-T4"}
+    assert pod["terminationGracePeriodSeconds"] == 25
+    assert "--grace_seconds=25" in args_of(job)
+    glue = rendered["glue"][-1]["spec"]
+    assert glue["completions"] == glue["maxFailedIndexes"] == 4
+    assert "--num_shards=4" in args_of(rendered["glue"][-1])
+    limits = glue["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert "nvidia.com/gpu" not in limits
+
+
+# What is refused, before anything is printed
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "message"),
+    [
+        ("render pretrain bert-small --bucket=s3://b", UsageError, "--image is missing"),
+        (f"render pretrain bert-small --image={IMAGE}", UsageError, "--bucket is missing"),
+        (
+            "render export --run=a --bucket=s3://b --image=a/b:latest",
+            ConfigError,
+            "not pinned",
+        ),
+        (
+            "render export --run=a --bucket=s3://b --image=b@sha256:12",
+            ConfigError,
+            "not pinned",
+        ),
+        (f"render pretrain {GIVEN}", UsageError, "needs a RECIPE"),
+        (f"render {GIVEN}", UsageError, "needs a stage"),
+        (f"render glue {GIVEN}", UsageError, "needs --run"),
+        (f"render sweep bert-small {GIVEN}", UsageError, "a sweep needs"),
+        (f"render sweep --learning_rates=1e-3 {GIVEN}", UsageError, "over one RECIPE"),
+        (f"render pretrain bert-small --learning_rates=1e-3 {GIVEN}", UsageError, "make a sweep"),
+        (f"render glue --run=Not_A_Name {GIVEN}", ConfigError, "lower-case"),
+        (f"render glue --run=a --components=gpu-h100 {GIVEN}", ConfigError, "gpu-h100"),
+        (f"render glue --run=a --flags=--seed=1 {GIVEN}", UsageError, "did you mean '--seeds'"),
+        (f"render pretrain bert-small --train.max_step=1 {GIVEN}", UsageError, "max_steps"),
+        (
+            f"render pretrain bert-1.5b --gpu=rtx-2080ti --offload=none {GIVEN}",
+            UsageError,
+            "offload",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused(line, error, message):
+    with pytest.raises(error, match=message):
+        render(line)
+
+
+# Made up, and split, so that no scanner takes this file for a leak.
+AWS_ID, AWS_SECRET = "AKIA" + "IOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYEXAMPLEKEY"
+WANDB, HUB = "0123456789" * 4, "hf_" + "abcdefghijklmnopqrstuvwx"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"prepare --flags='--corpus=s3://b/{AWS_ID}'",
+        f"prepare --flags=--cache=/scratch/secret_access_key={AWS_SECRET}",
+        f"pretrain bert-small --flags=--wandb_project={WANDB}",
+        f"glue --run=a --flags='--model={HUB} --tasks=cola'",
+        f"pretrain bert-small --endpoint_url=https://user:{AWS_SECRET}@s3.example",
+    ],
+)
+def test_what_looks_like_a_credential_is_refused_and_not_repeated(line, capsys):
+    for action in ("render", "submit"):
+        assert main(["k8s", action, *shlex.split(f"{line} {GIVEN}")]) == ConfigError.exit_code
+        said = "".join(capsys.readouterr())
+        assert "looks like" in said
+        assert "Secret" in said
+        for secret in (AWS_ID, AWS_SECRET, WANDB, HUB):
+            assert secret not in said
+
+
+def test_credentials_of_whoever_renders_stay_out(monkeypatch, rendered):
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": AWS_ID, "AWS_SECRET_ACCESS_KEY": AWS_SECRET, "WANDB_API_KEY": WANDB,
+        "HF_TOKEN": HUB,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert render(f"render {LINES['glue']} {GIVEN}") == rendered["glue"]
+    text = json.dumps(render(f"render {LINES['pretrain']} {GIVEN}"))
+    assert not [secret for secret in (AWS_ID, AWS_SECRET, WANDB, HUB) if secret in text]
+
+
+def test_render_prints_what_kubectl_reads_without_torch_where_nothing_is_planned():
+    """Through the console script, in a process that has no torch."""
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from jobs.cli import main\n"
+        f"sys.exit(main(['k8s', 'render', 'prepare', *{GIVEN.split()!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (job,) = yaml.safe_load_all(done.stdout)
+    assert job["metadata"]["name"] == "prepare-corpus"

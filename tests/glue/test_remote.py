@@ -1,0 +1,77 @@
+"""Results in a bucket: shards on machines of their own make there what one machine makes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from smallbench.errors import CredentialsError, InterruptedRunError
+from smallbench.glue.grid import measure
+from smallbench.glue.remote import keeper, results_folder
+from smallbench.glue.results import RESULT_FILE
+from smallbench.storage.base import open_storage
+from tests.glue.test_grid import QUICK, SHORT, data, encoder, tree, whole
+
+__all__ = ["data", "encoder", "whole"]
+
+
+def shard(encoder, data, number, bucket, disk: Path, should_stop=lambda: False):
+    """A machine with an empty disk."""
+    shutil.rmtree(disk, ignore_errors=True)
+    url = f"{bucket.url}/glue"
+    with results_folder(url, bucket.config) as folder:
+        return measure(
+            encoder,
+            data,
+            QUICK,
+            **SHORT,
+            out=folder,
+            shard=(number, 3),
+            on_stored=keeper(url, folder, bucket.config),
+            should_stop=should_stop,
+        )
+
+
+def test_shards_fill_one_place_with_a_single_machines_results(
+    encoder, data, whole, s3_bucket, tmp_path
+):
+    for number in (2, 3, 1):
+        shard(encoder, data, number, s3_bucket, tmp_path / "disk")
+    with results_folder(f"{s3_bucket.url}/glue", s3_bucket.config) as folder:
+        assert tree(folder) == tree(whole)
+
+
+def test_an_interrupted_shard_repeats_nothing_that_arrived(encoder, data, moto_bucket, tmp_path):
+    storage = open_storage(f"{moto_bucket.url}/glue", moto_bucket.config)
+
+    def results():
+        return {s.key: s.modified_unix_seconds for s in storage.list() if RESULT_FILE in s.key}
+
+    with pytest.raises(InterruptedRunError):
+        shard(encoder, data, 1, moto_bucket, tmp_path / "disk", should_stop=lambda: bool(results()))
+    before = results()
+    assert len(before) == 1
+    shard(encoder, data, 1, moto_bucket, tmp_path / "disk")
+    after = results()
+    assert {key: after[key] for key in before} == before
+    assert len(after) > 1
+
+
+def test_half_a_run_is_none(encoder, data, moto_bucket, tmp_path):
+    shard(encoder, data, 1, moto_bucket, tmp_path / "disk")
+    storage = open_storage(f"{moto_bucket.url}/glue", moto_bucket.config)
+    result = next(s.key for s in storage.list() if RESULT_FILE in s.key)
+    storage.delete([result])
+    with results_folder(storage.url, moto_bucket.config) as folder:
+        found = [p.relative_to(folder).as_posix() for p in folder.rglob("*.tsv")]
+    assert found
+    assert not [name for name in found if name.startswith(result.rpartition("/")[0])]
+
+
+def test_a_place_that_refuses_shows_before_any_work(moto_bucket, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        "smallbench.storage.s3.S3Storage.check",
+        lambda self: (_ for _ in ()).throw(CredentialsError("refused")),
+    )
+    with pytest.raises(CredentialsError):
+        keeper(f"{moto_bucket.url}/glue", tmp_path, moto_bucket.config)
