@@ -4,7 +4,8 @@ Stages, in their order: prepare, pretrain (or sweep), export, glue, leaderboard.
 cluster and prints what 'kubectl apply -f -' takes; submit applies it, status, logs and cancel ask
 about it. All of a run lies below --bucket under the run's id, and a run that is submitted again
 continues there. Memory, disk, grace and deadline follow from the recipe's plan; values of the
-recipe are changed as in 'smallbench pretrain', any other flag of a stage goes into --flags.
+recipe are changed as in 'smallbench pretrain', any other flag of a stage goes into --flags. Set
+SMALLBENCH_IMAGE and SMALLBENCH_BUCKET once, and --image and --bucket can be left out.
 
 A sweep is several pretrainings in one Job: --recipes, --learning_rates, or both.
 """
@@ -206,10 +207,9 @@ JOB = Job(
     examples=(
         "smallbench k8s render pretrain bert-small --image=registry.example/smallbench@sha256:"
         f"{'0123456789abcdef' * 4} --bucket=s3://lab",
-        "smallbench k8s submit prepare --image=$IMAGE --bucket=s3://lab --pods=16"
-        " --flags='--corpus=s3://lab/text'",
-        "smallbench k8s submit sweep bert-small --learning_rates=3e-4,5e-4,1e-3 --image=$IMAGE"
-        " --bucket=s3://lab --components=spot --queue=research",
+        "smallbench k8s submit prepare --pods=16 --flags='--tokenizer=bpe --vocab_size=50265'",
+        "smallbench k8s submit sweep bert-small --learning_rates=3e-4,5e-4,1e-3"
+        " --components=spot --queue=research",
         "smallbench k8s status --run=bert-small",
         "smallbench k8s logs pretrain --run=bert-small --follow",
         "smallbench k8s cancel pretrain bert-small",

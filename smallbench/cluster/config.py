@@ -40,6 +40,7 @@ class ClusterConfig:
     cpus: int | None = option(
         None, help="cores of a pod; none: the manifest's, which CPU Adam and tokenizers want"
     )
+    memory_gib: int | None = option(None, help="of a pod; none: the plan's")
     hours: float | None = option(
         None, help="pretrain and sweep: hours in steps, over all restarts, after which a run ends"
     )
@@ -65,7 +66,7 @@ class ClusterConfig:
             require("://" in self.bucket, "bucket", self.bucket, "s3://BUCKET[/PREFIX]")
         for name in ("run", "queue"):
             check_name(name, getattr(self, name))
-        for name in ("cpus", "hours", "grace_seconds", "pods", "pods_at_once"):
+        for name in ("cpus", "memory_gib", "hours", "grace_seconds", "pods", "pods_at_once"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "over 0, or none")
         require(self.corpus_gib >= 0, "corpus_gib", self.corpus_gib, "at least 0")

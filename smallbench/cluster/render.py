@@ -82,6 +82,10 @@ def render(
     job.fill(work, config)
     if sizes is not None:
         job.resize(sizes)
+    if config.cpus:
+        job.set_resource("cpu", str(config.cpus))
+    if config.memory_gib:
+        job.set_resource("memory", f"{config.memory_gib}Gi")
     if work.rows:
         texts = [yaml.safe_dump(dict(row), sort_keys=False) for row in work.rows]
         documents[0]["data"] = {f"{index}.yaml": text for index, text in enumerate(texts)}
@@ -120,9 +124,6 @@ class _Job:
             self.pod["nodeSelector"] = {"nvidia.com/gpu.product": config.gpu_product}
         if work.stage == "pretrain" and work.recipe:
             self.container["args"][1] = work.recipe
-        if config.cpus:
-            for amounts in self.container["resources"].values():
-                amounts["cpu"] = str(config.cpus)
         for volume in self.pod["volumes"]:
             if "configMap" in volume:
                 volume["configMap"]["name"] = self.document["metadata"]["name"]
@@ -143,11 +144,8 @@ class _Job:
 
     def resize(self, sizes: Sizes) -> None:
         """Memory, disk and time."""
-        for kind in ("requests", "limits"):
-            self.container["resources"][kind] |= {
-                "memory": f"{sizes.memory_gib}Gi",
-                "ephemeral-storage": f"{sizes.scratch_gib}Gi",
-            }
+        self.set_resource("memory", f"{sizes.memory_gib}Gi")
+        self.set_resource("ephemeral-storage", f"{sizes.scratch_gib}Gi")
         for volume in self.pod["volumes"]:
             if volume["name"] == "scratch":
                 volume["emptyDir"]["sizeLimit"] = f"{sizes.scratch_gib}Gi"
@@ -156,6 +154,11 @@ class _Job:
             self.set_flag(f"--grace_seconds={sizes.grace_seconds}")
             if sizes.deadline_seconds is not None:
                 self.spec["activeDeadlineSeconds"] = sizes.deadline_seconds
+
+    def set_resource(self, name: str, amount: str) -> None:
+        """Request and limit."""
+        for amounts in self.container["resources"].values():
+            amounts[name] = amount
 
     def set_variable(self, name: str, value: str) -> None:
         """A variable of the container: its value here, or a new one."""

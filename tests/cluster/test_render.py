@@ -206,7 +206,7 @@ def test_a_sweep_has_a_row_for_each_recipe_and_rate(rendered):
 def test_where_it_runs_is_the_flags(rendered):
     job = job_of(
         "pretrain bert-small --endpoint_url=https://s3.example --region=eu-west-1 "
-        "--gpu_product=Tesla-T4 --namespace=team --grace_seconds=25"
+        "--gpu_product=Tesla-T4 --namespace=team --grace_seconds=25 --cpus=4 --memory_gib=33"
     )
     assert job["metadata"]["namespace"] == "team"
     assert env_values(job)["AWS_ENDPOINT_URL_S3"] == "https://s3.example"
@@ -215,6 +215,8 @@ def test_where_it_runs_is_the_flags(rendered):
     pod = job["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "Tesla-T4"}
     assert pod["terminationGracePeriodSeconds"] == 25
+    for amounts in pod["containers"][0]["resources"].values():
+        assert (amounts["cpu"], amounts["memory"]) == ("4", "33Gi")
     assert "--grace_seconds=25" in args_of(job)
     glue = rendered["glue"][-1]["spec"]
     assert glue["completions"] == glue["maxFailedIndexes"] == 4

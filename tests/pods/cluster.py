@@ -52,9 +52,16 @@ class Cluster:
         assert not check or done.returncode == 0, done.stderr
         return done
 
-    def apply(self, document: Document) -> None:
-        """A Secret or a ConfigMap; play kube wants a ConfigMap beside its Pod."""
-        self.podman("play", "kube", self._file([document]))
+    def keep_secret(self, secret: Document) -> None:
+        """A Secret for `secretKeyRef`, in place of one of that name.
+
+        podman 4.3 reads a Secret's data as JSON, and its own `play kube` stores them as YAML.
+        """
+        name, path = secret["metadata"]["name"], self.folder / "secret.json"
+        path.write_text(json.dumps(secret["data"]))
+        self.podman("secret", "rm", name, check=False)
+        self.podman("secret", "create", name, str(path))
+        path.unlink()
 
     def start(self, documents: list[Document], *, index: int | None = None) -> str:
         """A pod of the Job among `documents`; the name of its container."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -40,7 +40,7 @@ def lab(ceph: Server, cluster: Cluster) -> Iterator[Bucket]:
     client = ceph.client()
     bucket = Bucket(ceph, f"lab-{uuid4().hex[:12]}")
     client.create_bucket(Bucket=bucket.name)
-    cluster.apply(secret_of(ceph.access_key, ceph.secret_key))
+    cluster.keep_secret(secret_of(ceph.access_key, ceph.secret_key))
     yield bucket
     cluster.podman("secret", "rm", "smallbench-s3", check=False)
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name):
@@ -52,7 +52,6 @@ def lab(ceph: Server, cluster: Cluster) -> Iterator[Bucket]:
 
 def secret_of(access_key: str, secret_key: str, name: str = "smallbench-s3") -> dict:
     """What `kubectl create secret` makes."""
-    import base64
 
     def encoded(text: str) -> str:
         return base64.b64encode(text.encode()).decode()
@@ -72,6 +71,3 @@ def no_podman() -> str | None:
     except FileNotFoundError:
         return "no podman command"
     return None if done.returncode == 0 else "podman does not run here"
-
-
-HERE = Path(__file__).parent

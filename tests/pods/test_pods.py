@@ -27,7 +27,7 @@ from tests.cluster.kustomize import IMAGE
 from tests.glue.test_grid import tree
 from tests.pods.cluster import Cluster
 from tests.pods.conftest import no_podman, secret_of
-from tests.servers.s3 import Bucket
+from tests.servers.s3 import Bucket, use_credentials
 
 REASON = no_podman()
 pytestmark = [
@@ -44,6 +44,12 @@ TINY = (
     "--train.num_eval_rows=16 --train.save_every_steps=50"
 )
 GLUE = "--glue=samples --tasks=cola,rte,stsb --learning_rate=1e-3 --seeds=1,2 --epochs=1"
+
+
+@pytest.fixture(autouse=True)
+def _keys(lab: Bucket, monkeypatch: pytest.MonkeyPatch):
+    """For what looks into the bucket from here."""
+    use_credentials(lab.server, monkeypatch)
 
 
 @pytest.fixture
@@ -100,7 +106,7 @@ def test_a_pod_is_restricted_and_sees_its_secret(cluster: Cluster, render):
     container = cluster.start(documents)
     cluster.wait(container)
     found = cluster.inspect(container)
-    assert found["Config"]["User"] == "10001"
+    assert found["Config"]["User"] == "10001:10001"
     assert found["HostConfig"]["ReadonlyRootfs"] is True
     assert found["EffectiveCaps"] in (None, [])
     assert "no-new-privileges" in " ".join(found["HostConfig"]["SecurityOpt"])
@@ -195,14 +201,12 @@ def test_a_wrong_bucket_says_so_in_the_last_line(cluster: Cluster, render, line,
 
 def test_wrong_keys_end_the_job_and_are_not_printed(cluster: Cluster, lab: Bucket, render):
     secret = "a-secret-that-no-log-may-show"
-    cluster.podman("secret", "rm", "smallbench-s3")
-    cluster.apply(secret_of(lab.server.access_key, secret))
+    cluster.keep_secret(secret_of(lab.server.access_key, secret))
     try:
         documents = render(f"pretrain {TINY} --train.max_steps=4 --run=refused")
         log = cluster.run(documents, code=ExitCode.CREDENTIALS)
     finally:
-        cluster.podman("secret", "rm", "smallbench-s3")
-        cluster.apply(secret_of(lab.server.access_key, lab.server.secret_key))
+        cluster.keep_secret(secret_of(lab.server.access_key, lab.server.secret_key))
     assert lab.url in last_line(log)
     assert secret not in log
     assert verdict(documents[-1]["spec"], [Ended(ExitCode.CREDENTIALS)]) == "job over"
