@@ -119,7 +119,7 @@ def test_a_pod_is_restricted_and_sees_its_secret(cluster: Cluster, render):
 
 
 def test_sigterm_saves_and_the_next_pod_goes_on(cluster: Cluster, lab: Bucket, render):
-    documents = render(f"pretrain {TINY} --train.max_steps=4000 --run=mine")
+    documents = render(f"pretrain {TINY} --train.max_steps=800 --run=mine")
     spec = documents[-1]["spec"]
     first = cluster.start(documents)
     runs = open_storage(f"{lab.url}/runs/mine", lab.config)
