@@ -110,7 +110,7 @@ def _table(options: Options) -> None:
                 runs += read_runs(folder)
         table = render_markdown(leaderboard_rows(runs))
     if options.out is not None:
-        place, _, name = options.out.rpartition("/")
+        place, _, name = str(options.out).rpartition("/")
         open_storage(place or ".", options).put(name, table.encode())
     sys.stdout.write(table)
 

@@ -18,12 +18,12 @@ from smallbench.storage.config import StorageConfig
 
 
 @contextmanager
-def results_folder(url: str, config: StorageConfig) -> Iterator[Path]:
+def results_folder(url: str | Path, config: StorageConfig) -> Iterator[Path]:
     """The folder of stored runs at `url`: a local one as it is, a remote one as a copy."""
-    if not is_remote(url):
+    if not is_remote(str(url)):
         yield Path(url)
         return
-    storage = open_storage(url, config)
+    storage = open_storage(str(url), config)
     with tempfile.TemporaryDirectory(prefix="smallbench-results-") as temporary:
         keys = [stored.key for stored in storage.list("runs/")]
         whole = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{RESULT_FILE}")}

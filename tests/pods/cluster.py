@@ -1,7 +1,7 @@
 """Pods of rendered Jobs, run for real: podman as the kubelet, and here what stands around it.
 
 Of a cluster this does what Kubernetes documents of its Job controller and kubelet, and podman's
-`play kube` does not: a Job's template becomes a Pod with its index, `$(NAME)` in arguments becomes
+`play kube` does not: a Job's template becomes a Pod with its index and disks of its own, `$(NAME)` in arguments becomes
 the variable's value, and an image by digest the one that was loaded. All else of the template
 (user, read-only root, volumes, secrets, limits) is podman's to make true.
 """
@@ -106,6 +106,7 @@ class Cluster:
     def clean(self) -> None:
         for name in self.names:
             self.podman("pod", "rm", "--force", "--time=0", name, check=False)
+            self.podman("volume", "rm", f"scratch-{name}", f"shm-{name}", check=False)
 
     def _file(self, documents: list[Document]) -> str:
         with tempfile.NamedTemporaryFile(
@@ -134,6 +135,10 @@ def pod_of(job: Document, *, image: str, index: int | None = None, number: int =
         for argument in container["args"]
     ]
     container["image"], container["imagePullPolicy"] = image, "Never"
+    # An emptyDir is its pod's own; podman makes it a volume of that name, which the next pod finds.
+    for place in (*pod["spec"]["volumes"], *container["volumeMounts"]):
+        if place["name"] in {"scratch", "shm"}:
+            place["name"] += f"-{name}"
     # A uid of the API server's making, which podman has none of.
     for variable in container["env"]:
         if variable["name"] == "POD_UID":

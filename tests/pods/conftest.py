@@ -65,7 +65,9 @@ def secret_of(access_key: str, secret_key: str, name: str = "smallbench-s3") -> 
 
 
 def no_podman() -> str | None:
-    """Why no pod can be run; None where one can."""
+    """Why no pod can be run; None where one can, and in CI, where that is a failure."""
+    if "CI" in os.environ:
+        return None
     try:
         done = subprocess.run(["podman", "info"], capture_output=True, check=False, timeout=60)
     except FileNotFoundError:

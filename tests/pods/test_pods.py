@@ -32,7 +32,6 @@ from tests.servers.s3 import Bucket, use_credentials
 REASON = no_podman()
 pytestmark = [
     pytest.mark.docker,
-    pytest.mark.s3server,
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
 ]
 
@@ -56,10 +55,10 @@ def _keys(lab: Bucket, monkeypatch: pytest.MonkeyPatch):
 def render(lab: Bucket, capsys: pytest.CaptureFixture[str]):
     """The documents that a command line prints, for this bucket and a node without a GPU."""
 
-    def render(line: str, bucket: str = lab.url) -> list:
+    def render(line: str, bucket: str = lab.url, endpoint: str = lab.server.endpoint_url) -> list:
         words = (
             f"k8s render {line} --image={IMAGE} --bucket={bucket} --gpu=none --cpus=1 "
-            f"--endpoint_url={lab.server.endpoint_url}"
+            f"--endpoint_url={endpoint}"
         )
         capsys.readouterr()
         assert main(shlex.split(words)) == 0
@@ -128,6 +127,9 @@ def test_sigterm_saves_and_the_next_pod_goes_on(cluster: Cluster, lab: Bucket, r
         assert time.monotonic() < deadline, cluster.logs(first)
         assert cluster.state(first)["Status"] == "running", cluster.logs(first)
         time.sleep(0.5)
+    for probe in ("startupProbe", "livenessProbe"):
+        words = spec["template"]["spec"]["containers"][0][probe]["exec"]["command"]
+        cluster.podman("exec", first, *words)  # raises where a healthy pod would not pass
     cluster.terminate(first, spec["template"]["spec"]["terminationGracePeriodSeconds"])
     code = cluster.wait(first)
     assert code == ExitCode.INTERRUPTED, cluster.logs(first)
@@ -188,15 +190,21 @@ def test_the_leaderboards_pod_prints_the_table_and_keeps_it(cluster: Cluster, la
         ("export --run=mine", False),
     ],
 )
-def test_a_wrong_bucket_says_so_in_the_last_line(cluster: Cluster, render, line, indexed):
+def test_a_bucket_that_is_not_there_ends_the_job_by_its_name(
+    cluster: Cluster, render, line, indexed
+):
     documents = render(line, bucket="s3://no-such-bucket-here")
-    container = cluster.start(documents, index=0 if indexed else None)
-    code = cluster.wait(container)
-    assert code in {ExitCode.CREDENTIALS, ExitCode.UNAVAILABLE}, cluster.logs(container)
-    assert "no-such-bucket-here" in last_line(cluster.logs(container))
+    log = cluster.run(documents, index=0 if indexed else None, code=ExitCode.CONFIG)
+    assert "there is no bucket 'no-such-bucket-here'" in last_line(log)
     over = "index over" if indexed else "job over"
-    expected = "counted" if code == ExitCode.UNAVAILABLE else over
-    assert verdict(documents[-1]["spec"], [Ended(code)]) == expected
+    assert verdict(documents[-1]["spec"], [Ended(ExitCode.CONFIG)]) == over
+
+
+def test_a_store_that_does_not_answer_is_tried_again(cluster: Cluster, render):
+    documents = render("export --run=mine", endpoint="http://127.0.0.1:9")
+    log = cluster.run(documents, code=ExitCode.UNAVAILABLE)
+    assert "http://127.0.0.1:9" in last_line(log)
+    assert verdict(documents[-1]["spec"], [Ended(ExitCode.UNAVAILABLE)]) == "counted"
 
 
 def test_wrong_keys_end_the_job_and_are_not_printed(cluster: Cluster, lab: Bucket, render):
