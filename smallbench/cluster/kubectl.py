@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,8 @@ class Cluster:
             ) from None
         if done.returncode:
             raise self._failure(done.stderr)
+        if is_shown:
+            sys.stderr.write(done.stderr)  # that there is nothing to show
         return done.stdout or ""
 
     def _failure(self, said: str) -> SmallbenchError:

@@ -1,9 +1,9 @@
 """Pods of rendered Jobs, run for real: podman as the kubelet, and here what stands around it.
 
 Of a cluster this does what Kubernetes documents of its Job controller and kubelet, and podman's
-`play kube` does not: a Job's template becomes a Pod with its index and disks of its own, `$(NAME)` in arguments becomes
-the variable's value, and an image by digest the one that was loaded. All else of the template
-(user, read-only root, volumes, secrets, limits) is podman's to make true.
+`play kube` does not: a Job's template becomes a Pod with its index and disks of its own, `$(NAME)`
+in arguments the variable's value, and an image by digest the one that was loaded. All else of the
+template (user, read-only root, volumes, secrets, limits) is podman's to make true.
 """
 
 from __future__ import annotations
