@@ -32,6 +32,17 @@ def by_name(documents: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, 
     return found
 
 
+def command_of(job: dict[str, Any], index: str = "0") -> list[str]:
+    """A pod's arguments as the kubelet expands them."""
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    values = {v["name"]: v["value"] for v in container["env"] if "value" in v}
+    words = list(container["args"])
+    for name, value in {**values, "JOB_COMPLETION_INDEX": index}.items():
+        words = [word.replace(f"$({name})", value) for word in words]
+    assert "$(" not in " ".join(words)
+    return words
+
+
 def jobs(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The Jobs by their stage."""
     return {

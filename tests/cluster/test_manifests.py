@@ -10,11 +10,21 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from jobs.cli import load, resolve
 from smallbench.cluster.config import COMPONENTS
 from smallbench.cluster.manifests import build
 from smallbench.errors import ExitCode
 from tests.cluster.job_controller import Ended, job_is_over, verdict
-from tests.cluster.kustomize import INDEXED, ON_GPU, ROOT, STAGES, by_name, jobs, kustomize
+from tests.cluster.kustomize import (
+    INDEXED,
+    ON_GPU,
+    ROOT,
+    STAGES,
+    by_name,
+    command_of,
+    jobs,
+    kustomize,
+)
 
 # The oldest in which all that is used is on without being asked for (podFailurePolicy 1.26,
 # backoffLimitPerIndex and podReplacementPolicy 1.29; general 1.31, 1.33, 1.34), and the newest.
@@ -133,6 +143,15 @@ def test_the_command_knows_how_many_parts_there_are(stage, spec, container):
     flags = [a for a in container["args"] if a.startswith("--num_shards=")]
     is_cut = stage in {"prepare", "glue"}
     assert flags == ([f"--num_shards={spec['completions']}"] if is_cut else [])
+
+
+def test_the_stages_own_command_takes_its_arguments(
+    built, folder, job, stage, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    (tmp_path / "0.yaml").write_text(by_name(built[folder])["ConfigMap", "sweep"]["data"]["0.yaml"])
+    words = [word.replace("/rows", str(tmp_path)) for word in command_of(job)]
+    resolve(load(words[0]), words[1:], {})
 
 
 def test_a_row_of_the_sweep_for_each_pod(built, folder):
