@@ -12,24 +12,29 @@ A sweep is several pretrainings in one Job: --recipes, --learning_rates, or both
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jobs.base import Job
 from smallbench.cluster.config import ClusterConfig, Stage
-from smallbench.config import differing_keys, option, override_all, to_dict
+from smallbench.config import option
 from smallbench.errors import UsageError
 from smallbench.recipes import RECIPES
-from smallbench.train.config import PretrainConfig, resumable_keys
+from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
     from smallbench.cluster.manifests import Document
-    from smallbench.cluster.render import Work
-    from smallbench.cluster.sizes import Sizes
+    from smallbench.cluster.work import Work
+
+MANIFEST = {
+    "prepare": ("--corpus=c", "--out=o"),
+    "pretrain": ("--data=d", "--run_dir=r"),
+    "export": ("--run=r", "--out=o"),
+    "glue": ("--model=m", "--glue=hub", "--out=o"),
+    "leaderboard": (),
+}
+"""Flags that a stage's manifest gives its command, in effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +44,6 @@ class Options(ClusterConfig):
     action: Literal["render", "submit", "status", "logs", "cancel"] = option(help="what to do")
     stage: Stage | None = option(None, help="of the chain; none, for status and cancel: all")
     recipe: str | None = option(None, help="name of a recipe; 'smallbench recipes' lists them")
-    recipes: tuple[str, ...] = option((), help="sweep: over these")
-    learning_rates: tuple[float, ...] = option((), help="sweep: over these")
-    flags: str | None = option(
-        None, help="further flags of the stage's own command, in quotes", metavar="'--FLAG=VALUE …'"
-    )
-    namespace: str = option("smallbench", help="of the cluster")
     context: str | None = option(None, help="kubectl's; none: the current one")
     follow: bool = option(False, help="logs: go on until the pods end")
     tail: int | None = option(None, help="logs: only so many last lines of each pod")
@@ -83,6 +82,7 @@ def run(options: Options, config: PretrainConfig | None) -> None:
     from smallbench.cluster.kubectl import Cluster, selector_of
     from smallbench.cluster.manifests import as_yaml
     from smallbench.cluster.status import status_text
+    from smallbench.cluster.work import work_of
 
     if options.action == "render":
         sys.stdout.write(as_yaml(documents_of(options, config)))
@@ -98,8 +98,10 @@ def run(options: Options, config: PretrainConfig | None) -> None:
             f"  smallbench k8s logs {options.stage} --run={run_id} --follow"
         )
         return
-    named = options.run or options.recipe
-    selector = selector_of(options.stage, work_of(options, config).run if named else None)
+    named = options.run
+    if config is not None:
+        named = work_of(options.stage or "pretrain", options, config).run
+    selector = selector_of(options.stage, named)
     if options.action == "status":
         print(status_text(*cluster.objects(selector)))
     elif options.action == "logs":
@@ -111,90 +113,26 @@ def run(options: Options, config: PretrainConfig | None) -> None:
 def documents_of(options: Options, config: PretrainConfig | None) -> list[Document]:
     """The manifests, after a look whether the stage's own command would take its flags."""
     from smallbench.cluster.render import render
+    from smallbench.cluster.work import sizes_of, work_of
 
-    work = work_of(options, config)
+    assert options.stage is not None
+    work = work_of(options.stage, options, config)
     check_command(work)
-    sizes = sizes_of(options, work, config)
-    return render(work, options, namespace=options.namespace, sizes=sizes)
-
-
-def work_of(options: Options, config: PretrainConfig | None) -> Work:
-    """What the stage shall do."""
-    from smallbench.cluster.render import Work, run_id
-
-    changes: dict[str, Any] = {}
-    if config is not None:
-        base = to_dict(RECIPES[config.recipe]())
-        changes = {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
-    flags = shlex.split(options.flags or "")
-    stage = options.stage or "pretrain"
-    rows: list[dict[str, Any]] = []
-    if stage == "sweep":
-        hours = {} if options.hours is None else {"max_hours": options.hours}
-        rates = [{"optim.learning_rate": rate} for rate in options.learning_rates] or [{}]
-        rows = [
-            {"recipe": recipe, **changes, **rate, **hours}
-            for recipe, rate in product(options.recipes or (options.recipe,), rates)
-        ]
-    if stage == "pretrain":
-        flags += [f"--{key}={_as_flag(value)}" for key, value in changes.items()]
-        flags += [] if options.hours is None else [f"--max_hours={options.hours}"]
-    if rows:
-        name = run_id("sweep", rows)
-    else:
-        # What may change when a run continues makes no other run.
-        may_change = resumable_keys(config) if config is not None else ()
-        learned = {key: value for key, value in changes.items() if key not in may_change}
-        name = run_id(options.recipe or "corpus", learned)
-    return Work(stage=stage, run=options.run or name, recipe=options.recipe, flags=flags, rows=rows)
-
-
-def _as_flag(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return render(work, options, sizes_of(work, options, config))
 
 
 def check_command(work: Work) -> None:
     """Raise what the stage's command would raise on its flags, before a pod does so in an hour."""
     from jobs.cli import load, resolve
+    from smallbench.cluster.work import as_flag
 
     job = load("pretrain" if work.stage == "sweep" else work.stage)
-    rows: Sequence[Mapping[str, Any]] = work.rows or [{"recipe": work.recipe} if job.config else {}]
-    standing = {
-        "prepare": ["--corpus=c", "--out=o"],
-        "pretrain": ["--data=d", "--run_dir=r"],
-        "export": ["--run=r", "--out=o"],
-        "glue": ["--model=m", "--glue=hub", "--out=o"],
-        "leaderboard": [],
-    }[job.name]
+    # What the manifest gives, where the flags do not.
     given = {flag.partition("=")[0] for flag in work.flags}
-    standing = [flag for flag in standing if flag.partition("=")[0] not in given]
-    for row in rows:
-        flags = [f"--{key}={_as_flag(value)}" for key, value in row.items()]
-        resolve(job, [*standing, *work.flags, *flags], {})
-
-
-def sizes_of(options: Options, work: Work, config: PretrainConfig | None) -> Sizes | None:
-    """What the planner says of each recipe; None where no recipe is named."""
-    from smallbench.cluster.sizes import GLUE_GIB, needs_of, sizes_for
-
-    configs = [override_all(RECIPES[row["recipe"]](), _keys_of(row)) for row in work.rows]
-    if config is not None and not configs:
-        configs = [config]
-    if not configs or work.stage in {"prepare", "leaderboard"}:
-        return None
-    # Learning rates do not change a size.
-    different = {repr((c.recipe, c.model, c.train, c.objective)): c for c in configs}
-    return sizes_for(
-        [needs_of(c, options.gpu) for c in different.values()],
-        has_gpu=options.gpu != "none",
-        data_gib=options.corpus_gib if work.stage in {"pretrain", "sweep"} else GLUE_GIB,
-        hours=options.hours,
-        grace_seconds=options.grace_seconds,
-    )
-
-
-def _keys_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if "." in key}
+    manifest = [flag for flag in MANIFEST[job.name] if flag.partition("=")[0] not in given]
+    for row in work.rows or [{"recipe": work.recipe} if job.config else {}]:
+        flags = [f"--{key}={as_flag(value)}" for key, value in row.items()]
+        resolve(job, [*manifest, *work.flags, *flags], {})
 
 
 JOB = Job(

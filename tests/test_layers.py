@@ -26,8 +26,9 @@ LAYERS = [
     {"smallbench.objectives"},
     {"smallbench.train"},
     {"smallbench.export", "smallbench.glue", "smallbench.report"},
-    {"smallbench.leaderboard", "smallbench.cluster"},
+    {"smallbench.leaderboard"},
     {"smallbench.recipes"},
+    {"smallbench.cluster"},
     {"jobs"},
 ]
 

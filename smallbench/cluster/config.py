@@ -33,6 +33,11 @@ class ClusterConfig:
     run: str | None = option(
         None, help="the run's id; none: the recipe's name and a digest of what was changed in it"
     )
+    recipes: tuple[str, ...] = option((), help="sweep: over these")
+    learning_rates: tuple[float, ...] = option((), help="sweep: over these")
+    flags: str | None = option(
+        None, help="further flags of the stage's own command, in quotes", metavar="'--FLAG=VALUE …'"
+    )
     gpu: str = option("v100-16gb", help="the card to plan for, or none: a CPU")
     gpu_product: str | None = option(
         None, help="only nodes with this value of the label nvidia.com/gpu.product"
@@ -52,6 +57,7 @@ class ClusterConfig:
     pods_at_once: int | None = option(None, help="no more of the parts or rows at a time")
     components: tuple[str, ...] = option((), help=f"further ones of {', '.join(COMPONENTS)}")
     queue: str | None = option(None, help="LocalQueue of Kueue, which then starts the Job")
+    namespace: str = option("smallbench", help="of the cluster")
     region: str | None = option(None, help="of the bucket; none: us-east-1")
     endpoint_url: str | None = option(None, help="of an S3-compatible store; none: AWS")
 

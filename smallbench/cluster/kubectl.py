@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smallbench.cluster.manifests import Document, as_yaml
-from smallbench.cluster.render import COMPONENT, INSTANCE, NAME, NAMESPACE
+from smallbench.cluster.render import COMPONENT, INSTANCE, NAME
 from smallbench.errors import (
     ConfigError,
     ConflictError,
@@ -57,7 +57,7 @@ _FAILURES: Sequence[tuple[str, type[SmallbenchError], str]] = (
 class Cluster:
     """A namespace of the cluster that kubectl is set up for, or of `context`."""
 
-    namespace: str = NAMESPACE
+    namespace: str
     context: str | None = None
 
     def kubectl(self, *arguments: str, text: str | None = None, is_shown: bool = False) -> str:

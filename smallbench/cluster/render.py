@@ -8,19 +8,17 @@ again with the same configuration continues.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import yaml
 
-from smallbench.cluster.config import MAX_RUN_CHARACTERS, ClusterConfig, Stage
+from smallbench.cluster.config import ClusterConfig
 from smallbench.cluster.manifests import Document, build
 from smallbench.cluster.sizes import Sizes
-from smallbench.config import digest
+from smallbench.cluster.work import Work
 from smallbench.errors import ConfigError, UsageError
 
-NAMESPACE = "smallbench"
 NAME, COMPONENT, INSTANCE = (
     f"app.kubernetes.io/{part}" for part in ("name", "component", "instance")
 )
@@ -36,27 +34,7 @@ _SECRETS = {
 }
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a stage shall do, besides where: further flags of its command, in its own words."""
-
-    stage: Stage
-    run: str
-    recipe: str | None = None
-    flags: Sequence[str] = ()
-    rows: Sequence[Mapping[str, Any]] = ()
-    """Of a sweep: options of `smallbench pretrain` by key."""
-
-
-def run_id(name: str, changes: Any) -> str:
-    """A name for a run that is the same for the same recipe and changes, and for no others."""
-    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return f"{name[: MAX_RUN_CHARACTERS - 9]}-{digest(changes)[:8]}" if changes else name
-
-
-def render(
-    work: Work, config: ClusterConfig, *, namespace: str = NAMESPACE, sizes: Sizes | None = None
-) -> list[Document]:
+def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> list[Document]:
     """The documents of a stage, ready to be applied.
 
     Without `sizes` a pod is as large as the committed manifest says. Raises `UsageError` for what
@@ -76,7 +54,7 @@ def render(
     documents = [d for d in documents if d["metadata"]["labels"][COMPONENT] == work.stage]
     for document in documents:
         metadata = document["metadata"]
-        metadata |= {"name": f"{work.stage}-{work.run}", "namespace": namespace}
+        metadata |= {"name": f"{work.stage}-{work.run}", "namespace": config.namespace}
         metadata["labels"][INSTANCE] = work.run
     job = _Job(documents[-1])
     job.fill(work, config)

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from jobs.cli import load, main, resolve
-from jobs.k8s import JOB, documents_of, work_of
-from smallbench.cluster import sizes as sizes_module
+from jobs.k8s import JOB, documents_of
+from smallbench.cluster import work as work_module
 from smallbench.cluster.manifests import build
 from smallbench.errors import ConfigError, UsageError
 from smallbench.recipes import RECIPES
@@ -27,7 +27,7 @@ GIVEN = f"--image={IMAGE} --bucket=s3://lab/small"
 @pytest.fixture(autouse=True, scope="module")
 def _planned_once():
     """Plans take seconds each, and do not depend on what is changed here."""
-    plan, known = sizes_module.needs_of, {}
+    plan, known = work_module.needs_of, {}
 
     def needs_of(config, gpu):
         key = repr((config.recipe, config.model, config.objective, config.train, gpu))
@@ -36,14 +36,14 @@ def _planned_once():
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sizes_module, "needs_of", needs_of)
+        patch.setattr(work_module, "needs_of", needs_of)
         yield
 
 
 def work(line: str):
     """What a command line asks for, without a plan."""
     _, options, config = resolve(JOB, shlex.split(f"render {line} {GIVEN}"), {})
-    return work_of(options, config)
+    return work_module.work_of(options.stage, options, config)
 
 
 def render(line: str):

@@ -1,0 +1,86 @@
+"""What a stage of a run shall do: its name, its command's flags, a sweep's rows, a pod's size."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from smallbench.cluster.config import MAX_RUN_CHARACTERS, ClusterConfig, Stage
+from smallbench.cluster.sizes import GLUE_GIB, Sizes, needs_of, sizes_for
+from smallbench.config import differing_keys, digest, override_all, to_dict
+from smallbench.recipes import RECIPES
+from smallbench.train.config import PretrainConfig, resumable_keys
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage shall do, besides where: further flags of its command, in its own words."""
+
+    stage: Stage
+    run: str
+    recipe: str | None = None
+    flags: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    """Of a sweep: options of `smallbench pretrain` by key."""
+
+
+def run_id(name: str, changes: Any) -> str:
+    """A name for a run that is the same for the same recipe and changes, and for no others."""
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{name[: MAX_RUN_CHARACTERS - 9]}-{digest(changes)[:8]}" if changes else name
+
+
+def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None) -> Work:
+    """The work of a stage; `config` is its recipe's, with what was changed in it."""
+    recipe = None if config is None else config.recipe
+    changes: dict[str, Any] = {}
+    may_change: frozenset[str] = frozenset()
+    if config is not None:
+        base = to_dict(RECIPES[config.recipe]())
+        changes = {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
+        may_change = resumable_keys(config)
+    flags = shlex.split(options.flags or "")
+    if stage == "sweep":
+        hours = {} if options.hours is None else {"max_hours": options.hours}
+        rates = [{"optim.learning_rate": rate} for rate in options.learning_rates] or [{}]
+        rows: list[dict[str, Any]] = [
+            {"recipe": one, **changes, **rate, **hours}
+            for one, rate in product(options.recipes or (recipe,), rates)
+        ]
+        return Work(stage, options.run or run_id("sweep", rows), recipe, flags, rows)
+    if stage == "pretrain":
+        flags += [f"--{key}={as_flag(value)}" for key, value in changes.items()]
+        flags += [] if options.hours is None else [f"--max_hours={options.hours}"]
+    # What may change when a run continues makes no other run.
+    learned = {key: value for key, value in changes.items() if key not in may_change}
+    return Work(stage, options.run or run_id(recipe or "corpus", learned), recipe, flags)
+
+
+def as_flag(value: Any) -> str:
+    """A value as a command line has it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) -> Sizes | None:
+    """What the planner says of the recipes; None where a stage needs no model, or none is named."""
+    configs = [
+        override_all(RECIPES[row["recipe"]](), {k: v for k, v in row.items() if "." in k})
+        for row in work.rows
+    ]
+    if config is not None and not configs:
+        configs = [config]
+    if not configs or work.stage in {"prepare", "leaderboard"}:
+        return None
+    # Learning rates do not change a size.
+    different = {repr((c.recipe, c.model, c.train, c.objective)): c for c in configs}
+    return sizes_for(
+        [needs_of(c, options.gpu) for c in different.values()],
+        has_gpu=options.gpu != "none",
+        data_gib=options.corpus_gib if work.stage in {"pretrain", "sweep"} else GLUE_GIB,
+        hours=options.hours,
+        grace_seconds=options.grace_seconds,
+    )
