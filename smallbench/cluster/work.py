@@ -51,7 +51,7 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
             {"recipe": one, **changes, **rate, **hours}
             for one, rate in product(options.recipes or (recipe,), rates)
         ]
-        return Work(stage, options.run or run_id("sweep", rows), recipe, flags, rows)
+        return Work(stage, options.run or run_id(recipe or "recipes", rows), recipe, flags, rows)
     if stage == "pretrain":
         flags += [f"--{key}={as_flag(value)}" for key, value in changes.items()]
         flags += [] if options.hours is None else [f"--max_hours={options.hours}"]
