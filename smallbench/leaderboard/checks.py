@@ -391,7 +391,7 @@ def _seeds(submission: Submission, scores: RunScores) -> Found:
     for run in submission.runs:
         for split, path in run.predictions.items():
             values = submission.predictions[path]
-            if len(set(values.tolist())) < 2:
+            if (values == values[0]).all():
                 continue  # a failed run: constant answers are equal without being copied
             first = seen.setdefault((run.task, split, values.tobytes()), path)
             if first != path:
