@@ -7,6 +7,7 @@ keeps an entry at tier *claimed*.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,9 +30,11 @@ from smallbench.leaderboard.scores import ROBUST, RunScores, robust_departures
 from smallbench.leaderboard.submission import (
     MARKUP,
     MAX_LINE_BYTES,
+    MAX_PREDICTIONS_BYTES,
     Rejected,
     Submission,
     list_files,
+    read_bytes,
     show,
     trailer,
     unpack,
@@ -400,34 +403,41 @@ def _seeds(submission: Submission, scores: RunScores) -> Found:
 
 def copied_answers(folders: Iterable[Path]) -> dict[Path, list[Finding]]:
     """Folder to its predictions that equal those of another folder, constant ones apart."""
-    places: dict[bytes, list[tuple[Path, str]]] = {}
+    alike: dict[bytes, list[tuple[Path, str]]] = {}
     for folder in folders:
-        for path in _predictions_files(folder):
-            places.setdefault(trailer(folder / path), []).append((folder, path))
+        for path, end in _trailers(folder).items():
+            alike.setdefault(end, []).append((folder, path))
     findings: dict[Path, list[Finding]] = {}
-    for equal in places.values():
-        if len({folder for folder, _ in equal}) < 2:
+    for places in alike.values():
+        if len({folder for folder, _ in places}) < 2:
             continue
-        (first, path), *others = equal
-        text = unpack(first / path, MAX_UNPACKED_BYTES)
-        if len({line.partition(b"\t")[2] for line in text.splitlines()[1:]}) < 2:
-            continue
-        for folder, other in others:
-            if folder != first and unpack(folder / other, MAX_UNPACKED_BYTES) == text:
-                for one, its, two, theirs in (
-                    (folder, other, first, path),
-                    (first, path, folder, other),
-                ):
-                    reason = f"{its} equals {two.name}/{theirs}"
-                    findings.setdefault(one, []).append(Finding("copies", "flagged", reason))
+        equal: dict[bytes, list[tuple[Path, str]]] = {}
+        for folder, path in places:
+            if text := _varied_answers(folder / path):
+                equal.setdefault(hashlib.sha256(text).digest(), []).append((folder, path))
+        for copies in equal.values():
+            for folder, path in copies:
+                for other, its in (copy for copy in copies if copy[0] != folder):
+                    reason = f"{path} equals {other.name}/{its}"
+                    findings.setdefault(folder, []).append(Finding("copies", "flagged", reason))
+                    break
     return findings
 
 
-def _predictions_files(folder: Path) -> list[str]:
+def _varied_answers(path: Path) -> bytes:
+    """A predictions file's text; nothing where it cannot be read, or has one answer only."""
     try:
-        return sorted(path for path in list_files(folder) if "/" in path)
+        text = unpack(read_bytes(path, MAX_PREDICTIONS_BYTES), path.name, MAX_UNPACKED_BYTES)
     except Rejected:
-        return []
+        return b""
+    return text if len({line.partition(b"\t")[2] for line in text.splitlines()[1:]}) > 1 else b""
+
+
+def _trailers(folder: Path) -> dict[str, bytes]:
+    try:
+        return {path: trailer(folder / path) for path in sorted(list_files(folder)) if "/" in path}
+    except Rejected:
+        return {}
 
 
 def _protocol(submission: Submission, scores: RunScores) -> Found:

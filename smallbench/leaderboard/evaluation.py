@@ -38,8 +38,9 @@ from smallbench.leaderboard.submission import (
     Rejected,
     fingerprint,
     parse_json,
+    parse_submission,
     read_bytes,
-    read_submission,
+    read_files,
 )
 
 VERIFIED_FILE = "verified.json"
@@ -85,14 +86,15 @@ class Evaluation:
 def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluation:
     """One folder by itself. Whatever is in it, the result is an `Evaluation`."""
     try:
-        sha256 = fingerprint(folder)
+        contents = read_files(folder)
     except Rejected as error:
         return _refused(folder, None, error)
+    sha256 = fingerprint(contents)
     kept = None if cache is None else cache / _key(sha256, gold)
     if kept is not None and (evaluation := _read(kept, folder)):
         return evaluation
     try:
-        submission = read_submission(folder)
+        submission = parse_submission(folder, contents)
     except Rejected as error:
         return _refused(folder, sha256, error)
     scores = RunScores(submission, gold)
