@@ -22,9 +22,11 @@ import numpy as np
 from smallbench import __version__, files
 from smallbench.errors import DataError
 from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard import statistics, submission
 from smallbench.leaderboard.checks import Finding, copied_answers, run_checks
 from smallbench.leaderboard.entry import ENTRY_FILE, Entry, Tier, entry_from_dict, entry_to_dict
 from smallbench.leaderboard.gold import Gold, labels_sha256
+from smallbench.leaderboard.guard import LIMITS, Failure, Limits, call_each
 from smallbench.leaderboard.scores import (
     RunScores,
     TaskScore,
@@ -84,7 +86,7 @@ class Evaluation:
 
 
 def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluation:
-    """One folder by itself. Whatever is in it, the result is an `Evaluation`."""
+    """One folder by itself, in this process: for folders that were looked at before."""
     try:
         contents = read_files(folder)
     except Rejected as error:
@@ -94,19 +96,37 @@ def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluati
     if kept is not None and (evaluation := _read(kept, folder)):
         return evaluation
     try:
-        submission = parse_submission(folder, contents)
+        read = parse_submission(folder, contents)
     except Rejected as error:
         return _refused(folder, sha256, error)
-    scores = RunScores(submission, gold)
-    findings = tuple(run_checks(submission, scores))
+    scores = RunScores(read, gold)
+    findings = tuple(run_checks(read, scores))
     views: dict[ViewName, View] = {}
-    if submission.runs and not any(finding.verdict == "rejected" for finding in findings):
+    if read.runs and not any(finding.verdict == "rejected" for finding in findings):
         found = (robust_view(scores), paper_view(scores))
         views = {view.name: view for view in found if view is not None}
-    evaluation = Evaluation(folder, sha256, submission.entry, findings, views)
+    evaluation = Evaluation(folder, sha256, read.entry, findings, views)
     if kept is not None:
         _write(kept, evaluation)
     return evaluation
+
+
+def evaluate_each(
+    folders: Sequence[Path], gold: Gold, *, cache: Path | None = None, limits: Limits = LIMITS
+) -> list[Evaluation]:
+    """Each by itself under limits. Whatever is in a folder, the result is an `Evaluation`."""
+    submission.prepare()
+    statistics.prepare(gold.labels)
+
+    def one(folder: Path) -> Evaluation:
+        return evaluate(folder, gold, cache=cache)
+
+    return [
+        _refused(folder, None, Rejected(found.kind, found.reason))
+        if isinstance(found, Failure)
+        else found
+        for folder, found in zip(folders, call_each(one, folders, limits=limits), strict=True)
+    ]
 
 
 def evaluate_beside(
@@ -114,7 +134,7 @@ def evaluate_beside(
 ) -> Evaluation:
     """One folder, also compared with the other entries in the folder that it is in."""
     others = entry_folders(folder.resolve().parent)
-    (evaluation,) = _together([evaluate(folder, gold, cache=cache)], others, today)
+    (evaluation,) = _together(evaluate_each([folder], gold, cache=cache), others, today)
     return evaluation
 
 
@@ -128,7 +148,7 @@ def evaluate_all(
     folders = entry_folders(root)
     if not folders:
         raise DataError(f"{root} has no entries; expected folders SLUG/ with {ENTRY_FILE}")
-    return _together([evaluate(f, gold, cache=cache) for f in folders], folders, today)
+    return _together(evaluate_each(folders, gold, cache=cache), folders, today)
 
 
 def entry_folders(root: Path) -> list[Path]:

@@ -108,6 +108,15 @@ def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
     return Submission(folder, entry, runs, predictions, _parse_log(contents))
 
 
+def prepare() -> None:
+    """Build what every reading needs, so that processes forked from this one share it."""
+    _validator(""), _validator("run")
+    for task in TASKS.values():
+        if not task.is_regression:
+            for split in task.dev_splits:
+                possible_lines(task, split)
+
+
 # ---- files
 
 
