@@ -75,11 +75,12 @@ def mean_of_runs(task: Task, scores_SR: Floats, predictions_SN: Values) -> Float
     variance = run_S.var(ddof=1)
     share = max(0.0, 1 - luck_variance / variance) if variance > 0 else 0.0
     move_S = np.sqrt(share) * (run_S - run_S.mean())
-    moves_R: Floats = move_S[_taken_runs(predictions_SN, task.name, num_draws)].mean(axis=0)
+    taken = _taken_runs(np.asarray(predictions_SN), task.name, num_draws)
+    moves_R: Floats = move_S[taken].mean(axis=0)
     return mean_R + moves_R
 
 
-def _taken_runs(predictions_SN: Values, name: str, num_draws: int) -> NDArray[np.int64]:
+def _taken_runs(predictions_SN: Values, name: str, num_draws: int) -> NDArray[np.uint16]:
     """[S − 1, R] the runs that each draw takes.
 
     S − 1 of S are drawn: then the variance of their mean is that of the mean of S runs, where a
@@ -89,7 +90,7 @@ def _taken_runs(predictions_SN: Values, name: str, num_draws: int) -> NDArray[np
     num_runs = len(predictions_SN)
     content = np.ascontiguousarray(predictions_SN).tobytes()
     rng = _generator("runs", name, hashlib.sha256(content).hexdigest())
-    return rng.integers(0, num_runs, (num_runs - 1, num_draws))
+    return rng.integers(0, num_runs, (num_runs - 1, num_draws), dtype=np.uint16)
 
 
 @lru_cache(maxsize=16)

@@ -56,6 +56,8 @@ NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9
 MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;|javascript:|\]\(", re.IGNORECASE)
 INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 """Unicode categories that change how text looks or behaves without being seen."""
+BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+"""Of other categories, and not seen either: fillers of Hangul, Braille's empty cell."""
 JOINERS = "\u200c\u200d"  # letters of some scripts, and emoji, need them
 
 
@@ -246,6 +248,8 @@ def _parse_entry(raw: bytes, folder: Path) -> Entry:
         if bad is not None:
             name = unicodedata.name(bad, f"U+{ord(bad):04X}")
             raise Rejected("text", f"{place} has an invisible character ({name})")
+        if not place.startswith("provenance.") and not text.strip().strip(JOINERS):
+            raise Rejected("text", f"{place} is blank")
     entry = entry_from_dict(content)
     if entry.slug != folder.resolve().name:
         raise Rejected("slug", f"slug {entry.slug!r} is not the folder's name {show(folder.name)}")
@@ -267,8 +271,31 @@ def _validator(part: str) -> Any:
     types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: type(value) is int
     )
-    strict = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=types)
-    return strict({"$ref": f"#/$defs/{part}", "$defs": schema()["$defs"]} if part else schema())
+    strict = jsonschema.validators.extend(
+        jsonschema.Draft202012Validator, {"pattern": _pattern}, type_checker=types
+    )
+    definitions = schema()["$defs"]
+    node = definitions[part] if part else schema()
+    return strict({**_inlined(node, definitions), "$defs": definitions})
+
+
+def _pattern(validator: Any, pattern: str, value: Any, node: Any) -> Iterator[Exception]:
+    """Of the whole text; `$` would let a line break pass behind it."""
+    if isinstance(value, str) and not re.fullmatch(pattern, value):
+        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema without references but the recursive one: following them is half of the work."""
+    if isinstance(node, list):
+        return [_inlined(member, definitions) for member in node]
+    if not isinstance(node, dict):
+        return node
+    name = str(node.get("$ref")).removeprefix("#/$defs/")
+    if name in definitions and name != "config":
+        node = {**definitions[name], **node}
+        del node["$ref"]
+    return {key: _inlined(member, definitions) for key, member in node.items() if key != "$defs"}
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -285,6 +312,8 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_invisible(character: str) -> bool:
+    if character in BLANK_LETTERS:
+        return True
     return unicodedata.category(character) in INVISIBLE and character not in JOINERS
 
 
