@@ -133,6 +133,7 @@ def evaluate_beside(
     folder: Path, gold: Gold, *, today: date | None = None, cache: Path | None = None
 ) -> Evaluation:
     """One folder, also compared with the other entries in the folder that it is in."""
+    folder = folder.absolute()  # `.` has no name
     others = entry_folders(folder.resolve().parent)
     (evaluation,) = _together(evaluate_each([folder], gold, cache=cache), others, today)
     return evaluation
