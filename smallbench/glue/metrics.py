@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import dice
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from smallbench.errors import DataError
 from smallbench.glue.tasks import Task
@@ -23,11 +23,18 @@ from smallbench.glue.tasks import Task
 Values = NDArray[Any]
 """[N] classes (integers) or scores (floats)."""
 
+
+def _scikit(name: str) -> Callable[..., float]:
+    """A metric of scikit-learn, which who computes quickly need not wait for."""
+    metric: Callable[..., float] = getattr(import_module("sklearn.metrics"), name)
+    return metric
+
+
 # Gold labels come first, as scikit-learn wants them: F1 counts its positives in the gold labels.
 _METRICS: dict[str, Callable[[Values, Values], float]] = {
-    "accuracy": lambda labels, predictions: accuracy_score(labels, predictions),
-    "f1": lambda labels, predictions: f1_score(labels, predictions, zero_division=0.0),
-    "matthews": lambda labels, predictions: matthews_corrcoef(labels, predictions),
+    "accuracy": lambda labels, predictions: _scikit("accuracy_score")(labels, predictions),
+    "f1": lambda labels, predictions: _scikit("f1_score")(labels, predictions, zero_division=0.0),
+    "matthews": lambda labels, predictions: _scikit("matthews_corrcoef")(labels, predictions),
     "pearson": lambda labels, predictions: pearsonr(labels, predictions).statistic,
     "spearman": lambda labels, predictions: spearmanr(labels, predictions).statistic,
 }

@@ -18,6 +18,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from smallbench import __version__, files
 from smallbench.errors import DataError
@@ -115,17 +116,19 @@ def evaluate_each(
     folders: Sequence[Path], gold: Gold, *, cache: Path | None = None, limits: Limits = LIMITS
 ) -> list[Evaluation]:
     """Each by itself under limits. Whatever is in a folder, the result is an `Evaluation`."""
-    submission.prepare()
-    statistics.prepare(gold.labels)
 
     def one(folder: Path) -> Evaluation:
         return evaluate(folder, gold, cache=cache)
 
+    with threadpool_limits(1):  # a process for each core; threads would only be in their way
+        submission.prepare()
+        statistics.prepare(gold.labels)
+        found = call_each(one, folders, limits=limits)
     return [
-        _refused(folder, None, Rejected(found.kind, found.reason))
-        if isinstance(found, Failure)
-        else found
-        for folder, found in zip(folders, call_each(one, folders, limits=limits), strict=True)
+        _refused(folder, None, Rejected(result.kind, result.reason))
+        if isinstance(result, Failure)
+        else result
+        for folder, result in zip(folders, found, strict=True)
     ]
 
 

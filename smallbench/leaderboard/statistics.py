@@ -256,14 +256,17 @@ class RankRange:
 
 def rank_ranges(draws_ER: Floats) -> list[RankRange]:
     """For each entry 1 + those with a counted lead over it, up to E − those that it leads."""
-    num = len(draws_ER)
-    lows, highs = (draws_ER.min(axis=1), draws_ER.max(axis=1)) if num else ([], [])
+    num, num_draws = draws_ER.shape
+    lows, highs = draws_ER.min(axis=1).tolist(), draws_ER.max(axis=1).tolist()
     ahead, behind = np.zeros(num, dtype=int), np.zeros(num, dtype=int)
     for a in range(num):
         for b in range(a):
             if lows[a] > highs[b] or highs[a] < lows[b]:  # all draws agree
                 better = float(lows[a] > highs[b])
             else:
+                wins = np.count_nonzero(draws_ER[a] > draws_ER[b]) / num_draws
+                if 1 - LEAD < wins < 2 * LEAD - 1:
+                    continue  # no lead, were all the others equal
                 better = probability_better(draws_ER[a], draws_ER[b])
             if better >= LEAD:
                 ahead[b] += 1
