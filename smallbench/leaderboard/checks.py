@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -423,36 +423,45 @@ def _differing(task: str, a: Labels, b: Labels) -> int:
     return int(np.count_nonzero(np.abs(a - b) > 0.01 if TASKS[task].is_regression else a != b))
 
 
-def copied_answers(folders: Iterable[Path]) -> dict[Path, list[Finding]]:
-    """Folder to its predictions that equal those of another folder, constant ones apart."""
+def copied_answers(
+    folders: Collection[Path], among: Iterable[Path] = ()
+) -> dict[Path, list[Finding]]:
+    """Folder to its predictions that equal those of another of `folders` or `among`, constant ones
+    apart. Those in `among` were not looked at before, and are not unpacked but for a comparison.
+    """
     alike: dict[bytes, list[tuple[Path, str]]] = {}
-    for folder in folders:
+    for folder in sorted({*folders, *among}):
         for path, end in _trailers(folder).items():
             alike.setdefault(end, []).append((folder, path))
     findings: dict[Path, list[Finding]] = {}
     for places in alike.values():
-        if len({folder for folder, _ in places}) < 2:
+        owners = {folder for folder, _ in places}
+        if len(owners) < 2 or owners.isdisjoint(folders):
             continue
         equal: dict[bytes, list[tuple[Path, str]]] = {}
         for folder, path in places:
-            if text := _varied_answers(folder / path):
-                equal.setdefault(hashlib.sha256(text).digest(), []).append((folder, path))
+            equal.setdefault(hashlib.sha256(_answers(folder / path)).digest(), []).append(
+                (folder, path)
+            )
         for copies in equal.values():
             for folder, path in copies:
-                for other, its in (copy for copy in copies if copy[0] != folder):
-                    reason = f"{path} equals {other.name}/{its}"
+                others = [copy for copy in copies if copy[0] != folder]
+                if folder in folders and others and _is_varied(_answers(folder / path)):
+                    reason = f"{path} equals {others[0][0].name}/{others[0][1]}"
                     findings.setdefault(folder, []).append(Finding("copies", "flagged", reason))
-                    break
     return findings
 
 
-def _varied_answers(path: Path) -> bytes:
-    """A predictions file's text; nothing where it cannot be read, or has one answer only."""
+def _answers(path: Path) -> bytes:
+    """A predictions file's text; nothing where it cannot be read."""
     try:
-        text = unpack(read_bytes(path, MAX_PREDICTIONS_BYTES), path.name, MAX_UNPACKED_BYTES)
+        return unpack(read_bytes(path, MAX_PREDICTIONS_BYTES), path.name, MAX_UNPACKED_BYTES)
     except Rejected:
         return b""
-    return text if len({line.partition(b"\t")[2] for line in text.splitlines()[1:]}) > 1 else b""
+
+
+def _is_varied(text: bytes) -> bool:
+    return len({line.partition(b"\t")[2] for line in text.splitlines()[1:]}) > 1
 
 
 def _trailers(folder: Path) -> dict[str, bytes]:

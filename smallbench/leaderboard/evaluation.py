@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
@@ -138,7 +138,7 @@ def evaluate_beside(
     """One folder, also compared with the other entries in the folder that it is in."""
     folder = folder.absolute()  # `.` has no name
     others = entry_folders(folder.resolve().parent)
-    (evaluation,) = _together(evaluate_each([folder], gold, cache=cache), others, today)
+    (evaluation,) = _together(evaluate_each([folder], gold, cache=cache), today, among=others)
     return evaluation
 
 
@@ -152,7 +152,7 @@ def evaluate_all(
     folders = entry_folders(root)
     if not folders:
         raise DataError(f"{root} has no entries; expected folders SLUG/ with {ENTRY_FILE}")
-    return _together(evaluate_each(folders, gold, cache=cache), folders, today)
+    return _together(evaluate_each(folders, gold, cache=cache), today)
 
 
 def entry_folders(root: Path) -> list[Path]:
@@ -163,10 +163,11 @@ def entry_folders(root: Path) -> list[Path]:
 
 
 def _together(
-    evaluations: Sequence[Evaluation], folders: Sequence[Path], today: date | None
+    evaluations: Sequence[Evaluation], today: date | None, *, among: Iterable[Path] = ()
 ) -> list[Evaluation]:
     """Add what an entry's own bytes do not tell: the others, the calendar, the keepers' word."""
-    copies = copied_answers(path.resolve() for path in folders)
+    accepted = {e.folder.resolve() for e in evaluations if not e.rejected}
+    copies = copied_answers(accepted, among) if accepted else {}
     verified = {root: _verified(root) for root in {e.folder.resolve().parent for e in evaluations}}
     result = []
     for evaluation in evaluations:
