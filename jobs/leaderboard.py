@@ -171,14 +171,14 @@ def _validate(options: Options) -> None:
 
 def _compare(options: Options) -> None:
     from smallbench.leaderboard.board import render_comparison
-    from smallbench.leaderboard.evaluation import evaluate
+    from smallbench.leaderboard.evaluation import evaluate_each
     from smallbench.leaderboard.gold import read_gold
 
     assert options.entry is not None
     assert options.other is not None
     assert options.glue is not None
     gold = read_gold(options.glue)
-    pair = [evaluate(path, gold, cache=options.cache) for path in (options.entry, options.other)]
+    pair = evaluate_each([options.entry, options.other], gold, cache=options.cache)
     for evaluation in pair:
         if not evaluation.views:
             raise DataError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
@@ -18,13 +18,16 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from smallbench import __version__, files
 from smallbench.errors import DataError
 from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard import statistics, submission
 from smallbench.leaderboard.checks import Finding, copied_answers, run_checks
 from smallbench.leaderboard.entry import ENTRY_FILE, Entry, Tier, entry_from_dict, entry_to_dict
 from smallbench.leaderboard.gold import Gold, labels_sha256
+from smallbench.leaderboard.guard import LIMITS, Failure, Limits, call_each
 from smallbench.leaderboard.scores import (
     RunScores,
     TaskScore,
@@ -38,8 +41,9 @@ from smallbench.leaderboard.submission import (
     Rejected,
     fingerprint,
     parse_json,
+    parse_submission,
     read_bytes,
-    read_submission,
+    read_files,
 )
 
 VERIFIED_FILE = "verified.json"
@@ -83,36 +87,58 @@ class Evaluation:
 
 
 def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluation:
-    """One folder by itself. Whatever is in it, the result is an `Evaluation`."""
+    """One folder by itself, in this process: for folders that were looked at before."""
     try:
-        sha256 = fingerprint(folder)
+        contents = read_files(folder)
     except Rejected as error:
         return _refused(folder, None, error)
+    sha256 = fingerprint(contents)
     kept = None if cache is None else cache / _key(sha256, gold)
     if kept is not None and (evaluation := _read(kept, folder)):
         return evaluation
     try:
-        submission = read_submission(folder)
+        read = parse_submission(folder, contents)
     except Rejected as error:
         return _refused(folder, sha256, error)
-    scores = RunScores(submission, gold)
-    findings = tuple(run_checks(submission, scores))
+    scores = RunScores(read, gold)
+    findings = tuple(run_checks(read, scores))
     views: dict[ViewName, View] = {}
-    if submission.runs and not any(finding.verdict == "rejected" for finding in findings):
+    if read.runs and not any(finding.verdict == "rejected" for finding in findings):
         found = (robust_view(scores), paper_view(scores))
         views = {view.name: view for view in found if view is not None}
-    evaluation = Evaluation(folder, sha256, submission.entry, findings, views)
+    evaluation = Evaluation(folder, sha256, read.entry, findings, views)
     if kept is not None:
         _write(kept, evaluation)
     return evaluation
+
+
+def evaluate_each(
+    folders: Sequence[Path], gold: Gold, *, cache: Path | None = None, limits: Limits = LIMITS
+) -> list[Evaluation]:
+    """Each by itself under limits. Whatever is in a folder, the result is an `Evaluation`."""
+
+    def one(folder: Path) -> Evaluation:
+        return evaluate(folder, gold, cache=cache)
+
+    with threadpool_limits(1):  # a process for each core; threads would only be in their way
+        submission.prepare()
+        statistics.prepare(gold.labels)
+        found = call_each(one, folders, limits=limits)
+    return [
+        _refused(folder, None, Rejected(result.kind, result.reason))
+        if isinstance(result, Failure)
+        else result
+        for folder, result in zip(folders, found, strict=True)
+    ]
 
 
 def evaluate_beside(
     folder: Path, gold: Gold, *, today: date | None = None, cache: Path | None = None
 ) -> Evaluation:
     """One folder, also compared with the other entries in the folder that it is in."""
+    folder = folder.absolute()  # `.` has no name
     others = entry_folders(folder.resolve().parent)
-    (evaluation,) = _together([evaluate(folder, gold, cache=cache)], others, today)
+    (evaluation,) = _together(evaluate_each([folder], gold, cache=cache), today, among=others)
     return evaluation
 
 
@@ -126,7 +152,7 @@ def evaluate_all(
     folders = entry_folders(root)
     if not folders:
         raise DataError(f"{root} has no entries; expected folders SLUG/ with {ENTRY_FILE}")
-    return _together([evaluate(f, gold, cache=cache) for f in folders], folders, today)
+    return _together(evaluate_each(folders, gold, cache=cache), today)
 
 
 def entry_folders(root: Path) -> list[Path]:
@@ -137,10 +163,11 @@ def entry_folders(root: Path) -> list[Path]:
 
 
 def _together(
-    evaluations: Sequence[Evaluation], folders: Sequence[Path], today: date | None
+    evaluations: Sequence[Evaluation], today: date | None, *, among: Iterable[Path] = ()
 ) -> list[Evaluation]:
     """Add what an entry's own bytes do not tell: the others, the calendar, the keepers' word."""
-    copies = copied_answers(path.resolve() for path in folders)
+    accepted = {e.folder.resolve() for e in evaluations if not e.rejected}
+    copies = copied_answers(accepted, among) if accepted else {}
     verified = {root: _verified(root) for root in {e.folder.resolve().parent for e in evaluations}}
     result = []
     for evaluation in evaluations:

@@ -23,9 +23,10 @@ from smallbench.leaderboard.gold import Gold, Labels
 from smallbench.leaderboard.statistics import (
     Floats,
     Interval,
-    bootstrap_task,
+    draw_scores,
     expected_maximum,
     interval,
+    mean_of_runs,
 )
 from smallbench.leaderboard.submission import Submission
 
@@ -52,6 +53,7 @@ class RunScores:
     def __init__(self, submission: Submission, gold: Gold) -> None:
         self.submission, self.gold = submission, gold
         self._known: dict[str, RunScore] = {}
+        self._draws: dict[str, Floats] = {}
 
     def __getitem__(self, run: StoredRun) -> RunScore:
         path = run.predictions["dev"]
@@ -59,18 +61,31 @@ class RunScores:
             self._known[path] = self._compute(run)
         return self._known[path]
 
-    def answers(self, run: StoredRun) -> Labels:
-        """[N] what it answered on dev."""
-        return self.submission.predictions[run.predictions["dev"]]
+    def answers(self, runs: Sequence[StoredRun]) -> Labels:
+        """[S, N] what runs of one task answered on dev."""
+        return np.stack([self.submission.predictions[run.predictions["dev"]] for run in runs])
+
+    def draws(self, runs: Sequence[StoredRun]) -> Floats:
+        """[S, R] scores of runs of one task, drawn again; both views take them from here."""
+        missing = [run for run in runs if run.predictions["dev"] not in self._draws]
+        if missing:
+            name = missing[0].task
+            drawn = draw_scores(TASKS[name], self.answers(missing), self.gold.labels[name]["dev"])
+            self._draws.update(
+                (run.predictions["dev"], row) for run, row in zip(missing, drawn, strict=True)
+            )
+        return np.stack([self._draws[run.predictions["dev"]] for run in runs])
 
     def _compute(self, run: StoredRun) -> RunScore:
         task, labels = TASKS[run.task], self.gold.labels[run.task]
         metrics = {}
         for split, path in run.predictions.items():
             values = self.submission.predictions[path]
-            for name, value in compute_metrics(task, values, labels[split]).items():
+            for name, value in compute_metrics(task, values, labels[split], quickly=True).items():
                 metrics[name if split == "dev" else f"{name} {split}"] = 100 * value
-        return RunScore(metrics, is_failed_run(task, self.answers(run), labels["dev"]))
+        score = metrics[task.ranking_metric] / 100
+        failed = is_failed_run(task, self.answers([run])[0], labels["dev"], score=score)
+        return RunScore(metrics, failed)
 
 
 @dataclass(frozen=True)
@@ -192,8 +207,7 @@ def _score(
     task = TASKS[name]
     cells = [scores[run].metrics[task.ranking_metric] for run in runs]
     counted = list(runs) if view == "robust" else [runs[int(np.argmax(cells))]]
-    answers_SN = np.stack([scores.answers(run) for run in counted])
-    draws = bootstrap_task(task, answers_SN, scores.gold.labels[name]["dev"])
+    draws = mean_of_runs(task, scores.draws(counted), scores.answers(counted))
     draws = draws.astype(np.float32)  # enough for a comparison, and half to keep
     metrics = {
         key: fmean(scores[run].metrics[key] for run in counted) for key in scores[runs[0]].metrics

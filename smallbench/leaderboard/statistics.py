@@ -14,16 +14,15 @@ Shapes: R draws, S runs of a task, N examples, G groups of examples, E entries.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
-from smallbench.glue.tasks import Task
+from smallbench.glue.tasks import TASKS, Task
 
 Floats = NDArray[np.floating[Any]]
 Values = NDArray[Any]
@@ -37,7 +36,7 @@ MAX_GROUPS = 1024
 """More examples than twice this are drawn in so many random groups of equal size: for means and
 counts the variance is the same, at a fortieth of QQP's work (Wolter 2007, §2)."""
 CHUNK = 500
-"""Draws that are ranked at a time: they fit the processor's cache."""
+"""Draws that are summed at a time: they fit the processor's cache."""
 
 
 # ---- one task
@@ -47,33 +46,42 @@ def bootstrap_task(
     task: Task, predictions_SN: Values, labels_N: Values, *, num_draws: int = NUM_DRAWS
 ) -> Floats:
     """[R] scores × 100: the mean over runs of the task's ranking metric, drawn again."""
+    scores_SR = draw_scores(task, predictions_SN, labels_N, num_draws=num_draws)
+    return mean_of_runs(task, scores_SR, predictions_SN)
+
+
+def draw_scores(
+    task: Task, predictions_SN: Values, labels_N: Values, *, num_draws: int = NUM_DRAWS
+) -> Floats:
+    """[S, R] scores × 100: each run's ranking metric on the examples of each draw."""
     metric = _METRICS[task.ranking_metric]
-    predictions_SN, labels_N = np.asarray(predictions_SN), np.asarray(labels_N)
-    scores_SR = 100.0 * metric(predictions_SN, labels_N, task.name, num_draws)
-    drawn: Floats = scores_SR.mean(axis=0)
-    if len(scores_SR) > 1:
-        drawn += _moves_by_runs(scores_SR, _run_weights(predictions_SN, task.name, num_draws))
-    return drawn
+    return 100.0 * metric(np.asarray(predictions_SN), np.asarray(labels_N), task.name, num_draws)
 
 
-def _moves_by_runs(scores_SR: Floats, weights_RS: Floats) -> Floats:
-    """[R] how far the mean moves when the runs are drawn too.
+def mean_of_runs(task: Task, scores_SR: Floats, predictions_SN: Values) -> Floats:
+    """[R] the mean over runs, which are drawn too.
 
     Runs differ by their seeds and by luck on single examples. That luck is in the draws of examples
     already; drawn once more with the runs, intervals of 95 % covered 99 %. So the runs' deviations
     are shrunk to the part that is the seeds' (Davison & Hinkley 1997, §3.8).
     """
+    num_runs, num_draws = scores_SR.shape
+    mean_R: Floats = scores_SR.mean(axis=0)
+    if num_runs == 1:
+        return mean_R
     run_S = scores_SR.mean(axis=1)
-    luck_SR = scores_SR - run_S[:, None] - scores_SR.mean(axis=0) + run_S.mean()
-    luck_variance = (luck_SR**2).sum(axis=0).mean() / (len(run_S) - 1)
+    luck_SR = scores_SR - run_S[:, None] - mean_R + run_S.mean()
+    luck_variance = (luck_SR**2).sum() / num_draws / (num_runs - 1)
     variance = run_S.var(ddof=1)
     share = max(0.0, 1 - luck_variance / variance) if variance > 0 else 0.0
-    moves: Floats = np.sqrt(share) * (weights_RS @ (run_S - run_S.mean()))
-    return moves
+    move_S = np.sqrt(share) * (run_S - run_S.mean())
+    taken = _taken_runs(np.asarray(predictions_SN), task.name, num_draws)
+    moves_R: Floats = move_S[taken].mean(axis=0)
+    return mean_R + moves_R
 
 
-def _run_weights(predictions_SN: Values, name: str, num_draws: int) -> Floats:
-    """[R, S] shares of the runs in each draw.
+def _taken_runs(predictions_SN: Values, name: str, num_draws: int) -> NDArray[np.uint16]:
+    """[S − 1, R] the runs that each draw takes.
 
     S − 1 of S are drawn: then the variance of their mean is that of the mean of S runs, where a
     draw of S would have (S − 1)/S of it, two thirds with three seeds (McCarthy & Snowden 1985).
@@ -82,9 +90,7 @@ def _run_weights(predictions_SN: Values, name: str, num_draws: int) -> Floats:
     num_runs = len(predictions_SN)
     content = np.ascontiguousarray(predictions_SN).tobytes()
     rng = _generator("runs", name, hashlib.sha256(content).hexdigest())
-    counts = rng.multinomial(num_runs - 1, np.full(num_runs, 1 / num_runs), size=num_draws)
-    weights: Floats = counts / (num_runs - 1)
-    return weights
+    return rng.integers(0, num_runs, (num_runs - 1, num_draws), dtype=np.uint16)
 
 
 @lru_cache(maxsize=16)
@@ -114,13 +120,15 @@ def _generator(*words: str) -> np.random.Generator:
 
 def _drawn_sums(features_FN: Values, name: str, num_draws: int) -> Floats:
     """[F, R]: the sum of each feature over the examples of each draw."""
-    num = features_FN.shape[1]
-    group = _group_of(name, num)
+    group = _group_of(name, features_FN.shape[1])
     sums_FG = features_FN.astype(np.float32)
     if group is not None:
         sums_FG = np.stack([np.bincount(group, weights=row) for row in sums_FG]).astype(np.float32)
-    weights = _example_weights(name, sums_FG.shape[1], num_draws).astype(np.float32)
-    sums: Floats = (sums_FG @ weights).astype(np.float64)
+    weights = _example_weights(name, sums_FG.shape[1], num_draws)
+    sums = np.empty((len(sums_FG), num_draws))
+    for start in range(0, num_draws, CHUNK):
+        columns = slice(start, start + CHUNK)
+        sums[:, columns] = sums_FG @ weights[:, columns].astype(np.float32)
     return sums
 
 
@@ -146,49 +154,69 @@ def _matthews(predictions_SN: Values, labels_N: Values, name: str, num_draws: in
 
 
 def _spearman(predictions_SN: Values, labels_N: Values, name: str, num_draws: int) -> Floats:
-    """Ranked afresh within each draw, ties at their mean rank; 0 where it is undefined."""
-    num = len(labels_N)
-    # Not in groups: ranks are no sums.
-    weights_NR = _example_weights(name, num, num_draws)
-    middle = (num + 1) / 2  # the mean of ranks, ties or not
-    orders = [_Ranking(values) for values in (labels_N, *predictions_SN)]
+    """Ranked afresh within each draw, ties at their mean rank; 0 where it is undefined.
+
+    In a draw of N, a group of equal values that has w examples behind b lower ones has the mean
+    rank b + (w + 1)/2, and 2b + w − N is twice its distance from the middle: whole numbers, whose
+    sums are exact. Nothing is sorted again: the groups are passed in order, all draws at once.
+    """
+    labels = np.asarray(labels_N, dtype=np.float64).tobytes()
+    gold_NR, gold_square = _gold_distances(labels, name, num_draws)
+    weights_NR = _example_weights(name, len(labels_N), num_draws)
     scores_SR = np.zeros((len(predictions_SN), num_draws))
-    for start in range(0, num_draws, CHUNK):
-        columns = slice(start, start + CHUNK)
-        weights = weights_NR[:, columns].astype(np.float32)
-        gold, *guesses = (ranking(weights) - np.float32(middle) for ranking in orders)
-        weighted_gold = weights * gold
-        gold_square = np.einsum("nr,nr->r", weighted_gold, gold, dtype=np.float64)
-        for row, guess in zip(scores_SR, guesses, strict=True):
-            product = np.einsum("nr,nr->r", weighted_gold, guess, dtype=np.float64)
-            guess *= guess
-            square = np.einsum("nr,nr->r", weights, guess, dtype=np.float64)
-            below = np.sqrt(gold_square * square)
-            np.divide(product, below, out=row[columns], where=below > 0)
+    for row, values in zip(scores_SR, predictions_SN, strict=True):
+        product, square, part = np.zeros((3, num_draws), dtype=gold_NR.dtype)
+        for group, weight, distance in _groups_in_order(values, weights_NR, gold_NR.dtype):
+            product += np.multiply(_sum(gold_NR, group), distance, out=part)
+            square += np.multiply(weight, np.square(distance, out=part), out=part)
+        below = np.sqrt(gold_square * square)
+        np.divide(product, below, out=row, where=below > 0)
     return scores_SR
 
 
-class _Ranking:
-    """Ranks of fixed values in samples that hold each a given number of times, without sorting."""
+@lru_cache(maxsize=2)
+def _gold_distances(labels: bytes, name: str, num_draws: int) -> tuple[Values, Floats]:
+    """[N, R] weight × doubled distance from the middle rank, and [R] the sum of its squares."""
+    labels_N = np.frombuffer(labels)
+    num = len(labels_N)
+    # No sum of products exceeds N³/3.
+    dtype = np.dtype(np.int32 if num**3 / 3 < 2**31 else np.int64)
+    weights_NR = _example_weights(name, num, num_draws)  # not in groups: ranks are no sums
+    gold_NR, square = np.empty(weights_NR.shape, dtype), np.zeros(num_draws)
+    for group, weight, distance in _groups_in_order(labels_N, weights_NR, dtype):
+        gold_NR[group] = weights_NR[group] * distance
+        square += weight * distance**2
+    return gold_NR, square
 
-    def __init__(self, values_N: Values) -> None:
-        self._order = np.argsort(values_N, kind="stable")
-        # Behind how many values, and up to how many, each stands in the sorted list.
-        self._before = rankdata(values_N, "min").astype(np.int64) - 1
-        self._upto = rankdata(values_N, "max").astype(np.int64)
 
-    def __call__(self, weights_NR: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[N, R] mean ranks, from 1."""
-        cumulated = np.zeros((len(weights_NR) + 1, weights_NR.shape[1]), dtype=np.float32)
-        np.cumsum(weights_NR[self._order], axis=0, out=cumulated[1:])
-        ranks = cumulated[self._before]
-        ranks += cumulated[self._upto]
-        ranks += 1
-        ranks /= 2
-        return ranks  # type: ignore[no-any-return]
+def _groups_in_order(
+    values_N: Values, weights_NR: Values, dtype: np.dtype[Any]
+) -> Iterator[tuple[NDArray[np.int64], Values, Values]]:
+    """Examples of equal value, lowest first: their indices, [R] w, and [R] 2b + w − N, which is
+    valid until the next.
+    """
+    order = np.argsort(values_N, kind="stable")
+    distance = np.full(weights_NR.shape[1], -len(order), dtype)
+    for group in np.split(order, np.flatnonzero(np.diff(values_N[order])) + 1):
+        weight = _sum(weights_NR, group)
+        distance += weight
+        yield group, weight, distance
+        distance += weight
+
+
+def _sum(rows_NR: Values, group: NDArray[np.int64]) -> Values:
+    if len(group) == 1:
+        return np.asarray(rows_NR[group[0]])
+    return np.asarray(rows_NR[group].sum(axis=0, dtype=np.promote_types(rows_NR.dtype, np.int32)))
 
 
 _METRICS = {"accuracy": _accuracy, "matthews": _matthews, "spearman": _spearman}
+
+
+def prepare(labels: Mapping[str, Mapping[str, Values]]) -> None:
+    """Draw the examples of these tasks, so that processes forked from this one share them."""
+    for name, splits in labels.items():
+        draw_scores(TASKS[name], splits["dev"][None], splits["dev"])
 
 
 # ---- several tasks, several entries
@@ -211,7 +239,8 @@ def interval(draws_R: Floats) -> Interval:
 
 def probability_better(a_R: Floats, b_R: Floats) -> float:
     """P(Δ > 0) of a over b from their paired draws; draws that are equal count half."""
-    return float((a_R > b_R).mean() + (a_R == b_R).mean() / 2)
+    wins, ties = np.count_nonzero(a_R > b_R), np.count_nonzero(a_R == b_R)
+    return (wins + ties / 2) / len(a_R)
 
 
 @dataclass(frozen=True)
@@ -227,14 +256,17 @@ class RankRange:
 
 def rank_ranges(draws_ER: Floats) -> list[RankRange]:
     """For each entry 1 + those with a counted lead over it, up to E − those that it leads."""
-    num = len(draws_ER)
-    lows, highs = (draws_ER.min(axis=1), draws_ER.max(axis=1)) if num else ([], [])
+    num, num_draws = draws_ER.shape
+    lows, highs = draws_ER.min(axis=1).tolist(), draws_ER.max(axis=1).tolist()
     ahead, behind = np.zeros(num, dtype=int), np.zeros(num, dtype=int)
     for a in range(num):
         for b in range(a):
             if lows[a] > highs[b] or highs[a] < lows[b]:  # all draws agree
                 better = float(lows[a] > highs[b])
             else:
+                wins = np.count_nonzero(draws_ER[a] > draws_ER[b]) / num_draws
+                if 1 - LEAD < wins < 2 * LEAD - 1:
+                    continue  # no lead, were all the others equal
                 better = probability_better(draws_ER[a], draws_ER[b])
             if better >= LEAD:
                 ahead[b] += 1

@@ -16,8 +16,8 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
+from functools import cache
+from itertools import islice, product, repeat
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,18 @@ MAX_LINE_BYTES = 40  # 40429<TAB>not_duplicate, or a number with every digit
 MAX_FOLDER_BYTES = 64 << 20
 MAX_RUNS = 300  # four learning rates with five seeds on eight tasks are 160
 MAX_LOG_LINES = 50_000
+MAX_RECORD_BYTES = 4 << 10  # a line of either .jsonl; they have about 300
 MAX_JSON_DEPTH = 12
+MAX_SCORE = 1_000_000
 
 PREDICTIONS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
-HEADER = "index\tprediction\n"
+HEADER = b"index\tprediction"
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;|javascript:|\]\(", re.IGNORECASE)
 INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 """Unicode categories that change how text looks or behaves without being seen."""
+BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+"""Of other categories, and not seen either: fillers of Hangul, Braille's empty cell."""
 JOINERS = "\u200c\u200d"  # letters of some scripts, and emoji, need them
 
 
@@ -85,20 +90,33 @@ class Submission:
 
 def read_submission(folder: Path) -> Submission:
     """Read every file of a folder. Raises `Rejected` at the first that is not as it must be."""
-    sizes = list_files(folder)
-    entry = _read_entry(folder)
+    return parse_submission(folder, read_files(folder))
+
+
+def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
+    """The same of what `read_files` found in it."""
+    entry = _parse_entry(contents[ENTRY_FILE], folder)
     if entry.tier == "reported":
-        extra = sorted(set(sizes) - {ENTRY_FILE})
+        extra = sorted(set(contents) - {ENTRY_FILE})
         if extra:
             raise Rejected("files", f"tier 'reported' has {ENTRY_FILE} only, not {show(extra[0])}")
         return Submission(folder, entry, (), {}, ())
-    runs = _read_runs(folder, sizes)
+    runs = _parse_runs(contents)
     predictions = {
-        path: read_predictions(folder / path, TASKS[run.task], split)
+        path: _parse_predictions(contents[path], path, TASKS[run.task], split)
         for run in runs
         for split, path in run.predictions.items()
     }
-    return Submission(folder, entry, runs, predictions, _read_log(folder, sizes))
+    return Submission(folder, entry, runs, predictions, _parse_log(contents))
+
+
+def prepare() -> None:
+    """Build what every reading needs, so that processes forked from this one share it."""
+    _validator(""), _validator("run")
+    for task in TASKS.values():
+        if not task.is_regression:
+            for split in task.dev_splits:
+                possible_lines(task, split)
 
 
 # ---- files
@@ -109,40 +127,56 @@ def list_files(folder: Path) -> dict[str, int]:
 
     Raises `Rejected` for links, special files, unknown names, too many or too large ones.
     """
-    sizes: dict[str, int] = {}
-    for place, prefix in ((folder, ""), (folder / PREDICTIONS_FOLDER, f"{PREDICTIONS_FOLDER}/")):
-        try:
-            if not stat.S_ISDIR(place.lstat().st_mode):
-                raise Rejected("files", f"{show(prefix or folder.name)} is no folder")
-            with os.scandir(place) as found:
-                names = [entry.name for entry in islice(found, MAX_FILES + 1)]
-        except OSError as error:
-            if prefix and isinstance(error, FileNotFoundError):
-                continue
-            raise Rejected("files", f"{show(place.name)}: {error.strerror}") from None
-        for name in names:
-            if not prefix and name == PREDICTIONS_FOLDER:
-                continue
-            status = (place / name).lstat()
-            if not stat.S_ISREG(status.st_mode):
-                raise Rejected("files", f"{show(prefix + name)} is no regular file (a link?)")
-            sizes[prefix + name] = status.st_size
-    if len(sizes) > MAX_FILES:
+    found = _statuses(folder, "")
+    if found.pop(PREDICTIONS_FOLDER, None) is not None:
+        found |= _statuses(folder / PREDICTIONS_FOLDER, f"{PREDICTIONS_FOLDER}/")
+    if len(found) > MAX_FILES:
         raise Rejected("files", f"more than {MAX_FILES:,} files")
-    for path, size in sizes.items():
+    for path, status in found.items():
         folder_name, _, name = path.rpartition("/")
+        if not stat.S_ISREG(status.st_mode):
+            raise Rejected("files", f"{show(path)} is no regular file (a link?)")
         if folder_name and not PREDICTIONS_NAME.fullmatch(name):
             raise Rejected("files", f"{show(path)} is no name of a predictions file")
         if not folder_name and name not in MAX_BYTES:
             raise Rejected("files", f"{show(path)} does not belong in an entry")
         limit = MAX_PREDICTIONS_BYTES if folder_name else MAX_BYTES[name]
-        if size > limit:
-            raise Rejected("files", f"{path} has {size:,} bytes, more than {limit:,}")
+        if status.st_size > limit:
+            raise Rejected("files", f"{path} has {status.st_size:,} bytes, more than {limit:,}")
+    sizes = {path: status.st_size for path, status in found.items()}
     if sum(sizes.values()) > MAX_FOLDER_BYTES:
         raise Rejected("files", f"more than {MAX_FOLDER_BYTES:,} bytes altogether")
     if ENTRY_FILE not in sizes:
         raise Rejected("files", f"{ENTRY_FILE} is missing")
     return sizes
+
+
+def _statuses(place: Path, prefix: str) -> dict[str, os.stat_result]:
+    try:
+        if not stat.S_ISDIR(place.lstat().st_mode):
+            raise Rejected("files", f"{show(prefix or place.name)} is no folder")
+        with os.scandir(place) as found:
+            names = [entry.name for entry in islice(found, MAX_FILES + 1)]
+        return {prefix + name: (place / name).lstat() for name in names}
+    except OSError as error:  # or gone since it was listed
+        raise Rejected("files", f"{show(place.name)}: {error.strerror}") from None
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Path to content of every file that `list_files` accepts.
+
+    Read once: what is hashed is what is checked, whoever writes there meanwhile.
+    """
+    return {path: read_bytes(folder / path, size) for path, size in list_files(folder).items()}
+
+
+def fingerprint(contents: Mapping[str, bytes]) -> str:
+    """SHA-256 over every file of a folder: equal only if all are."""
+    sha = hashlib.sha256()
+    for path, content in sorted(contents.items()):
+        sha.update(f"{path} {len(content)}\n".encode())
+        sha.update(content)
+    return sha.hexdigest()
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -165,24 +199,28 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 def parse_json(content: bytes, *, check: str, place: str) -> Any:
     """A JSON value of bounded depth, with finite numbers and no key twice."""
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no JSON number")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            raise ValueError("a key occurs twice")
-        return content
-
     try:
-        value = json.loads(content.decode("utf-8"), parse_constant=refuse, object_pairs_hook=unique)
+        value = _DECODER.decode(content.decode("utf-8"))
         _require_plain(value, MAX_JSON_DEPTH)
     except RecursionError:
         raise Rejected(check, f"{place} is nested deeper than {MAX_JSON_DEPTH} levels") from None
     except ValueError as error:
         raise Rejected(check, f"{place} is not as JSON must be: {show(str(error))}") from None
     return value
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return content
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)
 
 
 def _require_plain(value: Any, depth: int) -> None:
@@ -197,33 +235,67 @@ def _require_plain(value: Any, depth: int) -> None:
             _require_plain(member, depth - 1)
 
 
-def _read_entry(folder: Path) -> Entry:
-    content = parse_json(
-        read_bytes(folder / ENTRY_FILE, MAX_BYTES[ENTRY_FILE]), check="schema", place=ENTRY_FILE
-    )
+def _parse_entry(raw: bytes, folder: Path) -> Entry:
+    content = parse_json(raw, check="schema", place=ENTRY_FILE)
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if version != SCHEMA_VERSION or type(version) is not int:
         raise Rejected(
             "schema", f"schema_version {show(version)}; this smallbench reads {SCHEMA_VERSION}"
         )
-    _require_valid(content, schema(), check="schema", place=ENTRY_FILE)
+    _require_valid(content, "", check="schema", place=ENTRY_FILE)
     for place, text in _texts(content, ""):
         bad = next((c for c in text if _is_invisible(c)), None)
         if bad is not None:
             name = unicodedata.name(bad, f"U+{ord(bad):04X}")
             raise Rejected("text", f"{place} has an invisible character ({name})")
+        if not place.startswith("provenance.") and not text.strip().strip(JOINERS):
+            raise Rejected("text", f"{place} is blank")
     entry = entry_from_dict(content)
     if entry.slug != folder.resolve().name:
         raise Rejected("slug", f"slug {entry.slug!r} is not the folder's name {show(folder.name)}")
     return entry
 
 
-def _require_valid(value: Any, node: Mapping[str, Any], *, check: str, place: str) -> None:
-    validator = jsonschema.Draft202012Validator(node)
-    errors = sorted(islice(validator.iter_errors(value), 20), key=lambda e: list(map(str, e.path)))
+def _require_valid(value: Any, part: str, *, check: str, place: str) -> None:
+    errors = sorted(
+        islice(_validator(part).iter_errors(value), 20), key=lambda e: list(map(str, e.path))
+    )
     if errors:
         found = [f"{'.'.join(map(str, e.absolute_path)) or place}: {e.message}" for e in errors]
         raise Rejected(check, "; ".join(show(sentence) for sentence in found[:5]))
+
+
+@cache
+def _validator(part: str) -> Any:
+    """Of an entry, or of a part that is in the schema's `$defs`. 1.0 is no integer here."""
+    types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: type(value) is int
+    )
+    strict = jsonschema.validators.extend(
+        jsonschema.Draft202012Validator, {"pattern": _pattern}, type_checker=types
+    )
+    definitions = schema()["$defs"]
+    node = definitions[part] if part else schema()
+    return strict({**_inlined(node, definitions), "$defs": definitions})
+
+
+def _pattern(validator: Any, pattern: str, value: Any, node: Any) -> Iterator[Exception]:
+    """Of the whole text; `$` would let a line break pass behind it."""
+    if isinstance(value, str) and not re.fullmatch(pattern, value):
+        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema without references but the recursive one: following them is half of the work."""
+    if isinstance(node, list):
+        return [_inlined(member, definitions) for member in node]
+    if not isinstance(node, dict):
+        return node
+    name = str(node.get("$ref")).removeprefix("#/$defs/")
+    if name in definitions and name != "config":
+        node = {**definitions[name], **node}
+        del node["$ref"]
+    return {key: _inlined(member, definitions) for key, member in node.items() if key != "$defs"}
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -240,6 +312,8 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_invisible(character: str) -> bool:
+    if character in BLANK_LETTERS:
+        return True
     return unicodedata.category(character) in INVISIBLE and character not in JOINERS
 
 
@@ -253,66 +327,66 @@ def show(value: Any) -> str:
 # ---- runs and their predictions
 
 
-def _lines(folder: Path, name: str, *, check: str, most: int) -> list[Any]:
-    content = read_bytes(folder / name, MAX_BYTES[name])
+def _lines(contents: Mapping[str, bytes], name: str, *, check: str, most: int) -> list[Any]:
+    content = contents[name]
     if content and not content.endswith(b"\n"):
         raise Rejected(check, f"{name} is cut off: its last line has no end")
     lines = content.split(b"\n")[:-1]
     if len(lines) > most:
         raise Rejected(check, f"{name} has more than {most:,} lines")
+    if max(map(len, lines), default=0) > MAX_RECORD_BYTES:
+        raise Rejected(check, f"{name} has a line of more than {MAX_RECORD_BYTES:,} bytes")
     return [
         parse_json(line, check=check, place=f"{name}, line {number}")
         for number, line in enumerate(lines, start=1)
     ]
 
 
-def _read_runs(folder: Path, sizes: Mapping[str, int]) -> list[StoredRun]:
-    if RUNS_FILE not in sizes:
+def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
+    if RUNS_FILE not in contents:
         raise Rejected("runs", f"{RUNS_FILE} is missing")
-    lines = _lines(folder, RUNS_FILE, check="runs", most=MAX_RUNS)
-    node = {"$ref": "#/$defs/run", "$defs": schema()["$defs"]}
+    lines = _lines(contents, RUNS_FILE, check="runs", most=MAX_RUNS)
     runs: list[StoredRun] = []
     used: set[str] = set()
     trials = set()
     for number, line in enumerate(lines, start=1):
         place = f"{RUNS_FILE}, line {number}"
-        _require_valid(line, node, check="runs", place=place)
+        _require_valid(line, "run", check="runs", place=place)
         run = StoredRun(**line)
-        if tuple(run.predictions) != TASKS[run.task].dev_splits:
+        if set(run.predictions) != set(TASKS[run.task].dev_splits):
             raise Rejected("runs", f"{place}: {run.task} has {TASKS[run.task].dev_splits}")
         trial = (run.task, run.learning_rate, run.seed, run.epochs)
         if trial in trials:
             raise Rejected("seeds", f"{place}: {run.task} has seed {run.seed} twice")
         trials.add(trial)
         for path in run.predictions.values():
-            if path not in sizes:
-                raise Rejected("runs", f"{place}: {path} is missing")
+            if path not in contents:
+                raise Rejected("runs", f"{place}: {show(path)} is missing")
             if path in used:
                 raise Rejected("runs", f"{place}: {path} belongs to another run already")
             used.add(path)
         runs.append(run)
     if not runs:
         raise Rejected("runs", f"{RUNS_FILE} has no run")
-    stray = sorted(path for path in sizes if "/" in path and path not in used)
+    stray = sorted(path for path in contents if "/" in path and path not in used)
     if stray:
         raise Rejected("runs", f"{stray[0]} belongs to no run")
     return runs
 
 
-def unpack(path: Path, limit: int) -> bytes:
-    """A gzip file of one member, read no further than `limit` bytes of content."""
-    content = read_bytes(path, MAX_PREDICTIONS_BYTES)
+def unpack(content: bytes, place: str, limit: int) -> bytes:
+    """What a gzip file of one member holds, unpacked no further than `limit` bytes."""
     unpacker = zlib.decompressobj(wbits=31)
     try:
         text = unpacker.decompress(content, limit + 1)
     except zlib.error:
-        raise Rejected("predictions", f"{path.name} is no gzip file, or damaged") from None
+        raise Rejected("predictions", f"{place} is no gzip file, or damaged") from None
     if len(text) > limit:
-        raise Rejected("predictions", f"{path.name} unpacks to over {limit:,} bytes")
+        raise Rejected("predictions", f"{place} unpacks to over {limit:,} bytes")
     if not unpacker.eof:
-        raise Rejected("predictions", f"{path.name} is cut off")
+        raise Rejected("predictions", f"{place} is cut off")
     if unpacker.unused_data:
-        raise Rejected("predictions", f"{path.name} goes on behind its end")
+        raise Rejected("predictions", f"{place} goes on behind its end")
     return text
 
 
@@ -327,55 +401,59 @@ def trailer(path: Path) -> bytes:
         return stream.read(8)
 
 
-def read_predictions(path: Path, task: Task, split: str) -> NDArray[Any]:
+def _parse_predictions(content: bytes, place: str, task: Task, split: str) -> NDArray[Any]:
     """[N] classes or scores: one for each row of the official dev set, in its order."""
-    try:
-        limit = MAX_LINE_BYTES * (task.split(split).num_rows + 1)
-        text = unpack(path, limit).decode("ascii")
-    except UnicodeDecodeError:
-        raise Rejected("predictions", f"{path.name} has characters other than ASCII") from None
-    body = text.removeprefix(HEADER)
-    words = body.replace("\n", "\t").split("\t")
-    if words.pop() != "" or len(words) % 2 or body == text:
-        raise Rejected("predictions", f"{path.name} is no table of index<TAB>prediction")
-    indices, words = words[0::2], words[1::2]
-    if indices != _indices(len(words)):
-        raise Rejected("predictions", f"{path.name}: indices are not 0, 1, 2, … in this order")
-    if "".join(map("{}\t{}\n".format, indices, words)) != body:
-        raise Rejected("predictions", f"{path.name} has a line that is not index<TAB>prediction")
+    text = unpack(content, place, MAX_LINE_BYTES * (task.split(split).num_rows + 1))
+    first, *lines, last = text.split(b"\n") if b"\n" in text else (text, b"")
+    if first != HEADER or last:
+        raise Rejected("predictions", f"{place} is no table of index<TAB>prediction")
+    if task.label_names is not None:
+        known = possible_lines(task, split)
+        found = np.fromiter(map(known.get, lines, repeat(-1)), np.int32, len(lines))
+        rows, classes = np.divmod(found, task.num_labels)
+        if (rows == np.arange(len(lines))).all():
+            return classes.astype(np.int8)
+    return _parse_lines(lines, place, task)
+
+
+@cache
+def possible_lines(task: Task, split: str) -> dict[bytes, int]:
+    """Each line that an official dev set's predictions can have, to row × classes + class.
+
+    Looked up, a board's lines take a tenth of the time that taking them apart does.
+    """
+    assert task.label_names is not None
+    places = product(range(task.split(split).num_rows), task.label_names)
+    return {f"{row}\t{label}".encode(): number for number, (row, label) in enumerate(places)}
+
+
+def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]:
+    """One by one, and the reason where a line is not as it must be."""
+    words = []
+    for number, line in enumerate(lines):
+        index, tab, word = line.partition(b"\t")
+        if not tab or b"\t" in word:
+            raise Rejected("predictions", f"{place} has a line that is not index<TAB>prediction")
+        if index != str(number).encode():
+            raise Rejected("predictions", f"{place}: indices are not 0, 1, 2, … in this order")
+        words.append(word.decode("utf-8", "replace"))
     if task.label_names is not None:
         numbers = {label: number for number, label in enumerate(task.label_names)}
         unknown = set(words) - set(numbers)
         if unknown:
             raise Rejected(
                 "predictions",
-                f"{path.name}: {show(min(unknown))!r} is no label of {task.name} "
+                f"{place}: {show(min(unknown))!r} is no label of {task.name} "
                 f"({', '.join(task.label_names)})",
             )
         return np.array([numbers[word] for word in words], dtype=np.int8)
-    try:
-        scores = np.array(words, dtype=np.float64)
-    except ValueError:
-        raise Rejected("predictions", f"{path.name} has a score that is no number") from None
-    if not np.isfinite(scores).all() or (np.abs(scores) > 1e6).any():
-        raise Rejected("predictions", f"{path.name} has a score that is not finite")
+    wrong = next((word for word in words if not NUMBER.fullmatch(word)), None)
+    if wrong is not None:
+        raise Rejected("predictions", f"{place}: {show(wrong)!r} is no number as JSON writes it")
+    scores = np.array(words, dtype=np.float64)
+    if not (np.abs(scores) <= MAX_SCORE).all():
+        raise Rejected("predictions", f"{place} has a score beyond ±{MAX_SCORE:,}")
     return scores
-
-
-@lru_cache(maxsize=16)
-def _indices(num: int) -> list[str]:
-    return list(map(str, range(num)))
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over every file of a folder that `list_files` accepts: equal only if all are."""
-    sizes = list_files(folder)
-    sha = hashlib.sha256()
-    for path in sorted(sizes):
-        content = read_bytes(folder / path, max(MAX_PREDICTIONS_BYTES, *MAX_BYTES.values()))
-        sha.update(f"{path} {len(content)}\n".encode())
-        sha.update(content)
-    return sha.hexdigest()
 
 
 # ---- the training log
@@ -383,10 +461,10 @@ def fingerprint(folder: Path) -> str:
 _LOG_KEYS = ("step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256")
 
 
-def _read_log(folder: Path, sizes: Mapping[str, int]) -> list[Mapping[str, Any]]:
-    if LOG_FILE not in sizes:
+def _parse_log(contents: Mapping[str, bytes]) -> list[Mapping[str, Any]]:
+    if LOG_FILE not in contents:
         return []
-    lines = _lines(folder, LOG_FILE, check="log", most=MAX_LOG_LINES)
+    lines = _lines(contents, LOG_FILE, check="log", most=MAX_LOG_LINES)
     for number, line in enumerate(lines, start=1):
         # By hand: a schema's validator would take seconds for so many lines.
         if not _is_log_line(line):

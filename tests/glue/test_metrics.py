@@ -36,6 +36,27 @@ def test_metrics_equal_those_of_scikit_learn_and_scipy_to_the_last_bit(name):
         }
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_quick_metrics_are_the_same_but_for_rounding(name):
+    task, rng = TASKS[name], np.random.default_rng(2)
+    for num_rows in (2, 7, 1043):
+        for kind in range(20):
+            if task.is_regression:
+                labels, predictions = rng.uniform(0, 5, (2, num_rows)).round(kind % 3)
+            else:
+                labels, predictions = rng.integers(0, task.num_labels, (2, num_rows))
+            if kind == 0:
+                predictions = labels
+            elif kind in (1, 2):  # constant: all 0, all 1
+                predictions = np.full_like(labels, kind - 1)
+            elif kind == 3:
+                labels = np.zeros_like(labels)
+            exact = compute_metrics(task, predictions, labels)
+            quick = compute_metrics(task, predictions, labels, quickly=True)
+            assert list(quick) == list(exact)
+            assert quick == pytest.approx(exact, abs=1e-12)
+
+
 def test_matthews_equals_the_value_computed_by_hand():
     # TP 3, TN 2, FP 1, FN 2: (3·2 − 1·2) / √((3+1)(3+2)(2+1)(2+2)) = 4 / √240.
     labels = [1, 1, 1, 1, 1, 0, 0, 0]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smallbench.leaderboard.evaluation import evaluate
+from smallbench.leaderboard.evaluation import (
+    evaluate,
+    evaluate_all,
+    evaluate_beside,
+    report_dict,
+)
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
-from tests.leaderboard.tampered import CORPUS, SCALE, write_corpus
+from tests.leaderboard.tampered import CORPUS, SCALE, prediction, write_corpus
 
 ROOT = Path(__file__).parents[2]
 MAX_SECONDS = 30
@@ -85,6 +91,26 @@ def test_a_tampered_entry_is_found_out_for_the_right_reason(name, reports):
         assert report["tier"] == "claimed"
     assert report["seconds"] < MAX_SECONDS
     assert "\x1b" not in report["report"]
+
+
+def test_a_damaged_decoy_neither_stops_a_board_nor_hides_a_copy(tmp_path):
+    """It ends like what was copied, and comes first."""
+    gold = synthetic_gold(scale=0.02)
+    decoy, one, two = (
+        write_made(tmp_path, synthetic_entry(name, gold, seed=seed))
+        for seed, name in enumerate(("decoy", "one", "two"))
+    )
+    shutil.copy(prediction(one, "qnli"), prediction(two, "qnli"))
+    content = prediction(one, "qnli").read_bytes()
+    prediction(decoy, "qnli").write_bytes(content[:20] + content[-8:])
+    decoyed, *both = evaluate_all(tmp_path, gold)
+    assert [f.check for f in decoyed.findings] == ["predictions"]
+    for evaluation, other in zip(both, ("two", "one"), strict=True):
+        assert evaluation.tier == "logged"
+        (copied,) = [f.reason for f in evaluation.findings if f.check == "copies"]
+        assert f"equals {other}/predictions/qnli" in copied
+        beside = evaluate_beside(evaluation.folder, gold)
+        assert report_dict(beside) == report_dict(evaluation)
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:

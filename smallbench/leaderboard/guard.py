@@ -1,0 +1,173 @@
+"""A function of foreign files, called where it cannot exceed its limits.
+
+What a file can do to its reader is unknown until it was read. So it is read in a process of its
+own, where it can stall, fill the memory or crash, and nothing but its own verdict is lost. The
+processes are forked, so that what this one has computed before is theirs too; there are as many as
+cores, and each takes one file after the other until one of them is too much for it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one call."""
+
+    seconds: float = 25.0
+    """An entry takes a quarter of one, the worst that is legal a few."""
+    memory_bytes: int = 512 << 20
+    """More than this process has."""
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call that has no result."""
+
+    kind: str
+    """`limits` or `crash`."""
+    reason: str
+
+
+def call_each(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    limits: Limits = LIMITS,
+    num_workers: int | None = None,
+) -> list[Result | Failure]:
+    """`function` of each item, in their order; items and results must be picklable.
+
+    A call that raises is a `Failure` as well, and its traceback goes to stderr.
+    """
+    waiting = list(enumerate(items))[::-1]
+    results: dict[int, Result | Failure] = {}
+    busy: dict[int, _Worker] = {}
+    idle: list[_Worker] = []
+    workers: list[_Worker] = []
+    num_workers = num_workers or len(os.sched_getaffinity(0))
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < num_workers:
+                if not idle:
+                    workers.append(_Worker(function, limits))
+                    idle.append(workers[-1])
+                number, item = waiting.pop()
+                busy[number] = idle.pop()
+                busy[number].give(item)
+            first = min(worker.deadline for worker in busy.values())
+            wait([w.connection for w in busy.values()], timeout=max(0.0, first - time.monotonic()))
+            for number, worker in list(busy.items()):
+                if worker.connection.poll() or time.monotonic() >= worker.deadline:
+                    results[number] = worker.take()
+                    del busy[number]
+                    if isinstance(results[number], Failure):
+                        worker.end()
+                    else:
+                        idle.append(worker)
+    finally:
+        for worker in workers:
+            worker.end()
+    return [results[number] for number in sorted(results)]
+
+
+class _Worker:
+    """A process that makes one call after the other, until one fails."""
+
+    def __init__(self, function: Callable[[Any], Any], limits: Limits) -> None:
+        self._limits = limits
+        context = multiprocessing.get_context("fork")
+        self.connection, other = context.Pipe()
+        self._process = context.Process(target=_work, args=(other, function, limits), daemon=True)
+        self._process.start()
+        other.close()
+        self.deadline = 0.0
+
+    def give(self, item: Any) -> None:
+        """Let it begin with an item."""
+        self.deadline = time.monotonic() + self._limits.seconds
+        with suppress(OSError):  # it is dead, which `take` will find out
+            self.connection.send(item)
+
+    def take(self) -> Any:
+        """What came of it, or a `Failure` where nothing did in time."""
+        if not self.connection.poll():
+            return _exceeded(f"{self._limits.seconds:g} s")
+        try:
+            return self.connection.recv()
+        except EOFError:  # it died
+            self._process.join()
+            code = self._process.exitcode or 0
+            if code == -signal.SIGXCPU:
+                return _exceeded(f"{self._limits.seconds:g} s of processor time")
+            ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            return Failure("limits", f"reading it was ended {ended}")
+
+    def end(self) -> None:
+        """Kill it, if it lives."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _exceeded(what: str) -> Failure:
+    return Failure("limits", f"reading it takes more than {what}")
+
+
+def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits) -> None:
+    """In the new process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    _lower(resource.RLIMIT_CORE, 0)
+    if (size := _address_space()) is not None:
+        _lower(resource.RLIMIT_AS, size + limits.memory_bytes)
+    parent = os.getppid()
+    while True:
+        while not connection.poll(1.0):
+            if os.getppid() != parent:
+                return
+        try:
+            item = connection.recv()
+        except EOFError:
+            return
+        # Of the processor too: nobody else ends it, should the parent have been killed.
+        _lower(resource.RLIMIT_CPU, int(time.process_time() + limits.seconds) + 1)
+        try:
+            result = function(item)
+        except MemoryError:
+            result = _exceeded(f"{limits.memory_bytes >> 20:,} MiB of memory")
+        except Exception as error:
+            traceback.print_exc()
+            result = Failure("crash", f"reading it raised {type(error).__name__}: {error}")
+        connection.send(result)
+
+
+def _lower(limit: int, value: int) -> None:
+    _, hard = resource.getrlimit(limit)
+    resource.setrlimit(limit, (value if hard < 0 else min(value, hard), hard))
+
+
+def _address_space() -> int | None:
+    """Bytes that this process has mapped; None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return None
+    return pages * resource.getpagesize()
