@@ -55,6 +55,8 @@ class Options(ClusterConfig):
             raise UsageError(f"'k8s {self.action}' needs a stage; see smallbench k8s --help")
         if (self.recipes or self.learning_rates) and self.stage != "sweep":
             raise UsageError("--recipes and --learning_rates make a sweep: smallbench k8s … sweep")
+        if self.stage == "prepare" and self.pods_at_once is not None:
+            raise UsageError("shares of 'prepare' wait for each other; give fewer --pods instead")
         if self.action in {"render", "submit"}:
             self._check_recipe()
 

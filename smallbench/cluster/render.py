@@ -7,31 +7,21 @@ again with the same configuration continues.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import yaml
 
 from smallbench.cluster.config import ClusterConfig
+from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.manifests import Document, build
 from smallbench.cluster.sizes import Sizes
 from smallbench.cluster.work import Work
-from smallbench.errors import ConfigError, UsageError
+from smallbench.errors import UsageError
 
 NAME, COMPONENT, INSTANCE = (
     f"app.kubernetes.io/{part}" for part in ("name", "component", "instance")
 )
-
-_SECRETS = {
-    "an access key's id": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
-    "a key of Weights & Biases": re.compile(r"\b([0-9a-f]{40}|wandb_v1_\w{20,})\b"),
-    "a token of the Hugging Face hub": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
-    "an address with a password": re.compile(r"://\S*@"),
-    "a secret by its name": re.compile(
-        r"(secret|passw(or)?d|api[-_]?key|access[-_]?key|credential|(^|[-_])token)\w*=", re.I
-    ),
-}
 
 
 def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> list[Document]:
@@ -67,7 +57,7 @@ def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> lis
     if work.rows:
         texts = [yaml.safe_dump(dict(row), sort_keys=False) for row in work.rows]
         documents[0]["data"] = {f"{index}.yaml": text for index, text in enumerate(texts)}
-    _refuse_secrets(documents)
+    _refuse_credentials(documents)
     return documents
 
 
@@ -156,22 +146,12 @@ class _Job:
         arguments.append(flag)
 
 
-def _refuse_secrets(documents: Sequence[Document]) -> None:
-    """Raise `ConfigError` where an argument, a variable or a row looks like a credential.
-
-    The message does not repeat it: it ends in logs.
-    """
+def _refuse_credentials(documents: Sequence[Document]) -> None:
+    """Look through all that a user's values may have reached."""
     for document in documents:
         texts = list(document.get("data", {}).values())
         if document["kind"] == "Job":
             container = document["spec"]["template"]["spec"]["containers"][0]
             variables = [v for v in container["env"] if "value" in v]
             texts += [*container["args"], *(f"{v['name']}={v['value']}" for v in variables)]
-        for text in texts:
-            for what, pattern in _SECRETS.items():
-                if pattern.search(text):
-                    raise ConfigError(
-                        f"something given for {document['metadata']['name']} looks like {what}, "
-                        "and everybody who may list pods would read it; put it into the Secret "
-                        "that k8s/examples/secrets.yaml shows"
-                    )
+        refuse_credentials(texts)

@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 from smallbench.cluster.config import MAX_RUN_CHARACTERS, ClusterConfig, Stage
+from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.sizes import GLUE_GIB, Sizes, needs_of, sizes_for
 from smallbench.config import differing_keys, digest, override_all, to_dict
 from smallbench.recipes import RECIPES
@@ -44,6 +45,7 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
         changes = {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
         may_change = resumable_keys(config)
     flags = shlex.split(options.flags or "")
+    refuse_credentials(flags)  # before anybody complains of one by its value
     if stage == "sweep":
         hours = {} if options.hours is None else {"max_hours": options.hours}
         rates = [{"optim.learning_rate": rate} for rate in options.learning_rates] or [{}]

@@ -239,6 +239,7 @@ def test_where_it_runs_is_the_flags(rendered):
             "not pinned",
         ),
         (f"render pretrain {GIVEN}", UsageError, "needs a RECIPE"),
+        (f"render prepare --pods=4 --pods_at_once=2 {GIVEN}", UsageError, "wait for each other"),
         (f"render {GIVEN}", UsageError, "needs a stage"),
         (f"render glue {GIVEN}", UsageError, "needs --run"),
         (f"render sweep bert-small {GIVEN}", UsageError, "a sweep needs"),
@@ -272,6 +273,7 @@ WANDB, HUB = "0123456789" * 4, "hf_" + "abcdefghijklmnopqrstuvwx"
         f"prepare --flags=--cache=/scratch/secret_access_key={AWS_SECRET}",
         f"pretrain bert-small --flags=--wandb_project={WANDB}",
         f"glue --run=a --flags='--model={HUB} --tasks=cola'",
+        f"glue --run=a --flags=--seeds={AWS_ID}",
         f"pretrain bert-small --endpoint_url=https://user:{AWS_SECRET}@s3.example",
     ],
 )

@@ -1,0 +1,30 @@
+"""What must not be in a manifest, since everybody reads it who may list pods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from smallbench.errors import ConfigError
+
+PATTERNS = {
+    "an access key's id": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "a key of Weights & Biases": re.compile(r"\b([0-9a-f]{40}|wandb_v1_\w{20,})\b"),
+    "a token of the Hugging Face hub": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
+    "an address with a password": re.compile(r"://\S*@"),
+    "a secret by its name": re.compile(
+        r"(secret|passw(or)?d|api[-_]?key|access[-_]?key|credential|(^|[-_])token)\w*=", re.I
+    ),
+}
+"""By what a user knows it as."""
+
+
+def refuse_credentials(texts: Iterable[str]) -> None:
+    """Raise `ConfigError` where one of them looks like a credential, without repeating it."""
+    for text in texts:
+        for what, pattern in PATTERNS.items():
+            if pattern.search(text):
+                raise ConfigError(
+                    f"something that was given looks like {what}, and everybody who may list pods "
+                    "would read it; put it into the Secret that k8s/examples/secrets.yaml shows"
+                )
