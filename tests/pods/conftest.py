@@ -17,6 +17,8 @@ from tests.servers.s3 import Bucket, Server
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """With the image of `SMALLBENCH_TEST_IMAGE`, or the one that the Docker engine builds."""
+    if reason := no_podman():
+        pytest.skip(reason)
     folder = tmp_path_factory.mktemp("cluster")
     name = os.environ.get("SMALLBENCH_TEST_IMAGE")
     if name is None:

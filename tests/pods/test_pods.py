@@ -26,14 +26,10 @@ from tests.cluster.job_controller import Ended, verdict
 from tests.cluster.kustomize import IMAGE
 from tests.glue.test_grid import tree
 from tests.pods.cluster import Cluster
-from tests.pods.conftest import no_podman, secret_of
+from tests.pods.conftest import secret_of
 from tests.servers.s3 import Bucket, use_credentials
 
-REASON = no_podman()
-pytestmark = [
-    pytest.mark.docker,
-    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
-]
+pytestmark = pytest.mark.docker
 
 NUM_PODS = 3
 PREPARE = "--vocab_size=300 --sequence_length=32 --eval_fraction=0.1 --min_characters=60"
