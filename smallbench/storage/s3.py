@@ -54,7 +54,6 @@ MISADDRESSED = {
     "AuthorizationHeaderMalformed",  # signed for another region
     "IllegalLocationConstraintException",
     "InvalidBucketName",
-    "NoSuchBucket",
     "PermanentRedirect",
 }
 
@@ -357,7 +356,7 @@ class S3Storage:
         if code == "NoSuchKey" or (code in {"404", "NotFound"} and self._has_bucket()):
             return NotFoundError(f"{where} does not exist")
         if status == 404 and code in {"404", "NotFound", "NoSuchBucket"}:
-            return ConfigError(
+            return UnavailableError(
                 f"{self.url}: there is no bucket {self._bucket!r} at "
                 f"{self._client.meta.endpoint_url}; create it, or correct the name or the address"
             )

@@ -190,10 +190,9 @@ def test_a_bucket_that_is_not_there_ends_the_job_by_its_name(
     cluster: Cluster, render, line, indexed
 ):
     documents = render(line, bucket="s3://no-such-bucket-here")
-    log = cluster.run(documents, index=0 if indexed else None, code=ExitCode.CONFIG)
+    log = cluster.run(documents, index=0 if indexed else None, code=ExitCode.UNAVAILABLE)
     assert "there is no bucket 'no-such-bucket-here'" in last_line(log)
-    over = "index over" if indexed else "job over"
-    assert verdict(documents[-1]["spec"], [Ended(ExitCode.CONFIG)]) == over
+    assert verdict(documents[-1]["spec"], [Ended(ExitCode.UNAVAILABLE)]) == "counted"
 
 
 def test_a_store_that_does_not_answer_is_tried_again(cluster: Cluster, render):

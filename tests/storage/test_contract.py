@@ -326,7 +326,7 @@ def test_a_bucket_that_does_not_exist_is_never_an_empty_one(
     storage = open_storage("s3://no-such-bucket-here/run", s3_bucket.config)
     (tmp_path / "x").write_bytes(b"x")
     for ask in asks(storage, tmp_path):
-        with pytest.raises(ConfigError, match="no-such-bucket-here"):
+        with pytest.raises(UnavailableError, match="no-such-bucket-here"):
             ask()
 
 
