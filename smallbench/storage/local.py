@@ -174,13 +174,16 @@ class LocalStorage:
 def _fresh_file_beside(path: Path) -> Path:
     """An empty temporary file, which keeps its directory from being deleted as empty."""
     for _ in range(10):
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_sibling(path)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch()
             return temporary
         except FileNotFoundError:  # deleted since, by `delete` in another process
             continue
+        except FileExistsError:  # so says mkdir, too, of what was there and is deleted since
+            if path.parent.exists() and not path.parent.is_dir():
+                raise
     raise UnavailableError(
         f"{path.parent} is deleted as often as it is made; who else writes there?"
     )
