@@ -1,0 +1,120 @@
+"""What can be said of the image's files without building it; most of it holds for both variants."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import smallbench
+from smallbench.gpus import GPUS
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIANTS = ("cpu", "cuda")
+EXTRAS = ("train", "deepspeed", "energy", "wandb", "report")
+
+
+def locked(name: str) -> dict[str, tuple[Requirement, list[str]]]:
+    """Requirement and hashes by normalised name."""
+    text = (ROOT / "docker" / f"{name}.lock").read_text().replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            words, *hashes = re.split(r"\s+--hash=", line)
+            requirement = Requirement(words)
+            found[requirement.name.lower().replace("_", "-")] = (requirement, hashes)
+    return found
+
+
+def version(requirement: Requirement) -> Version:
+    (pin,) = requirement.specifier
+    assert pin.operator == "=="
+    return Version(pin.version)
+
+
+@pytest.mark.parametrize("name", ["packages", "deepspeed", "torch-cpu"])
+def test_every_package_is_pinned_with_hashes(name):
+    found = locked(name)
+    assert found
+    for requirement, hashes in found.values():
+        version(requirement)
+        assert hashes, requirement
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest.strip()) for digest in hashes)
+
+
+def test_variants_differ_in_torch_and_its_libraries_only():
+    """By construction: the rest comes from the same files, which name nothing of a GPU."""
+    releases = {name: version(locked(f"torch-{name}")["torch"][0]) for name in VARIANTS}
+    assert releases["cpu"].public == releases["cuda"].public
+    assert releases["cpu"].local == "cpu"
+    assert re.fullmatch(r"cu126", releases["cuda"].local or ""), "the last with the V100"
+    assert locked("torch-cpu").keys() == {"torch"}
+    of_gpus = re.compile(r"torch|triton|cuda-.*|nvidia-.*-cu\d+")
+    assert all(of_gpus.fullmatch(name) for name in locked("torch-cuda"))
+    assert not [name for name in locked("packages") if of_gpus.fullmatch(name)]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_locks_are_within_what_the_project_asks_for(variant):
+    held = locked("packages") | locked("deepspeed") | locked(f"torch-{variant}")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *(line for extra in EXTRAS for line in extras[extra])]
+    for line in asked:
+        wanted = Requirement(line)
+        pinned = version(held[wanted.name.lower()][0])
+        assert wanted.specifier.contains(pinned), line
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_locks_agree_with_the_one_of_the_machines_without_containers(variant):
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = {
+        requirement.name.lower().replace("_", "-"): version(requirement)
+        for requirement in (Requirement(line) for line in lines if not line.startswith("#"))
+    }
+    held = locked("packages") | locked("deepspeed") | locked(f"torch-{variant}")
+    both = pins.keys() & held.keys()
+    assert len(both) > 80
+    assert {n: Version(version(held[n][0]).public) for n in both} == {n: pins[n] for n in both}
+
+
+def test_variants_differ_in_arguments_only():
+    """No stage, no command and no condition of the Dockerfile knows what it is built for."""
+    text = (ROOT / "Dockerfile").read_text()
+    arguments = dict(re.findall(r"^ARG (\w+)=(.*)$", text, re.MULTILINE))
+    assert arguments["TORCH"] == "cuda"
+    assert "cuda:12.6" in arguments["BASE_IMAGE"]
+    assert arguments["TORCH_INDEX_URL"].endswith("/cu126")
+    commands = re.sub(r"^(#|ARG ).*\n", "", text, flags=re.MULTILINE)
+    assert not re.search(r"cuda|cu126|nvidia", commands, re.IGNORECASE)
+    assert arguments["VERSION"] == smallbench.__version__
+
+
+def test_shell_scripts_and_dockerfile_are_clean():
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    scripts = [
+        name
+        for name in filter(None, tracked)
+        if (ROOT / name).is_file() and re.match(rb"#!.*\b(ba)?sh\b", (ROOT / name).read_bytes())
+    ]
+    assert {".ci/run", "docker/lock.sh", "docker/portable-g++"} <= set(scripts)
+    programs = Path(sys.executable).parent
+    for command in ([programs / "shellcheck", *scripts], [programs / "hadolint", "Dockerfile"]):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_torch_of_the_cuda_variant_is_for_every_gpu_of_the_table():
+    """CUDA 12.6's wheels have kernels from sm_50 to sm_90; 12.8's have none for the V100."""
+    assert {gpu.capability for gpu in GPUS.values()} <= {
+        (6, 0), (6, 1), (7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0)
+    }  # fmt: skip
