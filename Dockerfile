@@ -66,16 +66,17 @@ RUN --mount=type=secret,id=pip_conf \
 COPY docker/deepspeed.lock docker/portable-g++ docker/
 RUN --mount=type=secret,id=pip_conf \
     --mount=type=secret,id=ca_certificates \
-    --mount=type=cache,target=/root/.cache/pip,id=sources \
-    CC=/build/docker/portable-g++ CXX=/build/docker/portable-g++ LDFLAGS=-s \
-    DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 DS_BUILD_SHM_COMM=1 \
-    python3 -m pip install --require-hashes --no-deps --no-build-isolation --no-cache-dir -r docker/deepspeed.lock
+    --mount=type=cache,target=/root/.cache/pip \
+    export PATH="/opt/smallbench/bin:$PATH" CC=/build/docker/portable-g++ CXX=/build/docker/portable-g++ \
+        LDFLAGS=-s DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 DS_BUILD_SHM_COMM=1 DS_ENABLE_NINJA=1 \
+    && python3 -m pip install --require-hashes --no-deps --no-build-isolation --use-pep517 \
+        -r docker/deepspeed.lock
 
 # What no program loads: tests, headers, and libraries to link with.
-RUN cd /opt/smallbench/lib/python3*/site-packages \
-    && rm -rf torch/include torch/share \
-    && find . -type d '(' -name tests -o -name test ')' -prune -exec rm -rf '{}' + \
-    && find . -name '*.a' -delete
+RUN find /opt/smallbench -type d -name tests -prune -exec rm -rf '{}' + \
+    && find /opt/smallbench -name '*.a' -delete \
+    && rm -rf /opt/smallbench/lib/python3*/site-packages/torch/include \
+        /opt/smallbench/lib/python3*/site-packages/torch/share
 
 FROM packages AS application
 COPY pyproject.toml README.md LICENSE ./
@@ -104,7 +105,7 @@ CMD ["--help"]
 
 # Last, since they change with each commit.
 ARG VERSION=0.1.0
-ARG COMMIT=unknown
+ARG COMMIT=
 ENV SOURCE_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.title="Small-Bench NLP" \
       org.opencontainers.image.description="Pretrain small language encoders on one GPU, fine-tune them on GLUE" \

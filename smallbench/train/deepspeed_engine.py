@@ -126,7 +126,7 @@ class DeepSpeedEngine:
 
         if self.offload != "none":
             builder = CPUAdamBuilder()
-            # An image compiles it where there is no GPU, and DeepSpeed passes over what was compiled
+            # An image compiles it where there is no GPU. DeepSpeed passes over what was compiled
             # beside another accelerator, though this op runs on the CPU beside each of them.
             with suppress(ImportError):
                 builder._loaded_ops[builder.name] = import_module(builder.absolute_name())

@@ -6,6 +6,7 @@ version of the code, the device and the command may change, and are noted with e
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def git_commit() -> str | None:
         commit = _git(here, "rev-parse", "HEAD")
         changed = _git(here, "status", "--porcelain", "--", "..")
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("SOURCE_COMMIT")
+        return os.environ.get("SOURCE_COMMIT") or None
     return f"{commit}+dirty" if changed else commit
 
 

@@ -1,8 +1,8 @@
 """The image as a user without a registry builds it: a base by debootstrap, CPUs by arguments.
 
-How this machine reaches packages goes in as secrets: pip's configuration (folders and file:// indexes
-that it names are served on the loopback interface while the image is built), apt's, and the bundle
-of certificates. `python tests/docker/image.py` builds, and needs nothing but Python.
+How this machine reaches packages goes in as secrets: pip's configuration (folders and file://
+indexes that it names are served on the loopback interface meanwhile), apt's, and the bundle of
+certificates. `python tests/docker/image.py` builds, and needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def certificates() -> str:
 
 
 def pip_settings(stack: ExitStack) -> Iterator[str]:
-    """This machine's settings of pip as lines of a pip.conf for containers on the host's network."""
+    """This machine's settings of pip, as lines for containers on the host's network."""
     settings: dict[str, str] = {}
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
@@ -108,7 +108,7 @@ def pip_settings(stack: ExitStack) -> Iterator[str]:
 
 
 def served(source: str, stack: ExitStack) -> str:
-    """An address for a folder of this machine, until the stack ends; others are left as they are."""
+    """An address for a folder of this machine, until the stack ends; others stay as they are."""
     address = urlsplit(source)
     if address.scheme not in {"", "file"}:
         return source

@@ -9,11 +9,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import smallbench
+from smallbench.errors import ConfigError
 from smallbench.gpus import GPUS
+from smallbench.train.precision import assert_compiled_for
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = ("cpu", "cuda")
@@ -113,8 +116,21 @@ def test_shell_scripts_and_dockerfile_are_clean():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_torch_of_the_cuda_variant_is_for_every_gpu_of_the_table():
-    """CUDA 12.6's wheels have kernels from sm_50 to sm_90; 12.8's have none for the V100."""
-    assert {gpu.capability for gpu in GPUS.values()} <= {
-        (6, 0), (6, 1), (7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0)
-    }  # fmt: skip
+# TORCH_CUDA_ARCH_LIST of PyTorch's own builds (.ci/manywheel/build_cuda.sh).
+CUDA_12_6 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)
+def test_the_cuda_variant_is_for_every_gpu_of_the_table(gpu, monkeypatch):
+    """What training looks at before its first step, told of each card."""
+    device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpu.capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: CUDA_12_6)
+    assert_compiled_for(device)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: CUDA_13)
+    if gpu.capability < (7, 5):
+        with pytest.raises(ConfigError, match=r"the V100 needs CUDA 12\.6"):
+            assert_compiled_for(device)
+    else:
+        assert_compiled_for(device)
