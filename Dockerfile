@@ -67,7 +67,7 @@ COPY docker/deepspeed.lock docker/portable-g++ docker/
 RUN --mount=type=secret,id=pip_conf \
     --mount=type=secret,id=ca_certificates \
     --mount=type=cache,target=/root/.cache/pip \
-    export PATH="/opt/smallbench/bin:$PATH" CC=/build/docker/portable-g++ CXX=/build/docker/portable-g++ \
+    export PATH="$PATH:/opt/smallbench/bin" CC=/build/docker/portable-g++ CXX=/build/docker/portable-g++ \
         LDFLAGS=-s DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 DS_BUILD_SHM_COMM=1 DS_ENABLE_NINJA=1 \
     && python3 -m pip install --require-hashes --no-deps --no-build-isolation --use-pep517 \
         -r docker/deepspeed.lock
@@ -87,12 +87,15 @@ RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-
 FROM base
 COPY --from=packages /opt/smallbench /opt/smallbench
 COPY --from=application /application /opt/smallbench
-# Everything that is written goes to /scratch: the rest may be read-only.
+# Everything that is written goes to /scratch: the rest may be read-only. USER: who is no user of the
+# image (--user) has a name, too, which PyTorch asks for.
 ENV PATH=/opt/smallbench/bin:$PATH \
+    USER=smallbench \
     HOME=/scratch \
     TMPDIR=/scratch \
     HF_HOME=/scratch/.cache/huggingface \
     TRITON_CACHE_DIR=/scratch/.cache/triton \
+    TORCHINDUCTOR_CACHE_DIR=/scratch/.cache/torchinductor \
     TORCH_EXTENSIONS_DIR=/scratch/.cache/torch_extensions \
     WANDB_DIR=/scratch
 VOLUME /scratch

@@ -65,6 +65,14 @@ def test_doctor_finds_nothing_missing(run, ceph_bucket):
     assert None not in findings["packages"].values()
 
 
+def test_whoever_mounts_a_folder_may_run_it_as_themselves(run, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    os.chown(folder, 4242, 4242)
+    done = run("doctor", "--json", folder=folder, options=("--user=4242:4242",))
+    assert json.loads(done.stdout)["problems"] == []
+
+
 def test_doctor_says_what_a_container_lacks(run, tmp_path, ceph_bucket):
     no_gpu = run("doctor", "--device=cuda", code=69)
     assert "torch finds no GPU" in no_gpu.stderr
