@@ -7,13 +7,16 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import smallbench
+from jobs import cli
 from smallbench.errors import ConfigError
 from smallbench.gpus import GPUS
 from smallbench.train.precision import assert_compiled_for
@@ -114,6 +117,31 @@ def test_shell_scripts_and_dockerfile_are_clean():
     for command in ([programs / "shellcheck", *scripts], [programs / "hadolint", "Dockerfile"]):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_compose_wires_the_run_to_its_store():
+    values = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "secret"}
+    text = re.sub(
+        r"\$\{(\w+)(?::?[-?]([^}]*))?\}",
+        lambda found: values.get(found[1], found[2]),
+        (ROOT / "docker" / "compose.yaml").read_text(),
+    )
+    services = yaml.safe_load(text)["services"]
+    store, bucket, run = services["store"], services["bucket"], services["pretrain"]
+    for client in (bucket, run):
+        assert client["image"] == "smallbench"
+        address = urlsplit(client["environment"]["AWS_ENDPOINT_URL_S3"])
+        assert services[address.hostname] is store
+        assert f"--address=:{address.port}" in store["command"]
+        keys = [client["environment"][name] for name in values]
+        assert keys == [store["environment"][f"MINIO_ROOT_{name}"] for name in ("USER", "PASSWORD")]
+    job, *flags = run["command"]
+    _, options, _ = cli.resolve(cli.load(job), flags, {})
+    assert f'Bucket="{urlsplit(options.storage).hostname}"' in bucket["entrypoint"][-1]
+    assert run["stop_grace_period"] == "2m"
+    assert options.grace_seconds < 120
+    with_gpu = yaml.safe_load((ROOT / "docker" / "compose.gpu.yaml").read_text())["services"]
+    assert with_gpu.keys() <= services.keys()
 
 
 # TORCH_CUDA_ARCH_LIST of PyTorch's own builds (.ci/manywheel/build_cuda.sh).
