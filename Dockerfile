@@ -75,8 +75,10 @@ RUN --mount=type=secret,id=pip_conf \
 # What no program loads: tests, headers, and libraries to link with.
 RUN find /opt/smallbench -type d -name tests -prune -exec rm -rf '{}' + \
     && find /opt/smallbench -name '*.a' -delete \
+    && find /opt/smallbench/lib/python3*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete \
     && rm -rf /opt/smallbench/lib/python3*/site-packages/torch/include \
-        /opt/smallbench/lib/python3*/site-packages/torch/share
+        /opt/smallbench/lib/python3*/site-packages/torch/share \
+        /opt/smallbench/lib/python3*/site-packages/torch/test
 
 FROM packages AS application
 COPY pyproject.toml README.md LICENSE ./

@@ -71,7 +71,7 @@ class Options(StorageConfig):
 
 def run(options: Options) -> None:
     """Print the findings. Raises the first problem that would keep training from running."""
-    problems: list[SmallbenchError] = []
+    problems = [problem for problem in [temporary_files()] if problem]
     findings: dict[str, Any] = {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": {name: installed_version(name) for name in (*TRAINING, *OPTIONAL)},
@@ -82,22 +82,12 @@ def run(options: Options) -> None:
     }
     if options.network:
         findings["network"] = network()
-    if findings["packages"]["wandb"]:
+    if findings["packages"]["wandb"] and not problems:  # it writes a file when it is imported
         findings["wandb"] = {"has_key": has_wandb_key()}
     if options.storage is not None:
         problem = storage(options.storage, options)
         findings["storage"] = {"url": options.storage, "problem": str(problem) if problem else None}
         problems += [problem] if problem else []
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError as error:
-        problems.append(
-            UnavailableError(
-                f"training cannot run: {error.strerror}; set TMPDIR to a folder that uid "
-                f"{os.getuid()} may write to (in the container that is /scratch: chown what is "
-                "mounted there)"
-            )
-        )
     absent = [name for name in TRAINING if findings["packages"][name] is None]
     if absent:
         problems.append(
@@ -165,6 +155,18 @@ def disk(folder: Path) -> dict[str, Any]:
         "free_gib": round(usage.free / GIB, 1),
         "is_writable": os.access(folder, os.W_OK),
     }
+
+
+def temporary_files() -> SmallbenchError | None:
+    """What keeps programs from writing any; None where nothing does."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        return UnavailableError(
+            f"training cannot run: {error.strerror}; let TMPDIR name a folder that uid "
+            f"{os.getuid()} may write to (in the container /scratch: chown what is mounted there)"
+        )
+    return None
 
 
 def shared_memory() -> dict[str, float] | None:

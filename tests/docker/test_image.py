@@ -277,7 +277,7 @@ UNWANTED = re.compile(
     | (^|/)(\.cache|torch_extensions)/ | (^|/)(build\.ninja|\.ninja_log)$
     | \.(o|a|gch|deb|whl)$
     | ^usr/bin/(.*gcc|.*g\+\+|cc|c\+\+|as|ld|make|pip3?)$ | ^opt/smallbench/bin/pip | ^build/
-    | ^opt/smallbench/.*/tests/
+    | ^opt/smallbench/.*/(tests|torch/test)/
     | ^(tmp|var/tmp|root/\.\w+/|run/secrets|var/lib/apt/lists|var/cache/apt|scratch)/
     """,
     re.VERBOSE,
