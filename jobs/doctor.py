@@ -71,7 +71,8 @@ class Options(StorageConfig):
 
 def run(options: Options) -> None:
     """Print the findings. Raises the first problem that would keep training from running."""
-    problems = [problem for problem in [temporary_files()] if problem]
+    require_temporary_files()  # torch writes some when it is imported, and so do others
+    problems: list[SmallbenchError] = []
     findings: dict[str, Any] = {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": {name: installed_version(name) for name in (*TRAINING, *OPTIONAL)},
@@ -82,7 +83,7 @@ def run(options: Options) -> None:
     }
     if options.network:
         findings["network"] = network()
-    if findings["packages"]["wandb"] and not problems:  # it writes a file when it is imported
+    if findings["packages"]["wandb"]:
         findings["wandb"] = {"has_key": has_wandb_key()}
     if options.storage is not None:
         problem = storage(options.storage, options)
@@ -157,16 +158,15 @@ def disk(folder: Path) -> dict[str, Any]:
     }
 
 
-def temporary_files() -> SmallbenchError | None:
-    """What keeps programs from writing any; None where nothing does."""
+def require_temporary_files() -> None:
+    """Raises `UnavailableError` where there is no place for them."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
-        return UnavailableError(
+        raise UnavailableError(
             f"training cannot run: {error.strerror}; let TMPDIR name a folder that uid "
             f"{os.getuid()} may write to (in the container /scratch: chown what is mounted there)"
-        )
-    return None
+        ) from None
 
 
 def shared_memory() -> dict[str, float] | None:
