@@ -87,8 +87,8 @@ COPY smallbench smallbench
 RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-dir --prefix=/application .
 
 FROM base
+COPY docker/healthy /usr/local/bin/
 COPY --from=packages /opt/smallbench /opt/smallbench
-COPY --from=application /application /opt/smallbench
 # Everything that is written goes to /scratch: the rest may be read-only. USER: who is no user of the
 # image (--user) has a name, too, which PyTorch asks for.
 ENV PATH=/opt/smallbench/bin:$PATH \
@@ -103,12 +103,12 @@ ENV PATH=/opt/smallbench/bin:$PATH \
 VOLUME /scratch
 WORKDIR /scratch
 USER 10001:10001
-COPY docker/healthy /usr/local/bin/
 HEALTHCHECK --interval=1m --timeout=10s --start-period=15m CMD ["healthy"]
 ENTRYPOINT ["/usr/bin/tini", "--", "smallbench"]
 CMD ["--help"]
 
 # Last, since they change with each commit.
+COPY --from=application /application /opt/smallbench
 ARG VERSION=0.1.0
 ARG COMMIT=
 ENV SOURCE_COMMIT=${COMMIT}

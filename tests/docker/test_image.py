@@ -165,7 +165,7 @@ def wait_for_step(run_dir: Path, step: int) -> None:
 
 
 def final_weights(run_dir: Path) -> str:
-    manifest = max((run_dir / "commits").glob("step-*.json"))
+    manifest = run_dir / "commits" / "step-0000000300.json"
     return json.loads(manifest.read_text())["files"]["module.safetensors"]["sha256"]
 
 
@@ -179,14 +179,11 @@ def test_offloading_needs_no_compiler(run, image, corpus, tmp_path):
     )  # fmt: skip
 
 
-def test_the_compiled_optimizer_runs_on_any_cpu_with_avx2(image, tmp_path):
+def test_the_compiled_optimizer_runs_on_any_cpu_with_avx2(run, scratch):
     """The machine that builds may have AVX-512: registers zmm0 to zmm31."""
-    container = docker("create", image).stdout.strip()
-    try:
-        docker("cp", f"{container}:/opt/smallbench/lib", tmp_path, check=True)
-    finally:
-        docker("rm", "--volumes", container)
-    (op,) = tmp_path.glob("lib/python3*/site-packages/deepspeed/ops/adam/cpu_adam_op*.so")
+    copy = "cp /opt/smallbench/lib/python3*/site-packages/deepspeed/ops/adam/cpu_adam_op*.so ."
+    run("-c", copy, options=("--entrypoint=sh",))
+    (op,) = scratch.glob("cpu_adam_op*.so")
     code = subprocess.run(
         ["objdump", "--disassemble", "--no-show-raw-insn", op], capture_output=True, check=True
     ).stdout
