@@ -69,7 +69,7 @@ lock:
 	     sed -E 's/\+[a-z0-9.]+$$//' "$$fresh/frozen" | grep -Ev '^(nvidia|cuda|triton)' | LC_ALL=C sort -f; } \
 	   > "$$fresh/lock" \
 	&& cp "$$fresh/lock" requirements.lock \
-	&& "$$fresh/bin/pip" install --quiet uv && PATH="$$fresh/bin:$$PATH" docker/lock.sh
+	&& PATH="$$fresh/bin:$$PATH" docker/lock.sh
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@
 #   docker/lock.sh cuda      torch-cuda.lock: torch for CUDA 12.6, and NVIDIA's libraries
 #
 # torch comes from PyTorch's own index, or from the folder that PIP_FIND_LINKS names; the rest from
-# where uv finds packages (UV_DEFAULT_INDEX). `uv` is on the package index.
+# where uv finds packages (UV_DEFAULT_INDEX). uv is in the extra dev.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 release=$(sed -n 's/^torch==//p' requirements.lock)

@@ -51,7 +51,7 @@ def run(image: str, scratch: Path) -> Run:
     ) -> subprocess.CompletedProcess[str]:
         done = built.docker(
             "run", "--rm", *RESTRICTED, f"--volume={folder}:/scratch", *options, image, *words,
-            check=False, timeout=600,
+            check=False, timeout=900,
         )  # fmt: skip
         assert done.returncode == code, done.stderr
         return done

@@ -23,6 +23,7 @@ from smallbench.train.precision import assert_compiled_for
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = ("cpu", "cuda")
+PROGRAMS = Path(sys.executable).parent
 EXTRAS = ("train", "deepspeed", "energy", "wandb", "report")
 
 
@@ -91,6 +92,24 @@ def test_locks_agree_with_the_one_of_the_machines_without_containers(variant):
     assert {n: Version(version(held[n][0]).public) for n in both} == {n: pins[n] for n in both}
 
 
+@pytest.mark.docker  # where packages can be reached
+def test_locks_resolve_with_a_cuda_build_of_torch():
+    """The usual index has the same release, built for another CUDA: only what it needs is added."""
+    held = locked("packages")
+    release = version(locked("torch-cuda")["torch"][0]).public
+    done = subprocess.run(
+        [PROGRAMS / "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate",
+         "--python-version=3.12", "--python-platform=x86_64-manylinux_2_28", "-"],
+        input="\n".join([f"torch=={release}", *(str(pin) for pin, _ in held.values())]),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    chosen = {line.partition("==")[0] for line in done.stdout.splitlines()}
+    added = chosen - held.keys()
+    assert {"torch", "triton"} < added
+    assert all(re.fullmatch(r"torch|triton|cuda-.*|nvidia-.*", name) for name in added), added
+
+
 def test_variants_differ_in_arguments_only():
     """No stage, no command and no condition of the Dockerfile knows what it is built for."""
     text = (ROOT / "Dockerfile").read_text()
@@ -113,8 +132,7 @@ def test_shell_scripts_and_dockerfile_are_clean():
         if (ROOT / name).is_file() and re.match(rb"#!.*\b(ba)?sh\b", (ROOT / name).read_bytes())
     ]
     assert {".ci/run", "docker/lock.sh", "docker/portable-g++"} <= set(scripts)
-    programs = Path(sys.executable).parent
-    for command in ([programs / "shellcheck", *scripts], [programs / "hadolint", "Dockerfile"]):
+    for command in ([PROGRAMS / "shellcheck", *scripts], [PROGRAMS / "hadolint", "Dockerfile"]):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
