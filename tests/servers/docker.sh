@@ -29,6 +29,8 @@ stop() {
     kill "$pid" 2>/dev/null || true
     for _ in {1..60}; do kill -0 "$pid" 2>/dev/null || break; sleep 0.5; done
   fi
+  # The network of its containers stays mounted after it.
+  awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | xargs --no-run-if-empty umount
   rm -rf "$dir"
 }
 
