@@ -5,7 +5,8 @@
 #                               network or none, so that nothing is set up there
 #   docker.sh stop DIRECTORY    ends it and its containers; deletes DIRECTORY
 #
-# Needs root, and of Debian docker.io. stop without a start is no error.
+# Needs root, and of Debian docker.io. stop without a start is no error. Not beside another engine: it
+# would lose its bridge to this one.
 set -euo pipefail
 
 start() {
