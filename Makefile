@@ -17,7 +17,7 @@ help:
 	@echo "make lint        ruff, mypy and the import rules"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make venv        only the set-up, in .venv"
-	@echo "make lock        resolve requirements.lock again"
+	@echo "make lock        resolve requirements.lock and docker/*.lock again"
 	@echo "make clean       remove .venv and caches; runs and results stay"
 
 quickstart: .venv/train
@@ -68,7 +68,8 @@ lock:
 	&& { echo '# Every package of `.[train,deepspeed,energy,wandb,report,dev]`, as `make lock` resolved it. Used as constraints: `pip install -c`.'; \
 	     sed -E 's/\+[a-z0-9.]+$$//' "$$fresh/frozen" | grep -Ev '^(nvidia|cuda|triton)' | LC_ALL=C sort -f; } \
 	   > "$$fresh/lock" \
-	&& cp "$$fresh/lock" requirements.lock
+	&& cp "$$fresh/lock" requirements.lock \
+	&& PATH="$$fresh/bin:$$PATH" docker/lock.sh
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,8 +5,10 @@ and whether the installed PyTorch has kernels for it (the V100 is sm_70), and th
 and threads that training would choose. Then multiplies large matrices for a second: the rate is
 what the MFU of a run is a fraction of.
 
-It changes nothing and reaches nothing outside this machine, unless --network asks whether the
-Hugging Face hub answers. Where training cannot run it ends with exit code 69 and says what to do.
+It reaches nothing outside this machine, unless --network asks whether the Hugging Face hub answers,
+or --storage whether a bucket can be listed, written, read and cleared. Where training cannot run it
+ends with exit code 69 and says what to do, and where the storage refuses with the code that
+training would end with. In a container, --device=cuda finds out whether a GPU came along.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jobs.base import Job
 from smallbench.config import option
 from smallbench.errors import SmallbenchError, UnavailableError
+from smallbench.storage.base import open_storage
+from smallbench.storage.config import StorageConfig
 
 TRAINING = (
     "torch",
@@ -39,45 +44,69 @@ TRAINING = (
 OPTIONAL = {
     "matplotlib": "loss curves",
     "huggingface-hub": "export --push",
+    "boto3": "s3:// URLs",
+    "deepspeed": "recipes that offload",
+    "wandb": "--tracker=wandb",
 }
 GIB = 1 << 30
+SHARED_GIB = 1
+"""Of /dev/shm, through which GPUs of one machine may exchange gradients; Docker gives 64 MiB."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(StorageConfig):
     """Flags of `smallbench doctor`."""
 
     json: bool = option(False, help="print the findings as JSON, for programs")
     network: bool = option(
         False, help="also ask whether the Hugging Face hub answers (5 s at most)"
     )
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", help="what training shall use; cuda: it is a problem where no GPU can be used"
+    )
+    storage: str | None = option(
+        None, help="also ask whether runs can be kept there, as pretrain would", metavar="URL"
+    )
 
 
 def run(options: Options) -> None:
-    """Print the findings. Raises `UnavailableError` with the remedy where training cannot run."""
+    """Print the findings. Raises the first problem that would keep training from running."""
+    require_temporary_files()  # torch writes some when it is imported, and so do others
+    problems: list[SmallbenchError] = []
     findings: dict[str, Any] = {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": {name: installed_version(name) for name in (*TRAINING, *OPTIONAL)},
         "processor": processor(),
         "memory": memory(),
+        "shared_memory": shared_memory(),
         "disk": disk(Path.cwd()),
     }
     if options.network:
         findings["network"] = network()
+    if findings["packages"]["wandb"]:
+        findings["wandb"] = {"has_key": has_wandb_key()}
+    if options.storage is not None:
+        problem = storage(options.storage, options)
+        findings["storage"] = {"url": options.storage, "problem": str(problem) if problem else None}
+        problems += [problem] if problem else []
     absent = [name for name in TRAINING if findings["packages"][name] is None]
-    problem = ""
     if absent:
-        problem = f"{', '.join(absent)} not installed; pip install 'smallbench[train]'"
+        problems.append(
+            UnavailableError(
+                f"training cannot run: {', '.join(absent)} not installed; "
+                "pip install 'smallbench[train]'"
+            )
+        )
     else:
         findings["gpus"] = gpus()
         try:
-            findings["training"] = training()
+            findings["training"] = training(options.device)
         except SmallbenchError as error:
-            problem = str(error)
-    findings["problem"] = problem or None
+            problems.append(UnavailableError(f"training cannot run: {error}"))
+    findings["problems"] = [str(problem) for problem in problems]
     print(json.dumps(findings, indent=2) if options.json else "\n".join(report(findings)))
-    if problem:
-        raise UnavailableError(f"training cannot run: {problem}")
+    if problems:
+        raise problems[0]
 
 
 def installed_version(package: str) -> str | None:
@@ -120,9 +149,46 @@ def memory() -> dict[str, float | None]:
 
 
 def disk(folder: Path) -> dict[str, Any]:
-    """Free space where the command was typed."""
+    """Free space where the command was typed, and whether it may be used."""
     usage = shutil.disk_usage(folder)
-    return {"folder": str(folder), "free_gib": round(usage.free / GIB, 1)}
+    return {
+        "folder": str(folder),
+        "free_gib": round(usage.free / GIB, 1),
+        "is_writable": os.access(folder, os.W_OK),
+    }
+
+
+def require_temporary_files() -> None:
+    """Raises `UnavailableError` where there is no place for them."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UnavailableError(
+            f"training cannot run: {error.strerror}; let TMPDIR name a folder that uid "
+            f"{os.getuid()} may write to (in the container /scratch: chown what is mounted there)"
+        ) from None
+
+
+def shared_memory() -> dict[str, float] | None:
+    """Size of /dev/shm; None where there is none."""
+    folder = Path("/dev/shm")  # noqa: S108  where Linux has it
+    return {"gib": round(shutil.disk_usage(folder).total / GIB, 2)} if folder.is_dir() else None
+
+
+def storage(url: str, config: StorageConfig) -> SmallbenchError | None:
+    """What keeps runs from being kept there; None where nothing does."""
+    try:
+        open_storage(url, config).check()
+    except SmallbenchError as error:
+        return error
+    return None
+
+
+def has_wandb_key() -> bool:
+    """Whether Weights & Biases would be reached; the key itself is never shown."""
+    from smallbench.tracking.wandb import has_key
+
+    return has_key()
 
 
 def network() -> dict[str, Any]:
@@ -163,13 +229,18 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
-def training() -> dict[str, Any]:
-    """What a run with the default flags would use, and how fast that multiplies matrices."""
+def training(device_name: str) -> dict[str, Any]:
+    """What a run with that device would use, and how fast that multiplies matrices."""
     import torch
 
-    from smallbench.train.precision import choose_device, choose_precision, matrix_peak_flops
+    from smallbench.train.precision import (
+        choose_device,
+        choose_precision,
+        has_fast_bf16,
+        matrix_peak_flops,
+    )
 
-    device = choose_device("auto")
+    device = choose_device(device_name)
     chosen = choose_precision("auto", device)
     rates = {
         precision: round(matrix_peak_flops(device, precision) / 1e12, 3)
@@ -178,10 +249,20 @@ def training() -> dict[str, Any]:
     return {
         "device": str(device),
         "precision": chosen,
+        "has_fast_bf16": has_fast_bf16(device),
         "threads": torch.get_num_threads(),
-        "torch_built_for": torch.cuda.get_arch_list() or ["cpu"],
+        "torch_built_for": architectures(),
         "measured_tflops": rates,
     }
+
+
+def architectures() -> list[str]:
+    """What the installed PyTorch has kernels for; it tells only where it sees a GPU."""
+    import torch
+
+    if torch.version.cuda is None:
+        return ["cpu"]
+    return torch.cuda.get_arch_list() or [f"CUDA {torch.version.cuda}"]
 
 
 def report(findings: dict[str, Any]) -> Iterator[str]:
@@ -195,7 +276,17 @@ def report(findings: dict[str, Any]) -> Iterator[str]:
         f"memory      {memory['total_gib']} GiB, {memory['available_gib']} GiB available"
         + (f", limited to {limit} GiB" if limit else "")
     )
-    yield f"disk        {disk['free_gib']} GiB free in {disk['folder']}"
+    if shared := findings["shared_memory"]:
+        small = "; too small for several GPUs: docker run --shm-size=2g"
+        yield f"shm         {shared['gib']} GiB{small if shared['gib'] < SHARED_GIB else ''}"
+    written = "" if disk["is_writable"] else f"; uid {os.getuid()} may not write here"
+    yield f"disk        {disk['free_gib']} GiB free in {disk['folder']}{written}"
+    if "storage" in findings:
+        kept = findings["storage"]
+        yield f"storage     {kept['problem'] or kept['url'] + ' can be written and read'}"
+    if "wandb" in findings:
+        key = "has a key" if findings["wandb"]["has_key"] else "no key: runs stay offline"
+        yield f"wandb       {key}"
     if "network" in findings:
         hub = findings["network"]
         yield f"network     {hub['hub']} {'answers' if hub['answers'] else hub['reason']}"
@@ -207,14 +298,25 @@ def report(findings: dict[str, Any]) -> Iterator[str]:
         yield f"gpu         {gpu['name']}, {gpu['capability']}, {gpu['memory_gib']} GiB{reason}"
     if training := findings.get("training"):
         if not findings["gpus"]:
-            yield "gpu         none that PyTorch can use"
+            missing = (
+                ""
+                if training["torch_built_for"] == ["cpu"]
+                else (
+                    "; with Docker: run --gpus all, and NVIDIA's container toolkit; else its driver"
+                )
+            )
+            yield f"gpu         none that PyTorch can use{missing}"
         yield (
-            f"training    would use {training['device']}, {training['precision']}, "
+            f"training    would use {training['device']}, {training['precision']} "
+            f"({'' if training['has_fast_bf16'] else 'no '}bf16 in hardware), "
             f"{training['threads']} threads; torch is built for "
             f"{', '.join(training['torch_built_for'])}"
         )
         for precision, rate in training["measured_tflops"].items():
             yield f"measured    {rate:.3g} TFLOP/s in {precision} matrix products"
+    for problem in findings["problems"]:
+        yield f"problem     {problem}"
+    if not findings["problems"]:
         yield "This machine can train; 'smallbench quickstart' shows it."
 
 
@@ -222,7 +324,11 @@ JOB = Job(
     name="doctor",
     options=Options,
     run=run,
-    examples=("smallbench doctor", "smallbench doctor --json"),
+    examples=(
+        "smallbench doctor",
+        "smallbench doctor --json",
+        "smallbench doctor --device=cuda --storage=s3://lab/runs",
+    ),
 )
 
 

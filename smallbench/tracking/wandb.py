@@ -114,7 +114,7 @@ def import_wandb() -> Any:
 def entity_of_key() -> str:
     """WANDB_ENTITY, or the one that the key belongs to; raises where there is no key."""
     wandb = import_wandb()
-    if not _has_key(wandb.setup().settings):
+    if not has_key():
         raise UnavailableError("W&B knows no key here")
     return os.environ.get("WANDB_ENTITY") or str(
         wandb.Api(timeout=int(INIT_SECONDS)).default_entity
@@ -261,7 +261,7 @@ class WandbRun:
         if chosen.mode == "disabled":
             return wandb.init(**self._arguments, mode="disabled", settings=settings)
         try:
-            if chosen.mode not in {"offline", "dryrun"} and _has_key(chosen):
+            if chosen.mode not in {"offline", "dryrun"} and has_key(chosen):
                 run = wandb.init(
                     **self._arguments, mode="online", resume="allow", settings=settings
                 )
@@ -309,10 +309,11 @@ class WandbRun:
             _say(f"W&B was offline; to send this run: {command}")
 
 
-def _has_key(settings: Any) -> bool:
+def has_key(settings: Any = None) -> bool:
     """Whether W&B could log in without asking; looks in variables and files, at no server."""
     from wandb.sdk.lib import wbauth
 
+    settings = settings or import_wandb().setup().settings
     variables = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
     return bool(
         any(os.environ.get(name) for name in variables)

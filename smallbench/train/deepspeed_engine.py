@@ -17,7 +17,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -124,7 +125,12 @@ class DeepSpeedEngine:
         from deepspeed.ops.op_builder import CPUAdamBuilder
 
         if self.offload != "none":
-            CPUAdamBuilder().load()
+            builder = CPUAdamBuilder()
+            # An image compiles it where there is no GPU. DeepSpeed passes over what was compiled
+            # beside another accelerator, though this op runs on the CPU beside each of them.
+            with suppress(ImportError):
+                builder._loaded_ops[builder.name] = import_module(builder.absolute_name())
+            builder.load()
         build_shm_op()  # how processes of one CPU talk; none on a GPU
 
     def _build_optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:

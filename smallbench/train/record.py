@@ -127,7 +127,10 @@ def holder_of(run_dir: Path) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with `+dirty` where it was changed; None outside git."""
+    """The commit of the code that runs, with `+dirty` where it was changed.
+
+    An image says it in SOURCE_COMMIT; None where neither git nor that tells.
+    """
     here = Path(__file__)
     try:
         # Installed inside somebody else's checkout, that checkout's commit says nothing of us.
@@ -135,7 +138,7 @@ def git_commit() -> str | None:
         commit = _git(here, "rev-parse", "HEAD")
         changed = _git(here, "status", "--porcelain", "--", "..")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("SOURCE_COMMIT") or None
     return f"{commit}+dirty" if changed else commit
 
 

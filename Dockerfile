@@ -1,0 +1,119 @@
+# Small-Bench NLP with everything that training needs, on NVIDIA GPUs from the V100 on; for CPUs by
+# other arguments only. docs/docker.md says how to build it, run it, and keep its data.
+#
+#   docker build --tag smallbench .
+#   docker build --tag smallbench:cpu --build-arg BASE_IMAGE=debian:bookworm-slim \
+#     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu --build-arg TORCH=cpu .
+#
+# BuildKit of Docker 20.10 is enough (DOCKER_BUILDKIT=1 there). How to reach packages may be told
+# with the secrets apt_conf, pip_conf and ca_certificates, of which nothing stays in a layer.
+
+# Debian or Ubuntu whose python3 is 3.11 or newer. torch's wheel brings CUDA's libraries but for the
+# runtime, which is all that NVIDIA's "base" images hold. CUDA 12.6 is the last with kernels for the
+# V100; Ubuntu 22.04 has Python 3.10.
+ARG BASE_IMAGE=nvidia/cuda:12.6.3-base-ubuntu24.04
+
+FROM ${BASE_IMAGE} AS base
+# libgomp1: DeepSpeed's optimizer on the CPU.
+# hadolint ignore=DL3008
+RUN --mount=type=secret,id=apt_conf \
+    --mount=type=secret,id=ca_certificates \
+    --mount=type=cache,target=/var/cache/apt,sharing=locked \
+    --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    export APT_CONFIG=/run/secrets/apt_conf \
+    && apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates libgomp1 python3 tini \
+    && rm -rf /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/debconf/*-old
+RUN python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+        f"BASE_IMAGE has Python {sys.version.split()[0]}, not 3.11 or newer; Debian 12 and Ubuntu 24.04 do")' \
+    && groupadd --gid 10001 smallbench \
+    && useradd --uid 10001 --gid 10001 --home-dir /scratch --no-create-home --shell /usr/sbin/nologin smallbench \
+    && install --directory --owner=10001 --group=10001 /scratch
+
+# Python's packages, in /opt/smallbench. What compiles and installs them stays here.
+FROM base AS packages
+# hadolint ignore=DL3008
+RUN --mount=type=secret,id=apt_conf \
+    --mount=type=secret,id=ca_certificates \
+    --mount=type=cache,target=/var/cache/apt,sharing=locked \
+    --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    export APT_CONFIG=/run/secrets/apt_conf \
+    && apt-get update \
+    && apt-get install --yes --no-install-recommends g++ python3-dev python3-pip python3-venv
+ENV PIP_CONFIG_FILE=/run/secrets/pip_conf \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_PYTHON=/opt/smallbench/bin/python \
+    PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+COPY docker/packages.lock docker/
+RUN --mount=type=secret,id=pip_conf \
+    --mount=type=secret,id=ca_certificates \
+    --mount=type=cache,target=/root/.cache/pip \
+    PIP_PYTHON='' python3 -m venv --without-pip /opt/smallbench \
+    && python3 -m pip install --require-hashes --no-deps --only-binary=:all: -r docker/packages.lock
+
+# cuda or cpu: the lock that torch is installed from.
+ARG TORCH=cuda
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126
+COPY docker/torch-${TORCH}.lock docker/
+RUN --mount=type=secret,id=pip_conf \
+    --mount=type=secret,id=ca_certificates \
+    --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip install --only-binary=:all: --extra-index-url "${TORCH_INDEX_URL}" \
+        -r "docker/torch-${TORCH}.lock"
+
+# DeepSpeed's ops for CPUs, compiled now: the image has no compiler.
+COPY docker/deepspeed.lock docker/portable-g++ docker/
+RUN --mount=type=secret,id=pip_conf \
+    --mount=type=secret,id=ca_certificates \
+    --mount=type=cache,target=/root/.cache/pip \
+    export PATH="$PATH:/opt/smallbench/bin" CC=/build/docker/portable-g++ CXX=/build/docker/portable-g++ \
+        LDFLAGS=-s DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 DS_BUILD_SHM_COMM=1 DS_ENABLE_NINJA=1 \
+    && python3 -m pip install --require-hashes --no-deps --no-build-isolation --use-pep517 \
+        -r docker/deepspeed.lock
+
+# What no program loads: tests, headers, and libraries to link with.
+RUN find /opt/smallbench -type d -name tests -prune -exec rm -rf '{}' + \
+    && find /opt/smallbench -name '*.a' -delete \
+    && find /opt/smallbench/lib/python3*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete \
+    && rm -rf /opt/smallbench/lib/python3*/site-packages/torch/include \
+        /opt/smallbench/lib/python3*/site-packages/torch/share \
+        /opt/smallbench/lib/python3*/site-packages/torch/test
+
+FROM packages AS application
+COPY pyproject.toml README.md LICENSE ./
+COPY jobs jobs
+COPY smallbench smallbench
+RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-dir --prefix=/application .
+
+FROM base
+COPY docker/healthy /usr/local/bin/
+COPY --from=packages /opt/smallbench /opt/smallbench
+# Everything that is written goes to /scratch: the rest may be read-only. USER: who is no user of the
+# image (--user) has a name, too, which PyTorch asks for.
+ENV PATH=/opt/smallbench/bin:$PATH \
+    USER=smallbench \
+    HOME=/scratch \
+    TMPDIR=/scratch \
+    HF_HOME=/scratch/.cache/huggingface \
+    TRITON_CACHE_DIR=/scratch/.cache/triton \
+    TORCHINDUCTOR_CACHE_DIR=/scratch/.cache/torchinductor \
+    TORCH_EXTENSIONS_DIR=/scratch/.cache/torch_extensions \
+    WANDB_DIR=/scratch
+VOLUME /scratch
+WORKDIR /scratch
+USER 10001:10001
+HEALTHCHECK --interval=1m --timeout=10s --start-period=15m CMD ["healthy"]
+ENTRYPOINT ["/usr/bin/tini", "--", "smallbench"]
+CMD ["--help"]
+
+# Last, since they change with each commit.
+COPY --from=application /application /opt/smallbench
+ARG VERSION=0.1.0
+ARG COMMIT=
+ENV SOURCE_COMMIT=${COMMIT}
+LABEL org.opencontainers.image.title="Small-Bench NLP" \
+      org.opencontainers.image.description="Pretrain small language encoders on one GPU, fine-tune them on GLUE" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${COMMIT}"
