@@ -1,15 +1,18 @@
-"""The leaderboard: entries made, checked, compared and ranked.
+"""The leaderboard: entries made, checked, compared, ranked and shown.
 
 table prints the paper's rows beside --results, or both views of the entries in --submissions. new
 writes a complete entry to --out from a pretraining run and a GLUE run; nothing is typed by hand
 that the runs know. validate runs every check on an entry's folder, as data and never as code, and
 ends with exit code 65 where it is rejected. compare says task by task which of two entries leads.
+build writes the website of all entries to --out, a folder for any static host; serve builds it and
+shows it on this machine.
 
 Scores are never in an entry: they are computed from its predictions and the labels of --glue.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass
@@ -26,6 +29,8 @@ NEEDED = {
     "new": ("run", "glue", "out", "authors", "license", "contains_glue"),
     "validate": ("entry",),
     "compare": ("entry", "other", "glue"),
+    "build": (),
+    "serve": (),
 }
 """The options without which an action cannot start."""
 
@@ -34,7 +39,9 @@ NEEDED = {
 class Options:
     """Flags of `smallbench leaderboard`."""
 
-    action: Literal["table", "new", "validate", "compare"] = option("table", help="what to do")
+    action: Literal["table", "new", "validate", "compare", "build", "serve"] = option(
+        "table", help="what to do"
+    )
     entry: Path | None = option(None, help="validate, compare: folder of an entry")
     other: Path | None = option(None, help="compare: folder of the entry to compare with")
     glue: str | None = option(
@@ -43,14 +50,22 @@ class Options:
         "official TSV layout, or hub",
     )
     out: Path | None = option(
-        None, help="new: folder to write, submissions/SLUG; table: also write this Markdown file"
+        None,
+        help="new: folder to write, submissions/SLUG; table: also write this Markdown file; build, "
+        "serve: folder of the site; none: site",
     )
     results: tuple[Path, ...] = option(
         (),
         help="table: folders with stored runs: each the --out of a glue or finetune job",
         metavar="DIR[,DIR…]",
     )
-    submissions: Path | None = option(None, help="table: folder of entries, to be ranked")
+    submissions: Path | None = option(
+        None, help="table, build, serve: folder of entries; none, of the latter two: submissions"
+    )
+    site_url: str | None = option(
+        None, help="build: where it will be hosted, for an Atom feed and canonical links"
+    )
+    port: int = option(8000, help="serve: of 127.0.0.1; 0 takes a free one")
     cache: Path | None = option(None, help="keep what was computed of entries in this folder")
     json: bool = option(False, help="validate: print the report as JSON")
     run: Path | None = option(None, help="new: --run_dir of the pretraining")
@@ -85,6 +100,8 @@ def run(options: Options) -> None:
         _validate(options)
     elif options.action == "compare":
         _compare(options)
+    elif options.action in ("build", "serve"):
+        _build(options)
     else:
         _table(options)
 
@@ -181,6 +198,25 @@ def _compare(options: Options) -> None:
     print(render_comparison(*pair))
 
 
+def _build(options: Options) -> None:
+    from smallbench.leaderboard.evaluation import evaluate_all
+    from smallbench.leaderboard.gold import NO_GOLD, read_gold
+    from smallbench.leaderboard.site.build import build_site
+    from smallbench.leaderboard.site.serve import server, url_of
+
+    gold = NO_GOLD if options.glue is None else read_gold(options.glue)
+    out = options.out or Path("site")
+    entries = evaluate_all(options.submissions or Path("submissions"), gold, cache=options.cache)
+    build_site(entries, out, site_url=options.site_url, is_sample=gold.is_sample)
+    shown = sum(not evaluation.rejected for evaluation in entries)
+    print(f"{shown} entries, {len(entries) - shown} rejected: {out / 'index.html'}", flush=True)
+    if options.action == "serve":
+        with server(out, port=options.port) as found:
+            print(f"{url_of(found)} (Ctrl-C ends it)", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                found.serve_forever()
+
+
 JOB = Job(
     name="leaderboard",
     options=Options,
@@ -194,6 +230,8 @@ JOB = Job(
         " --authors=Ada,Alan --license=Apache-2.0 --contains_glue=false",
         "smallbench leaderboard validate submissions/mine --glue=glue_data",
         "smallbench leaderboard compare submissions/mine submissions/other --glue=glue_data",
+        "smallbench leaderboard build --out=site --glue=hub --site_url=https://example.org/board",
+        "smallbench leaderboard serve",
     ),
 )
 
