@@ -143,6 +143,11 @@ def _write(
             place = f"entries/{next(iter(found.values())).slug}"
             content = _entry_page(found, views, _copy_files(evaluation, folder / place))
             _page(template, folder, f"{place}/index.html", "../../", content)
+            if content["curve"]:
+                # A script, because a page of file:// may not fetch.
+                points = json.dumps(content["curve_data"]["points"], separators=(",", ":"))
+                script = f'smallbench.curve("{evaluation.folder.name}",{points})\n'
+                (folder / place / "curve.js").write_text(script, encoding="utf-8")
     texts = {
         MARKER: exports.json_text(views, rejected),
         "leaderboard.csv": exports.csv_text(views),
@@ -249,7 +254,15 @@ def _board_page(views: Mapping[ViewName, list[Row]], view: ViewName) -> dict[str
                  "metric": METRICS[task.ranking_metric]}
                 for name, task in TASKS.items()
             ],
-            "rows": [row.as_dict() | {"command": _command(row.entry)} for row in shown],
+            "rows": [
+                row.as_dict()
+                | {
+                    "command": _command(row.entry),
+                    "notes": list(row.entry.notes),
+                    "has_curve": (row.evaluation.folder / LOG_FILE).is_file(),
+                }
+                for row in shown
+            ],
         },
     }  # fmt: skip
 
@@ -368,7 +381,7 @@ def _entry_page(
     downloads, log = files
     series = charts.curve_series(log)
     curve = charts.loss_curve(series)
-    kept = charts.shown_points(series)
+    points = _short_points(charts.shown_points(series))
     findings = evaluation.findings
     counts = {v: sum(f.verdict == v for f in findings) for v in ("passed", "flagged", "not done")}
     return {
@@ -380,7 +393,7 @@ def _entry_page(
         "figures": list(_figures(found, views)),
         "views": [_view_table(view, one) for view, one in found.items()],
         "curve": curve,
-        "curve_data": [[x, round(y, 4)] for x, y in kept],
+        "curve_data": {"name": entry.name, "points": points},
         "command": _command(entry),
         "provenance": _provenance(entry),
         "config": _config(entry),
@@ -390,6 +403,10 @@ def _entry_page(
         "downloads": downloads,
         "sha256": evaluation.sha256,
     }
+
+
+def _short_points(points: Sequence[tuple[float, float]]) -> list[tuple[int, float]]:
+    return [(round(x), round(y, 4)) for x, y in points]
 
 
 def _links(entry: Entry) -> Iterator[tuple[str, str]]:
