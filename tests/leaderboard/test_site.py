@@ -316,7 +316,7 @@ def test_records_rise_and_are_of_ranked_entries(entries):
     found = records(rows(entries, "robust"))
     averages = [row.average for row, _ in found]
     assert averages == sorted(averages)
-    assert [gain for _, gain in found][0] is None
+    assert found[0][1] is None
     dates = [row.entry.date for row, _ in found]
     assert dates == sorted(dates)
     assert records(rows(entries[-6:], "paper")) == [], "reported entries set none"

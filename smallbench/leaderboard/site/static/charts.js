@@ -219,7 +219,7 @@
       drawScatter?.([...shown.rows].map((row) => row.slug).sort().join());
       drawRecords?.("once");
       drawTasks?.(shown.pins.length > 1 ? shown.pins.map((row) => row.slug).join() : order.slice(0, 600));
-    });
+    }, { timeout: 300 });
   };
   const idle = window.requestIdleCallback ?? ((run) => setTimeout(run, 50));
   const cancelIdleCallbackOr = window.cancelIdleCallback ?? clearTimeout;
