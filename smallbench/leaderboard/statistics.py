@@ -225,24 +225,24 @@ class RankRange:
         return str(self.best) if self.best == self.worst else f"{self.best}–{self.worst}"
 
 
-def rank_ranges(draws_ER: Floats) -> list[RankRange]:
+def leads(draws_ER: Floats) -> NDArray[np.bool_]:
+    """[E, E] whether the lead of the row's entry over the column's counts."""
+    num, num_draws = draws_ER.shape
+    found = np.zeros((num, num), dtype=bool)
+    for a in range(1, num):
+        ours, others = draws_ER[a], draws_ER[:a]
+        # `probability_better` of all pairs at once: equal draws count half.
+        wins = np.count_nonzero(ours > others, axis=1) + np.count_nonzero(ours >= others, axis=1)
+        better = wins / (2 * num_draws)
+        found[a, :a] = better >= LEAD
+        found[:a, a] = better <= 1 - LEAD
+    return found
+
+
+def rank_ranges(leads_EE: NDArray[np.bool_]) -> list[RankRange]:
     """For each entry 1 + those with a counted lead over it, up to E − those that it leads."""
-    num = len(draws_ER)
-    lows, highs = (draws_ER.min(axis=1), draws_ER.max(axis=1)) if num else ([], [])
-    ahead, behind = np.zeros(num, dtype=int), np.zeros(num, dtype=int)
-    for a in range(num):
-        for b in range(a):
-            if lows[a] > highs[b] or highs[a] < lows[b]:  # all draws agree
-                better = float(lows[a] > highs[b])
-            else:
-                better = probability_better(draws_ER[a], draws_ER[b])
-            if better >= LEAD:
-                ahead[b] += 1
-                behind[a] += 1
-            elif better <= 1 - LEAD:
-                ahead[a] += 1
-                behind[b] += 1
-    return [RankRange(1 + int(ahead[e]), num - int(behind[e])) for e in range(num)]
+    ahead, behind = leads_EE.sum(axis=0).tolist(), leads_EE.sum(axis=1).tolist()
+    return [RankRange(1 + a, len(leads_EE) - b) for a, b in zip(ahead, behind, strict=True)]
 
 
 def expected_maximum(scores: Sequence[float], num_trials: int) -> float:

@@ -240,6 +240,14 @@ def test_up_to_four_are_pinned_and_compared_side_by_side(opened, entries):
         assert said == pytest.approx(expected, abs=0.0101)
     best = max(range(4), key=lambda n: four[n].average)
     assert "lead-cell" in line.nth(best).get_attribute("class")
+    verdicts = dialog.locator("tr:has(th:text-is('Verdict on AVG')) td").all_inner_texts()
+    for said, row in zip(verdicts, four, strict=True):
+        for word, found in (
+            ("leads", [o for o in four if o.slug in row.leads]),
+            ("is behind", [o for o in four if row.slug in o.leads]),
+        ):
+            names = ", ".join(other.entry.name for other in found)
+            assert (f"{word} {names}" in said) if found else (word not in said)
     dialog.locator("svg[aria-label^='Pretraining loss']").wait_for()
     page.keyboard.press("Escape")
     assert not page.locator("dialog[open]").count()

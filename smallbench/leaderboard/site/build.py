@@ -11,7 +11,7 @@ import json
 import shlex
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as package_files
@@ -132,22 +132,20 @@ def _write(
     body = _markdown(environment)
     _page(environment.get_template("submit.html"), folder, "submit.html", "", {"body": body})
     template = environment.get_template("entry.html")
-    for evaluation in evaluations:
-        found = {
-            view: row
-            for view, of_view in views.items()
-            for row in of_view
-            if row.evaluation is evaluation
-        }
-        if found:
-            place = f"entries/{next(iter(found.values())).slug}"
-            content = _entry_page(found, views, _copy_files(evaluation, folder / place))
-            _page(template, folder, f"{place}/index.html", "../../", content)
-            if content["curve"]:
-                # A script, because a page of file:// may not fetch.
-                points = json.dumps(content["curve_data"]["points"], separators=(",", ":"))
-                script = f'smallbench.curve("{evaluation.folder.name}",{points})\n'
-                (folder / place / "curve.js").write_text(script, encoding="utf-8")
+    places: dict[str, dict[ViewName, Row]] = {}
+    for view, of_view in views.items():
+        for row in of_view:
+            places.setdefault(row.slug, {})[view] = row
+    for slug, found in places.items():
+        place = f"entries/{slug}"
+        copied = _copy_files(next(iter(found.values())).evaluation, folder / place)
+        content = _entry_page(found, views, copied)
+        _page(template, folder, f"{place}/index.html", "../../", content)
+        if content["curve"]:
+            # A script, because a page of file:// may not fetch.
+            points = json.dumps(content["curve_data"]["points"], separators=(",", ":"))
+            script = f'smallbench.curve("{slug}",{points})\n'
+            (folder / place / "curve.js").write_text(script, encoding="utf-8")
     texts = {
         MARKER: exports.json_text(views, rejected),
         "leaderboard.csv": exports.csv_text(views),
@@ -257,6 +255,7 @@ def _board_page(views: Mapping[ViewName, list[Row]], view: ViewName) -> dict[str
             "rows": [
                 row.as_dict()
                 | {
+                    "leads": _bits(other.slug in row.leads for other in shown),
                     "command": _command(row.entry),
                     "notes": list(row.entry.notes),
                     "has_curve": (row.evaluation.folder / LOG_FILE).is_file(),
@@ -265,6 +264,11 @@ def _board_page(views: Mapping[ViewName, list[Row]], view: ViewName) -> dict[str
             ],
         },
     }  # fmt: skip
+
+
+def _bits(flags: Iterable[bool]) -> str:
+    """Flags as a hexadecimal number, the first its lowest bit: a quarter of a character each."""
+    return f"{sum(1 << index for index, flag in enumerate(flags) if flag):x}"
 
 
 class _Strips:
@@ -353,7 +357,7 @@ def _copy_files(evaluation: Evaluation, target: Path) -> tuple[list[Download], l
         (target / name).write_bytes(content)
         found.append(Download(name, what, _bytes(len(content))))
         if name == LOG_FILE:
-            log = [json.loads(line) for line in content.splitlines()]
+            log = json.loads(b"[" + b",".join(content.splitlines()) + b"]")
     predictions = sorted(name for name in names if name.startswith(f"{PREDICTIONS_FOLDER}/"))
     if predictions:
         archive = io.BytesIO()
@@ -379,9 +383,8 @@ def _entry_page(
     view, row = next(iter(found.items()))  # the one that it belongs to first
     entry, evaluation = row.entry, row.evaluation
     downloads, log = files
-    series = charts.curve_series(log)
-    curve = charts.loss_curve(series)
-    points = _short_points(charts.shown_points(series))
+    points = charts.curve_points(log)
+    curve = charts.loss_curve(points)
     findings = evaluation.findings
     counts = {v: sum(f.verdict == v for f in findings) for v in ("passed", "flagged", "not done")}
     return {
@@ -403,10 +406,6 @@ def _entry_page(
         "downloads": downloads,
         "sha256": evaluation.sha256,
     }
-
-
-def _short_points(points: Sequence[tuple[float, float]]) -> list[tuple[int, float]]:
-    return [(round(x), round(y, 4)) for x, y in points]
 
 
 def _links(entry: Entry) -> Iterator[tuple[str, str]]:

@@ -101,19 +101,23 @@ def records(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
     return found
 
 
-def shown_points(series: Series) -> list[tuple[float, float]]:
-    """As many points of a curve as a screen shows."""
+def curve_points(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Tokens and loss of a training log, as many points as a screen shows.
+
+    The loss of masked tokens, or the total where there is none.
+    """
+    key = "mlm_loss" if log and log[-1]["mlm_loss"] is not None else "loss"
+    series = Series(tuple(line["tokens"] for line in log), tuple(line[key] for line in log))
     kept = thinned(series, num_buckets=NUM_CURVE_BUCKETS)
-    return [(x, y) for x, y in zip(kept.x, kept.y, strict=True) if y is not None]
+    pairs = zip(kept.x, kept.y, strict=True)
+    return [(round(x), round(y, 4)) for x, y in pairs if y is not None]
 
 
-def loss_curve(series: Series) -> Chart | None:
+def loss_curve(points: Sequence[tuple[float, float]]) -> Chart | None:
     """A pretraining's loss against tokens."""
-    points = shown_points(series)
     if len(points) < 2:
         return None
-    x = Scale(0.0, points[-1][0])
-    y = scale_of([value for _, value in points])
+    x, y = Scale(0.0, points[-1][0]), scale_of([value for _, value in points])
     return _chart(
         "Pretraining loss",
         ("tokens", "loss"),
@@ -121,12 +125,6 @@ def loss_curve(series: Series) -> Chart | None:
         [("line", "M" + "L".join(_place(point, x, y) for point in points))],
         f"from {points[0][1]:.2f} to {points[-1][1]:.2f}",
     )
-
-
-def curve_series(log: Sequence[Mapping[str, Any]]) -> Series:
-    """The masked-token loss of a log, or its total where there is none, against tokens."""
-    key = "mlm_loss" if log and log[-1]["mlm_loss"] is not None else "loss"
-    return Series(tuple(float(line["tokens"]) for line in log), tuple(line[key] for line in log))
 
 
 def by_task(rows: Sequence[Row]) -> list[tuple[Task, list[tuple[Row, str, str]]]]:

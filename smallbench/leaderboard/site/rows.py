@@ -81,6 +81,8 @@ class Row:
     evaluation: Evaluation
     tier: Tier
     rank: RankRange | None
+    leads: frozenset[str]
+    """Slugs of the entries over which its lead counts."""
     average: float | None
     interval: Interval | None
     cells: Mapping[str, Cell]
@@ -146,6 +148,7 @@ def _row(found: BoardRow) -> Row:
         evaluation=found.evaluation,
         tier=tier,
         rank=found.rank,
+        leads=found.leads,
         average=found.average,
         interval=found.view.interval if found.view else None,
         cells=cells,

@@ -9,22 +9,22 @@
   const fixed = (value, digits = 2) => value.toFixed(digits);
   const si = (value) => d3.format(".3~s")(value).replace("G", "B");
 
-  // Draws into `place` again whenever its width or what it shows has changed.
+  // Draws into `place`, and again whenever its width or what it shows has changed: at once where it
+  // can be seen, else when somebody comes near.
   const keepDrawn = (place, draw) => {
-    let width = 0, last = "";
-    place.className = "live";
-    const update = (isForced) => {
+    let width = 0, drawn = null, wanted = null, isNear = false;
+    const update = () => {
+      if (wanted === null || (drawn !== null && !isNear)) return;
+      if (drawn === null) place.className = "live";
       const style = getComputedStyle(place);
       const found = Math.floor(place.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight));
-      if (found < 50 || (found === width && !isForced)) return;
-      width = found;
-      place.replaceChildren(...[draw(width)].flat());
+      if (found < 50 || (found === width && wanted === drawn)) return;
+      [width, drawn] = [found, wanted];
+      place.replaceChildren(draw(width));
     };
-    new ResizeObserver(() => update(false)).observe(place);
-    return (key) => {
-      if (key !== last) update(true);
-      last = key;
-    };
+    new ResizeObserver(update).observe(place);
+    new IntersectionObserver(([entry]) => { isNear = entry.isIntersecting; update(); }, { rootMargin: "300px" }).observe(place);
+    return (key) => { wanted = key; update(); };
   };
   const follow = (plot, href) => {
     plot.style.cursor = "pointer";
@@ -209,19 +209,22 @@
     });
   };
 
-  // Far charts wait until somebody comes near: the table answers first.
-  let pending = 0;
-  const update = () => {
-    cancelIdleCallbackOr(pending);
-    drawCompared();
-    pending = idle(() => {
-      const order = shown.rows.map((row) => row.slug).join();
-      drawScatter?.([...shown.rows].map((row) => row.slug).sort().join());
-      drawRecords?.("once");
-      drawTasks?.(shown.pins.length > 1 ? shown.pins.map((row) => row.slug).join() : order.slice(0, 600));
-    }, { timeout: 300 });
-  };
+  // The table answers first, then each chart in its turn.
   const idle = window.requestIdleCallback ?? ((run) => setTimeout(run, 50));
-  const cancelIdleCallbackOr = window.cancelIdleCallback ?? clearTimeout;
-  addEventListener("board", (event) => { shown = event.detail; update(); });
+  const slugs = (rows) => rows.map((row) => row.slug).join();
+  const draws = [
+    () => drawScatter?.(slugs(d3.sort(shown.rows, (row) => row.slug))),
+    () => drawTasks?.(slugs(chosen())),
+    () => drawRecords?.("all"),
+  ];
+  const isAsked = draws.map(() => false);
+  addEventListener("board", (event) => {
+    shown = event.detail;
+    drawCompared();
+    draws.forEach((draw, index) => {
+      if (isAsked[index]) return;
+      isAsked[index] = true;
+      idle(() => { isAsked[index] = false; draw(); }, { timeout: 300 });
+    });
+  });
 })();

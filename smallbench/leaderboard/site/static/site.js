@@ -54,7 +54,12 @@
     for (const element of $$(selector)) element.setAttribute("role", role);
   }
 
-  for (const row of rows) row.element = document.getElementById(row.slug);
+  rows.forEach((row, index) => {
+    row.element = document.getElementById(row.slug);
+    row.index = index;
+  });
+  // Whether a's lead over b counts: a bit of a hexadecimal number.
+  const doesLead = (a, b) => (parseInt(a.leads.at(-1 - (b.index >> 2)) ?? "0", 16) >> (b.index & 3)) & 1;
   const bySlug = new Map(rows.map((row) => [row.slug, row]));
   const haystack = (row) => row.text ??=
     [row.name, row.slug, row.kind, row.tier, row.gpu, ...row.authors].join("\n").toLowerCase();
@@ -311,6 +316,15 @@
     };
     const score = (task) => (value, row) =>
       [fixed(value), range(task ? row.tasks[task].interval : row.interval)];
+    const verdict = (row) => {
+      const others = chosen.filter((other) => other !== row && other.rank);
+      const named = (word, found) => found.length ? `${word} ${found.map((other) => other.name).join(", ")}` : null;
+      return row.rank && [
+        named("leads", others.filter((other) => doesLead(row, other))),
+        named("ties with", others.filter((other) => !doesLead(row, other) && !doesLead(other, row))),
+        named("is behind", others.filter((other) => doesLead(other, row))),
+      ].filter(Boolean).join("; ");
+    };
     const { max, min } = Math;
     return make("table", {},
       make("thead", {}, make("tr", {}, make("td"), ...chosen.map((row) =>
@@ -319,6 +333,7 @@
         line("Rank", (row) => row.rank && [...new Set(row.rank)].join("–")),
         line("Tier", (row) => row.tier),
         line("AVG", (row) => row.average, { best: max, draw: score() }),
+        line("Verdict on AVG", verdict),
         ...tasks.map((task) => line(task.title, (row) => row.tasks[task.key]?.score, { best: max, draw: score(task.key) })),
         line("Model", (row) => row.kind),
         line("Parameters", (row) => row.parameters, { best: min, draw: short }),
@@ -353,7 +368,7 @@
           make("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Close")),
         make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Comparison" }, comparison(pinned())),
         make("div", { id: "compare-chart" }),
-        make("p", { class: "fine" }, "Bold is best of these, whether or not it leads. For the paired test of each task: ",
+        make("p", { class: "fine" }, "Bold is best of these. A lead counts where the paired bootstrap gives it 95\u00a0%. For the test of each task: ",
           make("code", {}, `smallbench leaderboard compare submissions/${state.pin[0]} submissions/${state.pin[1]} --glue=hub`)));
     }
     if (!dialog.open) dialog.showModal();
