@@ -55,14 +55,16 @@ def board(evaluations: Iterable[Evaluation], view: ViewName) -> list[BoardRow]:
         elif found is not None:
             rows.append(BoardRow(entry, evaluation, found, found.average, None))
     rows.sort(key=lambda row: (row.average is None, -(row.average or 0.0), row.entry.slug))
-    ranked = [row for row in rows if row.view and row.view.draws is not None]
-    if not ranked:
+    draws = {
+        row.entry.slug: row.view.draws for row in rows if row.view and row.view.draws is not None
+    }
+    if not draws:
         return rows
-    found = leads(np.stack([row.view.draws for row in ranked if row.view]))
-    slugs = np.array([row.entry.slug for row in ranked])
+    leading = leads(np.stack(list(draws.values())))
+    slugs = np.array(list(draws))
     places = {
         slug: (rank, frozenset(slugs[over].tolist()))
-        for slug, rank, over in zip(slugs.tolist(), rank_ranges(found), found, strict=True)
+        for slug, rank, over in zip(slugs.tolist(), rank_ranges(leading), leading, strict=True)
     }
     return [
         replace(row, rank=places[row.entry.slug][0], leads=places[row.entry.slug][1])

@@ -5,17 +5,21 @@ import csv
 import hashlib
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 from xml.etree import ElementTree as ET
 
 import jsonschema
 import pytest
 
-from smallbench.errors import DataError, UsageError
+from smallbench.errors import DataError, UnavailableError, UsageError
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.board import board
 from smallbench.leaderboard.entry import schema
@@ -25,6 +29,7 @@ from smallbench.leaderboard.site import build as module
 from smallbench.leaderboard.site.build import build_site
 from smallbench.leaderboard.site.charts import Strips, pareto, records
 from smallbench.leaderboard.site.rows import Usage, rows
+from smallbench.leaderboard.site.serve import server
 from smallbench.leaderboard.submission import read_submission
 from tests.leaderboard.pages import local_target, read_pages
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
@@ -329,6 +334,26 @@ def test_strips_share_one_scale_that_holds_the_best(entries):
     assert 0 < strips.scale.place(found[0].interval.low) < 1
     assert 0 < strips.scale.place(found[0].interval.high) < 1
     assert Strips.of([]) is None
+
+
+def test_the_job_serves_what_it_built_on_this_machine_only(tmp_path):
+    command = [sys.executable, "-m", "jobs.cli", "leaderboard", "serve", "--port=0"]
+    process = subprocess.Popen(
+        [*command, f"--submissions={ROOT}/submissions", f"--out={tmp_path}/site"],
+        stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    try:
+        built, address = process.stdout.readline(), process.stdout.readline().split()[0]
+        assert built.startswith("6 entries, 0 rejected")
+        assert address.startswith("http://127.0.0.1:")
+        with urlopen(address) as answer:
+            assert answer.read() == (tmp_path / "site" / "index.html").read_bytes()
+        with pytest.raises(UnavailableError, match="choose another --port"):
+            server(tmp_path, port=int(address.rstrip("/").rpartition(":")[2]))
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.skipif(not shutil.which("java"), reason="the Nu HTML checker needs Java")
