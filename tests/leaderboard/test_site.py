@@ -155,6 +155,16 @@ def test_each_view_has_its_own_page_and_order(pages, site, entries):
         assert any(slug.startswith("reported-") for slug in slugs) == (view == "paper")
 
 
+def test_the_paper_view_says_of_how_many_trials_and_what_to_expect_of_five(pages, entries):
+    row = next(row for row in rows(entries, "paper") if row.slug == "good")
+    tasks = row.evaluation.views["paper"].tasks.values()
+    expected = sum(task.expected_maximum for task in tasks) / len(TASKS)
+    text = " ".join(pages["paper.html"].text.split())
+    assert f"best of 3 to 5, E₅ {expected:.2f}" in text
+    assert row.as_dict()["expected_maximum"] == pytest.approx(expected, abs=1e-4)
+    assert "best of" not in pages["index.html"].text
+
+
 def test_a_rejected_entry_has_no_row_and_no_page_and_is_named(pages, site):
     assert "entries/rejected/index.html" not in pages
     assert json.loads((site / "leaderboard.json").read_text())["rejected"] == ["rejected"]

@@ -395,7 +395,7 @@ def test_charts_are_drawn_again_with_what_the_table_shows(opened, entries):
     label.wait_for()
     assert f": {NUM_ENTRIES} entries," in label.get_attribute("aria-label")
     page.fill("[type=search]", "entry-3")
-    page.locator("#scatter svg[aria-label*=': 1 entries,']").wait_for()
+    page.locator("#scatter svg[aria-label*=': 1 entry,']").wait_for()
     page.fill("[type=search]", "")
     page.check("input[name=x][value=kwh]", force=True)
     page.locator("#scatter svg[aria-label*='AVG against kWh']").wait_for()

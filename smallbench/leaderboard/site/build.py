@@ -440,7 +440,7 @@ def _figures(
     remark = f"{inner / 1e6:.1f}M without embeddings" if inner else ""
     yield "Parameters", f"{model.num_parameters / 1e6:.1f}M", remark
     if usage.hours is not None and usage.tokens is not None:
-        yield "GPU-hours", f"{usage.hours:,.1f}", f"{short(usage.tokens)} tokens"
+        yield "GPU-hours", f"{usage.hours:,.1f}", f"{_compact(usage.tokens)} tokens"
     if usage.usd is not None:
         yield "Cost", f"${usage.usd:,.2f}", "of the machine’s time"
     if usage.kwh is not None:
@@ -599,6 +599,11 @@ def _details(entry: Entry, usage: Usage) -> Iterator[tuple[str, list[tuple[str, 
             ("Precision", finetune.precision),
         ],
     )
+
+
+def _compact(value: float) -> str:
+    """7.47B, as `charts.js` writes it."""
+    return short(value).replace(" ", "").replace("G", "B")
 
 
 def _count(value: int | None) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from smallbench.glue.tasks import TASKS, Task
@@ -101,6 +102,21 @@ class Row:
         architecture = ARCHITECTURES.get(model.architecture, model.architecture)
         return f"{architecture}, {OBJECTIVES.get(model.objective, model.objective)}"
 
+    @property
+    def trials(self) -> str | None:
+        """Of how many runs a cell is the best or the mean: `5`, or `3 to 5` where tasks differ."""
+        numbers = sorted({c.details.num_runs for c in self.cells.values() if c.details})
+        if not numbers:
+            return None
+        return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+    @property
+    def expected_maximum(self) -> float | None:
+        """AVG to expect of the best of `PAPER_TRIALS` trials; None where a task lacks it."""
+        found = [c.details.expected_maximum for c in self.cells.values() if c.details]
+        known = [value for value in found if value is not None]
+        return fmean(known) if len(known) == len(TASKS) else None
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: a row of `leaderboard.json` and of the page's own data."""
         entry = self.entry
@@ -117,6 +133,8 @@ class Row:
                 name: {"score": _rounded(cell.score), "interval": _ends(cell.interval)}
                 for name, cell in self.cells.items()
             },
+            "trials": self.trials,
+            "expected_maximum": _rounded(self.expected_maximum),
             "kind": self.kind,
             "parameters": entry.model.num_parameters,
             "tokens": self.usage.tokens,

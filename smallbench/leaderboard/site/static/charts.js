@@ -85,6 +85,8 @@
     const points = rows.filter((row) => row.average != null && row[x] > 0);
     const best = front(points, x);
     const kinds = [...new Set(points.map((row) => row.kind))];
+    const [low, high] = d3.extent(points, (row) => Math.log(row[x]));
+    const isFarRight = (row) => Math.log(row[x]) > low + 0.75 * (high - low);
     return follow(labelled(Plot.plot({
       width, height: Math.min(440, Math.max(300, width * 0.5)), marginLeft: 44, marginBottom: 42, marginTop: 26, marginRight: 24, style: FONT,
       x: { type: "log", label: AXES[x][1], tickFormat: (value) => (value >= 1e4 ? si(value) : String(value)), ticks: Math.max(3, width / 160), inset: 18 },
@@ -94,10 +96,12 @@
         Plot.line(best, { x, y: "average", curve: "step-after", stroke: SOFT, strokeDasharray: "4 4" }),
         Plot.ruleX(points.filter((row) => row.interval), { x, y1: (row) => row.interval[0], y2: (row) => row.interval[1], stroke: "kind", strokeOpacity: 0.28, strokeWidth: 1.5 }),
         Plot.dot(points, { x, y: "average", fill: "kind", stroke: "var(--card)", strokeWidth: 1, r: points.length > 120 ? 3.5 : 5 }),
-        Plot.text(best, { x, y: "average", text: "name", textAnchor: "start", dx: 8, dy: -8, fill: "var(--ink)", stroke: "var(--card)", strokeWidth: 4, filter: (row) => best.length < 9 && width > 500 }),
+        ...[["start", 8, (row) => !isFarRight(row)], ["end", -8, isFarRight]].map(([textAnchor, dx, filter]) => Plot.text(
+          best.length < 9 && width > 500 ? best.filter(filter) : [],
+          { x, y: "average", text: "name", textAnchor, dx, dy: -9, fill: "var(--ink)", stroke: "var(--card)", strokeWidth: 4 })),
         Plot.tip(points, Plot.pointer({ x, y: "average", title: about })),
       ],
-    }), `AVG against ${AXES[x][1]}: ${points.length} entries, ${best.length} on the Pareto front` +
+    }), `AVG against ${AXES[x][1]}: ${points.length} ${points.length === 1 ? "entry" : "entries"}, ${best.length} on the Pareto front` +
       (best.length ? `, from ${best[0].name} to ${best.at(-1).name}` : "")), href);
   };
   const legend = (rows, x) => {

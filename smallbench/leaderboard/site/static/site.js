@@ -159,7 +159,8 @@
       else th.removeAttribute("aria-sort");
     }
     if (form) {
-      const text = number === rows.length ? `${number} entries` : `${number} of ${rows.length} entries`;
+      const noun = rows.length === 1 ? "entry" : "entries";
+      const text = number === rows.length ? `${number} ${noun}` : `${number} of ${rows.length} ${noun}`;
       const count = $(".count", form);
       if (count.textContent !== text) count.textContent = text;
       $("[type=reset]", form).hidden = number === rows.length && !state.q;
