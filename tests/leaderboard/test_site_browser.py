@@ -391,12 +391,16 @@ def test_without_javascript_all_rows_charts_and_pages_are_there(opened, entries)
 
 def test_charts_are_drawn_again_with_what_the_table_shows(opened, entries):
     page = opened()
+    # Out of sight it would wait until somebody comes near.
+    page.locator("#scatter").scroll_into_view_if_needed()
     label = page.locator("#scatter svg[aria-label*='AVG against hours']")
     label.wait_for()
     assert f": {NUM_ENTRIES} entries," in label.get_attribute("aria-label")
     page.fill("[type=search]", "entry-3")
+    page.locator("#scatter").scroll_into_view_if_needed()
     page.locator("#scatter svg[aria-label*=': 1 entry,']").wait_for()
     page.fill("[type=search]", "")
+    page.locator("#scatter").scroll_into_view_if_needed()
     page.check("input[name=x][value=kwh]", force=True)
     page.locator("#scatter svg[aria-label*='AVG against kWh']").wait_for()
     # Under the pointer, a name.
