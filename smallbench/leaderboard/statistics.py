@@ -226,14 +226,25 @@ class RankRange:
 
 
 def leads(draws_ER: Floats) -> NDArray[np.bool_]:
-    """[E, E] whether the lead of the row's entry over the column's counts."""
+    """[E, E] whether the lead of the row's entry over the column's counts.
+
+    `probability_better` of every pair, of an entry's all at once.
+    """
     num, num_draws = draws_ER.shape
+    lows, highs = (draws_ER.min(axis=1), draws_ER.max(axis=1)) if num else (np.empty(0),) * 2
     found = np.zeros((num, num), dtype=bool)
     for a in range(1, num):
-        ours, others = draws_ER[a], draws_ER[:a]
-        # `probability_better` of all pairs at once: equal draws count half.
-        wins = np.count_nonzero(ours > others, axis=1) + np.count_nonzero(ours >= others, axis=1)
-        better = wins / (2 * num_draws)
+        better = (lows[a] > highs[:a]).astype(np.float64)  # right where all draws agree
+        overlapping = np.flatnonzero((lows[a] <= highs[:a]) & (highs[a] >= lows[:a]))
+        if len(overlapping):
+            first = overlapping[0]
+            ours, others = draws_ER[a], draws_ER[first:a]
+            wins = np.count_nonzero(ours > others, axis=1) / num_draws
+            # Between these there is no lead, were all the other draws equal.
+            open_ones = np.flatnonzero((wins <= 1 - LEAD) | (wins >= 2 * LEAD - 1))
+            equal = np.count_nonzero(ours == others[open_ones], axis=1) / num_draws
+            wins[open_ones] += equal / 2
+            better[first:] = wins
         found[a, :a] = better >= LEAD
         found[:a, a] = better <= 1 - LEAD
     return found
