@@ -1,7 +1,6 @@
 """The site in a real browser, from file://: by mouse, by keyboard, and without JavaScript."""
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +16,13 @@ from smallbench.leaderboard.gold import NO_GOLD
 from smallbench.leaderboard.site.build import build_site
 from smallbench.leaderboard.site.rows import rows
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
-from tests.report.test_browser import ARGUMENTS
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
 GOLD = synthetic_gold(scale=0.02)
 NUM_ENTRIES = 6
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><b>bold</b>"
 AXE = {"resultTypes": ["violations"], "preload": False}
 """Without loading the style sheet again by a request, which the page's policy forbids."""
 
@@ -47,38 +46,22 @@ def site(entries, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
+def hostile(entries, site, tmp_path_factory):
+    made = synthetic_entry("hostile", GOLD, seed=77)
+    changed = replace(made.entry, name=HOSTILE, authors=(HOSTILE,), notes=(HOSTILE,))
+    root = tmp_path_factory.mktemp("hostile")
+    write_made(root, replace(made, entry=changed))
+    build_site([*evaluate_all(root, GOLD), *entries], site.parent / "hostile")
 
 
 @pytest.fixture
-def opened(browser, site):
+def opened(watched, site):
     """Opens a page; afterwards nothing was asked for but files of the site, and nothing failed."""
-    contexts, requests, problems = [], [], []
-
-    def open_page(address="index.html", **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text))
-        page.goto(f"{site.as_uri()}/{address}")
-        return page
-
-    yield open_page
-    home = site.parent.as_uri()
-    assert [url for url in requests if not url.startswith((f"{home}/", "data:"))] == []
-    assert problems == []
-    for context in contexts:
-        context.close()
+    yield lambda address="index.html", **options: watched.open(
+        f"{site.as_uri()}/{address}", **options
+    )
+    home = f"{site.parent.as_uri()}/"
+    assert [url for url in watched.requests if not url.startswith((home, "data:"))] == []
 
 
 def shown(page):
@@ -279,6 +262,22 @@ def test_a_name_leads_to_the_entrys_page_and_its_address_stays(opened, entries):
     page.locator("#curve .live svg, #curve.live svg").first.wait_for()
     page.go_back()
     assert page.url.endswith("index.html")
+
+
+def test_text_of_submitters_stays_text_whatever_shows_it(opened, hostile):
+    page = opened("../hostile/index.html?pin=hostile,entry-1")
+    page.click("#hostile .more")
+    assert HOSTILE in page.locator(".detail").inner_text()
+    assert HOSTILE in page.locator(".tray").inner_text()
+    page.click(".tray >> text=Compare")
+    assert HOSTILE in page.locator("dialog").inner_text()
+    page.locator("dialog svg[aria-label*='onerror']").first.wait_for()
+    page.keyboard.press("Escape")
+    page.goto(page.url.partition("?")[0].replace("index.html", "entries/hostile/index.html"))
+    assert page.locator("h1 bdi").inner_text() == HOSTILE
+    for context in page.context.pages:
+        assert context.locator("img, b:text-is('bold')").count() == 0
+    # Whatever ran would have said so: `watched` hears dialogs, errors and failed requests.
 
 
 # ---- the keyboard alone
