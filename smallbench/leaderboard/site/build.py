@@ -30,6 +30,7 @@ from smallbench.leaderboard.entry import (
     RUNS_FILE,
     TIERS,
     Entry,
+    Tier,
     schema,
 )
 from smallbench.leaderboard.evaluation import Evaluation
@@ -52,7 +53,7 @@ MARKER = "leaderboard.json"
 """A folder that holds it was built here and may be replaced."""
 
 PAGES: Mapping[ViewName, str] = {"robust": "index.html", "paper": "paper.html"}
-TIER_MEANINGS = {
+TIER_MEANINGS: Mapping[Tier, str] = {
     "reported": "quoted from elsewhere; nothing can be recomputed, so it has no rank",
     "claimed": "scores recomputed from predictions; some check could not be done",
     "logged": "and the training log, the compute and the code’s commit were all checked",
@@ -68,6 +69,8 @@ CAPTIONS: Mapping[ViewName, str] = {
 }
 NUM_COMPARED_ROWS = 8
 """Rows of the charts by task."""
+LARGE = 100
+"""Rows above which a browser lays out only those in sight."""
 
 
 def build_site(
@@ -237,7 +240,8 @@ def _board_page(views: Mapping[ViewName, list[Row]], view: ViewName) -> dict[str
         "note_list": note_list,
         "notes": {row.slug: [numbers[note] for note in row.entry.notes] for row in shown},
         "tiers": [tier for tier in reversed(TIERS) if any(row.tier == tier for row in shown)],
-        "tier_meanings": {tier: TIER_MEANINGS[tier] for tier in reversed(TIERS)},
+        "tier_meanings": TIER_MEANINGS,
+        "large": LARGE,
         "budgets": BUDGETS,
         "sizes": SIZES,
         "captions": CAPTIONS,

@@ -143,8 +143,8 @@
       const best = d3.max(points, (point) => point.score);
       return make("figure", {}, make("figcaption", {}, task.title, make("span", { class: "soft" }, ` ${task.metric}`)),
         labelled(Plot.plot({
-          width: each, height: 40 + 22 * names.length, marginLeft: 104, marginRight: 40, marginTop: 4, marginBottom: 26, style: FONT,
-          x: { label: null, ticks: 3, inset: 6 }, y: { domain: names, label: null, tickSize: 0, tickFormat: (slug) => clip(label.get(slug), 15) },
+          width: each, height: 40 + 22 * names.length, marginLeft: 118, marginRight: 40, marginTop: 4, marginBottom: 26, style: FONT,
+          x: { label: null, ticks: 3, inset: 6 }, y: { domain: names, label: null, tickSize: 0, tickFormat: (slug) => clip(label.get(slug), 17) },
           marks: [
             Plot.ruleY(points.filter((p) => p.interval), { y: "slug", x1: (p) => p.interval[0], x2: (p) => p.interval[1], stroke: ACCENT, strokeOpacity: 0.5, strokeWidth: 2 }),
             Plot.dot(points, { y: "slug", x: "score", fill: (p) => p.interval ? ACCENT : SOFT, r: 4 }),
