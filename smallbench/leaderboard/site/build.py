@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import shutil
 import zipfile
@@ -179,8 +180,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = _unbroken
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     return environment
+
+
+def _unbroken(html: Markup) -> Markup:
+    """Without the line breaks between tags, each of which a browser would keep as a node."""
+    return type(html)(re.sub(r">\n\s*<", "><", html))
 
 
 def _page(

@@ -202,7 +202,8 @@
     place.dataset.of = comparing = key;
     const tasksOf = make("div"), losses = make("div");
     place.replaceChildren(make("h3", {}, "Task by task"), tasksOf, losses);
-    keepDrawn(tasksOf, (width) => taskPlots(pins, width))(key);
+    // The numbers are seen first.
+    requestAnimationFrame(() => setTimeout(() => keepDrawn(tasksOf, (width) => taskPlots(pins, width))(key)));
     Promise.all(pins.map(load)).then((found) => {
       const drawn = pins.map(({ name, slug }, index) => ({ name, slug, points: found[index] })).filter((curve) => curve.points);
       if (key !== comparing || !drawn.length) return;
