@@ -202,8 +202,7 @@
     place.dataset.of = comparing = key;
     const tasksOf = make("div"), losses = make("div");
     place.replaceChildren(make("h3", {}, "Task by task"), tasksOf, losses);
-    // The numbers are seen first.
-    requestAnimationFrame(() => setTimeout(() => keepDrawn(tasksOf, (width) => taskPlots(pins, width))(key)));
+    keepDrawn(tasksOf, (width) => taskPlots(pins, width))(key);
     Promise.all(pins.map(load)).then((found) => {
       const drawn = pins.map(({ name, slug }, index) => ({ name, slug, points: found[index] })).filter((curve) => curve.points);
       if (key !== comparing || !drawn.length) return;
@@ -225,7 +224,7 @@
   const isAsked = draws.map(() => false);
   addEventListener("board", (event) => {
     shown = event.detail;
-    drawCompared();
+    requestAnimationFrame(() => setTimeout(drawCompared)); // its numbers are seen first
     draws.forEach((draw, index) => {
       if (isAsked[index]) return;
       isAsked[index] = true;
