@@ -83,6 +83,7 @@ RUN find /opt/smallbench -type d -name tests -prune -exec rm -rf '{}' + \
 FROM packages AS application
 COPY pyproject.toml README.md LICENSE ./
 COPY jobs jobs
+COPY k8s k8s
 COPY smallbench smallbench
 RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-dir --prefix=/application .
 

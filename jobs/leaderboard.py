@@ -1,15 +1,18 @@
-"""The leaderboard: entries made, checked, compared and ranked.
+"""The leaderboard: entries made, checked, compared, ranked and shown.
 
 table prints the paper's rows beside --results, or both views of the entries in --submissions. new
 writes a complete entry to --out from a pretraining run and a GLUE run; nothing is typed by hand
 that the runs know. validate runs every check on an entry's folder, as data and never as code, and
 ends with exit code 65 where it is rejected. compare says task by task which of two entries leads.
+build writes the website of all entries to --out, a folder for any static host; serve builds it and
+shows it on this machine.
 
 Scores are never in an entry: they are computed from its predictions and the labels of --glue.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass
@@ -27,6 +30,8 @@ NEEDED = {
     "new": ("run", "glue", "out", "authors", "license", "contains_glue"),
     "validate": ("entry",),
     "compare": ("entry", "other", "glue"),
+    "build": (),
+    "serve": (),
 }
 """The options without which an action cannot start."""
 
@@ -35,7 +40,9 @@ NEEDED = {
 class Options(StorageConfig):
     """Flags of `smallbench leaderboard`."""
 
-    action: Literal["table", "new", "validate", "compare"] = option("table", help="what to do")
+    action: Literal["table", "new", "validate", "compare", "build", "serve"] = option(
+        "table", help="what to do"
+    )
     entry: Path | None = option(None, help="validate, compare: folder of an entry")
     other: Path | None = option(None, help="compare: folder of the entry to compare with")
     glue: str | None = option(
@@ -45,14 +52,21 @@ class Options(StorageConfig):
     )
     out: Location | None = option(
         None,
-        help="new: folder to write, submissions/SLUG; table: also write this Markdown file, or URL",
+        help="new: folder to write, submissions/SLUG; table: also write this Markdown file, or "
+        "URL; build, serve: folder of the site; none: site",
     )
     results: tuple[Location, ...] = option(
         (),
         help="table: folders with stored runs: each the --out of a glue or finetune job",
         metavar="DIR|URL[,…]",
     )
-    submissions: Path | None = option(None, help="table: folder of entries, to be ranked")
+    submissions: Path | None = option(
+        None, help="table, build, serve: folder of entries; none, of the latter two: submissions"
+    )
+    site_url: str | None = option(
+        None, help="build: where it will be hosted, for an Atom feed and canonical links"
+    )
+    port: int = option(8000, help="serve: of 127.0.0.1; 0 takes a free one")
     cache: Path | None = option(None, help="keep what was computed of entries in this folder")
     json: bool = option(False, help="validate: print the report as JSON")
     run: Path | None = option(None, help="new: --run_dir of the pretraining")
@@ -77,6 +91,10 @@ class Options(StorageConfig):
         missing = [n for n in NEEDED[self.action] if getattr(self, n) in (None, ())]
         if missing:
             raise UsageError(f"'leaderboard {self.action}' needs --{missing[0]}")
+        if self.action != "table" and "://" in (self.out or ""):
+            raise UsageError(
+                f"'leaderboard {self.action}' writes a folder on this machine, not {self.out}"
+            )
 
 
 def run(options: Options) -> None:
@@ -87,6 +105,8 @@ def run(options: Options) -> None:
         _validate(options)
     elif options.action == "compare":
         _compare(options)
+    elif options.action in ("build", "serve"):
+        _build(options)
     else:
         _table(options)
 
@@ -188,6 +208,25 @@ def _compare(options: Options) -> None:
     print(render_comparison(*pair))
 
 
+def _build(options: Options) -> None:
+    from smallbench.leaderboard.evaluation import evaluate_all
+    from smallbench.leaderboard.gold import NO_GOLD, read_gold
+    from smallbench.leaderboard.site.build import build_site
+    from smallbench.leaderboard.site.serve import server, url_of
+
+    gold = NO_GOLD if options.glue is None else read_gold(options.glue)
+    out = Path(options.out or "site")
+    entries = evaluate_all(options.submissions or Path("submissions"), gold, cache=options.cache)
+    build_site(entries, out, site_url=options.site_url, is_sample=gold.is_sample)
+    shown = sum(not evaluation.rejected for evaluation in entries)
+    print(f"{shown} entries, {len(entries) - shown} rejected: {out / 'index.html'}", flush=True)
+    if options.action == "serve":
+        with server(out, port=options.port) as found:
+            print(f"{url_of(found)} (Ctrl-C ends it)", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                found.serve_forever()
+
+
 JOB = Job(
     name="leaderboard",
     options=Options,
@@ -201,6 +240,8 @@ JOB = Job(
         " --authors=Ada,Alan --license=Apache-2.0 --contains_glue=false",
         "smallbench leaderboard validate submissions/mine --glue=glue_data",
         "smallbench leaderboard compare submissions/mine submissions/other --glue=glue_data",
+        "smallbench leaderboard build --out=site --glue=hub --site_url=https://example.org/board",
+        "smallbench leaderboard serve",
     ),
 )
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import browser, watched
 from tests.docker.image import DOCKER
 from tests.servers.s3 import ceph, ceph_bucket, moto, moto_bucket, no_server, proxy, s3_bucket
 
-__all__ = ["ceph", "ceph_bucket", "moto", "moto_bucket", "proxy", "s3_bucket"]
+__all__ = ["browser", "ceph", "ceph_bucket", "moto", "moto_bucket", "proxy", "s3_bucket", "watched"]
 
 # Before torch is imported anywhere, and inherited by subprocesses: the order of a sum, and so its
 # last bits, depends on the number of threads.

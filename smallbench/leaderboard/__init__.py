@@ -1,1 +1,1 @@
-"""The leaderboard: the paper's rows and local results as one table. No torch in this package."""
+"""The leaderboard: entries read, checked, scored, ranked and shown. No torch in this package."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from smallbench.leaderboard.statistics import (
     Interval,
     RankRange,
     interval,
+    leads,
     probability_better,
     rank_ranges,
 )
@@ -34,6 +35,8 @@ class BoardRow:
     average: float | None
     rank: RankRange | None
     """None where there is nothing to rank: a reported entry, or tasks missing."""
+    leads: frozenset[str] = frozenset()
+    """Slugs of the entries over which its lead counts."""
 
 
 def board(evaluations: Iterable[Evaluation], view: ViewName) -> list[BoardRow]:
@@ -52,11 +55,20 @@ def board(evaluations: Iterable[Evaluation], view: ViewName) -> list[BoardRow]:
         elif found is not None:
             rows.append(BoardRow(entry, evaluation, found, found.average, None))
     rows.sort(key=lambda row: (row.average is None, -(row.average or 0.0), row.entry.slug))
-    draws = [row.view.draws for row in rows if row.view and row.view.draws is not None]
-    ranks = iter(rank_ranges(np.stack(draws)) if draws else [])
+    draws = {
+        row.entry.slug: row.view.draws for row in rows if row.view and row.view.draws is not None
+    }
+    if not draws:
+        return rows
+    leading = leads(np.stack(list(draws.values())))
+    slugs = np.array(list(draws))
+    places = {
+        slug: (rank, frozenset(slugs[over].tolist()))
+        for slug, rank, over in zip(slugs.tolist(), rank_ranges(leading), leading, strict=True)
+    }
     return [
-        BoardRow(row.entry, row.evaluation, row.view, row.average, next(ranks))
-        if row.view and row.view.draws is not None
+        replace(row, rank=places[row.entry.slug][0], leads=places[row.entry.slug][1])
+        if row.entry.slug in places
         else row
         for row in rows
     ]

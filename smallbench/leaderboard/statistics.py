@@ -254,27 +254,35 @@ class RankRange:
         return str(self.best) if self.best == self.worst else f"{self.best}–{self.worst}"
 
 
-def rank_ranges(draws_ER: Floats) -> list[RankRange]:
-    """For each entry 1 + those with a counted lead over it, up to E − those that it leads."""
+def leads(draws_ER: Floats) -> NDArray[np.bool_]:
+    """[E, E] whether the lead of the row's entry over the column's counts.
+
+    `probability_better` of every pair, of an entry's all at once.
+    """
     num, num_draws = draws_ER.shape
-    lows, highs = draws_ER.min(axis=1).tolist(), draws_ER.max(axis=1).tolist()
-    ahead, behind = np.zeros(num, dtype=int), np.zeros(num, dtype=int)
-    for a in range(num):
-        for b in range(a):
-            if lows[a] > highs[b] or highs[a] < lows[b]:  # all draws agree
-                better = float(lows[a] > highs[b])
-            else:
-                wins = np.count_nonzero(draws_ER[a] > draws_ER[b]) / num_draws
-                if 1 - LEAD < wins < 2 * LEAD - 1:
-                    continue  # no lead, were all the others equal
-                better = probability_better(draws_ER[a], draws_ER[b])
-            if better >= LEAD:
-                ahead[b] += 1
-                behind[a] += 1
-            elif better <= 1 - LEAD:
-                ahead[a] += 1
-                behind[b] += 1
-    return [RankRange(1 + int(ahead[e]), num - int(behind[e])) for e in range(num)]
+    lows, highs = (draws_ER.min(axis=1), draws_ER.max(axis=1)) if num else (np.empty(0),) * 2
+    found = np.zeros((num, num), dtype=bool)
+    for a in range(1, num):
+        better = (lows[a] > highs[:a]).astype(np.float64)  # right where all draws agree
+        overlapping = np.flatnonzero((lows[a] <= highs[:a]) & (highs[a] >= lows[:a]))
+        if len(overlapping):
+            first = overlapping[0]
+            ours, others = draws_ER[a], draws_ER[first:a]
+            wins = np.count_nonzero(ours > others, axis=1) / num_draws
+            # Between these there is no lead, were all the other draws equal.
+            open_ones = np.flatnonzero((wins <= 1 - LEAD) | (wins >= 2 * LEAD - 1))
+            equal = np.count_nonzero(ours == others[open_ones], axis=1) / num_draws
+            wins[open_ones] += equal / 2
+            better[first:] = wins
+        found[a, :a] = better >= LEAD
+        found[:a, a] = better <= 1 - LEAD
+    return found
+
+
+def rank_ranges(leads_EE: NDArray[np.bool_]) -> list[RankRange]:
+    """For each entry 1 + those with a counted lead over it, up to E − those that it leads."""
+    ahead, behind = leads_EE.sum(axis=0).tolist(), leads_EE.sum(axis=1).tolist()
+    return [RankRange(1 + a, len(leads_EE) - b) for a, b in zip(ahead, behind, strict=True)]
 
 
 def expected_maximum(scores: Sequence[float], num_trials: int) -> float:

@@ -17,7 +17,15 @@ from smallbench import __version__
 from smallbench.config import differing_keys
 from smallbench.files import write_text
 from smallbench.report.runs import AXES, Run, Series
-from smallbench.report.scale import Scale, all_values, scale_of, short, thinned
+from smallbench.report.scale import (
+    Scale,
+    Tick,
+    all_values,
+    scale_of,
+    short,
+    thinned,
+    ticks_of,
+)
 from smallbench.tracking.panels import SECTIONS, Panel
 
 WIDTH, HEIGHT = 2_000, 10_000
@@ -43,14 +51,6 @@ class Line:
     path: str
     dots: str
     """The path again as dots, or nothing."""
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A label at a share of the axis, in percent."""
-
-    label: str
-    place: float
 
 
 @dataclass(frozen=True)
@@ -126,13 +126,9 @@ def _axis(runs: Sequence[Run], name: str) -> Axis:
         name,
         AXES[name],
         scale,
-        _ticks(scale),
+        ticks_of(scale),
         [(i, 100 * scale.place(x)) for i, run in enumerate(runs) for x in run.restarts(name)],
     )
-
-
-def _ticks(scale: Scale) -> list[Tick]:
-    return [Tick(short(value), 100 * scale.place(value)) for value in scale.ticks()]
 
 
 def _charts(runs: Sequence[Run], axes: Sequence[Axis], panels: Sequence[Panel]) -> Iterator[Chart]:
@@ -159,7 +155,7 @@ def _charts(runs: Sequence[Run], axes: Sequence[Axis], panels: Sequence[Panel]) 
             title=panel.title,
             unit=panel.unit,
             y=y,
-            y_ticks=_ticks(y),
+            y_ticks=ticks_of(y),
             lines=[
                 _line(index, kinds[key], axis, y, thinned(runs[index].series(key, axis.name)))
                 for index, key in found

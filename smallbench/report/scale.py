@@ -45,6 +45,19 @@ class Scale:
         return ticks[:: math.ceil(len(ticks) / MAX_TICKS)]
 
 
+@dataclass(frozen=True)
+class Tick:
+    """A label at a share of the axis, in percent."""
+
+    label: str
+    place: float
+
+
+def ticks_of(scale: Scale) -> list[Tick]:
+    """The round values of a scale with their places."""
+    return [Tick(short(value), 100 * scale.place(value)) for value in scale.ticks()]
+
+
 def scale_of(values: Iterable[float], *, is_log: bool = False) -> Scale:
     """A scale that holds all values, with a little air, from zero where that costs little."""
     found = [value for value in values if not is_log or value > 0]

@@ -209,6 +209,13 @@ def test_the_job_validates_compares_and_ranks_without_torch(root, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "## robust-v1" in done.stdout
 
+    done = smallbench(
+        "leaderboard", "build", f"--submissions={root}", glue, f"--out={tmp_path}/site"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 entries, 0 rejected" in done.stdout
+    assert (tmp_path / "site" / "entries" / "weak" / "index.html").is_file()
+
     shutil.copytree(root / "weak", tmp_path / "other-name")
     done = smallbench("leaderboard", "validate", tmp_path / "other-name", glue)
     assert done.returncode == 65

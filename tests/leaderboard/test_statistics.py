@@ -11,11 +11,13 @@ from smallbench.glue.metrics import compute_metrics
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import statistics
 from smallbench.leaderboard.statistics import (
+    LEAD,
     MAX_GROUPS,
     RankRange,
     bootstrap_task,
     expected_maximum,
     interval,
+    leads,
     probability_better,
     rank_ranges,
 )
@@ -186,7 +188,7 @@ def test_a_clear_lead_counts_and_a_copy_ties():
     assert probability_better(drawn[0], drawn[1]) > 0.99
     assert probability_better(drawn[1], drawn[0]) < 0.01
     assert probability_better(drawn[0], drawn[2]) == 0.5
-    assert [str(r) for r in rank_ranges(np.stack(drawn))] == ["1–2", "3", "1–2"]
+    assert [str(r) for r in rank_ranges(leads(np.stack(drawn)))] == ["1–2", "3", "1–2"]
 
 
 def test_pairing_sees_a_difference_that_intervals_do_not():
@@ -204,11 +206,12 @@ def test_pairing_sees_a_difference_that_intervals_do_not():
 def test_ties_come_out_as_ranges():
     rng = np.random.default_rng(5)
     centres = np.array([80.0, 79.9, 79.8, 70.0])
-    ranges = rank_ranges(centres[:, None] + rng.normal(0, 0.5, (4, 10_000)))
+    ranges = rank_ranges(leads(centres[:, None] + rng.normal(0, 0.5, (4, 10_000))))
     assert ranges == [RankRange(1, 3)] * 3 + [RankRange(4, 4)]
-    assert rank_ranges(np.empty((0, 10))) == []
+    assert rank_ranges(leads(np.empty((0, 10)))) == []
     # A tie with each neighbour, but not from end to end: ranges overlap.
-    chain = rank_ranges(np.array([80.0, 79.0, 78.0])[:, None] + rng.normal(0, 0.5, (3, 10_000)))
+    near = np.array([80.0, 79.0, 78.0])[:, None] + rng.normal(0, 0.5, (3, 10_000))
+    chain = rank_ranges(leads(near))
     assert [str(r) for r in chain] == ["1–2", "1–3", "2–3"]
 
 
@@ -218,3 +221,15 @@ def test_expected_maximum_equals_the_hand_computed_one():
     assert expected_maximum([3, 1, 2], 1) == pytest.approx(2)
     assert expected_maximum([70, 70], 5) == 70
     assert expected_maximum([1, 2, 3], 1000) == pytest.approx(3)
+
+
+def test_leads_are_those_of_each_pair_by_itself():
+    rng = np.random.default_rng(5)
+    draws = np.linspace(79, 81, 6)[:, None] + rng.normal(0, 0.6, (6, 2_000)).round(1)
+    found = leads(draws)
+    for a in range(6):
+        for b in range(6):
+            expected = a != b and probability_better(draws[a], draws[b]) >= LEAD
+            assert found[a, b] == expected
+    assert found.any()
+    assert not found.all(axis=1).any()

@@ -1,8 +1,5 @@
 """The page in a real browser, drawn from runs that were really trained and interrupted."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("playwright")
@@ -15,13 +12,6 @@ from tests.train.test_pretrain import StopAfter, tiny
 from tests.train.test_recipes import small
 
 pytestmark = pytest.mark.browser
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
@@ -38,38 +28,12 @@ def page_file(corpus, tmp_path_factory):
     return folder / "report.html"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(browser, page_file):
+def opened(watched, page_file):
     """Opens the page; afterwards, nothing was asked for but the page, and nothing went wrong."""
-    contexts, requests, problems = [], [], []
-
-    def open_page(**options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text))
-        page.goto(Path(page_file).as_uri())
-        return page
-
-    yield open_page
-    assert {url for url in requests if not url.startswith("data:")} == {page_file.as_uri()}
-    assert problems == []
-    for context in contexts:
-        context.close()
+    yield lambda **options: watched.open(page_file.as_uri(), **options)
+    asked = {url for url in watched.requests if not url.startswith("data:")}
+    assert asked == {page_file.as_uri()}
 
 
 LOSS = "figure:has(h3:text-is('Masked-token loss'))"

@@ -1,0 +1,106 @@
+"""The board for programs: JSON, CSV and an Atom feed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.scores import ViewName
+from smallbench.leaderboard.site.rows import Row
+
+SCHEMA_VERSION = 1
+ATOM = "http://www.w3.org/2005/Atom"
+NUM_FEED_ENTRIES = 50
+
+Views = Mapping[ViewName, Sequence[Row]]
+
+
+def json_text(views: Views, rejected: Sequence[str]) -> str:
+    """`leaderboard.json`: every row of each view, in order."""
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "note": "The views are two rankings and are never merged; scores are x 100.",
+        "views": {name: [row.as_dict() for row in rows] for name, rows in views.items()},
+        "rejected": list(rejected),
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def csv_text(views: Views) -> str:
+    """`leaderboard.csv`: the same, a line for each row of each view."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\r\n")  # RFC 4180
+    scores = [column for name in TASKS for column in (name, f"{name}_low", f"{name}_high")]
+    measures = ("parameters", "tokens", "gpu", "gpu_hours", "usd", "kwh", "kg_co2")
+    about = ("view", "slug", "name", "tier", "date", "rank_best", "rank_worst")
+    average = ("average", "average_low", "average_high")
+    writer.writerow([*about, *average, *scores, *measures])
+    for view, rows in views.items():
+        for row in rows:
+            values = row.as_dict()
+            tasks = [values["tasks"].get(name, {"score": None, "interval": None}) for name in TASKS]
+            cells = [view, *(values[key] for key in ("slug", "name", "tier", "date"))]
+            cells += [*(values["rank"] or (None, None)), values["average"]]
+            cells += values["interval"] or (None, None)
+            for task in tasks:
+                cells += [task["score"], *(task["interval"] or (None, None))]
+            writer.writerow([_inert(cell) for cell in [*cells, *(values[key] for key in measures)]])
+    return stream.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """Text that a spreadsheet does not take for a formula (OWASP, CSV injection)."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
+    return f"'{value}" if is_formula else value
+
+
+def atom_text(views: Views, *, site_url: str) -> str:
+    """`feed.xml` (RFC 4287): the newest entries of both views, each once."""
+    ET.register_namespace("", ATOM)
+    feed = ET.Element(f"{{{ATOM}}}feed")
+
+    def add(parent: ET.Element, tag: str, text: str = "", **attributes: str) -> ET.Element:
+        element = ET.SubElement(parent, f"{{{ATOM}}}{tag}", attributes)
+        element.text = text or None
+        return element
+
+    found: dict[str, Row] = {}
+    for rows in views.values():
+        for row in rows:
+            found.setdefault(row.slug, row)
+    newest = sorted(found.values(), key=lambda row: (row.entry.date, row.slug), reverse=True)
+    add(feed, "id", f"{site_url}/")
+    add(feed, "title", "Small-Bench NLP: new entries")
+    add(feed, "updated", _moment(newest[0].entry.date if newest else "1970-01-01"))
+    add(feed, "link", href=f"{site_url}/index.html")
+    add(feed, "link", rel="self", href=f"{site_url}/feed.xml", type="application/atom+xml")
+    for row in newest[:NUM_FEED_ENTRIES]:
+        url = f"{site_url}/entries/{row.slug}/index.html"
+        entry = add(feed, "entry")
+        add(entry, "id", url)
+        add(entry, "title", row.entry.name)
+        add(entry, "updated", _moment(row.entry.date))
+        for author in row.entry.authors:
+            add(add(entry, "author"), "name", author)
+        add(entry, "link", href=url)
+        add(entry, "summary", _summary(row))
+    ET.indent(feed, space=" ")
+    text: bytes = ET.tostring(feed, encoding="utf-8", xml_declaration=True)
+    return text.decode() + "\n"
+
+
+def _summary(row: Row) -> str:
+    average = "no AVG" if row.average is None else f"AVG {row.average:.2f}"
+    if row.interval is not None:
+        average += f" ({row.interval.low:.2f} to {row.interval.high:.2f})"
+    size = f"{row.entry.model.num_parameters / 1e6:.1f}M parameters"
+    return f"{average}; {row.kind}; {size}; {row.tier}"
+
+
+def _moment(date: str) -> str:
+    return f"{date}T00:00:00Z"

