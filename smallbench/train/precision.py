@@ -58,18 +58,20 @@ def assert_compiled_for(device: torch.device) -> None:
 
 def require_compiler(device: torch.device) -> None:
     """Raise `UnavailableError` where `torch.compile` would find nothing to compile with."""
-    if device.type == "cuda":
-        if importlib.util.find_spec("triton") is None:
-            raise UnavailableError(
-                "train.compile needs Triton on a GPU, and this Python has none; install triton, or "
-                "leave train.compile out"
-            )
-        return
-    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UnavailableError(
+            "train.compile needs Triton on a GPU, and this Python has none; install triton, or "
+            "leave train.compile out"
+        )
+    # Triton compiles what launches its kernels.
+    variable, usual = (
+        ("CC", ["gcc", "clang"]) if device.type == "cuda" else ("CXX", ["g++", "clang++"])
+    )
+    names = [os.environ[variable]] if variable in os.environ else usual
     if not any(shutil.which(name) for name in names):
         raise UnavailableError(
-            f"train.compile needs a C++ compiler, but {' and '.join(names)} cannot be found; "
-            "install g++, or leave train.compile out"
+            f"train.compile needs a compiler, but {' and '.join(names)} cannot be found; "
+            f"install {usual[0]}, or leave train.compile out"
         )
 
 

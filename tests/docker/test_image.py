@@ -171,12 +171,17 @@ def final_weights(run_dir: Path) -> str:
 
 def test_offloading_needs_no_compiler(run, image, corpus, tmp_path):
     mount = (f"--volume={corpus}:/corpus:ro",)
-    for program in ("g++", "cc", "ninja-build"):
+    for program in ("gcc", "g++", "clang", "cc"):
         run("-c", f"! command -v {program}", options=("--entrypoint=sh",))
     run(
         "pretrain", "bert-tiny", "--data=/corpus", "--run_dir=offloaded", "--max_steps=3",
         "--offload=optimizer", *TINY, options=mount,
     )  # fmt: skip
+    compiling = run(
+        "pretrain", "bert-tiny", "--data=/corpus", "--run_dir=compiled", "--max_steps=3",
+        "--train.compile=true", *TINY, options=mount, code=69,
+    )  # fmt: skip
+    assert "leave train.compile out" in compiling.stderr
 
 
 def test_the_compiled_optimizer_runs_on_any_cpu_with_avx2(run, scratch):
