@@ -154,6 +154,7 @@ def test_every_state_is_in_the_address_and_opens_again(opened, entries):
     assert shown(other) == expected
     assert other.input_value("[type=search]") == "e"
     assert other.get_attribute("#entry-1 .pin", "aria-pressed") == "true"
+    other.locator("#scatter svg[aria-label*='AVG against parameters']").wait_for()
     assert other.is_checked("input[name=x][value=parameters]")
     assert other.url.partition("?")[2] == address.partition("?")[2]
 
