@@ -84,6 +84,8 @@ FROM packages AS application
 COPY pyproject.toml README.md LICENSE ./
 COPY jobs jobs
 COPY k8s k8s
+# A page of the leaderboard's site; the package has a link to it.
+COPY docs/submitting.md docs/
 COPY smallbench smallbench
 RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-dir --prefix=/application .
 
