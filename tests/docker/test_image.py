@@ -223,7 +223,7 @@ def test_a_changed_source_changes_no_layer_of_packages(image, tmp_path):
     context.mkdir()
     for name in ("Dockerfile", "LICENSE", "README.md", "pyproject.toml", ".dockerignore"):
         shutil.copy(built.ROOT / name, context)
-    for name in ("docker", "jobs", "smallbench"):
+    for name in ("docker", "docs", "jobs", "k8s", "smallbench"):
         shutil.copytree(built.ROOT / name, context / name)
     with (context / "jobs" / "__init__.py").open("a") as stream:
         stream.write(f"# {uuid4()}\n")
