@@ -89,6 +89,13 @@ def run(options: Options) -> None:
         problem = storage(options.storage, options)
         findings["storage"] = {"url": options.storage, "problem": str(problem) if problem else None}
         problems += [problem] if problem else []
+    if not findings["disk"]["is_writable"]:
+        problems.append(
+            UnavailableError(
+                f"runs cannot be written to {Path.cwd()} as uid {os.getuid()}; start where you may "
+                "write (in the container /scratch: chown what is mounted there)"
+            )
+        )
     absent = [name for name in TRAINING if findings["packages"][name] is None]
     if absent:
         problems.append(
@@ -279,8 +286,7 @@ def report(findings: dict[str, Any]) -> Iterator[str]:
     if shared := findings["shared_memory"]:
         small = "; too small for several GPUs: docker run --shm-size=2g"
         yield f"shm         {shared['gib']} GiB{small if shared['gib'] < SHARED_GIB else ''}"
-    written = "" if disk["is_writable"] else f"; uid {os.getuid()} may not write here"
-    yield f"disk        {disk['free_gib']} GiB free in {disk['folder']}{written}"
+    yield f"disk        {disk['free_gib']} GiB free in {disk['folder']}"
     if "storage" in findings:
         kept = findings["storage"]
         yield f"storage     {kept['problem'] or kept['url'] + ' can be written and read'}"

@@ -37,6 +37,13 @@ def test_a_gpu_that_must_be_there_is_a_problem_where_it_is_not(capsys, monkeypat
     assert len(findings(capsys)["problems"]) == 1
 
 
+def test_a_folder_that_takes_no_runs_is_a_problem(capsys, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UnavailableError, match="start where you may write"):
+        run(Options(json=True))
+    assert not findings(capsys)["disk"]["is_writable"]
+
+
 def test_a_storage_that_refuses_ends_it_as_it_would_end_training(capsys, monkeypatch, moto_bucket):
     options = Options(
         storage=f"{moto_bucket.url}/runs", endpoint_url=moto_bucket.server.endpoint_url, json=True

@@ -31,7 +31,7 @@ stop() {
     for _ in {1..60}; do kill -0 "$pid" 2>/dev/null || break; sleep 0.5; done
   fi
   # The network of its containers stays mounted after it.
-  awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | xargs --no-run-if-empty umount
+  awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | tac | xargs --no-run-if-empty umount
   rm -rf "$dir"
 }
 
