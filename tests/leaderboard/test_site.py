@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from smallbench.leaderboard.evaluation import evaluate, evaluate_all
 from smallbench.leaderboard.gold import NO_GOLD
 from smallbench.leaderboard.site import build as module
 from smallbench.leaderboard.site.build import build_site
-from smallbench.leaderboard.site.charts import Strips, pareto, records
+from smallbench.leaderboard.site.charts import Strips, pareto, record_chart, records
 from smallbench.leaderboard.site.rows import Usage, rows
 from smallbench.leaderboard.site.serve import server
 from smallbench.leaderboard.submission import read_submission
@@ -376,6 +377,22 @@ def test_records_rise_and_are_of_ranked_entries(entries):
     dates = [row.entry.date for row, _ in found]
     assert dates == sorted(dates)
     assert records(rows(entries[-6:], "paper")) == [], "reported entries set none"
+
+
+def test_the_record_is_drawn_from_the_first_day_to_the_last(entries):
+    found = [row for row in rows(entries, "robust") if row.rank]
+    days = ["2025-03-01", "2025-01-01", "2025-12-31"]
+    dated = [
+        replace(row, entry=replace(row.entry, date=day))
+        for row, day in zip(found, days, strict=False)
+    ]
+    chart = record_chart(dated)
+    assert [tick.label for tick in chart.x_ticks] == ["2025-01-01", "2025-12-31"]
+    heights = [int(y) for y in re.findall(r"V(\d+)", dict(chart.paths)["line"])]
+    assert heights
+    assert heights == sorted(heights, reverse=True), "what is better is higher"
+    assert dict(chart.paths)["dots"].count("M") == len(records(dated))
+    assert record_chart(dated[:1]) is None
 
 
 def test_strips_share_one_scale_that_holds_the_best(entries):

@@ -386,6 +386,7 @@ def test_without_javascript_all_rows_charts_and_pages_are_there(opened, entries)
     assert page.locator("#scatter svg[role=img]:visible").count() == 4
     assert page.locator("#by-task .strip:visible").count() == 8 * NUM_ENTRIES
     assert page.locator(".records li:visible").count() >= 1
+    assert page.locator("#records svg[role=img]:visible").count() == 1
     assert page.locator(".strip:visible").count() >= NUM_ENTRIES
     page.click("#entry-1 .model a >> nth=0")
     assert page.locator("#curve svg[role=img]:visible").count() == 1

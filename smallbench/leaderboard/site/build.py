@@ -281,6 +281,7 @@ def _board_page(views: Mapping[ViewName, list[Row]], view: ViewName) -> dict[str
         "charts": [chart for key in charts.COSTS if (chart := charts.scatter(shown, key))],
         "by_task": charts.by_task(shown[:NUM_COMPARED_ROWS]),
         "records": charts.records(found),
+        "record_chart": charts.record_chart(found),
         "data": {
             "view": view,
             "tasks": [
