@@ -114,7 +114,7 @@ def record_chart(rows: Sequence[Row]) -> Chart | None:
         Tick(date.fromordinal(day).isoformat(), 100 * x.place(day))
         for day in (min(days), max(days))
     ]
-    summary = f"{len(points)} records, from {points[0][1]:.2f} to {points[-1][1]:.2f}"
+    summary = f"{len(points)} in turn, from {points[0][1]:.2f} to {points[-1][1]:.2f}"
     paths = [("line", steps), ("dots", _dots(points, x, y))]
     return Chart("The best AVG", "date", "AVG", ends, ticks_of(y), paths, summary)
 
