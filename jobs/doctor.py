@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from jobs.base import Job
 from smallbench.config import option
+from smallbench.cores import available_cpus
 from smallbench.errors import SmallbenchError, UnavailableError
 from smallbench.storage.base import open_storage
 from smallbench.storage.config import StorageConfig
@@ -132,10 +133,9 @@ def processor() -> dict[str, Any]:
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
     flags = set(fields.get("flags", fields.get("Features", "")).split())
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return {
         "name": fields.get("model name") or platform.processor() or platform.machine(),
-        "usable_cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "usable_cores": available_cpus(),
         "instruction_sets": sorted(
             flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_vnni", "bf16", "sve"}
         ),

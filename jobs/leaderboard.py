@@ -34,6 +34,7 @@ NEEDED = {
     "serve": (),
 }
 """The options without which an action cannot start."""
+MAX_PORT = 2**16 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,8 @@ class Options(StorageConfig):
             raise UsageError(
                 f"'leaderboard {self.action}' writes a folder on this machine, not {self.out}"
             )
+        if not 0 <= self.port <= MAX_PORT:
+            raise UsageError(f"--port={self.port} is none; choose one of 0 to {MAX_PORT}")
 
 
 def run(options: Options) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench.config import differing_keys, digest, to_dict
+from smallbench.cores import available_cpus
 from smallbench.data.cleaning import is_held_out
 from smallbench.data.config import TRAINED_KINDS, PrepareConfig
 from smallbench.data.corpus import Corpus, Skips, open_corpus
@@ -40,7 +41,7 @@ from smallbench.data.shards import (
     unigram_entropy,
 )
 from smallbench.data.tokenizer import Tokenizer, train_tokenizer
-from smallbench.data.workers import available_cpus, ordered_map
+from smallbench.data.workers import ordered_map
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.files import (
     TEMPORARY_MARK,

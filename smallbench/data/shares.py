@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from smallbench.cores import available_cpus
 from smallbench.data.config import TRAINED_KINDS, PrepareConfig
 from smallbench.data.corpus import (
     Corpus,
@@ -52,7 +53,6 @@ from smallbench.data.sampling import TextSample
 from smallbench.data.shards import Manifest
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.data.transfer import cache_directory, published_manifest
-from smallbench.data.workers import available_cpus
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.storage.base import (
     AlreadyExistsError,

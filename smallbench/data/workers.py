@@ -20,14 +20,6 @@ R = TypeVar("R")
 _TASKS_PER_WORKER = 2  # one in work, one waiting; more would only cost memory
 
 
-def available_cpus() -> int:
-    """The cores that this process may use, which a container may have made fewer."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
-
-
 def ordered_map(
     function: Callable[[T], R], tasks: Iterable[T], *, workers: int
 ) -> Generator[R, None, None]:

@@ -21,6 +21,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
+from smallbench.cores import available_cpus
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -63,7 +65,7 @@ def call_each(
     busy: dict[int, _Worker] = {}
     idle: list[_Worker] = []
     workers: list[_Worker] = []
-    num_workers = num_workers or len(os.sched_getaffinity(0))
+    num_workers = num_workers or available_cpus()
     try:
         while waiting or busy:
             while waiting and len(busy) < num_workers:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
+from jobs.leaderboard import Options
 from smallbench.errors import DataError, UnavailableError, UsageError
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.board import board
@@ -27,7 +29,7 @@ from smallbench.leaderboard.evaluation import evaluate, evaluate_all
 from smallbench.leaderboard.gold import NO_GOLD
 from smallbench.leaderboard.site import build as module
 from smallbench.leaderboard.site.build import build_site
-from smallbench.leaderboard.site.charts import Strips, pareto, records
+from smallbench.leaderboard.site.charts import Strips, pareto, record_chart, records
 from smallbench.leaderboard.site.rows import Usage, rows
 from smallbench.leaderboard.site.serve import server
 from smallbench.leaderboard.submission import read_submission
@@ -290,16 +292,56 @@ def test_what_fails_leaves_the_old_site_as_it_was(entries, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
-def test_a_site_is_replaced_whole_and_another_folder_never(entries, tmp_path):
+def test_a_site_is_replaced_whole(site, entries, tmp_path):
+    assert {path.name for path in site.iterdir()} == module.WRITTEN
     out = tmp_path / "site"
     build_site(entries, out)
     build_site(entries[:1], out)
     assert len(list((out / "entries").iterdir())) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
-    (tmp_path / "thesis.txt").write_text("dear")
-    with pytest.raises(DataError, match="is there and no site"):
-        build_site(entries, tmp_path)
-    assert (tmp_path / "thesis.txt").read_text() == "dear"
+
+
+FOREIGN = {
+    "a file": {"thesis.txt": "dear"},
+    "a file beside a site": {"thesis.txt": "dear", "leaderboard.json": None},
+    "a repository": {".git/HEAD": "ref", "index.html": "", "leaderboard.json": None},
+    "a domain": {"CNAME": "example.org", "leaderboard.json": None},
+    "another's marker": {"leaderboard.json": '{"players": []}'},
+    "a marker that is a list": {"leaderboard.json": '["schema_version", "views"]'},
+    "a marker that is no JSON": {"leaderboard.json": "views"},
+    "no marker": {"index.html": "<p>mine"},
+}
+
+
+@pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
+def test_what_no_build_wrote_is_never_replaced(files, site, entries, tmp_path):
+    out = tmp_path / "out"
+    for name, text in files.items():
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((site / name).read_text() if text is None else text)
+    before = tree(out)
+    with pytest.raises(DataError, match="choose another --out, or empty it"):
+        build_site(entries[:1], out)
+    assert tree(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_stays_and_the_site_that_it_leads_to_is_replaced(entries, tmp_path):
+    (link := tmp_path / "link").symlink_to(tmp_path / "site")
+    for found in (entries, entries[:1]):
+        build_site(found, link)
+    assert link.is_symlink()
+    assert len(list((tmp_path / "site" / "entries").iterdir())) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"link", "site"}
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_the_folder_one_is_in_is_not_replaced(out, entries, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="the folder you are in"):
+        build_site(entries[:1], Path(out))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "https://a.b/?q=1"])
@@ -337,6 +379,22 @@ def test_records_rise_and_are_of_ranked_entries(entries):
     assert records(rows(entries[-6:], "paper")) == [], "reported entries set none"
 
 
+def test_the_record_is_drawn_from_the_first_day_to_the_last(entries):
+    found = [row for row in rows(entries, "robust") if row.rank]
+    days = ["2025-03-01", "2025-01-01", "2025-12-31"]
+    dated = [
+        replace(row, entry=replace(row.entry, date=day))
+        for row, day in zip(found, days, strict=False)
+    ]
+    chart = record_chart(dated)
+    assert [tick.label for tick in chart.x_ticks] == ["2025-01-01", "2025-12-31"]
+    heights = [int(y) for y in re.findall(r"V(\d+)", dict(chart.paths)["line"])]
+    assert heights
+    assert heights == sorted(heights, reverse=True), "what is better is higher"
+    assert dict(chart.paths)["dots"].count("M") == len(records(dated))
+    assert record_chart(dated[:1]) is None
+
+
 def test_strips_share_one_scale_that_holds_the_best(entries):
     found = rows(entries, "robust")
     strips = Strips.of(found)
@@ -364,6 +422,12 @@ def test_the_job_serves_what_it_built_on_this_machine_only(tmp_path):
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, 99_999_999])
+def test_a_port_that_is_none_is_refused(port):
+    with pytest.raises(UsageError, match=f"--port={port} is none"):
+        Options(action="serve", port=port)
 
 
 @pytest.mark.skipif(not shutil.which("java"), reason="the Nu HTML checker needs Java")

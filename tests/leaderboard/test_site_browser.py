@@ -145,15 +145,18 @@ def test_every_state_is_in_the_address_and_opens_again(opened, entries):
     page.fill("[type=search]", "e")
     page.click("#entry-1 .pin")
     page.click("#entry-2 .pin")
+    page.click("#entry-2 .more")
     page.check("input[name=x][value=parameters]", force=True)
     expected, address = shown(page), page.url
     assert set(address.partition("?")[2].split("&")) == {
-        "sort=-rte", "size=30", "q=e", "pin=entry-1,entry-2", "x=parameters"
+        "sort=-rte", "size=30", "q=e", "pin=entry-1,entry-2", "open=entry-2", "x=parameters"
     }  # fmt: skip
     other = opened(f"index.html?{address.partition('?')[2]}")
     assert shown(other) == expected
     assert other.input_value("[type=search]") == "e"
     assert other.get_attribute("#entry-1 .pin", "aria-pressed") == "true"
+    assert other.get_attribute("#entry-2 .more", "aria-expanded") == "true"
+    assert other.locator(".detail:visible").count() == 1
     other.locator("#scatter svg[aria-label*='AVG against parameters']").wait_for()
     assert other.is_checked("input[name=x][value=parameters]")
     assert other.url.partition("?")[2] == address.partition("?")[2]
@@ -187,7 +190,7 @@ def test_a_word_is_one_step_back(opened, entries):
 
 def test_nonsense_in_the_address_is_left_alone(opened, entries):
     page = opened(
-        "index.html?sort=-evil&size=<b>&budget=x&tier=none&pin=nobody,entry-1,,&compare=1"
+        "index.html?sort=-evil&size=<b>&budget=x&tier=none&pin=nobody,entry-1,,&compare=1&open=<b>"
     )
     assert shown(page) == all_slugs(entries)
     assert not page.locator("dialog[open]").count()
@@ -253,6 +256,8 @@ def test_details_open_below_their_row_and_stay_there_when_sorted(opened, entries
     assert detail.count() == 1
     page.click("#entry-2 .more")
     assert detail.count() == 0
+    page.go_back()
+    assert detail.count() == 1
 
 
 def test_a_name_leads_to_the_entrys_page_and_its_address_stays(opened, entries):
@@ -381,6 +386,7 @@ def test_without_javascript_all_rows_charts_and_pages_are_there(opened, entries)
     assert page.locator("#scatter svg[role=img]:visible").count() == 4
     assert page.locator("#by-task .strip:visible").count() == 8 * NUM_ENTRIES
     assert page.locator(".records li:visible").count() >= 1
+    assert page.locator("#records svg[role=img]:visible").count() == 1
     assert page.locator(".strip:visible").count() >= NUM_ENTRIES
     page.click("#entry-1 .model a >> nth=0")
     assert page.locator("#curve svg[role=img]:visible").count() == 1

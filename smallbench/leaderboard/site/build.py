@@ -50,10 +50,12 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
     from markupsafe import Markup
 
-MARKER = "leaderboard.json"
-"""A folder that holds it was built here and may be replaced."""
-
 PAGES: Mapping[ViewName, str] = {"robust": "index.html", "paper": "paper.html"}
+MARKER = "leaderboard.json"
+"""Its content tells a site from a folder that looks like one."""
+WRITTEN = {*PAGES.values(), "submit.html", "entries", "static"}
+WRITTEN |= {MARKER, "leaderboard.csv", "entry.schema.json", "feed.xml"}
+"""All that a site's folder holds: with anything else in it, it is not only ours to replace."""
 TIER_MEANINGS: Mapping[Tier, str] = {
     "reported": "quoted from elsewhere; nothing can be recomputed, so it has no rank",
     "claimed": "scores recomputed from predictions; some check could not be done",
@@ -81,12 +83,12 @@ def build_site(
     """Write the site to the folder `out`; what was there stays until all of it is written.
 
     `site_url`, where it will be hosted, gives it a feed and canonical links; `is_sample` says that
-    the labels are generated stand-ins. Raises `DataError` where `out` is another kind of folder.
+    the labels are generated stand-ins. Raises `DataError` where `out` holds what no build wrote.
     """
     if site_url is not None:
         site_url = _checked_url(site_url)
-    if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there and no site; choose another --out, or empty it")
+    out = out.resolve()  # the folder itself is renamed, not a link to it
+    _check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     building = temporary_sibling(out)
     try:
@@ -100,6 +102,29 @@ def build_site(
             building.rename(out)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _check_replaceable(out: Path) -> None:
+    if Path.cwd().is_relative_to(out):  # the root too
+        raise UsageError(f"--out={out} would replace the folder you are in; run it from elsewhere")
+    if not out.exists():
+        return
+    remedy = "choose another --out, or empty it"
+    if not out.is_dir():
+        raise DataError(f"{out} is there and no folder; {remedy}")
+    names = {path.name for path in out.iterdir()}
+    if foreign := sorted(names - WRITTEN):
+        raise DataError(f"{out} holds {foreign[0]!r}, which no build of a site wrote; {remedy}")
+    if names and not _is_ours(out / MARKER):
+        raise DataError(f"{out} is there and no site, by its {MARKER}; {remedy}")
+
+
+def _is_ours(marker: Path) -> bool:
+    try:
+        content = json.loads(marker.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"schema_version", "views"} <= content.keys()
 
 
 def _checked_url(site_url: str) -> str:
@@ -256,6 +281,7 @@ def _board_page(views: Mapping[ViewName, list[Row]], view: ViewName) -> dict[str
         "charts": [chart for key in charts.COSTS if (chart := charts.scatter(shown, key))],
         "by_task": charts.by_task(shown[:NUM_COMPARED_ROWS]),
         "records": charts.records(found),
+        "record_chart": charts.record_chart(found),
         "data": {
             "view": view,
             "tasks": [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from smallbench.glue.tasks import TASKS, Task
@@ -99,6 +100,27 @@ def records(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
             found.append((row, None if best is None else row.average - best))
             best = row.average
     return found
+
+
+def record_chart(rows: Sequence[Row]) -> Chart | None:
+    """The best AVG from the first ranked entry's day to the last one's; None within one day."""
+    days = [_day(row) for row in rows if row.rank]
+    if len(set(days)) < 2:
+        return None
+    points = [(_day(row), row.average or 0.0) for row, _ in records(rows)]
+    x, y = scale_of(days), scale_of([average for _, average in points])
+    steps = _steps([*points, (max(days), points[-1][1])], x, y)
+    ends = [
+        Tick(date.fromordinal(day).isoformat(), 100 * x.place(day))
+        for day in (min(days), max(days))
+    ]
+    summary = f"{len(points)} in turn, from {points[0][1]:.2f} to {points[-1][1]:.2f}"
+    paths = [("line", steps), ("dots", _dots(points, x, y))]
+    return Chart("The best AVG", "date", "AVG", ends, ticks_of(y), paths, summary)
+
+
+def _day(row: Row) -> int:
+    return date.fromisoformat(row.entry.date).toordinal()
 
 
 def curve_points(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:

@@ -77,6 +77,7 @@
   const read = () => {
     const query = new URLSearchParams(location.search);
     const list = (name) => (query.get(name) ?? "").split(",").filter(Boolean);
+    const slugs = (name) => [...new Set(list(name))].filter((slug) => bySlug.has(slug));
     const sort = query.get("sort") ?? DEFAULT_SORT;
     const option = (name) => {
       const value = query.get(name) ?? "";
@@ -88,7 +89,8 @@
       budget: option("budget"),
       size: option("size"),
       sort: headers.some((th) => th.dataset.key === sort.replace("-", "")) ? sort : DEFAULT_SORT,
-      pin: [...new Set(list("pin"))].filter((slug) => bySlug.has(slug)).slice(0, MOST_PINS),
+      pin: slugs("pin").slice(0, MOST_PINS),
+      open: slugs("open"),
       compare: query.has("compare"),
       x: query.get("x") ?? "",
     };
@@ -101,6 +103,7 @@
     if (state.size) query.set("size", state.size);
     if (state.sort !== DEFAULT_SORT) query.set("sort", state.sort);
     if (state.pin.length) query.set("pin", state.pin.join(","));
+    if (state.open.length) query.set("open", state.open.join(","));
     if (state.compare && state.pin.length > 1) query.set("compare", "1");
     if (state.x) query.set("x", state.x);
     const text = query.toString().replaceAll("%2C", ",");
@@ -146,6 +149,7 @@
       const isHidden = !matches(row), isPinned = state.pin.includes(row.slug);
       number += !isHidden;
       if (row.element.hidden !== isHidden) row.element.hidden = isHidden;
+      if (Boolean(row.detail) !== state.open.includes(row.slug)) toggleDetail(row);
       if (row.detail) row.detail.hidden = isHidden;
       if (Boolean(row.isPinned) !== isPinned) {
         row.isPinned = isPinned;
@@ -244,22 +248,28 @@
     return make("tr", { class: "detail", id: `${row.slug}--detail`, role: "row" }, cell);
   };
 
+  const toggleDetail = (row) => {
+    if (row.detail) {
+      row.detail.remove();
+      delete row.detail;
+    } else {
+      row.detail = detailOf(row);
+      row.element.after(row.detail);
+    }
+    const button = $(".more", row.element);
+    button.setAttribute("aria-expanded", Boolean(row.detail));
+    button.setAttribute("aria-controls", `${row.slug}--detail`);
+  };
+
   body.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    const row = bySlug.get(button.closest("tr").id);
+    const slug = button.closest("tr").id;
     if (button.classList.contains("more")) {
-      if (row.detail) {
-        row.detail.remove();
-        delete row.detail;
-      } else {
-        row.detail = detailOf(row);
-        row.element.after(row.detail);
-      }
-      button.setAttribute("aria-expanded", Boolean(row.detail));
-      button.setAttribute("aria-controls", `${row.slug}--detail`);
+      const others = state.open.filter((other) => other !== slug);
+      change({ open: others.length < state.open.length ? others : [...others, slug] });
     } else if (button.classList.contains("pin")) {
-      toggle(row.slug);
+      toggle(slug);
     }
   });
 

@@ -1,0 +1,13 @@
+"""How many processes may work at once."""
+
+from __future__ import annotations
+
+import os
+
+
+def available_cpus() -> int:
+    """The cores that this process may use, which a container may have made fewer."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
