@@ -18,6 +18,8 @@ PINNED = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 MAX_RUN_CHARACTERS = 40
 """`leaderboard-RUN` and a pod's index behind it must fit into a host's name, 63 characters."""
+MAX_SWEEP_CHARACTERS = MAX_RUN_CHARACTERS - len("-999")
+"""Its rows are runs, too, with their index behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,9 @@ PATTERNS = {
     "a token of the Hugging Face hub": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
     "an address with a password": re.compile(r"://\S*@"),
     "a secret by its name": re.compile(
-        r"(secret|passw(or)?d|api[-_]?key|access[-_]?key|credential|(^|[-_])token)\w*=", re.I
+        # Not --tokenizer=, nor a number of tokens.
+        r"((secret|passw(or)?d|api[-_]?key|access[-_]?key|credential)\w*|(^|[-_])token)=",
+        re.I,
     ),
 }
 """By what a user knows it as."""

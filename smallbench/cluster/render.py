@@ -106,7 +106,8 @@ class _Job:
         count = pods or self.spec["completions"]
         self.spec["completions"] = count
         self.spec["parallelism"] = min(count, at_once or count)
-        self.spec["maxFailedIndexes"] = min(count, self.spec["maxFailedIndexes"])
+        if self.spec["maxFailedIndexes"]:  # 0 is a corpus's, which needs each share
+            self.spec["maxFailedIndexes"] = count  # however many fail, the others go on
         if any(argument.startswith("--num_shards=") for argument in self.container["args"]):
             self.set_flag(f"--num_shards={count}")
 

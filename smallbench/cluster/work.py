@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from smallbench.cluster.config import MAX_RUN_CHARACTERS, ClusterConfig, Stage
+from smallbench.cluster.config import (
+    MAX_RUN_CHARACTERS,
+    MAX_SWEEP_CHARACTERS,
+    ClusterConfig,
+    Stage,
+)
 from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.sizes import GLUE_GIB, Sizes, needs_of, sizes_for
 from smallbench.config import differing_keys, digest, override_all, to_dict
@@ -29,10 +34,19 @@ class Work:
     """Of a sweep: options of `smallbench pretrain` by key."""
 
 
-def run_id(name: str, changes: Any) -> str:
+def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
     """A name for a run that is the same for the same recipe and changes, and for no others."""
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return f"{name[: MAX_RUN_CHARACTERS - 9]}-{digest(changes)[:8]}" if changes else name
+    return f"{name[: longest - 9]}-{digest(changes)[:8]}" if changes else name
+
+
+def sweep_id(
+    recipe: str | None, rows: Sequence[Mapping[str, Any]], may_change: Collection[str]
+) -> str:
+    """A sweep's name, of what its rows learn: with more hours it goes on."""
+    left_out = {*may_change, "max_hours"}
+    learned = [{key: row[key] for key in row if key not in left_out} for row in rows]
+    return run_id(recipe or "recipes", learned, longest=MAX_SWEEP_CHARACTERS)
 
 
 def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None) -> Work:
@@ -53,7 +67,7 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
             {"recipe": one, **changes, **rate, **hours}
             for one, rate in product(options.recipes or (recipe,), rates)
         ]
-        return Work(stage, options.run or run_id(recipe or "recipes", rows), recipe, flags, rows)
+        return Work(stage, options.run or sweep_id(recipe, rows, may_change), recipe, flags, rows)
     if stage == "pretrain":
         flags += [f"--{key}={as_flag(value)}" for key, value in changes.items()]
         flags += [] if options.hours is None else [f"--max_hours={options.hours}"]

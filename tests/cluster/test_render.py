@@ -18,6 +18,7 @@ from smallbench.cluster import work as work_module
 from smallbench.cluster.manifests import build
 from smallbench.errors import ConfigError, UsageError
 from smallbench.recipes import RECIPES
+from tests.cluster.job_controller import job_is_over
 from tests.cluster.kustomize import IMAGE, STAGES, command_of, jobs
 from tests.cluster.test_manifests import NEWEST, OLDEST, env, gib
 
@@ -171,6 +172,19 @@ def test_a_run_is_named_by_what_it_learns():
     assert later["metadata"]["name"] == f"glue-{three}"
 
 
+@pytest.mark.parametrize("rows", ["bert-small", "--recipes=bert-small,electra-small"])
+def test_a_sweep_is_named_by_what_it_learns(rows):
+    """With more hours, or another micro-batch, its rows go on; with other rates they are others."""
+    line = f"sweep {rows} --learning_rates=1e-3,5e-4"
+    hours = work(f"{line} --hours=48")
+    assert all(row["max_hours"] == 48 for row in hours.rows)
+    assert work(line).run == work(f"{line} --hours=24").run == hours.run
+    assert work(line).run != work(f"sweep {rows} --learning_rates=1e-3,6e-4").run
+    if rows == "bert-small":
+        assert work(f"{line} --train.micro_batch_size=32").run == hours.run
+        assert work(f"{line} --train.max_steps=7").run != hours.run
+
+
 def test_changes_of_the_recipe_reach_the_trainer():
     words = args_of(
         job_of("pretrain bert-small --optim.learning_rate=1e-3 --train.milestones=5,10")
@@ -198,6 +212,24 @@ def test_a_sweep_has_a_row_for_each_recipe_and_rate(rendered):
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [
+        ("sweep bert-small --learning_rates=1e-4,2e-4,3e-4,4e-4,5e-4", 5),
+        ("glue --run=mine --pods=12 --gpu=none", 12),
+    ],
+)
+def test_only_the_failure_of_all_parts_is_the_jobs(line, count):
+    spec = job_of(line)["spec"]
+    assert spec["completions"] == count
+    assert not job_is_over(spec, count - 1)
+
+
+@pytest.mark.parametrize("pods", [1, 12])
+def test_no_corpus_without_one_of_its_shares(pods):
+    assert job_is_over(job_of(f"prepare --pods={pods}")["spec"], 1)
+
+
 def test_where_it_runs_is_the_flags(rendered):
     job = job_of(
         "pretrain bert-small --endpoint_url=https://s3.example --region=eu-west-1 "
@@ -218,6 +250,16 @@ def test_where_it_runs_is_the_flags(rendered):
     assert "--num_shards=4" in args_of(rendered["glue"][-1])
     limits = glue["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert "nvidia.com/gpu" not in limits
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in JOB.examples if {"render", "submit"} & set(line.split())]
+)
+def test_the_examples_of_the_help_render(line):
+    words = [word for word in shlex.split(line)[3:] if not word.startswith(("--image", "--bucket"))]
+    job = job_of(shlex.join(words))
+    flags = [flag for word in words if word.startswith("--flags=") for flag in word[8:].split()]
+    assert set(flags) <= set(args_of(job))
 
 
 # What is refused, before anything is printed
