@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from jobs.base import Job
-from smallbench.cluster.config import ClusterConfig, Stage
+from smallbench.cluster.config import MAX_SWEEP_CHARACTERS, ClusterConfig, Stage, check_name
 from smallbench.config import option
 from smallbench.errors import UsageError
 from smallbench.recipes import RECIPES
@@ -53,6 +53,10 @@ class Options(ClusterConfig):
         needs_stage = self.action in {"render", "submit", "logs"}
         if needs_stage and self.stage is None:
             raise UsageError(f"'k8s {self.action}' needs a stage; see smallbench k8s --help")
+        if self.action == "cancel" and not (self.stage or self.recipe or self.run):
+            raise UsageError("'k8s cancel' needs a stage, a RECIPE or --run=ID: it ends their Jobs")
+        if self.stage == "sweep":
+            check_name("run", self.run, MAX_SWEEP_CHARACTERS)
         if (self.recipes or self.learning_rates) and self.stage != "sweep":
             raise UsageError("--recipes and --learning_rates make a sweep: smallbench k8s … sweep")
         if self.stage == "prepare" and self.pods_at_once is not None:

@@ -202,3 +202,11 @@ def test_cancel_deletes_the_runs_jobs_and_no_others(capfd, server: Kubernetes):
     assert code == 0, err
     assert "glue-mine" in out
     assert [name for kind, name in server.objects if kind == "jobs"] == ["glue-yours"]
+
+
+def test_cancel_of_everything_is_refused(capfd, server: Kubernetes):
+    assert k8s(capfd, *ACTIONS[0])[0] == 0
+    code, _, err = k8s(capfd, "cancel")
+    assert code == ExitCode.USAGE
+    assert "--run=ID" in one_sentence(err)
+    assert ("jobs", "glue-mine") in server.objects

@@ -288,6 +288,11 @@ def test_the_examples_of_the_help_render(line):
         (f"render sweep --learning_rates=1e-3 {GIVEN}", UsageError, "over one RECIPE"),
         (f"render pretrain bert-small --learning_rates=1e-3 {GIVEN}", UsageError, "make a sweep"),
         (f"render glue --run=Not_A_Name {GIVEN}", ConfigError, "lower-case"),
+        (f"render glue --run=a --namespace='A b' {GIVEN}", ConfigError, "lower-case"),
+        (f"render glue --run=a --gpu=none --components=gpu-v100 {GIVEN}", ConfigError, "no card"),
+        (f"render glue --run=a --gpu=none --gpu_product=T4 {GIVEN}", ConfigError, "no card"),
+        (f"render glue --run=a --image={IMAGE} --bucket=gs://b", ConfigError, "s3://BUCKET"),
+        (f"render glue --run=a --image={IMAGE} --bucket=s3://", ConfigError, "s3://BUCKET"),
         (f"render glue --run=a --components=gpu-h100 {GIVEN}", ConfigError, "gpu-h100"),
         (f"render glue --run=a --flags=--seed=1 {GIVEN}", UsageError, "did you mean '--seeds'"),
         (f"render pretrain bert-small --train.max_step=1 {GIVEN}", UsageError, "max_steps"),
@@ -327,6 +332,45 @@ def test_what_looks_like_a_credential_is_refused_and_not_repeated(line, capsys):
         assert "Secret" in said
         for secret in (AWS_ID, AWS_SECRET, WANDB, HUB):
             assert secret not in said
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        f"--image=robot:{AWS_SECRET}@registry.example/x:1",
+        f"--image=robot:{AWS_SECRET}@registry.example/{IMAGE}",
+        f"--bucket={AWS_ID}",
+        *(
+            f"--{name}={HUB}"
+            for name in ("run", "queue", "namespace", "gpu", "gpu_product", "region", "components")
+        ),
+        f"--context={HUB}",
+        f"--flags='--vocab_size={HUB}",
+    ],
+)
+def test_no_flags_check_repeats_a_credential(flag, capsys):
+    name = flag.partition("=")[0]
+    others = [other for other in GIVEN.split() if not other.startswith(name)]
+    assert main(["k8s", "render", "prepare", *others, flag]) == ConfigError.exit_code
+    said = "".join(capsys.readouterr())
+    assert "looks like" in said
+    for secret in (AWS_ID, AWS_SECRET, WANDB, HUB):
+        assert secret not in said
+
+
+def test_a_tag_before_the_digest_is_no_password():
+    image = IMAGE.replace("@", ":5000/a:1@")
+    (job,) = render(f"render export --run=mine --image={image} --bucket=s3://lab")
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == image
+
+
+def test_a_row_of_the_longest_sweep_is_a_run():
+    line = "sweep bert-small --learning_rates=1e-3,2e-3"
+    longest = "a" * 36
+    for sweep in (work(f"{line} --run={longest}"), work(f"{line} --train.max_steps=7")):
+        assert work(f"export --run={sweep.run}-999").run == f"{sweep.run}-999"
+    with pytest.raises(ConfigError, match="at most 36"):
+        work(f"{line} --run={longest}a")
 
 
 def test_credentials_of_whoever_renders_stay_out(monkeypatch, rendered):
