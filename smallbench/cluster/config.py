@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -11,6 +12,16 @@ from smallbench.config import option, require
 from smallbench.errors import ConfigError
 
 Stage = Literal["prepare", "pretrain", "sweep", "export", "glue", "leaderboard"]
+
+STAGES_OF: Mapping[str, tuple[Stage, ...]] = {
+    "recipes": ("sweep",),
+    "learning_rates": ("sweep",),
+    "hours": ("pretrain", "sweep"),
+    "corpus_gib": ("prepare", "pretrain", "sweep"),
+    "pods": ("prepare", "glue"),
+    "pods_at_once": ("sweep", "glue"),
+}
+"""Flags that are not for every stage, and those that they are for."""
 
 COMPONENTS = ("gpu-v100", "spot", "pvc", "offline-wandb")
 """Folders of `k8s/components` that are asked for by name; `cpu` and `kueue` have flags."""
@@ -54,12 +65,16 @@ class ClusterConfig:
     hours: float | None = option(
         None, help="pretrain and sweep: hours in steps, over all restarts, after which a run ends"
     )
-    corpus_gib: float = option(20.0, help="size of the prepared corpus; OpenWebText's is 17")
+    corpus_gib: float = option(
+        20.0, help="prepare, pretrain, sweep: size of the prepared corpus; OpenWebText's is 17"
+    )
     grace_seconds: int | None = option(
         None, help="between SIGTERM and SIGKILL; none: what a save and an upload take"
     )
     pods: int | None = option(None, help="prepare and glue: into how many parts to cut the work")
-    pods_at_once: int | None = option(None, help="no more of the parts or rows at a time")
+    pods_at_once: int | None = option(
+        None, help="glue and sweep: no more of the parts or rows at a time"
+    )
     components: tuple[str, ...] = option((), help=f"further ones of {', '.join(COMPONENTS)}")
     queue: str | None = option(None, help="LocalQueue of Kueue, which then starts the Job")
     namespace: str = option("smallbench", help="of the cluster")

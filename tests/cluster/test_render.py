@@ -225,6 +225,27 @@ def test_only_the_failure_of_all_parts_is_the_jobs(line, count):
     assert not job_is_over(spec, count - 1)
 
 
+@pytest.mark.parametrize("line", ["prepare", *(f"{s} --run=a" for s in STAGES[3:])])
+def test_every_stage_has_the_grace_it_is_given(line):
+    assert sizes(job_of(f"{line} --grace_seconds=25"))[2] == 25
+    assert not [word for word in args_of(job_of(line)) if "grace" in word]
+
+
+def test_who_prepares_a_larger_corpus_has_more_scratch():
+    assert sizes(job_of("prepare")) == sizes(jobs(build("base"))["prepare"])
+    job = job_of("prepare --corpus_gib=500")
+    assert sizes(job)[1] == 25 * sizes(job_of("prepare"))[1]
+    assert {"name": "scratch", "emptyDir": {"sizeLimit": "2500Gi"}} in (
+        job["spec"]["template"]["spec"]["volumes"]
+    )
+
+
+def test_an_open_quote_is_said_without_what_is_in_it():
+    with pytest.raises(UsageError, match="quotation") as refused:
+        render(f"render prepare {GIVEN} --flags='--vocab_size=\"5'")
+    assert "vocab_size" not in str(refused.value)
+
+
 @pytest.mark.parametrize("pods", [1, 12])
 def test_no_corpus_without_one_of_its_shares(pods):
     assert job_is_over(job_of(f"prepare --pods={pods}")["spec"], 1)
@@ -286,7 +307,23 @@ def test_the_examples_of_the_help_render(line):
         (f"render glue {GIVEN}", UsageError, "needs --run"),
         (f"render sweep bert-small {GIVEN}", UsageError, "a sweep needs"),
         (f"render sweep --learning_rates=1e-3 {GIVEN}", UsageError, "over one RECIPE"),
-        (f"render pretrain bert-small --learning_rates=1e-3 {GIVEN}", UsageError, "make a sweep"),
+        (f"render pretrain bert-small --learning_rates=1e-3 {GIVEN}", UsageError, "for sweep"),
+        (f"render glue --run=a --hours=2 {GIVEN}", UsageError, "for pretrain and sweep"),
+        (f"render glue --run=a --corpus_gib=2 {GIVEN}", UsageError, "for prepare and"),
+        *(
+            (f"render {line} {flag} {GIVEN}", UsageError, f"{flag[:6]}.* is for")
+            for line in ("pretrain bert-small", "export --run=a", "leaderboard --run=a")
+            for flag in ("--pods=2", "--pods_at_once=2")
+        ),
+        (f"render sweep bert-small --learning_rates=1 --pods=2 {GIVEN}", UsageError, "is for"),
+        (f"render glue --run=a --flags=--num_shards=2 {GIVEN}", UsageError, "use --pods"),
+        (f"render prepare --flags='--workers=1 --shard=2' {GIVEN}", UsageError, "use --pods"),
+        (
+            f"render pretrain bert-small --flags=--grace-seconds=25 {GIVEN}",
+            UsageError,
+            "use --grace_seconds",
+        ),
+        (f"render pretrain bert-small --flags=--max_hours=2 {GIVEN}", UsageError, "use --hours"),
         (f"render glue --run=Not_A_Name {GIVEN}", ConfigError, "lower-case"),
         (f"render glue --run=a --namespace='A b' {GIVEN}", ConfigError, "lower-case"),
         (f"render glue --run=a --gpu=none --components=gpu-v100 {GIVEN}", ConfigError, "no card"),
