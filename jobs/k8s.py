@@ -13,11 +13,17 @@ A sweep is several pretrainings in one Job: --recipes, --learning_rates, or both
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from jobs.base import Job
-from smallbench.cluster.config import ClusterConfig, Stage
+from smallbench.cluster.config import (
+    MAX_SWEEP_CHARACTERS,
+    STAGES_OF,
+    ClusterConfig,
+    Stage,
+    check_name,
+)
 from smallbench.config import option
 from smallbench.errors import UsageError
 from smallbench.recipes import RECIPES
@@ -53,12 +59,22 @@ class Options(ClusterConfig):
         needs_stage = self.action in {"render", "submit", "logs"}
         if needs_stage and self.stage is None:
             raise UsageError(f"'k8s {self.action}' needs a stage; see smallbench k8s --help")
-        if (self.recipes or self.learning_rates) and self.stage != "sweep":
-            raise UsageError("--recipes and --learning_rates make a sweep: smallbench k8s … sweep")
+        if self.action == "cancel" and not (self.stage or self.recipe or self.run):
+            raise UsageError("'k8s cancel' needs a stage, a RECIPE or --run=ID: it ends their Jobs")
+        if self.stage == "sweep":
+            check_name("run", self.run, MAX_SWEEP_CHARACTERS)
         if self.stage == "prepare" and self.pods_at_once is not None:
             raise UsageError("shares of 'prepare' wait for each other; give fewer --pods instead")
         if self.action in {"render", "submit"}:
+            self._check_stage()
             self._check_recipe()
+
+    def _check_stage(self) -> None:
+        for field in fields(self):
+            stages = STAGES_OF.get(field.name)
+            is_given = getattr(self, field.name) != field.default
+            if stages and is_given and self.stage not in stages:
+                raise UsageError(f"--{field.name} is for {' and '.join(stages)}: leave it out")
 
     def _check_recipe(self) -> None:
         if self.stage == "pretrain" and self.recipe is None:
@@ -101,7 +117,7 @@ def run(options: Options, config: PretrainConfig | None) -> None:
         )
         return
     named = options.run
-    if config is not None:
+    if config is not None or (options.stage == "sweep" and options.recipes):
         named = work_of(options.stage or "pretrain", options, config).run
     selector = selector_of(options.stage, named)
     if options.action == "status":

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Literal
 
+from smallbench.cluster.credentials import refuse_credentials
 from smallbench.config import option, require
 from smallbench.errors import ConfigError
 
 Stage = Literal["prepare", "pretrain", "sweep", "export", "glue", "leaderboard"]
+
+STAGES_OF: Mapping[str, tuple[Stage, ...]] = {
+    "recipes": ("sweep",),
+    "learning_rates": ("sweep",),
+    "hours": ("pretrain", "sweep"),
+    "corpus_gib": ("prepare", "pretrain", "sweep"),
+    "pods": ("prepare", "glue"),
+    "pods_at_once": ("sweep", "glue"),
+}
+"""Flags that are not for every stage, and those that they are for."""
 
 COMPONENTS = ("gpu-v100", "spot", "pvc", "offline-wandb")
 """Folders of `k8s/components` that are asked for by name; `cpu` and `kueue` have flags."""
 
 PINNED = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+BUCKET = re.compile(r"s3://[^/\s]+(/\S*)?")
+MAX_LABEL_CHARACTERS = 63
 MAX_RUN_CHARACTERS = 40
 """`leaderboard-RUN` and a pod's index behind it must fit into a host's name, 63 characters."""
+MAX_SWEEP_CHARACTERS = MAX_RUN_CHARACTERS - len("-999")
+"""Its rows are runs, too, with their index behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +65,16 @@ class ClusterConfig:
     hours: float | None = option(
         None, help="pretrain and sweep: hours in steps, over all restarts, after which a run ends"
     )
-    corpus_gib: float = option(20.0, help="size of the prepared corpus; OpenWebText's is 17")
+    corpus_gib: float = option(
+        20.0, help="prepare, pretrain, sweep: size of the prepared corpus; OpenWebText's is 17"
+    )
     grace_seconds: int | None = option(
         None, help="between SIGTERM and SIGKILL; none: what a save and an upload take"
     )
     pods: int | None = option(None, help="prepare and glue: into how many parts to cut the work")
-    pods_at_once: int | None = option(None, help="no more of the parts or rows at a time")
+    pods_at_once: int | None = option(
+        None, help="glue and sweep: no more of the parts or rows at a time"
+    )
     components: tuple[str, ...] = option((), help=f"further ones of {', '.join(COMPONENTS)}")
     queue: str | None = option(None, help="LocalQueue of Kueue, which then starts the Job")
     namespace: str = option("smallbench", help="of the cluster")
@@ -62,6 +82,11 @@ class ClusterConfig:
     endpoint_url: str | None = option(None, help="of an S3-compatible store; none: AWS")
 
     def __post_init__(self) -> None:
+        # First, since what is wrong with a value is said with the value.
+        for field in fields(self):
+            value = getattr(self, field.name)
+            texts = value if isinstance(value, tuple) else (value,)
+            refuse_credentials(text for text in texts if isinstance(text, str))
         if self.image is not None and not PINNED.fullmatch(self.image):
             raise ConfigError(
                 f"image {self.image!r} is not pinned; write NAME@sha256:DIGEST, which "
@@ -69,9 +94,11 @@ class ClusterConfig:
                 "when the run continues"
             )
         if self.bucket is not None:
-            require("://" in self.bucket, "bucket", self.bucket, "s3://BUCKET[/PREFIX]")
-        for name in ("run", "queue"):
-            check_name(name, getattr(self, name))
+            is_known = BUCKET.fullmatch(self.bucket) is not None
+            require(is_known, "bucket", self.bucket, "s3://BUCKET[/PREFIX]")
+        check_name("run", self.run, MAX_RUN_CHARACTERS)
+        for name in ("queue", "namespace"):
+            check_name(name, getattr(self, name), MAX_LABEL_CHARACTERS)
         for name in ("cpus", "memory_gib", "hours", "grace_seconds", "pods", "pods_at_once"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "over 0, or none")
@@ -79,11 +106,16 @@ class ClusterConfig:
         for component in self.components:
             known = component in COMPONENTS
             require(known, "components", component, f"some of {', '.join(COMPONENTS)}")
+        if self.gpu == "none" and (self.gpu_product or "gpu-v100" in self.components):
+            raise ConfigError(
+                "gpu=none asks for no card, and gpu_product or the component gpu-v100 for nodes "
+                "with one; leave one of the two out"
+            )
 
 
-def check_name(key: str, value: str | None) -> None:
+def check_name(key: str, value: str | None, longest: int) -> None:
     """Raise `ConfigError` where a value cannot be part of the names of Kubernetes' objects."""
     if value is not None:
-        fits = DNS_LABEL.fullmatch(value) and len(value) <= MAX_RUN_CHARACTERS
-        expected = f"lower-case letters, digits and hyphens, at most {MAX_RUN_CHARACTERS}"
+        fits = DNS_LABEL.fullmatch(value) and len(value) <= longest
+        expected = f"lower-case letters, digits and hyphens, at most {longest}"
         require(bool(fits), key, value, expected)

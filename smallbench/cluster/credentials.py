@@ -11,9 +11,12 @@ PATTERNS = {
     "an access key's id": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a key of Weights & Biases": re.compile(r"\b([0-9a-f]{40}|wandb_v1_\w{20,})\b"),
     "a token of the Hugging Face hub": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
-    "an address with a password": re.compile(r"://\S*@"),
+    # Also without a scheme, as an image's; a tag and its digest are none.
+    "an address with a password": re.compile(r":\S*@(?!sha256:)"),
     "a secret by its name": re.compile(
-        r"(secret|passw(or)?d|api[-_]?key|access[-_]?key|credential|(^|[-_])token)\w*=", re.I
+        # Not --tokenizer=, nor a number of tokens.
+        r"((secret|passw(or)?d|api[-_]?key|access[-_]?key|credential)\w*|(^|[-_])token)=",
+        re.I,
     ),
 }
 """By what a user knows it as."""

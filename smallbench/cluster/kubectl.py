@@ -116,11 +116,11 @@ class Cluster:
                         f"{name} is already there and {job_state(job).lower()}; see 'smallbench "
                         "k8s status', or end it with 'smallbench k8s cancel'"
                     )
-                labels = ",".join(
-                    f"{key}={document['metadata']['labels'][key]}" for key in (COMPONENT, INSTANCE)
-                )
-                self.kubectl("delete", "jobs,configmaps", f"--selector={labels}", "--wait=true")
                 say(f"{name} had ended ({job_state(job)}) and goes on from the bucket")
+            # Also where no Job is left: a sweep's rows outlive it, and cannot be changed.
+            labels = document["metadata"]["labels"]
+            selector = selector_of(labels[COMPONENT], labels[INSTANCE])
+            self.kubectl("delete", "jobs,configmaps", f"--selector={selector}", "--wait=true")
         self.kubectl("apply", "--filename=-", text=as_yaml(documents))
 
     def objects(self, selector: str) -> tuple[list[Document], list[Document]]:

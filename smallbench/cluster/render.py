@@ -15,7 +15,7 @@ import yaml
 from smallbench.cluster.config import ClusterConfig
 from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.manifests import Document, build
-from smallbench.cluster.sizes import Sizes
+from smallbench.cluster.sizes import Sizes, prepare_gib
 from smallbench.cluster.work import Work
 from smallbench.errors import UsageError
 
@@ -50,6 +50,10 @@ def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> lis
     job.fill(work, config)
     if sizes is not None:
         job.resize(sizes)
+    if work.stage == "prepare":
+        job.set_scratch(prepare_gib(config.corpus_gib))
+    if config.grace_seconds:
+        job.set_grace(config.grace_seconds)
     if config.cpus:
         job.set_resource("cpu", str(config.cpus))
     if config.memory_gib:
@@ -106,22 +110,36 @@ class _Job:
         count = pods or self.spec["completions"]
         self.spec["completions"] = count
         self.spec["parallelism"] = min(count, at_once or count)
-        self.spec["maxFailedIndexes"] = min(count, self.spec["maxFailedIndexes"])
-        if any(argument.startswith("--num_shards=") for argument in self.container["args"]):
+        if self.spec["maxFailedIndexes"]:  # 0 is a corpus's, which needs each share
+            self.spec["maxFailedIndexes"] = count  # however many fail, the others go on
+        if self.is_told("--num_shards"):
             self.set_flag(f"--num_shards={count}")
 
     def resize(self, sizes: Sizes) -> None:
         """Memory, disk and time."""
         self.set_resource("memory", f"{sizes.memory_gib}Gi")
-        self.set_resource("ephemeral-storage", f"{sizes.scratch_gib}Gi")
-        for volume in self.pod["volumes"]:
-            if volume["name"] == "scratch":
-                volume["emptyDir"]["sizeLimit"] = f"{sizes.scratch_gib}Gi"
-        if any(argument.startswith("--grace_seconds=") for argument in self.container["args"]):
-            self.pod["terminationGracePeriodSeconds"] = sizes.grace_seconds
-            self.set_flag(f"--grace_seconds={sizes.grace_seconds}")
+        self.set_scratch(sizes.scratch_gib)
+        if self.is_told("--grace_seconds"):  # a trainer, whose time the plan knows
+            self.set_grace(sizes.grace_seconds)
             if sizes.deadline_seconds is not None:
                 self.spec["activeDeadlineSeconds"] = sizes.deadline_seconds
+
+    def set_scratch(self, gib: int) -> None:
+        """Where a pod may write."""
+        self.set_resource("ephemeral-storage", f"{gib}Gi")
+        for volume in self.pod["volumes"]:
+            if volume["name"] == "scratch":
+                volume["emptyDir"]["sizeLimit"] = f"{gib}Gi"
+
+    def set_grace(self, seconds: int) -> None:
+        """From SIGTERM to SIGKILL, and as the command is told."""
+        self.pod["terminationGracePeriodSeconds"] = seconds
+        if self.is_told("--grace_seconds"):
+            self.set_flag(f"--grace_seconds={seconds}")
+
+    def is_told(self, name: str) -> bool:
+        """Whether the command has this flag."""
+        return any(argument.startswith(f"{name}=") for argument in self.container["args"])
 
     def set_resource(self, name: str, amount: str) -> None:
         """Request and limit."""

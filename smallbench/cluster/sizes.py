@@ -22,6 +22,8 @@ GLUE_GIB = 3
 """GLUE is under 1 GiB, and lies in the hub's cache as it came and as it was unpacked."""
 SCRATCH_GIB = 2
 """Beside data and checkpoints: compiled kernels, W&B's records, logs."""
+PREPARE_CORPORA = 5
+"""Scratch of a pod that prepares, in corpora: raw text is two to three of them, and one is made."""
 
 SAVE_BYTES_PER_SECOND = 100e6
 UPLOAD_BYTES_PER_SECOND = 25e6
@@ -87,15 +89,19 @@ def needs_of(config: PretrainConfig, gpu: str) -> Needs:
     return Needs(plan.num_parameters, max(host, 16 * plan.num_parameters), plan.whole.hours, kept)
 
 
+def prepare_gib(corpus_gib: float) -> int:
+    """Scratch of a pod that prepares; of the first, which joins, and may have had all the text."""
+    return max(SCRATCH_GIB, math.ceil(PREPARE_CORPORA * corpus_gib))
+
+
 def sizes_for(
     needs: Sequence[Needs],
     *,
     has_gpu: bool,
     data_gib: float,
     hours: float | None,
-    grace_seconds: int | None,
 ) -> Sizes:
-    """A pod that has room for each of `needs`; `hours` and `grace_seconds` override the plan's."""
+    """A pod that has room for each of `needs`; `hours` overrides the plan's."""
     memory = max(need.memory_bytes for need in needs) / GIB
     checkpoint = STATE_BYTES * max(need.num_parameters for need in needs)
     # One more is being written, one more may wait for its upload.
@@ -106,7 +112,7 @@ def sizes_for(
     return Sizes(
         memory_gib=math.ceil(memory + SHM_GIB + (HOST_GIB if has_gpu else CPU_HOST_GIB)),
         scratch_gib=math.ceil(data_gib + kept * checkpoint / GIB + SCRATCH_GIB),
-        grace_seconds=grace_seconds or max(GRACE_SECONDS, math.ceil(2 * save)),
+        grace_seconds=max(GRACE_SECONDS, math.ceil(2 * save)),
         deadline_seconds=None
         if longest is None
         else DAY_SECONDS * math.ceil(1 + SLACK * longest / 24),

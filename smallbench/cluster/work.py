@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from smallbench.cluster.config import MAX_RUN_CHARACTERS, ClusterConfig, Stage
+from smallbench.cluster.config import (
+    MAX_RUN_CHARACTERS,
+    MAX_SWEEP_CHARACTERS,
+    ClusterConfig,
+    Stage,
+)
 from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.sizes import GLUE_GIB, Sizes, needs_of, sizes_for
 from smallbench.config import differing_keys, digest, override_all, to_dict
+from smallbench.errors import UsageError
 from smallbench.recipes import RECIPES
 from smallbench.train.config import PretrainConfig, resumable_keys
+
+OURS = {
+    "num_shards": "pods",
+    "shard": "pods",
+    "grace_seconds": "grace_seconds",
+    "max_hours": "hours",
+}
+"""A stage's flags that say what the Job's own fields say → which flag sets both."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +43,33 @@ class Work:
     """Of a sweep: options of `smallbench pretrain` by key."""
 
 
-def run_id(name: str, changes: Any) -> str:
+def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
     """A name for a run that is the same for the same recipe and changes, and for no others."""
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return f"{name[: MAX_RUN_CHARACTERS - 9]}-{digest(changes)[:8]}" if changes else name
+    return f"{name[: longest - 9]}-{digest(changes)[:8]}" if changes else name
+
+
+def flags_of(options: ClusterConfig) -> list[str]:
+    """The words of `--flags`; raises `UsageError` where the manifest has them from other flags."""
+    try:
+        flags = shlex.split(options.flags or "")
+    except ValueError as error:  # the text itself is not repeated: a secret may be in it
+        raise UsageError(f"--flags cannot be read as words: {error}".lower()) from None
+    refuse_credentials(flags)  # before anybody complains of one by its value
+    for flag in flags:
+        name = flag.partition("=")[0].lstrip("-").replace("-", "_")
+        if name in OURS:
+            raise UsageError(f"--{name} is not for --flags: use --{OURS[name]} of 'smallbench k8s'")
+    return flags
+
+
+def sweep_id(
+    recipe: str | None, rows: Sequence[Mapping[str, Any]], may_change: Collection[str]
+) -> str:
+    """A sweep's name, of what its rows learn: with more hours it goes on."""
+    left_out = {*may_change, "max_hours"}
+    learned = [{key: row[key] for key in row if key not in left_out} for row in rows]
+    return run_id(recipe or "recipes", learned, longest=MAX_SWEEP_CHARACTERS)
 
 
 def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None) -> Work:
@@ -44,8 +81,7 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
         base = to_dict(RECIPES[config.recipe]())
         changes = {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
         may_change = resumable_keys(config)
-    flags = shlex.split(options.flags or "")
-    refuse_credentials(flags)  # before anybody complains of one by its value
+    flags = flags_of(options)
     if stage == "sweep":
         hours = {} if options.hours is None else {"max_hours": options.hours}
         rates = [{"optim.learning_rate": rate} for rate in options.learning_rates] or [{}]
@@ -53,7 +89,7 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
             {"recipe": one, **changes, **rate, **hours}
             for one, rate in product(options.recipes or (recipe,), rates)
         ]
-        return Work(stage, options.run or run_id(recipe or "recipes", rows), recipe, flags, rows)
+        return Work(stage, options.run or sweep_id(recipe, rows, may_change), recipe, flags, rows)
     if stage == "pretrain":
         flags += [f"--{key}={as_flag(value)}" for key, value in changes.items()]
         flags += [] if options.hours is None else [f"--max_hours={options.hours}"]
@@ -84,5 +120,4 @@ def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) 
         has_gpu=options.gpu != "none",
         data_gib=options.corpus_gib if work.stage in {"pretrain", "sweep"} else GLUE_GIB,
         hours=options.hours,
-        grace_seconds=options.grace_seconds,
     )

@@ -89,13 +89,14 @@ def prepare_share(
             "max_documents counts from the corpus's beginning, where only one share is; leave it "
             "out, or prepare on one machine"
         )
-    place = open_storage(out, storage)
+    place, shares = (open_storage(url, storage) for url in (out, f"{out.rstrip('/')}.shares"))
     if content := published_manifest(place):
         manifest = Manifest.parse(content, place=place.url)
         refuse_other_options(place.url, dict(manifest.options), options_of(config))
         print(f"{place.url} is already prepared with these options")
+        if number == 1:  # what a first share left that was stopped after the corpus's end
+            _delete(shares)
         return manifest
-    shares = open_storage(f"{out.rstrip('/')}.shares", storage)
     name = f"{number}-of-{count}-{hashlib.sha256(shares.url.encode()).hexdigest()[:16]}"
     work = cache_directory(cache) / "shares" / name
     corpus, size_bytes = _corpus(config.corpus, work, storage, number, count)
@@ -118,10 +119,7 @@ def prepare_share(
             )
         else:
             joined = prepare(config, out=Path(out), should_stop=should_stop, source=source)
-        # The options last: until then a share that is started again finds its part.
-        keys = [stored.key for stored in shares.list()]
-        shares.delete([key for key in keys if key != _OPTIONS])
-        shares.delete([_OPTIONS])
+        _delete(shares)
     shutil.rmtree(work, ignore_errors=True)
     return joined
 
@@ -168,6 +166,13 @@ def _agree(shares: Storage, options: dict[str, Any]) -> None:
         shares.put(_OPTIONS, json.dumps(options).encode(), only_new=True)
     except AlreadyExistsError:
         refuse_other_options(shares.url, json.loads(shares.get(_OPTIONS)), options)
+
+
+def _delete(shares: Storage) -> None:
+    """The options last: until then a share that is started again finds its part."""
+    keys = [stored.key for stored in shares.list()]
+    shares.delete([key for key in keys if key != _OPTIONS])
+    shares.delete([key for key in keys if key == _OPTIONS])
 
 
 class _Share:

@@ -202,3 +202,34 @@ def test_cancel_deletes_the_runs_jobs_and_no_others(capfd, server: Kubernetes):
     assert code == 0, err
     assert "glue-mine" in out
     assert [name for kind, name in server.objects if kind == "jobs"] == ["glue-yours"]
+
+
+def test_cancel_of_everything_is_refused(capfd, server: Kubernetes):
+    assert k8s(capfd, *ACTIONS[0])[0] == 0
+    code, _, err = k8s(capfd, "cancel")
+    assert code == ExitCode.USAGE
+    assert "--run=ID" in one_sentence(err)
+    assert ("jobs", "glue-mine") in server.objects
+
+
+def test_cancel_of_a_sweep_over_recipes_ends_no_other(capfd, server: Kubernetes):
+    mine, other = (
+        ["sweep", "--recipes=bert-tiny", f"--learning_rates={rates}", "--gpu=none"]
+        for rates in ("1e-3,2e-3", "3e-3,4e-3")
+    )
+    for words in (mine, other):
+        code, _, err = k8s(capfd, "submit", *words, *GIVEN)
+        assert code == 0, err
+    assert k8s(capfd, "cancel", *mine)[0] == 0
+    assert len([name for kind, name in server.objects if kind == "jobs"]) == 1
+
+
+def test_a_sweep_whose_job_has_gone_takes_other_rows(capfd, server: Kubernetes):
+    """The Job goes a week after its end; the rows, which cannot change, stay."""
+    words = ["submit", "sweep", "bert-tiny", "--run=mine", "--gpu=none", *GIVEN]
+    assert k8s(capfd, *words, "--learning_rates=1e-3,2e-3")[0] == 0
+    del server.objects["jobs", "sweep-mine"]
+    code, _, err = k8s(capfd, *words, "--learning_rates=3e-3")
+    assert code == 0, err
+    (row,) = server.objects["configmaps", "sweep-mine"]["data"].values()
+    assert "0.003" in row

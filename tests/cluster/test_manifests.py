@@ -267,12 +267,21 @@ def test_the_namespace_enforces_it_and_its_account_has_no_token(built):
         assert job["spec"]["template"]["metadata"]["labels"][key] == value
 
 
+def test_a_pod_fetches_its_own_role_and_not_the_nodes(built):
+    """That is at http://169.254.170.23, the node's at http://169.254.169.254."""
+    egress = by_name(built["namespace"])["NetworkPolicy", "smallbench"]["spec"]["egress"]
+    (rule,) = [r for r in egress if {"protocol": "TCP", "port": 80} in r["ports"]]
+    assert rule["to"] == [{"ipBlock": {"cidr": "169.254.170.23/32"}}]
+    assert len(rule["ports"]) == 1
+
+
 def test_keys_come_from_secrets_that_may_be_missing(built, container):
     names = {d["metadata"]["name"]: d for d in built["examples"] if d["kind"] == "Secret"}
     secret = {n: v for n, v in env(container).items() if "secretKeyRef" in v.get("valueFrom", {})}
     assert set(secret) == {
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
         "WANDB_API_KEY",
         "HF_TOKEN",
     }
@@ -294,6 +303,7 @@ def test_the_image_is_named_by_digest(container):
 def test_a_hung_trainer_is_found_by_its_heartbeat(stage, container):
     if stage not in {"pretrain", "sweep"}:
         assert "livenessProbe" not in container
+        assert "# No probe: " in (ROOT / "k8s" / "base" / f"{stage}.yaml").read_text()
         return
     assert container["livenessProbe"]["exec"]["command"] == ["healthy"]
     (run_dir,) = [a for a in container["args"] if a.startswith("--run_dir=")]

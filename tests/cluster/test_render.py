@@ -18,6 +18,7 @@ from smallbench.cluster import work as work_module
 from smallbench.cluster.manifests import build
 from smallbench.errors import ConfigError, UsageError
 from smallbench.recipes import RECIPES
+from tests.cluster.job_controller import job_is_over
 from tests.cluster.kustomize import IMAGE, STAGES, command_of, jobs
 from tests.cluster.test_manifests import NEWEST, OLDEST, env, gib
 
@@ -171,6 +172,19 @@ def test_a_run_is_named_by_what_it_learns():
     assert later["metadata"]["name"] == f"glue-{three}"
 
 
+@pytest.mark.parametrize("rows", ["bert-small", "--recipes=bert-small,electra-small"])
+def test_a_sweep_is_named_by_what_it_learns(rows):
+    """With more hours, or another micro-batch, its rows go on; with other rates they are others."""
+    line = f"sweep {rows} --learning_rates=1e-3,5e-4"
+    hours = work(f"{line} --hours=48")
+    assert all(row["max_hours"] == 48 for row in hours.rows)
+    assert work(line).run == work(f"{line} --hours=24").run == hours.run
+    assert work(line).run != work(f"sweep {rows} --learning_rates=1e-3,6e-4").run
+    if rows == "bert-small":
+        assert work(f"{line} --train.micro_batch_size=32").run == hours.run
+        assert work(f"{line} --train.max_steps=7").run != hours.run
+
+
 def test_changes_of_the_recipe_reach_the_trainer():
     words = args_of(
         job_of("pretrain bert-small --optim.learning_rate=1e-3 --train.milestones=5,10")
@@ -198,6 +212,45 @@ def test_a_sweep_has_a_row_for_each_recipe_and_rate(rendered):
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [
+        ("sweep bert-small --learning_rates=1e-4,2e-4,3e-4,4e-4,5e-4", 5),
+        ("glue --run=mine --pods=12 --gpu=none", 12),
+    ],
+)
+def test_only_the_failure_of_all_parts_is_the_jobs(line, count):
+    spec = job_of(line)["spec"]
+    assert spec["completions"] == count
+    assert not job_is_over(spec, count - 1)
+
+
+@pytest.mark.parametrize("line", ["prepare", *(f"{s} --run=a" for s in STAGES[3:])])
+def test_every_stage_has_the_grace_it_is_given(line):
+    assert sizes(job_of(f"{line} --grace_seconds=25"))[2] == 25
+    assert not [word for word in args_of(job_of(line)) if "grace" in word]
+
+
+def test_who_prepares_a_larger_corpus_has_more_scratch():
+    assert sizes(job_of("prepare")) == sizes(jobs(build("base"))["prepare"])
+    job = job_of("prepare --corpus_gib=500")
+    assert sizes(job)[1] == 25 * sizes(job_of("prepare"))[1]
+    assert {"name": "scratch", "emptyDir": {"sizeLimit": "2500Gi"}} in (
+        job["spec"]["template"]["spec"]["volumes"]
+    )
+
+
+def test_an_open_quote_is_said_without_what_is_in_it():
+    with pytest.raises(UsageError, match="quotation") as refused:
+        render(f"render prepare {GIVEN} --flags='--vocab_size=\"5'")
+    assert "vocab_size" not in str(refused.value)
+
+
+@pytest.mark.parametrize("pods", [1, 12])
+def test_no_corpus_without_one_of_its_shares(pods):
+    assert job_is_over(job_of(f"prepare --pods={pods}")["spec"], 1)
+
+
 def test_where_it_runs_is_the_flags(rendered):
     job = job_of(
         "pretrain bert-small --endpoint_url=https://s3.example --region=eu-west-1 "
@@ -218,6 +271,16 @@ def test_where_it_runs_is_the_flags(rendered):
     assert "--num_shards=4" in args_of(rendered["glue"][-1])
     limits = glue["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert "nvidia.com/gpu" not in limits
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in JOB.examples if {"render", "submit"} & set(line.split())]
+)
+def test_the_examples_of_the_help_render(line):
+    words = [word for word in shlex.split(line)[3:] if not word.startswith(("--image", "--bucket"))]
+    job = job_of(shlex.join(words))
+    flags = [flag for word in words if word.startswith("--flags=") for flag in word[8:].split()]
+    assert set(flags) <= set(args_of(job))
 
 
 # What is refused, before anything is printed
@@ -244,8 +307,29 @@ def test_where_it_runs_is_the_flags(rendered):
         (f"render glue {GIVEN}", UsageError, "needs --run"),
         (f"render sweep bert-small {GIVEN}", UsageError, "a sweep needs"),
         (f"render sweep --learning_rates=1e-3 {GIVEN}", UsageError, "over one RECIPE"),
-        (f"render pretrain bert-small --learning_rates=1e-3 {GIVEN}", UsageError, "make a sweep"),
+        (f"render pretrain bert-small --learning_rates=1e-3 {GIVEN}", UsageError, "for sweep"),
+        (f"render glue --run=a --hours=2 {GIVEN}", UsageError, "for pretrain and sweep"),
+        (f"render glue --run=a --corpus_gib=2 {GIVEN}", UsageError, "for prepare and"),
+        *(
+            (f"render {line} {flag} {GIVEN}", UsageError, f"{flag[:6]}.* is for")
+            for line in ("pretrain bert-small", "export --run=a", "leaderboard --run=a")
+            for flag in ("--pods=2", "--pods_at_once=2")
+        ),
+        (f"render sweep bert-small --learning_rates=1 --pods=2 {GIVEN}", UsageError, "is for"),
+        (f"render glue --run=a --flags=--num_shards=2 {GIVEN}", UsageError, "use --pods"),
+        (f"render prepare --flags='--workers=1 --shard=2' {GIVEN}", UsageError, "use --pods"),
+        (
+            f"render pretrain bert-small --flags=--grace-seconds=25 {GIVEN}",
+            UsageError,
+            "use --grace_seconds",
+        ),
+        (f"render pretrain bert-small --flags=--max_hours=2 {GIVEN}", UsageError, "use --hours"),
         (f"render glue --run=Not_A_Name {GIVEN}", ConfigError, "lower-case"),
+        (f"render glue --run=a --namespace='A b' {GIVEN}", ConfigError, "lower-case"),
+        (f"render glue --run=a --gpu=none --components=gpu-v100 {GIVEN}", ConfigError, "no card"),
+        (f"render glue --run=a --gpu=none --gpu_product=T4 {GIVEN}", ConfigError, "no card"),
+        (f"render glue --run=a --image={IMAGE} --bucket=gs://b", ConfigError, "s3://BUCKET"),
+        (f"render glue --run=a --image={IMAGE} --bucket=s3://", ConfigError, "s3://BUCKET"),
         (f"render glue --run=a --components=gpu-h100 {GIVEN}", ConfigError, "gpu-h100"),
         (f"render glue --run=a --flags=--seed=1 {GIVEN}", UsageError, "did you mean '--seeds'"),
         (f"render pretrain bert-small --train.max_step=1 {GIVEN}", UsageError, "max_steps"),
@@ -285,6 +369,45 @@ def test_what_looks_like_a_credential_is_refused_and_not_repeated(line, capsys):
         assert "Secret" in said
         for secret in (AWS_ID, AWS_SECRET, WANDB, HUB):
             assert secret not in said
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        f"--image=robot:{AWS_SECRET}@registry.example/x:1",
+        f"--image=robot:{AWS_SECRET}@registry.example/{IMAGE}",
+        f"--bucket={AWS_ID}",
+        *(
+            f"--{name}={HUB}"
+            for name in ("run", "queue", "namespace", "gpu", "gpu_product", "region", "components")
+        ),
+        f"--context={HUB}",
+        f"--flags='--vocab_size={HUB}",
+    ],
+)
+def test_no_flags_check_repeats_a_credential(flag, capsys):
+    name = flag.partition("=")[0]
+    others = [other for other in GIVEN.split() if not other.startswith(name)]
+    assert main(["k8s", "render", "prepare", *others, flag]) == ConfigError.exit_code
+    said = "".join(capsys.readouterr())
+    assert "looks like" in said
+    for secret in (AWS_ID, AWS_SECRET, WANDB, HUB):
+        assert secret not in said
+
+
+def test_a_tag_before_the_digest_is_no_password():
+    image = IMAGE.replace("@", ":5000/a:1@")
+    (job,) = render(f"render export --run=mine --image={image} --bucket=s3://lab")
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == image
+
+
+def test_a_row_of_the_longest_sweep_is_a_run():
+    line = "sweep bert-small --learning_rates=1e-3,2e-3"
+    longest = "a" * 36
+    for sweep in (work(f"{line} --run={longest}"), work(f"{line} --train.max_steps=7")):
+        assert work(f"export --run={sweep.run}-999").run == f"{sweep.run}-999"
+    with pytest.raises(ConfigError, match="at most 36"):
+        work(f"{line} --run={longest}a")
 
 
 def test_credentials_of_whoever_renders_stay_out(monkeypatch, rendered):

@@ -193,6 +193,27 @@ def test_a_finished_corpus_is_found_by_a_late_share(config: PrepareConfig, tmp_p
         share(replace(config, vocab_size=501), 3, out, tmp_path / "late")
 
 
+def test_a_first_share_stopped_after_the_corpus_leaves_nothing(
+    config: PrepareConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Its successor deletes the shares, so that another command finds none of them."""
+    out = tmp_path / "shared"
+
+    def killed(*_):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shares_module, "_delete", killed)
+        with pytest.raises(InterruptedError):
+            all_shares(config, str(out), tmp_path)
+    left = open_storage(f"{out}.shares", StorageConfig())
+    assert left.list()
+    share(config, 2, str(out), tmp_path / "late")
+    assert left.list()
+    assert share(config, 1, str(out), tmp_path / "late") is not None
+    assert left.list() == []
+
+
 def test_shares_of_different_commands_are_refused(config: PrepareConfig, tmp_path: Path):
     out, ready = str(tmp_path / "shared"), threading.Event()
     ready.set()
