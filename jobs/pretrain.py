@@ -71,25 +71,24 @@ def config(options: Options) -> PretrainConfig:
 def run(options: Options, config: PretrainConfig) -> None:
     """Train to the last step, or to the first signal."""
     from smallbench.data.transfer import local_corpus
+    from smallbench.stop import SignalStop
     from smallbench.train.pretrain import pretrain
-    from smallbench.train.stop import StopRequest
 
-    request = StopRequest(
+    request = SignalStop(
         max_seconds=math.inf if options.deadline_hours is None else 3600 * options.deadline_hours,
         grace_seconds=math.inf if options.grace_seconds is None else options.grace_seconds,
     )
     with request as stop:
         pretrain(
             config,
-            data=local_corpus(options.data, options, should_stop=stop),
+            data=local_corpus(options.data, options, stop=stop),
             run_dir=options.run_dir,
             resume=options.resume,
             durability=options,
             accounting=options,
             tracking=options,
             shows_plan=True,
-            should_stop=stop,
-            seconds_left=stop.seconds_left,
+            stop=stop,
         )
     print(
         f"Done: {options.run_dir} (loss curve in loss.png). Next:\n"

@@ -30,6 +30,7 @@ from smallbench.glue.results import (
 )
 from smallbench.glue.tasks import Task
 from smallbench.objectives.classification import Classification
+from smallbench.stop import NEVER, Stop
 from smallbench.train.budget import Budget
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import TorchEngine
@@ -94,12 +95,12 @@ def finetune(
     out: Path,
     features: Mapping[str, Features] | None = None,
     on_progress: Callable[[float], None] = lambda fraction: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
 ) -> RunResult:
     """Fine-tune `encoder` on `data.task` and store the run below `out`.
 
     `features` are the tokenised splits, where the caller has them; `on_progress` is told the
-    fraction of steps done. Raises `InterruptedRunError` when `should_stop` turned true; nothing is
+    fraction of steps done. Raises `InterruptedRunError` when `stop` asks for it; nothing is
     stored of a run that did not end.
     """
     data = data.first(config.max_train_examples)
@@ -133,7 +134,7 @@ def finetune(
         ),
         budget=Budget(max_steps=num_steps),
         callbacks=[_Tell(on_progress, num_steps)],
-        should_stop=should_stop,
+        stop=stop,
     )
     if not trainer.run():
         raise InterruptedRunError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from smallbench.data.shards import TokenRows, verify_shards
 from smallbench.errors import ConfigError, SmallbenchError
 from smallbench.files import copy_directory, exclusive_lock
+from smallbench.stop import Stop
 from smallbench.storage.base import join, open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.config import TrackerConfig
@@ -55,8 +55,7 @@ class Setup:
     durability: DurabilityConfig
     accounting: AccountingConfig
     tracking: TrackerConfig
-    should_stop: Callable[[], bool]
-    seconds_left: Callable[[], float]
+    stop: Stop
 
     @property
     def budget(self) -> Budget:
@@ -96,7 +95,7 @@ def take_place(
     )
     if remote:
         attempt = remote.claim(
-            holder=holder_of(run_dir), at_least=attempt, should_stop=setup.should_stop, say=say
+            holder=holder_of(run_dir), at_least=attempt, stop=setup.stop, say=say
         )
         uploader = Uploader(
             remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes

@@ -17,7 +17,7 @@ import gc
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from smallbench.files import read_json
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.masking import IntArray, Vocabulary, step_generator
+from smallbench.stop import NEVER, Stop
 from smallbench.tracking.base import Tracker
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.console import Console
@@ -75,7 +76,6 @@ from smallbench.train.record import (
 )
 from smallbench.train.remote import refer_checkpoints
 from smallbench.train.schedule import linear_decay, ramped_batch_size
-from smallbench.train.stop import any_of
 from smallbench.train.sync import say
 from smallbench.train.trainer import Callback, Progress, Trainer
 from smallbench.train.usage import UsageMeter, open_meter, summary
@@ -101,14 +101,12 @@ def pretrain(
     accounting: AccountingConfig | None = None,
     tracking: TrackerConfig | None = None,
     shows_plan: bool = False,
-    should_stop: Callable[[], bool] = lambda: False,
-    seconds_left: Callable[[], float] = lambda: math.inf,
+    stop: Stop = NEVER,
 ) -> None:
     """Train `config` on the prepared corpus `data`, in `run_dir`, until its budget is used up.
 
     With `durability.storage` the run is kept there too, and continues from there where `run_dir` is
-    empty. `shows_plan` takes seconds to plan what will be measured, and prints both. `seconds_left`
-    is how long there is to save once `should_stop` turned true. Raises
+    empty. `shows_plan` takes seconds to plan what will be measured, and prints both. Raises
     `InterruptedRunError` after a committed checkpoint, `UnsavedError` where the time was too short
     for one, `ConfigError` where the run directory holds another run, `ConflictError` where somebody
     else trains in it.
@@ -141,8 +139,7 @@ def pretrain(
         durability=durability or DurabilityConfig(),
         accounting=accounting or AccountingConfig(),
         tracking=tracking or TrackerConfig(),
-        should_stop=should_stop,
-        seconds_left=seconds_left,
+        stop=stop,
     )
     with ExitStack() as stack:
         if processes.is_first:
@@ -289,7 +286,7 @@ class _Run:
         first_step = self.progress.step
         trackers = self._open_trackers(checkpoint) if self.processes.is_first else []
         views = self._open_views()
-        should_stop = any_of(setup.should_stop, *(view.asked_to_stop for view in views))
+        stop = setup.stop.or_if(*(view.asked_to_stop for view in views))
         peak_flops = matrix_peak_flops(setup.device, setup.precision) * self.processes.size
         self.peak_flops = peak_flops
         self.usage = self._open_usage()
@@ -322,7 +319,7 @@ class _Run:
                 ),
                 *self._watch(memory),
             ],
-            should_stop=should_stop,
+            stop=stop,
             max_nonfinite_steps=c.train.max_nonfinite_steps,
         )
         try:
@@ -332,13 +329,13 @@ class _Run:
                 self._save()
             raise
         if not is_done:
-            self._save_in_time(setup.seconds_left, first_step=first_step)
+            self._save_in_time(setup.stop, first_step=first_step)
             raise InterruptedRunError(
                 f"asked to stop; saved at step {self.progress.step:,}{self._of_steps()}; "
                 "the same command continues"
             )
         self._save()
-        self._drain(60 * setup.durability.final_sync_minutes, should_stop, setup.seconds_left)
+        self._drain(60 * setup.durability.final_sync_minutes, stop)
         self._refer(views)
         if self.processes.is_first:
             self._say_what_is_left()
@@ -365,9 +362,7 @@ class _Run:
         """Where the records are shown besides; only process 0's."""
         if not self.processes.is_first:
             return []
-        views = views_of_run(
-            self.setup.tracking, self.run_dir, seconds_left=self.setup.seconds_left
-        )
+        views = views_of_run(self.setup.tracking, self.run_dir, stop=self.setup.stop)
         return [self.stack.enter_context(view) for view in views]
 
     def _refer(self, views: Iterable[WandbRun]) -> None:
@@ -419,7 +414,7 @@ class _Run:
         steps = self.budget.max_steps
         return "" if math.isinf(steps) else f" of {steps:,.0f}"
 
-    def _save_in_time(self, seconds_left: Callable[[], float], *, first_step: int) -> None:
+    def _save_in_time(self, stop: Stop, *, first_step: int) -> None:
         """Commit before the time is over; raises `UnsavedError` where it will not do."""
         step = self.progress.step
         if step == first_step:  # a scheduler that starts such a run again and again gets nowhere
@@ -427,16 +422,16 @@ class _Run:
                 f"asked to stop at step {step:,}, before this attempt had done a step; there is "
                 "nothing new to save"
             )
-        if seconds_left() < self.save_seconds:
+        if stop.seconds_left() < self.save_seconds:
             raise UnsavedError(
-                f"asked to stop with {max(seconds_left(), 0):.1f} s left, but a save takes about "
-                f"{self.save_seconds:.1f} s; the same command continues from step "
+                f"asked to stop with {max(stop.seconds_left(), 0):.1f} s left, but a save takes "
+                f"about {self.save_seconds:.1f} s; the same command continues from step "
                 f"{max(self.store.steps(), default=0):,}"
             )
         self._save()
         if self.uploader is None:
             return
-        done = self.uploader.drain(seconds_left() - EXIT_SECONDS)
+        done = self.uploader.drain(stop.seconds_left() - EXIT_SECONDS)
         if self.uploader.failure:
             raise self.uploader.failure
         if not done:
@@ -449,17 +444,16 @@ class _Run:
     def _drain(
         self,
         seconds: float,
-        should_stop: Callable[[], bool],
-        seconds_left: Callable[[], float],
+        stop: Stop,
     ) -> None:
         """Wait for the last upload, shorter when asked to stop."""
         if self.uploader is None:
             return
         end, was_asked = time.monotonic() + seconds, False
         while not self.uploader.drain(min(0.5, end - time.monotonic())):
-            if should_stop() and not was_asked:
+            if stop.asked() and not was_asked:
                 was_asked = True
-                left = min(seconds_left() - EXIT_SECONDS, LAST_SECONDS)
+                left = min(stop.seconds_left() - EXIT_SECONDS, LAST_SECONDS)
                 end = min(end, time.monotonic() + left)
             if time.monotonic() >= end:
                 problem = self.uploader.problem

@@ -18,6 +18,7 @@ from torch import Tensor
 from smallbench.batch import Batch
 from smallbench.errors import DivergedError
 from smallbench.objectives.base import Objective, Sums
+from smallbench.stop import NEVER, Stop
 from smallbench.train.batches import BatchSource
 from smallbench.train.budget import Budget
 from smallbench.train.engine import Engine
@@ -99,8 +100,8 @@ def add_means(means: dict[str, Tensor], sums: Sums, totals: Mapping[str, int]) -
 class Trainer:
     """Runs steps from `progress.step` until the budget is used up.
 
-    Raises `DivergedError` after `max_nonfinite_steps` skipped updates in a row. `should_stop` is
-    read after each step, and within one after each micro-batch: True ends `run` early, with
+    Raises `DivergedError` after `max_nonfinite_steps` skipped updates in a row. `stop` is
+    asked after each step, and within one after each micro-batch: True ends `run` early, with
     everything in a state to be saved. (A step that was begun is then undone: it changed nothing but
     the generators, which dropout draws from.) Raises `MemoryExhaustedError` where the device's
     memory does not do; unless that was in the update itself, all is as it was before the step.
@@ -116,7 +117,7 @@ class Trainer:
         budget: Budget,
         progress: Progress | None = None,
         callbacks: Sequence[Callback] = (),
-        should_stop: Callable[[], bool] = lambda: False,
+        stop: Stop = NEVER,
         max_nonfinite_steps: int = 20,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -129,11 +130,11 @@ class Trainer:
         self.callbacks = callbacks
         self.max_nonfinite_steps = max_nonfinite_steps
         self.clock = clock
-        self._should_stop = should_stop
+        self.stop = stop
 
-    def should_stop(self) -> bool:
-        """Whether any process was asked to stop."""
-        return self.engine.processes.any(self._should_stop())
+    def asked_to_stop(self) -> bool:
+        """Return whether any process was asked to stop."""
+        return self.engine.processes.any(self.stop.asked())
 
     def is_over(self) -> bool:
         """Whether the budget is used up."""
@@ -154,7 +155,7 @@ class Trainer:
                     f"the last of them step {result.step}; start a new run with a lower learning "
                     "rate"
                 )
-            if self.should_stop() and not self.is_over():
+            if self.asked_to_stop() and not self.is_over():
                 return False
         return True
 
@@ -176,7 +177,7 @@ class Trainer:
         mine = micro_batches[engine.processes.rank :: engine.processes.size]
         with self._undone_without_memory(generators):
             for number, host_batch in enumerate(mine):
-                if number and self.should_stop():
+                if number and self.asked_to_stop():
                     self._undo(generators)
                     return None
                 sums = engine.forward(host_batch.to(engine.device))

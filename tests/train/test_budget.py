@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from smallbench.objectives.config import MaskedLMConfig
+from smallbench.stop import Stop
 from smallbench.train.budget import Budget
 from smallbench.train.schedule import linear_decay, ramped_batch_size
 from smallbench.train.trainer import Progress
@@ -42,7 +43,7 @@ class Seen:
 def run_along(budget, clock, progress=None, stop_after=math.inf):
     seen = Seen()
     made = trainer(
-        callbacks=[seen], progress=progress, should_stop=lambda: len(seen.rates) >= stop_after
+        callbacks=[seen], progress=progress, stop=Stop(lambda: len(seen.rates) >= stop_after)
     )
     made.budget, made.clock = budget, clock
 
@@ -135,7 +136,7 @@ class Fractions:
 
 def test_batches_are_made_one_step_ahead_and_an_interruption_does_not_show():
     def run(progress=None, num_steps=20):
-        made = trainer(progress=progress, should_stop=lambda: made.progress.step == num_steps)
+        made = trainer(progress=progress, stop=Stop(lambda: made.progress.step == num_steps))
         made.batches = Fractions(made.batches)
         made.run()
         return made

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from smallbench.errors import DivergedError
+from smallbench.stop import Stop
 from smallbench.train.callbacks import evaluate
 from smallbench.train.schedule import linear_decay
 from smallbench.train.trainer import Progress, count_targets
@@ -116,7 +117,7 @@ def test_progress_counts_steps_samples_and_tokens():
 
 def test_should_stop_ends_after_a_whole_step():
     losses = Losses()
-    made = trainer(callbacks=[losses], should_stop=lambda: len(losses.losses) == 3)
+    made = trainer(callbacks=[losses], stop=Stop(lambda: len(losses.losses) == 3))
     assert made.run() is False
     assert made.progress.step == 3
 
