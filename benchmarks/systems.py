@@ -106,7 +106,7 @@ def trainer_of(
         objective.compile()
     text = rows(config, batch_size)
     batches = [
-        objective.micro_batches(
+        micro_batches(
             objective.corrupt(text, step_generator(0, i)), micro_batch_size or batch_size
         )
         for i in range(NUM_BATCHES)
@@ -227,7 +227,7 @@ def theirs(system: str, *, batch_size: int, precision: str, device: torch.device
     )
     text = rows(config, batch_size)
     host = [objective.corrupt(text, step_generator(0, i)) for i in range(NUM_BATCHES)]
-    flops = objective.train_flops(objective.micro_batches(host[0], batch_size)[0])
+    flops = objective.train_flops(micro_batches(host[0], batch_size)[0])
     batches = [replace(batch, uniforms=None).to(device) for batch in host]
     count = 0
 

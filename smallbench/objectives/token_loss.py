@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from smallbench.batch import Batch
+from smallbench.models.encoder import Encoder
 from smallbench.models.paths import is_on_cpu
 
 CPU_BLOCK_ELEMENTS = 1 << 20
@@ -66,7 +67,7 @@ def token_loss(
 
 
 def loss_of_targets(
-    model: Any, batch: Batch, *, vocab_size: int, guess: bool
+    model: Encoder, batch: Batch, *, vocab_size: int, guess: bool
 ) -> tuple[TokenLoss, Tensor]:
     """`token_loss` of a model with a token head at the batch's targets, and their ids_M.
 

@@ -31,7 +31,7 @@ def gradients(recipe: str, *, recompute: bool):
         checkpoint_activations(objective)
         encoders = [part for part in objective.modules() if isinstance(part, Encoder)]
         assert all(encoder.checkpoint_activations for encoder in encoders)
-    (batch,) = objective.micro_batches(objective.corrupt(take(0, 8), step_generator(0, 0)), 8)
+    (batch,) = micro_batches(objective.corrupt(take(0, 8), step_generator(0, 0)), 8)
     kept = {}
 
     def keep(tensor):

@@ -47,7 +47,7 @@ def train(config, choice, *, num_steps, device=CPU):
     source = CorruptedRows(
         lambda start, count: random_rows(config, count, np.random.default_rng(start)),
         objective.corrupt,
-        objective.micro_batches,
+        micro_batches,
         batch_size=lambda fraction: whole, micro_batch_size=micro, seed=0,
     )  # fmt: skip
     losses = []
