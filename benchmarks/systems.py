@@ -22,6 +22,7 @@ from torch import nn
 from smallbench.batch import IGNORED, Batch
 from smallbench.models.convert import target_of
 from smallbench.objectives import OBJECTIVES
+from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import Vocabulary, step_generator
 from smallbench.recipes import RECIPES
 from smallbench.train.budget import Budget
@@ -106,9 +107,7 @@ def trainer_of(
         objective.compile()
     text = rows(config, batch_size)
     batches = [
-        micro_batches(
-            objective.corrupt(text, step_generator(0, i)), micro_batch_size or batch_size
-        )
+        micro_batches(objective.corrupt(text, step_generator(0, i)), micro_batch_size or batch_size)
         for i in range(NUM_BATCHES)
     ]
     objective.train()

@@ -31,12 +31,12 @@ from smallbench.glue.results import (
 from smallbench.glue.tasks import Task
 from smallbench.objectives.classification import Classification
 from smallbench.stop import NEVER, Stop
-from smallbench.train.budget import Budget
+from smallbench.train.budget import Budget, Progress
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.schedule import linear_decay
-from smallbench.train.trainer import Progress, StepResult, Trainer
+from smallbench.train.trainer import Callback, StepResult, Trainer
 
 
 def settings_for(
@@ -129,8 +129,8 @@ def finetune(
         objective=objective,
         engine=engine,
         batches=batches,
-        learning_rate=lambda step: (
-            learning_rate * linear_decay(step, total=num_steps, warmup=num_warmup_steps)
+        learning_rate=lambda progress: (
+            learning_rate * linear_decay(progress.step, total=num_steps, warmup=num_warmup_steps)
         ),
         budget=Budget(max_steps=num_steps),
         callbacks=[_Tell(on_progress, num_steps)],
@@ -173,7 +173,7 @@ def predict(
 
 
 @dataclass(frozen=True)
-class _Tell:
+class _Tell(Callback):
     """The callback that tells a display how far a run is."""
 
     on_progress: Callable[[float], None]

@@ -33,7 +33,7 @@ class Sums:
 
 
 class Objective(nn.Module, ABC):
-    """A module from a micro-batch to summed losses. Its parameters are what is trained and saved."""
+    """A module from a micro-batch to summed losses. Its parameters are trained and saved."""
 
     weights: Mapping[str, float]
     """Term → its weight in the loss."""

@@ -57,7 +57,7 @@ class MuonConfig(OptimConfig):
 
 @dataclass(frozen=True)
 class AdafactorConfig(OptimizerConfig):
-    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): an optimizer state of almost no memory."""
+    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): a state of almost no memory."""
 
     optimizer: Literal["adafactor"] = "adafactor"
     learning_rate: float = option(1e-2, help="peak learning rate, relative to each parameter")

@@ -93,8 +93,7 @@ class DeepSpeedEngine:
         self.device, self.precision, self.processes = device, precision, processes
         # On the host: the device may have no room for them twice.
         initial = {
-            name: weight.to("cpu", copy=True)
-            for name, weight in distinct_state(objective).items()
+            name: weight.to("cpu", copy=True) for name, weight in distinct_state(objective).items()
         }
         self.objective, self.module = objective, objective.to(device)
         self.clip_norm = optim.clip_norm

@@ -20,10 +20,11 @@ from smallbench.batch import Batch
 from smallbench.objectives.base import Objective, Sums
 from smallbench.train.config import OptimizerConfig
 from smallbench.train.memory import keep_freed_memory
-from smallbench.train.optim import MOMENTS, build_optimizer, check_states, load_states, states_of
+from smallbench.train.optim import build_optimizer, check_states, load_states, states_of
 from smallbench.train.precision import DTYPES
 from smallbench.train.processes import ALONE, Processes
 from smallbench.train.weights import distinct_state, load_distinct
+
 
 @dataclass(frozen=True)
 class Update:
@@ -71,7 +72,7 @@ class Engine(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """`optimizer`: its name and its state of each parameter by name; `scaler`: the loss scale."""
+        """`optimizer`: its name, and its state of each parameter; `scaler`: the loss scale."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

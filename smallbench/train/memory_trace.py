@@ -159,7 +159,7 @@ class StepTracer:
             self.objective.train()
             if offloaded:
                 for parameter in self.objective.parameters():
-                    parameter.register_post_accumulate_grad_hook(_drop_gradient)
+                    parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
             self._weight_bytes = self._memory.live
             if not offloaded:
                 self._optimizer = build_optimizer(self.objective, config.optim)

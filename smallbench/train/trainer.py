@@ -57,6 +57,9 @@ class Callback:
         """Return what a resumed run needs of this callback, as JSON values."""
         return {}
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned; called before `on_start`."""
+
 
 def count_targets(objective: Objective, micro_batches: Iterable[Batch]) -> dict[str, int]:
     """Return each term's targets over all micro-batches of a step; at least 1, to divide by."""

@@ -8,6 +8,7 @@ import torch
 from smallbench.models import ARCHITECTURES
 from smallbench.models.encoder import Encoder, checkpoint_activations
 from smallbench.objectives.config import MaskedLMConfig, ReplacedTokenConfig
+from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masked_lm import MaskedLM
 from smallbench.objectives.masking import step_generator
 from smallbench.objectives.replaced_token import ReplacedToken

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from smallbench.batch import IGNORED, with_targets
 from smallbench.models.config import BertConfig
 from smallbench.objectives.config import MaskedLMConfig
+from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masked_lm import MaskedLM
 from smallbench.objectives.masking import Vocabulary, step_generator
 
