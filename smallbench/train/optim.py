@@ -101,15 +101,25 @@ class Combined(torch.optim.Optimizer):
     """Several optimizers over different parameters that step together."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        # Not the base class's: it would keep groups of its own, and a state that is loaded gives
+        # each part new ones.
         self.optimizers = optimizers
-        super().__init__([g for o in optimizers for g in o.param_groups], {})
-        # The same dictionaries as theirs: a learning rate that is set here is theirs.
-        self.param_groups = [group for o in optimizers for group in o.param_groups]
+        self.defaults = {}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The parts' own groups: a learning rate that is set here is theirs."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Step each of them."""
+        """Step each part."""
         for optimizer in self.optimizers:
             optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of each part."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none)
 
 
 def parts_of(optimizer: torch.optim.Optimizer) -> tuple[torch.optim.Optimizer, ...]:
