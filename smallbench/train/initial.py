@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,8 @@ def load_initial_weights(
     objective: PretrainObjective,
     source: str,
     tokenizer: Path,
-    *,
-    say: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Load what `source` has of the weights of `objective`, and say what it does not have.
+) -> str:
+    """Load what `source` has of the weights of `objective`; return what was and what was not.
 
     `tokenizer` is the folder of the run's tokenizer. Raises `DataError` if a weight has another
     shape, if no weight fits, or if the tokens have other ids there.
@@ -43,13 +41,14 @@ def load_initial_weights(
     if not loaded:
         raise DataError(f"--init_from={source} has none of this run's weights")
     objective.load_state_dict(loaded, strict=False)
-    say(f"began with {len(loaded)} of {len(own)} weights of {source}")
+    lines = [f"began with {len(loaded)} of {len(own)} weights, from {source}"]
     for names, what in (
         (own.keys() - loaded.keys(), "fresh, since they are not there"),
         (found.keys() - own.keys(), "not used, since this run has no place for them"),
     ):
         if names:
-            say(f"{what}: {', '.join(sorted(names))}")
+            lines.append(f"{what}: {', '.join(sorted(names))}")
+    return "\n".join(lines)
 
 
 def _of_run(run_dir: Path) -> dict[str, Tensor]:

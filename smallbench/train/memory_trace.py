@@ -100,6 +100,16 @@ class LikeCuda(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class AnyNumber(TorchFunctionMode):
+    """Reads 1.0 from a tensor without data: some optimizers look at the number of their step."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function, or return the number."""
+        return 1.0 if func is Tensor.item else func(*args, **(kwargs or {}))
+
+
 def _float32(value: Any) -> Any:
     is_lower = isinstance(value, Tensor) and value.is_floating_point()
     return value.float() if is_lower else value
@@ -224,6 +234,7 @@ class StepTracer:
             if self._device_type == "cuda":
                 stack.enter_context(as_on_gpu())
                 stack.enter_context(LikeCuda())
+            stack.enter_context(AnyNumber())
             stack.enter_context(self._fake)
             stack.enter_context(self._memory)
             yield

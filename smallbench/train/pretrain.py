@@ -245,8 +245,9 @@ def _build_objective(run: Run, *, is_new: bool) -> PretrainObjective:
     torch.manual_seed(train.seed)
     objective = build_objective(run.config, vocabulary_of(run.corpus.rows.tokenizer))
     if is_new and train.init_from is not None:
-        tell = say if run.machine.processes.is_first else lambda text: None
-        load_initial_weights(objective, train.init_from, run.run_dir / "tokenizer", say=tell)
+        said = load_initial_weights(objective, train.init_from, run.run_dir / "tokenizer")
+        if run.machine.processes.is_first:
+            print(said, file=sys.stderr)
     if train.checkpoint_activations:
         checkpoint_activations(objective)
     return objective

@@ -115,7 +115,7 @@ def launched_size() -> int:
     missing = [name for name in LAUNCHED if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"WORLD_SIZE={text} is set but {' and '.join(missing)} is not, so this process was not "
+            f"WORLD_SIZE={text} is set without {', '.join(missing)}, so this process was not "
             f"started by torchrun; {remedy}"
         )
     rank = os.environ["RANK"]
