@@ -9,7 +9,6 @@ starts only when every layer fits.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shlex
@@ -27,6 +26,7 @@ import yaml
 
 import smallbench
 from jobs.base import Job
+from smallbench import files
 from smallbench.config import (
     annotations_of,
     describe,
@@ -172,12 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         remedy = "lower --train.micro_batch_size, or --batch_size in fine-tuning"
         return _fail(name, f"the GPU's memory is full; {remedy}", ExitCode.UNAVAILABLE)
-    except OSError as error:
-        code = _exit_code_of(error)
-        if code is None:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(name, f"{where}{error.strerror or error}", code)
+    except Exception as error:
+        if failure := _disk_failure(error):
+            return _fail(name, *failure)
+        raise
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -518,19 +516,24 @@ def _fail(name: str, message: str, code: int) -> int:
     return int(code)
 
 
-def _exit_code_of(error: OSError) -> ExitCode | None:
-    """Where the file system, not the program, is at fault."""
+def _disk_failure(error: Exception) -> tuple[str, ExitCode] | None:
+    """The sentence and exit code if the file system, not the program, is at fault."""
+    number = files.errno_of(error)
+    if not isinstance(error, OSError) or error.errno is None:  # perhaps a library wrapped it
+        if number not in files.NOT_WRITABLE:
+            return None
+        reason = os.strerror(number)
+        return (
+            f"a file could not be written ({reason}); make room on the disk",
+            ExitCode.UNAVAILABLE,
+        )
+    sentence = f"{error.filename}: " if error.filename else ""
+    sentence += error.strerror or str(error)
     not_usable = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError
     if isinstance(error, not_usable):
-        return ExitCode.DATA
-    if isinstance(error, PermissionError) or error.errno in {
-        errno.ENOSPC,
-        errno.EROFS,
-        errno.EDQUOT,
-    }:
-        return ExitCode.UNAVAILABLE
-    if isinstance(error, ConnectionError | TimeoutError):
-        return ExitCode.UNAVAILABLE
+        return sentence, ExitCode.DATA
+    if number in files.UNAVAILABLE or isinstance(error, ConnectionError | TimeoutError):
+        return sentence, ExitCode.UNAVAILABLE
     return None
 
 

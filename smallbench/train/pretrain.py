@@ -49,15 +49,11 @@ from smallbench.tracking.plot import plot_loss
 from smallbench.tracking.wandb import WandbRun, views_of_run
 from smallbench.train.batches import CorruptedRows, ReadAhead
 from smallbench.train.callbacks import EndWith, Heartbeat, HeldOutLoss, LogTraining, SaveEvery
-from smallbench.train.checkpoint import (
-    METRICS,
-    Checkpoint,
-    CheckpointStore,
-    restore_metrics,
-)
+from smallbench.train.checkpoint import Checkpoint, CheckpointStore, restore_metrics
 from smallbench.train.compare_plan import ComparePlan, PeakMeter, memory_bytes_of
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 from smallbench.train.engines import build_engine
+from smallbench.train.manifest import METRICS
 from smallbench.train.memory import MemoryExhaustedError
 from smallbench.train.place import Place, Resume, Setup, take_place
 from smallbench.train.plan import choose, smaller
