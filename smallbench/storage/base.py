@@ -127,8 +127,13 @@ def check_path(path: Path, *, name: str) -> None:
         raise ConfigError(f"{name} {str(path)!r} looks like a URL; expected a local path")
 
 
-def check_endpoint(url: str, *, name: str = "endpoint_url", bucket: str = "") -> None:
-    """Raise `ConfigError` if `url` is not the address of a store, or also names the bucket."""
+def check_endpoint(
+    url: str, *, name: str = "endpoint_url", bucket: str = "", in_host: bool = True
+) -> None:
+    """Raise `ConfigError` if `url` is not the address of a store, or also names the bucket.
+
+    `in_host`: a host that begins with the bucket's name counts, too.
+    """
     parts = urlsplit(url.strip())
     if "@" in parts.netloc:
         raise ConfigError(
@@ -142,10 +147,11 @@ def check_endpoint(url: str, *, name: str = "endpoint_url", bucket: str = "") ->
     if not is_address or url != url.strip() or parts.query or parts.fragment:
         raise ConfigError(f"{name} {url!r} is not an address; expected https://HOST[:PORT]")
     host, last = parts.hostname or "", parts.path.rstrip("/").rpartition("/")[2]
-    if bucket and (host.startswith(f"{bucket.lower()}.") or last == bucket):
+    if bucket and (last == bucket or (in_host and host.startswith(f"{bucket.lower()}."))):
         raise ConfigError(
             f"{name} {url!r} already holds the bucket's name {bucket!r}, which would be added a "
-            "second time; leave it out of the address"
+            "second time; leave it out of the address (or set --addressing_style=path, if the "
+            "host only happens to be named like the bucket)"
         )
 
 
@@ -169,5 +175,6 @@ def get_json(storage: Storage, key: str) -> dict[str, Any]:
 
 
 def join(url: str, *parts: str) -> str:
-    """`url` with further parts of a path."""
+    """`url` with further parts of a path; raises `ConfigError` as `is_remote` does."""
+    is_remote(url)
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])

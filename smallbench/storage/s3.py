@@ -106,7 +106,8 @@ class S3Storage:
             )
         except (BotoCoreError, ValueError) as error:
             raise ConfigError(f"storage {self.url}: {error}") from None
-        check_endpoint(client.meta.endpoint_url, bucket=self._bucket)
+        in_host = self._config.addressing_style != "path"
+        check_endpoint(client.meta.endpoint_url, bucket=self._bucket, in_host=in_host)
         client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
         client.meta.events.register("after-call.s3", check_answer)
         return client
