@@ -107,7 +107,7 @@ def _torch_reason() -> str:
     if torch.version.cuda is None:
         return f"the installed torch {version} is built without CUDA"
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:  # torch's own words: the driver is too old, …
         text = str(error).strip() or type(error).__name__
         return f"torch {version} for CUDA {torch.version.cuda} says '{text.splitlines()[0]}'"
