@@ -307,7 +307,7 @@ def test_a_chain_submits_each_stage_when_the_one_before_is_complete(
     assert created == [
         server.objects["jobs", name]["metadata"]["creationTimestamp"] for name in CHAIN
     ]
-    lines = k8s(capfd, "status", "bert-tiny")[1].splitlines()
+    lines = k8s(capfd, "status", "all", "bert-tiny")[1].splitlines()
     assert [line.split()[:2] for line in lines] == [[name, "Complete"] for name in CHAIN]
 
 
@@ -324,7 +324,7 @@ def test_a_chain_goes_on_where_it_is_and_its_status_shows_what_is_left(
     server.end("prepare-corpus")
     assert "pretrain-bert-tiny  submitted" in step()
     assert job_names(server) == CHAIN[:2]
-    lines = k8s(capfd, "status", "bert-tiny")[1].splitlines()
+    lines = k8s(capfd, "status", "all", "bert-tiny")[1].splitlines()
     assert lines == [
         "prepare-corpus  Complete", "pretrain-bert-tiny  Waiting", "export  not submitted",
         "glue  not submitted", "leaderboard  not submitted",

@@ -50,7 +50,7 @@ def version(requirement: Requirement) -> Version:
     return Version(pin.version)
 
 
-@pytest.mark.parametrize("name", ["packages", "deepspeed", "torch-cpu"])
+@pytest.mark.parametrize("name", ["packages", "deepspeed", "torch-cpu", "sbom"])
 def test_every_package_is_pinned_with_hashes(name):
     found = locked(name)
     assert found
@@ -115,6 +115,55 @@ def test_locks_resolve_with_a_cuda_build_of_torch():
     assert all(re.fullmatch(r"torch|triton|cuda-.*|nvidia-.*", name) for name in added), added
 
 
+@pytest.mark.parametrize("told", ["no", "", "YES"])
+def test_torch_is_not_installed_from_a_lock_without_hashes_unless_told(told, tmp_path):
+    (tmp_path / "torch.lock").write_text("torch==2.13.0+cu126\n")
+    program, environment = tmp_path / "python3", {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+
+    def install(lock: Path, unhashed: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [ROOT / "docker" / "install-torch", lock, unhashed, "--only-binary=:all:"],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    refused = install(tmp_path / "torch.lock", told)
+    assert refused.returncode == 1
+    assert "docker/lock.sh cuda" in refused.stderr
+    assert "UNHASHED_TORCH=yes" in refused.stderr
+    assert refused.stdout == ""
+    assert "--require-hashes" not in install(tmp_path / "torch.lock", "yes").stdout
+    hashed = install(ROOT / "docker" / "torch-cpu.lock", told).stdout
+    assert "--require-hashes --no-deps" in hashed
+
+
+def test_what_is_built_from_is_named_by_digest_or_commit():
+    """Base image, stores and actions: a tag may be moved."""
+    base = re.search(r"^ARG BASE_IMAGE=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", base[1])
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        if path.name == "submissions.yml":
+            continue
+        for action in re.findall(r"uses: (.*)", path.read_text()):
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}  # v[\d.]+", action), (path.name, action)
+
+
+def test_a_workflow_runs_lint_and_tests_and_may_only_read():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert any("make test" in step.get("run", "") for step in job["steps"])
+    assert "test: lint" in (ROOT / "Makefile").read_text()
+
+
+def test_the_citation_is_the_projects():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys(), "the schema's own"
+    assert citation["version"] == smallbench.__version__
+    assert "2109.10847" in citation["preferred-citation"]["url"]
+
+
 def test_variants_differ_in_arguments_only():
     """No stage, no command and no condition of the Dockerfile knows what it is built for."""
     text = (ROOT / "Dockerfile").read_text()
@@ -136,7 +185,9 @@ def test_shell_scripts_and_dockerfile_are_clean():
         for name in filter(None, tracked)
         if (ROOT / name).is_file() and re.match(rb"#!.*\b(ba)?sh\b", (ROOT / name).read_bytes())
     ]
-    assert {".ci/run", "docker/lock.sh", "docker/portable-g++"} <= set(scripts)
+    assert {".ci/run", "docker/lock.sh", "docker/install-torch", "docker/portable-g++"} <= set(
+        scripts
+    )
     for command in ([PROGRAMS / "shellcheck", *scripts], [PROGRAMS / "hadolint", "Dockerfile"]):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
