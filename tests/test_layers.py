@@ -20,7 +20,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"smallbench.errors"},
     {"smallbench.registry", "smallbench.retry"},
-    {f"smallbench.{name}" for name in ("config", "batch", "cores", "files", "gpus", "stop")},
+    {
+        f"smallbench.{name}"
+        for name in ("config", "batch", "cores", "files", "gpus", "nvidia", "stop")
+    },
     {"smallbench.tracking", "smallbench.storage", "smallbench.parts"},
     {"smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},
