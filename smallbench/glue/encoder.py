@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,19 @@ it counts neither in an encoder's fingerprint nor in its size."""
 
 TRIAL_LENGTH = 16
 """Tokens of the first trial: what fails here fails for another reason than its length."""
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The weights of a class with a head for classification."""
+
+    prefix: str
+    """Of the encoder's."""
+    head: frozenset[str]
+    outputs: frozenset[str]
+    """Those of the head that are as large as there are labels."""
+    expected: frozenset[str]
+    """All, and the encoder's as they are called without its prefix."""
 
 
 class Encoder:
@@ -129,33 +143,26 @@ class Encoder:
         return None
 
     def _read_weights(self) -> Weights:
-        """The encoder's weights without wrappers and heads, each checked to be the class's own."""
-        with torch.device("meta"):
-            model = self._class(copy.deepcopy(self.config))
-        prefix = f"{model.base_model_prefix}."
-        names = set(model.state_dict())
-        if model.base_model is model or not any(name.startswith(prefix) for name in names):
-            raise DataError(
-                f"{self.path}: {self._class.__name__} does not tell its encoder from its head "
-                "(base_model_prefix); it cannot be given a fresh head"
-            )
-        bare = {name.removeprefix(prefix) for name in names}
-        weights = read_weights(self.path).unwrapped(names | bare)
-        heads = {name for name in names if not name.startswith(prefix)}
-        state = {name: t for name, t in weights.state.items() if name not in heads}
-        left_out = [name for name in weights.state if name in heads]
-        weights = Weights(state, weights.file, weights.wrappers)
+        """The encoder's weights without wrappers and heads, each checked to be the class's own.
+
+        A head in the files is left out if it has labels. ModernBERT's has none after pretraining:
+        that part is loaded as transformers does, like BERT's pooler.
+        """
+        names = _names_of(self.path, self._class, self.config)
+        found = read_weights(self.path).unwrapped(names.expected)
+        is_for_a_task = any(name in names.outputs for name in found.state)
+        left_out = [name for name in found.state if is_for_a_task and name in names.head]
+        state = {name: t for name, t in found.state.items() if name not in left_out}
+        weights = Weights(state, found.file, found.wrappers)
         with torch.random.fork_rng(), _own_report():
             _, info = self._from_state(weights, self.config)
-        self._check(weights, info, prefix, heads)
+        self._check(weights, info, names)
         left_out += info["unexpected_keys"]
         if weights.wrappers or left_out:
             print(_loading_report(self.path, weights, left_out), file=sys.stderr, flush=True)
         return weights
 
-    def _check(
-        self, weights: Weights, info: Mapping[str, Any], prefix: str, heads: Iterable[str]
-    ) -> None:
+    def _check(self, weights: Weights, info: Mapping[str, Any], names: _Names) -> None:
         """Refuse weights that do not fill the encoder, and heads that are not fresh."""
         place = f"{self.path}/{weights.file}" if Path(self.path).is_dir() else self.path
         if info["mismatched_keys"]:
@@ -167,20 +174,24 @@ class Encoder:
             )
         if info["error_msgs"]:
             raise DataError(f"{place} cannot be loaded: {info['error_msgs'][0]}")
-        missing = sorted(
+        absent, prefix = sorted(info["missing_keys"]), names.prefix
+        has_pooler = any(
+            name.removeprefix(prefix).startswith(POOLER) for name in weights.state
+        )  # in part, it is as damaged as any other layer
+        missing = [
             name
-            for name in info["missing_keys"]
-            if name.startswith(prefix) and not name.startswith(f"{prefix}{POOLER}")
-        )
+            for name in absent
+            if name.startswith(prefix)
+            and (has_pooler or not name.removeprefix(prefix).startswith(POOLER))
+        ]
         if missing:
-            first = next(iter(weights.state))
             raise DataError(
                 f"{place} lacks {len(missing)} weights of the encoder, which would be drawn at "
                 f"random: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''} (the file's "
-                f"first name is {first}); save the whole encoder under {self._class.__name__}'s "
-                "names"
+                f"first name is {next(iter(weights.state), 'none')}); save the whole encoder under "
+                f"{self._class.__name__}'s names"
             )
-        if kept := sorted(set(heads) - set(info["missing_keys"])):
+        if kept := sorted(names.outputs - set(absent)):
             raise DataError(f"{place}: the head's {kept[0]} would not be fresh; remove it")
         broken = [k for k, t in weights.state.items() if t.is_floating_point() and not _finite(t)]
         if broken:
@@ -252,6 +263,29 @@ def _classifier_class(path: str, config: Any, trust_remote_code: bool) -> Any:
             f"{path}: config.json makes no model of {name} ({_first_line(error)})"
         ) from None
     return type(model)
+
+
+def _names_of(path: str, model_class: Any, config: Any) -> _Names:
+    shapes = []
+    for num_labels in (2, 3):
+        config = copy.deepcopy(config)
+        config.num_labels = num_labels
+        with torch.device("meta"):
+            model = model_class(config)
+        shapes.append({name: tensor.shape for name, tensor in model.state_dict().items()})
+    prefix = f"{model.base_model_prefix}."
+    if model.base_model is model or not any(name.startswith(prefix) for name in shapes[0]):
+        raise DataError(
+            f"{path}: {model_class.__name__} does not tell its encoder from its head "
+            "(base_model_prefix); it cannot be given a fresh head"
+        )
+    head = {name for name in shapes[0] if not name.startswith(prefix)}
+    return _Names(
+        prefix=prefix,
+        head=frozenset(head),
+        outputs=frozenset(name for name in head if shapes[0][name] != shapes[1][name]),
+        expected=frozenset(shapes[0]) | {name.removeprefix(prefix) for name in shapes[0]},
+    )
 
 
 def _num_embeddings(body: Any) -> int:

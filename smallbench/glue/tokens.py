@@ -73,8 +73,8 @@ def settle_padding(model: str, config: Any, tokenizer: Any) -> None:
         config.pad_token_id = ours
     elif ours != theirs:
         raise DataError(
-            f"{model}: its tokenizer pads with {tokenizer.pad_token!r} (id {ours}), but pad_token_id "
-            f"in config.json is {theirs}; set it to the one that the model was trained with"
+            f"{model}: its tokenizer pads with {tokenizer.pad_token!r} ({ours}), but config.json "
+            f"says pad_token_id {theirs}; set both to what the model was trained with"
         )
 
 

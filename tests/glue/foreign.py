@@ -1,0 +1,157 @@
+"""Tiny random encoders of transformers' classes, with a tokenizer, saved as people save them."""
+
+import shutil
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+VOCABULARY = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+    *(prefix + chr(c) for c in range(97, 123) for prefix in ("", "##")), *".,?'0123456789-",
+]  # fmt: skip
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 130,
+}
+FACTORISED = SIZES | {"embedding_size": 16}
+DISENTANGLED = SIZES | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+GENERATES = {"bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 0}
+
+
+CLASSES = {
+    "BertForMaskedLM": SIZES,
+    "RobertaForMaskedLM": SIZES,
+    "CamembertForMaskedLM": SIZES,
+    "XLMRobertaForMaskedLM": SIZES,
+    "MPNetForMaskedLM": SIZES,
+    "AlbertForMaskedLM": FACTORISED | {"num_hidden_groups": 2},
+    "DistilBertForMaskedLM": {
+        "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 130,
+    },
+    "ElectraForPreTraining": FACTORISED,
+    "DebertaForMaskedLM": DISENTANGLED,
+    "DebertaV2ForMaskedLM": DISENTANGLED,
+    "ModernBertForMaskedLM": SIZES
+    | {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+    "MobileBertForMaskedLM": FACTORISED | {"intra_bottleneck_size": 16, "true_hidden_size": 16},
+    "SqueezeBertForMaskedLM": SIZES | {"embedding_size": 32},
+    "FunnelForMaskedLM": {
+        "d_model": 32, "block_sizes": [1, 1], "n_head": 2, "d_head": 16, "d_inner": 64,
+    },
+    "XLNetLMHeadModel": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
+    "ConvBertForMaskedLM": FACTORISED | {"head_ratio": 1, "conv_kernel_size": 3},
+    "RoFormerForMaskedLM": FACTORISED,
+    "NystromformerForMaskedLM": SIZES | {"num_landmarks": 8, "segment_means_seq_len": 8},
+    "LongformerForMaskedLM": SIZES | {"attention_window": [8, 8]},
+    "BigBirdForMaskedLM": SIZES | {"attention_type": "original_full"},
+    "RemBertForMaskedLM": SIZES | {"input_embedding_size": 16, "output_embedding_size": 32},
+    "MegatronBertForMaskedLM": SIZES,
+    "T5ForConditionalGeneration": GENERATES
+    | {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2},
+    "BartForConditionalGeneration": GENERATES | {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+        "max_position_embeddings": 130,
+    },
+    "LlamaForCausalLM": SIZES | {"num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3},
+    "GPT2LMHeadModel": {
+        "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 130, "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
+}  # fmt: skip
+"""Classes as pretraining saves them; RoBERTa's positions begin behind the padding token."""
+
+
+def write_tokenizer(directory: Path) -> None:
+    """A WordPiece tokenizer of letters."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    tokenizer = transformers.BertTokenizerFast(vocab=str(directory / "vocab.txt"))
+    tokenizer.save_pretrained(directory)
+
+
+def build(name: str, directory: Path, **changes):
+    """A random model of class `name` in `directory`, as safetensors; its config class by name."""
+    model_class = getattr(transformers, name)
+    values = {"vocab_size": len(VOCABULARY), "pad_token_id": 0, **CLASSES[name]}
+    torch.manual_seed(0)
+    config = model_class.config_class(**(values | changes))
+    write_tokenizer(directory)
+    model_class(config).save_pretrained(directory)
+    return directory
+
+
+def state_of(directory: Path) -> dict:
+    return load_file(directory / "model.safetensors")
+
+
+def as_safetensors(directory: Path) -> None:
+    """As transformers saves it."""
+
+
+def as_bin(directory: Path) -> None:
+    torch.save(state_of(directory), directory / "pytorch_model.bin")
+    (directory / "model.safetensors").unlink()
+
+
+def as_shards(directory: Path) -> None:
+    """Two files with an index."""
+    state = state_of(directory)
+    names, mapping = sorted(state), {}
+    for i in range(2):
+        file = f"model-0000{i + 1}-of-00002.safetensors"
+        save_file({name: state[name] for name in names[i::2]}, directory / file)
+        mapping |= dict.fromkeys(names[i::2], file)
+    index = {"metadata": {}, "weight_map": mapping}
+    (directory / "model.safetensors.index.json").write_text(transformers.utils.json.dumps(index))
+    (directory / "model.safetensors").unlink()
+
+
+def wrapped(directory: Path) -> None:
+    """As DistributedDataParallel around torch.compile leaves it, in a training program's state."""
+    state = {f"module._orig_mod.{name}": tensor for name, tensor in state_of(directory).items()}
+    saved = {"model": {"state_dict": state}, "optimizer": {"lr": 0.1}, "epoch": 3}
+    torch.save(saved, directory / "pytorch_model.bin")
+    (directory / "model.safetensors").unlink()
+
+
+def with_a_head(directory: Path) -> None:
+    """With a head of nine labels under the names of the classification head."""
+    config = transformers.AutoConfig.from_pretrained(directory, num_labels=9)
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    prefix = f"{model.base_model_prefix}."
+    heads = {name: t for name, t in model.state_dict().items() if not name.startswith(prefix)}
+    state = state_of(directory)
+    state |= {name: torch.full(tensor.shape, 7.0) for name, tensor in heads.items()}
+    save_file(state, directory / "model.safetensors")
+
+
+VARIANTS = {
+    "safetensors": as_safetensors,
+    "bin": as_bin,
+    "shards": as_shards,
+    "wrapped": wrapped,
+    "a foreign head": with_a_head,
+}
+"""How the same weights are saved; each is fine-tuned to the same result."""
+
+
+def drop_a_layer(directory: Path) -> list[str]:
+    """Take the weights of the last layer out of the file; their names."""
+    state = state_of(directory)
+    # What numbers a layer: the last of its names' numbers that is not 0.
+    layers = sorted(n for n in state if any(f".{i}." in n for i in (1,)) and "decoder" not in n)
+    assert layers, sorted(state)
+    save_file({n: t for n, t in state.items() if n not in layers}, directory / "model.safetensors")
+    return layers
+
+
+def copy(directory: Path, to: Path) -> Path:
+    return Path(shutil.copytree(directory, to))
