@@ -158,6 +158,7 @@ def finetune(
         settings,
         data,
         predictions,
+        unknown_share={name: split.unknown_share for name, split in features.items()},
         seconds=time.perf_counter() - start,
         examples_per_second=num_training_examples(data, settings.epochs) / train_seconds,
     )

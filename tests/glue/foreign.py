@@ -1,5 +1,6 @@
 """Tiny random encoders of transformers' classes, with a tokenizer, saved as people save them."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def as_shards(directory: Path) -> None:
         save_file({name: state[name] for name in names[i::2]}, directory / file)
         mapping |= dict.fromkeys(names[i::2], file)
     index = {"metadata": {}, "weight_map": mapping}
-    (directory / "model.safetensors.index.json").write_text(transformers.utils.json.dumps(index))
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     (directory / "model.safetensors").unlink()
 
 
@@ -146,11 +147,81 @@ VARIANTS = {
 def drop_a_layer(directory: Path) -> list[str]:
     """Take the weights of the last layer out of the file; their names."""
     state = state_of(directory)
-    # What numbers a layer: the last of its names' numbers that is not 0.
-    layers = sorted(n for n in state if any(f".{i}." in n for i in (1,)) and "decoder" not in n)
+    layers = sorted(n for n in state if ".1." in n and "decoder" not in n)
     assert layers, sorted(state)
     save_file({n: t for n, t in state.items() if n not in layers}, directory / "model.safetensors")
     return layers
+
+
+REMOTE_CODE = """
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+
+class OwnConfig(PretrainedConfig):
+    model_type = "own-encoder"
+
+    def __init__(self, hidden_size=32, vocab_size=72, **others):
+        self.hidden_size, self.vocab_size = hidden_size, vocab_size
+        super().__init__(**others)
+
+
+class OwnPreTrained(PreTrainedModel):
+    config_class = OwnConfig
+    base_model_prefix = "model"
+
+
+class Own(OwnPreTrained):
+    def __init__(self, config):
+        super().__init__(config)
+        self.encoder = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layer = torch.nn.Linear(config.hidden_size, config.hidden_size)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None):
+        return torch.tanh(self.layer(self.encoder(input_ids)))
+
+
+class OwnForSequenceClassification(OwnPreTrained):
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = Own(config)
+        self.dense = torch.nn.Linear(config.hidden_size, config.hidden_size)
+        self.classifier = torch.nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        hidden = self.model(input_ids, attention_mask)[:, 0]
+        return SequenceClassifierOutput(logits=self.classifier(torch.tanh(self.dense(hidden))))
+"""
+"""As NeoBERT has it: a base model named 'model' without token types, and heads of its own."""
+
+
+def remote_code(directory: Path) -> Path:
+    """A model whose class stands in its own folder, saved as a bare encoder."""
+    write_tokenizer(directory)
+    (directory / "own.py").write_text(REMOTE_CODE)
+    config = {
+        "model_type": "own-encoder",
+        "auto_map": {
+            "AutoConfig": "own.OwnConfig",
+            "AutoModel": "own.Own",
+            "AutoModelForSequenceClassification": "own.OwnForSequenceClassification",
+        },
+        "pad_token_id": 0,
+        "hidden_size": 32,
+        "vocab_size": len(VOCABULARY),
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    state = {
+        "encoder.weight": torch.randn(len(VOCABULARY), 32),
+        "layer.weight": torch.randn(32, 32),
+        "layer.bias": torch.randn(32),
+    }
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
 
 
 def copy(directory: Path, to: Path) -> Path:
