@@ -4,9 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file, save_file
+
+from smallbench.batch import Batch
+from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.encoder import Encoder
+from smallbench.glue.features import EpochBatches
+from smallbench.glue.finetune import tokenize_task
+from smallbench.glue.readers import TaskData
+from smallbench.glue.tasks import Task
+from smallbench.train.schedule import linear_decay
 
 VOCABULARY = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
@@ -226,3 +237,65 @@ def remote_code(directory: Path) -> Path:
 
 def copy(directory: Path, to: Path) -> Path:
     return Path(shutil.copytree(directory, to))
+
+
+def without_dropout(directory: Path) -> None:
+    """Two implementations draw their dropout differently; without it they are comparable."""
+    config = json.loads((directory / "config.json").read_text())
+    dropped = {k: 0.0 for k in config if "drop" in k and isinstance(config[k], float)}
+    (directory / "config.json").write_text(json.dumps(config | dropped))
+
+
+def their_classifier(directory: Path, task: Task, seed: int):
+    """transformers' own class with a fresh head."""
+    torch.manual_seed(seed)
+    return transformers.AutoModelForSequenceClassification.from_pretrained(
+        directory, num_labels=len(task.label_names or ("score",)), dtype=torch.float32
+    )
+
+
+def their_predictions(
+    encoder: Encoder, directory: Path, data: TaskData, config: FinetuneConfig,
+    *, learning_rate: float, seed: int,
+) -> np.ndarray:  # fmt: skip
+    """The logits for dev of a plain loop around transformers' own class, on our batches."""
+    model = their_classifier(directory, data.task, seed).train()
+    features = tokenize_task(encoder, data, config)
+    batches = EpochBatches(
+        features["train"], batch_size=config.batch_size, epochs=config.epochs, seed=seed
+    )
+    groups = [[p for p in model.parameters() if (p.ndim > 1) is decays] for decays in (True, False)]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay}
+            for parameters, decay in zip(groups, (config.weight_decay, 0.0), strict=True)
+        ]
+    )
+
+    def logits(batch: Batch) -> torch.Tensor:
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        return model(**inputs).logits
+
+    for step in range(batches.num_steps):
+        (batch,), _ = batches.read(step)
+        if data.task.is_regression:
+            loss = F.mse_loss(logits(batch).squeeze(1), batch.labels.float())
+        else:
+            loss = F.cross_entropy(logits(batch), batch.labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        warmup = int(config.warmup_fraction * batches.num_steps)
+        rate = learning_rate * linear_decay(step, total=batches.num_steps, warmup=warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    predicted: list[np.ndarray] = [np.empty(0)] * len(features["dev"])
+    with torch.no_grad():
+        for rows in features["dev"].by_length(128):
+            for row, values in zip(rows, logits(features["dev"].batch(rows)), strict=True):
+                predicted[row] = values.numpy()
+    return np.stack(predicted)

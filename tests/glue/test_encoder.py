@@ -13,12 +13,10 @@ from transformers.utils import logging
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.encoder import Encoder
-from smallbench.glue.features import EpochBatches
 from smallbench.glue.finetune import finetune, tokenize_task
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import read_predictions, read_run, run_directory
 from smallbench.glue.tasks import TASKS
-from smallbench.train.schedule import linear_decay
 from tests.glue import foreign
 
 RATE, SEED = 1e-3, 3
@@ -60,62 +58,17 @@ def started(directory):
     return Encoder(str(directory)).transformers_classifier(TASKS["mnli"]).state_dict()
 
 
-def their_classifier(directory, task):
-    torch.manual_seed(SEED)
-    return transformers.AutoModelForSequenceClassification.from_pretrained(
-        directory, num_labels=len(task.label_names or ("score",)), dtype=torch.float32
-    )
-
-
-def their_predictions(encoder, directory, data):
-    """What a plain loop around transformers' own class predicts for dev after the same batches."""
-    model = their_classifier(directory, data.task).train()
-    features = tokenize_task(encoder, data, QUICK)
-    batches = EpochBatches(features["train"], batch_size=32, epochs=QUICK.epochs, seed=SEED)
-    groups = [[p for p in model.parameters() if (p.ndim > 1) is decays] for decays in (True, False)]
-    optimizer = torch.optim.AdamW(
-        [{"params": p, "weight_decay": d} for p, d in zip(groups, (0.01, 0.0), strict=True)]
-    )
-
-    def logits(batch):
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
-        if batch.token_type_ids is not None:
-            inputs["token_type_ids"] = batch.token_type_ids
-        return model(**inputs).logits.squeeze(1)
-
-    for step in range(batches.num_steps):
-        (batch,), _ = batches.read(step)
-        torch.nn.functional.mse_loss(logits(batch), batch.labels.float()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        rate = RATE * linear_decay(step, total=batches.num_steps, warmup=batches.num_steps // 10)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad()
-    model.eval()
-    predicted = np.zeros(len(features["dev"]))
-    with torch.no_grad():
-        for rows in features["dev"].by_length(128):
-            predicted[rows] = logits(features["dev"].batch(rows)).numpy()
-    return predicted
-
-
-def without_dropout(directory):
-    """Two implementations draw their dropout differently; without it they are comparable."""
-    config = json.loads((directory / "config.json").read_text())
-    dropped = {k: 0.0 for k in config if "drop" in k and isinstance(config[k], float)}
-    (directory / "config.json").write_text(json.dumps(config | dropped))
-
-
 @pytest.mark.parametrize("name", foreign.CLASSES)
 def test_every_class_is_fine_tuned_as_transformers_own(name, saved, stsb, tmp_path):
     directory = foreign.copy(saved(name), tmp_path / "m")
-    without_dropout(directory)
+    foreign.without_dropout(directory)
     encoder, data = Encoder(str(directory)), stsb.first(QUICK.max_train_examples)
     result = finetune(encoder, data, QUICK, learning_rate=RATE, seed=SEED, out=tmp_path / "out")
     ours = read_predictions(run_directory(tmp_path / "out", result.settings), data.task, "dev")
-    theirs = their_predictions(encoder, directory, data)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4)
+    theirs = foreign.their_predictions(
+        encoder, directory, data, QUICK, learning_rate=RATE, seed=SEED
+    )
+    np.testing.assert_allclose(ours, theirs.squeeze(1), rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize(("name", "variant"), ONE_EACH)
@@ -124,7 +77,7 @@ def test_the_same_weights_start_the_same_run_however_they_are_saved(
 ):
     directory = foreign.copy(saved(name), tmp_path / "m")
     foreign.VARIANTS[variant](directory)
-    expected = their_classifier(saved(name), TASKS["mnli"]).state_dict()
+    expected = foreign.their_classifier(saved(name), TASKS["mnli"], SEED).state_dict()
     head_of_pretraining = {"head.dense.weight", "head.norm.weight"}  # ModernBERT's
     for key, tensor in started(directory).items():
         if variant != "a foreign head" or key not in head_of_pretraining:
