@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"smallbench.errors"},
     {"smallbench.registry"},
-    {f"smallbench.{name}" for name in ("config", "batch", "cores", "files", "gpus")},
+    {f"smallbench.{name}" for name in ("config", "batch", "cores", "files", "gpus", "stop")},
     {"smallbench.tracking", "smallbench.storage", "smallbench.parts"},
     {"smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},

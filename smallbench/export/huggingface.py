@@ -34,9 +34,9 @@ from smallbench.objectives.masking import Vocabulary
 from smallbench.storage.base import is_remote, open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import read_metrics
+from smallbench.train.build import build_objective, vocabulary_of
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
-from smallbench.train.pretrain import build_objective, vocabulary_of
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""
