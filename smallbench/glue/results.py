@@ -94,6 +94,8 @@ class RunResult:
     """Name of a scored split to its scores."""
     data_sha256: dict[str, str]
     """Split name to the hash of its rows (`Examples.sha256`)."""
+    unknown_share: dict[str, float] = field(default_factory=dict)
+    """Split name to the part of its text's tokens that the tokenizer did not know."""
     seconds: float | None = field(default=None, compare=False)
     """Wall time of the fine-tuning."""
     examples_per_second: float | None = field(default=None, compare=False)
@@ -116,6 +118,7 @@ def score_run(
     data: TaskData,
     predictions: Mapping[str, NDArray[Any]],
     *,
+    unknown_share: Mapping[str, float] | None = None,
     seconds: float | None = None,
     examples_per_second: float | None = None,
 ) -> RunResult:
@@ -134,6 +137,7 @@ def score_run(
         settings=settings,
         splits=splits,
         data_sha256=data.sha256,
+        unknown_share=dict(unknown_share or {}),
         seconds=seconds,
         examples_per_second=examples_per_second,
     )
@@ -171,6 +175,7 @@ def write_run(directory: Path, result: RunResult, predictions: Mapping[str, NDAr
         "settings": config.to_dict(result.settings),
         "splits": {name: config.to_dict(split) for name, split in result.splits.items()},
         "data_sha256": result.data_sha256,
+        "unknown_share": result.unknown_share,
     }
     files.write_json(directory / RESULT_FILE, content)
 
@@ -221,6 +226,10 @@ def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunRe
         settings=settings,
         splits=splits,
         data_sha256={str(name): str(sha) for name, sha in content["data_sha256"].items()},
+        unknown_share={
+            str(name): config.read_value("unknown_share", share, float)
+            for name, share in content.get("unknown_share", {}).items()
+        },
         **{
             key: config.read_value(key, timing.get(key), float | None)
             for key in ("seconds", "examples_per_second")
@@ -228,7 +237,7 @@ def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunRe
     )
 
 
-_KEYS = {"format", "settings", "splits", "data_sha256"}
+_KEYS = {"format", "settings", "splits", "data_sha256", "unknown_share"}
 
 
 def find_run(
