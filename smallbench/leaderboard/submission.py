@@ -355,7 +355,7 @@ def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
         run = StoredRun(**line)
         if set(run.predictions) != set(TASKS[run.task].dev_splits):
             raise Rejected("runs", f"{place}: {run.task} has {TASKS[run.task].dev_splits}")
-        trial = (run.task, run.learning_rate, run.seed, run.epochs)
+        trial = (run.task, run.learning_rate, run.seed, run.epochs, run.pretraining_seed)
         if trial in trials:
             raise Rejected("seeds", f"{place}: {run.task} has seed {run.seed} twice")
         trials.add(trial)
