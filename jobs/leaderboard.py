@@ -179,17 +179,21 @@ def _new(options: Options) -> None:
 def _validate(options: Options) -> None:
     from smallbench.leaderboard.evaluation import evaluate_beside, report, report_dict
     from smallbench.leaderboard.gold import NO_GOLD, read_gold
+    from smallbench.leaderboard.site.build import check_pages
+    from smallbench.leaderboard.text import show
 
     assert options.entry is not None
     gold = NO_GOLD if options.glue is None else read_gold(options.glue)
     evaluation = evaluate_beside(options.entry, gold, today=date.today(), cache=options.cache)
+    (evaluation,) = check_pages([evaluation])
     if options.json:
         print(json.dumps(report_dict(evaluation), indent=2))
     else:
         print(report(evaluation))
     if evaluation.rejected:
         reasons = [f.check for f in evaluation.findings if f.verdict == "rejected"]
-        raise DataError(f"{options.entry} is rejected: {', '.join(dict.fromkeys(reasons))}")
+        place = show(str(options.entry))
+        raise DataError(f"{place} is rejected: {', '.join(dict.fromkeys(reasons))}")
 
 
 def _compare(options: Options) -> None:
@@ -216,11 +220,17 @@ def _build(options: Options) -> None:
     from smallbench.leaderboard.gold import NO_GOLD, read_gold
     from smallbench.leaderboard.site.build import build_site
     from smallbench.leaderboard.site.serve import server, url_of
+    from smallbench.leaderboard.text import show
 
     gold = NO_GOLD if options.glue is None else read_gold(options.glue)
     out = Path(options.out or "site")
     entries = evaluate_all(options.submissions or Path("submissions"), gold, cache=options.cache)
-    build_site(entries, out, site_url=options.site_url, is_sample=gold.is_sample)
+    entries = build_site(entries, out, site_url=options.site_url, is_sample=gold.is_sample)
+    for evaluation in entries:
+        for finding in evaluation.findings:
+            if finding.verdict == "rejected":
+                name = show(evaluation.folder.name)
+                print(f"left out {name}: {finding.check}: {finding.reason}", file=sys.stderr)
     shown = sum(not evaluation.rejected for evaluation in entries)
     print(f"{shown} entries, {len(entries) - shown} rejected: {out / 'index.html'}", flush=True)
     if options.action == "serve":

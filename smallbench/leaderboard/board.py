@@ -22,6 +22,7 @@ from smallbench.leaderboard.ranking import (
 from smallbench.leaderboard.scores import ROBUST, VIEWS, View, ViewName
 from smallbench.leaderboard.statistics import Interval, interval
 from smallbench.leaderboard.table import escape, markdown_line
+from smallbench.leaderboard.text import show
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +112,7 @@ def render_board(evaluations: Sequence[Evaluation]) -> str:
         parts.append("|--:|---|---|" + "--:|" * (len(header) - 3))
         parts += [markdown_line(_cells(row)) for row in board(evaluations, name)]
         parts.append("")
-    rejected = [evaluation.folder.name for evaluation in evaluations if evaluation.rejected]
+    rejected = [show(evaluation.folder.name) for evaluation in evaluations if evaluation.rejected]
     if rejected:
         parts += [f"Rejected, so not shown: {', '.join(map(escape, rejected))}", ""]
     return "\n".join(parts)
@@ -197,7 +198,7 @@ def _task_difference(a: View, b: View, name: str) -> Interval:
 
 def render_comparison(a: Evaluation, b: Evaluation) -> str:
     """Each view that both have, as a table for a terminal."""
-    lines = [f"A: {a.folder.name}", f"B: {b.folder.name}"]
+    lines = [f"A: {show(a.folder.name)}", f"B: {show(b.folder.name)}"]
     for name in VIEWS:
         if name not in a.views or name not in b.views:
             lines += ["", f"{name}: not in both"]

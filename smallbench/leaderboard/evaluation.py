@@ -47,6 +47,7 @@ from smallbench.leaderboard.submission import (
     read_bytes,
     read_files,
 )
+from smallbench.leaderboard.text import show
 
 VERIFIED_FILE = "verified.json"
 """Beside the entries' folders, written by the board's keepers: slug to the fingerprint of the
@@ -217,7 +218,7 @@ def report(evaluation: Evaluation) -> str:
             low, high = view.interval.low, view.interval.high
             average = f"AVG {view.average:.2f} ({low:.2f} to {high:.2f})"
         lines.append(f"{view.name}: {average}; {', '.join(cells) or 'nothing scored'}")
-    name = evaluation.folder.name
+    name = show(evaluation.folder.name)
     verdict = "rejected" if evaluation.rejected else f"accepted as {evaluation.tier}"
     return "\n".join([*lines, f"{name}: {verdict}"])
 
@@ -225,7 +226,7 @@ def report(evaluation: Evaluation) -> str:
 def report_dict(evaluation: Evaluation) -> dict[str, Any]:
     """The same as JSON-ready values."""
     return {
-        "slug": evaluation.folder.name,
+        "slug": show(evaluation.folder.name),
         "rejected": evaluation.rejected,
         "tier": evaluation.tier,
         "sha256": evaluation.sha256,
