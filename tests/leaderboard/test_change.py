@@ -36,7 +36,7 @@ class Repository:
         for name in names:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{name} {path.exists()}")
+            path.write_bytes(os.fsencode(f"{name} {path.exists()}"))
 
     def entry(self, slug: str) -> None:
         self.write(*(f"submissions/{slug}/{name}" for name in ENTRY))
