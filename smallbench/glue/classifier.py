@@ -65,7 +65,9 @@ class Foreign(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch → logits_BC."""
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        inputs = {"input_ids": batch.input_ids}
+        if batch.attention_mask is not None:  # some compute with it, as with a tokenizer's 0 and 1
+            inputs["attention_mask"] = batch.attention_mask.long()
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
         device = batch.input_ids.device.type

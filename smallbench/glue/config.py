@@ -23,6 +23,9 @@ class FinetuneConfig:
     random_init: bool = option(
         False, help="draw the encoder's weights at random: what pretraining must beat"
     )
+    trust_remote_code: bool = option(
+        False, help="run the Python code that comes with the model's files"
+    )
     max_train_examples: int | None = option(None, help="only the first rows of train: a quick look")
     device: str = option("auto", help="auto, cpu or cuda")
     precision: str = option("auto", help="auto, bf16, fp16 or fp32")
