@@ -29,6 +29,7 @@ import torch
 from smallbench.config import digest
 from smallbench.data.loader import ShuffledRows
 from smallbench.data.shards import entropy_of_counts
+from smallbench.data.verified import verify_once
 from smallbench.errors import InterruptedRunError, SmallbenchError, UnavailableError
 from smallbench.files import read_json
 from smallbench.models.encoder import checkpoint_activations
@@ -148,6 +149,8 @@ def pretrain(
                 config, machine, corpus.rows.manifest, data=data, run_dir=run_dir, resume=resume,
                 durability=durability, stop=stop, stack=stack,
             )  # fmt: skip
+            if then_data is not None:
+                verify_once(then_data, run_dir / "verified-then.json")
         step = machine.processes.first_of(checkpoint.step if checkpoint else None)
         if checkpoint is None and step is not None:
             checkpoint = place.store.load(step)

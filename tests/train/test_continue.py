@@ -1,6 +1,7 @@
 """Second phases, FLOPs budgets and initial weights: exact resume, and what is refused."""
 
 import random
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -77,6 +78,17 @@ def test_a_second_phase_that_does_not_fit_its_corpus_is_refused(
             run_dir=tmp_path / "run",
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_flipped_bit_in_the_second_corpus_is_found_before_training(corpus, long_corpus, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(long_corpus, other)
+    shard = next(other.glob("train-*.bin"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match="SHA-256"):
+        pretrain(tiny(**LONG), data=corpus, then_data=other, run_dir=tmp_path / "run")
 
 
 def test_rows_longer_than_the_positions_are_refused(corpus, long_corpus, tmp_path):
