@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
-from jobs.base import Job
+from jobs.base import Job, load
 from smallbench.cluster.config import (
     MAX_SWEEP_CHARACTERS,
     STAGES_OF,
@@ -26,7 +26,7 @@ from smallbench.cluster.config import (
 )
 from smallbench.config import option
 from smallbench.errors import UsageError
-from smallbench.recipes import RECIPES
+from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Options(ClusterConfig):
 
 def config(options: Options) -> PretrainConfig | None:
     """The recipe's configuration, where there is one."""
-    return None if options.recipe is None else RECIPES[options.recipe]()
+    return None if options.recipe is None else recipe_config(options.recipe)
 
 
 def run(options: Options, config: PretrainConfig | None) -> None:
@@ -141,7 +141,7 @@ def documents_of(options: Options, config: PretrainConfig | None) -> list[Docume
 
 def check_command(work: Work) -> None:
     """Raise what the stage's command would raise on its flags, before a pod does so in an hour."""
-    from jobs.cli import load, resolve
+    from jobs.resolve import resolve
     from smallbench.cluster.work import as_flag
 
     job = load("pretrain" if work.stage == "sweep" else work.stage)

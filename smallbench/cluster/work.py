@@ -19,7 +19,7 @@ from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.sizes import GLUE_GIB, Sizes, needs_of, sizes_for
 from smallbench.config import differing_keys, digest, override_all, to_dict
 from smallbench.errors import UsageError
-from smallbench.recipes import RECIPES
+from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig, resumable_keys
 
 OURS = {
@@ -78,7 +78,7 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
     changes: dict[str, Any] = {}
     may_change: frozenset[str] = frozenset()
     if config is not None:
-        base = to_dict(RECIPES[config.recipe]())
+        base = to_dict(recipe_config(config.recipe))
         changes = {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
         may_change = resumable_keys(config)
     flags = flags_of(options)
@@ -106,7 +106,7 @@ def as_flag(value: Any) -> str:
 def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) -> Sizes | None:
     """What the planner says of the recipes; None where a stage needs no model, or none is named."""
     configs = [
-        override_all(RECIPES[row["recipe"]](), {k: v for k, v in row.items() if "." in k})
+        override_all(recipe_config(row["recipe"]), {k: v for k, v in row.items() if "." in k})
         for row in work.rows
     ]
     if config is not None and not configs:

@@ -10,4 +10,12 @@ ARCHITECTURES = Registry(
         "electra": "smallbench.models.electra:Electra",
         "roberta": "smallbench.models.roberta:Roberta",
     },
+    group="smallbench.architectures",
+    configs={
+        "bert": "smallbench.models.config:BertConfig",
+        "deberta": "smallbench.models.config:DebertaConfig",
+        "electra": "smallbench.models.config:ElectraConfig",
+        "roberta": "smallbench.models.config:RobertaConfig",
+    },
+    config_base="smallbench.models.config:EncoderConfig",
 )

@@ -21,7 +21,6 @@ from smallbench.models.config import (
     DebertaConfig,
     ElectraConfig,
     EncoderConfig,
-    ModelConfig,
     RobertaConfig,
 )
 
@@ -127,7 +126,7 @@ UNKNOWN_OPTIONS = ("is_decoder", "add_cross_attention", "talking_head")
 """Options of transformers' classes that ours do not have, all off by default."""
 
 
-def target_of(config: ModelConfig, *, head: str = "tokens", pad_token_id: int = 0) -> Target:
+def target_of(config: EncoderConfig, *, head: str = "tokens", pad_token_id: int = 0) -> Target:
     """How `config`'s architecture travels with the head `tokens` or `replaced`."""
     if isinstance(config, DebertaConfig):
         return _deberta(config, head, pad_token_id)
@@ -135,6 +134,7 @@ def target_of(config: ModelConfig, *, head: str = "tokens", pad_token_id: int = 
         if head == "replaced":  # the network is BERT's; Electra's classes have the head
             return _bert(config, "electra", head, pad_token_id)
         return _roberta(config, pad_token_id)
+    assert isinstance(config, BertConfig)
     factorised = config.embedding_size != config.hidden_size
     base = "electra" if factorised or head == "replaced" else "bert"
     return _bert(config, base, head, pad_token_id)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from smallbench.config import option, require
+from smallbench.config import option, require, section, settle_tags
 from smallbench.errors import ConfigError
-from smallbench.models.config import BertConfig, ModelConfig
+from smallbench.models import ARCHITECTURES
+from smallbench.models.config import BertConfig, EncoderConfig
+from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.config import MaskedLMConfig, ObjectiveConfig, ReplacedTokenConfig
 from smallbench.storage.config import StorageConfig
 
@@ -198,15 +200,16 @@ class AccountingConfig:
 class PretrainConfig:
     """Everything that decides what a pretraining run computes; a recipe is one of these."""
 
-    recipe: str
+    recipe: str = ""
     sequence_length: int = 128
-    model: ModelConfig = field(default_factory=BertConfig)
-    objective: ObjectiveConfig = field(default_factory=MaskedLMConfig)
+    model: EncoderConfig = section(ARCHITECTURES, BertConfig)
+    objective: ObjectiveConfig = section(OBJECTIVES, MaskedLMConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        settle_tags(self)
         length, segments = self.sequence_length, self.objective.two_segment_fraction
         require(length >= 8, "sequence_length", length, "at least 8")
         if length > self.model.max_position_embeddings:
