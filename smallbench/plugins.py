@@ -119,12 +119,12 @@ def use_copies(plugins: Iterable[Mapping[str, Any]], folder: Path) -> None:
 
 
 def write_copies(
-    plugins: Iterable[Plugin], folder: Path, write: Callable[[Path, str], None]
+    plugins: Iterable[Mapping[str, Any]], folder: Path, write: Callable[[Path, str], None]
 ) -> None:
-    """Keep the files of `plugins` below `folder`, each version in a folder of its own."""
+    """Keep the files of plug-ins below `folder`, each version in a folder of its own."""
     for plugin in plugins:
-        for name, text in plugin.files.items():
-            path = folder / plugin.sha256[:12] / name
+        for name, text in plugin["files"].items():
+            path = folder / plugin["sha256"][:12] / name
             if not path.exists():
                 write(path, text)
 

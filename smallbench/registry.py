@@ -21,10 +21,10 @@ __all__ = ["Registry", "nearest"]
 class Registry(Mapping[str, Any]):
     """A read-only table from name to object, imported at the first look-up.
 
-    `group` is the entry-point group in which installed packages add names. `configs` has the place
-    of each row's configuration class, and `config_base` that of the class that they extend: they
-    are read where torch must not be imported. Raises `ConfigError` with the nearest known name for
-    an unknown one.
+    `group` is the entry-point group in which installed packages add names; `base` is the class that
+    a plug-in must extend, if there is one. `configs` has the place of each row's configuration
+    class, and `config_base` that of the class that they extend: they are read where torch must not
+    be imported. Raises `ConfigError` with the nearest known name for an unknown one.
     """
 
     def __init__(
@@ -33,10 +33,11 @@ class Registry(Mapping[str, Any]):
         rows: Mapping[str, str],
         *,
         group: str = "",
+        base: str = "",
         configs: Mapping[str, str] | None = None,
         config_base: str = "",
     ) -> None:
-        self.kind, self.group = kind, group
+        self.kind, self.group, self._base = kind, group, base
         self._rows, self._configs, self._config_base = dict(rows), dict(configs or {}), config_base
 
     def __getitem__(self, name: str) -> Any:
@@ -62,12 +63,15 @@ class Registry(Mapping[str, Any]):
         """How a configuration writes `name`: a row's name, or a reference without a folder."""
         if name in self._rows:
             return name
+        for row, place in self._rows.items():
+            if place == name:
+                return row
         if self.group and plugins.is_reference(name):
             return plugins.canonical(name)
         installed = self.installed()
         if name not in installed:
             ending = nearest(name, [*self._rows, *installed])
-            own = ", or FILE.py:NAME for one of your own" if self.group else ""
+            own = " (or FILE.py:NAME for one of your own)" if self.group else ""
             raise ConfigError(f"unknown {self.kind} {name!r}; {ending}{own}")
         return plugins.canonical(installed[name])
 
@@ -100,10 +104,22 @@ class Registry(Mapping[str, Any]):
         for name, row in self._configs.items():
             if row == place:
                 return name
-        return plugins.reference_of(cls, lambda thing: plugins.config_class_of(thing) is cls)
+        return plugins.reference_of(
+            cls, lambda thing: self._fits(thing) and plugins.config_class_of(thing) is cls
+        )
 
     def _plugged_in(self, name: str) -> Any:
-        return plugins.resolve(self.canonical(name))
+        thing = plugins.resolve(self.canonical(name))
+        if not self._fits(thing):
+            base = self._base.replace(":", ".")
+            expected = f"a subclass of {base}" if base else "a class or function"
+            raise ConfigError(f"{name} is not {_a(self.kind)}: expected {expected}")
+        return thing
+
+    def _fits(self, thing: Any) -> bool:
+        if not self._base:
+            return callable(thing)
+        return isinstance(thing, type) and issubclass(thing, _imported(self._base))
 
 
 def _imported(row: str) -> Any:

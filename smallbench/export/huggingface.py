@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import save_file
 
 from smallbench.batch import Batch
-from smallbench.config import from_dict
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import (
     ConfigError,
@@ -37,6 +36,7 @@ from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
 from smallbench.train.pretrain import build_objective, vocabulary_of
+from smallbench.train.record import read_config
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""
@@ -57,7 +57,7 @@ def load_run(run_dir: Path) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]
     checkpoint = CheckpointStore(run_dir).newest(set_aside=False)
     if checkpoint is None:
         raise DataError(f"the run in {run_dir} has no checkpoint yet; let it reach its first save")
-    return run, from_dict(PretrainConfig, run["config"]), checkpoint
+    return run, read_config(run_dir, run), checkpoint
 
 
 def export(

@@ -11,6 +11,7 @@ ARCHITECTURES = Registry(
         "roberta": "smallbench.models.roberta:Roberta",
     },
     group="smallbench.architectures",
+    base="smallbench.models.encoder:Encoder",
     configs={
         "bert": "smallbench.models.config:BertConfig",
         "deberta": "smallbench.models.config:DebertaConfig",

@@ -88,6 +88,7 @@ class Encoder(nn.Module, ABC):
         embeddings: nn.Module,
         attention: Callable[[], nn.Module],
         head: Head,
+        layer: Callable[[EncoderConfig, nn.Module], nn.Module] = Layer,
     ) -> None:
         super().__init__()
         self.config = config
@@ -95,7 +96,7 @@ class Encoder(nn.Module, ABC):
         """Whether a backward pass computes each layer again from its input, which alone is kept."""
         self.embeddings: Any = embeddings
         self.layers = nn.ModuleList(
-            Layer(config, attention()) for _ in range(config.num_hidden_layers)
+            layer(config, attention()) for _ in range(config.num_hidden_layers)
         )
         if head == "tokens":
             self.predictor = TokenPredictor(config)

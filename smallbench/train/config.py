@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from smallbench.config import option, require, section, settle_tags
@@ -11,6 +11,7 @@ from smallbench.models import ARCHITECTURES
 from smallbench.models.config import BertConfig, EncoderConfig
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.config import MaskedLMConfig, ObjectiveConfig, ReplacedTokenConfig
+from smallbench.plugins import Plugin, is_reference, plugin_of
 from smallbench.storage.config import StorageConfig
 
 
@@ -169,6 +170,9 @@ class DurabilityConfig(StorageConfig):
     max_unsynced_minutes: float = option(
         24 * 60.0, help="end with exit code 69 when nothing could be stored for so long"
     )
+    allow_changed_code: bool = option(
+        False, help="continue although a plug-in of the run is not the one that it began with"
+    )
     final_sync_minutes: float = option(
         30.0, help="after the last step, try so long to store it before exit code 69"
     )
@@ -235,6 +239,16 @@ class PretrainConfig:
             )
         if isinstance(self.objective, ReplacedTokenConfig):
             self.model.narrowed(self.objective.generator_width)  # raises where that cannot be
+
+
+def plugins_of(config: PretrainConfig) -> list[Plugin]:
+    """The code of a user's own that `config` names; each file and package once."""
+    names = [config.recipe]
+    for f in fields(config):
+        if table := f.metadata.get("table"):
+            names.append(getattr(getattr(config, f.name), table.kind))
+    found = [plugin_of(name) for name in names if is_reference(name)]
+    return list({plugin.name: plugin for plugin in found}.values())
 
 
 RESUMABLE_KEYS = frozenset(

@@ -86,7 +86,13 @@ def take_place(
     stack.enter_context(exclusive_lock(run_dir / "lock", in_use))
     if remote:
         remote.pull_record(run_dir)
-    record = open_record(run_dir, config, data=data, manifest=setup.rows.manifest)
+    record = open_record(
+        run_dir,
+        config,
+        data=data,
+        manifest=setup.rows.manifest,
+        allow_changed_code=durability.allow_changed_code,
+    )
     _check_resume(resume, CheckpointStore(run_dir), remote)
     attempt, uploader = next_attempt(record), None
     retention = Retention(
@@ -105,7 +111,13 @@ def take_place(
         stack.enter_context(uploader)  # from here on the lease is renewed
         # Again: whoever was waited for may have begun the run, or gone on with it.
         remote.pull_record(run_dir)
-        record = open_record(run_dir, config, data=data, manifest=setup.rows.manifest)
+        record = open_record(
+            run_dir,
+            config,
+            data=data,
+            manifest=setup.rows.manifest,
+            allow_changed_code=durability.allow_changed_code,
+        )
         _check_resume(resume, CheckpointStore(run_dir), remote)
         remote.clean_up()
     store = CheckpointStore(

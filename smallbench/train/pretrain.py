@@ -78,6 +78,7 @@ from smallbench.train.schedule import linear_decay, ramped_batch_size
 from smallbench.train.stop import any_of
 from smallbench.train.sync import say
 from smallbench.train.trainer import Callback, Progress, Trainer
+from smallbench.train.trial import try_plugins, undone_if_plugins_fail
 from smallbench.train.usage import UsageMeter, open_meter, summary
 
 HELD_OUT_SEED = 0
@@ -115,6 +116,7 @@ def pretrain(
     """
     rows = TokenRows(data, "train")
     config = fit_to_data(config, rows)
+    try_plugins(config, rows, vocabulary_of(rows.tokenizer))
     device = local_device(choose_device(config.train.device))
     precision = choose_precision(config.train.precision, device)
     if config.train.compile:
@@ -144,7 +146,7 @@ def pretrain(
         should_stop=should_stop,
         seconds_left=seconds_left,
     )
-    with ExitStack() as stack:
+    with undone_if_plugins_fail(run_dir), ExitStack() as stack:
         if processes.is_first:
             place, checkpoint = take_place(setup, data, resume, stack)
         else:

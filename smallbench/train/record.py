@@ -19,22 +19,33 @@ from uuid import uuid4
 import torch
 
 from smallbench import __version__
-from smallbench.config import differing_keys, digest, to_dict
+from smallbench.config import differing_keys, digest, from_dict, to_dict
 from smallbench.data.shards import Manifest
 from smallbench.errors import ConfigError, DataError
 from smallbench.files import read_json, write_json, write_text
-from smallbench.train.config import PretrainConfig, resumable_keys
+from smallbench.plugins import use_copies, write_copies
+from smallbench.train.config import PretrainConfig, plugins_of, resumable_keys
 
 RECORD_NAME = "run.json"
+PLUGINS = "plugins"
+"""Folder of a run with the copies of its plug-ins; their text is in the record too."""
 
 Record = dict[str, Any]
 
 
-def open_record(run_dir: Path, config: PretrainConfig, *, data: Path, manifest: Manifest) -> Record:
+def open_record(
+    run_dir: Path,
+    config: PretrainConfig,
+    *,
+    data: Path,
+    manifest: Manifest,
+    allow_changed_code: bool = False,
+) -> Record:
     """The record in `run_dir`, or a new one; nothing is written.
 
     Raises `ConfigError` naming each difference where `run_dir` holds another run.
     """
+    plugins = [plugin.to_dict() for plugin in plugins_of(config)]
     corpus = {
         "tokenizer": manifest.tokenizer.fingerprint,
         "pad_id": manifest.tokenizer.pad_id,
@@ -54,6 +65,7 @@ def open_record(run_dir: Path, config: PretrainConfig, *, data: Path, manifest: 
             "config_digest": digest(config),
             "data": str(data),
             "corpus": corpus,
+            "plugins": plugins,
             "attempts": [],
         }
     record: Record = read_json(path)
@@ -70,7 +82,22 @@ def open_record(run_dir: Path, config: PretrainConfig, *, data: Path, manifest: 
             f"{run_dir} holds a run of another configuration ({listed}); choose another --run_dir, "
             "or start it with the same values"
         )
-    return record
+    kept = {plugin["name"]: plugin["sha256"] for plugin in record.get("plugins", [])}
+    for plugin in plugins:
+        name, old, new = plugin["name"], kept.get(plugin["name"]), plugin["sha256"]
+        if old is not None and old != new and not allow_changed_code:
+            raise ConfigError(
+                f"{name} has changed since {run_dir} began (SHA-256 {old[:12]}, now {new[:12]}); "
+                f"use the copy in {run_dir / PLUGINS / old[:12]}, choose another --run_dir, or "
+                "continue with --allow_changed_code"
+            )
+    return record | {"plugins": plugins}
+
+
+def read_config(run_dir: Path, record: Record) -> PretrainConfig:
+    """The configuration of a run; classes of plug-ins come from the copies that it keeps."""
+    use_copies(record.get("plugins", ()), run_dir / PLUGINS)
+    return from_dict(PretrainConfig, record["config"])
 
 
 def next_attempt(record: Record) -> int:
@@ -106,8 +133,10 @@ def add_attempt(
             "precision": precision,
             "engine": dict(engine),
             "num_threads": torch.get_num_threads(),
+            "plugins": {plugin["name"]: plugin["sha256"] for plugin in record["plugins"]},
         }
     )
+    write_copies(record["plugins"], run_dir / PLUGINS, write_text)
     write_json(run_dir / RECORD_NAME, record)
 
 

@@ -1,0 +1,105 @@
+"""What happens before and after a run with plug-ins: a step to try, and nothing left of a failure.
+
+A mistake in a user's own code shows in seconds, before a directory or a storage is touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smallbench import plugins
+from smallbench.data.shards import TokenRows
+from smallbench.errors import ConfigError
+from smallbench.objectives import OBJECTIVES
+from smallbench.objectives.corruption import micro_batches
+from smallbench.objectives.masking import Vocabulary, step_generator
+from smallbench.train.config import PretrainConfig, plugins_of
+
+TRIAL_ROWS = 2
+
+
+def try_plugins(config: PretrainConfig, rows: TokenRows, vocabulary: Vocabulary) -> None:
+    """Train a step of two rows on the CPU if `config` names plug-ins, and forget it.
+
+    Raises what their code raises, and `ConfigError` if they break what the trainer relies on.
+    """
+    if not plugins_of(config):
+        return
+    with torch.random.fork_rng(devices=[]):
+        objective = OBJECTIVES[config.objective.objective](
+            config.objective, config.model, vocabulary
+        )
+        ids_BL = rows.take(np.arange(min(TRIAL_ROWS, len(rows))))
+        corrupted = objective.corrupt(ids_BL, step_generator(0, 0), 0.0)
+        [batch] = micro_batches(corrupted, TRIAL_ROWS)
+        hidden_BLD = objective.model(batch)
+        _check_hidden(config, hidden_BLD, tuple(batch.input_ids.shape))
+        sums, counted = objective(batch), objective.num_targets(batch)
+        name = config.objective.objective
+        terms = set(objective.weights)
+        if set(sums.losses) != terms or set(counted) != terms:
+            raise ConfigError(
+                f"objective {name}: 'weights', 'num_targets' and the losses must name the same "
+                f"terms, not {sorted(terms)}, {sorted(counted)} and {sorted(sums.losses)}"
+            )
+        for term, loss in sums.losses.items():
+            if loss.ndim or not torch.isfinite(loss):
+                raise ConfigError(
+                    f"objective {name}: the loss {term!r} of the first rows is "
+                    f"{_described(loss)}; expected one finite number, the sum over its targets"
+                )
+        torch.autograd.backward(list(sums.losses.values()))
+        objective.train_flops(batch)
+
+
+def _check_hidden(config: PretrainConfig, hidden_BLD: Any, shape: tuple[int, ...]) -> None:
+    expected = (*shape, config.model.hidden_size)
+    if not isinstance(hidden_BLD, Tensor) or tuple(hidden_BLD.shape) != expected:
+        raise ConfigError(
+            f"architecture {config.model.architecture}: forward returns {_described(hidden_BLD)}; "
+            f"expected hidden states of the shape {list(expected)} (rows, tokens, hidden_size)"
+        )
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"a tensor of the shape {list(value.shape)}" if value.ndim else f"{value.item()}"
+
+
+@contextmanager
+def undone_if_plugins_fail(run_dir: Path) -> Iterator[None]:
+    """Delete what a run left in `run_dir` if a plug-in ended it before the first checkpoint."""
+    if any((run_dir / "commits").glob("step-*")):
+        yield
+        return
+    missing = next((p for p in reversed((run_dir, *run_dir.parents)) if not p.exists()), None)
+    before = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else set()
+    try:
+        yield
+    except Exception as error:
+        is_saved = any((run_dir / "commits").glob("step-*"))
+        if not is_saved and plugins.explain(error) and run_dir.is_dir():
+            for path in list(run_dir.iterdir()):
+                if path.name not in before:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if missing is not None:
+                _remove_empty(run_dir, missing)
+        raise
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove `folder` and its parents up to `top`, as far as they are empty."""
+    while not any(folder.iterdir()):
+        folder.rmdir()
+        if folder == top:
+            return
+        folder = folder.parent
