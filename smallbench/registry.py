@@ -12,8 +12,8 @@ from dataclasses import is_dataclass
 from importlib import import_module
 from typing import Any, cast
 
-from smallbench import plugins
 from smallbench.errors import ConfigError, nearest
+from smallbench.plugins import canonical, config_class_of, is_reference, reference_of, resolve
 
 __all__ = ["Registry", "nearest"]
 
@@ -66,20 +66,20 @@ class Registry(Mapping[str, Any]):
         for row, place in self._rows.items():
             if place == name:
                 return row
-        if self.group and plugins.is_reference(name):
-            return plugins.canonical(name)
+        if self.group and is_reference(name):
+            return canonical(name)
         installed = self.installed()
         if name not in installed:
             ending = nearest(name, [*self._rows, *installed])
             own = " (or FILE.py:NAME for one of your own)" if self.group else ""
             raise ConfigError(f"unknown {self.kind} {name!r}; {ending}{own}")
-        return plugins.canonical(installed[name])
+        return canonical(installed[name])
 
     def config_class(self, name: str) -> type:
         """The configuration class of `name`, without importing a row's own object."""
         if name in self._configs:
             return cast(type, _imported(self._configs[name]))
-        found: Any = plugins.config_class_of(self._plugged_in(name))
+        found: Any = config_class_of(self._plugged_in(name))
         base = _imported(self._config_base)
         if not (isinstance(found, type) and issubclass(found, base) and is_dataclass(found)):
             raise ConfigError(
@@ -104,12 +104,10 @@ class Registry(Mapping[str, Any]):
         for name, row in self._configs.items():
             if row == place:
                 return name
-        return plugins.reference_of(
-            cls, lambda thing: self._fits(thing) and plugins.config_class_of(thing) is cls
-        )
+        return reference_of(cls, lambda thing: self._fits(thing) and config_class_of(thing) is cls)
 
     def _plugged_in(self, name: str) -> Any:
-        thing = plugins.resolve(self.canonical(name))
+        thing = resolve(self.canonical(name))
         if not self._fits(thing):
             base = self._base.replace(":", ".")
             expected = f"a subclass of {base}" if base else "a class or function"

@@ -1,7 +1,8 @@
 """Export: the newest checkpoint of a run as a Hugging Face directory, checked before it appears.
 
 What is written loads with `AutoTokenizer`, `AutoModelForSequenceClassification` and the class that
-its `config.json` names; no code of ours travels with it.
+its `config.json` names. Code travels with it only if transformers has no class for it
+(`export.code`).
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from smallbench.errors import (
     UnavailableError,
 )
 from smallbench.export.card import model_card
+from smallbench.export.code import CLASSES, config_of, write_code
 from smallbench.export.transfer import MARKER, fetch_export, refuse_foreign, send_export
 from smallbench.files import read_json, temporary_sibling, write_json, write_text
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
+from smallbench.objectives.replaced_token import DisentangledEmbedding
 from smallbench.storage.base import is_remote, open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import read_metrics
@@ -163,6 +166,8 @@ def load_model(
 
 def merged_state(model: Any) -> dict[str, torch.Tensor]:
     """The model's weights, a token embedding that is a sum of tables (Δ) as their sum."""
+    if not isinstance(getattr(model.embeddings, "tokens", None), DisentangledEmbedding):
+        return dict(model.state_dict())
     state = {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -180,22 +185,24 @@ def write_model(
 
     model, head = load_model(config, checkpoint, vocabulary)
     target = target_of(config.model, head=head, pad_token_id=vocabulary.pad_id)
-    save_file(
-        target.pack(merged_state(model)),
-        directory / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    write_json(
-        directory / "config.json",
-        {
+    state, format = merged_state(model), {"format": "pt"}
+    if target is None:
+        write_code(config.model, directory)
+        described = config_of(config.model, head=head, pad_token_id=vocabulary.pad_id)
+        packed = {f"encoder.{name}": tensor.clone() for name, tensor in state.items()}
+        class_name = CLASSES[head][0]
+    else:
+        described = {
             "architectures": [target.class_name],
             "model_type": target.model_type,
             **target.config,
-        },
-    )
+        }
+        packed, class_name = target.pack(state), target.class_name
+    save_file(packed, directory / "model.safetensors", metadata=format)
+    write_json(directory / "config.json", described)
     logging.disable_progress_bar()
-    theirs = getattr(transformers, target.class_name).from_pretrained(
-        directory, dtype=torch.float32
+    theirs = getattr(transformers, class_name).from_pretrained(
+        directory, dtype=torch.float32, **({"trust_remote_code": True} if target is None else {})
     )
     difference = output_difference(model, theirs, config, vocabulary)
     if not difference <= OUTPUT_TOLERANCE:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from smallbench.batch import Batch
 from smallbench.models.config import EncoderConfig
@@ -94,6 +96,7 @@ class Encoder(nn.Module, ABC):
         self.config = config
         self.checkpoint_activations = False
         """Whether a backward pass computes each layer again from its input, which alone is kept."""
+        self._flops: dict[tuple[int, int], int] = {}
         self.embeddings: Any = embeddings
         self.layers = nn.ModuleList(
             layer(config, attention()) for _ in range(config.num_hidden_layers)
@@ -144,6 +147,14 @@ class Encoder(nn.Module, ABC):
         logits_BL: Tensor = self.detector(hidden_BLD)
         return logits_BL
 
+    @classmethod
+    def transformers_target(cls, config: Any, *, head: str, pad_token_id: int) -> Any:
+        """How the weights travel to a class of transformers (`models.convert.Target`).
+
+        None: there is no such class, and an export carries the architecture's own code.
+        """
+        return None
+
     def attention_flops(self, length: int) -> int:
         """Multiply-adds a token and layer of attention without its four D × D maps."""
         return 2 * length * self.config.hidden_size  # scores, and their use on the values
@@ -152,8 +163,13 @@ class Encoder(nn.Module, ABC):
         """Floating-point operations of one forward pass: matrix products only, 2 a multiply-add.
 
         Counts what the model needs, not what is computed: no recomputation, no padding, and only
-        the `num_targets` positions in the head.
+        the `num_targets` positions in the head. A plug-in's architecture is not computed by these
+        formulas but counted in a forward pass of one row.
         """
+        if not type(self).__module__.startswith("smallbench."):
+            one, two = (self._counted_flops(rows, length) for rows in (1, 2))
+            head = num_targets * self._counted_flops(1, 0)
+            return one + (num_rows - 1) * (two - one) + head  # what rows share counts once
         c = self.config
         layer = 4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size
         factorised = c.embedding_size != c.hidden_size
@@ -164,6 +180,38 @@ class Encoder(nn.Module, ABC):
         else:
             head = c.hidden_size**2 + c.hidden_size
         return 2 * (num_rows * length * per_token + num_targets * head)
+
+    def _counted_flops(self, num_rows: int, length: int) -> int:
+        if (num_rows, length) not in self._flops:
+            self._flops[num_rows, length] = count_flops(self, num_rows, length)
+        return self._flops[num_rows, length]
+
+
+@torch.enable_grad()  # PyTorch's counter follows modules by their gradients
+def count_flops(model: Encoder, num_rows: int, length: int) -> int:
+    """Floating-point operations of the matrix products in a forward pass, as PyTorch counts them.
+
+    Of the layers for rows of `length` tokens; with 0, of the head for one position a row.
+    """
+    parameter = next(model.parameters())
+    was_training = model.training
+    with getattr(parameter, "fake_mode", nullcontext()):  # a planner's model has no content
+        like = {"device": parameter.device}
+        ids_BL = torch.zeros(num_rows, max(length, 1), dtype=torch.int64, **like)
+        size = model.config.hidden_size
+        hidden_MD = torch.zeros(num_rows, size, dtype=parameter.dtype, **like)
+        model.eval()
+        try:
+            with FlopCounterMode(display=False) as counter:
+                if length:
+                    model(Batch(ids_BL))
+                elif hasattr(model, "detector"):
+                    model.predict_replaced(hidden_MD)
+                elif hasattr(model, "predictor"):
+                    model.predict_tokens(hidden_MD)
+        finally:
+            model.train(was_training)
+    return int(counter.get_total_flops())
 
 
 def checkpoint_activations(module: nn.Module, on: bool = True) -> None:
