@@ -104,7 +104,7 @@ def use_copies(plugins: Iterable[Mapping[str, Any]], folder: Path) -> None:
     for kept in plugins:
         name, files = kept["name"], kept["files"]
         plugin = Plugin(name, kept["sha256"], files, folder / kept["sha256"][:12] / name)
-        if _sha256(name, files) != plugin.sha256:
+        if sha256_of(name, _encoded(files)) != plugin.sha256:
             raise ConfigError(f"The run's copy of the plug-in {name} does not match its SHA-256")
         if name.endswith(".py"):
             _FILES[name] = plugin
@@ -247,15 +247,22 @@ def _package(module: str) -> Plugin:
             f"The package {top!r} has more than 1 MB of Python files, too much to keep a copy with "
             "each run; put the idea into one file"
         )
-    return Plugin(top, _sha256(top, files), files, origin.parents[1] if folder else origin.parent)
+    return Plugin(
+        top, sha256_of(top, _encoded(files)), files, origin.parents[1] if folder else origin.parent
+    )
 
 
-def _sha256(name: str, files: Mapping[str, str]) -> str:
-    hashes = {key: hashlib.sha256(text.encode()).hexdigest() for key, text in files.items()}
+def sha256_of(name: str, files: Mapping[str, bytes]) -> str:
+    """The hash of the plug-in `name` with these files; "" if the file itself is not among them."""
+    hashes = {key: hashlib.sha256(content).hexdigest() for key, content in files.items()}
     if name.endswith(".py"):
-        return hashes[name]
+        return hashes.get(name, "") if len(files) == 1 else ""
     lines = "".join(f"{sha}  {key}\n" for key, sha in sorted(hashes.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _encoded(files: Mapping[str, str]) -> dict[str, bytes]:
+    return {name: text.encode() for name, text in files.items()}
 
 
 def _module(plugin: Plugin) -> ModuleType:

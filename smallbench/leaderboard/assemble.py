@@ -6,6 +6,7 @@ run can know (who, under which licence, at what price) comes in as `Author`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -28,6 +29,7 @@ from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard.compute import Sizes, count_parameters
 from smallbench.leaderboard.entry import (
+    PLUGINS_FOLDER,
     SCHEMA_VERSION,
     SIZE_NAMES,
     Data,
@@ -122,6 +124,8 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
             record, log_sha256=log[-1]["sha256"], image_digest=author.image_digest
         ),
     )
+    for plugin in record.get("plugins", ()):
+        predictions |= {_plugin_path(n): text.encode() for n, text in plugin["files"].items()}
     write_entry(out, entry, runs=stored, predictions=predictions, train_log=log)
     try:
         read_submission(out)
@@ -279,7 +283,17 @@ def _provenance(
         config_digest=record["config_digest"],
         config=record["config"],
         train_log_sha256=log_sha256,
+        plugins=tuple(
+            {**plugin, "files": {name: _plugin_path(name) for name in plugin["files"]}}
+            for plugin in record.get("plugins", ())
+        ),
     )
+
+
+def _plugin_path(name: str) -> str:
+    """Where an entry keeps a plug-in's file: `lab/gate.py` in `plugins/lab.gate.py`."""
+    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name.replace("/", "."))
+    return f"{PLUGINS_FOLDER}/{plain}"
 
 
 def _without_place(text: str) -> str:

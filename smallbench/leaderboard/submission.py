@@ -29,6 +29,7 @@ from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import (
     ENTRY_FILE,
     LOG_FILE,
+    PLUGINS_FOLDER,
     PREDICTIONS_FOLDER,
     RUNS_FILE,
     SCHEMA_VERSION,
@@ -37,6 +38,7 @@ from smallbench.leaderboard.entry import (
     entry_from_dict,
     schema,
 )
+from smallbench.plugins import sha256_of
 
 # Several times what an honest entry needs, and little enough to read in seconds.
 MAX_FILES = 1_000
@@ -51,6 +53,11 @@ MAX_JSON_DEPTH = 12
 MAX_SCORE = 1_000_000
 
 PREDICTIONS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
+FOLDERS = {
+    PREDICTIONS_FOLDER: (PREDICTIONS_NAME, MAX_PREDICTIONS_BYTES),
+    PLUGINS_FOLDER: (re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.py"), 1 << 20),
+}
+"""Folder of an entry → how its files are called, and how large they may be."""
 HEADER = b"index\tprediction"
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;|javascript:|\]\(", re.IGNORECASE)
@@ -107,6 +114,7 @@ def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
         for run in runs
         for split, path in run.predictions.items()
     }
+    _require_plugins(entry, contents)
     return Submission(folder, entry, runs, predictions, _parse_log(contents))
 
 
@@ -128,19 +136,20 @@ def list_files(folder: Path) -> dict[str, int]:
     Raises `Rejected` for links, special files, unknown names, too many or too large ones.
     """
     found = _statuses(folder, "")
-    if found.pop(PREDICTIONS_FOLDER, None) is not None:
-        found |= _statuses(folder / PREDICTIONS_FOLDER, f"{PREDICTIONS_FOLDER}/")
+    for below in FOLDERS:
+        if found.pop(below, None) is not None:
+            found |= _statuses(folder / below, f"{below}/")
     if len(found) > MAX_FILES:
         raise Rejected("files", f"more than {MAX_FILES:,} files")
     for path, status in found.items():
         folder_name, _, name = path.rpartition("/")
         if not stat.S_ISREG(status.st_mode):
             raise Rejected("files", f"{show(path)} is no regular file (a link?)")
-        if folder_name and not PREDICTIONS_NAME.fullmatch(name):
-            raise Rejected("files", f"{show(path)} is no name of a predictions file")
+        if folder_name and not FOLDERS[folder_name][0].fullmatch(name):
+            raise Rejected("files", f"{show(path)} does not have the name of a file in that folder")
         if not folder_name and name not in MAX_BYTES:
             raise Rejected("files", f"{show(path)} does not belong in an entry")
-        limit = MAX_PREDICTIONS_BYTES if folder_name else MAX_BYTES[name]
+        limit = FOLDERS[folder_name][1] if folder_name else MAX_BYTES[name]
         if status.st_size > limit:
             raise Rejected("files", f"{path} has {status.st_size:,} bytes, more than {limit:,}")
     sizes = {path: status.st_size for path, status in found.items()}
@@ -322,6 +331,22 @@ def show(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
     text = "".join("�" if _is_invisible(c) else c for c in text)
     return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
+    """Raise `Rejected` unless the files in `plugins/` are those that the entry names."""
+    given = {path for path in contents if path.startswith(f"{PLUGINS_FOLDER}/")}
+    for plugin in entry.measured.provenance.plugins:
+        place = f"the plug-in {show(plugin['name'])}"
+        missing = set(plugin["files"].values()) - given
+        if missing:
+            raise Rejected("plugins", f"{place}: {sorted(missing)[0]} is not there")
+        texts = {name: contents[path] for name, path in plugin["files"].items()}
+        if sha256_of(plugin["name"], texts) != plugin["sha256"]:
+            raise Rejected("plugins", f"{place}: its files do not have its SHA-256")
+        given -= set(plugin["files"].values())
+    if given:
+        raise Rejected("plugins", f"{sorted(given)[0]} belongs to no plug-in of the entry")
 
 
 # ---- runs and their predictions

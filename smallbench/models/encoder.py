@@ -196,10 +196,10 @@ def count_flops(model: Encoder, num_rows: int, length: int) -> int:
     parameter = next(model.parameters())
     was_training = model.training
     with getattr(parameter, "fake_mode", nullcontext()):  # a planner's model has no content
-        like = {"device": parameter.device}
-        ids_BL = torch.zeros(num_rows, max(length, 1), dtype=torch.int64, **like)
+        device = parameter.device
+        ids_BL = torch.zeros(num_rows, max(length, 1), dtype=torch.int64, device=device)
         size = model.config.hidden_size
-        hidden_MD = torch.zeros(num_rows, size, dtype=parameter.dtype, **like)
+        hidden_MD = torch.zeros(num_rows, size, dtype=parameter.dtype, device=device)
         model.eval()
         try:
             with FlopCounterMode(display=False) as counter:
