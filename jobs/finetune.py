@@ -46,13 +46,13 @@ def run(options: Options) -> None:
     from smallbench.glue.grid import PlannedRun, run_grid
     from smallbench.glue.readers import load_task
     from smallbench.glue.tasks import task_named
-    from smallbench.train.stop import StopRequest
+    from smallbench.stop import SignalStop
 
     data = load_task(task_named(options.task), options.glue)
-    with StopRequest() as stop, as_export(options.model, options) as model:
+    with SignalStop() as stop, as_export(options.model, options) as model:
         encoder = Encoder(model, random_init=options.random_init)
         plan = [PlannedRun(options.task, "dev", options.learning_rate, options.seed)]
-        run_grid(encoder, [data], options, plan=plan, out=options.out, should_stop=stop)
+        run_grid(encoder, [data], options, plan=plan, out=options.out, stop=stop)
     print(f"Stored in {options.out}. All tasks and seeds: smallbench glue --help")
 
 

@@ -140,13 +140,13 @@ def measure_model(options: Options) -> list[RunResult]:
     from smallbench.glue.remote import keeper, results_folder
     from smallbench.glue.samples import glue_source
     from smallbench.glue.tasks import task_named
-    from smallbench.train.stop import StopRequest
+    from smallbench.stop import SignalStop
 
     assert options.model is not None
     assert options.glue is not None
     assert options.out is not None
     with (
-        StopRequest() as stop,
+        SignalStop() as stop,
         glue_source(options.glue) as glue,
         as_export(options.model, options) as model,
         results_folder(options.out, options) as folder,
@@ -163,7 +163,7 @@ def measure_model(options: Options) -> list[RunResult]:
             shard=options.part(),
             out=folder,
             on_stored=keeper(options.out, folder, options),
-            should_stop=stop,
+            stop=stop,
         )
 
 

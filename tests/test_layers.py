@@ -21,7 +21,7 @@ LAYERS = [
     {"smallbench.errors"},
     {"smallbench.plugins"},
     {"smallbench.registry"},
-    {f"smallbench.{name}" for name in ("config", "batch", "cores", "files", "gpus")},
+    {f"smallbench.{name}" for name in ("config", "batch", "cores", "files", "gpus", "stop")},
     {"smallbench.tracking", "smallbench.storage", "smallbench.parts"},
     {"smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},

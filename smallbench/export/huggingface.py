@@ -36,9 +36,9 @@ from smallbench.objectives.replaced_token import DisentangledEmbedding
 from smallbench.storage.base import is_remote, open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import read_metrics
+from smallbench.train.build import build_objective, vocabulary_of
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
-from smallbench.train.pretrain import build_objective, vocabulary_of
 from smallbench.train.record import read_config
 
 OUTPUT_TOLERANCE = 1e-4

@@ -30,12 +30,13 @@ from smallbench.glue.results import (
 )
 from smallbench.glue.tasks import Task
 from smallbench.objectives.classification import Classification
-from smallbench.train.budget import Budget
+from smallbench.stop import NEVER, Stop
+from smallbench.train.budget import Budget, Progress
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.schedule import linear_decay
-from smallbench.train.trainer import Progress, StepResult, Trainer
+from smallbench.train.trainer import Callback, StepResult, Trainer
 
 
 def settings_for(
@@ -94,12 +95,12 @@ def finetune(
     out: Path,
     features: Mapping[str, Features] | None = None,
     on_progress: Callable[[float], None] = lambda fraction: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
 ) -> RunResult:
     """Fine-tune `encoder` on `data.task` and store the run below `out`.
 
     `features` are the tokenised splits, where the caller has them; `on_progress` is told the
-    fraction of steps done. Raises `InterruptedRunError` when `should_stop` turned true; nothing is
+    fraction of steps done. Raises `InterruptedRunError` when `stop` asks for it; nothing is
     stored of a run that did not end.
     """
     data = data.first(config.max_train_examples)
@@ -128,12 +129,12 @@ def finetune(
         objective=objective,
         engine=engine,
         batches=batches,
-        learning_rate=lambda step: (
-            learning_rate * linear_decay(step, total=num_steps, warmup=num_warmup_steps)
+        learning_rate=lambda progress: (
+            learning_rate * linear_decay(progress.step, total=num_steps, warmup=num_warmup_steps)
         ),
         budget=Budget(max_steps=num_steps),
         callbacks=[_Tell(on_progress, num_steps)],
-        should_stop=should_stop,
+        stop=stop,
     )
     if not trainer.run():
         raise InterruptedRunError(
@@ -172,7 +173,7 @@ def predict(
 
 
 @dataclass(frozen=True)
-class _Tell:
+class _Tell(Callback):
     """The callback that tells a display how far a run is."""
 
     on_progress: Callable[[float], None]

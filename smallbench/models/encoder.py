@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 
 from smallbench.batch import Batch
 from smallbench.models.config import EncoderConfig
-from smallbench.models.dropout import Dropout
+from smallbench.models.flops import counted_flops
+from smallbench.models.kernels import Dropout
 
 Head = Literal["tokens", "replaced", "none"]
 """What a model is built to predict: the hidden tokens, which tokens were replaced, or nothing."""
@@ -96,7 +95,6 @@ class Encoder(nn.Module, ABC):
         self.config = config
         self.checkpoint_activations = False
         """Whether a backward pass computes each layer again from its input, which alone is kept."""
-        self._flops: dict[tuple[int, int], int] = {}
         self.embeddings: Any = embeddings
         self.layers = nn.ModuleList(
             layer(config, attention()) for _ in range(config.num_hidden_layers)
@@ -155,63 +153,24 @@ class Encoder(nn.Module, ABC):
         """
         return None
 
-    def attention_flops(self, length: int) -> int:
-        """Multiply-adds a token and layer of attention without its four D × D maps."""
-        return 2 * length * self.config.hidden_size  # scores, and their use on the values
+    @property
+    def head(self) -> Head:
+        """What this model predicts."""
+        if hasattr(self, "predictor"):
+            return "tokens"
+        return "replaced" if hasattr(self, "detector") else "none"
 
     def forward_flops(self, *, num_rows: int, length: int, num_targets: int) -> int:
-        """Floating-point operations of one forward pass: matrix products only, 2 a multiply-add.
+        """Return the floating-point operations of one forward pass, see `models.flops`.
 
-        Counts what the model needs, not what is computed: no recomputation, no padding, and only
-        the `num_targets` positions in the head. A plug-in's architecture is not computed by these
-        formulas but counted in a forward pass of one row.
+        By the formula that the class itself declares; otherwise counted. A subclass does not
+        inherit a formula: its network may be another.
         """
-        if not type(self).__module__.startswith("smallbench."):
-            one, two = (self._counted_flops(rows, length) for rows in (1, 2))
-            head = num_targets * self._counted_flops(1, 0)
-            return one + (num_rows - 1) * (two - one) + head  # what rows share counts once
-        c = self.config
-        layer = 4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size
-        factorised = c.embedding_size != c.hidden_size
-        project = c.embedding_size * c.hidden_size if factorised else 0
-        per_token = c.num_hidden_layers * (layer + self.attention_flops(length)) + project
-        if hasattr(self, "predictor"):
-            head = c.hidden_size * c.embedding_size + c.embedding_size * c.num_embedding_rows
-        else:
-            head = c.hidden_size**2 + c.hidden_size
-        return 2 * (num_rows * length * per_token + num_targets * head)
-
-    def _counted_flops(self, num_rows: int, length: int) -> int:
-        if (num_rows, length) not in self._flops:
-            self._flops[num_rows, length] = count_flops(self, num_rows, length)
-        return self._flops[num_rows, length]
-
-
-@torch.enable_grad()  # PyTorch's counter follows modules by their gradients
-def count_flops(model: Encoder, num_rows: int, length: int) -> int:
-    """Floating-point operations of the matrix products in a forward pass, as PyTorch counts them.
-
-    Of the layers for rows of `length` tokens; with 0, of the head for one position a row.
-    """
-    parameter = next(model.parameters())
-    was_training = model.training
-    with getattr(parameter, "fake_mode", nullcontext()):  # a planner's model has no content
-        device = parameter.device
-        ids_BL = torch.zeros(num_rows, max(length, 1), dtype=torch.int64, device=device)
-        size = model.config.hidden_size
-        hidden_MD = torch.zeros(num_rows, size, dtype=parameter.dtype, device=device)
-        model.eval()
-        try:
-            with FlopCounterMode(display=False) as counter:
-                if length:
-                    model(Batch(ids_BL))
-                elif hasattr(model, "detector"):
-                    model.predict_replaced(hidden_MD)
-                elif hasattr(model, "predictor"):
-                    model.predict_tokens(hidden_MD)
-        finally:
-            model.train(was_training)
-    return int(counter.get_total_flops())
+        if "flops_formula" in vars(type(self)):
+            formula: Callable[..., int] = getattr(self, "flops_formula")  # noqa: B009
+            return formula(num_rows=num_rows, length=length, num_targets=num_targets)
+        per_row, per_target = counted_flops(type(self), self.config, self.head, length)
+        return num_rows * per_row + num_targets * per_target
 
 
 def checkpoint_activations(module: nn.Module, on: bool = True) -> None:

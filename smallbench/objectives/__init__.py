@@ -9,6 +9,7 @@ OBJECTIVES = Registry(
         "replaced_token": "smallbench.objectives.replaced_token:ReplacedToken",
     },
     group="smallbench.objectives",
+    base="smallbench.objectives.base:PretrainObjective",
     configs={
         "masked_lm": "smallbench.objectives.config:MaskedLMConfig",
         "replaced_token": "smallbench.objectives.config:ReplacedTokenConfig",

@@ -39,8 +39,9 @@ from smallbench.files import (
 from smallbench.train.randomness import restore_random_state
 from smallbench.train.weights import load_distinct
 
-SCHEMA_VERSION = 2
-"""1 kept the optimizer's state by number instead of by name, and no hash of the manifest."""
+SCHEMA_VERSION = 3
+"""1 kept the optimizer's state by number instead of by name, and no hash of the manifest; 2 kept
+Adam's moments alone."""
 
 SEAL = "manifest_sha256"
 

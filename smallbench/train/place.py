@@ -1,4 +1,4 @@
-"""Before a run: what an attempt knows, and how it comes to own its directory and its storage.
+"""Before a run: how an attempt comes to own its directory and its storage.
 
 Everything that may refuse (another run in the directory, another writer, another precision) does so
 here, before anything is computed. Of several processes only the first one comes here.
@@ -6,27 +6,21 @@ here, before anything is computed. Of several processes only the first one comes
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from smallbench.data.shards import TokenRows, verify_shards
+from smallbench.data.shards import Manifest, verify_shards
 from smallbench.errors import ConfigError, SmallbenchError
 from smallbench.files import copy_directory, exclusive_lock
+from smallbench.stop import Stop
 from smallbench.storage.base import join, open_storage
 from smallbench.storage.local import LocalStorage
-from smallbench.tracking.config import TrackerConfig
-from smallbench.train.budget import Budget
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore, Retention, newest_of
-from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
-from smallbench.train.engines import EngineChoice
-from smallbench.train.processes import Processes
+from smallbench.train.config import DurabilityConfig, PretrainConfig
+from smallbench.train.machine import Machine
 from smallbench.train.record import add_attempt, holder_of, next_attempt, open_record
 from smallbench.train.remote import Pulled, RemoteRun
 from smallbench.train.sync import Uploader, say
@@ -38,35 +32,6 @@ RELEASE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What an attempt knows before it looks into its directory."""
-
-    config: PretrainConfig
-    rows: TokenRows
-    held_out: TokenRows
-    run_dir: Path
-    device: torch.device
-    precision: str
-    choice: EngineChoice
-    fitting_rows: int
-    """Of a micro-batch, by plan."""
-    processes: Processes
-    shows_plan: bool
-    durability: DurabilityConfig
-    accounting: AccountingConfig
-    tracking: TrackerConfig
-    should_stop: Callable[[], bool]
-    seconds_left: Callable[[], float]
-
-    @property
-    def budget(self) -> Budget:
-        """The run's end."""
-        train, hours = self.config.train, self.config.schedule.along == "hours"
-        seconds = math.inf if train.max_hours is None else 3600 * train.max_hours
-        return Budget(math.inf if hours else train.max_steps, seconds, along_hours=hours)
-
-
-@dataclass(frozen=True)
 class Place:
     """Where an attempt keeps its checkpoints; only process 0 writes."""
 
@@ -75,10 +40,18 @@ class Place:
 
 
 def take_place(
-    setup: Setup, data: Path, resume: Resume, stack: ExitStack
+    config: PretrainConfig,
+    machine: Machine,
+    manifest: Manifest,
+    *,
+    data: Path,
+    run_dir: Path,
+    resume: Resume,
+    durability: DurabilityConfig,
+    stop: Stop,
+    stack: ExitStack,
 ) -> tuple[Place, Checkpoint | None]:
     """Own the run directory and the storage, and find the checkpoint to go on from."""
-    config, run_dir, durability = setup.config, setup.run_dir, setup.durability
     if resume == "must" and not durability.storage and not CheckpointStore(run_dir).steps():
         raise ConfigError(f"--resume=must, but {run_dir} holds no checkpoint")
     remote = _open_remote(run_dir, durability)
@@ -90,7 +63,7 @@ def take_place(
         run_dir,
         config,
         data=data,
-        manifest=setup.rows.manifest,
+        manifest=manifest,
         allow_changed_code=durability.allow_changed_code,
     )
     _check_resume(resume, CheckpointStore(run_dir), remote)
@@ -101,9 +74,7 @@ def take_place(
         milestones=config.train.milestones,
     )
     if remote:
-        attempt = remote.claim(
-            holder=holder_of(run_dir), at_least=attempt, should_stop=setup.should_stop, say=say
-        )
+        attempt = remote.claim(holder=holder_of(run_dir), at_least=attempt, stop=stop, say=say)
         uploader = Uploader(
             remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes
         )
@@ -115,7 +86,7 @@ def take_place(
             run_dir,
             config,
             data=data,
-            manifest=setup.rows.manifest,
+            manifest=manifest,
             allow_changed_code=durability.allow_changed_code,
         )
         _check_resume(resume, CheckpointStore(run_dir), remote)
@@ -128,10 +99,11 @@ def take_place(
     )
     store.clean_up()
     checkpoint = newest_of([store, *([Pulled(remote, store)] if remote else [])])
-    if checkpoint is not None and checkpoint.manifest["precision"] != setup.precision:
+    if checkpoint is not None and checkpoint.manifest["precision"] != machine.precision:
         raise ConfigError(
             f"{run_dir} was trained in {checkpoint.manifest['precision']}, this device would "
-            f"use {setup.precision}; continue on a device like the first, or start a new --run_dir"
+            f"use {machine.precision}; continue on a device like the first, or start a new "
+            "--run_dir"
         )
     if not (run_dir / "tokenizer").exists():
         verify_shards(data)
@@ -141,10 +113,10 @@ def take_place(
         record,
         attempt,
         first_step=checkpoint.step if checkpoint else 0,
-        device=setup.device,
-        precision=setup.precision,
-        engine=asdict(setup.choice),
-        num_processes=setup.processes.size,
+        device=machine.device,
+        precision=machine.precision,
+        engine=asdict(machine.engine),
+        num_processes=machine.processes.size,
     )
     if remote and uploader:
         remote.push_record(run_dir)

@@ -34,6 +34,7 @@ from smallbench.errors import (
     UnsavedError,
 )
 from smallbench.files import read_json, write_bytes
+from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, join
 from smallbench.tracking.wandb import WandbRun
 from smallbench.train.checkpoint import (
@@ -72,7 +73,7 @@ class RemoteRun:
         *,
         holder: str,
         at_least: int = 1,
-        should_stop: Callable[[], bool] = lambda: False,
+        stop: Stop = NEVER,
         say: Callable[[str], None] = lambda text: None,
     ) -> int:
         """Own the run from here on; the number of the new attempt, from `at_least` on.
@@ -83,7 +84,7 @@ class RemoteRun:
         """
         newest = self._newest_attempt()
         if newest:
-            self._wait_for(newest, holder, should_stop, say)
+            self._wait_for(newest, holder, stop, say)
         self.attempt, self._holder = max(newest + 1, at_least), holder
         try:
             self._put_json(f"attempts/{attempt_name(self.attempt)}.json", self._lease(), True)
@@ -150,7 +151,7 @@ class RemoteRun:
         self,
         attempt: int,
         holder: str,
-        should_stop: Callable[[], bool],
+        stop: Stop,
         say: Callable[[str], None],
     ) -> None:
         seen = self._sign_of_life(attempt)
@@ -169,8 +170,7 @@ class RemoteRun:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(0.2, max(end - time.monotonic(), 0)))
-            if should_stop():
-                raise UnsavedError("asked to stop while waiting for another writer's lease")
+            stop.raise_if_asked("waiting for another writer's lease", UnsavedError)
         now = self._sign_of_life(attempt)
         if now["expires_unix_seconds"] not in {0, seen["expires_unix_seconds"]}:
             raise ConflictError(

@@ -12,6 +12,7 @@ from smallbench.glue.finetune import finetune
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import check_run, run_directory
 from smallbench.glue.tasks import TASKS
+from smallbench.stop import Stop
 
 QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32")
 RUN = {"learning_rate": 1e-3, "seed": 1}
@@ -64,7 +65,7 @@ def test_equal_seeds_give_equal_predictions_and_others_differ(model, glue, tmp_p
 def test_an_interrupted_run_stores_nothing(model, glue, tmp_path):
     data = load_task(TASKS["rte"], glue)
     with pytest.raises(InterruptedRunError, match="RTE with seed 1"):
-        finetune(Encoder(str(model)), data, QUICK, **RUN, out=tmp_path, should_stop=lambda: True)
+        finetune(Encoder(str(model)), data, QUICK, **RUN, out=tmp_path, stop=Stop(lambda: True))
     assert not list(tmp_path.rglob("*.tsv"))
 
 
