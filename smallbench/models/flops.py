@@ -12,11 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._subclasses import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils.flop_counter import FlopCounterMode
 
 from smallbench.batch import Batch

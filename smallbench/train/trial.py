@@ -5,6 +5,7 @@ A mistake in a user's own code shows in seconds, before a directory or a storage
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import Vocabulary, step_generator
 from smallbench.train.config import PretrainConfig, plugins_of
+from smallbench.train.optim import build_optimizer
+from smallbench.train.schedule import schedule_of
 
 TRIAL_ROWS = 2
 
@@ -58,6 +61,17 @@ def try_plugins(config: PretrainConfig, rows: TokenRows, vocabulary: Vocabulary)
                 )
         torch.autograd.backward(list(sums.losses.values()))
         objective.train_flops(batch)
+        build_optimizer(objective, config.optim).step()
+        for fraction in (0.0, 1.0):
+            _check_schedule(config, schedule_of(config.schedule)(fraction))
+
+
+def _check_schedule(config: PretrainConfig, factor: Any) -> None:
+    if not isinstance(factor, float | int) or not math.isfinite(factor) or factor < 0:
+        raise ConfigError(
+            f"schedule {config.schedule.schedule} returns {factor!r}; expected a finite factor of "
+            "the peak learning rate, 0 or more"
+        )
 
 
 def _check_hidden(config: PretrainConfig, hidden_BLD: Any, shape: tuple[int, ...]) -> None:
