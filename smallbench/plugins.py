@@ -12,8 +12,10 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -185,6 +187,26 @@ def explain(error: BaseException) -> str | None:
             return f"The plug-in failed at {place}: {kind}" + (f": {what}" if what else "")
         link = link.__cause__ or link.__context__
     return None
+
+
+@contextmanager
+def nothing_left(folder: Path, *, is_kept: Callable[[], bool]) -> Iterator[None]:
+    """Delete what was written to `folder` if a plug-in raises, unless it is worth keeping."""
+    missing = next((p for p in reversed((folder, *folder.parents)) if not p.exists()), None)
+    before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    try:
+        yield
+    except Exception as error:
+        if folder.is_dir() and not is_kept() and explain(error):
+            for path in list(folder.iterdir()):
+                if path.name not in before:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            while missing is not None and not any(folder.iterdir()):
+                folder.rmdir()
+                if folder == missing:
+                    break
+                folder = folder.parent
+        raise
 
 
 def _place(error: BaseException) -> str | None:

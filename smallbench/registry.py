@@ -110,14 +110,15 @@ class Registry(Mapping[str, Any]):
         thing = resolve(self.canonical(name))
         if not self._fits(thing):
             base = self._base.replace(":", ".")
-            expected = f"a subclass of {base}" if base else "a class or function"
+            expected = f"a {base}" if base else "a class or function"
             raise ConfigError(f"{name} is not {_a(self.kind)}: expected {expected}")
         return thing
 
     def _fits(self, thing: Any) -> bool:
         if not self._base:
             return callable(thing)
-        return isinstance(thing, type) and issubclass(thing, _imported(self._base))
+        base = _imported(self._base)
+        return isinstance(thing, base) or (isinstance(thing, type) and issubclass(thing, base))
 
 
 def _imported(row: str) -> Any:

@@ -29,10 +29,18 @@ from smallbench.errors import ConfigError, DataError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.readers import TaskData
-from smallbench.glue.tasks import TASKS, Task, task_named
+from smallbench.glue.tasks import (
+    OWN_TASKS,
+    TASKS,
+    Task,
+    register_task,
+    task_from_dict,
+    task_named,
+)
 
 RESULT_FILE = "result.json"
 TIMING_FILE = "timing.json"
+TASK_FILE = "task.json"
 FORMAT = "smallbench-glue-run-2"
 
 
@@ -72,7 +80,7 @@ class RunSettings:
     @property
     def scored_splits(self) -> tuple[str, ...]:
         """Names of the splits that have metrics, the ranked one first."""
-        return TASKS[self.task].dev_splits if self.split == "dev" else (self.split,)
+        return task_named(self.task).dev_splits if self.split == "dev" else (self.split,)
 
 
 @dataclass(frozen=True)
@@ -164,6 +172,8 @@ def write_run(directory: Path, result: RunResult, predictions: Mapping[str, NDAr
         words = [_prediction_text(task, value) for value in np.asarray(values).tolist()]
         lines = ["index\tprediction", *(f"{i}\t{word}" for i, word in enumerate(words))]
         files.write_text(directory / f"{split}.tsv", "\n".join(lines) + "\n")
+    if task.name in OWN_TASKS:  # whoever reads the result needs no plug-in
+        files.write_json(directory / TASK_FILE, config.to_dict(task))
     timing = {"seconds": result.seconds, "examples_per_second": result.examples_per_second}
     files.write_json(directory / TIMING_FILE, timing)
     content = {
@@ -188,6 +198,8 @@ def read_run(directory: Path) -> RunResult:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DataError(f"no {FORMAT}")
+        if (directory / TASK_FILE).is_file():
+            register_task(task_from_dict(files.read_json(directory / TASK_FILE)))
         timing = directory / TIMING_FILE
         return _result_from(content, files.read_json(timing) if timing.is_file() else {})
     except OSError as error:
@@ -260,7 +272,8 @@ def read_runs(out: Path) -> list[RunResult]:
     there is no run at all, or where one is damaged, foreign or in another run's folder.
     """
     runs = []
-    for name in TASKS:
+    own = {path.parents[1].name for path in out.glob(f"runs/*/*/{TASK_FILE}")} - set(TASKS)
+    for name in (*TASKS, *sorted(own)):
         for path in sorted((out / "runs" / name).glob(f"*/{RESULT_FILE}")):
             run = read_run(path.parent)
             expected = run_directory(out, run.settings)
@@ -350,7 +363,7 @@ def merge_runs(sources: Sequence[Path], out: Path) -> list[RunResult]:
             if path.suffix in {".tsv", ".json"}
         }
         for name in run.settings.scored_splits:
-            values = read_predictions(directory, TASKS[run.settings.task], name)
+            values = read_predictions(directory, task_named(run.settings.task), name)
             if len(values) != run.splits[name].num_examples:
                 raise DataError(
                     f"{directory}/{name}.tsv has {len(values)} predictions, expected "

@@ -99,7 +99,7 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
     records = [m for m in metrics if m["event"] == "train"]
     if not records:
         raise DataError(f"{run_dir} has no records of training steps; let it train first")
-    runs = read_runs(glue)
+    runs = [run for run in read_runs(glue) if run.settings.task in TASKS]
     _require_same_model(runs, record, last_step=records[-1]["step"], glue=glue)
     log = chained(_log_records(metrics), config_digest=record["config_digest"])
     stored, predictions = _predictions(runs, glue)

@@ -6,9 +6,7 @@ A mistake in a user's own code shows in seconds, before a directory or a storage
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smallbench import plugins
 from smallbench.data.shards import TokenRows
 from smallbench.errors import ConfigError
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import Vocabulary, step_generator
+from smallbench.plugins import nothing_left
 from smallbench.train.config import PretrainConfig, plugins_of
 from smallbench.train.optim import build_optimizer
 from smallbench.train.schedule import schedule_of
@@ -89,31 +87,6 @@ def _described(value: Any) -> str:
     return f"a tensor of the shape {list(value.shape)}" if value.ndim else f"{value.item()}"
 
 
-@contextmanager
-def undone_if_plugins_fail(run_dir: Path) -> Iterator[None]:
+def undone_if_plugins_fail(run_dir: Path) -> AbstractContextManager[None]:
     """Delete what a run left in `run_dir` if a plug-in ended it before the first checkpoint."""
-    if any((run_dir / "commits").glob("step-*")):
-        yield
-        return
-    missing = next((p for p in reversed((run_dir, *run_dir.parents)) if not p.exists()), None)
-    before = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else set()
-    try:
-        yield
-    except Exception as error:
-        is_saved = any((run_dir / "commits").glob("step-*"))
-        if not is_saved and plugins.explain(error) and run_dir.is_dir():
-            for path in list(run_dir.iterdir()):
-                if path.name not in before:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if missing is not None:
-                _remove_empty(run_dir, missing)
-        raise
-
-
-def _remove_empty(folder: Path, top: Path) -> None:
-    """Remove `folder` and its parents up to `top`, as far as they are empty."""
-    while not any(folder.iterdir()):
-        folder.rmdir()
-        if folder == top:
-            return
-        folder = folder.parent
+    return nothing_left(run_dir, is_kept=lambda: any((run_dir / "commits").glob("step-*")))
