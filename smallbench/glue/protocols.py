@@ -47,7 +47,7 @@ class Protocol:
         return self.published_seeds[: task.default_num_seeds]
 
 
-_WHOLE = {"max_train_examples": None, "is_sample": False, "random_init": False}
+_WHOLE = {"max_train_examples": None, "is_sample": False, "random_init": False, "pooling": None}
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol

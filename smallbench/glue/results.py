@@ -65,6 +65,8 @@ class RunSettings:
     """Fine-tuned on generated stand-ins, not on GLUE."""
     random_init: bool = False
     """The encoder's weights were drawn at random: a baseline without pretraining."""
+    pooling: str | None = None
+    """How hidden states became one vector under a head of ours; None: the model's own head."""
 
     def __post_init__(self) -> None:
         config.require(self.split in {"dev", CHOICE}, "split", self.split, f"dev or {CHOICE}")
