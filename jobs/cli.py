@@ -9,7 +9,6 @@ starts only when every layer fits.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shlex
@@ -27,7 +26,9 @@ import yaml
 
 import smallbench
 from jobs.base import Job
+from smallbench import files
 from smallbench.config import (
+    Location,
     annotations_of,
     describe,
     flatten,
@@ -46,6 +47,7 @@ from smallbench.errors import (
     UsageError,
 )
 from smallbench.registry import nearest
+from smallbench.storage.base import check_endpoint, check_path, is_remote
 
 # In the order in which a newcomer meets them. A job is one file and one line here.
 JOBS = {
@@ -75,6 +77,8 @@ PREFIX = "SMALLBENCH_"
 TEST_PREFIX = "SMALLBENCH_TEST_"  # the test suite's own variables are no options
 
 FLAG = re.compile(r"--([A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
+LOCATION = re.compile(r"\s*[\"']?(s3|s3a|s3n|gs|file):", re.IGNORECASE)
+"""A storage's URL, in the value of an option that may also be something else (a hub id)."""
 DASHED = re.compile(r"-(-|[A-Za-z]|$)")  # what Fire takes for a flag or a separator; not -1
 BARE = "\0"
 """Value of a flag without one; no argument of a process can contain it."""
@@ -172,12 +176,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         remedy = "lower --train.micro_batch_size, or --batch_size in fine-tuning"
         return _fail(name, f"the GPU's memory is full; {remedy}", ExitCode.UNAVAILABLE)
-    except OSError as error:
-        code = _exit_code_of(error)
-        if code is None:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(name, f"{where}{error.strerror or error}", code)
+    except Exception as error:
+        if failure := _disk_failure(error):
+            return _fail(name, *failure)
+        raise
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -268,7 +270,25 @@ def resolve(
                 if key in known and key not in own:
                     changes[key] = layer.read(key, _annotation(config, key))
         config = _checked(override_all, config, changes)
-    return shared, _checked(job.options, **values), config
+    options = _checked(job.options, **values)
+    _check_locations(options)
+    return shared, options, config
+
+
+def _check_locations(options: Any) -> None:
+    """Refuse what looks like a URL and is none, in every flag that takes a URL or a path."""
+    for key, annotation in annotations_of(type(options)).items():
+        value = getattr(options, key)
+        kinds = {annotation, *get_args(annotation)}
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, Path):
+                check_path(each, name=f"--{key}")
+            elif key == "endpoint_url" and each is not None:
+                check_endpoint(each, name=f"--{key}")
+            elif isinstance(each, str) and (
+                Location in kinds or key == "storage" or LOCATION.match(each)
+            ):
+                is_remote(each, name=f"--{key}")
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -518,19 +538,24 @@ def _fail(name: str, message: str, code: int) -> int:
     return int(code)
 
 
-def _exit_code_of(error: OSError) -> ExitCode | None:
-    """Where the file system, not the program, is at fault."""
+def _disk_failure(error: Exception) -> tuple[str, ExitCode] | None:
+    """The sentence and exit code if the file system, not the program, is at fault."""
+    number = files.errno_of(error)
+    if not isinstance(error, OSError) or error.errno is None:  # perhaps a library wrapped it
+        if number not in files.NOT_WRITABLE:
+            return None
+        reason = os.strerror(number)
+        return (
+            f"a file could not be written ({reason}); make room on the disk",
+            ExitCode.UNAVAILABLE,
+        )
+    sentence = f"{error.filename}: " if error.filename else ""
+    sentence += error.strerror or str(error)
     not_usable = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError
     if isinstance(error, not_usable):
-        return ExitCode.DATA
-    if isinstance(error, PermissionError) or error.errno in {
-        errno.ENOSPC,
-        errno.EROFS,
-        errno.EDQUOT,
-    }:
-        return ExitCode.UNAVAILABLE
-    if isinstance(error, ConnectionError | TimeoutError):
-        return ExitCode.UNAVAILABLE
+        return sentence, ExitCode.DATA
+    if number in files.UNAVAILABLE or isinstance(error, ConnectionError | TimeoutError):
+        return sentence, ExitCode.UNAVAILABLE
     return None
 
 

@@ -28,7 +28,7 @@ from smallbench.errors import (
 )
 from smallbench.export.card import model_card
 from smallbench.export.transfer import MARKER, fetch_export, refuse_foreign, send_export
-from smallbench.files import read_json, temporary_sibling, write_json, write_text
+from smallbench.files import read_json, sync_file, temporary_sibling, write_json, write_text
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
 from smallbench.storage.base import is_remote, open_storage
@@ -185,6 +185,7 @@ def write_model(
         directory / "model.safetensors",
         metadata={"format": "pt"},
     )
+    sync_file(directory / "model.safetensors")
     write_json(
         directory / "config.json",
         {

@@ -251,8 +251,20 @@ TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 """Task name to row, in the order of the paper's columns."""
 
 
+NOT_MEASURED = {
+    "wnli": "its dev set contradicts its train set, and the paper's average is over the others",
+    "ax": "it is a diagnostic test set without train rows; the MNLI model predicts it",
+}
+"""Parts of GLUE that are not tasks here, and why."""
+
+
 def task_named(name: str) -> Task:
-    """The row of `name`; raises `ConfigError` with the nearest known name for an unknown one."""
+    """Return the row of `name`; raises `ConfigError` with the nearest name for an unknown one."""
+    if name in NOT_MEASURED:
+        raise ConfigError(
+            f"Task {name!r} is not measured: {NOT_MEASURED[name]}; expected one of: "
+            f"{', '.join(TASKS)}"
+        )
     if name not in TASKS:
         raise ConfigError(f"unknown task {name!r}; {nearest(name, TASKS)}")
     return TASKS[name]

@@ -9,8 +9,8 @@ import torch
 
 from smallbench.errors import ConfigError, DataError
 from smallbench.train import OPTIMIZERS, SCHEDULES
-from smallbench.train.build import budget_of, learning_rate_of
 from smallbench.train.budget import Progress
+from smallbench.train.build import budget_of, learning_rate_of
 from smallbench.train.config import (
     AdafactorConfig,
     ConstantSchedule,
