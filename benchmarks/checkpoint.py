@@ -40,17 +40,16 @@ from smallbench.config import digest
 from smallbench.recipes import RECIPES
 from smallbench.storage.base import join, open_storage
 from smallbench.train.checkpoint import (
-    METRICS,
     Checkpoint,
     CheckpointStore,
     Retention,
-    newest_of,
-    step_name,
+    newest_checkpoint,
 )
 from smallbench.train.config import PretrainConfig
+from smallbench.train.manifest import METRICS, step_name
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.randomness import random_state
-from smallbench.train.remote import Pulled, RemoteRun
+from smallbench.train.remote import RemoteRun
 from smallbench.train.sync import Uploader
 from smallbench.train.trainer import Trainer
 
@@ -134,7 +133,7 @@ class Uploads:
 
     def __init__(self, url: str, checkpoint: Checkpoint) -> None:
         self.remote = RemoteRun(open_storage(url))
-        self.remote.claim(holder="benchmark")
+        self.remote.lease.claim(holder="benchmark")
         self._checkpoint = checkpoint
         self._numbers = count(1)
         self._client = plain_client()
@@ -151,7 +150,7 @@ class Uploads:
         }
         checkpoint = replace(self._checkpoint, manifest=manifest)
         seconds = seconds_of(lambda: self.remote.push(checkpoint))
-        self.remote.discard(checkpoint)
+        self.remote.store.discard(checkpoint)
         return seconds
 
     def plain(self) -> float:
@@ -248,7 +247,7 @@ def measure(arguments: argparse.Namespace, url: str, server: str, directory: Pat
     run_dir.mkdir()
     (run_dir / METRICS).write_text('{"event": "train"}\n' * 1000)
     remote = RemoteRun(open_storage(join(url, "run")))
-    remote.claim(holder="benchmark")
+    remote.lease.claim(holder="benchmark")
     uploader = Uploader(remote, Retention(), max_unsynced_seconds=PATIENCE_SECONDS)
     store = CheckpointStore(run_dir, is_in_use=uploader.is_in_use)
 
@@ -291,11 +290,12 @@ def measure(arguments: argparse.Namespace, url: str, server: str, directory: Pat
             forget(run_dir)
             seconds["verify"].append(seconds_of(lambda: store.load(newest)))  # noqa: B023
             forget(run_dir)
-            places = [store, Pulled(remote, store)]
-            seconds["resume"].append(seconds_of(lambda: resume(another, newest_of(places))))  # noqa: B023
-            places = [there := CheckpointStore(empty), Pulled(remote, there)]
+            seconds["resume"].append(
+                seconds_of(lambda: resume(another, newest_checkpoint([store, remote.store], store)))
+            )
+            there = CheckpointStore(empty)
             seconds["resume_emptied"].append(
-                seconds_of(lambda: resume(another, newest_of(places)))  # noqa: B023
+                seconds_of(lambda: resume(another, newest_checkpoint([there, remote.store], there)))  # noqa: B023
             )
             shutil.rmtree(empty)
     report(arguments, seconds, checkpoint, server, every_steps=every, batch_size=batch_size,

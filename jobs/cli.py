@@ -6,7 +6,6 @@ failure becomes one sentence and an exit code.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -19,7 +18,7 @@ import smallbench
 from jobs.base import JOBS, load
 from jobs.manual import manual, overview
 from jobs.resolve import as_yaml, named_config, resolve
-from smallbench import plugins
+from smallbench import files, plugins
 from smallbench.errors import (
     ConfigError,
     ExitCode,
@@ -112,25 +111,27 @@ def _sentence(error: Exception) -> tuple[str, int] | None:
             return None
         install = _how_to_install(error.name)
         return f"this needs {error.name}; {install}", UnavailableError.exit_code
-    if isinstance(error, OSError) and (code := _exit_code_of(error)) is not None:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}", code
-    return None
+    return _disk_failure(error)
 
 
-def _exit_code_of(error: OSError) -> ExitCode | None:
-    """Where the file system, not the program, is at fault."""
+def _disk_failure(error: Exception) -> tuple[str, ExitCode] | None:
+    """The sentence and exit code if the file system, not the program, is at fault."""
+    number = files.errno_of(error)
+    if not isinstance(error, OSError) or error.errno is None:  # perhaps a library wrapped it
+        if number not in files.NOT_WRITABLE:
+            return None
+        reason = os.strerror(number)
+        return (
+            f"a file could not be written ({reason}); make room on the disk",
+            ExitCode.UNAVAILABLE,
+        )
+    sentence = f"{error.filename}: " if error.filename else ""
+    sentence += error.strerror or str(error)
     not_usable = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError
     if isinstance(error, not_usable):
-        return ExitCode.DATA
-    if isinstance(error, PermissionError) or error.errno in {
-        errno.ENOSPC,
-        errno.EROFS,
-        errno.EDQUOT,
-    }:
-        return ExitCode.UNAVAILABLE
-    if isinstance(error, ConnectionError | TimeoutError):
-        return ExitCode.UNAVAILABLE
+        return sentence, ExitCode.DATA
+    if number in files.UNAVAILABLE or isinstance(error, ConnectionError | TimeoutError):
+        return sentence, ExitCode.UNAVAILABLE
     return None
 
 

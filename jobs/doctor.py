@@ -29,6 +29,7 @@ from jobs.base import Job
 from smallbench.config import option
 from smallbench.cores import available_cpus
 from smallbench.errors import SmallbenchError, UnavailableError
+from smallbench.nvidia import unusable_card
 from smallbench.storage.base import open_storage
 from smallbench.storage.config import StorageConfig
 
@@ -107,6 +108,7 @@ def run(options: Options) -> None:
         )
     else:
         findings["gpus"] = gpus()
+        findings["unusable_gpu"] = None if findings["gpus"] else unusable_card()
         try:
             findings["training"] = training(options.device)
         except SmallbenchError as error:
@@ -311,7 +313,8 @@ def report(findings: dict[str, Any]) -> Iterator[str]:
                     "; with Docker: run --gpus all, and NVIDIA's container toolkit; else its driver"
                 )
             )
-            yield f"gpu         none that PyTorch can use{missing}"
+            reason = findings["unusable_gpu"]
+            yield f"gpu         none that PyTorch can use{f'. {reason}' if reason else missing}"
         yield (
             f"training    would use {training['device']}, {training['precision']} "
             f"({'' if training['has_fast_bf16'] else 'no '}bf16 in hardware), "

@@ -50,7 +50,11 @@ def run(options: Options) -> None:
 
     data = load_task(task_named(options.task), options.glue)
     with SignalStop() as stop, as_export(options.model, options) as model:
-        encoder = Encoder(model, random_init=options.random_init)
+        encoder = Encoder(
+            model,
+            random_init=options.random_init,
+            trust_remote_code=options.trust_remote_code,
+        )
         plan = [PlannedRun(options.task, "dev", options.learning_rate, options.seed)]
         run_grid(encoder, [data], options, plan=plan, out=options.out, stop=stop)
     print(f"Stored in {options.out}. All tasks and seeds: smallbench glue --help")

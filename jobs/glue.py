@@ -154,7 +154,11 @@ def measure_model(options: Options) -> list[RunResult]:
         names = options.tasks or available_tasks(glue)
         data = [load_task(task_named(name), glue) for name in names]
         return measure(
-            Encoder(model, random_init=options.random_init),
+            Encoder(
+                model,
+                random_init=options.random_init,
+                trust_remote_code=options.trust_remote_code,
+            ),
             data,
             options,
             protocol=options.protocol,

@@ -23,6 +23,7 @@ from jobs.base import Job
 from smallbench import plugins
 from smallbench.config import (
     Key,
+    Location,
     annotations_of,
     describe,
     flatten,
@@ -34,11 +35,14 @@ from smallbench.config import (
     to_dict,
 )
 from smallbench.errors import ConfigError, SmallbenchError, UsageError, nearest
+from smallbench.storage.base import check_endpoint, check_path, is_remote
 
 PREFIX = "SMALLBENCH_"
 TEST_PREFIX = "SMALLBENCH_TEST_"  # the test suite's own variables are no options
 
 FLAG = re.compile(r"--([A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
+LOCATION = re.compile(r"\s*[\"']?(s3|s3a|s3n|gs|file):", re.IGNORECASE)
+"""A storage's URL, in the value of an option that may also be something else (a hub id)."""
 DASHED = re.compile(r"-(-|[A-Za-z]|$)")  # what Fire takes for a flag or a separator; not -1
 BARE = "\0"
 """Value of a flag without one; no argument of a process can contain it."""
@@ -124,7 +128,9 @@ def resolve(
         raise UsageError(_missing(job, missing[0]))
     if config is not None:
         config = _checked(override_all, config, _changes(job, layers, keys))
-    return shared, _checked(job.options, **values), config
+    options = _checked(job.options, **values)
+    _check_locations(options)
+    return shared, options, config
 
 
 def _layers(
@@ -186,6 +192,22 @@ def _changes(job: Job, layers: Sequence[Layer], keys: Mapping[str, Key]) -> dict
                 )
         changes |= here
     return changes
+
+
+def _check_locations(options: Any) -> None:
+    """Refuse what looks like a URL and is none, in every flag that takes a URL or a path."""
+    for key, annotation in annotations_of(type(options)).items():
+        value = getattr(options, key)
+        kinds = {annotation, *get_args(annotation)}
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, Path):
+                check_path(each, name=f"--{key}")
+            elif key == "endpoint_url" and each is not None:
+                check_endpoint(each, name=f"--{key}")
+            elif isinstance(each, str) and (
+                Location in kinds or key == "storage" or LOCATION.match(each)
+            ):
+                is_remote(each, name=f"--{key}")
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

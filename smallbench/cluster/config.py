@@ -12,21 +12,30 @@ from smallbench.config import option, require
 from smallbench.errors import ConfigError
 
 Stage = Literal["prepare", "pretrain", "sweep", "export", "glue", "leaderboard"]
+CHAIN: tuple[Stage, ...] = ("prepare", "pretrain", "export", "glue", "leaderboard")
+"""The stages of a run in their order."""
 
 STAGES_OF: Mapping[str, tuple[Stage, ...]] = {
     "recipes": ("sweep",),
     "learning_rates": ("sweep",),
     "hours": ("pretrain", "sweep"),
+    "deadline_hours": ("prepare", "pretrain", "sweep", "glue"),
     "corpus_gib": ("prepare", "pretrain", "sweep"),
     "pods": ("prepare", "glue"),
     "pods_at_once": ("sweep", "glue"),
 }
 """Flags that are not for every stage, and those that they are for."""
 
-COMPONENTS = ("gpu-v100", "spot", "pvc", "offline-wandb")
+SPOT = ("spot-gke", "spot-aks", "spot-eks", "spot-karpenter")
+"""Components that set the grace: what the provider gives a pod whose node it takes away."""
+COMPONENTS = ("gpu-v100", *SPOT, "nvidia-runtime", "openshift", "pvc", "offline-wandb")
 """Folders of `k8s/components` that are asked for by name; `cpu` and `kueue` have flags."""
 
 PINNED = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+LABEL = re.compile(
+    r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?"
+    r"=([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?"
+)
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 BUCKET = re.compile(r"s3://[^/\s]+(/\S*)?")
 MAX_LABEL_CHARACTERS = 63
@@ -55,8 +64,10 @@ class ClusterConfig:
         None, help="further flags of the stage's own command, in quotes", metavar="'--FLAG=VALUE …'"
     )
     gpu: str = option("v100-16gb", help="the card to plan for, or none: a CPU")
-    gpu_product: str | None = option(
-        None, help="only nodes with this value of the label nvidia.com/gpu.product"
+    node_selector: tuple[str, ...] = option(
+        (),
+        help="only nodes with these labels, such as nvidia.com/gpu.product=Tesla-T4",
+        metavar="KEY=VALUE,…",
     )
     cpus: int | None = option(
         None, help="cores of a pod; none: the manifest's, which CPU Adam and tokenizers want"
@@ -65,11 +76,18 @@ class ClusterConfig:
     hours: float | None = option(
         None, help="pretrain and sweep: hours in steps, over all restarts, after which a run ends"
     )
+    deadline_hours: float | None = option(
+        None,
+        help="hours after which a Job is ended, from its creation on, also while pods wait for "
+        "cards; none: more than twice the planned time of all its pods",
+    )
     corpus_gib: float = option(
         20.0, help="prepare, pretrain, sweep: size of the prepared corpus; OpenWebText's is 17"
     )
     grace_seconds: int | None = option(
-        None, help="between SIGTERM and SIGKILL; none: what a save and an upload take"
+        None,
+        help="seconds between SIGTERM and SIGKILL; none: what a save and an upload take, or what "
+        "a spot component sets",
     )
     pods: int | None = option(None, help="prepare and glue: into how many parts to cut the work")
     pods_at_once: int | None = option(
@@ -99,17 +117,26 @@ class ClusterConfig:
         check_name("run", self.run, MAX_RUN_CHARACTERS)
         for name in ("queue", "namespace"):
             check_name(name, getattr(self, name), MAX_LABEL_CHARACTERS)
-        for name in ("cpus", "memory_gib", "hours", "grace_seconds", "pods", "pods_at_once"):
+        for name in (
+            "cpus", "memory_gib", "hours", "deadline_hours", "grace_seconds", "pods", "pods_at_once"
+        ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "over 0, or none")
+        for label in self.node_selector:
+            require(LABEL.fullmatch(label) is not None, "node_selector", label, "KEY=VALUE")
         require(self.corpus_gib >= 0, "corpus_gib", self.corpus_gib, "at least 0")
         for component in self.components:
             known = component in COMPONENTS
             require(known, "components", component, f"some of {', '.join(COMPONENTS)}")
-        if self.gpu == "none" and (self.gpu_product or "gpu-v100" in self.components):
+        if self.gpu == "none" and "gpu-v100" in self.components:
             raise ConfigError(
-                "gpu=none asks for no card, and gpu_product or the component gpu-v100 for nodes "
-                "with one; leave one of the two out"
+                "gpu=none asks for no card, and the component gpu-v100 for nodes with one; leave "
+                "one of the two out"
+            )
+        spot = [name for name in self.components if name in SPOT]
+        if len(spot) > 1:
+            raise ConfigError(
+                f"components {' and '.join(spot)}: no node is of two providers; choose one"
             )
 
 

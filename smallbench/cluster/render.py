@@ -7,21 +7,20 @@ again with the same configuration continues.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import yaml
 
-from smallbench.cluster.config import ClusterConfig
+from smallbench.cluster.config import SPOT, ClusterConfig
 from smallbench.cluster.credentials import refuse_credentials
-from smallbench.cluster.manifests import Document, build
-from smallbench.cluster.sizes import Sizes, prepare_gib
+from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, build
+from smallbench.cluster.sizes import Sizes, deadline_seconds, prepare_gib
 from smallbench.cluster.work import Work
 from smallbench.errors import UsageError
 
-NAME, COMPONENT, INSTANCE = (
-    f"app.kubernetes.io/{part}" for part in ("name", "component", "instance")
-)
+GRACE = "SMALLBENCH_GRACE_SECONDS"
 
 
 def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> list[Document]:
@@ -33,27 +32,31 @@ def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> lis
     if config.image is None or config.bucket is None:
         missing = "image" if config.image is None else "bucket"
         raise UsageError(f"--{missing} is missing; see smallbench k8s --help")
-    documents = build("base")
-    components = [
-        *(["cpu"] if config.gpu == "none" else []),
-        *config.components,
-        *(["kueue"] if config.queue else []),
-    ]
-    for component in components:
-        documents = build(f"components/{component}", documents)
+    documents = build(
+        [
+            *(["cpu"] if config.gpu == "none" else []),
+            *config.components,
+            *(["kueue"] if config.queue else []),
+        ]
+    )
     documents = [d for d in documents if d["metadata"]["labels"][COMPONENT] == work.stage]
     for document in documents:
         metadata = document["metadata"]
         metadata |= {"name": f"{work.stage}-{work.run}", "namespace": config.namespace}
         metadata["labels"][INSTANCE] = work.run
     job = _Job(documents[-1])
+    parts = job.spec.get("completions", 1)
     job.fill(work, config)
     if sizes is not None:
-        job.resize(sizes)
+        job.set_resource("memory", f"{sizes.memory_gib}Gi")
+        job.set_scratch(sizes.scratch_gib)
     if work.stage == "prepare":
         job.set_scratch(prepare_gib(config.corpus_gib))
+    job.set_deadline(work, config, sizes, parts)
     if config.grace_seconds:
         job.set_grace(config.grace_seconds)
+    elif sizes is not None and work.trains and not set(config.components) & set(SPOT):
+        job.set_grace(sizes.grace_seconds)
     if config.cpus:
         job.set_resource("cpu", str(config.cpus))
     if config.memory_gib:
@@ -63,6 +66,17 @@ def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> lis
         documents[0]["data"] = {f"{index}.yaml": text for index, text in enumerate(texts)}
     _refuse_credentials(documents)
     return documents
+
+
+def warnings(work: Work, job: Document, sizes: Sizes | None) -> Iterator[str]:
+    """What is allowed, but costs a preempted pod its steps."""
+    grace = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    if work.trains and sizes is not None and sizes.save_seconds > grace:
+        yield (
+            f"{job['metadata']['name']}: a save and an upload take about "
+            f"{math.ceil(sizes.save_seconds)} s, but a pod gets {grace} s: a preempted pod loses "
+            "the steps since its last checkpoint (--train.save_every_steps)"
+        )
 
 
 @dataclass
@@ -92,8 +106,9 @@ class _Job:
             self.set_variable("AWS_ENDPOINT_URL_S3", config.endpoint_url)
         if config.queue:
             self.document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = config.queue
-        if config.gpu_product:
-            self.pod["nodeSelector"] = {"nvidia.com/gpu.product": config.gpu_product}
+        for label in config.node_selector:
+            key, _, value = label.partition("=")
+            self.pod["nodeSelector"][key] = value
         if work.stage == "pretrain" and work.recipe:
             self.container["args"][1] = work.recipe
         for volume in self.pod["volumes"]:
@@ -115,14 +130,27 @@ class _Job:
         if self.is_told("--num_shards"):
             self.set_flag(f"--num_shards={count}")
 
-    def resize(self, sizes: Sizes) -> None:
-        """Memory, disk and time."""
-        self.set_resource("memory", f"{sizes.memory_gib}Gi")
-        self.set_scratch(sizes.scratch_gib)
-        if self.is_told("--grace_seconds"):  # a trainer, whose time the plan knows
-            self.set_grace(sizes.grace_seconds)
-            if sizes.deadline_seconds is not None:
-                self.spec["activeDeadlineSeconds"] = sizes.deadline_seconds
+    def set_deadline(
+        self, work: Work, config: ClusterConfig, sizes: Sizes | None, parts: int
+    ) -> None:
+        """Give the Job time for all its pods; the committed manifest's is for `parts` pods at once.
+
+        A Job's clock starts with its creation and also runs while its pods wait for cards, so all
+        rows of a sweep are taken to follow each other unless --pods_at_once says what there is.
+        """
+        if config.deadline_hours is not None:
+            self.spec["activeDeadlineSeconds"] = math.ceil(3600 * config.deadline_hours)
+        elif work.trains:
+            rounds = math.ceil(max(1, len(work.rows)) / (config.pods_at_once or 1))
+            if sizes is not None and sizes.hours is not None:
+                self.spec["activeDeadlineSeconds"] = deadline_seconds(rounds * sizes.hours)
+            else:  # no speed is known, as of CPUs
+                self.spec["activeDeadlineSeconds"] *= rounds
+        else:
+            rounds = math.ceil(parts / self.spec.get("parallelism", 1))
+            if work.stage == "prepare":
+                rounds *= max(1, math.ceil(config.corpus_gib / type(config).corpus_gib))
+            self.spec["activeDeadlineSeconds"] *= rounds
 
     def set_scratch(self, gib: int) -> None:
         """Where a pod may write."""
@@ -132,10 +160,10 @@ class _Job:
                 volume["emptyDir"]["sizeLimit"] = f"{gib}Gi"
 
     def set_grace(self, seconds: int) -> None:
-        """From SIGTERM to SIGKILL, and as the command is told."""
+        """From SIGTERM to SIGKILL, and as the trainer is told."""
         self.pod["terminationGracePeriodSeconds"] = seconds
-        if self.is_told("--grace_seconds"):
-            self.set_flag(f"--grace_seconds={seconds}")
+        if any(variable["name"] == GRACE for variable in self.container["env"]):
+            self.set_variable(GRACE, str(seconds))
 
     def is_told(self, name: str) -> bool:
         """Whether the command has this flag."""

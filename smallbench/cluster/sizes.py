@@ -53,13 +53,24 @@ class Needs:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one pod."""
+    """Of one pod; `hours` of its part of the work."""
 
     memory_gib: int
     scratch_gib: int
-    grace_seconds: int
-    deadline_seconds: int | None
-    """None: the manifest's."""
+    save_seconds: float
+    """Of a save and an upload."""
+    hours: float | None
+    """None: not planned."""
+
+    @property
+    def grace_seconds(self) -> int:
+        """Twice what a save and an upload take, at least five minutes."""
+        return max(GRACE_SECONDS, math.ceil(2 * self.save_seconds))
+
+
+def deadline_seconds(hours: float) -> int:
+    """Return when a Job whose pods compute so long, one after the other, may be ended."""
+    return DAY_SECONDS * math.ceil(1 + SLACK * hours / 24)
 
 
 def needs_of(config: PretrainConfig, gpu: str) -> Needs:
@@ -112,8 +123,6 @@ def sizes_for(
     return Sizes(
         memory_gib=math.ceil(memory + SHM_GIB + (HOST_GIB if has_gpu else CPU_HOST_GIB)),
         scratch_gib=math.ceil(data_gib + kept * checkpoint / GIB + SCRATCH_GIB),
-        grace_seconds=max(GRACE_SECONDS, math.ceil(2 * save)),
-        deadline_seconds=None
-        if longest is None
-        else DAY_SECONDS * math.ceil(1 + SLACK * longest / 24),
+        save_seconds=save,
+        hours=longest,
     )

@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 from smallbench.cluster.config import (
+    CHAIN,
     MAX_RUN_CHARACTERS,
     MAX_SWEEP_CHARACTERS,
     ClusterConfig,
@@ -42,6 +43,11 @@ class Work:
     rows: Sequence[Mapping[str, Any]] = ()
     """Of a sweep: options of `smallbench pretrain` by key."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether it pretrains."""
+        return self.stage in {"pretrain", "sweep"}
+
 
 def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
     """A name for a run that is the same for the same recipe and changes, and for no others."""
@@ -49,18 +55,41 @@ def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
     return f"{name[: longest - 9]}-{digest(changes)[:8]}" if changes else name
 
 
-def flags_of(options: ClusterConfig) -> list[str]:
-    """The words of `--flags`; raises `UsageError` where the manifest has them from other flags."""
+def words_of(flags: str | None) -> list[str]:
+    """The words of `--flags`."""
     try:
-        flags = shlex.split(options.flags or "")
+        words = shlex.split(flags or "")
     except ValueError as error:  # the text itself is not repeated: a secret may be in it
         raise UsageError(f"--flags cannot be read as words: {error}".lower()) from None
-    refuse_credentials(flags)  # before anybody complains of one by its value
+    refuse_credentials(words)  # before anybody complains of one by its value
+    return words
+
+
+def flags_of(options: ClusterConfig) -> list[str]:
+    """The words of `--flags`; raises `UsageError` if the manifest has them from other flags."""
+    flags = words_of(options.flags)
     for flag in flags:
         name = flag.partition("=")[0].lstrip("-").replace("-", "_")
         if name in OURS:
             raise UsageError(f"--{name} is not for --flags: use --{OURS[name]} of 'smallbench k8s'")
     return flags
+
+
+def flags_by_stage(flags: str | None) -> dict[str, str]:
+    """Cut the `--flags` of a chain, in which each stage's name stands before its flags."""
+    found: dict[str, list[str]] = {}
+    stage = None
+    for word in words_of(flags):
+        if word in CHAIN:
+            stage = word
+        elif stage is None:
+            raise UsageError(
+                "--flags of 'all' needs the stage before its flags: "
+                "--flags='prepare --tokenizer=bpe glue --tasks=cola'"
+            )
+        else:
+            found.setdefault(stage, []).append(word)
+    return {stage: shlex.join(words) for stage, words in found.items()}
 
 
 def sweep_id(

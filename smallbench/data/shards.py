@@ -213,12 +213,17 @@ class TokenRows:
 def verify_shards(directory: Path) -> None:
     """Read every shard; raises `DataError` naming the first that is not what the manifest says."""
     for shard in Manifest.read(directory).shards:
-        _check_size(directory / shard.name, shard)
-        if sha256_file(directory / shard.name) != shard.sha256:
-            raise DataError(
-                f"{directory / shard.name} does not have the SHA-256 of its manifest; "
-                f"delete {directory} and {_REMEDY}"
-            )
+        verify_shard(directory, shard)
+
+
+def verify_shard(directory: Path, shard: Shard) -> None:
+    """Read a shard; raises `DataError` if it is not what the manifest says."""
+    path = directory / shard.name
+    _check_size(path, shard)
+    if sha256_file(path) != shard.sha256:
+        raise DataError(
+            f"{path} does not have the SHA-256 of its manifest; delete {directory} and {_REMEDY}"
+        )
 
 
 def unigram_entropy(

@@ -29,7 +29,7 @@ from smallbench.errors import (
 from smallbench.export.card import model_card
 from smallbench.export.code import CLASSES, config_of, write_code
 from smallbench.export.transfer import MARKER, fetch_export, refuse_foreign, send_export
-from smallbench.files import read_json, temporary_sibling, write_json, write_text
+from smallbench.files import read_json, sync_file, temporary_sibling, write_json, write_text
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
 from smallbench.objectives.replaced_token import DisentangledEmbedding
@@ -199,6 +199,7 @@ def write_model(
         }
         packed, class_name = target.pack(state), target.class_name
     save_file(packed, directory / "model.safetensors", metadata=format)
+    sync_file(directory / "model.safetensors")
     write_json(directory / "config.json", described)
     logging.disable_progress_bar()
     theirs = getattr(transformers, class_name).from_pretrained(

@@ -7,6 +7,7 @@ dropout as the model's configuration has it, the last step's weights, one evalua
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from smallbench.errors import ConfigError, InterruptedRunError
+from smallbench.errors import DataError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.encoder import Encoder
-from smallbench.glue.features import EpochBatches, Features, tokenize
+from smallbench.glue.features import MOST_UNKNOWN, EpochBatches, Features, tokenize
 from smallbench.glue.readers import TaskData
 from smallbench.glue.results import (
     RunResult,
@@ -60,6 +61,7 @@ def settings_for(
         max_train_examples=config.max_train_examples,
         is_sample=data.is_sample,
         random_init=encoder.random_init,
+        pooling=config.pooling,
         split=data.scored_splits[0],
     )
 
@@ -67,14 +69,11 @@ def settings_for(
 def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> dict[str, Features]:
     """Every split of a task, tokenised for `encoder`.
 
-    Raises `ConfigError` where `max_length` is more than the encoder has positions for.
+    Raises `ConfigError` if `max_length` is more than the encoder accepts, `DataError` if its
+    tokenizer knows hardly a token of the text.
     """
-    if encoder.max_length is not None and config.max_length > encoder.max_length:
-        raise ConfigError(
-            f"max_length {config.max_length} is over the {encoder.max_length} positions of "
-            f"{encoder.name}; set --max_length={encoder.max_length}"
-        )
-    return {
+    encoder.check_length(config.max_length)
+    features = {
         name: tokenize(
             examples,
             encoder.tokenizer,
@@ -83,6 +82,16 @@ def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> d
         )
         for name, examples in data.splits.items()
     }
+    shares = {name: split.unknown_share for name, split in features.items()}
+    worst = max(shares, key=lambda name: shares[name])
+    told = f"{data.task.title}: {shares[worst]:.1%} of the tokens of {worst} are unknown"
+    if shares[worst] > MOST_UNKNOWN:
+        raise DataError(
+            f"{told} to the tokenizer of {encoder.name}, so its text cannot be read; give the "
+            "tokenizer that the model was trained with"
+        )
+    print(f"{told}, the most of its splits", file=sys.stderr, flush=True)
+    return features
 
 
 def finetune(
@@ -109,7 +118,9 @@ def finetune(
     features = features or tokenize_task(encoder, data, config)
     device = choose_device(config.device)
     torch.manual_seed(seed)
-    objective = Classification(encoder.classifier(task), is_regression=task.is_regression)
+    objective = Classification(
+        encoder.classifier(task, pooling=config.pooling), is_regression=task.is_regression
+    )
     optim = OptimConfig(
         learning_rate=learning_rate,
         epsilon=1e-8,  # torch's and transformers' default; pretraining's 1e-6 is BERT's
@@ -151,6 +162,7 @@ def finetune(
         settings,
         data,
         predictions,
+        unknown_share={name: split.unknown_share for name, split in features.items()},
         seconds=time.perf_counter() - start,
         examples_per_second=num_training_examples(data, settings.epochs) / train_seconds,
     )

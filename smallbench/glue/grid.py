@@ -109,8 +109,8 @@ def measure(
 ) -> list[RunResult]:
     """What `protocol` wants of `encoder`, or shard K of N of it; stored runs are not repeated.
 
-    `on_stored` is told the folder of each run that ends. Says before it starts how this departs
-    from the protocol, by other rates and seeds than its own or by `config`.
+    `on_stored` is told the folder of each run that ends. Says before it starts why the result is
+    unranked: other rates, seeds or settings than the protocol's, or data that are not official.
     """
     view = protocol_named(protocol)
     plan = [
@@ -132,7 +132,8 @@ def measure(
         )
         for run in plan
     ]
-    if found := departures(view, planned):
+    unofficial = [reason for data in tasks for reason in data.unofficial]
+    if found := [*departures(view, planned), *unofficial]:
         print(f"unranked: {'; '.join(found)}", file=sys.stderr, flush=True)
     number, count = shard
     cost = {data.task.name: work_of(data, config) for data in tasks}
@@ -231,7 +232,7 @@ class _Grid:
             if not is_mine:
                 return None
             directory = run_directory(self.out, settings)
-            result = find_run(directory, settings, data_sha256=data.sha256)
+            result = find_run(directory, settings, data)
             was_stored = result is not None
             if result is None:
                 name = f"{data.task.title} {run.split}, seed {run.seed}"

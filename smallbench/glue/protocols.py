@@ -47,7 +47,7 @@ class Protocol:
         return self.published_seeds[: task.default_num_seeds]
 
 
-_WHOLE = {"max_train_examples": None, "is_sample": False, "random_init": False}
+_WHOLE = {"max_train_examples": None, "is_sample": False, "random_init": False, "pooling": None}
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -175,6 +175,8 @@ class Summary:
     random_init: bool
     departures: tuple[str, ...]
     """Why it is not ranked; empty: it is, as far as its tasks go."""
+    unofficial: tuple[str, ...]
+    """Those of them that say how its data are not the official rows."""
     tasks: dict[str, TaskSummary]
     """In the order of the paper's columns."""
 
@@ -204,7 +206,8 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
         models = ", ".join(group[0].settings.model for group in groups)
         raise DataError(f"expected the runs of one model on the same data, found: {models}")
     view = protocol_named(protocol)
-    tasks, counting = {}, []
+    tasks: dict[str, TaskSummary] = {}
+    counting: list[RunResult] = []
     for name in (*TASKS, *OWN_TASKS):
         of_task = [run for run in runs if run.settings.task == name]
         choice = [r for r in of_task if r.settings.split == CHOICE and view.chooses_rate]
@@ -219,10 +222,11 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
             if view.chooses_rate:
                 _check_alike(name, dev, but=("seed",))
             tasks[name] = _task_summary(name, dev, view)
-            counting += [run.settings for run in [*choice, *dev]]
+            counting += [*choice, *dev]
     if not tasks:
         raise DataError("no seed of any task has been run yet; the same command continues")
     settings = runs[0].settings
+    unofficial = tuple(dict.fromkeys(reason for run in counting for reason in run.unofficial or ()))
     return Summary(
         model=settings.model,
         model_sha256=settings.model_sha256,
@@ -231,9 +235,24 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
         max_train_examples=settings.max_train_examples,
         is_sample=settings.is_sample,
         random_init=settings.random_init,
-        departures=departures(view, counting),
+        departures=(
+            *departures(view, [run.settings for run in counting]),
+            *unofficial,
+            *_unchecked(counting),
+        ),
+        unofficial=unofficial,
         tasks=tasks,
     )
+
+
+def _unchecked(runs: Sequence[RunResult]) -> list[str]:
+    names = dict.fromkeys(run.settings.task for run in runs if run.unofficial is None)
+    if not names:
+        return []
+    return [
+        f"the data of {', '.join(names)} were not checked against the official rows by the version "
+        "that stored the runs; run the same command again"
+    ]
 
 
 def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> TaskSummary:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench import config, files
-from smallbench.errors import ConfigError, DataError
+from smallbench.errors import ConfigError, DataError, UnavailableError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.readers import TaskData
@@ -40,8 +40,10 @@ from smallbench.glue.tasks import (
 
 RESULT_FILE = "result.json"
 TIMING_FILE = "timing.json"
+FORMAT = "smallbench-glue-run-3"
+FORMAT_WITHOUT_CHECK = "smallbench-glue-run-2"
+"""The format before runs stored how their data differ from the official rows."""
 TASK_FILE = "task.json"
-FORMAT = "smallbench-glue-run-2"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class RunSettings:
     """Fine-tuned on generated stand-ins, not on GLUE."""
     random_init: bool = False
     """The encoder's weights were drawn at random: a baseline without pretraining."""
+    pooling: str | None = None
+    """How hidden states became one vector under a head of ours; None: the model's own head."""
 
     def __post_init__(self) -> None:
         config.require(self.split in {"dev", CHOICE}, "split", self.split, f"dev or {CHOICE}")
@@ -102,6 +106,10 @@ class RunResult:
     """Name of a scored split to its scores."""
     data_sha256: dict[str, str]
     """Split name to the hash of its rows (`Examples.sha256`)."""
+    unofficial: tuple[str, ...] | None
+    """How its data differ from the official rows (`TaskData.unofficial`); None: not checked."""
+    unknown_share: dict[str, float] = field(default_factory=dict)
+    """Split name to the part of its text's tokens that the tokenizer did not know."""
     seconds: float | None = field(default=None, compare=False)
     """Wall time of the fine-tuning."""
     examples_per_second: float | None = field(default=None, compare=False)
@@ -124,6 +132,7 @@ def score_run(
     data: TaskData,
     predictions: Mapping[str, NDArray[Any]],
     *,
+    unknown_share: Mapping[str, float] | None = None,
     seconds: float | None = None,
     examples_per_second: float | None = None,
 ) -> RunResult:
@@ -142,6 +151,8 @@ def score_run(
         settings=settings,
         splits=splits,
         data_sha256=data.sha256,
+        unknown_share=dict(unknown_share or {}),
+        unofficial=data.unofficial,
         seconds=seconds,
         examples_per_second=examples_per_second,
     )
@@ -176,11 +187,17 @@ def write_run(directory: Path, result: RunResult, predictions: Mapping[str, NDAr
         files.write_json(directory / TASK_FILE, config.to_dict(task))
     timing = {"seconds": result.seconds, "examples_per_second": result.examples_per_second}
     files.write_json(directory / TIMING_FILE, timing)
+    _write_result(directory, result)
+
+
+def _write_result(directory: Path, result: RunResult) -> None:
     content = {
         "format": FORMAT,
         "settings": config.to_dict(result.settings),
         "splits": {name: config.to_dict(split) for name, split in result.splits.items()},
         "data_sha256": result.data_sha256,
+        "unknown_share": result.unknown_share,
+        "unofficial": result.unofficial,
     }
     files.write_json(directory / RESULT_FILE, content)
 
@@ -196,19 +213,20 @@ def read_run(directory: Path) -> RunResult:
     path = directory / RESULT_FILE
     try:
         content = json.loads(path.read_bytes())
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise DataError(f"no {FORMAT}")
+        found = content.get("format") if isinstance(content, dict) else None
+        if found not in {FORMAT, FORMAT_WITHOUT_CHECK}:
+            raise ValueError(f"format {found!r}, expected {FORMAT!r}")
         if (directory / TASK_FILE).is_file():
             register_task(task_from_dict(files.read_json(directory / TASK_FILE)))
         timing = directory / TIMING_FILE
         return _result_from(content, files.read_json(timing) if timing.is_file() else {})
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnavailableError(f"Could not read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
-            f"{path} is no result of a fine-tuning run ({reason}); delete its folder, then run "
-            f"that fine-tuning again"
+            f"{path} is not the result of a fine-tuning run that this version can read ({reason}); "
+            "use the version that wrote it, or delete its folder and run that fine-tuning again"
         ) from None
 
 
@@ -233,6 +251,13 @@ def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunRe
         settings=settings,
         splits=splits,
         data_sha256={str(name): str(sha) for name, sha in content["data_sha256"].items()},
+        unknown_share={
+            str(name): config.read_value("unknown_share", share, float)
+            for name, share in content.get("unknown_share", {}).items()
+        },
+        unofficial=config.read_value(
+            "unofficial", content.get("unofficial"), tuple[str, ...] | None
+        ),
         **{
             key: config.read_value(key, timing.get(key), float | None)
             for key in ("seconds", "examples_per_second")
@@ -240,16 +265,16 @@ def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunRe
     )
 
 
-_KEYS = {"format", "settings", "splits", "data_sha256"}
+_KEYS = {"format", "settings", "splits", "data_sha256", "unknown_share", "unofficial"}
 
 
 def find_run(
-    directory: Path, settings: RunSettings, *, data_sha256: Mapping[str, str] | None = None
+    directory: Path, settings: RunSettings, data: TaskData | None = None
 ) -> RunResult | None:
-    """The finished run in `directory`, None where there is none.
+    """Return the finished run in `directory`, or None if there is none.
 
-    Raises `ConfigError` where the folder holds a finished run with other settings (say, of another
-    model) or, if they are given, on other data: a new run would overwrite it.
+    Raises `ConfigError` if the folder has a finished run with other settings (for example of
+    another model) or, if `data` are given, on other data: a new run would overwrite it.
     """
     if not (directory / RESULT_FILE).is_file():
         return None
@@ -260,8 +285,13 @@ def find_run(
         raise ConfigError(
             f"{directory} holds a run with {key}={old!r}, not {new!r}; choose another --out"
         )
-    if data_sha256 is not None and run.data_sha256 != data_sha256:
-        raise ConfigError(f"{directory} holds a run on other data; choose another --out")
+    if data is None:
+        return run
+    if run.data_sha256 != data.sha256:
+        raise ConfigError(f"{directory} has a run on other data; choose another --out")
+    if run.unofficial != data.unofficial:  # stored by a version that checked less
+        run = replace(run, unofficial=data.unofficial)
+        _write_result(directory, run)
     return run
 
 

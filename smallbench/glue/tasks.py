@@ -256,6 +256,13 @@ TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 """Task name to row, in the order of the paper's columns."""
 
 
+NOT_MEASURED = {
+    "wnli": "its dev set contradicts its train set, and the paper's average is over the others",
+    "ax": "it is a diagnostic test set without train rows; the MNLI model predicts it",
+}
+"""Parts of GLUE that are not tasks here, and why."""
+
+
 OWN_TASKS: dict[str, Task] = {}
 """Tasks of a user's own that this process has met, by name. They are shown beside GLUE's, and never
 part of an average."""
@@ -268,6 +275,11 @@ def task_named(name: str) -> Task:
 
     Raises `ConfigError` with the nearest known name for an unknown one.
     """
+    if name in NOT_MEASURED:
+        raise ConfigError(
+            f"Task {name!r} is not measured: {NOT_MEASURED[name]}; expected one of: "
+            f"{', '.join(TASKS)}"
+        )
     known = {**TASKS, **OWN_TASKS}
     if name in known:
         return known[name]

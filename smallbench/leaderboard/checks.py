@@ -30,17 +30,16 @@ from smallbench.leaderboard.entry import Measured, link
 from smallbench.leaderboard.gold import Labels
 from smallbench.leaderboard.scores import ROBUST, RunScores, robust_departures
 from smallbench.leaderboard.submission import (
-    MARKUP,
     MAX_LINE_BYTES,
     MAX_PREDICTIONS_BYTES,
     Rejected,
     Submission,
     list_files,
     read_bytes,
-    show,
     trailer,
     unpack,
 )
+from smallbench.leaderboard.text import MARKUP, show
 
 Verdict = Literal["passed", "flagged", "not done", "rejected"]
 
@@ -447,7 +446,7 @@ def copied_answers(
             for folder, path in copies:
                 others = [copy for copy in copies if copy[0] != folder]
                 if folder in folders and others and _is_varied(_answers(folder / path)):
-                    reason = f"{path} equals {others[0][0].name}/{others[0][1]}"
+                    reason = f"{path} equals {show(others[0][0].name)}/{others[0][1]}"
                     findings.setdefault(folder, []).append(Finding("copies", "flagged", reason))
     return findings
 

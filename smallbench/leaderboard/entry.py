@@ -255,6 +255,8 @@ class StoredRun:
     epochs: int
     predictions: Mapping[str, str]
     """Dev split to its file below the entry's folder."""
+    pretraining_seed: int | None = None
+    """If the entry measures several pretrainings of its recipe; None: `pretrain.seed`."""
 
 
 SECTIONS: dict[str, type] = {
@@ -350,10 +352,17 @@ def write_entry(
     for path, content in (predictions or {}).items():
         files.write_bytes(folder / path, content)
     if runs:
-        files.write_text(folder / RUNS_FILE, _lines(map(config.to_dict, runs)))
+        files.write_text(folder / RUNS_FILE, _lines(map(_run_to_dict, runs)))
     if train_log:
         files.write_text(folder / LOG_FILE, _lines(train_log))
     files.write_json(folder / ENTRY_FILE, entry_to_dict(entry))
+
+
+def _run_to_dict(run: StoredRun) -> dict[str, Any]:
+    content = config.to_dict(run)
+    if run.pretraining_seed is None:
+        del content["pretraining_seed"]
+    return content
 
 
 def _lines(records: Iterable[Mapping[str, Any]]) -> str:

@@ -12,7 +12,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cache as remembered
 from functools import lru_cache
+from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,7 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from smallbench import __version__, files
+from smallbench import files
 from smallbench.errors import DataError
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import statistics, submission
@@ -45,6 +47,7 @@ from smallbench.leaderboard.submission import (
     read_bytes,
     read_files,
 )
+from smallbench.leaderboard.text import show
 
 VERIFIED_FILE = "verified.json"
 """Beside the entries' folders, written by the board's keepers: slug to the fingerprint of the
@@ -215,7 +218,7 @@ def report(evaluation: Evaluation) -> str:
             low, high = view.interval.low, view.interval.high
             average = f"AVG {view.average:.2f} ({low:.2f} to {high:.2f})"
         lines.append(f"{view.name}: {average}; {', '.join(cells) or 'nothing scored'}")
-    name = evaluation.folder.name
+    name = show(evaluation.folder.name)
     verdict = "rejected" if evaluation.rejected else f"accepted as {evaluation.tier}"
     return "\n".join([*lines, f"{name}: {verdict}"])
 
@@ -223,7 +226,7 @@ def report(evaluation: Evaluation) -> str:
 def report_dict(evaluation: Evaluation) -> dict[str, Any]:
     """The same as JSON-ready values."""
     return {
-        "slug": evaluation.folder.name,
+        "slug": show(evaluation.folder.name),
         "rejected": evaluation.rejected,
         "tier": evaluation.tier,
         "sha256": evaluation.sha256,
@@ -243,7 +246,22 @@ def report_dict(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _key(sha256: str, gold: Gold) -> str:
-    return hashlib.sha256(f"{__version__} {_gold_key(gold)} {sha256}".encode()).hexdigest()
+    return hashlib.sha256(f"{code_sha256()} {_gold_key(gold)} {sha256}".encode()).hexdigest()
+
+
+@remembered
+def code_sha256() -> str:
+    """SHA-256 of the code that computes an evaluation: a changed check is never answered from the
+    cache.
+    """
+    sha = hashlib.sha256()
+    package = package_files("smallbench")
+    parts = [package, package / "leaderboard", package / "glue"]
+    for place in parts:
+        for file in sorted(place.iterdir(), key=lambda file: file.name):
+            if file.name.endswith((".py", ".json")):
+                sha.update(file.name.encode() + b"\n" + file.read_bytes())
+    return sha.hexdigest()
 
 
 @lru_cache(maxsize=4)
@@ -295,4 +313,5 @@ def _read(path: Path, folder: Path) -> Evaluation | None:
 
 def _task_score(cell: dict[str, Any]) -> TaskScore:
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in cell.items()}
+    values["pretrainings"] = tuple(tuple(pair) for pair in cell["pretrainings"])
     return TaskScore(**{**values, "interval": Interval(**cell["interval"])})

@@ -6,13 +6,23 @@ was before a write or after it, never a part.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
-from smallbench.errors import DataError
+from smallbench.errors import ConfigError, DataError
+from smallbench.files import parse_json
 from smallbench.storage.config import StorageConfig
+
+URL_LIKE = re.compile(
+    r"\s*[\"']?([A-Za-z][A-Za-z0-9+.-]*:/|(s3|s3a|s3n|gs|file|http|https|hdfs|az|abfs|r2|b2):)|.*://",
+    re.IGNORECASE | re.DOTALL,
+)
+BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}|arn:[a-z0-9-]+:s3[a-z0-9-]*:[^/]+[:/][^/]+")
+"""What botocore accepts; the ARN is that of an access point."""
 
 
 class NotFoundError(DataError):
@@ -79,17 +89,78 @@ class Storage(Protocol):
         ...
 
 
-def is_remote(url: str) -> bool:
-    """Whether `url` names a storage rather than a local path."""
-    return "://" in url
+def is_remote(location: str, *, name: str = "") -> bool:
+    """Return whether `location` is the URL of a storage rather than a local path or another name.
+
+    Everything that looks like a URL is one or is refused: an unset variable in it or a lost slash
+    would else make a local folder of it. Raises `ConfigError`; `name` is the flag to quote.
+    """
+    said = f"{name or 'location'} {location!r}"
+    if not location.strip():
+        raise ConfigError(f"{said} is empty; is a variable in it unset?")
+    if not URL_LIKE.match(location):
+        return False
+    expected = "expected s3://BUCKET/PREFIX, file:///PATH or a local path"
+    scheme, separator, rest = location.partition("://")
+    if scheme not in {"s3", "file"} or not separator:
+        raise ConfigError(f"{said} is not a storage's URL; {expected}")
+    if not location.isprintable() or location != location.strip():
+        raise ConfigError(f"{said} holds a space at an end or a control character; {expected}")
+    first, *others = rest.rstrip("/").split("/") if rest.strip("/") else [""]
+    if scheme == "file":
+        if first or not others:
+            raise ConfigError(f"{said} names no absolute path; {expected}")
+    elif not BUCKET.fullmatch(first):
+        what = f"the bucket {first!r} is not a valid name" if first else "the bucket is missing"
+        raise ConfigError(f"{said}: {what} (is a variable in it unset?); {expected}")
+    if {"", ".", ".."} & set(others):
+        raise ConfigError(
+            f"{said} has an empty part, '.' or '..' in its path (is a variable in it unset?); "
+            f"{expected}"
+        )
+    return True
+
+
+def check_path(path: Path, *, name: str) -> None:
+    """Raise `ConfigError` if a flag that takes a local path was given a URL."""
+    if URL_LIKE.match(str(path)):
+        raise ConfigError(f"{name} {str(path)!r} looks like a URL; expected a local path")
+
+
+def check_endpoint(
+    url: str, *, name: str = "endpoint_url", bucket: str = "", in_host: bool = True
+) -> None:
+    """Raise `ConfigError` if `url` is not the address of a store, or also names the bucket.
+
+    `in_host`: a host that begins with the bucket's name counts, too.
+    """
+    parts = urlsplit(url.strip())
+    if "@" in parts.netloc:
+        raise ConfigError(
+            f"{name} holds credentials, which would be printed; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY instead"
+        )
+    try:
+        is_address = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is not a number
+        is_address = False
+    if not is_address or url != url.strip() or parts.query or parts.fragment:
+        raise ConfigError(f"{name} {url!r} is not an address; expected https://HOST[:PORT]")
+    host, last = parts.hostname or "", parts.path.rstrip("/").rpartition("/")[2]
+    if bucket and (last == bucket or (in_host and host.startswith(f"{bucket.lower()}."))):
+        raise ConfigError(
+            f"{name} {url!r} already holds the bucket's name {bucket!r}, which would be added a "
+            "second time; leave it out of the address (or set --addressing_style=path, if the "
+            "host only happens to be named like the bucket)"
+        )
 
 
 def open_storage(url: str, config: StorageConfig | None = None) -> Storage:
     """The storage at `s3://BUCKET/PREFIX`, `file:///PATH` or a local path; nothing is asked yet.
 
-    Raises `ConfigError` for any other URL.
+    Raises `ConfigError` for everything else that looks like a URL.
     """
-    if url.startswith("s3://"):
+    if is_remote(url, name="storage") and url.startswith("s3://"):
         from smallbench.storage.s3 import S3Storage
 
         return S3Storage(url, config or StorageConfig())
@@ -98,6 +169,12 @@ def open_storage(url: str, config: StorageConfig | None = None) -> Storage:
     return LocalStorage(url)
 
 
+def get_json(storage: Storage, key: str) -> dict[str, Any]:
+    """Return the JSON object that is stored as `key`; raise `DataError` if it is something else."""
+    return parse_json(storage.get(key), f"{storage.url}/{key}")
+
+
 def join(url: str, *parts: str) -> str:
-    """`url` with further parts of a path."""
+    """`url` with further parts of a path; raises `ConfigError` as `is_remote` does."""
+    is_remote(url)
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
-from smallbench.errors import ConfigError, CredentialsError, UnavailableError
-from smallbench.files import TEMPORARY_MARK, sync_directory, sync_file, temporary_sibling
-from smallbench.storage.base import AlreadyExistsError, NotFoundError, Stored
+from smallbench.errors import ConfigError, UnavailableError
+from smallbench.files import (
+    TEMPORARY_MARK,
+    TRANSIENT,
+    sync_directory,
+    sync_file,
+    temporary_sibling,
+    write_error,
+    write_errors_explained,
+)
+from smallbench.retry import retried
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Stored, is_remote
+
+T = TypeVar("T")
+
+UNFINISHED = re.compile(rf".*{re.escape(TEMPORARY_MARK)}[0-9a-f]{{12}}")
+"""Names that `temporary_sibling` makes."""
 
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 """What link(2) says on file systems such as FAT and most that are mounted through FUSE."""
@@ -22,35 +38,35 @@ NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 class LocalStorage:
     """Objects are files; each appears by a rename, or, where it must be new, by a hard link."""
 
-    def __init__(self, url: str) -> None:
-        if "://" in url and not url.startswith("file:///"):
-            raise ConfigError(
-                f"storage {url!r} is not known; expected s3://BUCKET/PREFIX, file:///PATH or a path"
-            )
-        self._root = Path(url.removeprefix("file://")).absolute()
-        self.url = str(self._root)
+    def __init__(self, url: str | Path) -> None:
+        if isinstance(url, str):
+            is_remote(url, name="storage")
+            url = url.removeprefix("file://")
+        self.root = Path(url).absolute()
+        self.url = str(self.root)
 
     def list(self, prefix: str = "") -> list[Stored]:
         """All objects whose key begins with `prefix`, sorted by key."""
-        found = []
-        with _explained(self.url):
-            for folder, _, names in os.walk(self._root, onerror=_unless_missing):
-                for name in names:
-                    path = Path(folder) / name
-                    key = path.relative_to(self._root).as_posix()
-                    if not key.startswith(prefix) or TEMPORARY_MARK in key:
-                        continue
-                    try:
-                        status = path.stat()
-                    except FileNotFoundError:  # deleted since
-                        continue
-                    found.append(Stored(key, status.st_size, status.st_mtime))
+        top = self.root / prefix.rpartition("/")[0]
+        found = self._read(lambda: list(self._walk(top, prefix)))
         return sorted(found, key=lambda stored: stored.key)
+
+    def _walk(self, top: Path, prefix: str) -> Iterator[Stored]:
+        for folder, _, names in os.walk(top, onerror=_unless_missing):
+            for name in names:
+                path = Path(folder) / name
+                key = path.relative_to(self.root).as_posix()
+                if not key.startswith(prefix) or TEMPORARY_MARK in key:
+                    continue
+                try:
+                    status = path.stat()
+                except FileNotFoundError:  # deleted since
+                    continue
+                yield Stored(key, status.st_size, status.st_mtime)
 
     def get(self, key: str) -> bytes:
         """A small object's content; raises `NotFoundError`."""
-        with _explained(self.url, key):
-            return self._path(key).read_bytes()
+        return self._read(self.path(key).read_bytes, key)
 
     def put(self, key: str, content: bytes, *, only_new: bool = False) -> None:
         """Write a small object; with `only_new`, raise `AlreadyExistsError` where there is one."""
@@ -60,8 +76,7 @@ class LocalStorage:
     def num_bytes(self, key: str) -> int | None:
         """Size of an object; None where there is none."""
         try:
-            with _explained(self.url, key):
-                return self._path(key).stat().st_size
+            return self._read(self.path(key).stat, key).st_size
         except NotFoundError:
             return None
 
@@ -76,22 +91,29 @@ class LocalStorage:
 
     def download(self, key: str, path: Path) -> None:
         """Write an object of any size to a file, in place; raises `NotFoundError`."""
-        with _explained(self.url, key):
-            source = self._path(key).open("rb")
-        # From here on nothing that is missing is the object.
-        with source, path.open("wb") as target, _explained(self.url, key):
-            shutil.copyfileobj(source, target)
+
+        def copy() -> None:
+            with (
+                self.path(key).open("rb") as source,
+                write_errors_explained(path.parent),
+                path.open("wb") as target,
+            ):
+                shutil.copyfileobj(source, target)
+
+        if not path.parent.is_dir():  # the caller's fault; below, a missing file is the object
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+        self._read(copy, key)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects and the directories that this empties."""
         with _explained(self.url):
             for key in keys:
-                self._path(key).unlink(missing_ok=True)
-                self._remove_empty_parents(self._path(key))
+                self.path(key).unlink(missing_ok=True)
+                self._remove_empty_parents(self.path(key))
 
     def _remove_empty_parents(self, path: Path) -> None:
         for parent in path.parents:
-            if parent == self._root:
+            if parent == self.root:
                 break
             try:
                 parent.rmdir()
@@ -101,42 +123,64 @@ class LocalStorage:
     def abort_uploads(self, prefix: str = "", *, older_than_seconds: float = 0) -> int:
         """Delete what killed writers left, directories that they had just emptied too.
 
-        How many files there were.
+        Returns how many files or unfinished directories there were.
         """
         count = 0
         with _explained(self.url):
-            for path in list(self._root.rglob(f"*{TEMPORARY_MARK}*")):
-                key = path.relative_to(self._root).as_posix()
+            for path in self._unfinished(prefix):
+                key = path.relative_to(self.root).as_posix()
                 try:
                     age_seconds = time.time() - path.stat().st_mtime
                     if key.startswith(prefix) and age_seconds >= older_than_seconds:
-                        path.unlink()
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
                         self._remove_empty_parents(path)
                         count += 1
                 except FileNotFoundError:  # its writer has just finished
                     continue
-            for folder, _, _ in os.walk(self._root, topdown=False, onerror=_unless_missing):
-                key = Path(folder).relative_to(self._root).as_posix()
+            top = self.root / prefix.rpartition("/")[0]
+            for folder, _, _ in os.walk(top, topdown=False, onerror=_unless_missing):
+                key = Path(folder).relative_to(self.root).as_posix()
                 if key != "." and key.startswith(prefix):
                     # Not empty, or needed after all: its writer makes it again.
                     with suppress(OSError):
-                        self._path(key).rmdir()
+                        self.path(key).rmdir()
         return count
 
-    def check(self) -> None:
-        """Make the directory, and write to it."""
-        with _explained(self.url):
-            self._root.mkdir(parents=True, exist_ok=True)
-            probe = temporary_sibling(self._root / "probe")
-            probe.touch()
-            probe.unlink()
+    def _unfinished(self, prefix: str) -> Sequence[Path]:
+        found: Sequence[Path] = []
+        top = self.root / prefix.rpartition("/")[0]
+        for folder, folders, names in os.walk(top, onerror=_unless_missing):
+            marked = [name for name in (*folders, *names) if UNFINISHED.fullmatch(name)]
+            found = [*found, *(Path(folder) / name for name in marked)]
+            folders[:] = [name for name in folders if name not in marked]
+        return found
 
-    def _path(self, key: str) -> Path:
-        return self._root / key
+    def check(self) -> None:
+        """Make the directory, write to it, and read back what was written."""
+        content = b"smallbench may write here\n"
+        with _explained(self.url):
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = temporary_sibling(self.root / "probe")
+            try:
+                probe.write_bytes(content)
+                if probe.read_bytes() != content:
+                    raise UnavailableError(f"{self.url} does not return what was written to it")
+            finally:
+                with suppress(OSError):
+                    probe.unlink()
+
+    def path(self, key: str) -> Path:
+        """The file of an object."""
+        return self.root / key
+
+    def _read(self, read: Callable[[], T], key: str = "") -> T:
+        """Return `read()`, repeated after errors that often pass."""
+        with _explained(self.url, key):
+            return retried(read, lambda e: isinstance(e, OSError) and e.errno in TRANSIENT)
 
     @contextmanager
     def _written(self, key: str, *, only_new: bool) -> Iterator[Path]:
-        path = self._path(key)
+        path = self.path(key)
         with _explained(self.url, key):
             temporary = _fresh_file_beside(path)
             try:
@@ -148,7 +192,8 @@ class LocalStorage:
                     temporary.replace(path)
                 sync_directory(path.parent)
             finally:
-                temporary.unlink(missing_ok=True)
+                with suppress(OSError):  # the disk may be gone
+                    temporary.unlink(missing_ok=True)
 
     def _link(self, temporary: Path, path: Path) -> None:
         """Unlike a rename, a hard link never replaces."""
@@ -201,14 +246,18 @@ def _explained(url: str, key: str = "") -> Iterator[None]:
         raise ConfigError(
             f"{where}: {error.filename} is a file where a directory is needed, or the reverse"
         ) from None
-    except PermissionError:
-        raise CredentialsError(
-            f"{where} may not be read or written by this user; change its permissions"
+    except PermissionError as error:
+        raise UnavailableError(
+            f"{where} may not be read or written by this user ({error.strerror}); change its "
+            "permissions"
         ) from None
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UnavailableError(f"no space is left for {where}") from None
-        raise UnavailableError(f"{where} cannot be reached ({error})") from None
+        if explained := write_error(error, Path(url)):
+            raise explained from None
+        raise UnavailableError(
+            f"{where} could not be read or written ({error.strerror or error}); check the disk "
+            "and its mount"
+        ) from None
 
 
 def _unless_missing(error: OSError) -> None:

@@ -7,18 +7,25 @@ import contextlib
 import datetime
 import functools
 import hashlib
-import random
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from smallbench.errors import ConfigError, CredentialsError, UnavailableError
-from smallbench.storage.base import AlreadyExistsError, NotFoundError, Stored
+from smallbench.retry import retried
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Stored, check_endpoint
 from smallbench.storage.config import StorageConfig
+from smallbench.storage.s3_answers import (
+    NOT_OFFERED,
+    MomentaryError,
+    answer_error,
+    check_answer,
+    code_of,
+    deletion_error,
+    silence_error,
+)
 
 PART_BYTES = 8 << 20
 """Size of a multipart upload's parts; smaller files travel in one request. S3 allows 10,000 parts:
@@ -37,31 +44,7 @@ REQUEST_ATTEMPTS = 2
 """By botocore, 0.05 s apart at most."""
 DOWNLOAD_ATTEMPTS = 2
 """By s3transfer, of a part whose body broke off; each is REQUEST_ATTEMPTS requests."""
-RETRY_DELAYS_SECONDS = (1, 2, 4)
-"""By us, of whole calls that failed at once; upper bounds of what is drawn."""
-
-REFUSED = {
-    "AccessDenied",
-    "AllAccessDisabled",
-    "ExpiredToken",
-    "Forbidden",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-    "RequestTimeTooSkewed",
-}
-MISADDRESSED = {
-    "AuthorizationHeaderMalformed",  # signed for another region
-    "IllegalLocationConstraintException",
-    "InvalidBucketName",
-    "PermanentRedirect",
-}
-
 T = TypeVar("T")
-
-
-class _MomentaryError(UnavailableError):
-    """Refused connection, cut body, 5xx: it came at once, so that asking again costs little."""
 
 
 class S3Storage:
@@ -81,6 +64,10 @@ class S3Storage:
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
         self._config = config
         self._compares = True
+        """Whether the store knows conditional writes."""
+        self._has_read = False
+        """Whether a request without a body has succeeded: the credentials are right."""
+        self._said: set[str] = set()
         self._transfer = TransferConfig(
             multipart_threshold=PART_BYTES,
             multipart_chunksize=PART_BYTES,
@@ -119,12 +106,10 @@ class S3Storage:
             )
         except (BotoCoreError, ValueError) as error:
             raise ConfigError(f"storage {self.url}: {error}") from None
-        if "@" in urlsplit(client.meta.endpoint_url).netloc:
-            raise ConfigError(
-                f"storage {self.url}: the endpoint's URL holds credentials, which would be "
-                "printed; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
-            )
+        in_host = self._config.addressing_style != "path"
+        check_endpoint(client.meta.endpoint_url, bucket=self._bucket, in_host=in_host)
         client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+        client.meta.events.register("after-call.s3", check_answer)
         return client
 
     def list(self, prefix: str = "") -> list[Stored]:
@@ -139,7 +124,9 @@ class S3Storage:
                 if key := item["Key"].removeprefix(self._prefix):
                     yield Stored(key, item["Size"], item["LastModified"].timestamp())
 
-        return self._asked(lambda: sorted(ask(), key=lambda stored: stored.key))
+        found = self._asked(lambda: sorted(ask(), key=lambda stored: stored.key))
+        self._has_read = True
+        return found
 
     def get(self, key: str) -> bytes:
         """A small object's content; raises `NotFoundError`."""
@@ -167,7 +154,7 @@ class S3Storage:
             try:
                 self._client.put_object(**self._named(key), Body=content, IfNoneMatch="*")
             except ClientError as error:
-                code = _code(error)
+                code = code_of(error)
                 if code == "NotImplemented":
                     self._compares = False
                     return
@@ -185,10 +172,9 @@ class S3Storage:
 
     def _put_unconditionally(self, key: str, content: bytes) -> None:
         """For stores without conditional writes: look, then write."""
-        print(
+        self._say_once(
             f"{self.url} knows no conditional writes (IfNoneMatch): two writers that commit in the "
-            "same moment would not notice each other",
-            file=sys.stderr,
+            "same moment would not notice each other"
         )
         if self.num_bytes(key) is not None:
             raise AlreadyExistsError(f"{self.url}/{key} exists already")
@@ -226,11 +212,23 @@ class S3Storage:
             self._asked(functools.partial(self._delete_some, keys[first : first + 1000]))
 
     def _delete_some(self, keys: Sequence[str]) -> None:
+        from botocore.exceptions import ClientError
+
         named = {"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True}
-        response = self._client.delete_objects(Bucket=self._bucket, Delete=named)
-        for error in response.get("Errors", ()):
-            kind = CredentialsError if error.get("Code") in REFUSED else _MomentaryError
-            raise kind(f"{self.url}: {error.get('Key')} was not deleted ({error.get('Code')})")
+        try:
+            response = self._client.delete_objects(Bucket=self._bucket, Delete=named)
+        except ClientError as error:
+            if code_of(error) not in NOT_OFFERED:
+                raise
+            self._say_once(
+                f"{self.url} cannot delete several objects at once ({code_of(error)}); they are "
+                "deleted one by one"
+            )
+            for key in keys:
+                self._client.delete_object(**self._named(key))
+            return
+        for refused in response.get("Errors", ()):
+            raise deletion_error(refused, self.url)
 
     def abort_uploads(self, prefix: str = "", *, older_than_seconds: float = 0) -> int:
         """Abort multipart uploads that began so long ago; how many there were."""
@@ -240,7 +238,16 @@ class S3Storage:
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
-            return [upload for page in pages for upload in page.get("Uploads", ())]
+            try:
+                return [upload for page in pages for upload in page.get("Uploads", ())]
+            except ClientError as error:
+                if code_of(error) not in NOT_OFFERED:
+                    raise
+                self._say_once(
+                    f"{self.url} cannot list unfinished uploads ({code_of(error)}); parts that "
+                    "killed uploads leave there are not deleted"
+                )
+                return []
 
         def abort(upload: dict[str, Any]) -> None:
             try:
@@ -248,7 +255,7 @@ class S3Storage:
                     Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                 )
             except ClientError as error:
-                if _code(error) != "NoSuchUpload":  # finished or aborted since
+                if code_of(error) != "NoSuchUpload":  # finished or aborted since
                     raise
 
         begun_before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(
@@ -264,11 +271,15 @@ class S3Storage:
 
         A store that ignores the condition of a conditional write is found out, too.
         """
-        probe = f".probe-{uuid4().hex[:12]}"
+        probe, content = f".probe-{uuid4().hex[:12]}", b"smallbench may write here\n"
         self.list(probe)
-        self.put(probe, b"smallbench may write here\n")
+        self.put(probe, content)
         try:
-            self.get(probe)
+            if self.get(probe) != content or self.num_bytes(probe) != len(content):
+                raise UnavailableError(
+                    f"{self.url} does not return what was written to it; is --endpoint_url the "
+                    "store's own address?"
+                )
             if self._compares:
                 self.put(probe, b"this must not be written\n", only_new=True)
                 self._compares = False
@@ -281,32 +292,31 @@ class S3Storage:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
     def _asked(self, ask: Callable[[], T], key: str = "") -> T:
-        """What `ask` returns, asked again where the store was out of order for a moment."""
-        delays = iter(RETRY_DELAYS_SECONDS)
-        while True:
-            try:
-                with self._explained(f"{self.url}/{key}" if key else self.url):
-                    return ask()
-            except _MomentaryError:
-                delay = next(delays, None)
-                if delay is None:
-                    raise
-            except CredentialsError:
-                self._connection = None  # the next call looks for renewed keys
-                raise
-            time.sleep(random.uniform(delay / 2, delay))  # noqa: S311 - jitter, not a secret
+        """What `ask` returns, asked again if the store was out of order for a moment."""
+
+        def explained() -> T:
+            with self._explained(f"{self.url}/{key}" if key else self.url):
+                return ask()
+
+        try:
+            return retried(explained, lambda error: isinstance(error, MomentaryError))
+        except CredentialsError:
+            self._connection = None  # the next call looks for renewed keys
+            raise
 
     @contextlib.contextmanager
     def _explained(self, where: str) -> Iterator[None]:
         """The protocol's errors for those of boto3 and all that it is made of."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
         from s3transfer.exceptions import S3DownloadFailedError, S3ValidationError
         from urllib3.exceptions import HTTPError
 
+        silent = (BotoCoreError, HTTPError, ConnectionError, TimeoutError, ResponseParserError)
         try:
             yield
-        except (BotoCoreError, HTTPError, ConnectionError, TimeoutError) as error:
+        except silent as error:
             raise self._failed(error, where) from None
         except ClientError as error:
             raise self._answered(error, where) from None
@@ -317,63 +327,35 @@ class S3Storage:
             raise self._failed(cause, where) from None
         except (S3DownloadFailedError, S3ValidationError) as error:
             # The object was replaced while its parts were read.
-            raise _MomentaryError(f"{where}: {error}") from None
+            raise MomentaryError(f"{where}: {error}") from None
 
     def _failed(self, error: BaseException, where: str) -> Exception:
-        """For a request that got no answer."""
-        from botocore import exceptions as boto
-
-        no_credentials = (
-            boto.CredentialRetrievalError,
-            boto.NoCredentialsError,
-            boto.PartialCredentialsError,
-            boto.SSOError,
-            boto.TokenRetrievalError,
-        )
-        if isinstance(error, no_credentials):
-            return CredentialsError(
-                f"no usable credentials for {self.url} ({error}); set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            )
-        if isinstance(error, boto.ParamValidationError):
-            return ConfigError(f"{where}: {' '.join(str(error).split())}")
-        if isinstance(error, boto.HTTPClientError) and isinstance(
-            error.kwargs.get("error"), ValueError
-        ):
-            # Its text quotes the header, and so the credential.
-            return CredentialsError(
-                f"{where}: the credentials cannot be sent in an HTTP header; is there a line end "
-                "in an access key or a session token?"
-            )
-        if isinstance(error, (boto.ConnectTimeoutError, boto.ReadTimeoutError, TimeoutError)):
-            return UnavailableError(f"{where}: no answer from the store ({error})")
-        return _MomentaryError(f"{where} cannot be reached ({error})")
+        return silence_error(error, where, endpoint=self._endpoint())
 
     def _answered(self, error: Any, where: str) -> Exception:
-        """For an answer that is an error."""
-        code = _code(error)
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code, status = code_of(error), error.response["ResponseMetadata"]["HTTPStatusCode"]
         if code == "NoSuchKey" or (code in {"404", "NotFound"} and self._has_bucket()):
             return NotFoundError(f"{where} does not exist")
         if status == 404 and code in {"404", "NotFound", "NoSuchBucket"}:
             return UnavailableError(
-                f"{self.url}: there is no bucket {self._bucket!r} at "
-                f"{self._client.meta.endpoint_url}; create it, or correct the name or the address"
+                f"{self.url}: there is no bucket {self._bucket!r} at {self._endpoint()}; create "
+                "it, or correct the name or the address"
             )
-        if code == "PreconditionFailed":
-            return AlreadyExistsError(f"{where} exists already")
-        if code in REFUSED or status in {401, 403}:
-            return CredentialsError(
-                f"{where}: access was refused ({code or status}); check the credentials and the "
-                "bucket's policy (docs/operations.md lists what a run needs)"
-            )
-        said = f"{where}: the store answered {status} {code}"
-        if code in MISADDRESSED:
-            return ConfigError(f"{said}; check the bucket's name, its region and the endpoint")
-        # 409: another conditional write was under way; 408 and 429: too slow and too fast.
-        if status >= 500 or status in {408, 409, 429} or code == "RequestTimeout":
-            return _MomentaryError(said)
-        return UnavailableError(f"{said}; some stores want --checksum_mode when_required")
+        return answer_error(
+            error,
+            where,
+            endpoint=self._endpoint(),
+            adds_checksums=self._config.checksum_mode == "when_supported",
+            has_read=self._has_read,
+        )
+
+    def _endpoint(self) -> str:
+        return str(self._client.meta.endpoint_url)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            print(text, file=sys.stderr)
 
     def _has_bucket(self) -> bool:
         """Whether the bucket exists: the answer to a HEAD does not say what it did not find."""
@@ -383,15 +365,10 @@ class S3Storage:
             try:
                 self._client.head_bucket(Bucket=self._bucket)
             except ClientError as error:
-                if _code(error) not in {"404", "NotFound", "NoSuchBucket"}:
+                if code_of(error) not in {"404", "NotFound", "NoSuchBucket"}:
                     raise
                 return False
         return True
-
-
-def _code(error: Any) -> str:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    return "PreconditionFailed" if code == "412" else code
 
 
 def _add_md5(params: dict[str, Any], **_: Any) -> None:

@@ -1,63 +1,64 @@
-"""Checkpoints on a local disk: complete or absent, hashed, and verified before they are used.
+"""Checkpoints in a run directory or in a storage: complete or absent, hashed, verified before use.
 
-    RUN_DIR/checkpoints/step-0000012000/attempt-0001/…   data, written beside and renamed
-    RUN_DIR/commits/step-0000012000.json                 the manifest; its presence is the commit
+    checkpoints/step-0000012000/attempt-0001/…   data, below the attempt that wrote it
+    commits/step-0000012000.json                 the manifest; its presence is the commit
+    damaged/step-0000012000.json                 a manifest whose data do not match it
 
 The manifest is written last and holds the size and SHA-256 of each file and of itself, so a killed
-save leaves nothing that looks like a checkpoint, and a damaged one is passed over. A storage holds
-the same layout, see `train.remote`.
+save leaves nothing that looks like a checkpoint. One class works on both places, since a run
+directory is a storage too. What cannot be read is never taken for damaged: `UnavailableError`
+passes through everything here.
 """
 
 from __future__ import annotations
 
-import errno
+import json
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from smallbench.config import digest
-from smallbench.errors import DataError, UnavailableError
+from smallbench.errors import ConflictError, DataError, UnavailableError
 from smallbench.files import (
-    TEMPORARY_MARK,
-    read_json,
     sha256_file,
     sync_directory,
     sync_file,
     temporary_sibling,
     write_bytes,
-    write_json,
+    write_errors_explained,
+)
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
+from smallbench.storage.local import LocalStorage
+from smallbench.train.manifest import (
+    METRICS,
+    DamagedError,
+    OtherVersionError,
+    attempt_name,
+    check_file,
+    parse_manifest,
+    sealed,
+    step_name,
+    step_of,
 )
 from smallbench.train.randomness import restore_random_state
 from smallbench.train.weights import load_distinct
 
-SCHEMA_VERSION = 3
-"""1 kept the optimizer's state by number instead of by name, and no hash of the manifest; 2 kept
-Adam's moments alone."""
+FILES_AT_ONCE = 2
+"""Of an upload: while one is begun or ended, which are requests that carry nothing, the other one's
+parts are on the way."""
 
-SEAL = "manifest_sha256"
-
-METRICS = "metrics.jsonl"
-"""The run's records up to the checkpoint's step, in each checkpoint: a machine with an empty disk
-continues them too."""
-
-
-def step_name(step: int) -> str:
-    """`step-0000012000`: zero-padded, so that names sort as numbers do."""
-    return f"step-{step:010d}"
-
-
-def step_of(name: str) -> int:
-    """The step of a commit's file name or key."""
-    return int(Path(name).name.split(".")[0].removeprefix("step-"))
+CLEANED = ("checkpoints/", "commits/", "damaged/", "attempts/", "lease.json", "run.json")
+"""Where killed writers of a run directory leave unfinished files; the rest is not ours alone."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Retention:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint whose files were found to match their hashes."""
+    """A committed checkpoint on the local disk whose files were found to match their hashes."""
 
     directory: Path
     manifest: Mapping[str, Any]
@@ -125,29 +126,159 @@ def random_prefix(rank: int) -> str:
 
 
 class CheckpointStore:
-    """The checkpoints of one run directory. One writer at a time (the run's lock sees to it).
+    """The checkpoints below a run directory (a `Path`) or a storage's URL.
 
-    `is_in_use(step)` protects checkpoints that are being uploaded from pruning.
+    One writer at a time: `assert_owned` raises `ConflictError` if another process has become the
+    writer, and is asked before every commit and every deletion of uncommitted data (a run
+    directory has a lock instead). `is_in_use(step)` protects checkpoints from pruning.
     """
 
     def __init__(
         self,
-        run_dir: Path,
+        place: Path | Storage,
         *,
         attempt: int = 1,
         retention: Retention | None = None,
         is_in_use: Callable[[int], bool] = lambda step: False,
+        assert_owned: Callable[[], None] = lambda: None,
     ) -> None:
-        self.run_dir = run_dir
-        self._data = run_dir / "checkpoints"
-        self._commits = run_dir / "commits"
+        self.storage = LocalStorage(place) if isinstance(place, Path) else place
+        local = self.storage.root if isinstance(self.storage, LocalStorage) else None
+        self._directory = place if isinstance(place, Path) else local
         self._attempt = attempt
         self._retention = retention or Retention()
         self._is_in_use = is_in_use
+        self._assert_owned = assert_owned
+        self._uploaded: set[str] = set()
+        """Keys that this process has uploaded: what lies there from before may be damaged."""
+
+    def __str__(self) -> str:
+        return str(self._directory or self.storage.url)
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory; only of a store that was opened with one."""
+        assert self._directory is not None, f"{self} is no run directory"
+        return self._directory
+
+    # Both places
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first."""
-        return sorted(step_of(p.name) for p in self._commits.glob("step-*.json"))
+        keys = [stored.key for stored in self.storage.list("commits/step-")]
+        return sorted(step_of(key) for key in keys if re.fullmatch(r"commits/step-\d+\.json", key))
+
+    def manifest(self, step: int) -> dict[str, Any]:
+        """The manifest of a commit; raises as `check_manifest` does, `NotFoundError` if pruned."""
+        return self._manifest(_commit(step))
+
+    def _manifest(self, key: str) -> dict[str, Any]:
+        return parse_manifest(self.storage.get(key), f"{self}/{key}")
+
+    def refuse_other_versions(self) -> None:
+        """Raise `OtherVersionError` if another release wrote one of the checkpoints."""
+        for step in self.steps():
+            try:
+                self.manifest(step)
+            except (DamagedError, NotFoundError):
+                continue
+
+    def verify(self, step: int) -> None:
+        """Read every file of a checkpoint; raises `DamagedError` naming what does not match."""
+        manifest = self.manifest(step)
+        for name, expected in manifest["files"].items():
+            if self._directory:
+                check_file(self._directory / manifest["directory"] / name, expected)
+                continue
+            with tempfile.TemporaryDirectory(prefix="smallbench-verify-") as folder:
+                self._fetch(manifest, name, Path(folder) / name)
+
+    def _fetch(self, manifest: Mapping[str, Any], name: str, path: Path) -> None:
+        """Download a file of a checkpoint, and once more if it does not match its hash.
+
+        The second time excludes that the network's fault is taken for the checkpoint's.
+        """
+        key = f"{manifest['directory']}/{name}"
+        for is_last in (False, True):
+            try:
+                self.storage.download(key, path)
+                check_file(path, manifest["files"][name])
+                return
+            except NotFoundError:
+                raise DamagedError(f"{self}/{key} is missing") from None
+            except DamagedError as error:
+                if is_last:
+                    raise DamagedError(
+                        f"{self}/{key} does not match its manifest ({error})"
+                    ) from None
+
+    def quarantine(self, step: int) -> None:
+        """No longer count a damaged checkpoint as one; its files stay, for a closer look."""
+        try:
+            content = self.storage.get(_commit(step))
+        except NotFoundError:  # pruned meanwhile
+            return
+        self.storage.put(f"damaged/{step_name(step)}.json", content)
+        self.storage.delete([_commit(step)])
+
+    def quarantined(self) -> list[str]:
+        """Keys of the manifests that were found damaged, in this or an earlier attempt."""
+        # Earlier releases renamed them in a run directory.
+        renamed = [s.key for s in self.storage.list("commits/") if s.key.endswith(".damaged")]
+        return [stored.key for stored in self.storage.list("damaged/step-")] + renamed
+
+    def prune(self, *retentions: Retention) -> list[int]:
+        """Delete what neither the store's own retention nor another asks for, and nobody uses.
+
+        Returns the steps that were deleted.
+        """
+        steps = self.steps()
+        asked = (self._retention, *retentions)
+        kept = set().union(*(retention.retained(steps) for retention in asked))
+        doomed = [step for step in steps if step not in kept and not self._is_in_use(step)]
+        for step in doomed:
+            # The manifest first: data without one is debris, a manifest without data is damage.
+            self.storage.delete([_commit(step)])
+            data = self.storage.list(f"checkpoints/{step_name(step)}/")
+            self.storage.delete([stored.key for stored in data])
+        return doomed
+
+    def clean_up(self) -> int:
+        """Delete what killed writers left; how many objects it was.
+
+        Only the owner may: every earlier attempt is known to be dead, so data of theirs without a
+        manifest will never get one.
+        """
+        kept = set()
+        for key in (*(s.key for s in self.storage.list("commits/")), *self.quarantined()):
+            try:
+                kept.add(self._manifest(key)["directory"])
+            except (DamagedError, OtherVersionError):  # which of them is meant, nobody can say
+                kept.add(f"checkpoints/{step_name(step_of(key))}")
+        debris = [
+            stored.key
+            for stored in self.storage.list("checkpoints/")
+            if not any(stored.key.startswith(f"{directory}/") for directory in kept)
+        ]
+        if debris:
+            self._assert_owned()
+            self.storage.delete(debris)
+        cleaned = (*CLEANED, "tokenizer", METRICS) if self._directory else ("",)
+        return len(debris) + sum(self.storage.abort_uploads(prefix) for prefix in cleaned)
+
+    # A run directory
+
+    def newest(self, *, set_aside: bool = True) -> Checkpoint | None:
+        """`newest_checkpoint` of this run directory alone."""
+        return newest_checkpoint([self], self, quarantine=set_aside)
+
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of a step; raises `DamagedError` if its bytes do not match."""
+        manifest = self.manifest(step)
+        directory = self.run_dir / manifest["directory"]
+        for name, expected in manifest["files"].items():
+            check_file(directory / name, expected)
+        return Checkpoint(directory, manifest)
 
     def save(
         self,
@@ -158,14 +289,15 @@ class CheckpointStore:
     ) -> Checkpoint:
         """Write and commit the checkpoint of `manifest["step"]`; then prune older ones.
 
-        `random_states` are each process's generators. Raises `UnavailableError` where the disk is
+        `random_states` are each process's generators. Raises `UnavailableError` if the disk is
         full, and leaves no part of it.
         """
         step = int(manifest["step"])
         if step in self.steps():
-            return self._verified(self._commit(step), hashes=False)
-        final = self._data / step_name(step) / f"attempt-{self._attempt:04d}"
-        with self._new_directory(final) as temporary:
+            known = self.manifest(step)
+            return Checkpoint(self.run_dir / known["directory"], known)
+        directory = f"checkpoints/{step_name(step)}/{attempt_name(self._attempt)}"
+        with self._new_directory(directory) as temporary:
             save_file(dict(weights), temporary / "module.safetensors")
             with (temporary / "engine.pt").open("wb") as stream:
                 torch.save(dict(engine_state), stream)
@@ -182,39 +314,36 @@ class CheckpointStore:
             for path in sorted(temporary.iterdir()):
                 sync_file(path)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        content = sealed(
-            {
-                **manifest,
-                "attempt": self._attempt,
-                "directory": str(final.relative_to(self.run_dir)),
-                "files": files,
-            }
-        )
-        self._write_commit(step, content)
-        self.prune()
-        return Checkpoint(final, content)
+        content = {**manifest, "attempt": self._attempt, "directory": directory, "files": files}
+        content = sealed(content)
+        # The manifest last: its presence means that everything else is complete.
+        self.storage.put(_commit(step), _as_json(content))
+        try:
+            self.prune()
+        except UnavailableError as error:  # the next save tries again
+            print(f"old checkpoints could not be deleted: {error}", file=sys.stderr)
+        return Checkpoint(self.run_dir / directory, content)
 
-    def adopt(self, manifest: Mapping[str, Any], fetch: Callable[[str, Path], None]) -> Checkpoint:
-        """Commit here what was committed elsewhere; `fetch` writes a file of it by its name.
+    def download(self, step: int, source: CheckpointStore) -> Checkpoint:
+        """Copy a checkpoint of another store into this run directory.
 
-        Raises `DataError` where a file does not match the manifest.
+        Raises `DamagedError` if a file does not match the manifest.
         """
-        check_manifest(manifest)
-        step, final = int(manifest["step"]), self.run_dir / manifest["directory"]
-        with self._new_directory(final) as temporary:
-            for name, expected in manifest["files"].items():
-                fetch(name, temporary / name)
-                check_file(temporary / name, expected)
+        manifest = source.manifest(step)
+        with self._new_directory(manifest["directory"]) as temporary:
+            for name in manifest["files"]:
+                source._fetch(manifest, name, temporary / name)
                 sync_file(temporary / name)
-        self._write_commit(step, manifest)
-        return Checkpoint(final, manifest)
+        self.storage.put(_commit(step), _as_json(manifest))
+        return Checkpoint(self.run_dir / manifest["directory"], manifest)
 
     @contextmanager
-    def _new_directory(self, final: Path) -> Iterator[Path]:
-        """A directory that appears at `final`, flushed, if the block ends without an error."""
+    def _new_directory(self, key: str) -> Iterator[Path]:
+        """A directory that appears at `key`, flushed, if the block ends without an error."""
+        final = self.run_dir / key
         temporary = temporary_sibling(final)
         try:
-            with disk_space_explained(self.run_dir):
+            with write_errors_explained(self.run_dir):
                 temporary.mkdir(parents=True)
                 yield temporary
                 sync_directory(temporary)
@@ -226,118 +355,88 @@ class CheckpointStore:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _write_commit(self, step: int, content: Mapping[str, Any]) -> None:
-        # The manifest last: its presence means that everything else is complete.
-        with disk_space_explained(self.run_dir):
-            self._commits.mkdir(parents=True, exist_ok=True)
-            write_json(self._commit(step), content)
+    # A storage
 
-    def _commit(self, step: int) -> Path:
-        return self._commits / f"{step_name(step)}.json"
+    def upload(self, checkpoint: Checkpoint) -> None:
+        """Copy a local checkpoint here and commit it.
 
-    def __str__(self) -> str:
-        return str(self.run_dir)
+        Raises `ConflictError` if another writer owns the run or has committed this step with other
+        content.
+        """
+        manifest = checkpoint.manifest
+        names = {f"{manifest['directory']}/{name}": name for name in manifest["files"]}
+        sizes = {key: manifest["files"][name]["bytes"] for key, name in names.items()}
 
-    def newest(self, *, set_aside: bool = True) -> Checkpoint | None:
-        """`newest_of` this store alone."""
-        return newest_of([self], set_aside=set_aside)
+        def send(key: str) -> None:
+            if key not in self._uploaded:
+                self.storage.upload(checkpoint.directory / names[key], key)
+                self._uploaded.add(key)
+            if self._missing({key: sizes[key]}):  # what was acknowledged, is it there?
+                self._uploaded.discard(key)
+                raise UnavailableError(f"{self.storage.url}/{key} did not arrive whole")
 
-    def load(self, step: int) -> Checkpoint:
-        """The checkpoint of a step; raises `DataError` where it is damaged."""
-        return self._verified(self._commit(step))
-
-    def set_aside(self, step: int) -> None:
-        """No longer count a damaged checkpoint as one; its files stay, for a closer look."""
-        self._commit(step).rename(self._commit(step).with_suffix(".json.damaged"))
-
-    def num_set_aside(self) -> int:
-        """Checkpoints that were found damaged, in this or an earlier attempt."""
-        return len(list(self._commits.glob("*.damaged")))
-
-    def clean_up(self) -> None:
-        """Delete what killed saves left: unfinished directories and data without a manifest."""
-        committed = {step_name(step) for step in self.steps()}
-        committed |= {p.name.removesuffix(".json.damaged") for p in self._commits.glob("*.damaged")}
-        for directory in self._data.glob("step-*"):
-            if directory.name not in committed:
-                shutil.rmtree(directory)
-                continue
+        with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="upload") as pool:
+            list(pool.map(send, names))
+        self._assert_owned()
+        commit = _commit(checkpoint.step)
+        try:
+            self.storage.put(commit, _as_json(manifest), only_new=True)
             try:
-                kept = {
-                    self.run_dir / read_manifest(path)["directory"]
-                    for path in self._commits.glob(f"{directory.name}.*")
-                }
-            except DataError:  # which of them is meant, nobody can say
-                continue
-            for attempt in directory.iterdir():
-                if attempt not in kept:
-                    shutil.rmtree(attempt)
-        for folder in (self.run_dir, self._commits):
-            for unfinished in folder.glob(f"*{TEMPORARY_MARK}*"):
-                if unfinished.is_dir():
-                    shutil.rmtree(unfinished)
-                else:
-                    unfinished.unlink()
+                self._assert_owned()
+            except ConflictError:
+                # Taken over in this very moment, perhaps by somebody to whom the data was debris.
+                if self._missing(sizes):
+                    self.storage.delete([commit])
+                raise
+        except AlreadyExistsError:
+            if self.manifest(checkpoint.step)["files"] != manifest["files"]:
+                raise ConflictError(
+                    f"another writer has committed step {checkpoint.step:,} to {self.storage.url} "
+                    "with other content; start again to continue from there"
+                ) from None
 
-    def _verified(self, commit: Path, *, hashes: bool = True) -> Checkpoint:
-        manifest = read_manifest(commit)
-        directory = self.run_dir / manifest["directory"]
-        for name, expected in manifest["files"].items() if hashes else ():
-            check_file(directory / name, expected)
-        return Checkpoint(directory=directory, manifest=manifest)
+    def _missing(self, sizes: Mapping[str, int]) -> list[str]:
+        return [key for key, size in sizes.items() if self.storage.num_bytes(key) != size]
 
-    def prune(self) -> None:
-        """Delete what retention does not ask for and nobody uses."""
-        steps = self.steps()
-        for step in sorted(set(steps) - self._retention.retained(steps)):
-            if not self._is_in_use(step):
-                # The manifest first: data without one is debris, a manifest without data is damage.
-                self._commit(step).unlink()
-                shutil.rmtree(self._data / step_name(step), ignore_errors=True)
+    def discard(self, checkpoint: Checkpoint) -> None:
+        """Delete what has arrived of a checkpoint that will not be committed."""
+        if checkpoint.step in self.steps():  # it was, and only the answer was lost
+            return
+        stored = self.storage.list(f"{checkpoint.manifest['directory']}/")
+        self._uploaded -= {item.key for item in stored}
+        self.storage.delete([item.key for item in stored])
 
 
-class Place(Protocol):
-    """Where checkpoints may be: a run directory, or a storage. `str` names it for people."""
+def newest_checkpoint(
+    sources: Sequence[CheckpointStore], local: CheckpointStore, *, quarantine: bool = True
+) -> Checkpoint | None:
+    """Return the newest whole checkpoint of any source, on the local disk; None if there never was.
 
-    def steps(self) -> list[int]:
-        """Committed steps, oldest first."""
-        ...
-
-    def load(self, step: int) -> Checkpoint:
-        """The checkpoint of a step, verified; raises `DataError` where it is damaged."""
-        ...
-
-    def set_aside(self, step: int) -> None:
-        """No longer count a damaged checkpoint as one."""
-        ...
-
-    def num_set_aside(self) -> int:
-        """Checkpoints that were set aside."""
-        ...
-
-
-def newest_of(places: Sequence[Place], *, set_aside: bool = True) -> Checkpoint | None:
-    """The newest checkpoint that is whole in any place; None where there never was one.
-
-    Of one step the first place's is taken. A damaged one is passed over, loudly, and set aside
-    unless the caller only reads. Raises `DataError` when all are damaged.
+    Of one step the first source's is taken; others than `local` are copied there. A damaged one is
+    passed over, loudly, and quarantined unless the caller only reads. Raises `DataError` if all
+    are damaged, `OtherVersionError` if another release wrote one, and `UnavailableError` if one
+    cannot be read; then nothing was changed.
     """
-    steps = [set(place.steps()) for place in places]
+    for source in sources:
+        source.refuse_other_versions()
+    steps = [set(source.steps()) for source in sources]
     for step in sorted(set().union(*steps), reverse=True):
-        for place, known in zip(places, steps, strict=True):
+        for source, known in zip(sources, steps, strict=True):
             if step not in known:
                 continue
             try:
-                return place.load(step)
-            except DataError as error:
-                if set_aside:
-                    place.set_aside(step)
-                print(f"checkpoint of step {step} in {place} is damaged and passed over: {error}",
+                return local.load(step) if source is local else local.download(step, source)
+            except DamagedError as error:
+                if quarantine:
+                    source.quarantine(step)
+                print(f"checkpoint of step {step} in {source} is damaged and passed over: {error}",
                       file=sys.stderr)  # fmt: skip
-    # Set aside by an earlier start, they are still no reason to begin again in silence.
-    if any(steps) or any(place.num_set_aside() for place in places):
+            except NotFoundError:  # pruned meanwhile
+                continue
+    # Quarantined by an earlier start, they are still no reason to begin again in silence.
+    if any(steps) or any(source.quarantined() for source in sources):
         raise DataError(
-            f"every checkpoint in {' and '.join(map(str, places))} is damaged; remove the run to "
+            f"every checkpoint in {' and '.join(map(str, sources))} is damaged; remove the run to "
             "start again from the beginning"
         )
     return None
@@ -350,63 +449,9 @@ def restore_metrics(checkpoint: Checkpoint, path: Path) -> None:
         write_bytes(path, saved.read_bytes())
 
 
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with a hash of itself, in place of an earlier one."""
-    content = {**manifest, "schema_version": SCHEMA_VERSION}
-    content.pop(SEAL, None)
-    return {**content, SEAL: digest(content)}
+def _commit(step: int) -> str:
+    return f"commits/{step_name(step)}.json"
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest from a file; raises `DataError` as `check_manifest` does."""
-    manifest = read_json(path)
-    check_manifest(manifest)
-    return manifest
-
-
-def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Raise `DataError` where a manifest is damaged, or names files outside its own directory."""
-    version = manifest.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise DataError(
-            f"the manifest has schema_version {version}; this release reads {SCHEMA_VERSION}"
-        )
-    if sealed(manifest)[SEAL] != manifest.get(SEAL):
-        raise DataError("the manifest does not match its own SHA-256")
-    if missing := {"step", "directory", "files", "attempt"} - manifest.keys():
-        raise DataError(f"the manifest has no {sorted(missing)[0]!r}")
-    directory = str(manifest["directory"])
-    if not re.fullmatch(r"checkpoints/step-\d{10,}/attempt-\d{4,}", directory):
-        raise DataError(f"the manifest names {directory!r}, which is no directory of a checkpoint")
-    for name in manifest["files"]:
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise DataError(f"the manifest names {name!r}, which is no file of a checkpoint")
-
-
-def check_file(path: Path, expected: Mapping[str, Any]) -> None:
-    """Raise `DataError` where a file has not the size and SHA-256 that a manifest says."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
-    if path.stat().st_size != expected["bytes"]:
-        raise DataError(
-            f"{path} has {path.stat().st_size} bytes, the manifest says {expected['bytes']}"
-        )
-    if sha256_file(path) != expected["sha256"]:
-        raise DataError(f"{path} does not match its SHA-256")
-
-
-@contextmanager
-def disk_space_explained(directory: Path) -> Iterator[None]:
-    """One sentence where the disk is full, whichever library ran into it."""
-    try:
-        yield
-    except Exception as error:
-        # safetensors and torch say it in words of their own; their errors carry no number.
-        number = getattr(error, "errno", None)
-        if number not in {errno.ENOSPC, errno.EDQUOT} and "os error 28" not in str(error):
-            raise
-        free = shutil.disk_usage(directory).free / 2**20
-        raise UnavailableError(
-            f"the disk of {directory} is full ({free:,.0f} MiB free); make room for a checkpoint, "
-            "then run the same command again: it continues from the last one"
-        ) from None
+def _as_json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -2,54 +2,54 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from smallbench.errors import ConfigError, ConflictError, DataError
 from smallbench.files import exclusive_lock
-from smallbench.storage.base import Storage, is_remote, open_storage
+from smallbench.storage.base import NotFoundError, Storage, get_json, is_remote, open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.storage.local import LocalStorage
 from smallbench.train.checkpoint import (
-    METRICS,
     CheckpointStore,
     Retention,
-    newest_of,
+    newest_checkpoint,
     restore_metrics,
-    step_of,
 )
-from smallbench.train.remote import RECORD, Pulled, RemoteRun
+from smallbench.train.lease import RunLease
+from smallbench.train.manifest import METRICS, DamagedError, step_name
+from smallbench.train.record import LOCK_NAME, RECORD_NAME
+from smallbench.train.remote import RemoteRun
 
 
 def open_run(url: str, config: StorageConfig) -> Storage:
     """The storage of a run, a local directory being one too; raises `DataError` where none is."""
     storage = open_storage(url, config)
-    if storage.num_bytes(RECORD) is None:
-        raise DataError(f"{storage.url} holds no run (no {RECORD}); give STORAGE/NAME of a run")
+    if storage.num_bytes(RECORD_NAME) is None:
+        raise DataError(
+            f"{storage.url} holds no run (no {RECORD_NAME}); give STORAGE/NAME of a run"
+        )
     return storage
 
 
 def checkpoints_table(storage: Storage) -> str:
     """A line for each checkpoint, oldest first, and what else there is to know."""
-    remote = RemoteRun(storage)
+    store = CheckpointStore(storage)
     lines = [f"{'step':>14}  {'attempt':>7}  {'size':>11}  {'tokens':>16}  committed"]
-    committed = remote.steps()
-    for stored in storage.list("commits/step-"):
-        step = step_of(stored.key)
-        if step not in committed or not stored.key.endswith(".json"):
-            continue  # set aside in the run's own directory
+    committed = {stored.key: stored for stored in storage.list("commits/step-")}
+    for step in store.steps():
         try:
-            manifest = remote.manifest(step)
+            manifest = store.manifest(step)
         except DataError as error:
-            lines.append(f"{step:>14,}  damaged: {error}")
+            kind = "damaged" if isinstance(error, DamagedError) else "not readable"
+            lines.append(f"{step:>14,}  {kind}: {error}")
             continue
         num_bytes = sum(file["bytes"] for file in manifest["files"].values())
         tokens = manifest.get("progress", {}).get("num_tokens", 0)
+        stored = committed[f"commits/{step_name(step)}.json"]
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(stored.modified_unix_seconds))
         lines.append(
             f"{step:>14,}  {manifest['attempt']:>7}  {num_bytes / 2**20:>7,.1f} MiB  "
@@ -57,8 +57,7 @@ def checkpoints_table(storage: Storage) -> str:
         )
     if len(lines) == 1:
         lines.append("no checkpoint yet")
-    set_aside = [s for s in storage.list("commits/") if s.key.endswith(".damaged")]
-    if count := remote.num_set_aside() + len(set_aside):
+    if count := len(store.quarantined()):
         lines.append(f"{count} more found damaged and set aside")
     return "\n".join(lines)
 
@@ -68,17 +67,18 @@ def verify(storage: Storage, *, step: int | None = None) -> str:
 
     Raises `DataError` naming what is damaged.
     """
-    remote = RemoteRun(storage)
-    steps = _steps(remote, step)
+    store = CheckpointStore(storage)
+    steps = _steps(store, step)
     lines, damaged = [], []
     for number in steps:
-        with tempfile.TemporaryDirectory(prefix="smallbench-verify-") as folder:
-            try:
-                remote.pull(number, CheckpointStore(Path(folder)))
-                lines.append(f"step {number:,}: whole")
-            except DataError as error:
-                if number in remote.steps():  # else it was pruned meanwhile
-                    damaged.append(f"step {number:,}: {error}")
+        try:
+            store.verify(number)
+            lines.append(f"step {number:,}: whole")
+        except DamagedError as error:
+            if number in store.steps():  # else it was pruned meanwhile
+                damaged.append(f"step {number:,}: {error}")
+        except NotFoundError:
+            continue
     if damaged:
         raise DataError(f"{len(damaged)} of {len(steps)} checkpoints damaged: {'; '.join(damaged)}")
     return "\n".join(lines)
@@ -89,16 +89,16 @@ def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
     remote = RemoteRun(storage)
     if isinstance(storage, LocalStorage) and Path(storage.url).resolve() == out.resolve():
         raise ConfigError(f"--out={out} is the run itself; choose another directory")
-    with exclusive_lock(out / "lock", f"another process uses {out}; choose another --out"):
+    with exclusive_lock(out / LOCK_NAME, f"another process uses {out}; choose another --out"):
         remote.pull_record(out)  # first: it tells another run's directory apart
         store = CheckpointStore(out, retention=Retention(keep_last=2**31))
         if step is None:
-            checkpoint = newest_of([Pulled(remote, store)], set_aside=False)
+            checkpoint = newest_checkpoint([remote.store], store, quarantine=False)
             if checkpoint is None:
                 raise DataError(f"the run in {storage.url} has no checkpoint yet")
         else:
-            (step,) = _steps(remote, step)
-            checkpoint = remote.pull(step, store)
+            (step,) = _steps(remote.store, step)
+            checkpoint = store.download(step, remote.store)
         remote.pull_tokenizer(out)
         if checkpoint.step == max(store.steps()):
             restore_metrics(checkpoint, out / METRICS)
@@ -108,7 +108,7 @@ def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
 @contextmanager
 def run_directory(url: str, config: StorageConfig | None = None) -> Iterator[Path]:
     """`url` as a path; of a URL a temporary copy of the run with its newest checkpoint."""
-    if not is_remote(url):
+    if not is_remote(url, name="--run"):
         yield Path(url)
         return
     with tempfile.TemporaryDirectory(prefix="smallbench-run-") as folder:
@@ -121,32 +121,30 @@ def prune(storage: Storage, retention: Retention) -> list[int]:
 
     Raises `ConflictError` while a writer may be alive, since only the run's owner may delete.
     """
-    remote = RemoteRun(storage)
-    lease: Any = remote.lease()
+    lease = RunLease(storage).read()
     if lease and lease["expires_unix_seconds"] > time.time():
         raise ConflictError(
             f"attempt {lease['attempt']} on {lease['host']} is writing to {storage.url} and prunes "
             "by its own flags; try again when it has ended"
         )
-    train = json.loads(storage.get(RECORD))["config"]["train"]
+    train = get_json(storage, RECORD_NAME)["config"]["train"]
     own = Retention(
         keep_every_steps=train.get("keep_every_steps"),
         milestones=tuple(train.get("milestones", ())),
     )
+    store = CheckpointStore(storage)
     if isinstance(storage, LocalStorage):
         in_use = f"another process trains in {storage.url}; try again when it has ended"
-        with exclusive_lock(Path(storage.url) / "lock", in_use):
-            return remote.prune(retention, own)
-    return remote.prune(retention, own)
+        with exclusive_lock(Path(storage.url) / LOCK_NAME, in_use):
+            return store.prune(retention, own)
+    return store.prune(retention, own)
 
 
-def _steps(remote: RemoteRun, step: int | None) -> list[int]:
-    steps = remote.steps()
+def _steps(store: CheckpointStore, step: int | None) -> list[int]:
+    steps = store.steps()
     if step is None:
         return steps
     if step not in steps:
         known = ", ".join(f"{s:,}" for s in steps) or "none"
-        raise ConfigError(
-            f"{remote.storage.url} has no checkpoint of step {step:,}; it has {known}"
-        )
+        raise ConfigError(f"{store} has no checkpoint of step {step:,}; it has {known}")
     return [step]

@@ -6,23 +6,34 @@ here, before anything is computed. Of several processes only the first one comes
 
 from __future__ import annotations
 
+import shutil
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from smallbench.data.shards import Manifest, verify_shards
+from smallbench.data.shards import Manifest
+from smallbench.data.tokenizer import file_fingerprint
+from smallbench.data.verified import MEMORY_NAME, verify_once
 from smallbench.errors import ConfigError, SmallbenchError
 from smallbench.files import copy_directory, exclusive_lock
 from smallbench.stop import Stop
-from smallbench.storage.base import join, open_storage
+from smallbench.storage.base import check_path, is_remote, join, open_storage
 from smallbench.storage.local import LocalStorage
-from smallbench.train.checkpoint import Checkpoint, CheckpointStore, Retention, newest_of
+from smallbench.train.checkpoint import Checkpoint, CheckpointStore, Retention, newest_checkpoint
 from smallbench.train.config import DurabilityConfig, PretrainConfig
 from smallbench.train.machine import Machine
-from smallbench.train.record import add_attempt, holder_of, next_attempt, open_record
-from smallbench.train.remote import Pulled, RemoteRun
+from smallbench.train.record import (
+    LOCK_NAME,
+    Record,
+    add_attempt,
+    holder_of,
+    next_attempt,
+    open_record,
+)
+from smallbench.train.remote import RemoteRun
 from smallbench.train.sync import Uploader, say
 
 Resume = Literal["allow", "must", "never"]
@@ -52,21 +63,14 @@ def take_place(
     stack: ExitStack,
 ) -> tuple[Place, Checkpoint | None]:
     """Own the run directory and the storage, and find the checkpoint to go on from."""
-    if resume == "must" and not durability.storage and not CheckpointStore(run_dir).steps():
+    check_path(run_dir, name="--run_dir")
+    store = CheckpointStore(run_dir)
+    if resume == "must" and not durability.storage and not store.steps():
         raise ConfigError(f"--resume=must, but {run_dir} holds no checkpoint")
     remote = _open_remote(run_dir, durability)
     in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
-    stack.enter_context(exclusive_lock(run_dir / "lock", in_use))
-    if remote:
-        remote.pull_record(run_dir)
-    record = open_record(
-        run_dir,
-        config,
-        data=data,
-        manifest=manifest,
-        allow_changed_code=durability.allow_changed_code,
-    )
-    _check_resume(resume, CheckpointStore(run_dir), remote)
+    stack.enter_context(exclusive_lock(run_dir / LOCK_NAME, in_use))
+    record = _open_record(config, manifest, data, run_dir, resume, remote, durability)
     attempt, uploader = next_attempt(record), None
     retention = Retention(
         keep_last=config.train.keep_last,
@@ -74,23 +78,17 @@ def take_place(
         milestones=config.train.milestones,
     )
     if remote:
-        attempt = remote.claim(holder=holder_of(run_dir), at_least=attempt, stop=stop, say=say)
+        attempt = remote.lease.claim(
+            holder=holder_of(run_dir), at_least=attempt, stop=stop, say=say
+        )
         uploader = Uploader(
             remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes
         )
         stack.callback(_release, remote, uploader)
         stack.enter_context(uploader)  # from here on the lease is renewed
         # Again: whoever was waited for may have begun the run, or gone on with it.
-        remote.pull_record(run_dir)
-        record = open_record(
-            run_dir,
-            config,
-            data=data,
-            manifest=manifest,
-            allow_changed_code=durability.allow_changed_code,
-        )
-        _check_resume(resume, CheckpointStore(run_dir), remote)
-        remote.clean_up()
+        record = _open_record(config, manifest, data, run_dir, resume, remote, durability)
+        remote.store.clean_up()
     store = CheckpointStore(
         run_dir,
         attempt=attempt,
@@ -98,16 +96,19 @@ def take_place(
         is_in_use=uploader.is_in_use if uploader else lambda step: False,
     )
     store.clean_up()
-    checkpoint = newest_of([store, *([Pulled(remote, store)] if remote else [])])
+    checkpoint = newest_checkpoint([store, *([remote.store] if remote else [])], store)
     if checkpoint is not None and checkpoint.manifest["precision"] != machine.precision:
         raise ConfigError(
             f"{run_dir} was trained in {checkpoint.manifest['precision']}, this device would "
             f"use {machine.precision}; continue on a device like the first, or start a new "
             "--run_dir"
         )
-    if not (run_dir / "tokenizer").exists():
-        verify_shards(data)
-        copy_directory(data / "tokenizer", run_dir / "tokenizer")
+    verify_once(data, run_dir / MEMORY_NAME)
+    _copy_tokenizer(
+        data / "tokenizer",
+        run_dir / "tokenizer",
+        fingerprint=manifest.tokenizer.fingerprint,
+    )
     add_attempt(
         run_dir,
         record,
@@ -120,16 +121,52 @@ def take_place(
     )
     if remote and uploader:
         remote.push_record(run_dir)
-        uploader.committed_step = max(remote.steps(), default=0)
+        uploader.committed_step = max(remote.store.steps(), default=0)
         if checkpoint is not None and checkpoint.step > uploader.committed_step:
             uploader.submit(checkpoint)  # the last attempt did not come to it
     return Place(store, uploader), checkpoint
+
+
+def _open_record(
+    config: PretrainConfig,
+    manifest: Manifest,
+    data: Path,
+    run_dir: Path,
+    resume: Resume,
+    remote: RemoteRun | None,
+    durability: DurabilityConfig,
+) -> Record:
+    """The run's record, after a look whether it may go on here."""
+    stores = [CheckpointStore(run_dir), *([remote.store] if remote else [])]
+    for store in stores:  # before anything is written or claimed
+        store.refuse_other_versions()
+    if remote:
+        remote.pull_record(run_dir)
+    _check_resume(resume, stores)
+    return open_record(
+        run_dir,
+        config,
+        data=data,
+        manifest=manifest,
+        has_checkpoints=any(store.steps() or store.quarantined() for store in stores),
+        allow_changed_code=durability.allow_changed_code,
+    )
+
+
+def _copy_tokenizer(source: Path, target: Path, *, fingerprint: str) -> None:
+    """Keep the corpus's tokenizer with the run."""
+    path = target / "tokenizer.json"
+    if path.exists() and file_fingerprint(path) == fingerprint:
+        return
+    shutil.rmtree(target, ignore_errors=True)  # of an attempt with another corpus
+    copy_directory(source, target)
 
 
 def _open_remote(run_dir: Path, durability: DurabilityConfig) -> RemoteRun | None:
     """The run in the storage, after a look whether it can be read and written."""
     if durability.storage is None:
         return None
+    is_remote(durability.storage, name="--storage")  # before the run's name is added
     here = run_dir.resolve()
     storage = open_storage(join(durability.storage, here.name), durability)
     if isinstance(storage, LocalStorage):
@@ -143,9 +180,9 @@ def _open_remote(run_dir: Path, durability: DurabilityConfig) -> RemoteRun | Non
     return RemoteRun(storage, lease_seconds=durability.lease_seconds)
 
 
-def _check_resume(resume: Resume, store: CheckpointStore, remote: RemoteRun | None) -> None:
-    steps = {*store.steps(), *(remote.steps() if remote else ())}
-    where = f"{store.run_dir}" + (f" and {remote.storage.url}" if remote else "")
+def _check_resume(resume: Resume, stores: Sequence[CheckpointStore]) -> None:
+    steps = {step for store in stores for step in store.steps()}
+    where = " and ".join(map(str, stores))
     if resume == "must" and not steps:
         raise ConfigError(f"--resume=must, but {where} holds no checkpoint")
     if resume == "never" and steps:
@@ -162,7 +199,7 @@ def _release(remote: RemoteRun, uploader: Uploader) -> None:
 
     def release() -> None:
         try:
-            remote.release()
+            remote.lease.release()
         except (SmallbenchError, OSError) as problem:
             say(f"the lease was not given back: {problem}")
 

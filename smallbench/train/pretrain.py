@@ -62,13 +62,14 @@ from smallbench.train.callbacks import (
     TellTheEnd,
     of_steps,
 )
-from smallbench.train.checkpoint import METRICS, Checkpoint, CheckpointStore, restore_metrics
+from smallbench.train.checkpoint import Checkpoint, CheckpointStore, restore_metrics
 from smallbench.train.compare_plan import ComparePlan, PeakMeter
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 from smallbench.train.engine import Engine
 from smallbench.train.engines import build_engine
 from smallbench.train.initial import load_initial_weights
 from smallbench.train.machine import Machine, asked_rows, choose_machine, rows_per_forward
+from smallbench.train.manifest import METRICS
 from smallbench.train.memory import MemoryExhaustedError
 from smallbench.train.place import Place, Resume, take_place
 from smallbench.train.plan import smaller

@@ -1,7 +1,7 @@
 """`run.json`: what a run directory holds, and each attempt at it.
 
-Configuration and corpus are fixed by the first attempt; a later one must agree with them. The
-version of the code, the device and the command may change, and are noted with each attempt.
+Configuration and corpus are fixed by the first checkpoint; a later attempt must agree with them.
+The version of the code, the device and the command may change, and are noted with each attempt.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,8 +25,11 @@ from smallbench.errors import ConfigError, DataError
 from smallbench.files import read_json, write_json, write_text
 from smallbench.plugins import use_copies, write_copies
 from smallbench.train.config import PretrainConfig, plugins_of, resumable_keys
+from smallbench.train.manifest import check_version
 
 RECORD_NAME = "run.json"
+RECORD_VERSION = 1
+HOLDER_NAME, LOCK_NAME = "holder.json", "lock"
 PLUGINS = "plugins"
 """Folder of a run with the copies of its plug-ins; their text is in the record too."""
 
@@ -39,13 +42,14 @@ def open_record(
     *,
     data: Path,
     manifest: Manifest,
+    has_checkpoints: bool,
     allow_changed_code: bool = False,
 ) -> Record:
-    """The record in `run_dir`, or a new one; nothing is written.
+    """Return the record in `run_dir`, or a new one; nothing is written.
 
-    Raises `ConfigError` naming each difference where `run_dir` holds another run.
+    Configuration and corpus are fixed by the first checkpoint: an attempt that failed before it
+    does not count. Raises `ConfigError` naming each difference if `run_dir` holds another run.
     """
-    plugins = [plugin.to_dict() for plugin in plugins_of(config)]
     corpus = {
         "tokenizer": manifest.tokenizer.fingerprint,
         "pad_id": manifest.tokenizer.pad_id,
@@ -54,21 +58,21 @@ def open_record(
         # Equal shards are equal data, wherever they lie.
         "shards": digest({shard.name: shard.sha256 for shard in manifest.shards}),
     }
+    own: Record = {
+        "config": to_dict(config),
+        "config_digest": digest(config),
+        "data": str(data),
+        "corpus": corpus,
+        "plugins": [plugin.to_dict() for plugin in plugins_of(config)],
+    }
     path = run_dir / RECORD_NAME
     if not path.exists():
-        if any((run_dir / "commits").glob("step-*")):
+        if has_checkpoints:
             raise DataError(f"{run_dir} has checkpoints but no {RECORD_NAME}; restore that file")
-        return {
-            "schema_version": 1,
-            "run_id": uuid4().hex[:8],
-            "config": to_dict(config),
-            "config_digest": digest(config),
-            "data": str(data),
-            "corpus": corpus,
-            "plugins": plugins,
-            "attempts": [],
-        }
+        fixed = {"schema_version": RECORD_VERSION, "run_id": uuid4().hex[:8]}
+        return {**fixed, **own, "attempts": []}
     record: Record = read_json(path)
+    check_version(record.get("schema_version"), RECORD_VERSION, str(path))
     differing = {
         key: pair
         for key, pair in differing_keys(record["config"], to_dict(config)).items()
@@ -76,22 +80,35 @@ def open_record(
     }
     if record["corpus"]["shards"] != corpus["shards"]:
         differing["data"] = (record["data"], str(data))
-    if differing:
-        listed = ", ".join(f"{key}: {old} → {new}" for key, (old, new) in differing.items())
+    if has_checkpoints and not allow_changed_code:
+        _refuse_changed_code(run_dir, record.get("plugins", ()), own["plugins"])
+    if not differing:
+        return record | {"plugins": own["plugins"]}
+    listed = ", ".join(f"{key}: {old} → {new}" for key, (old, new) in differing.items())
+    if has_checkpoints:
         raise ConfigError(
             f"{run_dir} holds a run of another configuration ({listed}); choose another --run_dir, "
             "or start it with the same values"
         )
-    kept = {plugin["name"]: plugin["sha256"] for plugin in record.get("plugins", [])}
+    print(
+        f"{run_dir} holds no checkpoint yet, so the run begins with this configuration ({listed})",
+        file=sys.stderr,
+    )
+    return {**record, **own}
+
+
+def _refuse_changed_code(
+    run_dir: Path, kept: Iterable[Mapping[str, Any]], plugins: Iterable[Mapping[str, Any]]
+) -> None:
+    hashes = {plugin["name"]: plugin["sha256"] for plugin in kept}
     for plugin in plugins:
-        name, old, new = plugin["name"], kept.get(plugin["name"]), plugin["sha256"]
-        if old is not None and old != new and not allow_changed_code:
+        name, old, new = plugin["name"], hashes.get(plugin["name"]), plugin["sha256"]
+        if old is not None and old != new:
             raise ConfigError(
                 f"{name} has changed since {run_dir} began (SHA-256 {old[:12]}, now {new[:12]}); "
                 f"use the copy in {run_dir / PLUGINS / old[:12]}, choose another --run_dir, or "
                 "continue with --allow_changed_code"
             )
-    return record | {"plugins": plugins}
 
 
 def read_config(run_dir: Path, record: Record) -> PretrainConfig:
@@ -147,12 +164,27 @@ def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
 
 
 def holder_of(run_dir: Path) -> str:
-    """A name of this run directory, drawn once: who holds its lock is the only one to bear it."""
-    path = run_dir / "holder"
-    if not path.exists():
-        # In a pod its uid: each attempt has another, and a lease says which pod to look at.
-        write_text(path, os.environ.get("POD_UID") or uuid4().hex)
-    return path.read_text()
+    """Return a name of this run directory, drawn once; the caller holds its lock.
+
+    A copy of the directory gets a name of its own: the lock file's inode and change time, which no
+    copy can keep, are noted with the name. In a pod the name is the pod's uid, since a lease says
+    which pod to look at.
+    """
+    status = (run_dir / LOCK_NAME).stat()
+    identity = {"lock_inode": status.st_ino, "lock_changed_ns": status.st_ctime_ns}
+    path = run_dir / HOLDER_NAME
+    if path.exists():
+        known = read_json(path)
+        if known.items() >= identity.items():
+            return str(known["name"])
+        print(
+            f"{run_dir} is a copy or was restored: it waits for the lease of the original, if that "
+            "still runs",
+            file=sys.stderr,
+        )
+    name = os.environ.get("POD_UID") or uuid4().hex
+    write_json(path, {"name": name, **identity})
+    return name
 
 
 def git_commit() -> str | None:

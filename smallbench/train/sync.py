@@ -7,7 +7,6 @@ later, until it does.
 
 from __future__ import annotations
 
-import random
 import sys
 import threading
 import time
@@ -21,11 +20,9 @@ from smallbench.errors import (
     SmallbenchError,
     UnavailableError,
 )
+from smallbench.retry import backoff
 from smallbench.train.checkpoint import Checkpoint, Retention
 from smallbench.train.remote import RemoteRun
-
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 60.0
 
 TEMPORARY = (UnavailableError, CredentialsError, ConfigError, DataError, OSError)
 """What may pass while a run goes on: servers return, keys are renewed, buckets are made again."""
@@ -126,8 +123,7 @@ class Uploader:
 
     def _push(self, checkpoint: Checkpoint) -> None:
         """Until it is committed, a newer one waits, or the run must end."""
-        pause = FIRST_PAUSE_SECONDS
-        while True:
+        for pause in backoff():  # with full jitter: many runs do not return to a server together
             start = time.monotonic()
             try:
                 self.remote.push(checkpoint)
@@ -145,8 +141,7 @@ class Uploader:
                     return
                 say(f"step {checkpoint.step:,} is not stored yet, training goes on: {problem}")
                 with self._changed:
-                    # Full jitter: many runs that wait for one server do not return together.
-                    self._changed.wait(random.uniform(0, pause))  # noqa: S311
+                    self._changed.wait(pause)
                     if self._is_closed:
                         return
                     if any(c.step > checkpoint.step for c in self._waiting):
@@ -155,7 +150,6 @@ class Uploader:
                         else:
                             self._abandoned.append(checkpoint)
                         return
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
             except SmallbenchError as error:
                 self._fail(error)
@@ -171,9 +165,9 @@ class Uploader:
             self.problem = None
             try:
                 while self._abandoned:
-                    self.remote.discard(self._abandoned[-1])
+                    self.remote.store.discard(self._abandoned[-1])
                     self._abandoned.pop()
-                self.remote.prune(self._retention)
+                self.remote.store.prune(self._retention)
             except TEMPORARY as error:  # the next commit tries again
                 say(f"old checkpoints could not be deleted: {error}")
             except SmallbenchError as error:
@@ -184,12 +178,12 @@ class Uploader:
         while True:
             with self._changed:
                 closed = self._changed.wait_for(
-                    lambda: self._is_closed, timeout=self.remote.lease_seconds / 3
+                    lambda: self._is_closed, timeout=self.remote.lease.seconds / 3
                 )
             if closed:
                 return
             try:
-                self.remote.renew()
+                self.remote.lease.renew()
             except TEMPORARY:
                 continue  # the uploads say it
             except SmallbenchError as error:

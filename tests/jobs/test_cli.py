@@ -353,6 +353,8 @@ def make_job(run: Any) -> Job:
         (FileNotFoundError(2, "No such file or directory", "x.txt"), 65, "x.txt: No such file"),
         (PermissionError(13, "Permission denied", "/x"), 69, "/x: Permission denied"),
         (OSError(28, "No space left on device"), 69, "No space left on device"),
+        (OSError(5, "I/O error", "/x"), 69, "/x: I/O error"),
+        (OSError([("a", "b", "[Errno 122] Disk quota exceeded")]), 69, "Disk quota exceeded"),
         (ModuleNotFoundError("no", name="torch._C"), 69, "this needs torch._C; pip install"),
         (ModuleNotFoundError("no", name="sentencepiece"), 69, "pip install sentencepiece"),
     ],
@@ -375,7 +377,7 @@ def test_a_failure_is_one_sentence_and_an_exit_code(
     assert printed.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("error", [RuntimeError("x"), ValueError("x"), OSError(5, "I/O error")])
+@pytest.mark.parametrize("error", [RuntimeError("x"), ValueError("x"), OSError(9, "Bad file")])
 def test_a_crash_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(_: Any) -> None:
         raise error

@@ -75,7 +75,7 @@ def write(out, settings, score=0.5):
     task, rng = TASKS[settings.task], np.random.default_rng(settings.seed)
     splits = settings.scored_splits
     metrics = SplitResult(dict.fromkeys(task.metrics, score), 10, failed=False)
-    result = RunResult(settings, dict.fromkeys(splits, metrics), {"dev": "cd" * 32})
+    result = RunResult(settings, dict.fromkeys(splits, metrics), {"dev": "cd" * 32}, ())
     level = LEVELS[task.name][0]
     values = {
         s: answers(task.name, GOLD.labels[task.name].get(s, GOLD.labels[task.name]["dev"]),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from smallbench import retry
 from smallbench.errors import ConfigError, CredentialsError, ExitCode, UnavailableError
 from smallbench.files import sha256_file, temporary_sibling
 from smallbench.storage import s3
@@ -35,7 +36,7 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", 5 * MIB)  # the smallest that S3 accepts
-    monkeypatch.setattr(s3, "RETRY_DELAYS_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(retry, "DELAYS_SECONDS", (0.01, 0.02))
 
 
 @pytest.fixture(

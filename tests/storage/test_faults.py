@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from smallbench import retry
 from smallbench.errors import CredentialsError, UnavailableError
 from smallbench.storage import s3
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, open_storage
@@ -46,7 +47,7 @@ FAULTS = [
 @pytest.fixture(autouse=True)
 def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", 5 * MIB)
-    monkeypatch.setattr(s3, "RETRY_DELAYS_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(retry, "DELAYS_SECONDS", (0.01, 0.02))
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def test_one_request_that_fails_is_never_noticed(fault: Fault, place: Place, lar
 def test_an_outage_of_a_second_is_ridden_out(
     fault: Fault, place: Place, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "RETRY_DELAYS_SECONDS", (0.5, 1, 2, 4))
+    monkeypatch.setattr(retry, "DELAYS_SECONDS", (0.5, 1, 2, 4))
     for name in ("list", "upload"):
         place.proxy.fail_for(0.6, fault)
         assert calls(place.through, large)[name]() == RIGHT.get(name)

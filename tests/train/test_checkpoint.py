@@ -8,14 +8,10 @@ import pytest
 import torch
 
 from smallbench.errors import DataError, UnavailableError
+from smallbench.storage.local import LocalStorage
 from smallbench.train import checkpoint as module
-from smallbench.train.checkpoint import (
-    METRICS,
-    SEAL,
-    CheckpointStore,
-    Retention,
-    check_manifest,
-)
+from smallbench.train.checkpoint import CheckpointStore, Retention
+from smallbench.train.manifest import METRICS, SEAL, check_manifest
 from smallbench.train.optim import MOMENTS
 from smallbench.train.randomness import random_state
 from tests.train.tiny import trainer
@@ -155,7 +151,7 @@ class KilledError(BaseException):
     """Stands for SIGKILL: nothing after it runs, not even handlers of Exception."""
 
 
-WRITES = ["save_file", "save", "sync_file", "rename", "write_json"]
+WRITES = ["save_file", "save", "sync_file", "rename", "put"]
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -165,7 +161,7 @@ def test_killed_at_any_write_the_one_before_is_used_and_no_debris_stays(
 ):
     store = CheckpointStore(tmp_path)
     save(store, made, 5)
-    owner = {"save": torch, "rename": module.Path}.get(write, module)
+    owner = {"save": torch, "rename": module.Path, "put": LocalStorage}.get(write, module)
     original = getattr(owner, write)
 
     def killed(*arguments, **keywords):
@@ -177,7 +173,7 @@ def test_killed_at_any_write_the_one_before_is_used_and_no_debris_stays(
         patch.setattr(owner, write, killed)
         with pytest.raises(KilledError):
             save(store, made, 10)
-    committed = write == "write_json" and not before
+    committed = write == "put" and not before
     again = CheckpointStore(tmp_path, attempt=2)
     again.clean_up()
     assert again.newest().step == (10 if committed else 5)

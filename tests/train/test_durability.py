@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from smallbench import retry
 from smallbench.errors import (
     CredentialsError,
     DataError,
@@ -29,9 +30,9 @@ from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train import checkpoint as checkpoint_module
 from smallbench.train import pretrain as pretrain_module
-from smallbench.train import sync
 from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import DurabilityConfig
+from smallbench.train.engine import TorchEngine
 from smallbench.train.pretrain import pretrain
 from smallbench.train.remote import RemoteRun
 from tests.servers.proxy import Answer, CutRequest, CutResponse, Gone, Stall
@@ -44,8 +45,8 @@ LAST = VALUES["train__max_steps"]
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
-    monkeypatch.setattr(sync, "FIRST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(sync, "LONGEST_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE_SECONDS", 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +102,8 @@ def test_an_empty_machine_goes_on_from_s3(corpus, tmp_path, uninterrupted, s3_bu
     records = read_metrics(run_dir / "metrics.jsonl")
     assert {"sync_lag_steps"} <= records[-2].keys()
     remote = remote_of(s3_bucket)
-    assert remote.steps() == CheckpointStore(run_dir).steps()
-    assert remote.clean_up() == 0
+    assert remote.store.steps() == CheckpointStore(run_dir).steps()
+    assert remote.store.clean_up() == 0
     assert json.loads(remote.storage.get("run.json"))["attempts"][-1]["number"] == 3
 
 
@@ -117,7 +118,7 @@ def test_of_two_writers_one_wins_and_nothing_is_damaged(corpus, tmp_path, uninte
     assert set(codes) <= {ExitCode.DONE, ExitCode.CONFLICT}
     run(corpus, tmp_path / "d" / "run", on_s3(s3_bucket))
     assert outcome(tmp_path / "d" / "run") == uninterrupted
-    assert remote_of(s3_bucket).clean_up() == 0
+    assert remote_of(s3_bucket).store.clean_up() == 0
 
 
 def test_a_living_writer_keeps_its_run(corpus, tmp_path, s3_bucket):
@@ -132,14 +133,14 @@ def test_a_living_writer_keeps_its_run(corpus, tmp_path, s3_bucket):
         lambda: run(corpus, tmp_path / "a" / "run", durability, stop=Stop(until_the_other_is_gone))
     )
     remote = remote_of(s3_bucket)
-    while not remote.lease():
+    while not remote.lease.read():
         time.sleep(0.05)
     second = exit_code_of(lambda: run(corpus, tmp_path / "b" / "run", durability))
     assert status_of(second) == ExitCode.CONFLICT
     assert not (tmp_path / "b" / "run" / "checkpoints").exists()
     over.touch()
     assert status_of(first) == ExitCode.DONE
-    assert remote.steps()[-1] == LAST
+    assert remote.store.steps()[-1] == LAST
 
 
 # Faults on the way
@@ -162,7 +163,7 @@ def test_training_never_stops_for_a_storage_that_fails(
             between.fail(fault)
         done.append(True)
         if len(done) == LAST:  # asked once a step: all of them are through
-            assert remote_of(moto_bucket).steps() == []
+            assert remote_of(moto_bucket).store.steps() == []
             between.fail_for(2.0, fault)
         return False
 
@@ -170,8 +171,8 @@ def test_training_never_stops_for_a_storage_that_fails(
     run(corpus, tmp_path / "run", durability, stop=Stop(watch))
     assert outcome(tmp_path / "run") == uninterrupted
     remote = remote_of(moto_bucket)
-    assert remote.steps()[-1] == LAST
-    assert remote.clean_up() == 0, "what was given up in between is deleted"
+    assert remote.store.steps()[-1] == LAST
+    assert remote.store.clean_up() == 0, "what was given up in between is deleted"
 
 
 def test_a_storage_that_stays_away_ends_the_run_with_69_and_loses_nothing(
@@ -189,7 +190,7 @@ def test_a_storage_that_stays_away_ends_the_run_with_69_and_loses_nothing(
     between.heal()
     run(corpus, tmp_path / "run", on_s3(moto_bucket), resume="must")
     assert outcome(tmp_path / "run") == uninterrupted
-    assert remote_of(moto_bucket).steps()[-1] == LAST
+    assert remote_of(moto_bucket).store.steps()[-1] == LAST
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_all_damaged_is_65(corpus, tmp_path, moto_bucket):
 MOMENTS = {
     "in a save": (checkpoint_module, "save_file"),
     "in an upload": (LocalStorage, "upload"),
-    "in a step": (pretrain_module._Run, "_learning_rate"),
+    "in a step": (TorchEngine, "step"),
 }
 
 
@@ -276,7 +277,7 @@ def test_a_signal_commits_within_the_grace_and_exits_with_75(
     code = signalled(corpus, tmp_path, moment, grace_seconds=30, number=number)
     assert code == ExitCode.INTERRUPTED
     here = CheckpointStore(tmp_path / "run").steps()
-    there = RemoteRun(open_storage(str(tmp_path / "bucket" / "run"))).steps()
+    there = RemoteRun(open_storage(str(tmp_path / "bucket" / "run"))).store.steps()
     assert 0 < here[-1] == there[-1] < LAST
     shutil.rmtree(tmp_path / "run")
     run(corpus, tmp_path / "run", DurabilityConfig(storage=str(tmp_path / "bucket")))

@@ -49,7 +49,7 @@ def local(folder):
 def test_the_table_has_a_line_for_each_checkpoint(folder):
     lines = checkpoints_table(local(folder)).splitlines()
     assert [int(line.split()[0]) for line in lines[1:]] == STEPS
-    CheckpointStore(folder / "run").set_aside(4)
+    CheckpointStore(folder / "run").quarantine(4)
     lines = checkpoints_table(local(folder)).splitlines()
     assert [int(line.split()[0]) for line in lines[1:-1]] == [2, 6, 8]
     assert lines[-1] == "1 more found damaged and set aside"
@@ -91,7 +91,7 @@ def test_pulling_replaces_neither_the_run_itself_nor_another(folder, tmp_path):
 
 
 def test_pruning_keeps_the_newest_whole_ones_and_the_runs_own_milestones(folder):
-    CheckpointStore(folder / "run").set_aside(8)
+    CheckpointStore(folder / "run").quarantine(8)
     record = json.loads((folder / "run" / "run.json").read_text())
     record["config"]["train"]["milestones"] = [2]
     (folder / "run" / "run.json").write_text(json.dumps(record))
@@ -106,7 +106,7 @@ def test_a_run_that_goes_on_is_not_pruned(folder):
     ):
         prune(local(folder), Retention())
     there = open_run(str(folder / "bucket" / "run"), StorageConfig())
-    RemoteRun(there).claim(holder="somebody")
+    RemoteRun(there).lease.claim(holder="somebody")
     with pytest.raises(ConflictError, match="is writing"):
         prune(there, Retention())
 

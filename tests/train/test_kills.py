@@ -16,6 +16,7 @@ import pytest
 import torch
 from botocore.httpsession import URLLib3Session
 
+from smallbench.files import read_json
 from smallbench.storage.base import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.storage.s3 import PART_BYTES
@@ -129,7 +130,7 @@ def assert_nothing_is_left(folder):
     for place in (folder / "run", folder / "bucket" / "run"):
         assert not list(place.rglob("*.tmp-*"))
         data = {p.relative_to(place).as_posix() for p in place.glob("checkpoints/*/*")}
-        commits = [checkpoint_module.read_json(p) for p in place.glob("commits/*")]
+        commits = [read_json(p) for p in place.glob("commits/*")]
         assert data == {commit["directory"] for commit in commits}
         assert all(
             (place / commit["directory"] / name).stat().st_size == file["bytes"]
@@ -217,9 +218,9 @@ def test_killed_at_a_request_to_s3(corpus, tmp_path, larger, s3_bucket, number):
     attempt()
     assert outcome(tmp_path / "run") == larger
     remote = RemoteRun(open_storage(f"{s3_bucket.url}/run", s3_bucket.config))
-    remote.attempt = remote.lease()["attempt"]
-    assert remote.steps()[-1] == VALUES["train__max_steps"]
-    assert remote.clean_up() == 0, "neither objects nor parts are left"
+    remote.lease.attempt = remote.lease.read()["attempt"]
+    assert remote.store.steps()[-1] == VALUES["train__max_steps"]
+    assert remote.store.clean_up() == 0, "neither objects nor parts are left"
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -11,14 +11,9 @@ import torch
 from smallbench.errors import ConflictError, DataError, UnavailableError
 from smallbench.stop import Stop
 from smallbench.storage.base import AlreadyExistsError, open_storage
-from smallbench.train.checkpoint import (
-    METRICS,
-    CheckpointStore,
-    Retention,
-    newest_of,
-    sealed,
-)
-from smallbench.train.remote import Pulled, RemoteRun
+from smallbench.train.checkpoint import CheckpointStore, Retention, newest_checkpoint
+from smallbench.train.manifest import METRICS, sealed
+from smallbench.train.remote import RemoteRun
 from smallbench.train.sync import Uploader
 from tests.train.test_checkpoint import save
 from tests.train.tiny import trainer
@@ -58,12 +53,12 @@ def keep_all(path, attempt=1):
 
 def test_what_is_pushed_is_what_another_machine_pulls(url, tmp_path, made):
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
     owner.push(checkpoint)
     owner.push(checkpoint)  # again, as after a kill: nothing changes
     other = keep_all(tmp_path / "b")
-    pulled = newest_of([other, Pulled(remote_run(url), other)])
+    pulled = newest_checkpoint([other, remote_run(url).store], other)
     assert pulled.manifest == checkpoint.manifest
     for path in checkpoint.directory.iterdir():
         assert (pulled.directory / path.name).read_bytes() == path.read_bytes()
@@ -88,10 +83,10 @@ def test_of_many_that_start_at_once_one_owns_the_run(url):
             self._storage.put(key, content, only_new=only_new)
 
     def start(name):
-        run = remote_run(url)
-        run.storage = Together(run.storage)
+        lease = remote_run(url).lease
+        lease.storage = Together(lease.storage)
         try:
-            owners.append(run.claim(holder=name))
+            owners.append(lease.claim(holder=name))
         except ConflictError as error:
             losers.append(str(error))
 
@@ -106,61 +101,66 @@ def test_of_many_that_start_at_once_one_owns_the_run(url):
 
 def test_a_living_owner_is_left_alone(url):
     owner, asked = remote_run(url, lease_seconds=2.0), []
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
 
     def watch():
         if not asked:  # the other has looked at the lease, and waits
-            owner.renew()
+            owner.lease.renew()
         asked.append(True)
 
     said = []
     with pytest.raises(ConflictError, match="is writing to the run"):
-        remote_run(url).claim(holder="b", say=said.append, stop=Stop(watch))
+        remote_run(url).lease.claim(holder="b", say=said.append, stop=Stop(watch))
     assert "waiting" in said[0]
-    owner.assert_owned()
+    owner.lease.assert_owned()
 
 
 def test_a_dead_owner_is_followed_when_its_lease_has_run_out(url):
-    remote_run(url, lease_seconds=0.5).claim(holder="a")
+    remote_run(url, lease_seconds=0.5).lease.claim(holder="a")
     waited = []
-    assert remote_run(url).claim(holder="b", stop=Stop(lambda: waited.append(True))) == 2
+    assert remote_run(url).lease.claim(holder="b", stop=Stop(lambda: waited.append(True))) == 2
     assert waited
 
 
 @pytest.mark.parametrize("how", ["same directory", "released"])
 def test_nobody_waits_for_who_is_known_to_be_gone(url, how):
     first = remote_run(url, lease_seconds=1000)
-    first.claim(holder="a")
+    first.lease.claim(holder="a")
     if how == "released":
-        first.release()
+        first.lease.release()
     waited, holder = [], "a" if how == "same directory" else "b"
-    assert remote_run(url).claim(holder=holder, stop=Stop(lambda: waited.append(True))) == 2
+    assert remote_run(url).lease.claim(holder=holder, stop=Stop(lambda: waited.append(True))) == 2
     assert not waited
 
 
 def test_a_paused_owner_that_was_followed_damages_nothing(url, tmp_path, made):
     """It wakes up in the middle of an upload; the new owner has already committed that step."""
     paused, new = remote_run(url, lease_seconds=0), remote_run(url)
-    paused.claim(holder="a")
-    new.claim(holder="b")
+    paused.lease.claim(holder="a")
+    new.lease.claim(holder="b")
     (late,) = committed(keep_all(tmp_path / "a"), made, 5)
     change(made)
     (there,) = committed(keep_all(tmp_path / "b", attempt=2), made, 5)
     new.push(there)
-    for action in (lambda: paused.push(late), paused.renew, paused.release, paused.clean_up):
+    for action in (
+        lambda: paused.push(late),
+        paused.lease.renew,
+        paused.lease.release,
+        paused.store.clean_up,
+    ):
         with pytest.raises(ConflictError, match="attempt 2 has taken over"):
             action()
-    assert new.manifest(5) == there.manifest
-    assert new.clean_up() == 3, "what it had uploaded before it noticed"
+    assert new.store.manifest(5) == there.manifest
+    assert new.store.clean_up() == 3, "what it had uploaded before it noticed"
     store = keep_all(tmp_path / "c")
-    assert newest_of([Pulled(new, store)]).manifest == there.manifest
+    assert newest_checkpoint([new.store], store).manifest == there.manifest
 
 
 def test_another_content_under_one_step_is_a_conflict_even_without_a_later_attempt(
     url, tmp_path, made
 ):
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     (first,) = committed(keep_all(tmp_path / "a"), made, 5)
     owner.push(first)
     change(made)
@@ -183,7 +183,7 @@ def test_damage_is_set_aside_and_the_one_before_is_pulled(
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / METRICS).write_text('{"event": "train"}\n')
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     store = keep_all(tmp_path / "a")
     for checkpoint in committed(store, made, 5, 10):
         owner.push(checkpoint)
@@ -198,58 +198,58 @@ def test_damage_is_set_aside_and_the_one_before_is_pulled(
     else:
         owner.storage.put(key, bytes(content if damage == "flip" else content[:-2]))
     other = keep_all(tmp_path / "b")
-    assert newest_of([other, Pulled(owner, other)]).step == 5
+    assert newest_checkpoint([other, owner.store], other).step == 5
     # Without its manifest it never was one.
     is_seen = (name, damage) != ("manifest", "remove")
     assert len(capsys.readouterr().err.splitlines()) == is_seen
-    assert owner.steps() == [5]
+    assert owner.store.steps() == [5]
     assert not list((tmp_path / "b").rglob("*.tmp-*"))
     save(keep_all(tmp_path / "b", attempt=2), made, 10)
     owner.push(other.load(10))
-    assert newest_of([Pulled(owner, keep_all(tmp_path / "c"))]).step == 10, "saved again"
+    assert newest_checkpoint([owner.store], keep_all(tmp_path / "c")).step == 10, "saved again"
 
 
 def test_all_damaged_is_an_error_and_never_a_fresh_start(url, tmp_path, made):
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
     owner.push(checkpoint)
     owner.storage.put(f"{checkpoint.manifest['directory']}/engine.pt", b"")
     for _ in range(2):
         other = keep_all(tmp_path / "b")
         with pytest.raises(DataError, match="every checkpoint"):
-            newest_of([other, Pulled(owner, other)])
+            newest_checkpoint([other, owner.store], other)
 
 
 def test_pruning_keeps_the_newest_the_interval_and_milestones(url, tmp_path, made):
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     steps = (5, 10, 15, 20, 25, 30)
     for checkpoint in committed(keep_all(tmp_path / "a"), made, *steps):
         owner.push(checkpoint)
     retention = Retention(keep_last=1, keep_every_steps=20, milestones=(5,))
     assert retention.retained(steps) == {5, 20, 30}
-    assert owner.prune(retention) == [10, 15]  # 25 is one of the newest two
-    assert owner.steps() == [5, 20, 25, 30]
+    assert owner.store.prune(retention) == [10, 15]  # 25 is one of the newest two
+    assert owner.store.steps() == [5, 20, 25, 30]
     kept = {key.split("/")[1] for key in objects(url) if key.startswith("checkpoints/")}
-    assert kept == {f"step-{step:010d}" for step in owner.steps()}
+    assert kept == {f"step-{step:010d}" for step in owner.store.steps()}
 
 
 def test_cleaning_up_deletes_what_no_manifest_names_and_nothing_else(url, tmp_path, made):
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     for checkpoint in committed(keep_all(tmp_path / "a"), made, 5, 10):
         owner.push(checkpoint)
     before = objects(url)
     owner.storage.put("checkpoints/step-0000000010/attempt-0007/engine.pt", b"x")
     owner.storage.put("checkpoints/step-0000000015/attempt-0001/engine.pt", b"x")
-    assert owner.clean_up() == 2
+    assert owner.store.clean_up() == 2
     assert objects(url) == before
 
 
 def test_two_runs_of_one_name_are_told_apart(url, tmp_path):
     owner = remote_run(url)
-    owner.storage.put("run.json", json.dumps({"run_id": "a"}).encode())
+    owner.storage.put("run.json", json.dumps({"schema_version": 1, "run_id": "a"}).encode())
     (tmp_path / "run.json").write_text(json.dumps({"run_id": "b"}))
     with pytest.raises(DataError, match="two different runs"):
         owner.pull_record(tmp_path)
@@ -258,7 +258,7 @@ def test_two_runs_of_one_name_are_told_apart(url, tmp_path):
 def test_a_half_written_upload_is_never_committed(url, tmp_path, made):
     """A store that acknowledges what it did not keep."""
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
     storage = owner.storage
 
@@ -269,15 +269,15 @@ def test_a_half_written_upload_is_never_committed(url, tmp_path, made):
         def upload(self, path, key):
             storage.put(key, path.read_bytes()[:-1])
 
-    owner.storage = Forgetful()
+    owner.store.storage = Forgetful()
     with pytest.raises(Exception, match="did not arrive whole"):
         owner.push(checkpoint)
-    assert owner.steps() == []
+    assert owner.store.steps() == []
 
 
 def test_two_files_travel_at_once_and_what_arrived_is_not_sent_again(url, tmp_path, made):
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
     storage, together, sent = owner.storage, threading.Barrier(2), []
 
@@ -293,18 +293,18 @@ def test_two_files_travel_at_once_and_what_arrived_is_not_sent_again(url, tmp_pa
                 raise UnavailableError("gone for a moment")
             storage.upload(path, key)
 
-    owner.storage = Busy()
+    owner.store.storage = Busy()
     with pytest.raises(UnavailableError, match="gone for a moment"):
         owner.push(checkpoint)
-    assert owner.steps() == []
+    assert owner.store.steps() == []
     owner.push(checkpoint)
-    assert owner.steps() == [5]
+    assert owner.store.steps() == [5]
     assert sorted(sent) == sorted([*checkpoint.manifest["files"], "engine.pt"])
 
 
 def test_an_attempt_is_created_once(url):
     storage = open_storage(url)
-    remote_run(url).claim(holder="a")
+    remote_run(url).lease.claim(holder="a")
     with pytest.raises(AlreadyExistsError):
         storage.put("attempts/attempt-0001.json", b"{}", only_new=True)
 
@@ -315,38 +315,38 @@ def test_retention_is_a_value():
 
 def test_what_is_committed_is_never_discarded(url, tmp_path, made):
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
     owner.push(checkpoint)
     before = objects(url)
-    owner.discard(checkpoint)
+    owner.store.discard(checkpoint)
     assert objects(url) == before
 
 
 def test_known_damage_is_uploaded_again(url, tmp_path, made):
     """Another machine set it aside; the one that has it whole commits it once more."""
     first = remote_run(url)
-    first.claim(holder="a")
+    first.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
     first.push(checkpoint)
     key = f"{checkpoint.manifest['directory']}/engine.pt"
     first.storage.put(key, bytes(first.storage.num_bytes(key)))
-    first.set_aside(5)
+    first.store.quarantine(5)
     again = remote_run(url)
-    again.claim(holder="a")
+    again.lease.claim(holder="a")
     again.push(checkpoint)
-    assert newest_of([Pulled(again, keep_all(tmp_path / "b"))]).step == 5
+    assert newest_checkpoint([again.store], keep_all(tmp_path / "b")).step == 5
 
 
 def test_a_storage_that_has_lost_the_run_gets_no_commit(url, tmp_path, made):
     """An unmounted disk looks like an empty one."""
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
     shutil.rmtree(tmp_path / "bucket")
     with pytest.raises(UnavailableError, match="no longer holds attempt 1"):
         owner.push(checkpoint)
-    assert owner.steps() == []
+    assert owner.store.steps() == []
 
 
 @pytest.mark.parametrize(
@@ -360,31 +360,31 @@ def test_a_storage_that_has_lost_the_run_gets_no_commit(url, tmp_path, made):
 )
 def test_a_manifest_reaches_no_file_outside_its_checkpoint(url, tmp_path, made, change):
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
     owner.push(checkpoint)
     key = "commits/step-0000000005.json"
     owner.storage.put(key, json.dumps(sealed({**checkpoint.manifest, **change})).encode())
-    with pytest.raises(DataError, match="the manifest names"):
-        owner.pull(5, keep_all(tmp_path / "b"))
+    with pytest.raises(DataError, match="names"):
+        keep_all(tmp_path / "b").download(5, owner.store)
 
 
 def test_what_is_kept_for_ever_is_stored_even_if_newer_ones_wait(url, tmp_path, made):
     owner, retention = remote_run(url), Retention(keep_last=2, milestones=(10,))
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     uploader = Uploader(owner, retention, max_unsynced_seconds=60)
     for checkpoint in committed(keep_all(tmp_path / "a"), made, 5, 10, 15, 20):
         uploader.submit(checkpoint)
     with uploader:
         assert uploader.drain(30)
-    assert owner.steps() == [10, 20], "5 and 15 were passed over"
+    assert owner.store.steps() == [10, 20], "5 and 15 were passed over"
     assert uploader.committed_step == 20
 
 
 def test_who_read_of_a_failure_reads_of_its_end(url, tmp_path, made, monkeypatch, capsys):
     """The checkpoint that failed is given up for a newer one, which is stored at once."""
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     old, new = committed(keep_all(tmp_path / "a"), made, 5, 10)
     push = owner.push
 
@@ -407,7 +407,7 @@ def test_who_read_of_a_failure_reads_of_its_end(url, tmp_path, made, monkeypatch
 
 def test_a_crash_beside_the_training_is_no_silence(url, tmp_path, made, monkeypatch):
     owner = remote_run(url)
-    owner.claim(holder="a")
+    owner.lease.claim(holder="a")
     monkeypatch.setattr(owner, "push", lambda checkpoint: 1 / 0)
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
     with Uploader(owner, Retention(), max_unsynced_seconds=60) as uploader:

@@ -1,0 +1,39 @@
+"""The retry policy: how often a failed call is repeated, and how long to wait in between.
+
+Storages and local reads retry through `retried`; the background uploads wait with `backoff`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+DELAYS_SECONDS: tuple[float, ...] = (1, 2, 4)
+"""Upper bounds of the pauses before the second, third and fourth try of a call."""
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+"""Bounds of the pauses of a background task, which is repeated until it succeeds."""
+
+
+def retried(action: Callable[[], T], is_transient: Callable[[Exception], bool]) -> T:
+    """Return what `action` returns; repeat it after a transient error, with jittered pauses."""
+    for delay in DELAYS_SECONDS:
+        try:
+            return action()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+        time.sleep(random.uniform(delay / 2, delay))  # noqa: S311 - jitter, not a secret
+    return action()
+
+
+def backoff() -> Iterator[float]:
+    """Yield pauses without end: full jitter below a bound that doubles up to the longest."""
+    bound = FIRST_PAUSE_SECONDS
+    while True:
+        yield random.uniform(0, bound)  # noqa: S311 - jitter, not a secret
+        bound = min(2 * bound, LONGEST_PAUSE_SECONDS)

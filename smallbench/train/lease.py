@@ -1,0 +1,149 @@
+"""Who may write to a run in a storage: one owner at a time, known by its attempt and its lease.
+
+    attempts/attempt-0003.json   one for each start; whoever creates it owns the run
+    lease.json                   the owner's sign of life: {attempt, expires, holder}
+
+Ownership is one conditional write: of two writers that start at once, one creates the next attempt
+and the other is told that it exists. An owner that was only paused finds the next attempt there
+when it looks, before it renews its lease or commits. All methods raise `UnavailableError` and
+`CredentialsError` as the storage does.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from smallbench.errors import ConflictError, UnavailableError, UnsavedError
+from smallbench.stop import NEVER, Stop
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, get_json
+from smallbench.train.manifest import attempt_name
+
+LEASE = "lease.json"
+
+
+class RunLease:
+    """The ownership of one run below a storage's URL."""
+
+    def __init__(self, storage: Storage, *, seconds: float = 60) -> None:
+        self.storage = storage
+        self.seconds = seconds
+        self.attempt = 0
+        self._holder = ""
+
+    def claim(
+        self,
+        *,
+        holder: str,
+        at_least: int = 1,
+        stop: Stop = NEVER,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> int:
+        """Own the run from here on; return the number of the new attempt, from `at_least` on.
+
+        `holder` names the run directory: its own last attempt is known to be dead, since this
+        process holds the directory's lock. Anybody else's is waited for until its lease runs out.
+        Raises `ConflictError` if another writer is alive or was quicker.
+        """
+        newest = self._newest_attempt()
+        if newest:
+            self._wait_for(newest, holder, stop, say)
+        self.attempt, self._holder = max(newest + 1, at_least), holder
+        try:
+            self._put(f"attempts/{attempt_name(self.attempt)}.json", self._content(), only_new=True)
+        except AlreadyExistsError:
+            raise ConflictError(
+                f"another process has just taken over the run in {self.storage.url}; it goes on "
+                "there, this one has written nothing"
+            ) from None
+        self.renew()
+        return self.attempt
+
+    def renew(self) -> None:
+        """Say that this attempt is alive; raises `ConflictError` if it was taken over."""
+        self.assert_owned()
+        self._put(LEASE, self._content())
+
+    def release(self) -> None:
+        """Let the next writer start at once."""
+        self.assert_owned()
+        self._put(LEASE, self._content() | {"expires_unix_seconds": 0})
+
+    def read(self) -> dict[str, Any] | None:
+        """The last owner's sign of life; None if the run was never in a storage."""
+        try:
+            return get_json(self.storage, LEASE)
+        except NotFoundError:
+            return None
+
+    def assert_owned(self) -> None:
+        """Raise `ConflictError` if a later attempt exists."""
+        newest = self._newest_attempt()
+        if newest < self.attempt:
+            raise UnavailableError(
+                f"{self.storage.url} no longer holds attempt {self.attempt} of this run; bring "
+                "back the storage (is it mounted?)"
+            )
+        if newest > self.attempt:
+            raise ConflictError(
+                f"attempt {newest} has taken over the run in {self.storage.url} from this one "
+                f"(attempt {self.attempt}); nothing of it was damaged"
+            )
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "attempt": self.attempt,
+            "expires_unix_seconds": time.time() + self.seconds,
+            "lease_seconds": self.seconds,
+            "holder": self._holder,
+            "host": platform.node(),
+        }
+
+    def _put(self, key: str, content: Mapping[str, Any], *, only_new: bool = False) -> None:
+        self.storage.put(key, (json.dumps(content, indent=2) + "\n").encode(), only_new=only_new)
+
+    def _newest_attempt(self) -> int:
+        names = [stored.key for stored in self.storage.list("attempts/attempt-")]
+        return max((int(Path(name).stem.removeprefix("attempt-")) for name in names), default=0)
+
+    def _sign_of_life(self, attempt: int) -> dict[str, Any]:
+        """The lease, or the attempt's own file if it has not written a lease yet."""
+        lease = self.read()
+        if lease and lease["attempt"] == attempt:
+            return lease
+        return get_json(self.storage, f"attempts/{attempt_name(attempt)}.json")
+
+    def _wait_for(
+        self,
+        attempt: int,
+        holder: str,
+        stop: Stop,
+        say: Callable[[str], None],
+    ) -> None:
+        seen = self._sign_of_life(attempt)
+        if seen["holder"] == holder:
+            return
+        left = seen["expires_unix_seconds"] - time.time()
+        if seen["expires_unix_seconds"] == 0 or left < -10 * seen["lease_seconds"]:
+            return  # given back, or dead for so long that no clock can be that wrong
+        # Clocks differ: whoever is alive is seen to renew within this time.
+        seconds = min(max(left, seen["lease_seconds"] / 2), seen["lease_seconds"])
+        if seconds > 1:
+            say(
+                f"attempt {attempt} on {seen['host']} may still write to {self.storage.url}; "
+                f"waiting {seconds:.0f} s for its lease to run out"
+            )
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(min(0.2, max(end - time.monotonic(), 0)))
+            stop.raise_if_asked("waiting for another writer's lease", UnsavedError)
+        now = self._sign_of_life(attempt)
+        if now["expires_unix_seconds"] not in {0, seen["expires_unix_seconds"]}:
+            raise ConflictError(
+                f"attempt {attempt} on {now['host']} is writing to the run in {self.storage.url}; "
+                "wait for its end, or choose another --run_dir"
+            )

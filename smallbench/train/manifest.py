@@ -1,0 +1,110 @@
+"""The manifest of a checkpoint: its step, its files with their hashes, and a hash of itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from smallbench.config import digest
+from smallbench.errors import DataError
+from smallbench.files import parse_json, read_retried, sha256_file
+
+SCHEMA_VERSION = 3
+"""1 kept the optimizer's state by number instead of by name, and no hash of the manifest; 2 kept
+Adam's moments alone."""
+
+SEAL = "manifest_sha256"
+
+METRICS = "metrics.jsonl"
+"""The run's records up to the checkpoint's step, in each checkpoint: a machine with an empty disk
+continues them too."""
+
+
+class DamagedError(DataError):
+    """A checkpoint was read, and is not what its manifest says."""
+
+
+class OtherVersionError(DataError):
+    """A checkpoint or a run of another release of this project: whole, but not for this one."""
+
+
+def step_name(step: int) -> str:
+    """`step-0000012000`: zero-padded, so that names sort as numbers do."""
+    return f"step-{step:010d}"
+
+
+def step_of(name: str) -> int:
+    """The step of a commit's file name or key."""
+    return int(Path(name).name.split(".")[0].removeprefix("step-"))
+
+
+def attempt_name(attempt: int) -> str:
+    """`attempt-0003`, as in the paths of its data."""
+    return f"attempt-{attempt:04d}"
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a hash of itself, in place of an earlier one."""
+    content = {**manifest, "schema_version": SCHEMA_VERSION}
+    content.pop(SEAL, None)
+    return {**content, SEAL: digest(content)}
+
+
+def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
+    """The manifest in `content`; raises as `check_manifest` does, and names `name`."""
+    try:
+        manifest = parse_json(content, name)
+    except DataError as error:
+        raise DamagedError(str(error)) from None
+    check_manifest(manifest, name)
+    return manifest
+
+
+def check_manifest(manifest: Mapping[str, Any], name: str = "the manifest") -> None:
+    """Check a manifest before anything that it names is touched.
+
+    Raises `OtherVersionError` if another release wrote it, `DamagedError` if it does not match its
+    hash or names files outside its own directory.
+    """
+    version = manifest.get("schema_version")
+    check_version(version, SCHEMA_VERSION, name)
+    if sealed(manifest)[SEAL] != manifest.get(SEAL):
+        raise DamagedError(f"{name} does not match its own SHA-256")
+    if missing := {"step", "directory", "files", "attempt"} - manifest.keys():
+        raise DamagedError(f"{name} has no {sorted(missing)[0]!r}")
+    directory = str(manifest["directory"])
+    if not re.fullmatch(r"checkpoints/step-\d{10,}/attempt-\d{4,}", directory):
+        raise DamagedError(f"{name} names {directory!r}, which is no directory of a checkpoint")
+    for file in manifest["files"]:
+        if not re.fullmatch(r"\w[\w.-]*", file):
+            raise DamagedError(f"{name} names {file!r}, which is no file of a checkpoint")
+
+
+def check_version(version: Any, expected: int, name: str) -> None:
+    """Raise `OtherVersionError` if `version` is a whole number other than `expected`."""
+    if type(version) is int and version != expected:
+        raise OtherVersionError(
+            f"{name} has schema_version {version}; this release reads {expected}. Nothing was "
+            "changed: continue with the release that wrote it (run.json names it), or choose "
+            "another --run_dir"
+        )
+    if version != expected:
+        raise DamagedError(f"{name} has schema_version {version!r}; expected {expected}")
+
+
+def check_file(path: Path, expected: Mapping[str, Any]) -> None:
+    """Raise `DamagedError` if a file has not the size and SHA-256 that a manifest says.
+
+    Raises `UnavailableError` if it cannot be read.
+    """
+    try:
+        num_bytes = read_retried(path, path.stat).st_size
+        if num_bytes == expected["bytes"]:
+            if sha256_file(path) != expected["sha256"]:
+                raise DamagedError(f"{path} does not match its SHA-256")
+            return
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise DamagedError(f"{path} is missing") from None
+    raise DamagedError(f"{path} has {num_bytes} bytes, the manifest says {expected['bytes']}")
