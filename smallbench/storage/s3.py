@@ -24,7 +24,6 @@ from smallbench.storage.s3_answers import (
     MomentaryError,
     answer_error,
     check_answer,
-    check_body,
     code_of,
     deletion_error,
     silence_error,
@@ -116,7 +115,6 @@ class S3Storage:
         client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
         if self._config.checksum_mode == "when_required":
             client.meta.events.register("before-call.s3.DeleteObjects", _drop_checksum)
-        client.meta.events.register_first("before-parse.s3.*", check_body)
         client.meta.events.register("after-call.s3", check_answer)
         if not urlsplit(client.meta.endpoint_url).netloc.endswith(AWS_DOMAINS):
             client.meta.events.register_first("needs-retry.s3", _refuse_redirect)

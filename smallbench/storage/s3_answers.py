@@ -77,24 +77,6 @@ class ForeignAnswerError(ConfigError):
     """Something answered that is not an S3 store."""
 
 
-def check_body(*, operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
-    """Raise `ForeignAnswerError` if a successful answer that should be XML is something else.
-
-    For botocore's event `before-parse`; later botocore takes such an answer for a status 500.
-    """
-    root, content = ROOTS.get(operation_model.name), response_dict["body"]
-    if response_dict["status_code"] >= 300 or not isinstance(content, bytes):
-        return  # an object's content is no bytes yet
-    head = content[:2000]
-    is_right = (
-        any(b + mark in head for mark in (root, b"Error>") for b in (b"<", b":"))
-        if root is not None
-        else not head.lstrip().lower().startswith((b"<!doctype", b"<html", b"{"))
-    )
-    if not is_right:
-        raise foreign(_words(content))
-
-
 def check_answer(*, http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
     """Raise `ForeignAnswerError` if a successful answer cannot come from an S3 store.
 
@@ -103,10 +85,16 @@ def check_answer(*, http_response: Any, parsed: dict[str, Any], model: Any, **_:
     headers = http_response.headers
     kind = headers.get("Content-Type", "").lower()
     if http_response.status_code >= 300:
-        error = parsed.setdefault("Error", {})
-        if b"<Error" not in http_response.content:
-            error["Message"] = _words(http_response.content)
+        content = http_response.content
+        if b"<Error" not in content:
+            # botocore makes a 500 of a successful answer with another root than expected.
+            if getattr(http_response.raw, "status", 500) < 300:
+                raise foreign(_words(content))
+            parsed.setdefault("Error", {})["Message"] = _words(content)
         return
+    root = ROOTS.get(model.name)
+    if root is not None and root not in http_response.content[:2000]:
+        raise foreign(_words(http_response.content))
     if parsed.get("IsTruncated") and not (
         parsed.get("NextContinuationToken") or parsed.get("NextKeyMarker")
     ):
