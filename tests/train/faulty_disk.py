@@ -28,7 +28,6 @@ from tests.train.test_pretrain import tiny
 
 def run(corpus: Path, case: dict[str, Any]) -> None:
     """One run in this process; never returns."""
-    torch.set_num_threads(1)
     os.environ.update(case["environment"])
 
     def dispatch(_: list[str]) -> None:
@@ -55,19 +54,23 @@ def run(corpus: Path, case: dict[str, Any]) -> None:
 
 def main() -> None:
     corpus = Path(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    torch.set_num_threads(1)
     retry.DELAYS_SECONDS = (0.01, 0.01)
     retry.LONGEST_PAUSE_SECONDS = 0.05
     pretrain_module.matrix_peak_flops = lambda *_: 1e12
+    with tempfile.TemporaryDirectory() as folder:  # so that no fork imports what a run needs
+        pretrain(tiny(train__max_steps=1), data=corpus, run_dir=Path(folder))
     for line in sys.stdin:
         with tempfile.TemporaryFile() as said:
             if not (child := os.fork()):
                 os.dup2(said.fileno(), 2)
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 run(corpus, json.loads(line))
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             said.seek(0)
             answer = {"code": code, "said": said.read().decode()}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
