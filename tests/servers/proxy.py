@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from tests.servers.dialects import Reply, Rule
+
 CHUNK_BYTES = 64 << 10
 
 
@@ -61,7 +63,14 @@ class Gone:
     """Nobody listens."""
 
 
-Fault = Answer | CutRequest | CutResponse | LoseAnswer | Stall | Gone
+@dataclass(frozen=True)
+class Dialect:
+    """Requests are answered as another store would, where its rule says so."""
+
+    rule: Rule
+
+
+Fault = Answer | CutRequest | CutResponse | LoseAnswer | Stall | Gone | Dialect
 
 CODES = {403: "AccessDenied", 501: "NotImplemented", 503: "ServiceUnavailable"}
 
@@ -172,8 +181,17 @@ class Proxy:
         self.requests.append(line)
         fault = self._takes(line)
         if isinstance(fault, Answer):
-            await self._answer(fault, reader, writer)
+            code = CODES.get(fault.status, "InternalError")
+            body = f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
+            await self._answer(Reply(fault.status, body), line, reader, writer)
             return
+        if isinstance(fault, Dialect):
+            method, path, _ = line.split(" ")
+            fields = (field.split(b":", 1) for field in head.split(b"\r\n")[1:] if b":" in field)
+            headers = {n.decode().lower(): value.strip().decode() for n, value in fields}
+            if reply := fault.rule(method, path, headers):
+                await self._answer(reply, line, reader, writer)
+                return
         if isinstance(fault, Stall):
             await asyncio.sleep(fault.seconds)
         below, above = await asyncio.open_connection(*self._target)
@@ -213,16 +231,16 @@ class Proxy:
         writer.write_eof()
 
     async def _answer(
-        self, fault: Answer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, reply: Reply, line: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        code = CODES.get(fault.status, "InternalError")
-        body = f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
-        writer.write(
-            f"HTTP/1.1 {fault.status} {HTTPStatus(fault.status).phrase}\r\n"
-            f"Content-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
-            "Connection: close\r\n\r\n".encode()
-            + body
-        )
+        fields = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
+        head = (
+            f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status or 200).phrase}\r\n{fields}"
+            f"Content-Type: {reply.content_type}\r\nContent-Length: {len(reply.body)}\r\n"
+            "Connection: close\r\n\r\n"
+        ).encode()
+        body = b"" if line.startswith("HEAD ") else reply.body
+        writer.write(head + body if reply.raw is None else reply.raw)
         writer.write_eof()
         with contextlib.suppress(TimeoutError):  # let the client finish its sentence
             async with asyncio.timeout(5):
