@@ -46,7 +46,7 @@ class Options(StorageConfig):
     )
     entry: Path | None = option(None, help="validate, compare: folder of an entry")
     other: Path | None = option(None, help="compare: folder of the entry to compare with")
-    glue: str | None = option(
+    glue: Location | None = option(
         None,
         help="new: --out of 'smallbench glue'; else GLUE itself, for its labels: a folder in the "
         "official TSV layout, or hub",
