@@ -16,6 +16,7 @@ writes the zip for GLUE's own server to --out; check-file checks such a zip.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from jobs.base import Job
 from smallbench.config import Location, option, require
 from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.tasks import task_named
 from smallbench.parts import PartConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
@@ -54,10 +56,10 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
     run: tuple[Location, ...] = option(
         (), help="show, merge, submit-file: --out of earlier runs; check-file: a zip"
     )
-    model: str | None = option(
+    model: Location | None = option(
         None, help="export or run directory, URL of an export, or a model's id on the hub"
     )
-    glue: str | None = option(
+    glue: Location | None = option(
         None, help="folder in the official TSV layout, hub, or samples: generated stand-ins"
     )
     out: Location | None = option(
@@ -81,6 +83,8 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
         for name in ("learning_rate", "seeds"):
             values = getattr(self, name)
             require(values is None or min(values) >= 0, name, values, "at least 0")
+        for task in self.tasks or ():
+            task_named(task)
         for name in NEEDED[self.action]:
             if not getattr(self, name):
                 raise UsageError(f"'glue {self.action}' needs --{name}; see smallbench glue --help")
@@ -124,11 +128,12 @@ def run(options: Options) -> None:
                 show_summary(options, summary, model=str(options.model), folder=folder)
     if options.action == "measure":
         if options.part()[1] > 1 and "://" in str(options.out):
-            print(f"When all shards are done: smallbench glue show {options.out}")
+            print(f"When all shards are done: smallbench glue show {shlex.quote(str(options.out))}")
         elif options.part()[1] > 1:
             print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
         else:
-            print(f"Beside the paper's rows: smallbench leaderboard --results={options.out}")
+            out = shlex.quote(str(options.out))
+            print(f"Beside the paper's rows: smallbench leaderboard --results={out}")
 
 
 def measure_model(options: Options) -> list[RunResult]:
