@@ -331,6 +331,7 @@ def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     records = [m for m in metrics if m["event"] == "train"]
     found = []
     for kept in _thinned([*first, *records], MAX_LOG_POINTS):
+        peak = kept.get("peak_memory_bytes")
         found.append(
             {
                 "step": kept["step"],
@@ -340,6 +341,7 @@ def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 # ELECTRA's generator is the masked-language model of the pair.
                 "mlm_loss": kept.get("mlm_loss", kept.get("generator_loss")),
                 "tokens_per_second": kept.get("tokens_per_second"),
+                **({"peak_memory_bytes": peak} if peak else {}),
             }
         )
     return found
