@@ -74,5 +74,5 @@ def test_a_bert_small_that_is_preempted_is_in_a_slow_store_within_15_seconds(
     assert seconds < GRACE_SECONDS
     runs = open_storage(f"{moto_bucket.url}/runs/mine", moto_bucket.config)
     assert runs.list("commits/")
-    stored = sum(item.size for item in runs.list(""))
+    stored = sum(item.num_bytes for item in runs.list(""))
     assert stored > 12 * 13.5e6, "weights and two moments of each parameter"
