@@ -16,7 +16,7 @@ import yaml
 from smallbench.cluster.config import SPOT, ClusterConfig
 from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, build
-from smallbench.cluster.sizes import Sizes, deadline_seconds, prepare_gib
+from smallbench.cluster.sizes import Sizes, deadline_seconds, prepare_gib, pull_seconds
 from smallbench.cluster.work import Work
 from smallbench.errors import UsageError
 
@@ -50,6 +50,8 @@ def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> lis
     if sizes is not None:
         job.set_resource("memory", f"{sizes.memory_gib}Gi")
         job.set_scratch(sizes.scratch_gib)
+    if work.trains:
+        job.wait_for_start(pull_seconds(config.corpus_gib))
     if work.stage == "prepare":
         job.set_scratch(prepare_gib(config.corpus_gib))
     job.set_deadline(work, config, sizes, parts)
@@ -151,6 +153,13 @@ class _Job:
             if work.stage == "prepare":
                 rounds *= max(1, math.ceil(config.corpus_gib / type(config).corpus_gib))
             self.spec["activeDeadlineSeconds"] *= rounds
+
+    def wait_for_start(self, seconds: float) -> None:
+        """Let a pod pull its corpus at least so long before its first heartbeat."""
+        probe = self.container["startupProbe"]
+        probe["failureThreshold"] = max(
+            probe["failureThreshold"], math.ceil(seconds / probe["periodSeconds"])
+        )
 
     def set_scratch(self, gib: int) -> None:
         """Where a pod may write."""

@@ -100,6 +100,11 @@ def needs_of(config: PretrainConfig, gpu: str) -> Needs:
     return Needs(plan.num_parameters, max(host, 16 * plan.num_parameters), plan.whole.hours, kept)
 
 
+def pull_seconds(corpus_gib: float) -> float:
+    """Return how long a pod may pull its corpus: twice what a slow store takes."""
+    return 2 * corpus_gib * GIB / UPLOAD_BYTES_PER_SECOND
+
+
 def prepare_gib(corpus_gib: float) -> int:
     """Return the scratch of a pod that prepares; the first one joins all shares."""
     return max(SCRATCH_GIB, math.ceil(PREPARE_CORPORA * corpus_gib))
