@@ -53,7 +53,7 @@ class Options(StorageConfig):
     )
     keeper: bool = option(False, help="change: a keeper of the board has confirmed the request")
     other: Path | None = option(None, help="compare: folder of the entry to compare with")
-    glue: str | None = option(
+    glue: Location | None = option(
         None,
         help="new: --out of 'smallbench glue'; else GLUE itself, for its labels: a folder in the "
         "official TSV layout, or hub",

@@ -21,6 +21,7 @@ from jobs.base import Job
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
 from smallbench.parts import PartConfig
+from smallbench.plugins import nothing_left
 from smallbench.storage.config import StorageConfig
 
 
@@ -77,7 +78,9 @@ def run(options: Options) -> None:
                 stop=stop,
             )
         else:
-            manifest = prepare(options, out=Path(out), workers=workers, stop=stop)
+            is_kept = (Path(out) / "manifest.json").is_file
+            with nothing_left(Path(out), is_kept=is_kept):
+                manifest = prepare(options, out=Path(out), workers=workers, stop=stop)
     if manifest is not None:
         print(summary(manifest, out))
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from jobs.base import Job
 from smallbench.config import Location, option, require
-from smallbench.recipes import RECIPES
+from smallbench.recipes import recipe_config
 from smallbench.tracking.config import TrackerConfig
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 
@@ -79,8 +79,7 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
 
 def config(options: Options) -> PretrainConfig:
     """The recipe's configuration."""
-    base: PretrainConfig = RECIPES[options.recipe]()
-    return base
+    return recipe_config(options.recipe)
 
 
 def run(options: Options, config: PretrainConfig) -> None:

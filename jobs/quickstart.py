@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jobs.base import Job
 from smallbench.config import option, override_all
-from smallbench.recipes import RECIPES
+from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
 NEXT = """\
@@ -41,7 +41,7 @@ class Options:
 
 def config(options: Options) -> PretrainConfig:
     """`bert-tiny` with a quick rhythm."""
-    recipe: PretrainConfig = RECIPES["bert-tiny"]()
+    recipe: PretrainConfig = recipe_config("bert-tiny")
     return override_all(
         recipe,
         {

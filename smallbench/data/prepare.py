@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from smallbench.config import differing_keys, digest, to_dict
 from smallbench.cores import available_cpus
 from smallbench.data.cleaning import is_held_out
-from smallbench.data.config import TRAINED_KINDS, PrepareConfig
+from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import Corpus, Skips, open_corpus
 from smallbench.data.duplicates import SeenHashes
 from smallbench.data.meter import Meter
@@ -258,7 +258,7 @@ class CorpusSource:
 
     def tokenizer(self) -> Tokenizer:
         """The given one, or one that is trained on a sample."""
-        if self.config.tokenizer not in TRAINED_KINDS:
+        if not is_trained(self.config.tokenizer):
             return given_tokenizer(self.config)
         return tokenizer_from(self.config, self.sample())
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from smallbench.cores import available_cpus
-from smallbench.data.config import TRAINED_KINDS, PrepareConfig
+from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import (
     Corpus,
     Skips,
@@ -207,7 +207,7 @@ class _Share:
 
     def tokenizer(self, source: CorpusSource) -> Tokenizer:
         """The given tokenizer, or the one that is trained on the samples of all shares."""
-        if self.config.tokenizer not in TRAINED_KINDS:
+        if not is_trained(self.config.tokenizer):
             return given_tokenizer(self.config)
         if not self._has(_TOKENIZER):
             if not self._has(f"{self.name('sample')}.json"):
@@ -282,7 +282,7 @@ class _Joined:
 
     def tokenizer(self) -> Tokenizer:
         """The one that all shares have used."""
-        if self.share.config.tokenizer not in TRAINED_KINDS:
+        if not is_trained(self.share.config.tokenizer):
             return given_tokenizer(self.share.config)
         return Tokenizer.load(self.share.work / _TOKENIZER)
 

@@ -82,10 +82,12 @@ class Encoder:
         self.num_parameters = sum(p.numel() for p in parameters)
         self.sha256 = "" if random_init else weights_sha256(body)
 
-    def classifier(self, task: Task) -> torch.nn.Module:
+    def classifier(self, task: Task, *, pooling: str | None = None) -> torch.nn.Module:
         """The encoder with a fresh head for `task`, from a `Batch` to logits."""
         return build_classifier(
-            self.transformers_classifier(task), pads_left=self.tokenizer.padding_side == "left"
+            self.transformers_classifier(task),
+            pads_left=self.tokenizer.padding_side == "left",
+            pooling=pooling,
         )
 
     def transformers_classifier(self, task: Task) -> Any:

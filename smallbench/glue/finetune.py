@@ -61,6 +61,7 @@ def settings_for(
         max_train_examples=config.max_train_examples,
         is_sample=data.is_sample,
         random_init=encoder.random_init,
+        pooling=config.pooling,
         split=data.scored_splits[0],
     )
 
@@ -117,7 +118,9 @@ def finetune(
     features = features or tokenize_task(encoder, data, config)
     device = choose_device(config.device)
     torch.manual_seed(seed)
-    objective = Classification(encoder.classifier(task), is_regression=task.is_regression)
+    objective = Classification(
+        encoder.classifier(task, pooling=config.pooling), is_regression=task.is_regression
+    )
     optim = OptimConfig(
         learning_rate=learning_rate,
         epsilon=1e-8,  # torch's and transformers' default; pretraining's 1e-6 is BERT's

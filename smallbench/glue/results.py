@@ -29,13 +29,21 @@ from smallbench.errors import ConfigError, DataError, UnavailableError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.readers import TaskData
-from smallbench.glue.tasks import TASKS, Task, task_named
+from smallbench.glue.tasks import (
+    OWN_TASKS,
+    TASKS,
+    Task,
+    register_task,
+    task_from_dict,
+    task_named,
+)
 
 RESULT_FILE = "result.json"
 TIMING_FILE = "timing.json"
 FORMAT = "smallbench-glue-run-3"
 FORMAT_WITHOUT_CHECK = "smallbench-glue-run-2"
 """The format before runs stored how their data differ from the official rows."""
+TASK_FILE = "task.json"
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class RunSettings:
     model: str
     """Directory or hub id of the encoder, as the tables name it."""
     model_sha256: str
-    """Fingerprint of its weights."""
+    """Fingerprint of its weights; empty if they were drawn at random."""
     num_parameters: int
     """Of the encoder without a task's head."""
     learning_rate: float
@@ -67,14 +75,21 @@ class RunSettings:
     """Fine-tuned on generated stand-ins, not on GLUE."""
     random_init: bool = False
     """The encoder's weights were drawn at random: a baseline without pretraining."""
+    pooling: str | None = None
+    """How hidden states became one vector under a head of ours; None: the model's own head."""
 
     def __post_init__(self) -> None:
         config.require(self.split in {"dev", CHOICE}, "split", self.split, f"dev or {CHOICE}")
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that tell two runs apart: the same weights may have several names."""
+        return config.to_dict(self) | ({"model": ""} if self.model_sha256 else {})
+
+    @property
     def scored_splits(self) -> tuple[str, ...]:
         """Names of the splits that have metrics, the ranked one first."""
-        return TASKS[self.task].dev_splits if self.split == "dev" else (self.split,)
+        return task_named(self.task).dev_splits if self.split == "dev" else (self.split,)
 
 
 @dataclass(frozen=True)
@@ -173,6 +188,8 @@ def write_run(directory: Path, result: RunResult, predictions: Mapping[str, NDAr
         words = [_prediction_text(task, value) for value in np.asarray(values).tolist()]
         lines = ["index\tprediction", *(f"{i}\t{word}" for i, word in enumerate(words))]
         files.write_text(directory / f"{split}.tsv", "\n".join(lines) + "\n")
+    if task.name in OWN_TASKS:  # whoever reads the result needs no plug-in
+        files.write_json(directory / TASK_FILE, config.to_dict(task))
     timing = {"seconds": result.seconds, "examples_per_second": result.examples_per_second}
     files.write_json(directory / TIMING_FILE, timing)
     _write_result(directory, result)
@@ -204,6 +221,8 @@ def read_run(directory: Path) -> RunResult:
         found = content.get("format") if isinstance(content, dict) else None
         if found not in {FORMAT, FORMAT_WITHOUT_CHECK}:
             raise ValueError(f"format {found!r}, expected {FORMAT!r}")
+        if (directory / TASK_FILE).is_file():
+            register_task(task_from_dict(files.read_json(directory / TASK_FILE)))
         timing = directory / TIMING_FILE
         return _result_from(content, files.read_json(timing) if timing.is_file() else {})
     except OSError as error:
@@ -265,11 +284,14 @@ def find_run(
     if not (directory / RESULT_FILE).is_file():
         return None
     run = read_run(directory)
-    different = config.differing_keys(config.to_dict(run.settings), config.to_dict(settings))
+    different = config.differing_keys(run.settings.identity, settings.identity)
     if different:
         key, (old, new) = next(iter(different.items()))
+        models = ""
+        if key == "model_sha256":
+            models = f" (it is of {run.settings.model}, not of {settings.model})"
         raise ConfigError(
-            f"{directory} holds a run with {key}={old!r}, not {new!r}; choose another --out"
+            f"{directory} has a run with {key}={old!r}, not {new!r}{models}; choose another --out"
         )
     if data is None:
         return run
@@ -288,7 +310,8 @@ def read_runs(out: Path) -> list[RunResult]:
     there is no run at all, or where one is damaged, foreign or in another run's folder.
     """
     runs = []
-    for name in TASKS:
+    own = {path.parents[1].name for path in out.glob(f"runs/*/*/{TASK_FILE}")} - set(TASKS)
+    for name in (*TASKS, *sorted(own)):
         for path in sorted((out / "runs" / name).glob(f"*/{RESULT_FILE}")):
             run = read_run(path.parent)
             expected = run_directory(out, run.settings)
@@ -352,7 +375,7 @@ def group_runs(runs: Iterable[RunResult]) -> list[list[RunResult]]:
     groups: dict[tuple[Any, ...], list[RunResult]] = {}
     for run in runs:
         s = run.settings
-        model = (s.model, s.model_sha256, s.random_init)
+        model = (s.identity["model"], s.model_sha256, s.random_init)
         groups.setdefault((*model, s.max_train_examples, s.is_sample), []).append(run)
     return list(groups.values())
 
@@ -378,7 +401,7 @@ def merge_runs(sources: Sequence[Path], out: Path) -> list[RunResult]:
             if path.suffix in {".tsv", ".json"}
         }
         for name in run.settings.scored_splits:
-            values = read_predictions(directory, TASKS[run.settings.task], name)
+            values = read_predictions(directory, task_named(run.settings.task), name)
             if len(values) != run.splits[name].num_examples:
                 raise DataError(
                     f"{directory}/{name}.tsv has {len(values)} predictions, expected "

@@ -3,6 +3,7 @@
     submissions/SLUG/entry.json            who, what, how (`entry.schema.json` is its law)
     submissions/SLUG/runs.jsonl            a line for each fine-tuning: task, rate, seed, epochs
     submissions/SLUG/predictions/*.tsv.gz  what each answered on dev: index<TAB>prediction
+    submissions/SLUG/plugins/*.py          code of its own, which nothing here ever runs
     submissions/SLUG/train_log.jsonl       the pretraining's records, chained by SHA-256
 
 Scores are not in it: `scores` computes them from the predictions. Reading a folder that nobody has
@@ -29,7 +30,7 @@ from smallbench.glue.tasks import Task
 
 SCHEMA_VERSION = 1
 ENTRY_FILE, RUNS_FILE, LOG_FILE = "entry.json", "runs.jsonl", "train_log.jsonl"
-PREDICTIONS_FOLDER = "predictions"
+PREDICTIONS_FOLDER, PLUGINS_FOLDER = "predictions", "plugins"
 
 Tier = Literal["reported", "claimed", "logged", "verified"]
 TIERS: tuple[Tier, ...] = ("reported", "claimed", "logged", "verified")
@@ -187,6 +188,8 @@ class Provenance:
     config_digest: str
     config: Mapping[str, Any]
     train_log_sha256: str | None
+    plugins: tuple[Mapping[str, Any], ...] = ()
+    """Name, SHA-256 and files of code of the run's own; the text lies in `plugins/`."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import (
     ENTRY_FILE,
     LOG_FILE,
+    PLUGINS_FOLDER,
     PREDICTIONS_FOLDER,
     RUNS_FILE,
     SCHEMA_VERSION,
@@ -36,6 +37,7 @@ from smallbench.leaderboard.entry import (
     schema,
 )
 from smallbench.leaderboard.text import JOINERS, is_invisible, name_of, show, texts
+from smallbench.plugins import sha256_of
 
 # Several times what an honest entry needs, and little enough to read in seconds.
 MAX_FILES = 1_000
@@ -53,6 +55,11 @@ MAX_NUMBER, MIN_NUMBER = 1e30, 1e-30
 MAX_LOGGED = 1e15  # of a line of the log: seconds, losses, rates
 
 PREDICTIONS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
+FOLDERS = {
+    PREDICTIONS_FOLDER: (PREDICTIONS_NAME, MAX_PREDICTIONS_BYTES),
+    PLUGINS_FOLDER: (re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.py"), 1 << 20),
+}
+"""Folder of an entry → how its files are called, and how large they may be."""
 HEADER = b"index\tprediction"
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 
@@ -103,6 +110,7 @@ def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
         for run in runs
         for split, path in run.predictions.items()
     }
+    _require_plugins(entry, contents)
     return Submission(folder, entry, runs, predictions, _parse_log(contents))
 
 
@@ -124,19 +132,20 @@ def list_files(folder: Path) -> dict[str, int]:
     Raises `Rejected` for links, special files, unknown names, too many or too large ones.
     """
     found = _statuses(folder, "")
-    if found.pop(PREDICTIONS_FOLDER, None) is not None:
-        found |= _statuses(folder / PREDICTIONS_FOLDER, f"{PREDICTIONS_FOLDER}/")
+    for below in FOLDERS:
+        if found.pop(below, None) is not None:
+            found |= _statuses(folder / below, f"{below}/")
     if len(found) > MAX_FILES:
         raise Rejected("files", f"more than {MAX_FILES:,} files")
     for path, status in found.items():
         folder_name, _, name = path.rpartition("/")
         if not stat.S_ISREG(status.st_mode):
             raise Rejected("files", f"{show(path)} is no regular file (a link?)")
-        if folder_name and not PREDICTIONS_NAME.fullmatch(name):
-            raise Rejected("files", f"{show(path)} is no name of a predictions file")
+        if folder_name and not FOLDERS[folder_name][0].fullmatch(name):
+            raise Rejected("files", f"{show(path)} does not have the name of a file in that folder")
         if not folder_name and name not in MAX_BYTES:
             raise Rejected("files", f"{show(path)} does not belong in an entry")
-        limit = MAX_PREDICTIONS_BYTES if folder_name else MAX_BYTES[name]
+        limit = FOLDERS[folder_name][1] if folder_name else MAX_BYTES[name]
         if status.st_size > limit:
             raise Rejected("files", f"{path} has {status.st_size:,} bytes, more than {limit:,}")
     sizes = {path: status.st_size for path, status in found.items()}
@@ -295,6 +304,22 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
     return {key: _inlined(member, definitions) for key, member in node.items() if key != "$defs"}
 
 
+def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
+    """Raise `Rejected` unless the files in `plugins/` are those that the entry names."""
+    given = {path for path in contents if path.startswith(f"{PLUGINS_FOLDER}/")}
+    for plugin in entry.measured.provenance.plugins:
+        place = f"the plug-in {show(plugin['name'])}"
+        missing = set(plugin["files"].values()) - given
+        if missing:
+            raise Rejected("plugins", f"{place}: {sorted(missing)[0]} is not there")
+        texts = {name: contents[path] for name, path in plugin["files"].items()}
+        if sha256_of(plugin["name"], texts) != plugin["sha256"]:
+            raise Rejected("plugins", f"{place}: its files do not have its SHA-256")
+        given -= set(plugin["files"].values())
+    if given:
+        raise Rejected("plugins", f"{sorted(given)[0]} belongs to no plug-in of the entry")
+
+
 # ---- runs and their predictions
 
 
@@ -429,6 +454,7 @@ def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]
 
 # ---- the training log
 
+PEAK_KEY = "peak_memory_bytes"  # may be absent: logs of version 0.1 have none
 _LOG_KEYS = ("step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256")
 
 
@@ -444,9 +470,9 @@ def _parse_log(contents: Mapping[str, bytes]) -> list[Mapping[str, Any]]:
 
 
 def _is_log_line(line: Any) -> bool:
-    if not isinstance(line, dict) or set(line) != set(_LOG_KEYS):
+    if not isinstance(line, dict) or set(line) - {PEAK_KEY} != set(_LOG_KEYS):
         return False
-    numbers = [line[key] for key in _LOG_KEYS[:-1]]
+    numbers = [line[key] for key in _LOG_KEYS[:-1]] + [line.get(PEAK_KEY)]
     if any(isinstance(n, bool) or not isinstance(n, int | float | None) for n in numbers):
         return False
     if any(n is not None and abs(n) > MAX_LOGGED for n in numbers):

@@ -92,11 +92,14 @@ class SelfAttention(nn.Module):
 class Bert(Encoder):
     """BERT's encoder with a head."""
 
+    attention_class: type[nn.Module] = SelfAttention
+    """Of each layer; built with the configuration."""
+
     def __init__(self, config: BertConfig, *, head: Head = "tokens") -> None:
         super().__init__(
             config,
             embeddings=Embeddings(config),
-            attention=lambda: SelfAttention(config),
+            attention=lambda: self.attention_class(config),
             head=head,
         )
         self.reset_parameters()

@@ -89,6 +89,7 @@ class Encoder(nn.Module, ABC):
         embeddings: nn.Module,
         attention: Callable[[], nn.Module],
         head: Head,
+        layer: Callable[[EncoderConfig, nn.Module], nn.Module] = Layer,
     ) -> None:
         super().__init__()
         self.config = config
@@ -96,7 +97,7 @@ class Encoder(nn.Module, ABC):
         """Whether a backward pass computes each layer again from its input, which alone is kept."""
         self.embeddings: Any = embeddings
         self.layers = nn.ModuleList(
-            Layer(config, attention()) for _ in range(config.num_hidden_layers)
+            layer(config, attention()) for _ in range(config.num_hidden_layers)
         )
         if head == "tokens":
             self.predictor = TokenPredictor(config)
@@ -143,6 +144,14 @@ class Encoder(nn.Module, ABC):
         """hidden_BLD → logits_BL of having been replaced."""
         logits_BL: Tensor = self.detector(hidden_BLD)
         return logits_BL
+
+    @classmethod
+    def transformers_target(cls, config: Any, *, head: str, pad_token_id: int) -> Any:
+        """How the weights travel to a class of transformers (`models.convert.Target`).
+
+        None: there is no such class, and an export carries the architecture's own code.
+        """
+        return None
 
     @property
     def head(self) -> Head:

@@ -7,11 +7,13 @@ no recomputation, no padding, and only the chosen positions in the head.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils.flop_counter import FlopCounterMode
 
 from smallbench.batch import Batch
@@ -54,9 +56,23 @@ def counted_flops(
 ) -> tuple[int, int]:
     """Return the operations of a row and of a target, as PyTorch counts them in a forward pass.
 
-    The model is built and run on fake tensors, which hold no data.
+    The model is built and run on fake tensors, which hold no data; on real ones if what it computes
+    depends on the data.
     """
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(), torch.no_grad():
+    try:
+        return _count(architecture, config, head, length, FakeTensorMode())
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return _count(architecture, config, head, length, nullcontext())
+
+
+def _count(
+    architecture: Callable[..., Encoder],
+    config: EncoderConfig,
+    head: Head,
+    length: int,
+    tensors: AbstractContextManager[Any],
+) -> tuple[int, int]:
+    with torch.random.fork_rng(devices=[]), tensors, torch.no_grad():
         # The counter looks for gradient functions of what requires a gradient.
         model = architecture(config, head=head).eval().requires_grad_(False)
         batch = Batch(input_ids=torch.zeros(1, length, dtype=torch.int64))

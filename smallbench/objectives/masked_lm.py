@@ -16,7 +16,7 @@ from smallbench.models.encoder import Head
 from smallbench.objectives.base import PretrainObjective, Sums
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.corruption import corrupt
-from smallbench.objectives.masking import IntArray, Vocabulary
+from smallbench.objectives.masking import BoolArray, IntArray, Vocabulary, choose_positions
 from smallbench.objectives.token_loss import loss_of_targets
 
 
@@ -36,7 +36,15 @@ class MaskedLM(PretrainObjective):
         self, ids_BL: IntArray, generator: np.random.Generator, fraction: float = 0.0
     ) -> Batch:
         """Clean rows → a global batch with hidden tokens."""
-        return corrupt(ids_BL, self.config, self.vocabulary, generator, fraction=fraction)
+        return corrupt(
+            ids_BL, self.config, self.vocabulary, generator, fraction=fraction, choose=self.choose
+        )
+
+    def choose(
+        self, candidates_BL: BoolArray, fraction: float, generator: np.random.Generator
+    ) -> BoolArray:
+        """Choose the tokens to hide; override it to hide others."""
+        return choose_positions(candidates_BL, fraction, generator)
 
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
         """Hidden tokens."""

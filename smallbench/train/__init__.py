@@ -13,6 +13,13 @@ OPTIMIZERS = Registry(
         "adamw": "smallbench.train.optim:build_adamw",
         "muon": "smallbench.train.optim:build_muon",
     },
+    group="smallbench.optimizers",
+    configs={
+        "adafactor": "smallbench.train.config:AdafactorConfig",
+        "adamw": "smallbench.train.config:OptimConfig",
+        "muon": "smallbench.train.config:MuonConfig",
+    },
+    config_base="smallbench.train.config:OptimizerConfig",
 )
 
 SCHEDULES = Registry(
@@ -22,4 +29,11 @@ SCHEDULES = Registry(
         "cosine": "smallbench.train.schedule:cosine",
         "linear": "smallbench.train.schedule:linear",
     },
+    group="smallbench.schedules",
+    configs={
+        "constant": "smallbench.train.config:ConstantSchedule",
+        "cosine": "smallbench.train.config:CosineSchedule",
+        "linear": "smallbench.train.config:ScheduleConfig",
+    },
+    config_base="smallbench.train.config:ScheduleConfig",
 )

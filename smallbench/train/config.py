@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from smallbench.config import option, require
+from smallbench.config import option, require, section, settle_tags
 from smallbench.errors import ConfigError
-from smallbench.models.config import BertConfig, ModelConfig
+from smallbench.models import ARCHITECTURES
+from smallbench.models.config import BertConfig, EncoderConfig
+from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.config import MaskedLMConfig, ObjectiveConfig, ReplacedTokenConfig
+from smallbench.plugins import Plugin, is_reference, plugin_of
 from smallbench.storage.config import StorageConfig
+from smallbench.train import OPTIMIZERS, SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class OptimizerConfig:
 class OptimConfig(OptimizerConfig):
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with bias correction."""
 
-    optimizer: Literal["adamw"] = "adamw"
+    optimizer: str = "adamw"
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-6
@@ -47,7 +51,7 @@ class OptimConfig(OptimizerConfig):
 class MuonConfig(OptimConfig):
     """Muon (Jordan et al. 2024) for the matrices of hidden layers, AdamW for all else."""
 
-    optimizer: Literal["muon"] = "muon"  # type: ignore[assignment]
+    optimizer: str = "muon"
     momentum: float = 0.95  # Jordan et al. 2024
 
     def __post_init__(self) -> None:
@@ -59,7 +63,7 @@ class MuonConfig(OptimConfig):
 class AdafactorConfig(OptimizerConfig):
     """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): a state of almost no memory."""
 
-    optimizer: Literal["adafactor"] = "adafactor"
+    optimizer: str = "adafactor"
     learning_rate: float = option(1e-2, help="peak learning rate, relative to each parameter")
     beta2_decay: float = option(-0.8, help="exponent of the step in the second moment's decay")
     clip_threshold: float = option(1.0, help="largest root mean square of a parameter's update")
@@ -75,7 +79,7 @@ class AdafactorConfig(OptimizerConfig):
 class ScheduleConfig:
     """Linear warm-up, then linear decay to zero at the end of the run."""
 
-    schedule: Literal["linear"] = "linear"
+    schedule: str = "linear"
     along: Literal["steps", "hours", "flops"] = option(
         "steps",
         help="unit of the schedule: steps (up to max_steps), hours (up to max_hours) or flops "
@@ -101,7 +105,7 @@ class ScheduleConfig:
 class CosineSchedule(ScheduleConfig):
     """Linear warm-up, then half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983)."""
 
-    schedule: Literal["cosine"] = "cosine"  # type: ignore[assignment]
+    schedule: str = "cosine"
     final_rate: float = option(0.0, help="learning rate at the end, as a part of the peak")
 
     def __post_init__(self) -> None:
@@ -113,7 +117,7 @@ class CosineSchedule(ScheduleConfig):
 class ConstantSchedule(ScheduleConfig):
     """Linear warm-up, then the peak, then a decay at the end (Hägele et al. 2024, WSD)."""
 
-    schedule: Literal["constant"] = "constant"  # type: ignore[assignment]
+    schedule: str = "constant"
     decay_fraction: float = option(0.2, help="part of the run after the warm-up that decays")
 
     def __post_init__(self) -> None:
@@ -266,6 +270,9 @@ class DurabilityConfig(StorageConfig):
     max_unsynced_minutes: float = option(
         24 * 60.0, help="end with exit code 69 when nothing could be stored for so long"
     )
+    allow_changed_code: bool = option(
+        False, help="continue although a plug-in of the run is not the one that it began with"
+    )
     final_sync_minutes: float = option(
         30.0, help="after the last step, try so long to store it before exit code 69"
     )
@@ -297,18 +304,17 @@ class AccountingConfig:
 class PretrainConfig:
     """Everything that decides what a pretraining run computes; a recipe is one of these."""
 
-    recipe: str
+    recipe: str = ""
     sequence_length: int = 128
-    model: ModelConfig = field(default_factory=BertConfig)
-    objective: ObjectiveConfig = field(default_factory=MaskedLMConfig)
-    optim: OptimConfig | MuonConfig | AdafactorConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig | CosineSchedule | ConstantSchedule = field(
-        default_factory=ScheduleConfig
-    )
+    model: EncoderConfig = section(ARCHITECTURES, BertConfig)
+    objective: ObjectiveConfig = section(OBJECTIVES, MaskedLMConfig)
+    optim: OptimizerConfig = section(OPTIMIZERS, OptimConfig)
+    schedule: ScheduleConfig = section(SCHEDULES, ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     then: PhaseConfig = field(default_factory=PhaseConfig)
 
     def __post_init__(self) -> None:
+        settle_tags(self)
         length, segments = self.sequence_length, self.objective.two_segment_fraction
         require(length >= 8, "sequence_length", length, "at least 8")
         for key, tokens in (
@@ -350,6 +356,16 @@ class PretrainConfig:
             )
         if isinstance(self.objective, ReplacedTokenConfig):
             self.model.narrowed(self.objective.generator_width)  # raises where that cannot be
+
+
+def plugins_of(config: PretrainConfig) -> list[Plugin]:
+    """The code of a user's own that `config` names; each file and package once."""
+    names = [config.recipe]
+    for f in fields(config):
+        if table := f.metadata.get("table"):
+            names.append(getattr(getattr(config, f.name), table.kind))
+    found = [plugin_of(name) for name in names if is_reference(name)]
+    return list({plugin.name: plugin for plugin in found}.values())
 
 
 RESUMABLE_KEYS = frozenset(

@@ -80,7 +80,12 @@ def _of_export(source: str, objective: PretrainObjective) -> dict[str, Tensor]:
             "options that it has, is not one of this project's"
         )
     pad_token_id = theirs.get("pad_token_id") or 0
-    target = target_of(objective.model.config, head=objective.head, pad_token_id=pad_token_id)  # type: ignore[arg-type]
+    target = target_of(objective.model.config, head=objective.head, pad_token_id=pad_token_id)
+    if target is None:
+        raise DataError(
+            f"--init_from={source}: no class of transformers has the architecture "
+            f"{objective.model.config.architecture!r}; expected a run directory"
+        )
     missing = set(loading["missing_keys"])
     state = _with_prefix(model.state_dict(), target.model_type, missing)
     unpacked = {}

@@ -70,7 +70,7 @@ def take_place(
     remote = _open_remote(run_dir, durability)
     in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
     stack.enter_context(exclusive_lock(run_dir / LOCK_NAME, in_use))
-    record = _open_record(config, manifest, data, run_dir, resume, remote)
+    record = _open_record(config, manifest, data, run_dir, resume, remote, durability)
     attempt, uploader = next_attempt(record), None
     retention = Retention(
         keep_last=config.train.keep_last,
@@ -87,7 +87,7 @@ def take_place(
         stack.callback(_release, remote, uploader)
         stack.enter_context(uploader)  # from here on the lease is renewed
         # Again: whoever was waited for may have begun the run, or gone on with it.
-        record = _open_record(config, manifest, data, run_dir, resume, remote)
+        record = _open_record(config, manifest, data, run_dir, resume, remote, durability)
         remote.store.clean_up()
     store = CheckpointStore(
         run_dir,
@@ -134,6 +134,7 @@ def _open_record(
     run_dir: Path,
     resume: Resume,
     remote: RemoteRun | None,
+    durability: DurabilityConfig,
 ) -> Record:
     """The run's record, after a look whether it may go on here."""
     stores = [CheckpointStore(run_dir), *([remote.store] if remote else [])]
@@ -148,6 +149,7 @@ def _open_record(
         data=data,
         manifest=manifest,
         has_checkpoints=any(store.steps() or store.quarantined() for store in stores),
+        allow_changed_code=durability.allow_changed_code,
     )
 
 

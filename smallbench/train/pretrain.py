@@ -80,6 +80,7 @@ from smallbench.train.remote import refer_checkpoints
 from smallbench.train.saving import SaveCheckpoints, WaitForUploads, restore
 from smallbench.train.sync import Uploader, say
 from smallbench.train.trainer import Callback, Trainer
+from smallbench.train.trial import try_plugins, undone_if_plugins_fail
 from smallbench.train.usage import UsageMeter, open_meter, summary
 
 HELD_OUT_SEED = 0
@@ -139,9 +140,10 @@ def pretrain(
     # 1. The data, and what the configuration leaves to it.
     corpus = open_corpus(data, then_data)
     config = fit_to_data(config, corpus)
+    try_plugins(config, corpus.rows, vocabulary_of(corpus.rows.tokenizer))
     # 2. The device, the engine, the other processes.
     machine = choose_machine(config, stop)
-    with ExitStack() as stack:
+    with undone_if_plugins_fail(run_dir), ExitStack() as stack:
         # 3. Own the run directory and the storage; find the checkpoint to continue from.
         place, checkpoint = Place(CheckpointStore(run_dir), None), None
         if machine.processes.is_first:

@@ -19,11 +19,11 @@ from smallbench import __version__
 from smallbench.errors import DataError, UsageError
 from smallbench.files import temporary_sibling
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard.checks import Finding
 from smallbench.leaderboard.entry import (
     schema,
 )
 from smallbench.leaderboard.evaluation import Evaluation
+from smallbench.leaderboard.finding import Finding
 from smallbench.leaderboard.guard import Failure, call_each
 from smallbench.leaderboard.scores import VIEWS, ViewName
 from smallbench.leaderboard.site import charts, exports
