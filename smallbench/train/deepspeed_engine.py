@@ -389,6 +389,8 @@ def op_errors_explained() -> Iterator[None]:
             else f"install a C++ compiler ({compiler!r} cannot be found; CXX names another one)"
         )
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if len(reason) > 120:  # the compiler's whole command follows
+            reason = f"{reason[:120]} …"
         raise UnavailableError(
             f"DeepSpeed cannot compile or load its C++ operators ({reason}); {remedy}, or train "
             "with --train.engine=torch --train.offload=none"
