@@ -210,8 +210,9 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
         batches = ReadAhead(source, pin_memory=machine.device.type == "cuda")
         stack.callback(batches.close)
         # 7. Where records go, and what the run uses up.
+        trackers = _open_trackers(run, checkpoint, stack)  # before the views, which read its file
         views = _open_views(run, stack)
-        trackers = [*_open_trackers(run, checkpoint, stack), *views]
+        trackers += views
         run = replace(run, stop=run.stop.or_if(*(view.asked_to_stop for view in views)))
         peak_flops = matrix_peak_flops(machine.device, machine.precision) * machine.processes.size
         usage = _open_usage(run, progress)
