@@ -41,7 +41,7 @@ class Options(StorageConfig, FinetuneConfig):
 
 def run(options: Options) -> None:
     """One run, and its scores."""
-    from smallbench.export.huggingface import as_export
+    from smallbench.export.huggingface import as_export, is_run
     from smallbench.glue.encoder import Encoder
     from smallbench.glue.grid import PlannedRun, run_grid
     from smallbench.glue.readers import load_task
@@ -53,7 +53,8 @@ def run(options: Options) -> None:
         encoder = Encoder(
             model,
             random_init=options.random_init,
-            trust_remote_code=options.trust_remote_code,
+            # A run's code is its user's own, who named the run.
+            trust_remote_code=options.trust_remote_code or is_run(options.model),
         )
         plan = [PlannedRun(options.task, "dev", options.learning_rate, options.seed)]
         run_grid(encoder, [data], options, plan=plan, out=options.out, stop=stop)

@@ -133,7 +133,7 @@ def run(options: Options) -> None:
 
 def measure_model(options: Options) -> list[RunResult]:
     """The runs that the protocol wants, or this shard's."""
-    from smallbench.export.huggingface import as_export
+    from smallbench.export.huggingface import as_export, is_run
     from smallbench.glue.encoder import Encoder
     from smallbench.glue.grid import measure
     from smallbench.glue.readers import available_tasks, load_task
@@ -157,7 +157,8 @@ def measure_model(options: Options) -> list[RunResult]:
             Encoder(
                 model,
                 random_init=options.random_init,
-                trust_remote_code=options.trust_remote_code,
+                # A run's code is its user's own, who named the run.
+                trust_remote_code=options.trust_remote_code or is_run(options.model),
             ),
             data,
             options,
