@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jobs.base import Job
-from smallbench.config import Location, option, require
+from smallbench.config import Location, command, option, require
 from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.parts import PartConfig
@@ -124,11 +124,11 @@ def run(options: Options) -> None:
                 show_summary(options, summary, model=str(options.model), folder=folder)
     if options.action == "measure":
         if options.part()[1] > 1 and "://" in str(options.out):
-            print(f"When all shards are done: smallbench glue show {options.out}")
+            print(f"When all shards are done: {command('glue', 'show', options.out)}")
         elif options.part()[1] > 1:
             print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
         else:
-            print(f"Beside the paper's rows: smallbench leaderboard --results={options.out}")
+            print(f"Beside the paper's rows: {command('leaderboard', results=options.out)}")
 
 
 def measure_model(options: Options) -> list[RunResult]:

@@ -7,8 +7,8 @@ again with the same configuration continues.
 
 from __future__ import annotations
 
-import re
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
