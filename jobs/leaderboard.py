@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.base import Job
-from smallbench.config import Location, option
+from smallbench.config import Location, command, option
 from smallbench.errors import DataError, UsageError
 from smallbench.storage.config import StorageConfig
 
@@ -181,7 +181,7 @@ def _new(options: Options) -> None:
     )
     print(
         f"{entry.name} is in {options.out}. Next:\n"
-        f"  smallbench leaderboard validate {options.out} --glue=GLUE_DIR"
+        f"  {command('leaderboard', 'validate', options.out, glue='GLUE_DIR')}"
     )
 
 
@@ -236,7 +236,7 @@ def _compare(options: Options) -> None:
         if not evaluation.views:
             raise DataError(
                 f"{evaluation.folder} has no scores to compare; "
-                f"'smallbench leaderboard validate {evaluation.folder}' says why"
+                f"'{command('leaderboard', 'validate', evaluation.folder)}' says why"
             )
     print(render_comparison(*pair))
 

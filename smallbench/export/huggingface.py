@@ -39,7 +39,7 @@ from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.build import build_objective, vocabulary_of
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
-from smallbench.train.record import read_config
+from smallbench.train.record import RECORD_NAME, read_config
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""
@@ -174,6 +174,11 @@ def as_export(
     with tempfile.TemporaryDirectory(prefix="smallbench-export-") as directory:
         export(Path(model), Path(directory), step=step)
         yield directory
+
+
+def is_run(model: str) -> bool:
+    """Whether `model` is the directory of a pretraining here."""
+    return (Path(model) / RECORD_NAME).is_file()
 
 
 def _set_length(tokenizer_config: Path, length: int) -> None:

@@ -294,7 +294,7 @@ def _num_embeddings(body: Any) -> int:
     """Rows of the token embedding."""
     try:
         table = body.get_input_embeddings()
-    except NotImplementedError:
+    except (NotImplementedError, AttributeError):  # AttributeError: not transformers' own class
         table = None
     if table is None or not hasattr(table, "weight"):
         return sys.maxsize  # the trial's forward pass decides
