@@ -182,6 +182,10 @@ DAMAGE = {
         "lacks model-00002-of-00002.safetensors",
     ),
     "another shape": (lambda d: edit(d / "config.json", hidden_size=64), "not of one model"),
+    "fewer layers than its file": (
+        lambda d: edit(d / "config.json", num_hidden_layers=1),
+        "layers that config.json does not count",
+    ),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "has no weights"),
     "NaN": (
         lambda d: save_file(
@@ -200,6 +204,10 @@ DAMAGE = {
     "an impossible config": (
         lambda d: edit(d / "config.json", num_attention_heads=3),
         "makes no model",
+    ),
+    "a value of another type": (
+        lambda d: edit(d / "config.json", vocab_size="many"),
+        "cannot be loaded",
     ),
     "a config that is no JSON": (lambda d: (d / "config.json").write_text("{"), "cannot be loaded"),
     "an unknown model type": (
