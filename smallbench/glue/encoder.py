@@ -299,15 +299,15 @@ def _names_of(path: str, model_class: Any, config: Any) -> _Names:
 
 
 def _num_embeddings(body: Any) -> int:
-    """Rows of the token embedding."""
+    """Rows of the token embedding; a model's own code may not say which table that is."""
     try:
         table = body.get_input_embeddings()
-    except NotImplementedError:
+    except (AttributeError, NotImplementedError):
         table = None
-    if table is None or not hasattr(table, "weight"):
-        return sys.maxsize  # the trial's forward pass decides
-    rows: int = table.weight.shape[0]
-    return rows
+    if table is not None and hasattr(table, "weight"):
+        return int(table.weight.shape[0])
+    tables = [m.num_embeddings for m in body.modules() if isinstance(m, torch.nn.Embedding)]
+    return max(tables, default=sys.maxsize)
 
 
 def _takes_token_types(model: Any, tokenizer: Any) -> bool:

@@ -107,8 +107,9 @@ def test_a_layer_that_no_file_holds_is_refused_by_name(name, saved, tmp_path):
     assert "\n" not in str(refused.value)
 
 
-def test_code_of_the_models_own_runs_only_when_asked_for(tmp_path):
-    directory = foreign.remote_code(tmp_path / "m")
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_code_of_the_models_own_runs_only_when_asked_for(is_plain, tmp_path):
+    directory = foreign.remote_code(tmp_path / f"m{is_plain}", is_plain=is_plain)
     with pytest.raises(ConfigError, match="--trust_remote_code"):
         Encoder(str(directory))
     encoder = Encoder(str(directory), trust_remote_code=True)
@@ -120,6 +121,9 @@ def test_code_of_the_models_own_runs_only_when_asked_for(tmp_path):
         directory, num_labels=3, trust_remote_code=True
     )
     assert all(torch.equal(ours[k], t) for k, t in theirs.state_dict().items())
+    add_token(directory, "movie")
+    with pytest.raises(DataError, match="'movie'"):
+        Encoder(str(directory), trust_remote_code=True)
 
 
 @pytest.mark.parametrize("num_labels", [2, 3, 9])
