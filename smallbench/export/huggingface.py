@@ -149,11 +149,6 @@ def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
     return difference
 
 
-def is_run(model: str) -> bool:
-    """Whether `model` is a run's directory; the code of its export is then the run's own."""
-    return (Path(model) / "run.json").is_file()
-
-
 @contextmanager
 def as_export(
     model: str, storage: StorageConfig | None = None, *, step: int | None = None
@@ -177,7 +172,7 @@ def as_export(
 
 
 def is_run(model: str) -> bool:
-    """Whether `model` is the directory of a pretraining here."""
+    """Whether `model` is a run's directory; the code of its export is then the run's own."""
     return (Path(model) / RECORD_NAME).is_file()
 
 
