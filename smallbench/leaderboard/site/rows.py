@@ -237,7 +237,8 @@ def rows(evaluations: Sequence[Evaluation], name: BoardName) -> list[Row]:
     """The rows of a tab in the board's order, reported ones last."""
     tab = BOARDS[name]
     found = [_row(one) for one in board(evaluations, tab.view, track=tab.track)]
-    return sorted(found, key=lambda row: row.tier == "reported")
+    # A reference of which only AVG is known comes last.
+    return sorted(found, key=lambda row: (row.tier == "reported", not row.cells))
 
 
 def _row(found: BoardRow) -> Row:
