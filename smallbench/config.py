@@ -147,7 +147,8 @@ def _check_value(value: Any, annotation: Any) -> Any:
                 for part in value
             )
     elif annotation is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        # Finite as in `parse_value`; a larger integer has no float.
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308:
             return float(value)
     elif annotation is Path:
         if isinstance(value, str | Path):
@@ -175,7 +176,7 @@ def section_class(annotation: Any, data: Mapping[str, Any] | None = None) -> typ
         return typing.cast(type, members[0]) if members else None
     tag = fields(members[0])[0].name
     by_tag = {typing.get_args(annotations_of(m)[tag])[0]: m for m in members}
-    if data.get(tag) not in by_tag:
+    if not isinstance(data.get(tag), str) or data[tag] not in by_tag:
         raise ConfigError(f"unknown {tag} {data.get(tag)!r}; {nearest(str(data.get(tag)), by_tag)}")
     return typing.cast(type, by_tag[data[tag]])
 
