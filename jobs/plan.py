@@ -18,6 +18,9 @@ from smallbench.config import option, require
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
+MOST = 1_000_000
+"""Hours, more than a century, and their price: more is a slip."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -29,7 +32,8 @@ class Options:
     mfu: float = option(0.3, help="part of the card's peak that the model's operations reach")
     measured: Path | None = option(
         None,
-        help="take the speed from a run's metrics.jsonl or what 'python -m benchmarks.gpu' printed",
+        help="metrics.jsonl in the directory of a run of this recipe on this card, or what "
+        "'python -m benchmarks.gpu' printed: the speed is taken from there",
         metavar="FILE",
     )
     price_per_hour: float | None = option(None, help="of the card, in any currency")
@@ -39,10 +43,11 @@ class Options:
     json: bool = option(False, help="print JSON instead of the table")
 
     def __post_init__(self) -> None:
-        require(0 < self.mfu <= 1, "mfu", self.mfu, "over 0, at most 1")
+        require(1e-4 <= self.mfu <= 1, "mfu", self.mfu, "0.0001 to 1")
         for name in ("hours", "price_per_hour"):
             value = getattr(self, name)
-            require(value is None or value > 0, name, value, "over 0, or none")
+            allowed = value is None or 0 < value <= MOST
+            require(allowed, name, value, f"over 0, at most {MOST:,}, or none")
 
 
 def config(options: Options) -> PretrainConfig:
@@ -52,15 +57,21 @@ def config(options: Options) -> PretrainConfig:
 
 def run(options: Options, config: PretrainConfig) -> None:
     """Print the plan."""
-    from smallbench.gpus import gpu_of
+    from smallbench.gpus import Gpu, gpu_of
     from smallbench.train.plan import make_plan
+    from smallbench.train.plan_measured import measured_tokens_per_second
     from smallbench.train.plan_table import as_table
+
+    def measured(gpu: Gpu, precision: str) -> float:
+        assert options.measured is not None
+        recipe = recipe_config(options.recipe)
+        return measured_tokens_per_second(options.measured, config, gpu, precision, recipe=recipe)
 
     plan = make_plan(
         config,
         gpu_of(options.gpu),
         mfu=options.mfu,
-        measured=options.measured,
+        measured=None if options.measured is None else measured,
         hours=options.hours,
         price_per_hour=options.price_per_hour,
     )

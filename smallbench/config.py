@@ -172,7 +172,8 @@ def _check_value(value: Any, annotation: Any) -> Any:
                 for part in value
             )
     elif annotation is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        # Finite as in `parse_value`; a larger integer has no float.
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308:
             return float(value)
     elif annotation is Path:
         if isinstance(value, str | Path):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from smallbench.errors import ConfigError
-from smallbench.registry import nearest
 
 GIB = 2**30
 
@@ -67,8 +67,10 @@ _ROWS = [
     _gpu("t4-16gb", r"\bT4\b", 15, (7, 5), 70, fp32=8.1, fp16=65),
     # NVIDIA Turing architecture whitepaper, appendix A, reference card.
     _gpu("rtx-2080ti", r"RTX 2080 Ti", 11, (7, 5), 250, fp32=13.4, fp16=53.8),
+    _gpu("rtx-2080-8gb", r"RTX 2080(?! (Ti|SUPER))", 8, (7, 5), 215, fp32=10.1, fp16=40.3),
     # NVIDIA Ampere GA102 architecture whitepaper v2, table 9.
     _gpu("rtx-3090", r"RTX 3090(?! Ti)", 24, (8, 6), 350, fp32=35.6, fp16=71, bf16=71),
+    _gpu("rtx-3070-8gb", r"RTX 3070(?! Ti)", 8, (8, 6), 220, fp32=20.3, fp16=40.6, bf16=40.6),
     # NVIDIA RTX A4000 data sheet: 153.4 TFLOPS with sparsity; ECC is off as delivered.
     _gpu("rtx-a4000-16gb", r"RTX A4000", 16, (8, 6), 140, fp32=19.2, fp16=76.7, bf16=76.7),
     # NVIDIA Ada GPU architecture whitepaper v2.1, appendices A to C.
@@ -76,6 +78,10 @@ _ROWS = [
     _gpu("rtx-4080-16gb", r"RTX 4080(?! SUPER)", 16, (8, 9), 320, fp32=48.7, fp16=97.5, bf16=97.5),
     # The same for AD106 at 2.535 GHz; 165 W is the card with 16 GB.
     _gpu("rtx-4060ti-16gb", r"RTX 4060 Ti", 16, (8, 9), 165, fp32=22.1, fp16=44.1, bf16=44.1),
+    # With 8 GB it has the same name for the driver, so only `--gpu` finds this row.
+    _gpu("rtx-4060ti-8gb", r"(?!)", 8, (8, 9), 160, fp32=22.1, fp16=44.1, bf16=44.1),
+    # AD107: 3,072 cores at 2.46 GHz, with the ratios of the cards above.
+    _gpu("rtx-4060-8gb", r"RTX 4060(?! Ti)", 8, (8, 9), 115, fp32=15.1, fp16=30.2, bf16=30.2),
     # NVIDIA A10 data sheet, 2021; ECC takes a sixteenth of 24 GB.
     _gpu("a10-24gb", r"\bA10\b", 22.5, (8, 6), 150, fp32=31.2, fp16=125, bf16=125),
     # NVIDIA L4 data sheet, 2023: 242 TFLOPS with sparsity; ECC takes a sixteenth of 24 GB.
@@ -98,10 +104,29 @@ GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _ROWS}
 
 
 def gpu_of(name: str) -> Gpu:
-    """The row of that name; raises `ConfigError` with the nearest one."""
-    if name not in GPUS:
-        raise ConfigError(f"unknown GPU {name!r}; {nearest(name, GPUS)}")
-    return GPUS[name]
+    """Return the row of a name, whatever its case and dashes; raises `ConfigError` with the rows
+    that have the name as a part."""
+    wanted = _plain(name)
+    known = {_plain(gpu): gpu for gpu in GPUS}
+    if wanted in known:
+        return GPUS[known[wanted]]
+    if gpu := gpu_of_device(name):
+        return gpu
+    near = [gpu for plain, gpu in known.items() if wanted and wanted in plain]
+    if not near and re.search(r"\d", wanted):  # a card of another number is not a near one
+        close = get_close_matches(wanted, known, cutoff=0.9)
+        near = [known[plain] for plain in close if _digits(plain).startswith(_digits(wanted))]
+    if near:
+        raise ConfigError(f"Unknown GPU {name!r}; did you mean {' or '.join(near)}?")
+    raise ConfigError(f"Unknown GPU {name!r}; expected one of: {', '.join(GPUS)}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _digits(name: str) -> str:
+    return re.sub(r"\D", "", name)
 
 
 def gpu_of_device(device_name: str) -> Gpu | None:

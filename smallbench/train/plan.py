@@ -7,16 +7,14 @@ What DeepSpeed keeps elsewhere is counted from its buffers, listed at `Offloaded
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from pathlib import Path
 
 from torch import nn
 
-from smallbench.errors import ConfigError, DataError, UnavailableError
-from smallbench.gpus import GIB, Gpu, gpu_of_device
+from smallbench.errors import ConfigError, UnavailableError
+from smallbench.gpus import GIB, Gpu
 from smallbench.objectives.base import PretrainObjective
 from smallbench.train.config import PretrainConfig
 from smallbench.train.deepspeed_engine import BUCKET_ELEMENTS
@@ -39,6 +37,9 @@ LIVE_ELEMENTS = 10**9
 MIN_TOKENS = 1024
 """Tokens of a forward pass below which a plan rather gives up speed elsewhere: the matrices get too
 small for a GPU."""
+
+MAX_TRACED_TOKENS = 2**19
+"""Tokens of the largest forward pass that is traced; more would fill the planner's own memory."""
 
 Choice = tuple[EngineChoice, bool]
 """An engine, and whether activations are recomputed."""
@@ -189,7 +190,7 @@ class Planner:
         On the line through the configured rows and twice as many: a peak grows along one where
         activations make it.
         """
-        rows, whole = self.config.train.rows_per_forward, self.config.train.global_batch_size
+        rows, whole = rows_to_plan(self.config), self.config.train.global_batch_size
         memory = self.memory(choice, rows)
         if memory.fixed > limit:
             return 0
@@ -215,6 +216,13 @@ def usable_bytes(memory_bytes: int) -> int:
 def smaller(num_rows: int) -> int | None:
     """The next smaller micro-batch that divides this one: the global batch stays what it is."""
     return next((n for n in range(num_rows // 2, 0, -1) if num_rows % n == 0), None)
+
+
+def rows_to_plan(config: PretrainConfig) -> int:
+    """Return the configured rows of a forward pass, or their largest divisor that can be traced."""
+    rows = config.train.rows_per_forward
+    most = max(1, MAX_TRACED_TOKENS // config.sequence_length)
+    return rows if rows <= most else next(n for n in range(most, 0, -1) if rows % n == 0)
 
 
 def choices_of(config: PretrainConfig, *, may_recompute: bool = False) -> list[Choice]:
@@ -245,11 +253,11 @@ def decide(planner: Planner, choices: Sequence[Choice], limit: int) -> Decision 
     Where none is left, the way with the most rows; None where not even one row fits.
     """
     config = planner.config
-    enough = -(-MIN_TOKENS // config.sequence_length)
+    most, enough = rows_to_plan(config), -(-MIN_TOKENS // config.sequence_length)
     best: Decision | None = None
     for choice in choices:
-        rows: int | None = config.train.rows_per_forward
-        if planner.memory(choice, config.train.rows_per_forward).fixed > limit:
+        rows: int | None = most
+        if planner.memory(choice, most).fixed > limit:
             continue
         while rows is not None and planner.memory(choice, rows).peak > limit:
             rows = smaller(rows)
@@ -257,7 +265,7 @@ def decide(planner: Planner, choices: Sequence[Choice], limit: int) -> Decision 
             continue
         if best is None or rows > best.num_rows:
             best = Decision(*choice, rows)
-        if rows >= min(enough, config.train.rows_per_forward):
+        if rows >= min(enough, most):
             return Decision(*choice, rows)
     return best
 
@@ -344,11 +352,15 @@ def make_plan(
     gpu: Gpu,
     *,
     mfu: float,
-    measured: Path | None = None,
+    measured: Callable[[Gpu, str], float] | None = None,
     hours: float | None = None,
     price_per_hour: float | None = None,
 ) -> Plan:
-    """Raises `ConfigError` where the card has no such precision, `DataError` for `measured`."""
+    """Return the plan of a recipe on a card.
+
+    `measured` returns the tokens/s on a card in a precision (see `plan_measured`), instead of an
+    assumed `mfu`. Raises `ConfigError` if the card cannot compute in the precision.
+    """
     precision = config.train.precision
     precision = gpu.default_precision if precision == "auto" else precision
     peak_flops = gpu.peak_flops(precision)
@@ -356,11 +368,15 @@ def make_plan(
     choices = choices_of(config, may_recompute=True)
     limit = usable_bytes(gpu.memory_bytes)
     decision = decide(planner, choices, limit)
-    rows = config.train.rows_per_forward
+    rows = rows_to_plan(config)
     flops = planner.flops_per_token()
     speed = whole = budget = None
     if decision is not None:
-        speed = _speed(config, gpu, decision, flops, peak_flops, mfu=mfu, measured=measured)
+        if measured is None:
+            speed = _assumed_speed(decision, flops, peak_flops, mfu=mfu)
+        else:
+            rate = measured(gpu, precision)
+            speed = Speed(rate, rate * flops / peak_flops, "measured")
         tokens = config.train.global_batch_size * config.sequence_length
 
         def cost(steps: int) -> Cost:
@@ -415,19 +431,9 @@ def _reason(
     )
 
 
-def _speed(
-    config: PretrainConfig,
-    gpu: Gpu,
-    decision: Decision,
-    flops_per_token: float,
-    peak_flops: float,
-    *,
-    mfu: float,
-    measured: Path | None,
+def _assumed_speed(
+    decision: Decision, flops_per_token: float, peak_flops: float, *, mfu: float
 ) -> Speed:
-    if measured is not None:
-        rate = measured_tokens_per_second(measured, config.recipe, gpu)
-        return Speed(rate, rate * flops_per_token / peak_flops, f"measured: {measured}")
     method = f"assumed MFU of {mfu:.0%}"
     if decision.checkpoint_activations:
         mfu *= 3 / 4  # four passes instead of three for the same result
@@ -435,32 +441,3 @@ def _speed(
     if decision.engine.offload != "none":
         method += "; the traffic to the host and its optimizer come on top"
     return Speed(mfu * peak_flops / flops_per_token, mfu, method)
-
-
-def measured_tokens_per_second(path: Path, recipe: str, gpu: Gpu) -> float:
-    """From a run's metrics.jsonl, or from what `python -m benchmarks.gpu` printed on this card.
-
-    Raises `DataError` where the file holds no such measurement, `ConfigError` for another card's.
-    """
-    rates, system = [], recipe.removesuffix("-small")
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the benchmark's table
-        if not isinstance(record, Mapping):
-            continue
-        if record.get("event") == "train":
-            rates.append(float(record["tokens_per_second"]))
-        if record.get("benchmark") == "gpu":
-            found = gpu_of_device(record["device"])
-            if found != gpu:
-                raise ConfigError(f"{path} was measured on {record['device']}, not on {gpu.name}")
-            rows = {n: r for n, r in record["results"].items() if n.startswith(f"{system}/ours")}
-            rates += [max(float(r["tokens_per_second"]) for r in rows.values())] if rows else []
-    if not rates:
-        raise DataError(
-            f"{path} holds no measurement of {recipe}: give a run's metrics.jsonl, or the output "
-            "of 'python -m benchmarks.gpu'"
-        )
-    return statistics.median(rates)

@@ -16,7 +16,7 @@ COLUMNS = ("weights", "gradients", "states", "activations", "other", "peak", "ho
 def as_table(plan: Plan, config: PretrainConfig) -> str:
     """The page of `smallbench plan`."""
     gpu = GPUS[plan.gpu]
-    rows, tokens = config.train.rows_per_forward, plan.global_batch_size * plan.sequence_length
+    rows, tokens = plan.ways[0].num_rows, plan.global_batch_size * plan.sequence_length
     inner = plan.num_parameters - plan.num_embedding_parameters
     targets = plan.logit_bytes / 2**20
     return "\n".join([
@@ -87,8 +87,11 @@ def _time(plan: Plan) -> list[str]:
     rate = f"{plan.speed.tokens_per_second:,.0f} tokens/s ({plan.speed.method})"
     lines = ["", *_wrapped(f"Speed: {rate}."), ""]
     lines.append(f"  the whole recipe   {_cost(plan.whole)}")
-    if plan.budget is not None:
+    if plan.budget is not None and plan.budget.steps:
         lines.append(f"  the hours given    {_cost(plan.budget)}")
+    elif plan.budget is not None:
+        seconds = plan.global_batch_size * plan.sequence_length / plan.speed.tokens_per_second
+        lines.append(f"  the hours given    not one step: a step takes {seconds:,.3g} s")
     return [*lines, "", *_wrapped("Energy is the card's TDP over that time, without its machine.")]
 
 
@@ -108,7 +111,7 @@ def _next(plan: Plan, config: PretrainConfig) -> list[str]:
         flags.append(f"--train.micro_batch_size={plan.decision.num_rows}")
     if plan.decision.checkpoint_activations != config.train.checkpoint_activations:
         flags.append("--train.checkpoint_activations")
-    if plan.budget and plan.whole and plan.budget.steps < plan.whole.steps:
+    if plan.budget and plan.whole and 0 < plan.budget.steps < plan.whole.steps:
         flags.append(f"--max_steps={plan.budget.steps}")
     line = command("pretrain", plan.recipe, data="corpus", run_dir=f"runs/{plan.recipe}")
     return ["", "Next:", "  " + " ".join([line, *flags])]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from smallbench.config import override_all
-from smallbench.errors import ConfigError, DataError, UnavailableError
+from smallbench.errors import ConfigError, UnavailableError
 from smallbench.gpus import GIB, gpu_of
 from smallbench.recipes import RECIPES
 from smallbench.train.compare_plan import ComparePlan, PeakMeter
@@ -19,12 +19,13 @@ from smallbench.train.engines import EngineChoice
 from smallbench.train.memory_trace import stand_in_objective
 from smallbench.train.plan import (
     CHOICES,
+    MAX_TRACED_TOKENS,
     Planner,
     choices_of,
     choose,
     decide,
     make_plan,
-    measured_tokens_per_second,
+    rows_to_plan,
     smaller,
     usable_bytes,
 )
@@ -218,25 +219,21 @@ def test_what_needs_a_tokenizer_says_so():
         make_plan(RECIPES["bert-tiny"](), V100, mfu=0.3)
 
 
-def test_a_measurement_replaces_the_assumption(tmp_path):
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text(
-        "".join(
-            json.dumps({"event": event, "tokens_per_second": rate}) + "\n"
-            for event, rate in [("train", 100.0), ("eval", 1.0), ("train", 300.0), ("train", 200.0)]
-        )
-    )
-    assert measured_tokens_per_second(metrics, "bert-tiny", V100) == 200.0
-    results = {"bert/ours/128": {"tokens_per_second": 7}, "bert/theirs/128": {}}
-    results["bert/ours compiled/128"] = {"tokens_per_second": 9}
-    line = {"benchmark": "gpu", "device": "Tesla V100-SXM2-16GB", "results": results}
-    benchmark = tmp_path / "gpu.txt"
-    benchmark.write_text("| system | tokens/s |\n" + json.dumps(line))
-    assert measured_tokens_per_second(benchmark, "bert-small", V100) == 9.0
-    with pytest.raises(DataError, match="no measurement of roberta-small"):
-        measured_tokens_per_second(benchmark, "roberta-small", V100)
-    with pytest.raises(ConfigError, match="not on t4-16gb"):
-        measured_tokens_per_second(benchmark, "bert-small", gpu_of("t4-16gb"))
+def test_a_huge_batch_is_planned_with_rows_that_can_be_traced():
+    config = recipe_of("bert-tiny", train__global_batch_size=10**8)
+    rows = rows_to_plan(config)
+    assert 10**8 % rows == 0
+    assert MAX_TRACED_TOKENS // 2 < rows * config.sequence_length <= MAX_TRACED_TOKENS
+    usual = recipe_of("bert-tiny")
+    assert rows_to_plan(usual) == usual.train.rows_per_forward
+
+
+def test_hours_for_less_than_one_step_plan_no_steps():
+    plan = make_plan(recipe_of("bert-tiny"), V100, mfu=0.3, hours=1e-300)
+    assert plan.budget.steps == 0
+    text = as_table(plan, recipe_of("bert-tiny"))
+    assert "not one step: a step takes" in text
+    assert "--max_steps" not in text
 
 
 def test_a_run_says_once_what_was_planned_and_measured():
