@@ -213,7 +213,7 @@ def test_a_url_says_which_storage_it_is() -> None:
         "s3://b",
         "s3://b/p/",
         "file:///p",
-        "s3://arn:aws:s3:eu-1:1:accesspoint/a",
+        "s3://arn:aws:s3:eu-1:1:accesspoint:a",
     )
     assert all(is_remote(url) for url in remote)
     assert not any(is_remote(path) for path in ("/p", "p", "a:b", "./s3", "hub:org/name", "run.1"))
