@@ -1,7 +1,7 @@
 # Small-Bench NLP with everything that training needs, on NVIDIA GPUs from the V100 on; for CPUs by
 # other arguments only. docs/docker.md says how to build it, run it, and keep its data.
 #
-#   docker build --tag smallbench .
+#   docker build --tag smallbench --build-arg UNHASHED_TORCH=yes .
 #   docker build --tag smallbench:cpu --build-arg BASE_IMAGE=debian:bookworm-slim \
 #     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu --build-arg TORCH=cpu .
 #
@@ -10,8 +10,8 @@
 
 # Debian or Ubuntu whose python3 is 3.11 or newer. torch's wheel brings CUDA's libraries but for the
 # runtime, which is all that NVIDIA's "base" images hold. CUDA 12.6 is the last with kernels for the
-# V100; Ubuntu 22.04 has Python 3.10.
-ARG BASE_IMAGE=nvidia/cuda:12.6.3-base-ubuntu24.04
+# V100; Ubuntu 22.04 has Python 3.10. By digest: what a tag means may change.
+ARG BASE_IMAGE=nvidia/cuda:12.6.3-base-ubuntu24.04@sha256:c87e78933f4c16e3272123bf2f75537306596d0fbaa395a29696a22786e5ee0e
 
 FROM ${BASE_IMAGE} AS base
 # libgomp1: DeepSpeed's optimizer on the CPU.
@@ -26,6 +26,8 @@ RUN --mount=type=secret,id=apt_conf \
     && rm -rf /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/debconf/*-old
 RUN python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
         f"BASE_IMAGE has Python {sys.version.split()[0]}, not 3.11 or newer; Debian 12 and Ubuntu 24.04 do")' \
+    && python3 -c 'import platform, sys; sys.exit(platform.machine() != "x86_64" and \
+        f"this image is built for x86_64 only, not for {platform.machine()}: docker build --platform=linux/amd64")' \
     && groupadd --gid 10001 smallbench \
     && useradd --uid 10001 --gid 10001 --home-dir /scratch --no-create-home --shell /usr/sbin/nologin smallbench \
     && install --directory --owner=10001 --group=10001 /scratch
@@ -55,12 +57,14 @@ RUN --mount=type=secret,id=pip_conf \
 # cuda or cpu: the lock that torch is installed from.
 ARG TORCH=cuda
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126
-COPY docker/torch-${TORCH}.lock docker/
+# yes: install torch also from a lock without hashes, on the index's word alone.
+ARG UNHASHED_TORCH=no
+COPY docker/torch-${TORCH}.lock docker/install-torch docker/
 RUN --mount=type=secret,id=pip_conf \
     --mount=type=secret,id=ca_certificates \
     --mount=type=cache,target=/root/.cache/pip \
-    python3 -m pip install --only-binary=:all: --extra-index-url "${TORCH_INDEX_URL}" \
-        -r "docker/torch-${TORCH}.lock"
+    docker/install-torch "docker/torch-${TORCH}.lock" "${UNHASHED_TORCH}" \
+        --only-binary=:all: --extra-index-url "${TORCH_INDEX_URL}"
 
 # DeepSpeed's ops for CPUs, compiled now: the image has no compiler.
 COPY docker/deepspeed.lock docker/portable-g++ docker/
@@ -80,6 +84,19 @@ RUN find /opt/smallbench -type d -name tests -prune -exec rm -rf '{}' + \
         /opt/smallbench/lib/python3*/site-packages/torch/share \
         /opt/smallbench/lib/python3*/site-packages/torch/test
 
+# What the image holds of Python, as a CycloneDX file. The program that writes it stays here.
+FROM packages AS sbom
+COPY docker/sbom.lock docker/
+RUN --mount=type=secret,id=pip_conf \
+    --mount=type=secret,id=ca_certificates \
+    --mount=type=cache,target=/root/.cache/pip \
+    PIP_PYTHON='' python3 -m venv --without-pip /opt/sbom \
+    && PIP_PYTHON=/opt/sbom/bin/python python3 -m pip install --require-hashes --no-deps \
+        --only-binary=:all: -r docker/sbom.lock
+COPY pyproject.toml ./
+RUN /opt/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+        --spec-version 1.6 --output-format JSON --output-file /sbom.cdx.json /opt/smallbench/bin/python
+
 FROM packages AS application
 COPY pyproject.toml README.md LICENSE ./
 COPY jobs jobs
@@ -92,6 +109,7 @@ RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-
 FROM base
 COPY docker/healthy /usr/local/bin/
 COPY --from=packages /opt/smallbench /opt/smallbench
+COPY --from=sbom /sbom.cdx.json /usr/share/doc/smallbench/
 # Everything that is written goes to /scratch: the rest may be read-only. USER: who is no user of the
 # image (--user) has a name, too, which PyTorch asks for.
 ENV PATH=/opt/smallbench/bin:$PATH \
@@ -114,9 +132,13 @@ CMD ["--help"]
 COPY --from=application /application /opt/smallbench
 ARG VERSION=0.1.0
 ARG COMMIT=
+ARG CREATED=
+ARG SOURCE=
 ENV SOURCE_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.title="Small-Bench NLP" \
       org.opencontainers.image.description="Pretrain small language encoders on one GPU, fine-tune them on GLUE" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${COMMIT}"
+      org.opencontainers.image.revision="${COMMIT}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}"

@@ -6,17 +6,26 @@ WORKERS ?= 2
 # What `make lock` resolves with: one release for everybody, CPU or GPU.
 TORCH ?= 2.13.0
 
+# PyTorch's index for this machine's GPU, e.g. https://download.pytorch.org/whl/cu126 for a V100:
+# README, "With a GPU". Kept in .venv, so that it is given once; a new one replaces torch.
+TORCH_INDEX_URL ?=
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INDEX := .venv/torch-index
+# Beside the usual index, whose torch of the same release is older than one with a local version.
+FROM_INDEX = $$(sed -n 's/^./--extra-index-url=&/p' $(INDEX))
 
-.PHONY: help quickstart test lint format lock venv clean
+.DEFAULT_GOAL := $(if $(TORCH_INDEX_URL),venv,help)
+
+.PHONY: FORCE help quickstart test lint format lock venv clean
 
 help:
 	@echo "make quickstart  the whole chain in minutes: text, BERT, export, GLUE samples, table"
 	@echo "make test        lint, then every test that takes seconds"
 	@echo "make lint        ruff, mypy and the import rules"
 	@echo "make format      let ruff rewrite what it can"
-	@echo "make venv        only the set-up, in .venv"
+	@echo "make venv        only the set-up, in .venv; with a GPU: make TORCH_INDEX_URL=… (README)"
 	@echo "make lock        resolve requirements.lock and docker/*.lock again"
 	@echo "make clean       remove .venv and caches; runs and results stay"
 
@@ -39,15 +48,22 @@ format: .venv/dev
 venv: .venv/dev
 
 # Stamps: a set-up is repeated when what it installed from has changed.
-.venv/train: .venv/bin/pip pyproject.toml requirements.lock
+.venv/train: $(INDEX) pyproject.toml requirements.lock
 	@echo "Installing the packages that training needs into .venv (minutes, the first time) …"
-	$(PIP) -c requirements.lock -e '.[train]'
+	$(PIP) $(FROM_INDEX) -c requirements.lock -e '.[train]'
 	@touch $@
 
-.venv/dev: .venv/bin/pip pyproject.toml requirements.lock
+.venv/dev: $(INDEX) pyproject.toml requirements.lock
 	@echo "Installing the packages that training and tests need into .venv (minutes, the first time) …"
-	$(PIP) -c requirements.lock -e '.[train,deepspeed,energy,wandb,report,dev]'
+	$(PIP) $(FROM_INDEX) -c requirements.lock -e '.[train,deepspeed,energy,wandb,report,dev]'
 	@touch .venv/train $@
+
+# Another build of the same release counts as installed, so the former one goes first.
+$(INDEX): $(if $(filter-out $(shell cat $(INDEX) 2>/dev/null),$(TORCH_INDEX_URL)),FORCE) | .venv/bin/pip
+	@$(if $(TORCH_INDEX_URL),$(BIN)/python -m pip uninstall --quiet --yes torch,true)
+	@echo "$(TORCH_INDEX_URL)" > $@
+
+FORCE:
 
 .venv/bin/pip:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3.11"; exit 1; }

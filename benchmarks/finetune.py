@@ -30,7 +30,7 @@ import torch
 
 from smallbench.data.tokenizer import train_tokenizer
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder, quiet_transformers
+from smallbench.glue.encoder import Encoder
 from smallbench.glue.features import EpochBatches
 from smallbench.glue.finetune import tokenize_task
 from smallbench.glue.readers import TaskData, load_task
@@ -163,8 +163,7 @@ def work(who: str, link: Connection, model: str, glue: str, arguments: argparse.
         return
     if arguments.tuned_peer:
         keep_freed_memory()
-    with quiet_transformers():
-        theirs(encoder, data, config, link, arguments.steps, grouped=arguments.same_batches)
+    theirs(encoder, data, config, link, arguments.steps, grouped=arguments.same_batches)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from torch import nn
 from smallbench.batch import IGNORED, Batch
 from smallbench.models.convert import target_of
 from smallbench.objectives import OBJECTIVES
+from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import Vocabulary, step_generator
 from smallbench.recipes import RECIPES
 from smallbench.train.budget import Budget
@@ -106,9 +107,7 @@ def trainer_of(
         objective.compile()
     text = rows(config, batch_size)
     batches = [
-        objective.micro_batches(
-            objective.corrupt(text, step_generator(0, i)), micro_batch_size or batch_size
-        )
+        micro_batches(objective.corrupt(text, step_generator(0, i)), micro_batch_size or batch_size)
         for i in range(NUM_BATCHES)
     ]
     objective.train()
@@ -227,7 +226,7 @@ def theirs(system: str, *, batch_size: int, precision: str, device: torch.device
     )
     text = rows(config, batch_size)
     host = [objective.corrupt(text, step_generator(0, i)) for i in range(NUM_BATCHES)]
-    flops = objective.train_flops(objective.micro_batches(host[0], batch_size)[0])
+    flops = objective.train_flops(micro_batches(host[0], batch_size)[0])
     batches = [replace(batch, uniforms=None).to(device) for batch in host]
     count = 0
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Resolve what the image installs again, within requirements.lock: docker/*.lock, with hashes.
 #
-#   docker/lock.sh           packages.lock, deepspeed.lock and torch-cpu.lock
+#   docker/lock.sh           packages.lock, deepspeed.lock, torch-cpu.lock and sbom.lock
+#   docker/lock.sh sbom      sbom.lock alone
 #   docker/lock.sh cuda      torch-cuda.lock: torch for CUDA 12.6, and NVIDIA's libraries
 #
 # torch comes from PyTorch's own index, or from the folder that PIP_FIND_LINKS names; the rest from
@@ -29,17 +30,26 @@ pick() { awk -v pattern="^($1)==" -v yes="${2-yes}" \
 # Comment and packages of a lock.
 write() { { echo "# Written by docker/lock.sh: $2"; cat; } >"docker/$1.lock"; }
 
+# What writes the image's list of packages, and is not in the image.
+sbom() {
+  echo cyclonedx-bom |
+    uv pip compile --quiet --universal --python-version=3.11 --generate-hashes --no-header --no-annotate - |
+    write sbom 'cyclonedx-py, which lists what the image holds.'
+}
+
 case ${1:-cpu} in
   cpu)
     all=$(resolve cpu)
     pick 'torch|deepspeed' not <<<"$all" | write packages 'all but torch and DeepSpeed.'
     pick deepspeed <<<"$all" | write deepspeed 'compiled when the image is built.'
     pick torch <<<"$all" | write torch-cpu 'torch for CPUs.'
+    sbom
     ;;
   cuda)
     all=$(resolve cu126)
     pick 'torch|triton|cuda-.*|nvidia-.*-cu12' <<<"$all" |
       write torch-cuda 'torch for CUDA 12.6 and the libraries that it needs.'
     ;;
+  sbom) sbom ;;
   *) sed -n 's/^#   //p' "$0" >&2; exit 2 ;;
 esac

@@ -1,10 +1,30 @@
-"""What a command consists of. A job module defines `Options`, `run` and `JOB`, and nothing else."""
+"""The commands and what one consists of: a job module defines `Options`, `run` and `JOB`."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
+
+# In the order in which a newcomer meets them. A job is one file and one line here.
+JOBS = {
+    "quickstart": "the whole chain in minutes on two CPU cores, without data or network",
+    "plan": "what a recipe needs of a GPU: memory, time, energy, money",
+    "prepare": "raw text → clean documents → a tokenizer and token shards",
+    "pretrain": "token shards → a trained encoder; run it again to resume exactly",
+    "export": "a run → a directory that from_pretrained loads without custom code",
+    "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
+    "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
+    "glue": "all GLUE tasks and seeds, and a table with mean and spread",
+    "leaderboard": "entries from runs, checked, compared and ranked beside the paper's rows",
+    "report": "metrics of one run or several → one HTML page",
+    "dashboard": "the same charts as a saved view of a Weights & Biases project",
+    "k8s": "stages of a run as Kubernetes Jobs: render, submit, status, logs, cancel",
+    "recipes": "the pretraining recipes: size, source, budget, expected score",
+    "doctor": "what this machine can do, and what it lacks",
+}
 
 
 @dataclass(frozen=True)
@@ -29,3 +49,17 @@ class Job:
     shortcuts: Mapping[str, str] = field(default_factory=dict)
     prints_config: bool = True
     examples: tuple[str, ...] = ()
+
+
+def load(name: str) -> Job:
+    """The job of that name; its module imports nothing heavy until it runs."""
+    job = import_module(f"jobs.{name}").JOB
+    assert isinstance(job, Job)
+    return job
+
+
+def command(job: str, *words: object, **flags: object) -> str:
+    """A command line that a shell reads as it is meant: `smallbench export '--run=my runs/a'`."""
+    given = [str(word) for word in words]
+    given += [f"--{name}={value}" for name, value in flags.items()]
+    return shlex.join(["smallbench", job, *given])

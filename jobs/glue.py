@@ -16,10 +16,12 @@ writes the zip for GLUE's own server to --out; check-file checks such a zip.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +29,7 @@ from jobs.base import Job
 from smallbench.config import Location, option, require
 from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.tasks import task_named
 from smallbench.parts import PartConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
@@ -54,10 +57,10 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
     run: tuple[Location, ...] = option(
         (), help="show, merge, submit-file: --out of earlier runs; check-file: a zip"
     )
-    model: str | None = option(
+    model: Location | None = option(
         None, help="export or run directory, URL of an export, or a model's id on the hub"
     )
-    glue: str | None = option(
+    glue: Location | None = option(
         None, help="folder in the official TSV layout, hub, or samples: generated stand-ins"
     )
     out: Location | None = option(
@@ -71,16 +74,21 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
         None, help="one, or several to choose from; none: the protocol's"
     )
     seeds: tuple[int, ...] | None = option(None, help="none: the protocol's published ones")
+    steps: tuple[int, ...] | None = option(
+        None, help="kept checkpoints of the run in --model, a table of them; none: the newest"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "seeds", "tasks"):
+        for name in ("learning_rate", "seeds", "steps", "tasks"):
             values = getattr(self, name)
             different = values is None or 0 < len(values) == len(set(values))
             require(different, name, values, "at least one, none twice")
-        for name in ("learning_rate", "seeds"):
+        for name in ("learning_rate", "seeds", "steps"):
             values = getattr(self, name)
             require(values is None or min(values) >= 0, name, values, "at least 0")
+        for task in self.tasks or ():
+            task_named(task)
         for name in NEEDED[self.action]:
             if not getattr(self, name):
                 raise UsageError(f"'glue {self.action}' needs --{name}; see smallbench glue --help")
@@ -88,6 +96,12 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
             raise UsageError(f"'glue {self.action}' takes one --run; merge the folders first")
         if self.action in {"merge", "submit-file"} and "://" in str(self.out):
             raise UsageError(f"'glue {self.action}' writes to a local --out, not to {self.out}")
+        is_run = (Path(self.model or "") / "run.json").is_file()
+        if self.steps and not (self.action == "measure" and is_run):
+            raise UsageError(
+                f"--steps names checkpoints of a run, and --model={self.model} is not the "
+                "directory of one"
+            )
         self.part()
 
 
@@ -99,6 +113,9 @@ def run(options: Options) -> None:
     from smallbench.glue.submission import check_submission, write_submission
     from smallbench.glue.tracking import show_summary
 
+    if options.steps:
+        measure_steps(options, options.steps)
+        return
     if options.action == "check-file":
         print(check_submission(Path(options.run[0])))
         return
@@ -124,37 +141,60 @@ def run(options: Options) -> None:
                 show_summary(options, summary, model=str(options.model), folder=folder)
     if options.action == "measure":
         if options.part()[1] > 1 and "://" in str(options.out):
-            print(f"When all shards are done: smallbench glue show {options.out}")
+            print(f"When all shards are done: smallbench glue show {shlex.quote(str(options.out))}")
         elif options.part()[1] > 1:
             print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
         else:
-            print(f"Beside the paper's rows: smallbench leaderboard --results={options.out}")
+            out = shlex.quote(str(options.out))
+            print(f"Beside the paper's rows: smallbench leaderboard --results={out}")
 
 
-def measure_model(options: Options) -> list[RunResult]:
-    """The runs that the protocol wants, or this shard's."""
-    from smallbench.export.huggingface import as_export
+def measure_steps(options: Options, steps: Sequence[int]) -> None:
+    """Each kept checkpoint as `measure_model` does, in a folder of its own, and one table."""
+    from smallbench.export.huggingface import require_steps
+    from smallbench.glue.protocols import summarize
+    from smallbench.glue.steps import step_folder, steps_table
+
+    require_steps(Path(str(options.model)), steps)
+    summaries = {}
+    for step in sorted(steps):
+        part = replace(options, steps=None, out=Location(step_folder(str(options.out), step)))
+        if runs := measure_model(part, step=step):
+            summaries[step] = summarize(runs, options.protocol)
+    if summaries:
+        print(steps_table(summaries))
+        for reason in dict.fromkeys(r for s in summaries.values() for r in s.departures):
+            print(f"Unranked: {reason}")
+
+
+def measure_model(options: Options, *, step: int | None = None) -> list[RunResult]:
+    """The runs that the protocol wants, or this shard's; of a run's checkpoint `step`."""
+    from smallbench.export.huggingface import as_export, is_run
     from smallbench.glue.encoder import Encoder
     from smallbench.glue.grid import measure
     from smallbench.glue.readers import available_tasks, load_task
     from smallbench.glue.remote import keeper, results_folder
     from smallbench.glue.samples import glue_source
     from smallbench.glue.tasks import task_named
-    from smallbench.train.stop import StopRequest
+    from smallbench.stop import SignalStop
 
     assert options.model is not None
     assert options.glue is not None
     assert options.out is not None
     with (
-        StopRequest() as stop,
+        SignalStop() as stop,
         glue_source(options.glue) as glue,
-        as_export(options.model, options) as model,
+        as_export(options.model, options, step=step) as model,
         results_folder(options.out, options) as folder,
     ):
         names = options.tasks or available_tasks(glue)
         data = [load_task(task_named(name), glue) for name in names]
         return measure(
-            Encoder(model, random_init=options.random_init),
+            Encoder(
+                model,
+                random_init=options.random_init,
+                trust_remote_code=options.trust_remote_code or is_run(options.model),
+            ),
             data,
             options,
             protocol=options.protocol,
@@ -163,7 +203,7 @@ def measure_model(options: Options) -> list[RunResult]:
             shard=options.part(),
             out=folder,
             on_stored=keeper(options.out, folder, options),
-            should_stop=stop,
+            stop=stop,
         )
 
 
@@ -178,6 +218,7 @@ JOB = Job(
         " --learning_rate=3e-4 --seeds=1,2",
         "smallbench glue --model=bert-base-uncased --glue=hub --out=shard3 --shard=3/8",
         "smallbench glue --model=s3://lab/bert --glue=hub --out=s3://lab/glue --shard=3/8",
+        "smallbench glue --model=runs/tiny --glue=glue_data --out=way --steps=1000,2000",
         "smallbench glue merge shard1,shard2,shard3 --out=glue",
         "smallbench glue show glue --protocol=paper",
         "smallbench glue submit-file --run=glue --out=glue.zip",

@@ -1,10 +1,13 @@
 """Jobs for a cluster: render a stage of a run as manifests, submit it, look at it, end it.
 
-Stages, in their order: prepare, pretrain (or sweep), export, glue, leaderboard. render needs no
-cluster and prints what 'kubectl apply -f -' takes; submit applies it, status, logs and cancel ask
-about it. All of a run lies below --bucket under the run's id, and a run that is submitted again
-continues there. Memory, disk, grace and deadline follow from the recipe's plan; values of the
-recipe are changed as in 'smallbench pretrain', any other flag of a stage goes into --flags. Set
+Stages, in their order: prepare, pretrain (or sweep), export, glue, leaderboard. render needs
+kubectl but no cluster and prints what 'kubectl apply -f -' takes; submit applies it, status, logs
+and cancel ask about it. 'submit all RECIPE' runs the whole chain: each stage is submitted when the
+one before it is complete. Ctrl-C leaves the Jobs alone; the same command goes on, from any machine.
+
+All of a run lies below --bucket under the run's id, and a run that is submitted again continues
+there. Memory, disk, grace and deadline follow from the recipe's plan; values of the recipe are
+changed as in 'smallbench pretrain', any other flag of a stage goes into --flags. Set
 SMALLBENCH_IMAGE and SMALLBENCH_BUCKET once, and --image and --bucket can be left out.
 
 A sweep is several pretrainings in one Job: --recipes, --learning_rates, or both.
@@ -13,11 +16,13 @@ A sweep is several pretrainings in one Job: --recipes, --learning_rates, or both
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from jobs.base import Job
+from jobs.base import Job, load
 from smallbench.cluster.config import (
+    CHAIN,
     MAX_SWEEP_CHARACTERS,
     STAGES_OF,
     ClusterConfig,
@@ -26,10 +31,11 @@ from smallbench.cluster.config import (
 )
 from smallbench.config import option
 from smallbench.errors import UsageError
-from smallbench.recipes import RECIPES
+from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
+    from smallbench.cluster.kubectl import Cluster
     from smallbench.cluster.manifests import Document
     from smallbench.cluster.work import Work
 
@@ -40,25 +46,39 @@ MANIFEST = {
     "glue": ("--model=m", "--glue=hub", "--out=o"),
     "leaderboard": (),
 }
-"""Flags that a stage's manifest gives its command, in effect."""
+"""Flags that the manifest of a stage gives its command; the values do not count."""
+CORPUS = "corpus"
+"""The run's name of the Job that prepares, unless another is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ClusterConfig):
     """Flags of `smallbench k8s`."""
 
-    action: Literal["render", "submit", "status", "logs", "cancel"] = option(help="what to do")
-    stage: Stage | None = option(None, help="of the chain; none, for status and cancel: all")
+    action: Literal["render", "submit", "status", "logs", "cancel"] = option(help="action")
+    stage: (
+        Literal["prepare", "pretrain", "sweep", "export", "glue", "leaderboard", "all"] | None
+    ) = option(None, help="of the chain, or all; none, for status and cancel: all")
     recipe: str | None = option(None, help="name of a recipe; 'smallbench recipes' lists them")
-    context: str | None = option(None, help="kubectl's; none: the current one")
-    follow: bool = option(False, help="logs: go on until the pods end")
-    tail: int | None = option(None, help="logs: only so many last lines of each pod")
+    context: str | None = option(None, help="context of kubectl; none: the current one")
+    follow: bool = option(False, help="logs: continue until the pods end")
+    tail: int | None = option(None, help="logs: number of last lines of each pod; none: all")
+    first: Literal["prepare", "pretrain", "export", "glue", "leaderboard"] = option(
+        "prepare", help="all: the first stage of the chain; those before it are taken as done"
+    )
+    wait: bool = option(
+        True, help="submit all: wait for each stage; false: submit the next one that is due"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         needs_stage = self.action in {"render", "submit", "logs"}
         if needs_stage and self.stage is None:
             raise UsageError(f"'k8s {self.action}' needs a stage; see smallbench k8s --help")
+        if self.stage == "all" and self.action in {"logs", "cancel"}:
+            raise UsageError(f"'k8s {self.action}' is for one stage; see smallbench k8s --help")
+        if (self.first != "prepare" or not self.wait) and self.stage != "all":
+            raise UsageError("--first and --wait are for 'all': leave them out")
         if self.action == "cancel" and not (self.stage or self.recipe or self.run):
             raise UsageError("'k8s cancel' needs a stage, a RECIPE or --run=ID: it ends their Jobs")
         if self.stage == "sweep":
@@ -73,12 +93,15 @@ class Options(ClusterConfig):
         for field in fields(self):
             stages = STAGES_OF.get(field.name)
             is_given = getattr(self, field.name) != field.default
-            if stages and is_given and self.stage not in stages:
+            takes = set(CHAIN) if self.stage == "all" else {self.stage}
+            if stages and is_given and not takes & set(stages):
                 raise UsageError(f"--{field.name} is for {' and '.join(stages)}: leave it out")
 
     def _check_recipe(self) -> None:
-        if self.stage == "pretrain" and self.recipe is None:
-            raise UsageError("'k8s … pretrain' needs a RECIPE; 'smallbench recipes' lists them")
+        if self.stage in {"pretrain", "all"} and self.recipe is None:
+            raise UsageError(
+                f"'k8s … {self.stage}' needs a RECIPE; 'smallbench recipes' lists them"
+            )
         if self.stage == "sweep":
             if not self.recipes and not self.learning_rates:
                 raise UsageError("a sweep needs --recipes=…, --learning_rates=…, or both")
@@ -91,57 +114,113 @@ class Options(ClusterConfig):
 
 
 def config(options: Options) -> PretrainConfig | None:
-    """The recipe's configuration, where there is one."""
-    return None if options.recipe is None else RECIPES[options.recipe]()
+    """The recipe's configuration, if a recipe is named."""
+    return None if options.recipe is None else recipe_config(options.recipe)
 
 
 def run(options: Options, config: PretrainConfig | None) -> None:
-    """Do it, and print what came of it."""
+    """Run the action and print its result."""
     from smallbench.cluster.kubectl import Cluster, selector_of
     from smallbench.cluster.manifests import as_yaml
-    from smallbench.cluster.status import status_text
     from smallbench.cluster.work import work_of
 
     if options.action == "render":
-        sys.stdout.write(as_yaml(documents_of(options, config)))
+        rendered = [documents_of(*each) for each in stages_of(options, config)]
+        sys.stdout.write(as_yaml([document for stage in rendered for document in stage]))
         return
     cluster = Cluster(options.namespace, options.context)
     if options.action == "submit":
-        documents = documents_of(options, config)
-        cluster.submit(documents)
-        name, labels = (documents[-1]["metadata"][key] for key in ("name", "labels"))
-        run_id = labels["app.kubernetes.io/instance"]
-        print(
-            f"{name} is submitted. Next:\n  smallbench k8s status --run={run_id}\n"
-            f"  smallbench k8s logs {options.stage} --run={run_id} --follow"
-        )
+        submit(cluster, options, config)
         return
+    stage = None if options.stage == "all" else options.stage
     named = options.run
-    if config is not None or (options.stage == "sweep" and options.recipes):
-        named = work_of(options.stage or "pretrain", options, config).run
-    selector = selector_of(options.stage, named)
+    if config is not None or (stage == "sweep" and options.recipes):
+        named = work_of(stage or "pretrain", options, config).run
+    selector = selector_of(stage, named)
     if options.action == "status":
-        print(status_text(*cluster.objects(selector)))
+        print(status_of(cluster, stage, named))
     elif options.action == "logs":
         cluster.show_logs(selector, follow=options.follow, tail=options.tail)
     else:
         print(cluster.cancel(selector) or "nothing is there")
 
 
+def submit(cluster: Cluster, options: Options, config: PretrainConfig | None) -> None:
+    """Submit a stage, or the chain."""
+    from smallbench.cluster.chain import run_chain
+    from smallbench.cluster.manifests import INSTANCE
+
+    stages = [documents_of(*each) for each in stages_of(options, config)]
+    metadata = stages[-1][-1]["metadata"]
+    name, run_id = metadata["name"], metadata["labels"][INSTANCE]
+    if options.stage == "all":
+        if run_chain(cluster, stages, wait=options.wait):
+            print(
+                f"All stages are complete. Next:\n  smallbench k8s logs leaderboard --run={run_id}"
+            )
+        else:
+            print("The next stage is at work; the same command submits the one after it.")
+        return
+    cluster.submit(stages[0])
+    print(
+        f"{name} is submitted. Next:\n  smallbench k8s status --run={run_id}\n"
+        f"  smallbench k8s logs {options.stage} --run={run_id} --follow"
+    )
+
+
+def status_of(cluster: Cluster, stage: Stage | None, run_id: str | None) -> str:
+    """Jobs and pods; of a run without a stage its whole chain, the corpus included."""
+    from smallbench.cluster.kubectl import selector_of
+    from smallbench.cluster.status import status_text
+
+    jobs, pods = cluster.objects(selector_of(stage, run_id))
+    is_chain = stage is None and run_id is not None
+    if is_chain and jobs and run_id != CORPUS:
+        corpus = cluster.objects(selector_of("prepare", CORPUS))
+        jobs, pods = [*jobs, *corpus[0]], [*pods, *corpus[1]]
+    return status_text(jobs, pods, is_chain=is_chain)
+
+
+def stages_of(
+    options: Options, config: PretrainConfig | None
+) -> Iterator[tuple[Options, PretrainConfig | None]]:
+    """What each stage of `all` would be given by itself; a single stage as it is."""
+    from smallbench.cluster.work import flags_by_stage, work_of
+
+    if options.stage != "all":
+        yield options, config
+        return
+    run_id = options.run or work_of("pretrain", replace(options, flags=None), config).run
+    flags = flags_by_stage(options.flags)
+    defaults = {field.name: field.default for field in fields(options)}
+    for stage in CHAIN[CHAIN.index(options.first) :]:
+        others = {name: defaults[name] for name, of in STAGES_OF.items() if stage not in of}
+        if stage == "prepare":  # one corpus for all runs in the bucket
+            others |= {"run": CORPUS, "recipe": None, "pods_at_once": None}
+        given: dict[str, Any] = {"run": run_id, "first": "prepare", "wait": True, **others}
+        one = replace(options, stage=stage, flags=flags.get(stage), **given)
+        yield one, None if stage == "prepare" else config
+
+
 def documents_of(options: Options, config: PretrainConfig | None) -> list[Document]:
-    """The manifests, after a look whether the stage's own command would take its flags."""
-    from smallbench.cluster.render import render
+    """Return the manifests, after checking that the stage's own command takes its flags."""
+    from smallbench.cluster.render import render, warnings
     from smallbench.cluster.work import sizes_of, work_of
 
     assert options.stage is not None
+    assert options.stage != "all"
     work = work_of(options.stage, options, config)
     check_command(work)
-    return render(work, options, sizes_of(work, options, config))
+    sizes = sizes_of(work, options, config)
+    documents = render(work, options, sizes)
+    for warning in warnings(work, documents[-1], sizes):
+        print(f"warning: {warning}", file=sys.stderr)
+    return documents
 
 
 def check_command(work: Work) -> None:
-    """Raise what the stage's command would raise on its flags, before a pod does so in an hour."""
-    from jobs.cli import load, resolve
+    """Raise what the stage's command would raise on its flags."""
+    from jobs.resolve import resolve
     from smallbench.cluster.work import as_flag
 
     job = load("pretrain" if work.stage == "sweep" else work.stage)
@@ -165,7 +244,8 @@ JOB = Job(
         f"{'0123456789abcdef' * 4} --bucket=s3://lab",
         "smallbench k8s submit prepare --pods=16 --flags='--tokenizer=bpe --vocab_size=50265'",
         "smallbench k8s submit sweep bert-small --learning_rates=3e-4,5e-4,1e-3"
-        " --components=spot --queue=research",
+        " --components=spot-gke --queue=research",
+        "smallbench k8s submit all bert-small --components=gpu-v100",
         "smallbench k8s status --run=bert-small",
         "smallbench k8s logs pretrain --run=bert-small --follow",
         "smallbench k8s cancel pretrain bert-small",

@@ -3,9 +3,10 @@
 table prints the paper's rows beside --results, or both views of the entries in --submissions. new
 writes a complete entry to --out from a pretraining run and a GLUE run; nothing is typed by hand
 that the runs know. validate runs every check on an entry's folder, as data and never as code, and
-ends with exit code 65 where it is rejected. compare says task by task which of two entries leads.
-build writes the website of all entries to --out, a folder for any static host; serve builds it and
-shows it on this machine.
+ends with exit code 65 if it is rejected. change judges a pull request: it adds one entry's own
+files and nothing else, and that entry is validated. compare says task by task which of two entries
+leads. build writes the website of all entries to --out, a folder for any static host; serve builds
+it and shows it on this machine.
 
 Scores are never in an entry: they are computed from its predictions and the labels of --glue.
 """
@@ -29,6 +30,7 @@ NEEDED = {
     "table": (),
     "new": ("run", "glue", "out", "authors", "license", "contains_glue"),
     "validate": ("entry",),
+    "change": ("entry",),
     "compare": ("entry", "other", "glue"),
     "build": (),
     "serve": (),
@@ -41,12 +43,17 @@ MAX_PORT = 2**16 - 1
 class Options(StorageConfig):
     """Flags of `smallbench leaderboard`."""
 
-    action: Literal["table", "new", "validate", "compare", "build", "serve"] = option(
+    action: Literal["table", "new", "validate", "change", "compare", "build", "serve"] = option(
         "table", help="what to do"
     )
-    entry: Path | None = option(None, help="validate, compare: folder of an entry")
+    entry: Path | None = option(
+        None,
+        help="validate, compare: folder of an entry; change: a git repository whose HEAD merges a "
+        "pull request",
+    )
+    keeper: bool = option(False, help="change: a keeper of the board has confirmed the request")
     other: Path | None = option(None, help="compare: folder of the entry to compare with")
-    glue: str | None = option(
+    glue: Location | None = option(
         None,
         help="new: --out of 'smallbench glue'; else GLUE itself, for its labels: a folder in the "
         "official TSV layout, or hub",
@@ -106,6 +113,8 @@ def run(options: Options) -> None:
         _new(options)
     elif options.action == "validate":
         _validate(options)
+    elif options.action == "change":
+        _change(options)
     elif options.action == "compare":
         _compare(options)
     elif options.action in ("build", "serve"):
@@ -179,17 +188,38 @@ def _new(options: Options) -> None:
 def _validate(options: Options) -> None:
     from smallbench.leaderboard.evaluation import evaluate_beside, report, report_dict
     from smallbench.leaderboard.gold import NO_GOLD, read_gold
+    from smallbench.leaderboard.site.build import check_pages
+    from smallbench.leaderboard.text import show
 
     assert options.entry is not None
     gold = NO_GOLD if options.glue is None else read_gold(options.glue)
     evaluation = evaluate_beside(options.entry, gold, today=date.today(), cache=options.cache)
+    (evaluation,) = check_pages([evaluation])
     if options.json:
         print(json.dumps(report_dict(evaluation), indent=2))
     else:
         print(report(evaluation))
     if evaluation.rejected:
         reasons = [f.check for f in evaluation.findings if f.verdict == "rejected"]
-        raise DataError(f"{options.entry} is rejected: {', '.join(dict.fromkeys(reasons))}")
+        place = show(str(options.entry))
+        raise DataError(f"{place} is rejected: {', '.join(dict.fromkeys(reasons))}")
+
+
+def _change(options: Options) -> None:
+    from dataclasses import replace
+
+    from smallbench.leaderboard.change import ROOT, read_request
+
+    assert options.entry is not None
+    request = read_request(options.entry, keeper=options.keeper)
+    for problem in request.problems:
+        print(f"REJECTED  change: {problem}")
+    if request.problems:
+        raise DataError(f"the pull request has {len(request.problems)} problems; see above")
+    if request.entry is None:
+        print("no entry is added or changed")
+    else:
+        _validate(replace(options, action="validate", entry=options.entry / ROOT / request.entry))
 
 
 def _compare(options: Options) -> None:
@@ -216,11 +246,17 @@ def _build(options: Options) -> None:
     from smallbench.leaderboard.gold import NO_GOLD, read_gold
     from smallbench.leaderboard.site.build import build_site
     from smallbench.leaderboard.site.serve import server, url_of
+    from smallbench.leaderboard.text import show
 
     gold = NO_GOLD if options.glue is None else read_gold(options.glue)
     out = Path(options.out or "site")
     entries = evaluate_all(options.submissions or Path("submissions"), gold, cache=options.cache)
-    build_site(entries, out, site_url=options.site_url, is_sample=gold.is_sample)
+    entries = build_site(entries, out, site_url=options.site_url, is_sample=gold.is_sample)
+    for evaluation in entries:
+        for finding in evaluation.findings:
+            if finding.verdict == "rejected":
+                name = show(evaluation.folder.name)
+                print(f"left out {name}: {finding.check}: {finding.reason}", file=sys.stderr)
     shown = sum(not evaluation.rejected for evaluation in entries)
     print(f"{shown} entries, {len(entries) - shown} rejected: {out / 'index.html'}", flush=True)
     if options.action == "serve":
@@ -242,6 +278,7 @@ JOB = Job(
         "smallbench leaderboard new --run=runs/mine --glue=results/mine --out=submissions/mine"
         " --authors=Ada,Alan --license=Apache-2.0 --contains_glue=false",
         "smallbench leaderboard validate submissions/mine --glue=glue_data",
+        "smallbench leaderboard change . --glue=hub",
         "smallbench leaderboard compare submissions/mine submissions/other --glue=glue_data",
         "smallbench leaderboard build --out=site --glue=hub --site_url=https://example.org/board",
         "smallbench leaderboard serve",

@@ -15,7 +15,7 @@ from typing import Literal
 
 from jobs.base import Job
 from smallbench.config import option, require
-from smallbench.recipes import RECIPES
+from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
 
@@ -47,8 +47,7 @@ class Options:
 
 def config(options: Options) -> PretrainConfig:
     """The recipe's configuration."""
-    base: PretrainConfig = RECIPES[options.recipe]()
-    return base
+    return recipe_config(options.recipe)
 
 
 def run(options: Options, config: PretrainConfig) -> None:

@@ -21,6 +21,7 @@ from jobs.base import Job
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
 from smallbench.parts import PartConfig
+from smallbench.plugins import nothing_left
 from smallbench.storage.config import StorageConfig
 
 
@@ -49,13 +50,13 @@ def run(options: Options) -> None:
     from smallbench.data.remote import prepare_remote
     from smallbench.data.shards import Manifest
     from smallbench.data.shares import prepare_share
+    from smallbench.stop import SignalStop
     from smallbench.storage.base import is_remote
-    from smallbench.train.stop import StopRequest
 
     out, workers = options.out, options.workers
     number, count = options.part()
     manifest: Manifest | None
-    with StopRequest() as stop:
+    with SignalStop() as stop:
         if count > 1 or is_remote(options.corpus):
             manifest = prepare_share(
                 options,
@@ -65,7 +66,7 @@ def run(options: Options) -> None:
                 storage=options,
                 cache=options.cache,
                 workers=workers,
-                should_stop=stop,
+                stop=stop,
             )
         elif is_remote(out):
             manifest = prepare_remote(
@@ -74,10 +75,12 @@ def run(options: Options) -> None:
                 storage=options,
                 cache=options.cache,
                 workers=workers,
-                should_stop=stop,
+                stop=stop,
             )
         else:
-            manifest = prepare(options, out=Path(out), workers=workers, should_stop=stop)
+            is_kept = (Path(out) / "manifest.json").is_file
+            with nothing_left(Path(out), is_kept=is_kept):
+                manifest = prepare(options, out=Path(out), workers=workers, stop=stop)
     if manifest is not None:
         print(summary(manifest, out))
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from jobs.base import Job
 from smallbench.config import Location, option, require
-from smallbench.recipes import RECIPES
+from smallbench.recipes import recipe_config
 from smallbench.tracking.config import TrackerConfig
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 
@@ -40,6 +40,21 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
         None,
         help="hours in steps, over all restarts, after which the run ends; with "
         "--schedule.along=hours its schedule is fitted to them",
+    )
+    flops: float | None = option(
+        None,
+        help="floating-point operations of the model, over all restarts, after which the run ends; "
+        "with --schedule.along=flops its schedule is fitted to them",
+    )
+    init_from: str | None = option(
+        None,
+        help="begin with the weights of a run, an export or a model on the Hugging Face hub",
+        metavar="DIR|ID",
+    )
+    then_data: Location | None = option(
+        None,
+        help="corpus with longer rows for a second phase, the last tenth of the run "
+        "(--then.begin_fraction)",
     )
     engine: Literal["auto", "torch", "deepspeed"] | None = option(
         None, help="what computes the steps, instead of the recipe's choice"
@@ -64,32 +79,33 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
 
 def config(options: Options) -> PretrainConfig:
     """The recipe's configuration."""
-    base: PretrainConfig = RECIPES[options.recipe]()
-    return base
+    return recipe_config(options.recipe)
 
 
 def run(options: Options, config: PretrainConfig) -> None:
     """Train to the last step, or to the first signal."""
     from smallbench.data.transfer import local_corpus
+    from smallbench.stop import SignalStop
     from smallbench.train.pretrain import pretrain
-    from smallbench.train.stop import StopRequest
 
-    request = StopRequest(
+    request = SignalStop(
         max_seconds=math.inf if options.deadline_hours is None else 3600 * options.deadline_hours,
         grace_seconds=math.inf if options.grace_seconds is None else options.grace_seconds,
     )
     with request as stop:
         pretrain(
             config,
-            data=local_corpus(options.data, options, should_stop=stop),
+            data=local_corpus(options.data, options, stop=stop),
+            then_data=None
+            if options.then_data is None
+            else local_corpus(options.then_data, options, stop=stop),
             run_dir=options.run_dir,
             resume=options.resume,
             durability=options,
             accounting=options,
             tracking=options,
             shows_plan=True,
-            should_stop=stop,
-            seconds_left=stop.seconds_left,
+            stop=stop,
         )
     print(
         f"Done: {options.run_dir} (loss curve in loss.png). Next:\n"
@@ -105,13 +121,19 @@ JOB = Job(
     run=run,
     words=("recipe",),
     config=config,
-    shortcuts={name: f"train.{name}" for name in ("max_steps", "max_hours", "engine", "offload")},
+    shortcuts={
+        **{n: f"train.{n}" for n in ("max_steps", "max_hours", "init_from", "engine", "offload")},
+        "flops": "train.max_flops",
+    },
     examples=(
         "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/tiny",
         "smallbench pretrain bert-small --data=corpus --run_dir=runs/bert --max_steps=100000",
         "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/lr --optim.learning_rate=5e-4",
         "smallbench pretrain bert-small --data=corpus --run_dir=runs/day --max_hours=24"
         " --schedule.along=hours",
+        "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/cheap --flops=1e14"
+        " --schedule.along=flops",
+        "smallbench pretrain bert-small --data=corpus --then_data=corpus512 --run_dir=runs/long",
         "smallbench pretrain bert-small --data=s3://lab/corpus --run_dir=runs/bert"
         " --storage=s3://lab/runs",
     ),

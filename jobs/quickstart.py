@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jobs.base import Job
 from smallbench.config import option, override_all
-from smallbench.recipes import RECIPES
+from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
 NEXT = """\
@@ -41,7 +41,7 @@ class Options:
 
 def config(options: Options) -> PretrainConfig:
     """`bert-tiny` with a quick rhythm."""
-    recipe: PretrainConfig = RECIPES["bert-tiny"]()
+    recipe: PretrainConfig = recipe_config("bert-tiny")
     return override_all(
         recipe,
         {
@@ -69,12 +69,12 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.glue.samples import write_sample_glue
     from smallbench.glue.tasks import TASKS
     from smallbench.leaderboard.table import leaderboard_rows, render_markdown
+    from smallbench.stop import SignalStop
     from smallbench.train.pretrain import pretrain
-    from smallbench.train.stop import StopRequest
 
     out = options.out
     corpus, run_dir, model, samples = out / "corpus", out / "run", out / "export", out / "samples"
-    with StopRequest() as stop:
+    with SignalStop() as stop:
         announce("1/5 prepare: the documentation installed with Python → token shards")
         manifest = prepare(
             PrepareConfig(
@@ -84,11 +84,11 @@ def run(options: Options, config: PretrainConfig) -> None:
                 max_documents=options.corpus_documents,
             ),
             out=corpus,
-            should_stop=stop,
+            stop=stop,
         )
         print(summary(manifest, corpus).partition("\nNext:")[0])
         announce(f"2/5 pretrain: a tiny BERT, {config.train.max_steps:,} steps from scratch")
-        pretrain(config, data=corpus, run_dir=run_dir, should_stop=stop)
+        pretrain(config, data=corpus, run_dir=run_dir, stop=stop)
         announce("3/5 export: a directory that from_pretrained loads")
         difference = export(run_dir, model)
         print(f"{model}: outputs differ from the run's by at most {difference:.1e}")
@@ -104,7 +104,7 @@ def run(options: Options, config: PretrainConfig) -> None:
             ),
             plan=[PlannedRun(name, "dev", learning_rate=5e-4, seed=1) for name in TASKS],
             out=out / "glue",
-            should_stop=stop,
+            stop=stop,
         )
     announce("5/5 leaderboard")
     print(render_markdown(leaderboard_rows(results)))

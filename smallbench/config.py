@@ -13,13 +13,14 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, field, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NewType, TypeVar, Union
 
 from smallbench.errors import ConfigError
-from smallbench.registry import nearest
+from smallbench.registry import Registry, nearest
 
 T = TypeVar("T")
 
@@ -30,9 +31,12 @@ _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 
 
-def option(default: Any = MISSING, *, help: str, metavar: str = "") -> Any:
-    """A dataclass field that explains itself in `--help`; without a default it is required."""
-    metadata = {"help": help, "metavar": metavar}
+def option(default: Any = MISSING, *, help: str, metavar: str = "", **limits: int | None) -> Any:
+    """A dataclass field that explains itself in `--help`; without a default it is required.
+
+    `least=…` is the least integer that it takes, 0 if it is not given; None: any.
+    """
+    metadata = {"help": help, "metavar": metavar, **limits}
     if default is MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -88,7 +92,8 @@ def parse_value(text: str, annotation: Any) -> Any:
             return Path(text).expanduser()
     elif annotation is Location:
         if text:
-            return text if "://" in text else str(Path(text).expanduser())
+            text = text if "://" in text else text.rstrip("/") or "/"
+            return str(Path(text).expanduser()) if text.startswith("~") else text
     elif annotation is type(None):
         if text.strip().lower() in {"none", "null"}:
             return None
@@ -115,16 +120,35 @@ def _reading_order(member: Any) -> int:
     return 0 if typing.get_origin(member) is Literal else 1 if member is type(None) else 2
 
 
-def read_value(key: str, value: Any, annotation: Any) -> Any:
-    """`value` (text of a flag, or a value from YAML or JSON) as `annotation`; errors name `key`."""
+def read_value(key: str, value: Any, annotation: Any, *, least: int | None = 0) -> Any:
+    """`value` (text of a flag, or a value from YAML or JSON) as `annotation`; errors name `key`.
+
+    No integer under `least` is taken.
+    """
     try:
         if isinstance(value, str):
-            return parse_value(value, annotation)
-        return _check_value(value, annotation)
+            read = parse_value(value, annotation)
+        else:
+            read = _check_value(value, annotation)
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{key}={value!r} is no {describe(annotation)}") from None
+    for number in read if isinstance(read, tuple) else (read,):
+        if type(number) is int and least is not None and number < least:
+            raise ConfigError(f"{key}={number} is out of range; expected at least {least}")
+    return read
+
+
+def least_of(f: Field[Any]) -> int | None:
+    """The least integer that a field takes: its own `least`, or 0; None where its default is less.
+
+    Integers are counts, sizes and seeds nearly everywhere.
+    """
+    if "least" in f.metadata:
+        return typing.cast("int | None", f.metadata["least"])
+    is_negative = type(f.default) is int and f.default < 0
+    return None if is_negative else 0
 
 
 def _check_value(value: Any, annotation: Any) -> Any:
@@ -151,7 +175,7 @@ def _check_value(value: Any, annotation: Any) -> Any:
             return float(value)
     elif annotation is Path:
         if isinstance(value, str | Path):
-            return Path(value)
+            return Path(value).expanduser()
     elif annotation is Location:
         pass  # text, which is read elsewhere
     elif annotation is type(None):
@@ -162,22 +186,40 @@ def _check_value(value: Any, annotation: Any) -> Any:
     raise ValueError(f"not a {describe(annotation)}")
 
 
-def section_class(annotation: Any, data: Mapping[str, Any] | None = None) -> type | None:
+def section(table: Registry, default: Callable[[], Any]) -> Any:
+    """A dataclass field whose class is chosen by a name in `table`.
+
+    The name is a value of the section itself, under the table's kind: `model.architecture`.
+    """
+    return field(default_factory=default, metadata={"table": table})
+
+
+def section_class(f: Field[Any], annotation: Any, data: Any = None) -> type | None:
     """The dataclass that a field holds, or None for a plain value.
 
-    A field annotated with several dataclasses (`BertConfig | DebertaConfig`) is told apart by the
-    value of their first field, a `Literal` such as `architecture: Literal["bert"]`.
+    `data` are the section's values: where the field has a table, the name in them decides.
     """
-    if is_dataclass(annotation):
-        return typing.cast(type, annotation)
-    members = [m for m in typing.get_args(annotation) if isinstance(m, type) and is_dataclass(m)]
-    if not members or data is None:
-        return typing.cast(type, members[0]) if members else None
-    tag = fields(members[0])[0].name
-    by_tag = {typing.get_args(annotations_of(m)[tag])[0]: m for m in members}
-    if data.get(tag) not in by_tag:
-        raise ConfigError(f"unknown {tag} {data.get(tag)!r}; {nearest(str(data.get(tag)), by_tag)}")
-    return typing.cast(type, by_tag[data[tag]])
+    table: Registry | None = f.metadata.get("table")
+    if table is None:
+        return annotation if is_dataclass(annotation) and isinstance(annotation, type) else None
+    if isinstance(data, Mapping) and data.get(table.kind):
+        return table.config_class(str(data[table.kind]))
+    assert f.default_factory is not MISSING
+    return type(f.default_factory())
+
+
+def settle_tags(config: Any) -> None:
+    """Let each section's name be that of its class; for `__post_init__`.
+
+    A class that extends another one's configuration inherits its name, which would build the other.
+    """
+    for f in fields(config):
+        table: Registry | None = f.metadata.get("table")
+        if table is not None:
+            value = getattr(config, f.name)
+            tag = table.tag_of(value)
+            if tag != getattr(value, table.kind):
+                object.__setattr__(config, f.name, replace(value, **{table.kind: tag}))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -209,35 +251,70 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, prefix: str = "") -> T:
                 raise ConfigError(f"missing key {key!r}, expected {describe(annotation)}")
             continue
         value = data[f.name]
-        if section_class(annotation) is None:
-            values[f.name] = read_value(key, value, annotation)
+        section = section_class(f, annotation, value)
+        if section is None:
+            values[f.name] = read_value(key, value, annotation, least=least_of(f))
         elif isinstance(value, Mapping):
-            section = section_class(annotation, value)
-            assert section is not None
             values[f.name] = from_dict(section, value, prefix=f"{key}.")
         else:
             raise ConfigError(f"{key}={value!r} is no section of keys")
     return cls(**values)
 
 
-def keys_of(config: Any, *, prefix: str = "") -> list[str]:
-    """Every dotted key of a configuration, in declaration order."""
-    keys = []
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if is_dataclass(value):
-            keys += keys_of(value, prefix=f"{prefix}{f.name}.")
+@dataclass(frozen=True)
+class Key:
+    """What is known of a key of a configuration."""
+
+    annotation: Any
+    about: Field[Any]
+    value: Any
+    """In the configuration, as `to_dict` has it."""
+
+
+def keys_of(config: Any, changes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Key]:
+    """Every dotted key of a configuration, in declaration order.
+
+    `changes` may name another class of a section (`model.architecture`), whose keys are then there.
+    """
+    return _keys_of(type(config), _with_sections(config, changes), "")
+
+
+def _keys_of(cls: type, data: Mapping[str, Any], prefix: str) -> dict[str, Key]:
+    keys: dict[str, Key] = {}
+    annotations = annotations_of(cls)
+    for f in fields(cls):
+        value = data.get(f.name, f.default)
+        section = section_class(f, annotations[f.name], value)
+        if section is None:
+            keys[prefix + f.name] = Key(annotations[f.name], f, value)
         else:
-            keys.append(prefix + f.name)
+            inside = value if isinstance(value, Mapping) else {}
+            keys |= _keys_of(section, inside, f"{prefix}{f.name}.")
     return keys
 
 
-def locate(config: Any, key: str) -> tuple[Any, str]:
-    """The section of `config` that holds the dotted `key`, and the key's name in that section."""
-    *sections, name = key.split(".")
-    for section in sections:
-        config = getattr(config, section)
-    return config, name
+def _with_sections(config: Any, changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`to_dict(config)` with the sections that `changes` gives another class.
+
+    Of the old class stays what was set otherwise than its default, under the keys that the new one
+    has too.
+    """
+    data = to_dict(config)
+    for f in fields(config):
+        section, path = getattr(config, f.name), f"{prefix}{f.name}."
+        if not is_dataclass(section):
+            continue
+        data[f.name] = _with_sections(section, changes, path)
+        table: Registry | None = f.metadata.get("table")
+        name = changes.get(f"{path}{table.kind}") if table else None
+        if table is not None and name is not None:
+            cls = table.config_class(str(name))
+            if cls is not type(section):
+                kept = {g.name for g in fields(section) if getattr(section, g.name) != g.default}
+                kept &= {g.name for g in fields(cls)}
+                data[f.name] = {k: v for k, v in data[f.name].items() if k in kept}
+            data[f.name][table.kind] = str(name)
+    return data
 
 
 def override(config: T, key: str, value: Any) -> T:
@@ -250,8 +327,8 @@ def override(config: T, key: str, value: Any) -> T:
 
 def override_all(config: T, values: Mapping[str, Any]) -> T:
     """`override` for several keys at once, so that they are checked together, not one by one."""
-    known = keys_of(config)
-    data = to_dict(config)
+    known = keys_of(config, values)
+    data = _with_sections(config, values)
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")

@@ -6,6 +6,8 @@ names the value, what was expected and the remedy.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -34,6 +36,17 @@ class ExitCode(IntEnum):
     """Interrupted by Ctrl-C without a save."""
     SIGTERM = 143
     """Ended by SIGTERM without a save."""
+
+
+def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """The ending of an error about `name`: the nearest known name, or all of them.
+
+    `prefix` is what a user writes before each name (`--`); it does not count as similarity.
+    """
+    names = sorted(known)
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        return f"did you mean {prefix + close[0]!r}?"
+    return f"known: {', '.join(prefix + other for other in names) or 'none'}"
 
 
 class SmallbenchError(ValueError):

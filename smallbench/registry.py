@@ -1,45 +1,47 @@
 """Tables of named things (architectures, objectives, recipes, …), resolved only when one is used.
 
 A row is a name and where its object lives, `"package.module:attribute"`, so that listing a table
-imports nothing heavy. Adding a thing is one new file and one row.
+imports nothing heavy. Adding a thing is one new file and one row. A user's own thing needs no row:
+`FILE.py:NAME`, `package.module:NAME` or the name of an installed package's entry point is as good.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
-from smallbench.errors import ConfigError
+from smallbench.errors import ConfigError, nearest
+from smallbench.plugins import canonical, config_class_of, is_reference, reference_of, resolve
 
-
-def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
-    """The ending of an error about `name`: the nearest known name, or all of them.
-
-    `prefix` is what a user writes before each name (`--`); it does not count as similarity.
-    """
-    names = sorted(known)
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
-        return f"did you mean {prefix + close[0]!r}?"
-    return f"known: {', '.join(prefix + other for other in names) or 'none'}"
+__all__ = ["Registry", "nearest"]
 
 
 class Registry(Mapping[str, Any]):
     """A read-only table from name to object, imported at the first look-up.
 
-    Raises `ConfigError` with the nearest known name for an unknown one.
+    `group` is the entry-point group in which installed packages add names; `base` is the class that
+    a plug-in must extend, if there is one. `configs` has the place of each row's configuration
+    class, and `config_base` that of the class that they extend: they are read where torch must not
+    be imported. Raises `ConfigError` with the nearest known name for an unknown one.
     """
 
-    def __init__(self, kind: str, rows: Mapping[str, str]) -> None:
-        self.kind = kind
-        self._rows = dict(rows)
+    def __init__(
+        self,
+        kind: str,
+        rows: Mapping[str, str],
+        *,
+        group: str = "",
+        base: str = "",
+        configs: Mapping[str, str] | None = None,
+        config_base: str = "",
+    ) -> None:
+        self.kind, self.group, self._base = kind, group, base
+        self._rows, self._configs, self._config_base = dict(rows), dict(configs or {}), config_base
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._rows:
-            raise ConfigError(f"unknown {self.kind} {name!r}; {nearest(name, self._rows)}")
-        module, _, attribute = self._rows[name].partition(":")
-        return getattr(import_module(module), attribute)
+        return _imported(self._rows[name]) if name in self._rows else self._plugged_in(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows
@@ -49,3 +51,80 @@ class Registry(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def installed(self) -> dict[str, str]:
+        """Names that installed packages add → `package.module:attribute`; nothing is imported."""
+        from importlib.metadata import entry_points
+
+        points = entry_points(group=self.group) if self.group else ()
+        return {p.name: p.value.partition("[")[0].strip() for p in points if p.name not in self}
+
+    def canonical(self, name: str) -> str:
+        """How a configuration writes `name`: a row's name, or a reference without a folder."""
+        if name in self._rows:
+            return name
+        for row, place in self._rows.items():
+            if place == name:
+                return row
+        if self.group and is_reference(name):
+            return canonical(name)
+        installed = self.installed()
+        if name not in installed:
+            ending = nearest(name, [*self._rows, *installed])
+            own = " (or FILE.py:NAME for one of your own)" if self.group else ""
+            raise ConfigError(f"unknown {self.kind} {name!r}; {ending}{own}")
+        return canonical(installed[name])
+
+    def config_class(self, name: str) -> type:
+        """The configuration class of `name`, without importing a row's own object."""
+        if name in self._configs:
+            return cast(type, _imported(self._configs[name]))
+        found: Any = config_class_of(self._plugged_in(name))
+        base = _imported(self._config_base)
+        if not (isinstance(found, type) and issubclass(found, base) and is_dataclass(found)):
+            raise ConfigError(
+                f"{name} is not {_a(self.kind)}: expected a class or function whose 'config' is "
+                f"annotated with a frozen dataclass that extends {base.__module__}.{base.__name__}"
+            )
+        return cast(type, found)
+
+    def tag_of(self, config: Any) -> str:
+        """The name of what `config` configures, as a configuration has it.
+
+        The one that it bears, if that is one of its class; else the class's own.
+        """
+        given, cls = getattr(config, self.kind), type(config)
+        place = f"{cls.__module__}:{cls.__qualname__}"
+        if given and self._configs.get(given) == place:
+            return str(given)
+        if given and given not in self._rows:
+            name = self.canonical(given)
+            if self.config_class(name) is cls:
+                return name
+        for name, row in self._configs.items():
+            if row == place:
+                return name
+        return reference_of(cls, lambda thing: self._fits(thing) and config_class_of(thing) is cls)
+
+    def _plugged_in(self, name: str) -> Any:
+        thing = resolve(self.canonical(name))
+        if not self._fits(thing):
+            base = self._base.replace(":", ".")
+            expected = f"a {base}" if base else "a class or function"
+            raise ConfigError(f"{name} is not {_a(self.kind)}: expected {expected}")
+        return thing
+
+    def _fits(self, thing: Any) -> bool:
+        if not self._base:
+            return callable(thing)
+        base = _imported(self._base)
+        return isinstance(thing, base) or (isinstance(thing, type) and issubclass(thing, base))
+
+
+def _imported(row: str) -> Any:
+    module, _, attribute = row.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"

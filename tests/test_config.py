@@ -15,25 +15,35 @@ from smallbench.config import (
     flatten,
     from_dict,
     keys_of,
-    locate,
     option,
     override,
     override_all,
     parse_value,
+    section,
+    settle_tags,
     to_dict,
 )
 from smallbench.errors import ConfigError, ExitCode
+from smallbench.registry import Registry
+
+SHAPES = Registry(
+    "kind",
+    {"round": f"{__name__}:Round", "flat": f"{__name__}:Flat"},
+    configs={"round": f"{__name__}:Round", "flat": f"{__name__}:Flat"},
+)
 
 
 @dataclass(frozen=True)
 class Round:
-    kind: Literal["round"] = "round"
+    kind: str = "round"
     radius: float = 1.0
+    color: str = "red"
 
 
 @dataclass(frozen=True)
 class Flat:
-    kind: Literal["flat"] = "flat"
+    kind: str = "flat"
+    color: str = "blue"
     width: int = 4
     parts: int = 2
 
@@ -58,7 +68,10 @@ class Whole:
     mode: Literal["must", "allow"] = "allow"
     tags: tuple[str, ...] = ()
     rate: Rate = field(default_factory=Rate)
-    shape: Round | Flat = field(default_factory=Round)
+    shape: Any = section(SHAPES, Round)
+
+    def __post_init__(self) -> None:
+        settle_tags(self)
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -66,8 +79,8 @@ parts = st.integers(1, 9)
 wholes = st.builds(
     Whole,
     name=st.text(),
-    steps=st.integers(),
-    limit=st.none() | st.integers(),
+    steps=st.integers(min_value=0),
+    limit=st.none() | st.integers(min_value=0),
     keep=st.booleans(),
     folder=st.from_regex(r"[a-z0-9.]{1,8}(/[a-z0-9]{1,8})?", fullmatch=True).map(Path),
     mode=st.sampled_from(["must", "allow"]),
@@ -102,7 +115,7 @@ def test_a_rate_written_as_an_integer_has_the_digest_of_the_rate() -> None:
     assert digest(Rate(learning_rate=0.0)) == digest(Rate(learning_rate=-0.0))
 
 
-@given(wholes, st.integers(), finite)
+@given(wholes, st.integers(min_value=0), finite)
 def test_override_changes_the_named_key_alone(config: Whole, steps: int, rate: float) -> None:
     assert override(config, "steps", str(steps)) == replace(config, steps=steps)
     new = override(config, "rate.learning_rate", repr(rate))
@@ -113,10 +126,9 @@ def test_override_changes_the_named_key_alone(config: Whole, steps: int, rate: f
 @given(wholes)
 def test_every_key_can_be_overridden_with_its_own_value(config: Whole) -> None:
     flat = flatten(to_dict(config))
-    assert list(flat) == keys_of(config)
-    for key in keys_of(config):
-        section, name = locate(config, key)
-        assert override(config, key, getattr(section, name)) == config
+    assert list(flat) == list(keys_of(config))
+    for name, key in keys_of(config).items():
+        assert override(config, name, key.value) == config
 
 
 def test_keys_that_must_agree_change_together() -> None:
@@ -125,6 +137,62 @@ def test_keys_that_must_agree_change_together() -> None:
     assert changed.shape == Flat(width=9, parts=3)
     with pytest.raises(ConfigError, match="width 9 is not a multiple of parts 2"):
         override(config, "shape.width", "9")
+
+
+def test_a_section_of_another_class_keeps_what_was_set_and_both_have() -> None:
+    for color, expected in (("green", "green"), ("red", "blue")):  # red is a default, not a choice
+        config = Whole(shape=Round(radius=3.0, color=color))
+        changed = override_all(config, {"shape.kind": "flat", "shape.width": "6"})
+        assert changed.shape == Flat(color=expected, width=6)
+        assert "shape.radius" not in keys_of(config, {"shape.kind": "flat"})
+    with pytest.raises(ConfigError, match=r"unknown key 'shape\.radius'"):
+        override_all(Whole(), {"shape.kind": "flat", "shape.radius": "1"})
+
+
+def test_a_section_bears_the_name_of_its_class() -> None:
+    assert Whole(shape=Flat(kind="round")).shape == Flat()
+    assert Whole(shape=Flat(kind="")).shape == Flat()
+
+
+def test_negative_integers_are_refused_unless_the_field_allows_them() -> None:
+    @dataclass(frozen=True)
+    class Numbers:
+        count: int = 1
+        counts: tuple[int, ...] = ()
+        some: int | None = None
+        offset: int = -1
+        any_number: int = option(0, help="", least=None)
+        shift: float = 0.0
+
+    for key, value in {"count": "-1", "counts": "1,-2", "some": "-3", "shift": "x"}.items():
+        with pytest.raises(ConfigError, match=rf"{key}=.*(at least 0|is no float)"):
+            override(Numbers(), key, value)
+    changes = {"offset": "-2", "any_number": "-3", "shift": "-4"}
+    changed = override_all(Numbers(), changes)
+    assert changed == Numbers(offset=-2, any_number=-3, shift=-4.0)
+    assert from_dict(Numbers, to_dict(changed)) == changed
+
+
+def test_a_home_folder_is_written_out_in_every_kind_of_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ü b")
+
+    @dataclass(frozen=True)
+    class Places:
+        one: Path = Path()
+        several: tuple[Path, ...] = ()
+        url: Location | None = None
+
+    values = {"one": "~/x", "several": ["~/x", "y"], "url": "~/x"}
+    read = from_dict(Places, values)
+    assert (str(read.one), read.several[0], read.url) == (
+        "/home/ü b/x",
+        Path(read.one),
+        "/home/ü b/x",
+    )
+    assert parse_value("./bert", Location) == "./bert"  # not the hub's model of that name
+    assert parse_value("s3://a/~b", Location) == "s3://a/~b"
 
 
 @pytest.mark.parametrize(

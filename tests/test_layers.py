@@ -19,8 +19,12 @@ ROOT = Path(__file__).parent.parent
 # Lowest first; who stands on one line does not import each other.
 LAYERS = [
     {"smallbench.errors"},
-    {"smallbench.registry", "smallbench.retry"},
-    {f"smallbench.{name}" for name in ("config", "batch", "cores", "files", "gpus")},
+    {"smallbench.plugins", "smallbench.retry"},
+    {"smallbench.registry"},
+    {
+        f"smallbench.{name}"
+        for name in ("config", "batch", "cores", "files", "gpus", "nvidia", "stop")
+    },
     {"smallbench.tracking", "smallbench.storage", "smallbench.parts"},
     {"smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},
@@ -33,7 +37,7 @@ LAYERS = [
 ]
 
 ONLY_IN = {
-    "fire": "jobs.cli",
+    "fire": "jobs.resolve",
     "boto3": "smallbench.storage.s3",
     "botocore": "smallbench.storage.s3",
     "wandb": "smallbench.tracking.wandb",
@@ -43,6 +47,9 @@ ONLY_IN = {
     "wandb_workspaces": "smallbench.tracking.dashboard",
     "tensorboardX": "smallbench.report.tensorboard",
 }
+
+COMMAND_LINE = ("jobs.base", "jobs.resolve", "jobs.manual", "jobs.cli")
+"""What a job may import of `jobs`."""
 
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "matplotlib", "fire")
 
@@ -109,7 +116,7 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
         elif target[1] != own[1] and target[0] >= own[0]:
             found.append(f"{module} imports {name}, which is not below it")
         elif own[1] == "jobs" and target[1] == "jobs":
-            if module != name and not name.startswith(("jobs.base", "jobs.cli")):
+            if module != name and not name.startswith(COMMAND_LINE):
                 found.append(f"{module} imports {name}; a job imports no other job")
         elif own[1] == "smallbench.recipes" and not configures(name):
             found.append(f"{module} imports {name}; recipes import configurations only")
@@ -166,7 +173,7 @@ def test_the_check_itself_finds_a_violation(module: str, source: str) -> None:
         ("smallbench.recipes.bert", "from smallbench.models.config import BertConfig"),
         ("smallbench.recipes.bert", "from smallbench.train import config"),
         ("jobs.quickstart", "from jobs.base import Job\nfrom jobs.cli import main"),
-        ("jobs.cli", "import fire\nimport smallbench"),
+        ("jobs.resolve", "import fire\nimport smallbench"),
         ("smallbench.storage.s3", "import boto3"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a Job on a cluster is made of, besides its manifest."""
+"""Flags of a Job on a cluster."""
 
 from __future__ import annotations
 
@@ -12,33 +12,42 @@ from smallbench.config import option, require
 from smallbench.errors import ConfigError
 
 Stage = Literal["prepare", "pretrain", "sweep", "export", "glue", "leaderboard"]
+CHAIN: tuple[Stage, ...] = ("prepare", "pretrain", "export", "glue", "leaderboard")
+"""The stages of a run in their order."""
 
 STAGES_OF: Mapping[str, tuple[Stage, ...]] = {
     "recipes": ("sweep",),
     "learning_rates": ("sweep",),
     "hours": ("pretrain", "sweep"),
+    "deadline_hours": ("prepare", "pretrain", "sweep", "glue"),
     "corpus_gib": ("prepare", "pretrain", "sweep"),
     "pods": ("prepare", "glue"),
     "pods_at_once": ("sweep", "glue"),
 }
-"""Flags that are not for every stage, and those that they are for."""
+"""Flags that only some stages take, and these stages."""
 
-COMPONENTS = ("gpu-v100", "spot", "pvc", "offline-wandb")
+SPOT = ("spot-gke", "spot-aks", "spot-eks", "spot-karpenter")
+"""Components that set the grace: what the provider gives a pod whose node it takes away."""
+COMPONENTS = ("gpu-v100", *SPOT, "nvidia-runtime", "openshift", "pvc", "offline-wandb")
 """Folders of `k8s/components` that are asked for by name; `cpu` and `kueue` have flags."""
 
 PINNED = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+LABEL = re.compile(
+    r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?"
+    r"=([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?"
+)
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 BUCKET = re.compile(r"s3://[^/\s]+(/\S*)?")
 MAX_LABEL_CHARACTERS = 63
 MAX_RUN_CHARACTERS = 40
-"""`leaderboard-RUN` and a pod's index behind it must fit into a host's name, 63 characters."""
+"""`leaderboard-RUN-INDEX` must fit into a host's name, 63 characters."""
 MAX_SWEEP_CHARACTERS = MAX_RUN_CHARACTERS - len("-999")
-"""Its rows are runs, too, with their index behind it."""
+"""Each row is a run of that name and its index."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Flags that say where and how large; what a stage computes is its own command's business."""
+    """Flags for place and size; what a stage computes is in the flags of its own command."""
 
     image: str | None = option(
         None, help="pinned by digest: REGISTRY/NAME@sha256:…", metavar="IMAGE@DIGEST"
@@ -49,49 +58,57 @@ class ClusterConfig:
     run: str | None = option(
         None, help="the run's id; none: the recipe's name and a digest of what was changed in it"
     )
-    recipes: tuple[str, ...] = option((), help="sweep: over these")
-    learning_rates: tuple[float, ...] = option((), help="sweep: over these")
+    recipes: tuple[str, ...] = option((), help="values of a sweep")
+    learning_rates: tuple[float, ...] = option((), help="values of a sweep")
     flags: str | None = option(
         None, help="further flags of the stage's own command, in quotes", metavar="'--FLAG=VALUE …'"
     )
     gpu: str = option("v100-16gb", help="the card to plan for, or none: a CPU")
-    gpu_product: str | None = option(
-        None, help="only nodes with this value of the label nvidia.com/gpu.product"
+    node_selector: tuple[str, ...] = option(
+        (),
+        help="only nodes with these labels, such as nvidia.com/gpu.product=Tesla-T4",
+        metavar="KEY=VALUE,…",
     )
     cpus: int | None = option(
         None, help="cores of a pod; none: the manifest's, which CPU Adam and tokenizers want"
     )
-    memory_gib: int | None = option(None, help="of a pod; none: the plan's")
+    memory_gib: int | None = option(None, help="memory of a pod in GiB; none: the plan's")
     hours: float | None = option(
         None, help="pretrain and sweep: hours in steps, over all restarts, after which a run ends"
+    )
+    deadline_hours: float | None = option(
+        None,
+        help="hours after which a Job is ended, from its creation on, also while pods wait for "
+        "cards; none: more than twice the planned time of all its pods",
     )
     corpus_gib: float = option(
         20.0, help="prepare, pretrain, sweep: size of the prepared corpus; OpenWebText's is 17"
     )
     grace_seconds: int | None = option(
-        None, help="between SIGTERM and SIGKILL; none: what a save and an upload take"
+        None,
+        help="seconds between SIGTERM and SIGKILL; none: what a save and an upload take, or what "
+        "a spot component sets",
     )
-    pods: int | None = option(None, help="prepare and glue: into how many parts to cut the work")
+    pods: int | None = option(None, help="prepare and glue: number of parts of the work")
     pods_at_once: int | None = option(
-        None, help="glue and sweep: no more of the parts or rows at a time"
+        None, help="glue and sweep: number of pods at a time, such as that of the cards"
     )
-    components: tuple[str, ...] = option((), help=f"further ones of {', '.join(COMPONENTS)}")
+    components: tuple[str, ...] = option((), help=f"some of {', '.join(COMPONENTS)}")
     queue: str | None = option(None, help="LocalQueue of Kueue, which then starts the Job")
-    namespace: str = option("smallbench", help="of the cluster")
-    region: str | None = option(None, help="of the bucket; none: us-east-1")
-    endpoint_url: str | None = option(None, help="of an S3-compatible store; none: AWS")
+    namespace: str = option("smallbench", help="namespace of the cluster")
+    region: str | None = option(None, help="region of the bucket; none: us-east-1")
+    endpoint_url: str | None = option(None, help="address of an S3-compatible store; none: AWS")
 
     def __post_init__(self) -> None:
-        # First, since what is wrong with a value is said with the value.
+        # First, since other errors repeat the value.
         for field in fields(self):
             value = getattr(self, field.name)
             texts = value if isinstance(value, tuple) else (value,)
             refuse_credentials(text for text in texts if isinstance(text, str))
         if self.image is not None and not PINNED.fullmatch(self.image):
             raise ConfigError(
-                f"image {self.image!r} is not pinned; write NAME@sha256:DIGEST, which "
-                "'docker buildx imagetools inspect NAME:TAG' prints: a tag may mean another image "
-                "when the run continues"
+                f"image {self.image!r} is not pinned; expected NAME@sha256:DIGEST, which "
+                "'docker push' prints: a tag may mean another image when the run continues"
             )
         if self.bucket is not None:
             is_known = BUCKET.fullmatch(self.bucket) is not None
@@ -99,22 +116,31 @@ class ClusterConfig:
         check_name("run", self.run, MAX_RUN_CHARACTERS)
         for name in ("queue", "namespace"):
             check_name(name, getattr(self, name), MAX_LABEL_CHARACTERS)
-        for name in ("cpus", "memory_gib", "hours", "grace_seconds", "pods", "pods_at_once"):
+        for name in (
+            "cpus", "memory_gib", "hours", "deadline_hours", "grace_seconds", "pods", "pods_at_once"
+        ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "over 0, or none")
+        for label in self.node_selector:
+            require(LABEL.fullmatch(label) is not None, "node_selector", label, "KEY=VALUE")
         require(self.corpus_gib >= 0, "corpus_gib", self.corpus_gib, "at least 0")
         for component in self.components:
             known = component in COMPONENTS
             require(known, "components", component, f"some of {', '.join(COMPONENTS)}")
-        if self.gpu == "none" and (self.gpu_product or "gpu-v100" in self.components):
+        if self.gpu == "none" and "gpu-v100" in self.components:
             raise ConfigError(
-                "gpu=none asks for no card, and gpu_product or the component gpu-v100 for nodes "
-                "with one; leave one of the two out"
+                "gpu=none asks for no card, and the component gpu-v100 for nodes with one; leave "
+                "one of the two out"
+            )
+        spot = [name for name in self.components if name in SPOT]
+        if len(spot) > 1:
+            raise ConfigError(
+                f"components {' and '.join(spot)}: no node is of two providers; choose one"
             )
 
 
 def check_name(key: str, value: str | None, longest: int) -> None:
-    """Raise `ConfigError` where a value cannot be part of the names of Kubernetes' objects."""
+    """Raise `ConfigError` if a value cannot be part of the name of a Kubernetes object."""
     if value is not None:
         fits = DNS_LABEL.fullmatch(value) and len(value) <= longest
         expected = f"lower-case letters, digits and hyphens, at most {longest}"

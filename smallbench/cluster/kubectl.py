@@ -1,17 +1,23 @@
-"""Talking to a cluster through `kubectl`, whose failures become one sentence and an exit code."""
+"""A cluster through `kubectl`, whose failures become one sentence and an exit code."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smallbench.cluster.manifests import Document, as_yaml
-from smallbench.cluster.render import COMPONENT, INSTANCE, NAME
+from smallbench.cluster.manifests import (
+    COMPONENT,
+    INSTANCE,
+    NAME,
+    Document,
+    as_yaml,
+    run_kubectl,
+)
 from smallbench.errors import (
     ConfigError,
     ConflictError,
@@ -20,7 +26,10 @@ from smallbench.errors import (
     UnavailableError,
 )
 
-# What kubectl says, in the order in which it is looked for → what it means for whoever types.
+DIGEST = "smallbench/configuration"
+"""Annotation of a Job: a digest of all that it was submitted with."""
+
+# What kubectl says, the first match counts → the error and its sentence.
 _FAILURES: Sequence[tuple[str, type[SmallbenchError], str]] = (
     (
         r"namespaces? \"?[\w-]+\"? not found",
@@ -30,7 +39,7 @@ _FAILURES: Sequence[tuple[str, type[SmallbenchError], str]] = (
     (
         r"\(Forbidden\)|is forbidden|forbidden:",
         CredentialsError,
-        "the cluster forbids it to you in namespace {namespace} ({line}); ask who runs it",
+        "you are not allowed to do that in namespace {namespace} ({line}); ask the cluster's admin",
     ),
     (
         r"\(Unauthorized\)|Unauthorized|must be logged in|provide credentials",
@@ -61,30 +70,18 @@ class Cluster:
     context: str | None = None
 
     def kubectl(self, *arguments: str, text: str | None = None, is_shown: bool = False) -> str:
-        """What kubectl prints; with `is_shown` it goes to this process's own output instead.
+        """Return what kubectl prints; with `is_shown` it goes to this process's own output.
 
         Raises `UnavailableError`, `ConfigError` or `CredentialsError` in one sentence.
         """
         context = [f"--context={self.context}"] if self.context else []
-        try:
-            done = subprocess.run(
-                ["kubectl", f"--namespace={self.namespace}", *context, *arguments],
-                input=text,
-                stdout=None if is_shown else subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                check=False,
-            )
-        except FileNotFoundError:
-            raise UnavailableError(
-                "this needs kubectl, and there is none; install it "
-                "(https://kubernetes.io/docs/tasks/tools), or take what 'smallbench k8s render' "
-                "prints to where it is"
-            ) from None
+        done = run_kubectl(
+            f"--namespace={self.namespace}", *context, *arguments, text=text, is_shown=is_shown
+        )
         if done.returncode:
             raise self._failure(done.stderr)
         if is_shown:
-            sys.stderr.write(done.stderr)  # that there is nothing to show
+            sys.stderr.write(done.stderr)  # such as "No resources found"
         return done.stdout or ""
 
     def _failure(self, said: str) -> SmallbenchError:
@@ -101,27 +98,34 @@ class Cluster:
         found: list[Document] = listed["items"]
         return found
 
-    def submit(self, documents: Sequence[Document], *, say: Callable[[str], None] = print) -> None:
-        """Create the objects; a Job of that name that has ended is replaced.
+    def job(self, name: str) -> Document | None:
+        """Return the Job of that name, if it exists."""
+        found = self.get("jobs", f"--field-selector=metadata.name={name}")
+        return found[0] if found else None
 
-        Raises `ConflictError` where it has not ended: two of them would be two writers.
+    def submit(self, documents: Sequence[Document], *, say: Callable[[str], None] = print) -> None:
+        """Create the objects of a stage; a Job of that name that has ended is replaced.
+
+        Raises `ConflictError` if it has not ended: two of them would be two writers.
         """
-        for document in documents:
-            if document["kind"] != "Job":
-                continue
-            name = document["metadata"]["name"]
-            for job in self.get("jobs", f"--field-selector=metadata.name={name}"):
-                if job_state(job) not in {"Complete", "Failed"}:
-                    raise ConflictError(
-                        f"{name} is already there and {job_state(job).lower()}; see 'smallbench "
-                        "k8s status', or end it with 'smallbench k8s cancel'"
-                    )
-                say(f"{name} had ended ({job_state(job)}) and goes on from the bucket")
-            # Also where no Job is left: a sweep's rows outlive it, and cannot be changed.
-            labels = document["metadata"]["labels"]
-            selector = selector_of(labels[COMPONENT], labels[INSTANCE])
-            self.kubectl("delete", "jobs,configmaps", f"--selector={selector}", "--wait=true")
-        self.kubectl("apply", "--filename=-", text=as_yaml(documents))
+        job = documents[-1]
+        name, labels = job["metadata"]["name"], job["metadata"]["labels"]
+        former = self.job(name)
+        if former is not None:
+            state = job_state(former)
+            if state not in {"Complete", "Failed"}:
+                raise ConflictError(
+                    f"{name} already exists and is {state.lower()}; see 'smallbench k8s status', "
+                    "or end it with 'smallbench k8s cancel'"
+                )
+            say(f"{name} had ended ({state}) and goes on from the bucket")
+        # Also if no Job is left: a sweep's rows outlive it, and cannot be changed.
+        selector = selector_of(labels[COMPONENT], labels[INSTANCE])
+        self.kubectl("delete", "jobs,configmaps", f"--selector={selector}", "--wait=true")
+        annotated = {**job["metadata"], "annotations": {DIGEST: digest_of(documents)}}
+        self.kubectl(
+            "apply", "--filename=-", text=as_yaml([*documents[:-1], {**job, "metadata": annotated}])
+        )
 
     def objects(self, selector: str) -> tuple[list[Document], list[Document]]:
         """Jobs, and their pods."""
@@ -142,20 +146,25 @@ class Cluster:
         )
 
     def cancel(self, selector: str) -> str:
-        """Delete the Jobs; their pods are asked to stop, and save."""
+        """Delete the Jobs; their pods get SIGTERM, and save."""
         return self.kubectl(
             "delete", "jobs,configmaps", f"--selector={selector}", "--wait=false"
         ).strip()
 
 
 def selector_of(stage: str | None = None, run: str | None = None) -> str:
-    """Labels of what is meant: everything of ours, a stage, a run, or a stage of a run."""
+    """Return the label selector of all our objects, a stage, a run, or a stage of a run."""
     chosen = {NAME: "smallbench", COMPONENT: stage, INSTANCE: run}
     return ",".join(f"{key}={value}" for key, value in chosen.items() if value)
 
 
+def digest_of(documents: Sequence[Document]) -> str:
+    """Return a digest of a stage's documents."""
+    return hashlib.sha256(json.dumps(documents, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def job_state(job: Document) -> str:
-    """One word."""
+    """Return Complete, Failed, Suspended, Running or Waiting."""
     for condition in job.get("status", {}).get("conditions", ()):
         if condition["type"] in {"Complete", "Failed"} and condition["status"] == "True":
             return str(condition["type"])

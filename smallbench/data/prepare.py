@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache, partial
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from smallbench.config import differing_keys, digest, to_dict
 from smallbench.cores import available_cpus
 from smallbench.data.cleaning import is_held_out
-from smallbench.data.config import TRAINED_KINDS, PrepareConfig
+from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import Corpus, Skips, open_corpus
 from smallbench.data.duplicates import SeenHashes
 from smallbench.data.meter import Meter
@@ -51,6 +51,7 @@ from smallbench.files import (
     temporary_sibling,
     write_json,
 )
+from smallbench.stop import NEVER, Stop
 
 PAPER_VOCABULARIES = {"wordpiece": ("bert", 30_522), "bpe": ("roberta", 50_265)}
 """Kind of tokenizer → family of recipes, and the size of its public vocabulary."""
@@ -83,7 +84,7 @@ def prepare(
     *,
     out: Path,
     workers: int | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
     source: Source | None = None,
 ) -> Manifest:
     """Make `out` a complete directory of token shards, or find that it is one.
@@ -91,20 +92,20 @@ def prepare(
     The same call continues what was interrupted. `source` is what the corpus was packed to
     elsewhere; without it that is done here. Raises `ConfigError` where `out` holds something
     else, `DataError` where the source is of no use, `ConflictError` where another process prepares
-    `out`, `InterruptedRunError` after a commit when `should_stop` turned true.
+    `out`, `InterruptedRunError` after a commit when `stop` asks for it.
     """
     options = options_of(config)
     if (out / MANIFEST_NAME).exists():
         return _finished(out, options)
     if source is None:
         workers = workers or available_cpus()
-        source = CorpusSource(config, open_corpus(config.corpus), workers, should_stop)
+        source = CorpusSource(config, open_corpus(config.corpus), workers, stop)
     with exclusive_lock(
         out / _LOCK, f"another process prepares {out}; wait for it, or choose another --out"
     ):
         if (out / MANIFEST_NAME).exists():
             return _finished(out, options)
-        return _Run(config, options, source, out, should_stop).run()
+        return _Run(config, options, source, out, stop).run()
 
 
 def options_of(config: PrepareConfig) -> dict[str, Any]:
@@ -238,10 +239,10 @@ class CorpusSource:
         config: PrepareConfig,
         corpus: Corpus,
         workers: int,
-        should_stop: Callable[[], bool],
+        stop: Stop,
     ) -> None:
         self.config, self.corpus, self.workers = config, corpus, workers
-        self.should_stop = should_stop
+        self.stop = stop
         self.rules = TextRules(config.min_characters, config.eval_fraction, corpus.extract)
         self.size_bytes = corpus.size_bytes
 
@@ -257,7 +258,7 @@ class CorpusSource:
 
     def tokenizer(self) -> Tokenizer:
         """The given one, or one that is trained on a sample."""
-        if self.config.tokenizer not in TRAINED_KINDS:
+        if not is_trained(self.config.tokenizer):
             return given_tokenizer(self.config)
         return tokenizer_from(self.config, self.sample())
 
@@ -275,11 +276,7 @@ class CorpusSource:
                     num_bytes=result.num_bytes,
                     position_bytes=self.position_bytes,
                 )
-                if self.should_stop():
-                    raise InterruptedRunError(
-                        f"stopped while sampling {self.config.corpus} for the tokenizer; "
-                        "run the same command again"
-                    )
+                self.stop.raise_if_asked(f"sampling {self.config.corpus} for the tokenizer")
         return sample
 
     def packed(
@@ -342,12 +339,12 @@ class _Run:
         options: dict[str, Any],
         source: Source,
         out: Path,
-        should_stop: Callable[[], bool],
+        stop: Stop,
     ) -> None:
         self.config = config
         self.source = source
         self.out = out
-        self.should_stop = should_stop
+        self.stop = stop
         self.progress = self._read_progress(options)
 
     def run(self) -> Manifest:
@@ -442,7 +439,7 @@ class _Run:
                 if num_uncommitted >= COMMIT_BYTES:
                     commit()
                     num_uncommitted = 0
-                if self.should_stop():
+                if self.stop.asked():
                     commit()
                     raise InterruptedRunError(
                         f"stopped after {counts['documents']:,} documents, all saved in "

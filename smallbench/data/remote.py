@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 from smallbench.data.config import PrepareConfig
@@ -16,6 +15,7 @@ from smallbench.data.transfer import (
     published_manifest,
 )
 from smallbench.files import exclusive_lock
+from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import open_storage
 from smallbench.storage.config import StorageConfig
 
@@ -27,7 +27,7 @@ def prepare_remote(
     storage: StorageConfig,
     cache: Path | None = None,
     workers: int | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
     source: Source | None = None,
 ) -> Manifest:
     """`prepare` with a URL to write to, and its laws: the same call continues, or finds it done.
@@ -49,9 +49,7 @@ def prepare_remote(
         work.with_name(f"{name}.lock"),
         f"another process prepares {place.url} in {work}; wait for it, or choose another --out",
     ):
-        manifest = prepare(
-            config, out=work, workers=workers, should_stop=should_stop, source=source
-        )
-        publish_corpus(work, url, storage, should_stop=should_stop)
+        manifest = prepare(config, out=work, workers=workers, stop=stop, source=source)
+        publish_corpus(work, url, storage, stop=stop)
         move_to_cache(work, cache=cache)
     return manifest

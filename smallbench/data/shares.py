@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from smallbench.cores import available_cpus
-from smallbench.data.config import TRAINED_KINDS, PrepareConfig
+from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import (
     Corpus,
     Skips,
@@ -54,6 +54,7 @@ from smallbench.data.shards import Manifest
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.data.transfer import cache_directory, published_manifest
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
+from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import (
     AlreadyExistsError,
     Storage,
@@ -77,7 +78,7 @@ def prepare_share(
     storage: StorageConfig,
     cache: Path | None = None,
     workers: int | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
 ) -> Manifest | None:
     """Do share `number` (from 1) of `count`; the first one also waits for the others and joins all.
 
@@ -101,8 +102,8 @@ def prepare_share(
     work = cache_directory(cache) / "shares" / name
     corpus, size_bytes = _corpus(config.corpus, work, storage, number, count)
     _agree(shares, {**options_of(config), "shares": count, "source_bytes": size_bytes})
-    reader = CorpusSource(config, corpus, workers or available_cpus(), should_stop)
-    share = _Share(config, shares, number, count, work, should_stop)
+    reader = CorpusSource(config, corpus, workers or available_cpus(), stop)
+    share = _Share(config, shares, number, count, work, stop)
     share.pack(reader, share.tokenizer(reader))
     joined: Manifest | None = None
     if number == 1:
@@ -114,11 +115,11 @@ def prepare_share(
                 url=out,
                 storage=storage,
                 cache=cache,
-                should_stop=should_stop,
+                stop=stop,
                 source=source,
             )
         else:
-            joined = prepare(config, out=Path(out), should_stop=should_stop, source=source)
+            joined = prepare(config, out=Path(out), stop=stop, source=source)
         _delete(shares)
     shutil.rmtree(work, ignore_errors=True)
     return joined
@@ -185,10 +186,10 @@ class _Share:
         number: int,
         count: int,
         work: Path,
-        should_stop: Callable[[], bool],
+        stop: Stop,
     ) -> None:
         self.config, self.shares, self.number, self.count = config, shares, number, count
-        self.work, self.should_stop = work, should_stop
+        self.work, self.stop = work, stop
         work.mkdir(parents=True, exist_ok=True)
 
     def name(self, kind: str, number: int | None = None) -> str:
@@ -201,13 +202,12 @@ class _Share:
             return
         print(f"waiting for {what}, in {self.shares.url}", file=sys.stderr, flush=True)
         while not is_there():
-            if self.should_stop():
-                raise InterruptedRunError(f"stopped while waiting for {what}; run it again")
+            self.stop.raise_if_asked(f"waiting for {what}")
             time.sleep(POLL_SECONDS)
 
     def tokenizer(self, source: CorpusSource) -> Tokenizer:
         """The given tokenizer, or the one that is trained on the samples of all shares."""
-        if self.config.tokenizer not in TRAINED_KINDS:
+        if not is_trained(self.config.tokenizer):
             return given_tokenizer(self.config)
         if not self._has(_TOKENIZER):
             if not self._has(f"{self.name('sample')}.json"):
@@ -248,7 +248,7 @@ class _Share:
             num_documents += chunk.counts["documents"]
             _write_chunk(path, chunk)
             self.shares.upload(path, f"{self.name('packed')}/{num_documents:012d}.npz")
-            if self.should_stop():
+            if self.stop.asked():
                 raise InterruptedRunError(
                     f"stopped after {num_documents:,} documents of share {self.number}, all saved "
                     f"in {self.shares.url}; run the same command again"
@@ -282,7 +282,7 @@ class _Joined:
 
     def tokenizer(self) -> Tokenizer:
         """The one that all shares have used."""
-        if self.share.config.tokenizer not in TRAINED_KINDS:
+        if not is_trained(self.share.config.tokenizer):
             return given_tokenizer(self.share.config)
         return Tokenizer.load(self.share.work / _TOKENIZER)
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smallbench.data import TOKENIZERS
 from smallbench.data.word_cache import WordCache
 from smallbench.errors import ConfigError, DataError
 from smallbench.files import write_json
@@ -152,13 +153,13 @@ class Tokenizer:
                 return cls(Backend.from_file(str(folder / "tokenizer.json")))
             if "vocab.txt" in names:
                 lines = (folder / "vocab.txt").read_text("utf-8").rstrip("\n").split("\n")
-                return cls(_wordpiece([line.rstrip("\r") for line in lines]))
+                return cls(wordpiece([line.rstrip("\r") for line in lines]))
             if names & {"vocab.json", "merges.txt"}:
                 return cls(_byte_level_bpe_from_files(folder))
             if path.is_file() and path.suffix == ".json":
                 return cls(Backend.from_file(str(path)))
             if path.is_file() and path.suffix == ".txt":
-                return cls(_wordpiece(path.read_text("utf-8").rstrip("\n").split("\n")))
+                return cls(wordpiece(path.read_text("utf-8").rstrip("\n").split("\n")))
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         except Exception as error:  # tokenizers raises bare Exception
@@ -183,17 +184,20 @@ def _fingerprint(content: Any) -> str:
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
-    """A new "wordpiece" or "bpe" tokenizer; the same texts, read twice, give the same bytes.
+    """A new tokenizer by a trainer of `TOKENIZERS`; the same texts give the same bytes.
 
     It is smaller than `vocab_size` where the texts have too few distinct words. Raises
     `ConfigError` where `vocab_size` leaves no room beside the alphabet.
     """
-    if kind == "wordpiece":
-        return Tokenizer(_train_wordpiece(texts, vocab_size))
-    return Tokenizer(_train_byte_level_bpe(texts, vocab_size))
+    backend = TOKENIZERS[kind](texts, vocab_size)
+    if type(backend).__module__.partition(".")[0] != "tokenizers":
+        raise ConfigError(
+            f"the tokenizer {kind} returns {type(backend).__name__}; expected tokenizers.Tokenizer"
+        )
+    return Tokenizer(backend)
 
 
-def _wordpiece(tokens: Sequence[str]) -> Any:
+def wordpiece(tokens: Sequence[str]) -> Any:
     """BERT's tokenizer over a vocabulary; cased where the vocabulary has capital letters."""
     import tokenizers
     from tokenizers import decoders, models
@@ -222,7 +226,8 @@ def _split_like_bert(backend: Any, *, lowercase: bool) -> None:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 
 
-def _train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
+def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
+    """A `tokenizers.Tokenizer` like BERT's uncased one."""
     import tokenizers
     from tokenizers import models, trainers
 
@@ -243,7 +248,7 @@ def _train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
     )
     backend.train_from_iterator(texts, trainer)
     vocabulary = backend.get_vocab()
-    return _wordpiece(sorted(vocabulary, key=vocabulary.__getitem__))
+    return wordpiece(sorted(vocabulary, key=vocabulary.__getitem__))
 
 
 def _alphabet(backend: Any, texts: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -296,7 +301,8 @@ def _byte_level_bpe_from_files(folder: Path) -> Any:
     return _finish_like_roberta(_byte_level_bpe(model))
 
 
-def _train_byte_level_bpe(texts: Iterable[str], vocab_size: int) -> Any:
+def train_byte_level_bpe(texts: Iterable[str], vocab_size: int) -> Any:
+    """A `tokenizers.Tokenizer` like RoBERTa's."""
     from tokenizers import models, pre_tokenizers, trainers
 
     backend = _byte_level_bpe(models.BPE())

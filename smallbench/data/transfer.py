@@ -18,7 +18,7 @@ from pathlib import Path
 from smallbench.data.meter import byte_meter
 from smallbench.data.shards import MANIFEST_NAME, Manifest, Shard, verify_shards
 from smallbench.data.tokenizer import Tokenizer, file_fingerprint
-from smallbench.errors import ConfigError, DataError, InterruptedRunError
+from smallbench.errors import ConfigError, DataError
 from smallbench.files import (
     TEMPORARY_MARK,
     sha256_file,
@@ -28,6 +28,7 @@ from smallbench.files import (
     waiting_lock,
     write_bytes,
 )
+from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import (
     AlreadyExistsError,
     NotFoundError,
@@ -58,14 +59,14 @@ def local_corpus(
     config: StorageConfig,
     *,
     cache: Path | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
 ) -> Path:
     """The directory of a prepared corpus: a local path as it is, a remote one pulled to the cache.
 
     In the cache its name is its manifest's hash: equal corpora share it and a changed one gets its
     own. What a killed pull completed is not fetched again, and a second process waits for the
     first. Raises `DataError` for what is no corpus or arrives damaged twice, `InterruptedRunError`
-    after a whole file when `should_stop` turned true.
+    after a whole file when `stop` asks for it.
     """
     if not is_remote(str(url)):
         return Path(url)
@@ -83,7 +84,7 @@ def local_corpus(
             _lock_of(directory), f"another process pulls {storage.url} to {directory}; waiting"
         ):
             if not _is_complete(directory, manifest):
-                _pull(storage, manifest, directory, should_stop)
+                _pull(storage, manifest, directory, stop)
                 write_bytes(directory / MANIFEST_NAME, content)
     return directory
 
@@ -98,12 +99,12 @@ def publish_corpus(
     url: str,
     config: StorageConfig,
     *,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
 ) -> None:
     """Upload a prepared directory; the same call continues what was interrupted, or repairs.
 
     Raises `DataError` where `directory` is damaged, `ConfigError` where another corpus or a foreign
-    file is at `url`, `InterruptedRunError` after a whole file when `should_stop` turned true.
+    file is at `url`, `InterruptedRunError` after a whole file when `stop` asks for it.
     """
     manifest = Manifest.read(directory)
     verify_shards(directory)
@@ -128,7 +129,7 @@ def publish_corpus(
     missing = [name for name in names if storage.num_bytes(name) != sizes[name]]
     with byte_meter(f"publishing {storage.url}", sum(sizes[name] for name in missing)) as advance:
         for name in missing:
-            _stop_if(should_stop, f"publishing {storage.url}")
+            stop.raise_if_asked(f"publishing {storage.url}")
             storage.upload(directory / name, name)
             advance(sizes[name])
     if published is None:
@@ -174,9 +175,7 @@ def _claim(storage: Storage, digest: bytes, names: Iterable[str]) -> None:
         )
 
 
-def _pull(
-    storage: Storage, manifest: Manifest, directory: Path, should_stop: Callable[[], bool]
-) -> None:
+def _pull(storage: Storage, manifest: Manifest, directory: Path, stop: Stop) -> None:
     """Everything but the manifest; the lock is held."""
     for shard in manifest.shards:
         if not SHARD_NAME.fullmatch(shard.name):
@@ -190,7 +189,7 @@ def _pull(
         if not _is_tokenizer(directory / TOKENIZER / TOKENIZER_FILE, manifest):
             _pull_tokenizer(storage, manifest, directory / TOKENIZER)
         for shard in missing:
-            _stop_if(should_stop, f"pulling {storage.url}")
+            stop.raise_if_asked(f"pulling {storage.url}")
             _download(storage, shard.name, directory / shard.name, partial(_is_shard, shard=shard))
             advance(shard.bytes)
 
@@ -281,8 +280,3 @@ def _get(storage: Storage, key: str) -> bytes | None:
         return storage.get(key)
     except NotFoundError:
         return None
-
-
-def _stop_if(should_stop: Callable[[], bool], doing: str) -> None:
-    if should_stop():
-        raise InterruptedRunError(f"stopped while {doing}; run the same command again")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smallbench.models.convert import target_of
+from smallbench.export.code import CLASSES
+from smallbench.models.convert import FINETUNING_DROPOUT, target_of
 from smallbench.objectives import OBJECTIVES
 from smallbench.train.config import PretrainConfig
 
@@ -42,8 +43,8 @@ A small language encoder, pretrained from scratch with
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, {class_name}
 
 tokenizer = AutoTokenizer.from_pretrained(PATH)
-model = {class_name}.from_pretrained(PATH)  # as it was pretrained
-classifier = AutoModelForSequenceClassification.from_pretrained(PATH, num_labels=2)
+model = {class_name}.from_pretrained(PATH{trust})  # as it was pretrained
+classifier = AutoModelForSequenceClassification.from_pretrained(PATH, num_labels=2{trust})
 ```
 
 {why}
@@ -64,10 +65,17 @@ BARE = (
     f"{DISCRIMINATOR} Neither is its detection head, for which transformers has no DeBERTa class."
 )
 
+OWN_CODE = (
+    "transformers has no class for the architecture `{architecture}`: its code lies beside the "
+    "weights, and `trust_remote_code` runs it. Read it first."
+)
+
 
 def _why(config: PretrainConfig) -> str:
     """Why the weights are in the classes in which they are."""
     target = target_of(config.model, head=_head(config))
+    if target is None:
+        return OWN_CODE.format(architecture=config.model.architecture)
     if _head(config) == "replaced":
         return BARE if target.left_behind else DISCRIMINATOR
     if target.model_type == "bert":
@@ -143,9 +151,10 @@ def model_card(
         digest=run["config_digest"][:16],
         version=attempt["smallbench"],
         commit=attempt["git_commit"] or "unknown",
-        class_name=target.class_name,
+        class_name=CLASSES[_head(config)][0] if target is None else target.class_name,
+        trust=", trust_remote_code=True" if target is None else "",
         pipeline="fill-mask" if _head(config) == "tokens" else "feature-extraction",
         why=_why(config),
-        dropout=target.config["hidden_dropout_prob"],
+        dropout=FINETUNING_DROPOUT,
         pretraining=model.hidden_dropout_prob,
     )

@@ -1,14 +1,15 @@
 """Export: the newest checkpoint of a run as a Hugging Face directory, checked before it appears.
 
 What is written loads with `AutoTokenizer`, `AutoModelForSequenceClassification` and the class that
-its `config.json` names; no code of ours travels with it.
+its `config.json` names. Code travels with it only if transformers has no class for it
+(`export.code`).
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import torch
 from safetensors.torch import save_file
 
 from smallbench.batch import Batch
-from smallbench.config import from_dict
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import (
     ConfigError,
@@ -27,25 +27,30 @@ from smallbench.errors import (
     UnavailableError,
 )
 from smallbench.export.card import model_card
+from smallbench.export.code import CLASSES, config_of, write_code
 from smallbench.export.transfer import MARKER, fetch_export, refuse_foreign, send_export
 from smallbench.files import read_json, sync_file, temporary_sibling, write_json, write_text
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
+from smallbench.objectives.replaced_token import DisentangledEmbedding
 from smallbench.storage.base import is_remote, open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import read_metrics
+from smallbench.train.build import build_objective, vocabulary_of
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
-from smallbench.train.pretrain import build_objective, vocabulary_of
+from smallbench.train.record import read_config
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""
 
 
-def load_run(run_dir: Path) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]:
-    """`run.json`, its configuration, and the newest whole checkpoint.
+def load_run(
+    run_dir: Path, *, step: int | None = None
+) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]:
+    """`run.json`, its configuration, and the checkpoint of `step`, or the newest whole one.
 
-    Raises `DataError` where `run_dir` holds no run or no checkpoint.
+    Raises `DataError` if `run_dir` holds no run or no such checkpoint.
     """
     path = run_dir / "run.json"
     if not path.is_file():
@@ -54,28 +59,45 @@ def load_run(run_dir: Path) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]
         )
     run = read_json(path)
     # Only reading: the run may be going on, and what is damaged is its trainer's to set aside.
-    checkpoint = CheckpointStore(run_dir).newest(set_aside=False)
+    store = CheckpointStore(run_dir)
+    if step is not None:
+        require_steps(run_dir, [step])
+    checkpoint = store.newest(set_aside=False) if step is None else store.load(step)
     if checkpoint is None:
         raise DataError(f"the run in {run_dir} has no checkpoint yet; let it reach its first save")
-    return run, from_dict(PretrainConfig, run["config"]), checkpoint
+    return run, read_config(run_dir, run), checkpoint
+
+
+def require_steps(run_dir: Path, steps: Iterable[int]) -> None:
+    """Raise `DataError` if the run has no checkpoint of one of `steps`."""
+    kept = CheckpointStore(run_dir).steps()
+    for step in steps:
+        if step not in kept:
+            known = ", ".join(f"{other:,}" for other in kept) or "none"
+            raise DataError(
+                f"the run in {run_dir} has no checkpoint of step {step:,}; it kept: {known}. "
+                "--train.milestones=1000,2000 keeps chosen steps for ever"
+            )
 
 
 def export(
     run_dir: Path,
     out: Path | str,
     *,
+    step: int | None = None,
     push: str | None = None,
     storage: StorageConfig | None = None,
 ) -> float:
     """Export the run in `run_dir` to `out`; the largest difference of outputs that the check found.
 
     `out` is a directory or a storage's URL. An earlier export there is replaced; any other content
-    is refused. `push` is a repository on the Hugging Face hub to publish to.
+    is refused. Without `step` the newest checkpoint is taken. `push` is a repository on the Hugging
+    Face hub to publish to.
     """
     if push is not None:
         _check_repository(push)
     if not is_remote(str(out)):
-        difference = _export_to_directory(run_dir, Path(out))
+        difference = _export_to_directory(run_dir, Path(out), step)
         if push is not None:
             _push(Path(out), push, complete_in=str(out))
         return difference
@@ -83,15 +105,15 @@ def export(
     refuse_foreign(place)
     with tempfile.TemporaryDirectory(prefix="smallbench-export-") as folder:
         directory = Path(folder) / "export"
-        difference = _export_to_directory(run_dir, directory)
+        difference = _export_to_directory(run_dir, directory, step)
         send_export(directory, place)
         if push is not None:
             _push(directory, push, complete_in=place.url)
     return difference
 
 
-def _export_to_directory(run_dir: Path, out: Path) -> float:
-    run, config, checkpoint = load_run(run_dir)
+def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
+    run, config, checkpoint = load_run(run_dir, step=step)
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise ConfigError(f"{out} is not empty and holds no earlier export; choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -127,22 +149,30 @@ def _export_to_directory(run_dir: Path, out: Path) -> float:
     return difference
 
 
+def is_run(model: str) -> bool:
+    """Whether `model` is a run's directory; the code of its export is then the run's own."""
+    return (Path(model) / "run.json").is_file()
+
+
 @contextmanager
-def as_export(model: str, storage: StorageConfig | None = None) -> Iterator[str]:
+def as_export(
+    model: str, storage: StorageConfig | None = None, *, step: int | None = None
+) -> Iterator[str]:
     """`model` as something that loads while this lasts.
 
-    A run's directory is exported, an export in a storage fetched; all else stays as it is.
+    A run's directory is exported (at `step`, or as it is now), an export in a storage fetched; all
+    else stays as it is.
     """
     if is_remote(model):
         with tempfile.TemporaryDirectory(prefix="smallbench-export-") as directory:
             fetch_export(open_storage(model, storage), Path(directory))
             yield directory
         return
-    if not (Path(model) / "run.json").is_file():
+    if not is_run(model):
         yield model
         return
     with tempfile.TemporaryDirectory(prefix="smallbench-export-") as directory:
-        export(Path(model), Path(directory))
+        export(Path(model), Path(directory), step=step)
         yield directory
 
 
@@ -163,6 +193,8 @@ def load_model(
 
 def merged_state(model: Any) -> dict[str, torch.Tensor]:
     """The model's weights, a token embedding that is a sum of tables (Δ) as their sum."""
+    if not isinstance(getattr(model.embeddings, "tokens", None), DisentangledEmbedding):
+        return dict(model.state_dict())
     state = {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -180,23 +212,25 @@ def write_model(
 
     model, head = load_model(config, checkpoint, vocabulary)
     target = target_of(config.model, head=head, pad_token_id=vocabulary.pad_id)
-    save_file(
-        target.pack(merged_state(model)),
-        directory / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    sync_file(directory / "model.safetensors")
-    write_json(
-        directory / "config.json",
-        {
+    state, format = merged_state(model), {"format": "pt"}
+    if target is None:
+        write_code(config.model, directory)
+        described = config_of(config.model, head=head, pad_token_id=vocabulary.pad_id)
+        packed = {f"encoder.{name}": tensor.clone() for name, tensor in state.items()}
+        class_name = CLASSES[head][0]
+    else:
+        described = {
             "architectures": [target.class_name],
             "model_type": target.model_type,
             **target.config,
-        },
-    )
+        }
+        packed, class_name = target.pack(state), target.class_name
+    save_file(packed, directory / "model.safetensors", metadata=format)
+    sync_file(directory / "model.safetensors")
+    write_json(directory / "config.json", described)
     logging.disable_progress_bar()
-    theirs = getattr(transformers, target.class_name).from_pretrained(
-        directory, dtype=torch.float32
+    theirs = getattr(transformers, class_name).from_pretrained(
+        directory, dtype=torch.float32, **({"trust_remote_code": True} if target is None else {})
     )
     difference = output_difference(model, theirs, config, vocabulary)
     if not difference <= OUTPUT_TOLERANCE:

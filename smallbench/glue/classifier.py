@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
+from smallbench.errors import ConfigError
+from smallbench.glue import POOLINGS
+from smallbench.glue.poolings import Pooled
 from smallbench.models import ARCHITECTURES
 from smallbench.models.convert import body_of
 
@@ -27,18 +30,49 @@ HEADS: Mapping[str, Callable[[Any], nn.Module]] = {
 """By transformers' name of the architecture: its head, from hidden_BLD to logits_BC."""
 
 
-def build_classifier(theirs: Any, *, pads_left: bool) -> nn.Module:
+def build_classifier(theirs: Any, *, pads_left: bool, pooling: str | None = None) -> nn.Module:
     """A module from a `Batch` to logits_BC with the weights of transformers' model `theirs`.
 
-    Rows that are padded on the left stay transformers': our positions count from a row's start.
+    With `pooling`, its head is ours (`Pooled`). Rows that are padded on the left stay
+    transformers': our positions count from a row's start.
     """
-    body = None if pads_left else body_of(theirs.config.to_dict())
+    encoder = None if pads_left else our_encoder(theirs)
+    if pooling is None:
+        head = HEADS.get(theirs.config.model_type)
+        return Foreign(theirs) if encoder is None or head is None else Native(encoder, head(theirs))
+    if theirs.config.is_encoder_decoder:
+        raise ConfigError(
+            f"pooling {pooling!r} is for encoders, not for {type(theirs).__name__}; leave it out"
+        )
+    config = theirs.config
+    if encoder is None and config.model_type == OWN_MODEL_TYPE:
+        encoder = theirs.base_model  # the export of an architecture that transformers has not
+    return Pooled(
+        Foreign(theirs.base_model) if encoder is None else encoder,
+        POOLINGS[pooling],
+        hidden_size=config.hidden_size,
+        num_labels=config.num_labels,
+        dropout=getattr(config, "hidden_dropout_prob", HEAD_DROPOUT),
+        initializer_range=getattr(config, "initializer_range", INITIALIZER_RANGE),
+    )
+
+
+OWN_MODEL_TYPE = "smallbench"
+"""The `model_type` of exports that carry their code; its encoder takes a `Batch`, like ours."""
+
+HEAD_DROPOUT, INITIALIZER_RANGE = 0.1, 0.02
+"""BERT's (Devlin et al. 2019), for encoders whose configuration has no such value."""
+
+
+def our_encoder(theirs: Any) -> nn.Module | None:
+    """Our encoder with the weights of transformers' model; None if we have no such network."""
+    body = body_of(theirs.config.to_dict())
     if body is None:
-        return Foreign(theirs)
+        return None
     config, target = body
-    encoder = ARCHITECTURES[config.architecture](config, head="none")
+    encoder: nn.Module = ARCHITECTURES[config.architecture](config, head="none")
     encoder.load_state_dict(target.unpack(theirs.state_dict()))
-    return Native(encoder, HEADS[theirs.config.model_type](theirs))
+    return encoder
 
 
 class Native(nn.Module):
@@ -55,7 +89,7 @@ class Native(nn.Module):
 
 
 class Foreign(nn.Module):
-    """transformers' model, whatever it is."""
+    """transformers' model, whatever it is; a bare one gives its hidden states."""
 
     def __init__(self, theirs: Any) -> None:
         super().__init__()
@@ -64,12 +98,14 @@ class Foreign(nn.Module):
         self.needs_float32 = theirs.config.model_type == "deberta"
 
     def forward(self, batch: Batch) -> Tensor:
-        """Batch → logits_BC."""
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        """Batch → logits_BC, or hidden_BLD."""
+        inputs = {"input_ids": batch.input_ids}
+        if batch.attention_mask is not None:  # some compute with it, as with a tokenizer's 0 and 1
+            inputs["attention_mask"] = batch.attention_mask.long()
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
         device = batch.input_ids.device.type
         is_autocast = torch.is_autocast_enabled(device) and not self.needs_float32
         with torch.autocast(device, enabled=is_autocast):
-            logits_BC: Tensor = self.theirs(**inputs).logits
-        return logits_BC
+            output: Tensor = self.theirs(**inputs)[0]
+        return output

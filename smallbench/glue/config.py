@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from smallbench.config import option, require
+from smallbench.errors import ConfigError
+from smallbench.glue import POOLINGS
+from smallbench.registry import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,14 @@ class FinetuneConfig:
     random_init: bool = option(
         False, help="draw the encoder's weights at random: what pretraining must beat"
     )
+    pooling: str | None = option(
+        None,
+        help="first, mean or max of the hidden states, under a head that all encoders share; "
+        "none: the model's own head, as every ranked run has it",
+    )
+    trust_remote_code: bool = option(
+        False, help="run the Python code that comes with the model's files"
+    )
     max_train_examples: int | None = option(None, help="only the first rows of train: a quick look")
     device: str = option("auto", help="auto, cpu or cuda")
     precision: str = option("auto", help="auto, bf16, fp16 or fp32")
@@ -32,6 +43,10 @@ class FinetuneConfig:
         require(self.clip_norm > 0, "clip_norm", self.clip_norm, "over 0")
         key = "warmup_fraction"
         require(0 <= self.warmup_fraction < 1, key, self.warmup_fraction, "at least 0, under 1")
+        if self.pooling is not None and self.pooling not in POOLINGS:
+            raise ConfigError(
+                f"unknown pooling {self.pooling!r}; {nearest(self.pooling, POOLINGS)}"
+            )
         for name in ("epochs", "batch_size", "max_length", "max_train_examples"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1")

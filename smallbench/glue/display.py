@@ -11,7 +11,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from smallbench.glue.results import RunResult
-from smallbench.glue.tasks import TASKS
+from smallbench.glue.tasks import task_named
 
 
 class GridDisplay:
@@ -69,7 +69,7 @@ class GridDisplay:
         self._done += work
         self._bar.update(self._done - self._bar.n)
         eta = self._eta_seconds(self._done)
-        task, settings = TASKS[run.settings.task], run.settings
+        task, settings = task_named(run.settings.task), run.settings
         count = f"{self._num_finished}/{self._num_runs}"
         if self._bar.disable:
             line = {

@@ -2,94 +2,324 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterator
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from smallbench.errors import ConfigError, CredentialsError, DataError, UnavailableError
+from smallbench.errors import (
+    ConfigError,
+    CredentialsError,
+    DataError,
+    SmallbenchError,
+    UnavailableError,
+)
 from smallbench.files import read_json
-from smallbench.glue.classifier import build_classifier
+from smallbench.glue.classifier import Foreign, build_classifier
+from smallbench.glue.features import Features
 from smallbench.glue.tasks import Task
+from smallbench.glue.tokens import check_token_ids, load_tokenizer, settle_padding
+from smallbench.glue.weights import Weights, find_file, read_weights
 
 POOLER = "pooler."
 """BERT's pooler belongs to a task: transformers draws it at random where a checkpoint has none, so
 it counts neither in an encoder's fingerprint nor in its size."""
+
+TRIAL_LENGTH = 16
+"""Tokens of the first trial: what fails here fails for another reason than its length."""
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The weights of a class with a head for classification."""
+
+    prefix: str
+    """Of the encoder's."""
+    head: frozenset[str]
+    outputs: frozenset[str]
+    """Those of the head that are as large as there are labels."""
+    expected: frozenset[str]
+    """All, and the encoder's as they are called without its prefix."""
 
 
 class Encoder:
     """A pretrained encoder, from which each run starts afresh.
 
     With `random_init` only its architecture is used: the baseline that pretraining must beat.
+    Raises `DataError` if a weight of the encoder is not in its files, and for whatever else would
+    make it another model than the one that was trained.
     """
 
-    def __init__(self, path: str, *, random_init: bool = False) -> None:
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
-
+    def __init__(
+        self, path: str, *, random_init: bool = False, trust_remote_code: bool = False
+    ) -> None:
         self.path, self.random_init = path, random_init
+        self.trust_remote_code = trust_remote_code
         self.name = display_name(path)
+        self._largest_accepted = 0
         with _explained(path):
-            self.config = AutoConfig.from_pretrained(path)
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-            if random_init:
-                model = AutoModel.from_config(self.config)
-            else:
-                model = AutoModel.from_pretrained(path, dtype=torch.float32)
-        for architecture in self.config.architectures or ():
-            if architecture.endswith("ForSequenceClassification"):
-                raise ConfigError(
-                    f"{path} is already fine-tuned ({architecture}); its head may order labels "
-                    "differently and its scores would not be comparable; give the encoder itself"
-                )
-        if not self.tokenizer.is_fast or self.tokenizer.pad_token_id is None:
-            raise ConfigError(f"{path} has no fast tokenizer with a padding token")
-        parameters = [p for name, p in model.named_parameters() if not name.startswith(POOLER)]
+            self.config = _load_config(path, trust_remote_code)
+            self.tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+            settle_padding(path, self.config, self.tokenizer)
+            self._class = _classifier_class(path, self.config, trust_remote_code)
+            self._weights = None if random_init else self._read_weights()
+            with torch.random.fork_rng():
+                model = self._load()
+        body = model.base_model
+        check_token_ids(path, self.tokenizer, _num_embeddings(body))
+        self.has_token_types = _takes_token_types(model, self.tokenizer)
+        parameters = [p for name, p in body.named_parameters() if not name.startswith(POOLER)]
         self.num_parameters = sum(p.numel() for p in parameters)
-        self.sha256 = "" if random_init else weights_sha256(model)
+        self.sha256 = "" if random_init else weights_sha256(body)
 
-    @property
-    def max_length(self) -> int | None:
-        """Tokens that its position embeddings reach; None where it has no such limit."""
-        positions = getattr(self.config, "max_position_embeddings", None)
-        if positions is not None and "roberta" in self.config.model_type:
-            positions -= self.config.pad_token_id + 1  # RoBERTa counts from behind the padding id
-        return positions if positions and positions > 0 else None
-
-    @property
-    def has_token_types(self) -> bool:
-        """Whether it tells a pair's two texts apart by their tokens' types."""
-        known: bool = getattr(self.config, "type_vocab_size", 2) > 1
-        return known and "token_type_ids" in self.tokenizer.model_input_names
-
-    def classifier(self, task: Task) -> torch.nn.Module:
+    def classifier(self, task: Task, *, pooling: str | None = None) -> torch.nn.Module:
         """The encoder with a fresh head for `task`, from a `Batch` to logits."""
         return build_classifier(
-            self.transformers_classifier(task), pads_left=self.tokenizer.padding_side == "left"
+            self.transformers_classifier(task),
+            pads_left=self.tokenizer.padding_side == "left",
+            pooling=pooling,
         )
 
     def transformers_classifier(self, task: Task) -> Any:
         """transformers' model with a fresh head; draws from PyTorch's global generator."""
-        from transformers import AutoConfig, AutoModelForSequenceClassification
+        return self._load(
+            task.label_names or ("score",),
+            "regression" if task.is_regression else "single_label_classification",
+        )
 
-        names = task.label_names or ("score",)
-        labels = {
-            "num_labels": len(names),
-            "id2label": dict(enumerate(names)),
-            "label2id": {label: i for i, label in enumerate(names)},
-            "problem_type": "regression" if task.is_regression else "single_label_classification",
-        }
-        if self.random_init:
-            config = AutoConfig.from_pretrained(self.path, **labels)
-            model = AutoModelForSequenceClassification.from_config(config).float()
-        else:
-            with quiet_transformers():  # it warns that the head is new, which is the point
-                model = AutoModelForSequenceClassification.from_pretrained(
-                    self.path, dtype=torch.float32, **labels
-                )
-        return model
+    def check_length(self, max_length: int) -> None:
+        """Run the model once on rows of `max_length` tokens.
+
+        Raises `ConfigError` naming the longest rows that it accepts, `DataError` if there are none.
+        """
+        if max_length <= self._largest_accepted:
+            return
+        with torch.random.fork_rng():
+            model = Foreign(self._load()).eval()
+        short = min(TRIAL_LENGTH, max_length)
+        if error := self._trial(model, short):
+            raise DataError(
+                f"{self.name} ({self._class.__name__}) cannot be fine-tuned: on two rows of "
+                f"{short} tokens it ends in {type(error).__name__}: {_first_line(error)}"
+            )
+        if self._trial(model, max_length):
+            longest, refused = short, max_length
+            while refused - longest > 1:
+                middle = (longest + refused) // 2
+                if self._trial(model, middle):
+                    refused = middle
+                else:
+                    longest = middle
+            raise ConfigError(
+                f"max_length {max_length} is over the {longest} positions of "
+                f"{self.name}; set --max_length={longest}"
+            )
+        self._largest_accepted = max_length
+
+    @torch.no_grad()
+    def _trial(self, model: Foreign, length: int) -> Exception | None:
+        """The error that a forward pass over a row of `length` tokens and a short one ends in."""
+        text = "the of and to in is that for it was " * (length // 2 + 1)
+        try:
+            rows = self.tokenizer(
+                [text, "the of"], ["the of and", "to in"], truncation=True, max_length=length
+            )
+            types = rows["token_type_ids"] if self.has_token_types else None
+            features = Features(
+                rows["input_ids"], types, None, self.tokenizer.pad_token_id,
+                self.tokenizer.padding_side == "left", length,
+            )  # fmt: skip
+            model(features.batch([0, 1]))
+        except Exception as error:  # foreign code may raise anything, and its words are reported
+            return error
+        return None
+
+    def _read_weights(self) -> Weights:
+        """The encoder's weights without wrappers and heads, each checked to be the class's own.
+
+        A head in the files is left out if it has labels. ModernBERT's has none after pretraining:
+        that part is loaded as transformers does, like BERT's pooler.
+        """
+        names = _names_of(self.path, self._class, self.config)
+        found = read_weights(self.path).unwrapped(names.expected)
+        is_for_a_task = any(name in names.outputs for name in found.state)
+        left_out = [name for name in found.state if is_for_a_task and name in names.head]
+        state = {name: t for name, t in found.state.items() if name not in left_out}
+        weights = Weights(state, found.file, found.wrappers)
+        with torch.random.fork_rng(), _own_report():
+            _, info = self._from_state(weights, self.config)
+        self._check(weights, info, names)
+        left_out += info["unexpected_keys"]
+        if weights.wrappers or left_out:
+            print(_loading_report(self.path, weights, left_out), file=sys.stderr, flush=True)
+        return weights
+
+    def _check(self, weights: Weights, info: Mapping[str, Any], names: _Names) -> None:
+        """Refuse weights that do not fill the encoder, and heads that are not fresh."""
+        place = f"{self.path}/{weights.file}" if Path(self.path).is_dir() else self.path
+        if info["mismatched_keys"]:
+            name, found, expected = sorted(info["mismatched_keys"])[0]
+            raise DataError(
+                f"{place}: {name} has shape {list(found)}, but config.json makes it "
+                f"{list(expected)} ({len(info['mismatched_keys'])} weights differ); the two files "
+                "are not of one model"
+            )
+        if info["error_msgs"]:
+            raise DataError(f"{place} cannot be loaded: {info['error_msgs'][0]}")
+        absent, prefix = sorted(info["missing_keys"]), names.prefix
+        has_pooler = any(
+            name.removeprefix(prefix).startswith(POOLER) for name in weights.state
+        )  # in part, it is as damaged as any other layer
+        missing = [
+            name
+            for name in absent
+            if name.startswith(prefix)
+            and (has_pooler or not name.removeprefix(prefix).startswith(POOLER))
+        ]
+        if missing:
+            raise DataError(
+                f"{place} lacks {len(missing)} weights of the encoder, which would be drawn at "
+                f"random: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''} (the file's "
+                f"first name is {next(iter(weights.state), 'none')}); save the whole encoder under "
+                f"{self._class.__name__}'s names"
+            )
+        if kept := sorted(names.outputs - set(absent)):
+            raise DataError(f"{place}: the head's {kept[0]} would not be fresh; remove it")
+        broken = [k for k, t in weights.state.items() if t.is_floating_point() and not _finite(t)]
+        if broken:
+            raise DataError(f"{place}: {broken[0]} holds NaN or infinite values; it is damaged")
+
+    def _load(self, labels: tuple[str, ...] = ("0", "1"), problem_type: str | None = None) -> Any:
+        """transformers' model of these labels, the head drawn from PyTorch's global generator."""
+        config = copy.deepcopy(self.config)
+        config.num_labels = len(labels)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+        config.problem_type = problem_type
+        if self._weights is None:
+            return self._class._from_config(config).float()
+        with _own_report():
+            return self._from_state(self._weights, config)[0]
+
+    def _from_state(self, weights: Weights, config: Any) -> tuple[Any, Mapping[str, Any]]:
+        loaded: tuple[Any, Mapping[str, Any]] = self._class.from_pretrained(
+            None,
+            config=config,
+            # transformers makes the tensors themselves its parameters, which training changes.
+            state_dict={name: tensor.clone() for name, tensor in weights.state.items()},
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # reported, and refused in one sentence
+            output_loading_info=True,
+        )
+        return loaded
+
+
+def _load_config(path: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    logging.getLogger("DeepSpeed").addFilter(_is_of_use)
+    if find_file(path, "adapter_config.json") and not find_file(path, "config.json"):
+        raise DataError(f"{path} is an adapter, not a model; merge it into its base model first")
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    if getattr(config, "quantization_config", None):
+        raise DataError(f"{path} holds quantized weights; give the model in full precision")
+    for architecture in config.architectures or ():
+        if architecture.endswith("ForSequenceClassification"):
+            raise ConfigError(
+                f"{path} is already fine-tuned ({architecture}); its head may order labels "
+                "differently and its scores would not be comparable; give the encoder itself"
+            )
+    return config
+
+
+def _classifier_class(path: str, config: Any, trust_remote_code: bool) -> Any:
+    """transformers' (or the model's own) class with a head for classification."""
+    from transformers import AutoModelForSequenceClassification
+
+    name = f"{type(config).__name__} (model_type {config.model_type!r})"
+    try:
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(
+                copy.deepcopy(config), trust_remote_code=trust_remote_code
+            )
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # foreign code may raise anything, and its words are reported
+        if "Unrecognized configuration class" in str(error):
+            raise DataError(
+                f"{path}: {name} has no class for sequence classification in transformers"
+            ) from None
+        if "trust_remote_code" in str(error):
+            raise
+        raise DataError(
+            f"{path}: config.json makes no model of {name} ({_first_line(error)})"
+        ) from None
+    return type(model)
+
+
+def _names_of(path: str, model_class: Any, config: Any) -> _Names:
+    shapes = []
+    for num_labels in (2, 3):
+        config = copy.deepcopy(config)
+        config.num_labels = num_labels
+        with torch.device("meta"):
+            model = model_class(config)
+        shapes.append({name: tensor.shape for name, tensor in model.state_dict().items()})
+    prefix = f"{model.base_model_prefix}."
+    if model.base_model is model or not any(name.startswith(prefix) for name in shapes[0]):
+        raise DataError(
+            f"{path}: {model_class.__name__} does not tell its encoder from its head "
+            "(base_model_prefix); it cannot be given a fresh head"
+        )
+    head = {name for name in shapes[0] if not name.startswith(prefix)}
+    return _Names(
+        prefix=prefix,
+        head=frozenset(head),
+        outputs=frozenset(name for name in head if shapes[0][name] != shapes[1][name]),
+        expected=frozenset(shapes[0]) | {name.removeprefix(prefix) for name in shapes[0]},
+    )
+
+
+def _num_embeddings(body: Any) -> int:
+    """Rows of the token embedding."""
+    try:
+        table = body.get_input_embeddings()
+    except NotImplementedError:
+        table = None
+    if table is None or not hasattr(table, "weight"):
+        return sys.maxsize  # the trial's forward pass decides
+    rows: int = table.weight.shape[0]
+    return rows
+
+
+def _takes_token_types(model: Any, tokenizer: Any) -> bool:
+    """Whether it tells a pair's two texts apart by their tokens' types."""
+    known: bool = getattr(model.config, "type_vocab_size", 2) > 1
+    named = "token_type_ids" in signature(model.forward).parameters
+    return known and named and "token_type_ids" in tokenizer.model_input_names
+
+
+def _loading_report(path: str, weights: Weights, left_out: Iterable[str]) -> str:
+    """What the files held beyond the encoder, in one line."""
+    parts = [f"{path}: {len(weights.state)} weights of {weights.file}"]
+    if weights.wrappers:
+        parts.append(f"removed {' and '.join(map(repr, weights.wrappers))} around them")
+    groups = Counter(".".join(name.split(".")[:2]) for name in sorted(left_out))
+    if groups:
+        names = ", ".join(f"{group} ({count})" for group, count in groups.most_common(5))
+        more = f" and {len(groups) - 5} groups more" if len(groups) > 5 else ""
+        parts.append(f"not used, since the encoder has no such weights: {names}{more}")
+    return "; ".join(parts)
 
 
 def display_name(model: str) -> str:
@@ -125,38 +355,68 @@ def _explained(name: str) -> Iterator[None]:
     is_path = path.is_absolute() or name.startswith(".") or len(path.parts) > 2
     if is_path and not path.is_dir():
         raise DataError(
-            f"model {name!r} is no directory; expected the --out of 'smallbench export'"
+            f"model {name!r} is not a directory; expected the --out of 'smallbench export'"
         )
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not any(
+        (path / file).is_file() for file in ("config.json", "adapter_config.json")
+    ):
         raise DataError(
             f"{name} holds no Hugging Face model (no config.json) and no run (no run.json); "
             "expected the --out of 'smallbench export', or the --run_dir of a pretraining"
         )
     try:
-        with quiet_transformers():
-            yield
-    except (OSError, ValueError) as error:
+        yield
+    except SmallbenchError:
+        raise
+    except (OSError, ValueError, ImportError) as error:
         text = str(error).strip()
         if "gated repo" in text or "401" in text:
             raise CredentialsError(
                 f"the hub refused model {name!r}; run 'hf auth login' or set HF_TOKEN"
             ) from None
+        if "trust_remote_code" in text:
+            raise ConfigError(
+                f"model {name!r} has Python code of its own, which is not run unasked; read the "
+                "code, then give --trust_remote_code"
+            ) from None
         kind = DataError if path.is_dir() else UnavailableError
         raise kind(
-            f"model {name!r} cannot be loaded ({text.partition(chr(10))[0]}); expected a directory "
+            f"model {name!r} cannot be loaded ({_first_line(error)}); expected a directory "
             "that 'smallbench export' wrote, or the id of a model on the Hugging Face hub"
         ) from None
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No warnings about new heads, no bars for reading a file."""
-    from transformers.utils import logging
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Whether a message says something that a user can use and that `Encoder` does not say itself.
+
+    transformers imports DeepSpeed, which warns that it found no GPU; and it prints a table of what
+    was loaded for every run.
+    """
+    return not any(part in record.getMessage() for part in ("Setting accelerator", "LOAD REPORT"))
+
+
+@contextmanager
+def _own_report() -> Iterator[None]:
+    """Without transformers' table and bar of what was loaded, which `Encoder` reports itself."""
+    from transformers.utils import logging as theirs
+
+    logger, had_bar = (
+        logging.getLogger("transformers.modeling_utils"),
+        theirs.is_progress_bar_enabled(),
+    )
+    logger.addFilter(_is_of_use)
+    theirs.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        logger.removeFilter(_is_of_use)
+        if had_bar:
+            theirs.enable_progress_bar()

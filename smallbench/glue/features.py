@@ -18,6 +18,9 @@ from smallbench.glue.readers import Examples
 PAD_MULTIPLE = 8
 """Lengths are rounded up to it: few shapes, and aligned ones, for the kernels."""
 
+MOST_UNKNOWN = 0.9
+"""A text with a larger part of unknown tokens is refused: its rows are hardly told apart."""
+
 BUCKET_BATCHES = 50
 """Rows are sorted by length within this many batches, so that an epoch stays well mixed."""
 
@@ -31,6 +34,9 @@ class Features:
     labels: np.ndarray[Any, Any] | None
     pad_id: int
     pad_left: bool
+    max_length: int
+    unknown_share: float = 0.0
+    """Part of the text's tokens that the tokenizer does not know."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -52,7 +58,8 @@ class Features:
     def batch(self, rows: Sequence[int]) -> Batch:
         """The given rows, padded on the tokenizer's side."""
         longest = max(len(self.input_ids[row]) for row in rows)
-        longest = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
+        # No padding beyond max_length: there the encoder may have no positions.
+        longest = max(longest, min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, self.max_length))
         ids_BL = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
         types_BL = np.zeros_like(ids_BL)
         mask_BL = np.zeros(ids_BL.shape, dtype=bool)
@@ -87,13 +94,32 @@ def tokenize(examples: Examples, tokenizer: Any, *, max_length: int, with_types:
         return_attention_mask=False,
         return_token_type_ids=with_types,
     )
+    input_ids = encoded["input_ids"]
+    num_added = tokenizer.num_special_tokens_to_add(pair=second is not None)
     return Features(
-        input_ids=encoded["input_ids"],
+        input_ids=input_ids,
         token_type_ids=encoded["token_type_ids"] if with_types else None,
         labels=examples.labels,
         pad_id=tokenizer.pad_token_id,
         pad_left=tokenizer.padding_side == "left",
+        max_length=max_length,
+        unknown_share=unknown_share(input_ids, tokenizer.unk_token_id, num_added),
     )
+
+
+def unknown_share(
+    input_ids: Sequence[Sequence[int]], unknown_id: int | None, num_added: int
+) -> float:
+    """Part of the text's tokens that are unknown, without the `num_added` special ones of a row.
+
+    Text of which no token is left is unknown as a whole.
+    """
+    num_tokens = sum(max(0, len(ids) - num_added) for ids in input_ids)
+    if num_tokens == 0:
+        return 1.0
+    if unknown_id is None:  # bytes: nothing is unknown
+        return 0.0
+    return sum(ids.count(unknown_id) for ids in input_ids) / num_tokens
 
 
 def epoch_batches(

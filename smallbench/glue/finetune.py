@@ -7,6 +7,7 @@ dropout as the model's configuration has it, the last step's weights, one evalua
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from smallbench.errors import ConfigError, InterruptedRunError
+from smallbench.errors import DataError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.encoder import Encoder
-from smallbench.glue.features import EpochBatches, Features, tokenize
+from smallbench.glue.features import MOST_UNKNOWN, EpochBatches, Features, tokenize
 from smallbench.glue.readers import TaskData
 from smallbench.glue.results import (
     RunResult,
@@ -30,12 +31,13 @@ from smallbench.glue.results import (
 )
 from smallbench.glue.tasks import Task
 from smallbench.objectives.classification import Classification
-from smallbench.train.budget import Budget
+from smallbench.stop import NEVER, Stop
+from smallbench.train.budget import Budget, Progress
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.schedule import linear_decay
-from smallbench.train.trainer import Progress, StepResult, Trainer
+from smallbench.train.trainer import Callback, StepResult, Trainer
 
 
 def settings_for(
@@ -59,6 +61,7 @@ def settings_for(
         max_train_examples=config.max_train_examples,
         is_sample=data.is_sample,
         random_init=encoder.random_init,
+        pooling=config.pooling,
         split=data.scored_splits[0],
     )
 
@@ -66,14 +69,11 @@ def settings_for(
 def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> dict[str, Features]:
     """Every split of a task, tokenised for `encoder`.
 
-    Raises `ConfigError` where `max_length` is more than the encoder has positions for.
+    Raises `ConfigError` if `max_length` is more than the encoder accepts, `DataError` if its
+    tokenizer knows hardly a token of the text.
     """
-    if encoder.max_length is not None and config.max_length > encoder.max_length:
-        raise ConfigError(
-            f"max_length {config.max_length} is over the {encoder.max_length} positions of "
-            f"{encoder.name}; set --max_length={encoder.max_length}"
-        )
-    return {
+    encoder.check_length(config.max_length)
+    features = {
         name: tokenize(
             examples,
             encoder.tokenizer,
@@ -82,6 +82,16 @@ def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> d
         )
         for name, examples in data.splits.items()
     }
+    shares = {name: split.unknown_share for name, split in features.items()}
+    worst = max(shares, key=lambda name: shares[name])
+    told = f"{data.task.title}: {shares[worst]:.1%} of the tokens of {worst} are unknown"
+    if shares[worst] > MOST_UNKNOWN:
+        raise DataError(
+            f"{told} to the tokenizer of {encoder.name}, so its text cannot be read; give the "
+            "tokenizer that the model was trained with"
+        )
+    print(f"{told}, the most of its splits", file=sys.stderr, flush=True)
+    return features
 
 
 def finetune(
@@ -94,12 +104,12 @@ def finetune(
     out: Path,
     features: Mapping[str, Features] | None = None,
     on_progress: Callable[[float], None] = lambda fraction: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
 ) -> RunResult:
     """Fine-tune `encoder` on `data.task` and store the run below `out`.
 
     `features` are the tokenised splits, where the caller has them; `on_progress` is told the
-    fraction of steps done. Raises `InterruptedRunError` when `should_stop` turned true; nothing is
+    fraction of steps done. Raises `InterruptedRunError` when `stop` asks for it; nothing is
     stored of a run that did not end.
     """
     data = data.first(config.max_train_examples)
@@ -108,7 +118,9 @@ def finetune(
     features = features or tokenize_task(encoder, data, config)
     device = choose_device(config.device)
     torch.manual_seed(seed)
-    objective = Classification(encoder.classifier(task), is_regression=task.is_regression)
+    objective = Classification(
+        encoder.classifier(task, pooling=config.pooling), is_regression=task.is_regression
+    )
     optim = OptimConfig(
         learning_rate=learning_rate,
         epsilon=1e-8,  # torch's and transformers' default; pretraining's 1e-6 is BERT's
@@ -128,12 +140,12 @@ def finetune(
         objective=objective,
         engine=engine,
         batches=batches,
-        learning_rate=lambda step: (
-            learning_rate * linear_decay(step, total=num_steps, warmup=num_warmup_steps)
+        learning_rate=lambda progress: (
+            learning_rate * linear_decay(progress.step, total=num_steps, warmup=num_warmup_steps)
         ),
         budget=Budget(max_steps=num_steps),
         callbacks=[_Tell(on_progress, num_steps)],
-        should_stop=should_stop,
+        stop=stop,
     )
     if not trainer.run():
         raise InterruptedRunError(
@@ -150,6 +162,7 @@ def finetune(
         settings,
         data,
         predictions,
+        unknown_share={name: split.unknown_share for name, split in features.items()},
         seconds=time.perf_counter() - start,
         examples_per_second=num_training_examples(data, settings.epochs) / train_seconds,
     )
@@ -172,7 +185,7 @@ def predict(
 
 
 @dataclass(frozen=True)
-class _Tell:
+class _Tell(Callback):
     """The callback that tells a display how far a run is."""
 
     on_progress: Callable[[float], None]

@@ -33,6 +33,7 @@ from smallbench.glue.protocols import (
 from smallbench.glue.readers import TaskData
 from smallbench.glue.results import RunResult, find_run, run_directory, run_name
 from smallbench.glue.tasks import Task
+from smallbench.stop import NEVER, Stop
 
 POLL_SECONDS = 2.0
 """Between looks at what other workers have finished."""
@@ -104,12 +105,12 @@ def measure(
     seeds: Sequence[int] | None = None,
     shard: tuple[int, int] = (1, 1),
     on_stored: Callable[[Path], None] = lambda directory: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
 ) -> list[RunResult]:
     """What `protocol` wants of `encoder`, or shard K of N of it; stored runs are not repeated.
 
-    `on_stored` is told the folder of each run that ends. Says before it starts how this departs
-    from the protocol, by other rates and seeds than its own or by `config`.
+    `on_stored` is told the folder of each run that ends. Says before it starts why the result is
+    unranked: other rates, seeds or settings than the protocol's, or data that are not official.
     """
     view = protocol_named(protocol)
     plan = [
@@ -131,7 +132,8 @@ def measure(
         )
         for run in plan
     ]
-    if found := departures(view, planned):
+    unofficial = [reason for data in tasks for reason in data.unofficial]
+    if found := [*departures(view, planned), *unofficial]:
         print(f"unranked: {'; '.join(found)}", file=sys.stderr, flush=True)
     number, count = shard
     cost = {data.task.name: work_of(data, config) for data in tasks}
@@ -145,7 +147,7 @@ def measure(
         plan=mine,
         out=out,
         on_stored=on_stored,
-        should_stop=should_stop,
+        stop=stop,
     )
 
 
@@ -157,14 +159,14 @@ def run_grid(
     plan: Sequence[PlannedRun],
     out: Path,
     on_stored: Callable[[Path], None] = lambda directory: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
 ) -> list[RunResult]:
     """The runs of `plan`, in its order, each fine-tuned here unless it is found stored.
 
     Where another process is at one of them, it is waited for. Raises `InterruptedRunError` when
-    `should_stop` turned true.
+    `stop` asks for it.
     """
-    grid = _Grid(encoder, tasks, config, out, on_stored, should_stop)
+    grid = _Grid(encoder, tasks, config, out, on_stored, stop)
     results: dict[PlannedRun, RunResult] = {}
     work = sum(grid.work[run.task] for run in plan)
     with GridDisplay(num_runs=len(plan), work=work) as display:
@@ -179,7 +181,7 @@ def run_grid(
                     results[run] = result
             if len(waiting) == len(pending):
                 display.wait(len(waiting))
-                if should_stop():
+                if stop.asked():
                     raise InterruptedRunError(
                         "asked to stop while other workers finish; what ended is stored"
                     )
@@ -210,10 +212,10 @@ class _Grid:
         config: FinetuneConfig,
         out: Path,
         on_stored: Callable[[Path], None],
-        should_stop: Callable[[], bool],
+        stop: Stop,
     ) -> None:
         self.encoder, self.config, self.out = encoder, config, out
-        self.on_stored, self.should_stop = on_stored, should_stop
+        self.on_stored, self.stop = on_stored, stop
         self.data = {(d.task.name, "dev"): d.first(config.max_train_examples) for d in tasks}
         self.work = {data.task.name: work_of(data, config) for data in tasks}
         self.tokenized: tuple[str, dict[str, Features]] = ("", {})
@@ -230,7 +232,7 @@ class _Grid:
             if not is_mine:
                 return None
             directory = run_directory(self.out, settings)
-            result = find_run(directory, settings, data_sha256=data.sha256)
+            result = find_run(directory, settings, data)
             was_stored = result is not None
             if result is None:
                 name = f"{data.task.title} {run.split}, seed {run.seed}"
@@ -243,7 +245,7 @@ class _Grid:
                     out=self.out,
                     features=self.features_of(run),
                     on_progress=partial(display.step, name, self.work[run.task]),
-                    should_stop=self.should_stop,
+                    stop=self.stop,
                 )
                 self.on_stored(directory)
         display.result(result, self.work[run.task], was_stored=was_stored)

@@ -17,7 +17,7 @@ from smallbench import config
 from smallbench.errors import ConfigError, DataError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.results import RunResult, RunSettings, group_runs
-from smallbench.glue.tasks import TASKS, Task
+from smallbench.glue.tasks import OWN_TASKS, TASKS, Task, task_named
 from smallbench.registry import nearest
 
 NOTHING = "–"
@@ -47,7 +47,7 @@ class Protocol:
         return self.published_seeds[: task.default_num_seeds]
 
 
-_WHOLE = {"max_train_examples": None, "is_sample": False, "random_init": False}
+_WHOLE = {"max_train_examples": None, "is_sample": False, "random_init": False, "pooling": None}
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -99,20 +99,20 @@ def departures(protocol: Protocol, settings: Iterable[RunSettings]) -> tuple[str
         if value != expected:
             found.append(f"{name} {_text(value)}, not {_text(expected)}")
 
-    ordered = sorted(settings, key=lambda s: list(TASKS).index(s.task))
+    ordered = sorted(settings, key=lambda s: [*TASKS, *OWN_TASKS].index(s.task))
     for name, group in groupby(ordered, key=lambda s: s.task):
         of_task = list(group)
         for one in of_task:
             for key, expected in protocol.fixed.items():
                 compare(key, getattr(one, key), expected)
             if protocol.chooses_rate:
-                compare("epochs", one.epochs, TASKS[name].default_epochs)
+                compare("epochs", one.epochs, task_named(name).default_epochs)
         if protocol.chooses_rate:
             choice = [s for s in of_task if s.split == CHOICE]
             rates = {s.learning_rate for s in choice or of_task}
             compare("learning_rate", tuple(sorted(rates)), protocol.learning_rates)
             seeds = {s.seed for s in of_task if s.split != CHOICE}
-            compare("seeds", tuple(sorted(seeds)), protocol.seeds(TASKS[name]))
+            compare("seeds", tuple(sorted(seeds)), protocol.seeds(task_named(name)))
             if {s.seed for s in choice} - {CHOICE_SEED}:
                 found.append("other seeds in the choice of the learning rate")
     return tuple(dict.fromkeys(found))
@@ -175,18 +175,24 @@ class Summary:
     random_init: bool
     departures: tuple[str, ...]
     """Why it is not ranked; empty: it is, as far as its tasks go."""
+    unofficial: tuple[str, ...]
+    """Those of them that say how its data are not the official rows."""
     tasks: dict[str, TaskSummary]
     """In the order of the paper's columns."""
 
     @property
     def average(self) -> float | None:
         """AVG, the mean over all eight tasks; None unless all are there."""
-        return self.mean_of_present if len(self.tasks) == len(TASKS) else None
+        return self.mean_of_present if self.tasks.keys() >= TASKS.keys() else None
 
     @property
     def mean_of_present(self) -> float:
-        """The mean over the tasks that are there. Comparable only between equal sets of tasks."""
-        return fmean(task.score for task in self.tasks.values())
+        """The mean over GLUE's tasks that are there, or over one's own if none is.
+
+        Comparable only between equal sets of tasks.
+        """
+        found = [task.score for name, task in self.tasks.items() if name in TASKS]
+        return fmean(found or [task.score for task in self.tasks.values()])
 
 
 def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
@@ -200,8 +206,9 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
         models = ", ".join(group[0].settings.model for group in groups)
         raise DataError(f"expected the runs of one model on the same data, found: {models}")
     view = protocol_named(protocol)
-    tasks, counting = {}, []
-    for name in TASKS:
+    tasks: dict[str, TaskSummary] = {}
+    counting: list[RunResult] = []
+    for name in (*TASKS, *OWN_TASKS):
         of_task = [run for run in runs if run.settings.task == name]
         choice = [r for r in of_task if r.settings.split == CHOICE and view.chooses_rate]
         dev = [run for run in of_task if run.settings.split != CHOICE]
@@ -215,10 +222,11 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
             if view.chooses_rate:
                 _check_alike(name, dev, but=("seed",))
             tasks[name] = _task_summary(name, dev, view)
-            counting += [run.settings for run in [*choice, *dev]]
+            counting += [*choice, *dev]
     if not tasks:
         raise DataError("no seed of any task has been run yet; the same command continues")
     settings = runs[0].settings
+    unofficial = tuple(dict.fromkeys(reason for run in counting for reason in run.unofficial or ()))
     return Summary(
         model=settings.model,
         model_sha256=settings.model_sha256,
@@ -227,9 +235,24 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
         max_train_examples=settings.max_train_examples,
         is_sample=settings.is_sample,
         random_init=settings.random_init,
-        departures=departures(view, counting),
+        departures=(
+            *departures(view, [run.settings for run in counting]),
+            *unofficial,
+            *_unchecked(counting),
+        ),
+        unofficial=unofficial,
         tasks=tasks,
     )
+
+
+def _unchecked(runs: Sequence[RunResult]) -> list[str]:
+    names = dict.fromkeys(run.settings.task for run in runs if run.unofficial is None)
+    if not names:
+        return []
+    return [
+        f"the data of {', '.join(names)} were not checked against the official rows by the version "
+        "that stored the runs; run the same command again"
+    ]
 
 
 def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> TaskSummary:
@@ -249,9 +272,9 @@ def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> T
 
 def _check_alike(task: str, runs: Sequence[RunResult], *, but: tuple[str, ...]) -> None:
     """Raise `DataError` where two runs differ in a setting that is not among `but`."""
-    first = config.to_dict(runs[0].settings)
+    first = runs[0].settings.identity
     for run in runs:
-        different = config.differing_keys(first, config.to_dict(run.settings))
+        different = config.differing_keys(first, run.settings.identity)
         for key, (one, other) in different.items():
             if key not in but:
                 remedy = "keep each setting in an --out of its own"
@@ -289,8 +312,8 @@ def results_table(summary: Summary) -> str:
     for name, s in summary.tasks.items():
         scores = (s.score, s.sd, s.median, s.minimum, s.maximum)
         cells = [
-            TASKS[name].title,
-            TASKS[name].ranking_metric,
+            task_named(name).title,
+            task_named(name).ranking_metric,
             *map(number, scores),
             str(s.num_runs),
             str(s.num_failed),
@@ -299,9 +322,10 @@ def results_table(summary: Summary) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"AVG over all eight tasks: {number(summary.average)}"]
     if summary.average is None:
+        num_present = len(summary.tasks.keys() & TASKS.keys()) or len(summary.tasks)
         missing = ", ".join(TASKS[name].title for name in TASKS if name not in summary.tasks)
         lines[-1] += (
-            f" (missing: {missing}). Mean over the {len(summary.tasks)} present: "
+            f" (missing: {missing}). Mean over the {num_present} present: "
             f"{summary.mean_of_present:.2f}"
         )
     if summary.departures:

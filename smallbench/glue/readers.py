@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smallbench.errors import DataError, UnavailableError
+from smallbench.glue.official import differences
 from smallbench.glue.tasks import TASKS, Split, Task
 
 HUB = "hub"
@@ -31,6 +34,12 @@ SAMPLE_MARKER = "SAMPLE.json"
 
 MAX_SKIPPED = 100
 """More broken rows than this and it is not the official file's own damage."""
+
+MAX_FILE_BYTES = 512 << 20
+"""Limit for one file; the largest official one, MNLI's train.tsv, has 79 MB."""
+
+SCORE = re.compile(r"[+-]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?")
+"""A number as files spell it; `float` would also read `1_0` and digits of other scripts."""
 
 MAX_SCORE = 5.0  # STS-B's scale, Cer et al. 2017
 
@@ -78,6 +87,8 @@ class TaskData:
     splits: Mapping[str, Examples]
     is_sample: bool
     """Whether these are generated stand-ins; scores on them say nothing about GLUE."""
+    unofficial: tuple[str, ...] = ()
+    """How the source's rows differ from the official ones (see `official`); empty for samples."""
 
     @property
     def scored_splits(self) -> tuple[str, ...]:
@@ -114,6 +125,7 @@ def load_task(task: Task, source: str | Path) -> TaskData:
     if str(source) == HUB:
         return _load_hub(task)
     root = Path(source)
+    require_folder(root)
     folder = root / task.directory
     files = ", ".join(split.file for split in task.splits if not split.is_test)
     if not folder.is_dir():
@@ -128,8 +140,21 @@ def load_task(task: Task, source: str | Path) -> TaskData:
             splits[split.name] = read_tsv(task, split, path)
         elif not split.is_test:
             raise DataError(f"{path} is missing; expected {files} in {folder}")
-    is_sample = (root / SAMPLE_MARKER).is_file()
-    return TaskData(task=task, source=str(root), splits=splits, is_sample=is_sample)
+    return _task_data(task, str(root), splits, is_sample=(root / SAMPLE_MARKER).is_file())
+
+
+def require_folder(root: Path) -> None:
+    """Raise `DataError` unless `root` is a folder."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{root} {what}; expected a folder in the official GLUE layout, or hub")
+
+
+def _task_data(
+    task: Task, source: str, splits: Mapping[str, Examples], *, is_sample: bool
+) -> TaskData:
+    unofficial = () if is_sample else differences(task, splits)
+    return TaskData(task, source, splits, is_sample=is_sample, unofficial=unofficial)
 
 
 # ---- the official TSV layout
@@ -141,54 +166,33 @@ def read_tsv(task: Task, split: Split, path: Path) -> Examples:
     A byte-order mark, CRLF and a missing final newline are accepted. Raises `DataError` naming the
     file, the line and the expected columns for anything else.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}") from None
-    # The line ends that the hub's own conversion saw (Python's universal newlines), and no others:
-    # str.splitlines() would also cut at U+2028, U+0085 and vertical tabs inside a sentence.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    first_row = 0
-    if task.headerless and not split.is_test:
-        columns = task.headerless
-    else:
-        columns = tuple(name.strip() for name in lines[0].split("\t")) if lines else ()
-        first_row = 1
+    lines = _read_lines(path)
     needed = [*task.tsv_texts] if split.is_test else [*task.tsv_texts, task.tsv_label]
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise DataError(
-            f"{path}, line 1: no column {', '.join(missing)} in the header; "
-            f"expected at least: {', '.join(needed)}"
-        )
+    columns, num_headers = _columns(task, split, lines, needed, path)
     text_positions = [columns.index(name) for name in task.tsv_texts]
     label_position = None if split.is_test else columns.index(task.tsv_label)
     index_position = columns.index("index") if split.is_test and "index" in columns else None
     rows: list[_Row] = []
     num_skipped = 0
-    for number, line in enumerate(lines[first_row:], start=first_row + 1):
+    for number, line in enumerate(lines[num_headers:], start=num_headers + 1):
+        where = f"{path}, line {number}"
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) != len(columns):
             if task.may_have_short_rows and len(fields) < len(columns):
                 num_skipped += 1
                 if num_skipped > MAX_SKIPPED:
                     raise DataError(
-                        f"{path}, line {number}: more than {MAX_SKIPPED} rows have fewer than "
-                        f"{len(columns)} columns ({', '.join(columns)}); the official file has a "
-                        f"few, so this one is damaged"
+                        f"{where}: more than {MAX_SKIPPED} rows have fewer than {len(columns)} "
+                        f"columns ({_listed(columns)}); the official file has a few, so this "
+                        "one is damaged"
                     )
                 continue
             what = "blank line" if not line.strip() else f"{len(fields)} columns"
-            raise DataError(
-                f"{path}, line {number}: {what}, expected {len(columns)}: {', '.join(columns)}"
-            )
+            raise DataError(f"{where}: {what}, expected {len(columns)}: {_listed(columns)}")
         if index_position is not None and fields[index_position] != str(len(rows)):
             raise DataError(
-                f"{path}, line {number}: index {fields[index_position]!r}, expected {len(rows)}"
+                f"{where}: index {_shown(fields[index_position])}, expected {len(rows)}"
             )
-        where = f"{path}, line {number}"
         texts = tuple(fields[position] for position in text_positions)
         label = None
         if label_position is not None:
@@ -197,24 +201,68 @@ def read_tsv(task: Task, split: Split, path: Path) -> Examples:
     return _examples(task, split, rows, source=str(path), num_skipped=num_skipped)
 
 
+def _read_lines(path: Path) -> list[str]:
+    with path.open("rb") as stream:
+        content = stream.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise DataError(f"{path} has more than {MAX_FILE_BYTES:,} bytes; expected a GLUE file")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}") from None
+    # The line ends that the hub's own conversion saw (Python's universal newlines), and no others:
+    # str.splitlines() would also cut at U+2028, U+0085 and vertical tabs inside a sentence.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return lines
+
+
+def _columns(
+    task: Task, split: Split, lines: Sequence[str], needed: Sequence[str], path: Path
+) -> tuple[tuple[str, ...], int]:
+    """Names of a file's columns, and how many lines the header takes."""
+    if task.headerless and not split.is_test:
+        return task.headerless, 0
+    columns = tuple(name.strip() for name in lines[0].split("\t")) if lines else ()
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise DataError(
+            f"{path}, line 1: no column {', '.join(missing)} in the header; "
+            f"expected at least: {', '.join(needed)}"
+        )
+    twice = [name for name in needed if columns.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}, line 1: the header has the column {twice[0]} twice")
+    return columns, 1
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return shorten(", ".join(columns), 300, placeholder=" …")
+
+
+def _shown(text: str) -> str:
+    """A value for a message: quoted, and not long."""
+    return repr(text if len(text) <= 80 else f"{text[:80]}…")
+
+
 def _read_label(task: Task, text: str, where: str) -> int | float:
     if task.file_labels is not None:
         if text in task.file_labels:
             return task.file_labels.index(text)
-        raise DataError(f"{where}: label {text!r}, expected one of: {', '.join(task.file_labels)}")
-    try:
-        return _score(float(text), where)
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{where}: score {text!r}, expected a number from 0 to 5") from None
+        raise DataError(
+            f"{where}: label {_shown(text)}, expected one of: {', '.join(task.file_labels)}"
+        )
+    if not SCORE.fullmatch(text):
+        raise DataError(f"{where}: score {_shown(text)}, expected a number from 0 to 5")
+    return _score(float(text), where)
 
 
 def _score(value: float, where: str) -> float:
     if not 0.0 <= value <= MAX_SCORE:
         raise DataError(f"{where}: score {value!r}, expected a number from 0 to 5")
     # The files have three decimals; the hub keeps the same scores as 32-bit floats.
-    return round(value, 3)
+    return round(value, 3) + 0.0  # no negative zero
 
 
 # ---- the Hugging Face hub
@@ -234,7 +282,8 @@ def _load_hub(task: Task) -> TaskData:
             config: datasets.load_dataset(HUB_DATASET, config, revision=HUB_REVISION)
             for config in sorted(configs)
         }
-    except (OSError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        # A ValueError is how `datasets` says that it is offline and its cache lacks the data.
         raise UnavailableError(
             f"cannot load {HUB_DATASET} ({task.hub_config}) from the hub: {error}; "
             f"check the network, or give --glue a folder in the official layout"
@@ -245,11 +294,9 @@ def _load_hub(task: Task) -> TaskData:
         if split.hub not in tables[config]:
             raise DataError(f"{HUB_DATASET} ({config}) has no split {split.hub}")
         table = tables[config][split.hub]
-        names = getattr(table.features["label"], "names", None)
+        names = getattr(table.features.get("label"), "names", None)
         splits[split.name] = examples_from_hub(task, split, table, label_names=names)
-    return TaskData(
-        task=task, source=f"{HUB_DATASET}@{HUB_REVISION}", splits=splits, is_sample=False
-    )
+    return _task_data(task, f"{HUB_DATASET}@{HUB_REVISION}", splits, is_sample=False)
 
 
 def examples_from_hub(
@@ -274,14 +321,19 @@ def examples_from_hub(
         label: int | float | None = None
         # Test labels are -1 or, for MRPC, the public ones: never used.
         if not split.is_test:
-            value = record["label"]
+            value = record.get("label")
+            if not isinstance(value, int | float):
+                raise DataError(f"{where}: label {value!r}, expected a number")
             if names is None or task.label_names is None:
                 label = _score(float(value), where)
-            elif 0 <= value < len(names):
+            elif isinstance(value, int) and 0 <= value < len(names):
                 label = task.label_names.index(names[value])
             else:
                 raise DataError(f"{where}: label {value!r}, expected 0 to {len(names) - 1}")
-        texts = tuple(str(record[name]).strip() for name in task.hub_texts)
+        wrong = [name for name in task.hub_texts if not isinstance(record.get(name), str)]
+        if wrong:
+            raise DataError(f"{where}: {wrong[0]} is not text but {record.get(wrong[0])!r}")
+        texts = tuple(record[name].strip() for name in task.hub_texts)
         rows.append(_checked(texts, label, where, task.hub_texts))
     return _examples(task, split, rows, source=f"{HUB_DATASET} {split.hub}", num_skipped=0)
 
@@ -294,7 +346,7 @@ def _checked(
 ) -> _Row:
     # One empty text of a pair does occur in the official files; a row without any text does not.
     if not any(texts):
-        raise DataError(f"{where}: no text; expected columns: {', '.join(columns)}")
+        raise DataError(f"{where}: no text; expected columns: {_listed(columns)}")
     return _Row(texts=texts, label=label)
 
 
@@ -347,6 +399,7 @@ def available_tasks(source: str | Path) -> tuple[str, ...]:
     """
     if str(source) == HUB:
         return tuple(TASKS)
+    require_folder(Path(source))
     names = tuple(name for name, task in TASKS.items() if (Path(source) / task.directory).is_dir())
     if not names:
         folders = ", ".join(f"{task.directory}/" for task in TASKS.values())

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench import config, files
-from smallbench.errors import ConfigError, DataError
+from smallbench.errors import ConfigError, DataError, UnavailableError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.readers import TaskData
-from smallbench.glue.tasks import TASKS, Task, task_named
+from smallbench.glue.tasks import (
+    OWN_TASKS,
+    TASKS,
+    Task,
+    register_task,
+    task_from_dict,
+    task_named,
+)
 
 RESULT_FILE = "result.json"
 TIMING_FILE = "timing.json"
-FORMAT = "smallbench-glue-run-2"
+FORMAT = "smallbench-glue-run-3"
+FORMAT_WITHOUT_CHECK = "smallbench-glue-run-2"
+"""The format before runs stored how their data differ from the official rows."""
+TASK_FILE = "task.json"
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class RunSettings:
     model: str
     """Directory or hub id of the encoder, as the tables name it."""
     model_sha256: str
-    """Fingerprint of its weights."""
+    """Fingerprint of its weights; empty if they were drawn at random."""
     num_parameters: int
     """Of the encoder without a task's head."""
     learning_rate: float
@@ -65,14 +75,21 @@ class RunSettings:
     """Fine-tuned on generated stand-ins, not on GLUE."""
     random_init: bool = False
     """The encoder's weights were drawn at random: a baseline without pretraining."""
+    pooling: str | None = None
+    """How hidden states became one vector under a head of ours; None: the model's own head."""
 
     def __post_init__(self) -> None:
         config.require(self.split in {"dev", CHOICE}, "split", self.split, f"dev or {CHOICE}")
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that tell two runs apart: the same weights may have several names."""
+        return config.to_dict(self) | ({"model": ""} if self.model_sha256 else {})
+
+    @property
     def scored_splits(self) -> tuple[str, ...]:
         """Names of the splits that have metrics, the ranked one first."""
-        return TASKS[self.task].dev_splits if self.split == "dev" else (self.split,)
+        return task_named(self.task).dev_splits if self.split == "dev" else (self.split,)
 
 
 @dataclass(frozen=True)
@@ -94,6 +111,10 @@ class RunResult:
     """Name of a scored split to its scores."""
     data_sha256: dict[str, str]
     """Split name to the hash of its rows (`Examples.sha256`)."""
+    unofficial: tuple[str, ...] | None
+    """How its data differ from the official rows (`TaskData.unofficial`); None: not checked."""
+    unknown_share: dict[str, float] = field(default_factory=dict)
+    """Split name to the part of its text's tokens that the tokenizer did not know."""
     seconds: float | None = field(default=None, compare=False)
     """Wall time of the fine-tuning."""
     examples_per_second: float | None = field(default=None, compare=False)
@@ -116,6 +137,7 @@ def score_run(
     data: TaskData,
     predictions: Mapping[str, NDArray[Any]],
     *,
+    unknown_share: Mapping[str, float] | None = None,
     seconds: float | None = None,
     examples_per_second: float | None = None,
 ) -> RunResult:
@@ -134,6 +156,8 @@ def score_run(
         settings=settings,
         splits=splits,
         data_sha256=data.sha256,
+        unknown_share=dict(unknown_share or {}),
+        unofficial=data.unofficial,
         seconds=seconds,
         examples_per_second=examples_per_second,
     )
@@ -164,13 +188,21 @@ def write_run(directory: Path, result: RunResult, predictions: Mapping[str, NDAr
         words = [_prediction_text(task, value) for value in np.asarray(values).tolist()]
         lines = ["index\tprediction", *(f"{i}\t{word}" for i, word in enumerate(words))]
         files.write_text(directory / f"{split}.tsv", "\n".join(lines) + "\n")
+    if task.name in OWN_TASKS:  # whoever reads the result needs no plug-in
+        files.write_json(directory / TASK_FILE, config.to_dict(task))
     timing = {"seconds": result.seconds, "examples_per_second": result.examples_per_second}
     files.write_json(directory / TIMING_FILE, timing)
+    _write_result(directory, result)
+
+
+def _write_result(directory: Path, result: RunResult) -> None:
     content = {
         "format": FORMAT,
         "settings": config.to_dict(result.settings),
         "splits": {name: config.to_dict(split) for name, split in result.splits.items()},
         "data_sha256": result.data_sha256,
+        "unknown_share": result.unknown_share,
+        "unofficial": result.unofficial,
     }
     files.write_json(directory / RESULT_FILE, content)
 
@@ -186,17 +218,20 @@ def read_run(directory: Path) -> RunResult:
     path = directory / RESULT_FILE
     try:
         content = json.loads(path.read_bytes())
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise DataError(f"no {FORMAT}")
+        found = content.get("format") if isinstance(content, dict) else None
+        if found not in {FORMAT, FORMAT_WITHOUT_CHECK}:
+            raise ValueError(f"format {found!r}, expected {FORMAT!r}")
+        if (directory / TASK_FILE).is_file():
+            register_task(task_from_dict(files.read_json(directory / TASK_FILE)))
         timing = directory / TIMING_FILE
         return _result_from(content, files.read_json(timing) if timing.is_file() else {})
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnavailableError(f"Could not read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
-            f"{path} is no result of a fine-tuning run ({reason}); delete its folder, then run "
-            f"that fine-tuning again"
+            f"{path} is not the result of a fine-tuning run that this version can read ({reason}); "
+            "use the version that wrote it, or delete its folder and run that fine-tuning again"
         ) from None
 
 
@@ -221,6 +256,13 @@ def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunRe
         settings=settings,
         splits=splits,
         data_sha256={str(name): str(sha) for name, sha in content["data_sha256"].items()},
+        unknown_share={
+            str(name): config.read_value("unknown_share", share, float)
+            for name, share in content.get("unknown_share", {}).items()
+        },
+        unofficial=config.read_value(
+            "unofficial", content.get("unofficial"), tuple[str, ...] | None
+        ),
         **{
             key: config.read_value(key, timing.get(key), float | None)
             for key in ("seconds", "examples_per_second")
@@ -228,28 +270,36 @@ def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunRe
     )
 
 
-_KEYS = {"format", "settings", "splits", "data_sha256"}
+_KEYS = {"format", "settings", "splits", "data_sha256", "unknown_share", "unofficial"}
 
 
 def find_run(
-    directory: Path, settings: RunSettings, *, data_sha256: Mapping[str, str] | None = None
+    directory: Path, settings: RunSettings, data: TaskData | None = None
 ) -> RunResult | None:
-    """The finished run in `directory`, None where there is none.
+    """Return the finished run in `directory`, or None if there is none.
 
-    Raises `ConfigError` where the folder holds a finished run with other settings (say, of another
-    model) or, if they are given, on other data: a new run would overwrite it.
+    Raises `ConfigError` if the folder has a finished run with other settings (for example of
+    another model) or, if `data` are given, on other data: a new run would overwrite it.
     """
     if not (directory / RESULT_FILE).is_file():
         return None
     run = read_run(directory)
-    different = config.differing_keys(config.to_dict(run.settings), config.to_dict(settings))
+    different = config.differing_keys(run.settings.identity, settings.identity)
     if different:
         key, (old, new) = next(iter(different.items()))
+        models = ""
+        if key == "model_sha256":
+            models = f" (it is of {run.settings.model}, not of {settings.model})"
         raise ConfigError(
-            f"{directory} holds a run with {key}={old!r}, not {new!r}; choose another --out"
+            f"{directory} has a run with {key}={old!r}, not {new!r}{models}; choose another --out"
         )
-    if data_sha256 is not None and run.data_sha256 != data_sha256:
-        raise ConfigError(f"{directory} holds a run on other data; choose another --out")
+    if data is None:
+        return run
+    if run.data_sha256 != data.sha256:
+        raise ConfigError(f"{directory} has a run on other data; choose another --out")
+    if run.unofficial != data.unofficial:  # stored by a version that checked less
+        run = replace(run, unofficial=data.unofficial)
+        _write_result(directory, run)
     return run
 
 
@@ -260,7 +310,8 @@ def read_runs(out: Path) -> list[RunResult]:
     there is no run at all, or where one is damaged, foreign or in another run's folder.
     """
     runs = []
-    for name in TASKS:
+    own = {path.parents[1].name for path in out.glob(f"runs/*/*/{TASK_FILE}")} - set(TASKS)
+    for name in (*TASKS, *sorted(own)):
         for path in sorted((out / "runs" / name).glob(f"*/{RESULT_FILE}")):
             run = read_run(path.parent)
             expected = run_directory(out, run.settings)
@@ -324,7 +375,7 @@ def group_runs(runs: Iterable[RunResult]) -> list[list[RunResult]]:
     groups: dict[tuple[Any, ...], list[RunResult]] = {}
     for run in runs:
         s = run.settings
-        model = (s.model, s.model_sha256, s.random_init)
+        model = (s.identity["model"], s.model_sha256, s.random_init)
         groups.setdefault((*model, s.max_train_examples, s.is_sample), []).append(run)
     return list(groups.values())
 
@@ -350,7 +401,7 @@ def merge_runs(sources: Sequence[Path], out: Path) -> list[RunResult]:
             if path.suffix in {".tsv", ".json"}
         }
         for name in run.settings.scored_splits:
-            values = read_predictions(directory, TASKS[run.settings.task], name)
+            values = read_predictions(directory, task_named(run.settings.task), name)
             if len(values) != run.splits[name].num_examples:
                 raise DataError(
                     f"{directory}/{name}.tsv has {len(values)} predictions, expected "

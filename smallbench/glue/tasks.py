@@ -6,10 +6,15 @@ official release and of `nyu-mll/glue` on the Hugging Face hub (Wang et al. 2018
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from smallbench.config import require
 from smallbench.errors import ConfigError
-from smallbench.registry import nearest
+from smallbench.plugins import is_reference
+from smallbench.registry import Registry, nearest
 
 
 @dataclass(frozen=True)
@@ -251,8 +256,49 @@ TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 """Task name to row, in the order of the paper's columns."""
 
 
+NOT_MEASURED = {
+    "wnli": "its dev set contradicts its train set, and the paper's average is over the others",
+    "ax": "it is a diagnostic test set without train rows; the MNLI model predicts it",
+}
+"""Parts of GLUE that are not tasks here, and why."""
+
+
+OWN_TASKS: dict[str, Task] = {}
+"""Tasks of a user's own that this process has met, by name. They are shown beside GLUE's, and never
+part of an average."""
+
+_PLUGINS = Registry("task", {}, group="smallbench.tasks", base="smallbench.glue.tasks:Task")
+
+
 def task_named(name: str) -> Task:
-    """The row of `name`; raises `ConfigError` with the nearest known name for an unknown one."""
-    if name not in TASKS:
-        raise ConfigError(f"unknown task {name!r}; {nearest(name, TASKS)}")
-    return TASKS[name]
+    """The task of that name, or a user's own by `FILE.py:NAME`.
+
+    Raises `ConfigError` with the nearest known name for an unknown one.
+    """
+    if name in NOT_MEASURED:
+        raise ConfigError(
+            f"Task {name!r} is not measured: {NOT_MEASURED[name]}; expected one of: "
+            f"{', '.join(TASKS)}"
+        )
+    known = {**TASKS, **OWN_TASKS}
+    if name in known:
+        return known[name]
+    if not is_reference(name) and name not in _PLUGINS.installed():
+        raise ConfigError(f"unknown task {name!r}; {nearest(name, known)}")
+    return register_task(_PLUGINS[name])
+
+
+def register_task(task: Task) -> Task:
+    """Let the name of a user's own task stand for it in this process."""
+    is_plain = re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", task.name) is not None
+    require(is_plain, "task", task.name, "a name of lower-case letters, digits, - and _")
+    if task.name in TASKS or OWN_TASKS.get(task.name, task) != task:
+        raise ConfigError(f"there is another task {task.name!r} already; give yours another name")
+    OWN_TASKS[task.name] = task
+    return task
+
+
+def task_from_dict(content: Mapping[str, Any]) -> Task:
+    """The inverse of `config.to_dict`; nothing is executed. Raises `TypeError` or `ValueError`."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    return Task(**{**values, "splits": tuple(Split(**split) for split in content["splits"])})

@@ -11,7 +11,7 @@ from scipy import stats
 from smallbench.config import digest
 from smallbench.files import read_json
 from smallbench.glue.protocols import Summary, TaskSummary
-from smallbench.glue.tasks import TASKS
+from smallbench.glue.tasks import task_named
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.wandb import open_views
 
@@ -36,8 +36,8 @@ def table_rows(summary: Summary) -> list[tuple[Any, ...]]:
     """A row of `COLUMNS` for each task: the protocol's score, and the mean with its interval."""
     return [
         (
-            TASKS[name].title,
-            TASKS[name].ranking_metric,
+            task_named(name).title,
+            task_named(name).ranking_metric,
             task.score,
             task.mean,
             *(interval(task) or (None, None)),

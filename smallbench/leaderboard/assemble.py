@@ -6,6 +6,7 @@ run can know (who, under which licence, at what price) comes in as `Author`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -16,6 +17,7 @@ from smallbench.config import differing_keys, flatten, to_dict
 from smallbench.errors import DataError
 from smallbench.files import read_json
 from smallbench.glue.choice import CHOICE
+from smallbench.glue.official import order_difference
 from smallbench.glue.protocols import PROTOCOLS, chosen_rate, departures
 from smallbench.glue.results import (
     RunResult,
@@ -28,6 +30,7 @@ from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard.compute import Sizes, count_parameters
 from smallbench.leaderboard.entry import (
+    PLUGINS_FOLDER,
     SCHEMA_VERSION,
     SIZE_NAMES,
     Data,
@@ -97,7 +100,7 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
     records = [m for m in metrics if m["event"] == "train"]
     if not records:
         raise DataError(f"{run_dir} has no records of training steps; let it train first")
-    runs = read_runs(glue)
+    runs = [run for run in read_runs(glue) if run.settings.task in TASKS]
     _require_same_model(runs, record, last_step=records[-1]["step"], glue=glue)
     log = chained(_log_records(metrics), config_digest=record["config_digest"])
     stored, predictions = _predictions(runs, glue)
@@ -122,6 +125,8 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
             record, log_sha256=log[-1]["sha256"], image_digest=author.image_digest
         ),
     )
+    for plugin in record.get("plugins", ()):
+        predictions |= {_plugin_path(n): text.encode() for n, text in plugin["files"].items()}
     write_entry(out, entry, runs=stored, predictions=predictions, train_log=log)
     try:
         read_submission(out)
@@ -163,6 +168,26 @@ def _require_same_model(
             f"{glue} was fine-tuned from random weights or on a part of train; an entry is of the "
             "pretrained encoder on all of it"
         )
+    _require_official_rows(runs, glue)
+
+
+def _require_official_rows(runs: Sequence[RunResult], glue: Path) -> None:
+    """Raise `DataError` for runs on other rows; samples are marked by their gold labels."""
+    for run in runs:
+        if run.unofficial is None:
+            raise DataError(
+                f"{glue}: the data of the {run.settings.task} runs were not checked against the "
+                "official rows; run the same 'smallbench glue' command again"
+            )
+        if run.unofficial:
+            raise DataError(f"{glue} is not of the official rows: {run.unofficial[0]}")
+        if run.settings.split == CHOICE or run.settings.is_sample:
+            continue
+        task = TASKS[run.settings.task]
+        for split in task.dev_splits:
+            found = run.data_sha256.get(split, "")
+            if reason := order_difference(task, task.split(split), found):
+                raise DataError(f"{glue}: {reason}; an entry's predictions go by position")
 
 
 def _model(settings: Mapping[str, Any], num_parameters: int) -> Model:
@@ -279,7 +304,17 @@ def _provenance(
         config_digest=record["config_digest"],
         config=record["config"],
         train_log_sha256=log_sha256,
+        plugins=tuple(
+            {**plugin, "files": {name: _plugin_path(name) for name in plugin["files"]}}
+            for plugin in record.get("plugins", ())
+        ),
     )
+
+
+def _plugin_path(name: str) -> str:
+    """Where an entry keeps a plug-in's file: `lab/gate.py` in `plugins/lab.gate.py`."""
+    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name.replace("/", "."))
+    return f"{PLUGINS_FOLDER}/{plain}"
 
 
 def _without_place(text: str) -> str:
@@ -296,6 +331,7 @@ def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     records = [m for m in metrics if m["event"] == "train"]
     found = []
     for kept in _thinned([*first, *records], MAX_LOG_POINTS):
+        peak = kept.get("peak_memory_bytes")
         found.append(
             {
                 "step": kept["step"],
@@ -305,6 +341,7 @@ def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 # ELECTRA's generator is the masked-language model of the pair.
                 "mlm_loss": kept.get("mlm_loss", kept.get("generator_loss")),
                 "tokens_per_second": kept.get("tokens_per_second"),
+                **({"peak_memory_bytes": peak} if peak else {}),
             }
         )
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,17 +11,18 @@ from smallbench.glue.protocols import NOTHING
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.evaluation import Evaluation
-from smallbench.leaderboard.scores import ROBUST, VIEWS, View, ViewName
-from smallbench.leaderboard.statistics import (
-    LEAD,
-    Interval,
+from smallbench.leaderboard.ranking import (
+    Differences,
     RankRange,
-    interval,
-    leads,
-    probability_better,
+    differences,
+    failure_rates,
     rank_ranges,
+    score_interval,
 )
+from smallbench.leaderboard.scores import ROBUST, VIEWS, View, ViewName
+from smallbench.leaderboard.statistics import Interval, interval
 from smallbench.leaderboard.table import escape, markdown_line
+from smallbench.leaderboard.text import show
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,13 @@ class BoardRow:
     rank: RankRange | None
     """None where there is nothing to rank: a reported entry, or tasks missing."""
     leads: frozenset[str] = frozenset()
-    """Slugs of the entries over which its lead counts."""
+    """Slugs of the entries that it leads."""
+    interval: Interval | None = None
+    """Of AVG, with the failure rate of all runs in this view."""
+    place: int | None = None
+    """In `together`."""
+    together: Differences | None = None
+    """The simultaneous ranges of all pairs of this view."""
 
 
 def board(evaluations: Iterable[Evaluation], view: ViewName) -> list[BoardRow]:
@@ -55,23 +62,37 @@ def board(evaluations: Iterable[Evaluation], view: ViewName) -> list[BoardRow]:
         elif found is not None:
             rows.append(BoardRow(entry, evaluation, found, found.average, None))
     rows.sort(key=lambda row: (row.average is None, -(row.average or 0.0), row.entry.slug))
-    draws = {
-        row.entry.slug: row.view.draws for row in rows if row.view and row.view.draws is not None
+    scored = {
+        row.entry.slug: one
+        for row in rows
+        if row.view is not None and (one := row.view.scored) is not None
     }
-    if not draws:
+    if not scored:
         return rows
-    leading = leads(np.stack(list(draws.values())))
-    slugs = np.array(list(draws))
-    places = {
-        slug: (rank, frozenset(slugs[over].tolist()))
-        for slug, rank, over in zip(slugs.tolist(), rank_ranges(leading), leading, strict=True)
-    }
+    entries = list(scored.values())
+    together = differences(entries)
+    rates = failure_rates(entries, len(entries[0].draws))
+    ranks = rank_ranges(together.leads)
+    places = {slug: number for number, slug in enumerate(scored)}
     return [
-        replace(row, rank=places[row.entry.slug][0], leads=places[row.entry.slug][1])
+        _placed(row, places, together, ranks, score_interval(scored[row.entry.slug], rates))
         if row.entry.slug in places
         else row
         for row in rows
     ]
+
+
+def _placed(
+    row: BoardRow,
+    places: Mapping[str, int],
+    together: Differences,
+    ranks: Sequence[RankRange],
+    sure: Interval,
+) -> BoardRow:
+    place, slugs = places[row.entry.slug], list(places)
+    leads = frozenset(slugs[other] for other in np.flatnonzero(together.leads[place]))
+    return replace(row, rank=ranks[place], leads=leads, interval=sure, place=place,
+                   together=together)  # fmt: skip
 
 
 HEADINGS: dict[ViewName, str] = {
@@ -91,7 +112,7 @@ def render_board(evaluations: Sequence[Evaluation]) -> str:
         parts.append("|--:|---|---|" + "--:|" * (len(header) - 3))
         parts += [markdown_line(_cells(row)) for row in board(evaluations, name)]
         parts.append("")
-    rejected = [evaluation.folder.name for evaluation in evaluations if evaluation.rejected]
+    rejected = [show(evaluation.folder.name) for evaluation in evaluations if evaluation.rejected]
     if rejected:
         parts += [f"Rejected, so not shown: {', '.join(map(escape, rejected))}", ""]
     return "\n".join(parts)
@@ -100,7 +121,7 @@ def render_board(evaluations: Sequence[Evaluation]) -> str:
 def _cells(row: BoardRow) -> list[str]:
     if row.view is not None:
         scores = {name: cell.score for name, cell in row.view.tasks.items()}
-        sure = row.view.interval
+        sure = row.interval
     else:
         assert row.entry.reported is not None
         scores, sure = dict(row.entry.reported.scores), None
@@ -131,49 +152,62 @@ class Difference:
     b: float
     interval: Interval
     """Of a − b."""
-    probability: float
-    """P(a − b > 0)."""
 
     @property
     def verdict(self) -> str:
-        """Who leads, where the lead counts."""
-        if self.probability >= LEAD:
+        """Which leads: only if the interval excludes zero."""
+        if self.interval.low > 0:
             return "A leads"
-        return "B leads" if self.probability <= 1 - LEAD else "tie"
+        return "B leads" if self.interval.high < 0 else "tie"
 
 
 def compare(a: View, b: View) -> list[Difference]:
-    """Every task that both have, then AVG where both have it."""
+    """Every task that both have, then AVG if both have it.
+
+    A task's interval is by itself and of these pretrainings; that of AVG is the board's, of the two
+    recipes.
+    """
     assert a.name == b.name, "views are never mixed"
     rows = []
     for name in TASKS:
         if name in a.tasks and name in b.tasks:
-            x, y = a.task_draws[name], b.task_draws[name]
+            sure = _task_difference(a, b, name)
             values = (a.tasks[name].score, b.tasks[name].score)
-            rows.append(
-                Difference(TASKS[name].column, *values, interval(x - y), probability_better(x, y))
-            )
-    if a.draws is not None and b.draws is not None:
-        assert a.average is not None
-        assert b.average is not None
-        sure, better = interval(a.draws - b.draws), probability_better(a.draws, b.draws)
-        rows.append(Difference("AVG", a.average, b.average, sure, better))
+            rows.append(Difference(TASKS[name].column, *values, sure))
+    pair = [view.scored for view in (a, b)]
+    if None not in pair:
+        scored = [found for found in pair if found is not None]
+        sure = differences(scored).interval(0, 1)
+        rows.append(Difference("AVG", scored[0].score, scored[1].score, sure))
     return rows
+
+
+def _task_difference(a: View, b: View, name: str) -> Interval:
+    """Widened by failed runs at the pair's common rate, around the difference of the scores."""
+    drawn = interval(a.task_draws[name] - b.task_draws[name])
+    x, y = a.tasks[name], b.tasks[name]
+    learned = float(a.task_draws[name].mean() - b.task_draws[name].mean())
+    runs, failed = x.num_runs + y.num_runs, x.num_failed + y.num_failed
+    rate = failed / runs if a.name == "robust" else 0.0
+    spread = x.failure_cost**2 / x.num_runs + y.failure_cost**2 / y.num_runs
+    more = 1.96 * (spread * rate * (1 - rate)) ** 0.5
+    middle = x.score - y.score
+    low, high = drawn.low - learned, drawn.high - learned
+    return Interval(middle - (low**2 + more**2) ** 0.5, middle + (high**2 + more**2) ** 0.5)
 
 
 def render_comparison(a: Evaluation, b: Evaluation) -> str:
     """Each view that both have, as a table for a terminal."""
-    lines = [f"A: {a.folder.name}", f"B: {b.folder.name}"]
+    lines = [f"A: {show(a.folder.name)}", f"B: {show(b.folder.name)}"]
     for name in VIEWS:
         if name not in a.views or name not in b.views:
             lines += ["", f"{name}: not in both"]
             continue
-        lines += ["", f"{'':<6}{'A':>8}{'B':>8}{'A − B':>8}{'95 % interval':>20}{'P(A > B)':>10}  "]
-        lines[-1] += name
+        lines += ["", f"{'':<6}{'A':>8}{'B':>8}{'A − B':>8}{'95 % interval':>20}  {name}"]
         for row in compare(a.views[name], b.views[name]):
             low, high = row.interval.low, row.interval.high
             lines.append(
                 f"{row.name:<6}{row.a:>8.2f}{row.b:>8.2f}{row.a - row.b:>+8.2f}"
-                f"{f'{low:+.2f} to {high:+.2f}':>20}{row.probability:>10.3f}  {row.verdict}"
+                f"{f'{low:+.2f} to {high:+.2f}':>20}  {row.verdict}"
             )
     return "\n".join(lines)

@@ -3,6 +3,7 @@
     submissions/SLUG/entry.json            who, what, how (`entry.schema.json` is its law)
     submissions/SLUG/runs.jsonl            a line for each fine-tuning: task, rate, seed, epochs
     submissions/SLUG/predictions/*.tsv.gz  what each answered on dev: index<TAB>prediction
+    submissions/SLUG/plugins/*.py          code of its own, which nothing here ever runs
     submissions/SLUG/train_log.jsonl       the pretraining's records, chained by SHA-256
 
 Scores are not in it: `scores` computes them from the predictions. Reading a folder that nobody has
@@ -29,7 +30,7 @@ from smallbench.glue.tasks import Task
 
 SCHEMA_VERSION = 1
 ENTRY_FILE, RUNS_FILE, LOG_FILE = "entry.json", "runs.jsonl", "train_log.jsonl"
-PREDICTIONS_FOLDER = "predictions"
+PREDICTIONS_FOLDER, PLUGINS_FOLDER = "predictions", "plugins"
 
 Tier = Literal["reported", "claimed", "logged", "verified"]
 TIERS: tuple[Tier, ...] = ("reported", "claimed", "logged", "verified")
@@ -187,6 +188,8 @@ class Provenance:
     config_digest: str
     config: Mapping[str, Any]
     train_log_sha256: str | None
+    plugins: tuple[Mapping[str, Any], ...] = ()
+    """Name, SHA-256 and files of code of the run's own; the text lies in `plugins/`."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +255,8 @@ class StoredRun:
     epochs: int
     predictions: Mapping[str, str]
     """Dev split to its file below the entry's folder."""
+    pretraining_seed: int | None = None
+    """If the entry measures several pretrainings of its recipe; None: `pretrain.seed`."""
 
 
 SECTIONS: dict[str, type] = {
@@ -347,10 +352,17 @@ def write_entry(
     for path, content in (predictions or {}).items():
         files.write_bytes(folder / path, content)
     if runs:
-        files.write_text(folder / RUNS_FILE, _lines(map(config.to_dict, runs)))
+        files.write_text(folder / RUNS_FILE, _lines(map(_run_to_dict, runs)))
     if train_log:
         files.write_text(folder / LOG_FILE, _lines(train_log))
     files.write_json(folder / ENTRY_FILE, entry_to_dict(entry))
+
+
+def _run_to_dict(run: StoredRun) -> dict[str, Any]:
+    content = config.to_dict(run)
+    if run.pretraining_seed is None:
+        del content["pretraining_seed"]
+    return content
 
 
 def _lines(records: Iterable[Mapping[str, Any]]) -> str:

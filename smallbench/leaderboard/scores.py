@@ -17,9 +17,10 @@ import numpy as np
 
 from smallbench.glue.metrics import compute_metrics, is_failed_run
 from smallbench.glue.protocols import DEFAULT, PROTOCOLS
-from smallbench.glue.tasks import TASKS
+from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import StoredRun
 from smallbench.leaderboard.gold import Gold, Labels
+from smallbench.leaderboard.ranking import Scored, failure_rates, score_interval
 from smallbench.leaderboard.statistics import (
     Floats,
     Interval,
@@ -109,6 +110,10 @@ class TaskScore:
     learning_rates: tuple[float, ...]
     expected_maximum: float | None
     """Of `PAPER_TRIALS` trials; the paper's view only."""
+    failure_cost: float = 0.0
+    """Points between the runs that learned and one that answers the majority class."""
+    pretrainings: tuple[tuple[int, float], ...] = ()
+    """Seed and mean score of each pretraining, if there are several."""
 
     @property
     def num_runs(self) -> int:
@@ -140,9 +145,32 @@ class View:
         return None if self.draws is None else fmean(t.score for t in self.tasks.values())
 
     @property
+    def scored(self) -> Scored | None:
+        """What the ranking needs."""
+        if self.draws is None or self.average is None:
+            return None
+        tasks = list(self.tasks.values())
+        counts_failures = self.name == "robust"  # a best run of several did not fail
+        seeds = {seed for task in tasks for seed, _ in task.pretrainings}
+        return Scored(
+            score=self.average,
+            draws=self.draws,
+            failure_cost=fmean(task.failure_cost for task in tasks),
+            failure_spread=sum(t.failure_cost**2 / t.num_runs for t in tasks) / len(tasks) ** 2,
+            num_runs=sum(task.num_runs for task in tasks) if counts_failures else 0,
+            num_failed=sum(task.num_failed for task in tasks) if counts_failures else 0,
+            pretrainings=tuple(
+                fmean(dict(task.pretrainings)[seed] for task in tasks) for seed in sorted(seeds)
+            ),
+        )
+
+    @property
     def interval(self) -> Interval | None:
-        """AVG's."""
-        return None if self.draws is None else interval(self.draws)
+        """AVG's, from this entry alone; `board` has the one that all entries of a view give."""
+        scored = self.scored
+        if scored is None:
+            return None
+        return score_interval(scored, failure_rates([scored], len(scored.draws)))
 
 
 def robust_departures(submission: Submission) -> tuple[str, ...]:
@@ -165,11 +193,17 @@ def robust_departures(submission: Submission) -> tuple[str, ...]:
         runs, task = _robust_runs(submission, name), TASKS[name]
         if name not in finetune.chosen:
             found.append(f"{name}: no learning rate was chosen on train")
-        elif tuple(run.seed for run in runs) != ROBUST.seeds(task):
+        elif any(
+            tuple(sorted(r.seed for r in runs if r.pretraining_seed == of)) != ROBUST.seeds(task)
+            for of in {run.pretraining_seed for run in runs} or {None}
+        ):
             seeds = ", ".join(str(run.seed) for run in runs) or "none"
             found.append(f"{name}: seeds {seeds} at the chosen rate, not the published ones")
         elif {run.epochs for run in runs} != {task.default_epochs}:
             found.append(f"{name}: epochs other than {task.default_epochs}")
+    if len({frozenset(r.pretraining_seed for r in _robust_runs(submission, n)) for n in
+            {run.task for run in submission.runs}}) > 1:  # fmt: skip
+        found.append("tasks were measured on different pretrainings")
     return tuple(found)
 
 
@@ -207,7 +241,8 @@ def _score(
     task = TASKS[name]
     cells = [scores[run].metrics[task.ranking_metric] for run in runs]
     counted = list(runs) if view == "robust" else [runs[int(np.argmax(cells))]]
-    draws = mean_of_runs(task, scores.draws(counted), scores.answers(counted))
+    learned = [run for run in counted if not scores[run].failed] or counted
+    draws = mean_of_runs(task, scores.draws(learned), scores.answers(learned))
     draws = draws.astype(np.float32)  # enough for a comparison, and half to keep
     metrics = {
         key: fmean(scores[run].metrics[key] for run in counted) for key in scores[runs[0]].metrics
@@ -215,7 +250,7 @@ def _score(
     score = TaskScore(
         task=name,
         score=metrics[task.ranking_metric],
-        interval=interval(draws),
+        interval=_task_interval(task, counted, learned, draws, scores),
         runs=tuple(cells),
         mean=fmean(cells),
         sd=stdev(cells) if len(cells) > 1 else None,
@@ -226,5 +261,40 @@ def _score(
         metrics=metrics,
         learning_rates=tuple(sorted({run.learning_rate for run in runs})),
         expected_maximum=expected_maximum(cells, PAPER_TRIALS) if view == "paper" else None,
+        failure_cost=max(0.0, float(draws.mean()) - _majority_score(task, scores.gold)),
+        pretrainings=_pretrainings(task, counted, scores),
     )
     return score, draws
+
+
+def _task_interval(
+    task: Task,
+    counted: Sequence[StoredRun],
+    learned: Sequence[StoredRun],
+    draws: Floats,
+    scores: RunScores,
+) -> Interval:
+    """A task's interval; failed runs are drawn like others, because its score has them."""
+    if len(learned) < len(counted):
+        draws = mean_of_runs(task, scores.draws(counted), scores.answers(counted))
+    return interval(draws)
+
+
+def _majority_score(task: Task, gold: Gold) -> float:
+    """Points of a run that answers the majority class: 0 in a correlation."""
+    if task.ranking_metric != "accuracy":
+        return 0.0
+    labels = gold.labels[task.name]["dev"]
+    return 100.0 * float(np.bincount(labels).max() / len(labels))
+
+
+def _pretrainings(
+    task: Task, runs: Sequence[StoredRun], scores: RunScores
+) -> tuple[tuple[int, float], ...]:
+    """Mean score of each pretraining seed; empty if there is one."""
+    main = scores.submission.entry.measured.pretrain.seed
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        seed = main if run.pretraining_seed is None else run.pretraining_seed
+        found.setdefault(seed, []).append(scores[run].metrics[task.ranking_metric])
+    return tuple((s, fmean(found[s])) for s in sorted(found)) if len(found) > 1 else ()

@@ -1,14 +1,13 @@
-"""How sure a score is: hierarchical bootstrap, paired comparison, tie bands, expected maximum.
+"""How sure one task's score is: a hierarchical bootstrap over dev examples and fine-tuning seeds.
 
 A draw takes the dev examples again with replacement (the same ones for every run: they share the
-dev set) and the seeds again with replacement, and computes the score from what it took. What the
-intervals cover is the score that the same model would have on average over fine-tuning seeds, on
-dev sets drawn as this one was; the pretraining's own seed is not part of it.
+dev set) and the seeds again with replacement, and computes the score from what it took. Runs that
+failed are not drawn here: `ranking` accounts for them, and for the seed of the pretraining.
 
 Draws of examples depend on the task and on how many rows it has, and on nothing else. So every
 entry meets the same ones, and the difference of two entries' draws is the paired bootstrap.
 
-Shapes: R draws, S runs of a task, N examples, G groups of examples, E entries.
+Shapes: R draws, S runs of a task, N examples, G groups of examples.
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ Values = NDArray[Any]
 
 NUM_DRAWS = 10_000
 CONFIDENCE = 0.95
-LEAD = 0.95
-"""A lead counts where the paired bootstrap gives it at least this probability; else rows tie."""
 MAX_GROUPS = 1024
 """More examples than twice this are drawn in so many random groups of equal size: for means and
 counts the variance is the same, at a fortieth of QQP's work (Wolter 2007, §2)."""
@@ -219,7 +216,7 @@ def prepare(labels: Mapping[str, Mapping[str, Values]]) -> None:
         draw_scores(TASKS[name], splits["dev"][None], splits["dev"])
 
 
-# ---- several tasks, several entries
+# ---- intervals
 
 
 @dataclass(frozen=True)
@@ -229,6 +226,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether a difference with this interval is a lead."""
+        return self.low > 0 or self.high < 0
+
 
 def interval(draws_R: Floats) -> Interval:
     """Percentile interval."""
@@ -237,56 +239,8 @@ def interval(draws_R: Floats) -> Interval:
     return Interval(float(low), float(high))
 
 
-def probability_better(a_R: Floats, b_R: Floats) -> float:
-    """P(Δ > 0) of a over b from their paired draws; draws that are equal count half."""
-    wins, ties = np.count_nonzero(a_R > b_R), np.count_nonzero(a_R == b_R)
-    return (wins + ties / 2) / len(a_R)
-
-
-@dataclass(frozen=True)
-class RankRange:
-    """Places that an entry may hold: `2–4`, or one where nobody ties with it."""
-
-    best: int
-    worst: int
-
-    def __str__(self) -> str:
-        return str(self.best) if self.best == self.worst else f"{self.best}–{self.worst}"
-
-
-def leads(draws_ER: Floats) -> NDArray[np.bool_]:
-    """[E, E] whether the lead of the row's entry over the column's counts.
-
-    `probability_better` of every pair, of an entry's all at once.
-    """
-    num, num_draws = draws_ER.shape
-    lows, highs = (draws_ER.min(axis=1), draws_ER.max(axis=1)) if num else (np.empty(0),) * 2
-    found = np.zeros((num, num), dtype=bool)
-    for a in range(1, num):
-        better = (lows[a] > highs[:a]).astype(np.float64)  # right where all draws agree
-        overlapping = np.flatnonzero((lows[a] <= highs[:a]) & (highs[a] >= lows[:a]))
-        if len(overlapping):
-            first = overlapping[0]
-            ours, others = draws_ER[a], draws_ER[first:a]
-            wins = np.count_nonzero(ours > others, axis=1) / num_draws
-            # Between these there is no lead, were all the other draws equal.
-            open_ones = np.flatnonzero((wins <= 1 - LEAD) | (wins >= 2 * LEAD - 1))
-            equal = np.count_nonzero(ours == others[open_ones], axis=1) / num_draws
-            wins[open_ones] += equal / 2
-            better[first:] = wins
-        found[a, :a] = better >= LEAD
-        found[:a, a] = better <= 1 - LEAD
-    return found
-
-
-def rank_ranges(leads_EE: NDArray[np.bool_]) -> list[RankRange]:
-    """For each entry 1 + those with a counted lead over it, up to E − those that it leads."""
-    ahead, behind = leads_EE.sum(axis=0).tolist(), leads_EE.sum(axis=1).tolist()
-    return [RankRange(1 + a, len(leads_EE) - b) for a, b in zip(ahead, behind, strict=True)]
-
-
 def expected_maximum(scores: Sequence[float], num_trials: int) -> float:
-    """The best of `num_trials` trials to expect, from the distribution of the scores seen.
+    """Return the expected best of `num_trials` trials, from the distribution of the scores seen.
 
     Dodge et al. 2019, arXiv 1909.03004, equations 6 and 7: E[max] = Σ x (F(x)ⁿ − F(x−)ⁿ).
     """

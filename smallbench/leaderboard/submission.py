@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import stat
-import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import (
     ENTRY_FILE,
     LOG_FILE,
+    PLUGINS_FOLDER,
     PREDICTIONS_FOLDER,
     RUNS_FILE,
     SCHEMA_VERSION,
@@ -37,6 +36,8 @@ from smallbench.leaderboard.entry import (
     entry_from_dict,
     schema,
 )
+from smallbench.leaderboard.text import JOINERS, is_invisible, name_of, show, texts
+from smallbench.plugins import sha256_of
 
 # Several times what an honest entry needs, and little enough to read in seconds.
 MAX_FILES = 1_000
@@ -49,16 +50,18 @@ MAX_LOG_LINES = 50_000
 MAX_RECORD_BYTES = 4 << 10  # a line of either .jsonl; they have about 300
 MAX_JSON_DEPTH = 12
 MAX_SCORE = 1_000_000
+# Sums and ratios of such numbers, and a chart's scale over them, stay finite.
+MAX_NUMBER, MIN_NUMBER = 1e30, 1e-30
+MAX_LOGGED = 1e15  # of a line of the log: seconds, losses, rates
 
 PREDICTIONS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
+FOLDERS = {
+    PREDICTIONS_FOLDER: (PREDICTIONS_NAME, MAX_PREDICTIONS_BYTES),
+    PLUGINS_FOLDER: (re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.py"), 1 << 20),
+}
+"""Folder of an entry → how its files are called, and how large they may be."""
 HEADER = b"index\tprediction"
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
-MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;|javascript:|\]\(", re.IGNORECASE)
-INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Unicode categories that change how text looks or behaves without being seen."""
-BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
-"""Of other categories, and not seen either: fillers of Hangul, Braille's empty cell."""
-JOINERS = "\u200c\u200d"  # letters of some scripts, and emoji, need them
 
 
 class Rejected(ValueError):  # noqa: N818 - a verdict, not a fault of ours
@@ -85,7 +88,7 @@ class Submission:
     @property
     def texts(self) -> list[tuple[str, str]]:
         """Every text of the entry with its place: `authors[0]`."""
-        return list(_texts(self.entry, ""))
+        return list(texts(self.entry, ""))
 
 
 def read_submission(folder: Path) -> Submission:
@@ -107,6 +110,7 @@ def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
         for run in runs
         for split, path in run.predictions.items()
     }
+    _require_plugins(entry, contents)
     return Submission(folder, entry, runs, predictions, _parse_log(contents))
 
 
@@ -128,19 +132,20 @@ def list_files(folder: Path) -> dict[str, int]:
     Raises `Rejected` for links, special files, unknown names, too many or too large ones.
     """
     found = _statuses(folder, "")
-    if found.pop(PREDICTIONS_FOLDER, None) is not None:
-        found |= _statuses(folder / PREDICTIONS_FOLDER, f"{PREDICTIONS_FOLDER}/")
+    for below in FOLDERS:
+        if found.pop(below, None) is not None:
+            found |= _statuses(folder / below, f"{below}/")
     if len(found) > MAX_FILES:
         raise Rejected("files", f"more than {MAX_FILES:,} files")
     for path, status in found.items():
         folder_name, _, name = path.rpartition("/")
         if not stat.S_ISREG(status.st_mode):
             raise Rejected("files", f"{show(path)} is no regular file (a link?)")
-        if folder_name and not PREDICTIONS_NAME.fullmatch(name):
-            raise Rejected("files", f"{show(path)} is no name of a predictions file")
+        if folder_name and not FOLDERS[folder_name][0].fullmatch(name):
+            raise Rejected("files", f"{show(path)} does not have the name of a file in that folder")
         if not folder_name and name not in MAX_BYTES:
             raise Rejected("files", f"{show(path)} does not belong in an entry")
-        limit = MAX_PREDICTIONS_BYTES if folder_name else MAX_BYTES[name]
+        limit = FOLDERS[folder_name][1] if folder_name else MAX_BYTES[name]
         if status.st_size > limit:
             raise Rejected("files", f"{path} has {status.st_size:,} bytes, more than {limit:,}")
     sizes = {path: status.st_size for path, status in found.items()}
@@ -224,8 +229,10 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)
 
 
 def _require_plain(value: Any, depth: int) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not abs(value) <= MAX_NUMBER:
         raise ValueError("a number is too large")
+    if isinstance(value, float) and 0 < abs(value) < MIN_NUMBER:
+        raise ValueError("a number is too small")
     if isinstance(value, int) and abs(value) >= 1 << 64:
         raise ValueError("a number is too large")
     if isinstance(value, dict | list):
@@ -243,11 +250,10 @@ def _parse_entry(raw: bytes, folder: Path) -> Entry:
             "schema", f"schema_version {show(version)}; this smallbench reads {SCHEMA_VERSION}"
         )
     _require_valid(content, "", check="schema", place=ENTRY_FILE)
-    for place, text in _texts(content, ""):
-        bad = next((c for c in text if _is_invisible(c)), None)
+    for place, text in texts(content, ""):
+        bad = next((c for c in text if is_invisible(c)), None)
         if bad is not None:
-            name = unicodedata.name(bad, f"U+{ord(bad):04X}")
-            raise Rejected("text", f"{place} has an invisible character ({name})")
+            raise Rejected("text", f"{place} has an invisible character ({name_of(bad)})")
         if not place.startswith("provenance.") and not text.strip().strip(JOINERS):
             raise Rejected("text", f"{place} is blank")
     entry = entry_from_dict(content)
@@ -298,30 +304,20 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
     return {key: _inlined(member, definitions) for key, member in node.items() if key != "$defs"}
 
 
-def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield place, value
-    elif isinstance(value, Mapping):
-        for key, member in value.items():
-            yield from _texts(member, f"{place}.{key}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for number, member in enumerate(value):
-            yield from _texts(member, f"{place}[{number}]")
-    elif hasattr(value, "__dataclass_fields__"):
-        yield from _texts(vars(value), place)
-
-
-def _is_invisible(character: str) -> bool:
-    if character in BLANK_LETTERS:
-        return True
-    return unicodedata.category(character) in INVISIBLE and character not in JOINERS
-
-
-def show(value: Any) -> str:
-    """Foreign text for a report: on one line, without escapes for the terminal, not long."""
-    text = value if isinstance(value, str) else repr(value)
-    text = "".join("�" if _is_invisible(c) else c for c in text)
-    return text if len(text) <= 300 else f"{text[:300]}…"
+def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
+    """Raise `Rejected` unless the files in `plugins/` are those that the entry names."""
+    given = {path for path in contents if path.startswith(f"{PLUGINS_FOLDER}/")}
+    for plugin in entry.measured.provenance.plugins:
+        place = f"the plug-in {show(plugin['name'])}"
+        missing = set(plugin["files"].values()) - given
+        if missing:
+            raise Rejected("plugins", f"{place}: {sorted(missing)[0]} is not there")
+        texts = {name: contents[path] for name, path in plugin["files"].items()}
+        if sha256_of(plugin["name"], texts) != plugin["sha256"]:
+            raise Rejected("plugins", f"{place}: its files do not have its SHA-256")
+        given -= set(plugin["files"].values())
+    if given:
+        raise Rejected("plugins", f"{sorted(given)[0]} belongs to no plug-in of the entry")
 
 
 # ---- runs and their predictions
@@ -355,7 +351,7 @@ def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
         run = StoredRun(**line)
         if set(run.predictions) != set(TASKS[run.task].dev_splits):
             raise Rejected("runs", f"{place}: {run.task} has {TASKS[run.task].dev_splits}")
-        trial = (run.task, run.learning_rate, run.seed, run.epochs)
+        trial = (run.task, run.learning_rate, run.seed, run.epochs, run.pretraining_seed)
         if trial in trials:
             raise Rejected("seeds", f"{place}: {run.task} has seed {run.seed} twice")
         trials.add(trial)
@@ -458,6 +454,7 @@ def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]
 
 # ---- the training log
 
+PEAK_KEY = "peak_memory_bytes"  # may be absent: logs of version 0.1 have none
 _LOG_KEYS = ("step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256")
 
 
@@ -473,10 +470,12 @@ def _parse_log(contents: Mapping[str, bytes]) -> list[Mapping[str, Any]]:
 
 
 def _is_log_line(line: Any) -> bool:
-    if not isinstance(line, dict) or set(line) != set(_LOG_KEYS):
+    if not isinstance(line, dict) or set(line) - {PEAK_KEY} != set(_LOG_KEYS):
         return False
-    numbers = [line[key] for key in _LOG_KEYS[:-1]]
+    numbers = [line[key] for key in _LOG_KEYS[:-1]] + [line.get(PEAK_KEY)]
     if any(isinstance(n, bool) or not isinstance(n, int | float | None) for n in numbers):
+        return False
+    if any(n is not None and abs(n) > MAX_LOGGED for n in numbers):
         return False
     counts = (line["step"], line["tokens"])
     return (

@@ -1,7 +1,7 @@
 """The leaderboard as Markdown: the paper's rows (*reported*) and local results, side by side.
 
-Local rows are computed from stored runs and from nothing else. Sample rows, scored on generated
-stand-ins, are listed below all real ones whatever their scores.
+Local rows are computed from stored runs and from nothing else. Rows of data that are not the
+official ones, and of generated stand-ins, are listed below all others whatever their scores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from smallbench.glue.results import RunResult, group_runs
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.reported import REPORTED, ReportedRow
 
-Kind = Literal["reported", "local", "sample"]
+Kind = Literal["reported", "local", "unofficial", "sample"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _local_row(summary: Summary) -> Row:
         )
     return Row(
         name=name,
-        kind="sample" if summary.is_sample else "local",
+        kind="sample" if summary.is_sample else "unofficial" if summary.unofficial else "local",
         params_millions=summary.num_parameters / 1e6,
         cells={task: Cell(s.score, s.sd) for task, s in summary.tasks.items()},
         average=summary.average,
@@ -107,11 +107,12 @@ def leaderboard_rows(runs: Iterable[RunResult] = ()) -> list[Row]:
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
-    """By AVG, highest first; then incomplete rows; sample rows after all real ones."""
+    """By AVG, highest first; then incomplete rows; then unofficial, then sample rows."""
 
-    def place(row: Row) -> tuple[bool, bool, float, str]:
+    def place(row: Row) -> tuple[int, bool, float, str]:
         average = row.average
-        return row.kind == "sample", average is None, -(average or 0.0), row.name
+        last = _LAST.index(row.kind) if row.kind in _LAST else -1
+        return last, average is None, -(average or 0.0), row.name
 
     return sorted(rows, key=place)
 
@@ -142,9 +143,14 @@ def render_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+_LAST: tuple[Kind, ...] = ("unofficial", "sample")
+"""Kinds that are not comparable with the others; their rows are listed below them."""
+
 _EXPLANATIONS: dict[Kind, str] = {
     "reported": "as the paper prints it (arXiv 2109.10847); it cannot be recomputed.",
     "local": "mean over seeds ± standard deviation, recomputed from stored runs.",
+    "unofficial": "trained or scored on data that are not the official GLUE rows. Not comparable "
+    "with the other rows, so it is listed below them.",
     "sample": "scored on generated stand-ins, not on GLUE. Never comparable with the other rows, "
     "so it is listed below them whatever its scores.",
 }

@@ -10,4 +10,13 @@ ARCHITECTURES = Registry(
         "electra": "smallbench.models.electra:Electra",
         "roberta": "smallbench.models.roberta:Roberta",
     },
+    group="smallbench.architectures",
+    base="smallbench.models.encoder:Encoder",
+    configs={
+        "bert": "smallbench.models.config:BertConfig",
+        "deberta": "smallbench.models.config:DebertaConfig",
+        "electra": "smallbench.models.config:ElectraConfig",
+        "roberta": "smallbench.models.config:RobertaConfig",
+    },
+    config_base="smallbench.models.config:EncoderConfig",
 )

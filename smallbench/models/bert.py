@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
-from smallbench.models.attention import attend
 from smallbench.models.config import BertConfig
-from smallbench.models.dropout import Dropout
 from smallbench.models.encoder import Encoder, Head
+from smallbench.models.flops import transformer_flops
+from smallbench.models.kernels import Dropout, attend
 from smallbench.models.local_attention import (
     POSITION_STRENGTH,
     keep_positions,
@@ -92,11 +92,14 @@ class SelfAttention(nn.Module):
 class Bert(Encoder):
     """BERT's encoder with a head."""
 
+    attention_class: type[nn.Module] = SelfAttention
+    """Of each layer; built with the configuration."""
+
     def __init__(self, config: BertConfig, *, head: Head = "tokens") -> None:
         super().__init__(
             config,
             embeddings=Embeddings(config),
-            attention=lambda: SelfAttention(config),
+            attention=lambda: self.attention_class(config),
             head=head,
         )
         self.reset_parameters()
@@ -107,6 +110,10 @@ class Bert(Encoder):
         """mask_B11L: True where a key may be attended to; None where all may."""
         mask_BL = batch.attention_mask
         return None if mask_BL is None else mask_BL[:, None, None, :]
+
+    def flops_formula(self, **sizes: int) -> int:
+        """Return the operations of a forward pass."""
+        return transformer_flops(self.config, self.head, **sizes)
 
     def _look_at_neighbours(self, config: BertConfig) -> None:
         positions = self.embeddings.positions.weight

@@ -19,7 +19,8 @@ class EncoderConfig:
     al. 2020, §3.1), as google-research/electra does for its small models.
     """
 
-    architecture: str
+    architecture: str = ""
+    """A table's name or a plug-in's reference; a `PretrainConfig` fills it in from the class."""
     vocab_size: int | None = None  # None: the tokenizer's
     embedding_size: int = 128
     hidden_size: int = 256
@@ -86,7 +87,7 @@ class EncoderConfig:
 class BertConfig(EncoderConfig):
     """BERT (Devlin et al. 2019, arXiv 1810.04805), optionally with a factorised embedding."""
 
-    architecture: Literal["bert"] = "bert"
+    architecture: str = "bert"
     attention_init: Literal["normal", "local"] = option(
         "normal", help="local: heads begin by looking at their neighbours"
     )
@@ -106,7 +107,7 @@ class BertConfig(EncoderConfig):
 class ElectraConfig(BertConfig):
     """ELECTRA's encoder (Clark et al. 2020, arXiv 2003.10555): BERT with a factorised embedding."""
 
-    architecture: Literal["electra"] = "electra"  # type: ignore[assignment]
+    architecture: str = "electra"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class RobertaConfig(BertConfig):
     Its embedding is as wide as its hidden layers: transformers' classes know no other.
     """
 
-    architecture: Literal["roberta"] = "roberta"  # type: ignore[assignment]
+    architecture: str = "roberta"
     embedding_size: int = 256
     type_vocab_size: int = 1
     layer_norm_eps: float = 1e-5  # fairseq's
@@ -140,7 +141,7 @@ class DebertaConfig(EncoderConfig):
     mask decoder is left out, as it is in the systems that are reproduced here.
     """
 
-    architecture: Literal["deberta"] = "deberta"
+    architecture: str = "deberta"
     type_vocab_size: int = 0
     layer_norm_eps: float = 1e-7  # microsoft/deberta-base
     max_relative_positions: int = option(
@@ -153,7 +154,3 @@ class DebertaConfig(EncoderConfig):
         require(self.type_vocab_size == 0, key, self.type_vocab_size, "0: DeBERTa has no segments")
         key = "model.max_relative_positions"
         require(self.max_relative_positions >= 1, key, self.max_relative_positions, "at least 1")
-
-
-ModelConfig = BertConfig | ElectraConfig | RobertaConfig | DebertaConfig
-"""Any architecture's configuration; `architecture` tells them apart."""

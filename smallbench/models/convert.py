@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from smallbench.errors import ConfigError
+from smallbench.models import ARCHITECTURES
 from smallbench.models.config import (
     BertConfig,
     DebertaConfig,
     ElectraConfig,
     EncoderConfig,
-    ModelConfig,
     RobertaConfig,
 )
 
@@ -115,7 +115,7 @@ def body_of(theirs: Mapping[str, Any]) -> tuple[EncoderConfig, Target] | None:
         return None
     # Only Electra's classes are told apart by the head; of the body it says nothing.
     head = "replaced" if config_class is ElectraConfig else "tokens"
-    target = target_of(config, head=head, pad_token_id=theirs["pad_token_id"])
+    target = built_in_target(config, head=head, pad_token_id=theirs["pad_token_id"])
     free = {"hidden_dropout_prob", "attention_probs_dropout_prob", "tie_word_embeddings"}
     # Whatever ours cannot express shows here: it would not come back as it went.
     if any(theirs.get(k, v) != v for k, v in target.config.items() if k not in free):
@@ -127,14 +127,30 @@ UNKNOWN_OPTIONS = ("is_decoder", "add_cross_attention", "talking_head")
 """Options of transformers' classes that ours do not have, all off by default."""
 
 
-def target_of(config: ModelConfig, *, head: str = "tokens", pad_token_id: int = 0) -> Target:
-    """How `config`'s architecture travels with the head `tokens` or `replaced`."""
+def target_of(
+    config: EncoderConfig, *, head: str = "tokens", pad_token_id: int = 0
+) -> Target | None:
+    """How `config`'s architecture travels with the head `tokens` or `replaced`.
+
+    None if transformers has no class for it: one of a plug-in that declares none.
+    """
+    if type(config) in CONFIG_CLASSES.values() and config.architecture in CONFIG_CLASSES:
+        return built_in_target(config, head=head, pad_token_id=pad_token_id)
+    target: Target | None = ARCHITECTURES[config.architecture].transformers_target(
+        config, head=head, pad_token_id=pad_token_id
+    )
+    return target
+
+
+def built_in_target(config: EncoderConfig, *, head: str, pad_token_id: int) -> Target:
+    """How the built-in architecture of this configuration travels."""
     if isinstance(config, DebertaConfig):
         return _deberta(config, head, pad_token_id)
     if isinstance(config, RobertaConfig):
         if head == "replaced":  # the network is BERT's; Electra's classes have the head
             return _bert(config, "electra", head, pad_token_id)
         return _roberta(config, pad_token_id)
+    assert isinstance(config, BertConfig)
     factorised = config.embedding_size != config.hidden_size
     base = "electra" if factorised or head == "replaced" else "bert"
     return _bert(config, base, head, pad_token_id)

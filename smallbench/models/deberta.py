@@ -13,54 +13,16 @@ Shapes: B rows, L positions, R = 2 L relative positions, E embedding, D hidden, 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
-from smallbench.models.attention import attend
 from smallbench.models.config import DebertaConfig
-from smallbench.models.dropout import Dropout
 from smallbench.models.encoder import Encoder, Head
-
-
-def skew(products_LR: Tensor) -> Tensor:
-    """[…, L, 2 L] → […, L, L]: out[i, j] = products[i, j − i + L], without copying.
-
-    Element (i, j − i + L) lies at i·2L + j − i + L = i·(2L − 1) + j + L: a matrix with rows of
-    2L − 1, from the L-th element on.
-    """
-    length = products_LR.shape[-2]
-    flat = products_LR.flatten(-2)[..., length : length + length * (2 * length - 1)]
-    rows = torch.unflatten(flat, -1, (length, 2 * length - 1))
-    return rows[..., :length]
-
-
-def position_bias(c2p_HBLR: Tensor, p2c_HBLR: Tensor) -> Tensor:
-    """Both position terms of the scores, HBLL, from their products with all R positions."""
-    if torch.compiler.is_compiling():
-        return skew(c2p_HBLR) + skew(p2c_HBLR).transpose(-1, -2)
-    return _PositionBias.apply(c2p_HBLR, p2c_HBLR)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _PositionBias(torch.autograd.Function):
-    """Its gradient is written where it belongs at once; autograd's own goes by way of two more
-    tensors of twice the size."""
-
-    @staticmethod
-    def forward(ctx: Any, c2p_HBLR: Tensor, p2c_HBLR: Tensor) -> Tensor:
-        ctx.shape = c2p_HBLR.shape
-        return skew(c2p_HBLR) + skew(p2c_HBLR).transpose(-1, -2)
-
-    @staticmethod
-    def backward(ctx: Any, grad_HBLL: Tensor) -> tuple[Tensor, Tensor]:
-        """Of c2p and p2c: zero where a product was not read."""
-        grads = [grad_HBLL.new_zeros(ctx.shape) for _ in range(2)]
-        skew(grads[0]).copy_(grad_HBLL)
-        skew(grads[1]).copy_(grad_HBLL.transpose(-1, -2))
-        return grads[0], grads[1]
+from smallbench.models.flops import transformer_flops
+from smallbench.models.kernels import Dropout, attend, position_bias
 
 
 class Embeddings(nn.Module):
@@ -161,6 +123,6 @@ class Deberta(Encoder):
             rows_RD = table_SD[distances.clamp(0, 2 * self.span - 1)]
         return batch.attention_mask, rows_RD
 
-    def attention_flops(self, length: int) -> int:
-        """Two more terms of the scores than BERT's."""
-        return super().attention_flops(length) + 2 * length * self.config.hidden_size
+    def flops_formula(self, **sizes: int) -> int:
+        """Return the operations of a forward pass: each layer also maps 2 L positions, twice."""
+        return transformer_flops(self.config, self.head, num_score_terms=3, **sizes)

@@ -14,5 +14,7 @@ from smallbench.models.encoder import Head
 class Electra(Bert):
     """ELECTRA's encoder with a head."""
 
+    flops_formula = Bert.flops_formula  # the same network
+
     def __init__(self, config: ElectraConfig, *, head: Head = "replaced") -> None:
         super().__init__(config, head=head)

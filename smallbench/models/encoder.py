@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from smallbench.batch import Batch
 from smallbench.models.config import EncoderConfig
-from smallbench.models.dropout import Dropout
+from smallbench.models.flops import counted_flops
+from smallbench.models.kernels import Dropout
 
 Head = Literal["tokens", "replaced", "none"]
 """What a model is built to predict: the hidden tokens, which tokens were replaced, or nothing."""
@@ -88,6 +89,7 @@ class Encoder(nn.Module, ABC):
         embeddings: nn.Module,
         attention: Callable[[], nn.Module],
         head: Head,
+        layer: Callable[[EncoderConfig, nn.Module], nn.Module] = Layer,
     ) -> None:
         super().__init__()
         self.config = config
@@ -95,7 +97,7 @@ class Encoder(nn.Module, ABC):
         """Whether a backward pass computes each layer again from its input, which alone is kept."""
         self.embeddings: Any = embeddings
         self.layers = nn.ModuleList(
-            Layer(config, attention()) for _ in range(config.num_hidden_layers)
+            layer(config, attention()) for _ in range(config.num_hidden_layers)
         )
         if head == "tokens":
             self.predictor = TokenPredictor(config)
@@ -143,26 +145,32 @@ class Encoder(nn.Module, ABC):
         logits_BL: Tensor = self.detector(hidden_BLD)
         return logits_BL
 
-    def attention_flops(self, length: int) -> int:
-        """Multiply-adds a token and layer of attention without its four D × D maps."""
-        return 2 * length * self.config.hidden_size  # scores, and their use on the values
+    @classmethod
+    def transformers_target(cls, config: Any, *, head: str, pad_token_id: int) -> Any:
+        """How the weights travel to a class of transformers (`models.convert.Target`).
+
+        None: there is no such class, and an export carries the architecture's own code.
+        """
+        return None
+
+    @property
+    def head(self) -> Head:
+        """What this model predicts."""
+        if hasattr(self, "predictor"):
+            return "tokens"
+        return "replaced" if hasattr(self, "detector") else "none"
 
     def forward_flops(self, *, num_rows: int, length: int, num_targets: int) -> int:
-        """Floating-point operations of one forward pass: matrix products only, 2 a multiply-add.
+        """Return the floating-point operations of one forward pass, see `models.flops`.
 
-        Counts what the model needs, not what is computed: no recomputation, no padding, and only
-        the `num_targets` positions in the head.
+        By the formula that the class itself declares; otherwise counted. A subclass does not
+        inherit a formula: its network may be another.
         """
-        c = self.config
-        layer = 4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size
-        factorised = c.embedding_size != c.hidden_size
-        project = c.embedding_size * c.hidden_size if factorised else 0
-        per_token = c.num_hidden_layers * (layer + self.attention_flops(length)) + project
-        if hasattr(self, "predictor"):
-            head = c.hidden_size * c.embedding_size + c.embedding_size * c.num_embedding_rows
-        else:
-            head = c.hidden_size**2 + c.hidden_size
-        return 2 * (num_rows * length * per_token + num_targets * head)
+        if "flops_formula" in vars(type(self)):
+            formula: Callable[..., int] = getattr(self, "flops_formula")  # noqa: B009
+            return formula(num_rows=num_rows, length=length, num_targets=num_targets)
+        per_row, per_target = counted_flops(type(self), self.config, self.head, length)
+        return num_rows * per_row + num_targets * per_target
 
 
 def checkpoint_activations(module: nn.Module, on: bool = True) -> None:

@@ -14,5 +14,7 @@ from smallbench.models.encoder import Head
 class Roberta(Bert):
     """RoBERTa's encoder with a head."""
 
+    flops_formula = Bert.flops_formula  # the same network
+
     def __init__(self, config: RobertaConfig, *, head: Head = "tokens") -> None:
         super().__init__(config, head=head)

@@ -8,4 +8,11 @@ OBJECTIVES = Registry(
         "masked_lm": "smallbench.objectives.masked_lm:MaskedLM",
         "replaced_token": "smallbench.objectives.replaced_token:ReplacedToken",
     },
+    group="smallbench.objectives",
+    base="smallbench.objectives.base:PretrainObjective",
+    configs={
+        "masked_lm": "smallbench.objectives.config:MaskedLMConfig",
+        "replaced_token": "smallbench.objectives.config:ReplacedTokenConfig",
+    },
+    config_base="smallbench.objectives.config:ObjectiveConfig",
 )

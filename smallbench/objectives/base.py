@@ -7,13 +7,16 @@ means of micro-batches instead weighs targets unevenly (transformers#34191, torc
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
+from smallbench.models.encoder import Encoder, Head
+from smallbench.objectives.masking import IntArray, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -29,25 +32,51 @@ class Sums:
     """Name of the reported metric → (term whose targets divide it, sum)."""
 
 
-class Objective(Protocol):
-    """A module from micro-batch to summed losses, and the number of targets of each term."""
+class Objective(nn.Module, ABC):
+    """A module from a micro-batch to summed losses. Its parameters are trained and saved."""
 
     weights: Mapping[str, float]
     """Term → its weight in the loss."""
 
-    @property
-    def module(self) -> nn.Module:
-        """The module whose parameters are trained and whose state is saved."""
-        ...
-
+    @abstractmethod
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
-        """Targets of each term in `batch`, known before the forward pass."""
-        ...
+        """Return the number of targets of each term in `batch`, known before the forward pass."""
 
-    def __call__(self, batch: Batch) -> Sums:
-        """Summed losses and counts of `batch`."""
-        ...
+    @abstractmethod
+    def forward(self, batch: Batch) -> Sums:
+        """Return the summed losses and counts of `batch`."""
+
+    @abstractmethod
+    def train_flops(self, batch: Batch) -> int:
+        """Return the floating-point operations of training on `batch`: forward and backward."""
+
+
+class PretrainObjective(Objective):
+    """What training, export and the planner call of a pretraining objective.
+
+    A subclass is built as `(config, model_config, vocabulary)` and draws its initial weights from
+    PyTorch's global generator.
+    """
+
+    head: Head
+    """What `model` predicts once it is exported."""
+    model: Encoder
+    """The network that is exported and fine-tuned."""
+    vocabulary: Vocabulary
+
+    @abstractmethod
+    def corrupt(
+        self, ids_BL: IntArray, generator: np.random.Generator, fraction: float = 0.0
+    ) -> Batch:
+        """Return the global batch of clean rows, on the host and without targets listed.
+
+        `fraction` is the part of the run that is done. Everything random comes from `generator`.
+        """
 
     def train_flops(self, batch: Batch) -> int:
-        """Floating-point operations that training on `batch` needs: forward and backward."""
-        ...
+        """Return the forward pass of `model` three times: a backward pass costs two forwards."""
+        assert batch.target_ids is not None
+        rows, length = batch.input_ids.shape
+        return 3 * self.model.forward_flops(
+            num_rows=rows, length=length, num_targets=batch.target_ids.numel()
+        )

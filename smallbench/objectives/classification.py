@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
-from smallbench.objectives.base import Sums
+from smallbench.objectives.base import Objective, Sums
 
 
-class Classification(nn.Module):
+class Classification(Objective):
     """A model from a `Batch` to logits_BC with its loss, summed over the rows."""
 
     weights: Mapping[str, float] = {"task": 1.0}
@@ -27,11 +27,6 @@ class Classification(nn.Module):
         matrices = sum(p.numel() for p in model.parameters() if p.ndim >= 2)
         tables = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
         self._multiplied_parameters = matrices - tables
-
-    @property
-    def module(self) -> nn.Module:
-        """Itself: the objective's parameters are its model's."""
-        return self
 
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
         """Rows."""

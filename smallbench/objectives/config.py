@@ -10,10 +10,18 @@ from smallbench.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class CorruptionConfig:
+class ObjectiveConfig:
+    """What every pretraining objective's configuration has."""
+
+    objective: str = ""
+    """A table's name or a plug-in's reference; a `PretrainConfig` fills it in from the class."""
+    two_segment_fraction = 0.0  # not a key, unless a subclass makes it one
+
+
+@dataclass(frozen=True)
+class CorruptionConfig(ObjectiveConfig):
     """Dynamic masking, as BERT does it; no next-sentence prediction."""
 
-    objective: str
     mask_fraction: float = option(0.15, help="tokens that are targets")  # Devlin et al. 2019, §3.1
     final_mask_fraction: float | None = option(
         None, help="the last step's, linear in between (gpt-bert: 0.3 to 0.15); none: no change"
@@ -47,14 +55,14 @@ class CorruptionConfig:
 class MaskedLMConfig(CorruptionConfig):
     """Masked-language modelling: guess the chosen tokens."""
 
-    objective: Literal["masked_lm"] = "masked_lm"
+    objective: str = "masked_lm"
 
 
 @dataclass(frozen=True)
 class ReplacedTokenConfig(CorruptionConfig):
     """Replaced-token detection (Clark et al. 2020, arXiv 2003.10555)."""
 
-    objective: Literal["replaced_token"] = "replaced_token"
+    objective: str = "replaced_token"
     # google-research/electra pretrain_helpers.py `mask`: 85 % become [MASK], the rest stays.
     mask_token_fraction: float = 0.85
     random_token_fraction: float = 0.0
@@ -75,7 +83,3 @@ class ReplacedTokenConfig(CorruptionConfig):
         require(0 < width <= 1, key, width, "over 0 and at most 1")
         for name in ("generator_weight", "discriminator_weight"):
             require(getattr(self, name) > 0, f"objective.{name}", getattr(self, name), "over 0")
-
-
-ObjectiveConfig = MaskedLMConfig | ReplacedTokenConfig
-"""Any pretraining objective's configuration; `objective` tells them apart."""

@@ -7,7 +7,14 @@ import torch
 
 from smallbench.batch import Batch, with_targets
 from smallbench.objectives.config import CorruptionConfig
-from smallbench.objectives.masking import IntArray, Vocabulary, mask_tokens, split_segments
+from smallbench.objectives.masking import (
+    Chooser,
+    IntArray,
+    Vocabulary,
+    choose_positions,
+    mask_tokens,
+    split_segments,
+)
 
 
 def corrupt(
@@ -18,6 +25,7 @@ def corrupt(
     *,
     fraction: float = 0.0,
     with_uniforms: bool = False,
+    choose: Chooser = choose_positions,
 ) -> Batch:
     """Clean rows → a global batch with hidden tokens, on the host, without targets listed.
 
@@ -35,6 +43,7 @@ def corrupt(
         mask_fraction=config.mask_fraction_at(fraction),
         mask_token_fraction=config.mask_token_fraction,
         random_token_fraction=config.random_token_fraction,
+        choose=choose,
     )
     uniforms_BL = generator.random(ids_BL.shape, dtype=np.float32) if with_uniforms else None
     return Batch(

@@ -6,6 +6,7 @@ the corruption of a step does not depend on how it is cut into micro-batches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,10 @@ def choose_positions(
     return chosen_BL
 
 
+Chooser = Callable[[BoolArray, float, np.random.Generator], BoolArray]
+"""Which of the candidates become targets: like `choose_positions`."""
+
+
 def mask_tokens(
     ids_BL: IntArray,
     vocabulary: Vocabulary,
@@ -71,6 +76,7 @@ def mask_tokens(
     mask_fraction: float,
     mask_token_fraction: float,
     random_token_fraction: float,
+    choose: Chooser = choose_positions,
 ) -> tuple[IntArray, IntArray]:
     """BERT's corruption (Devlin et al. 2019, §3.1): corrupted ids_BL and labels_BL.
 
@@ -78,7 +84,7 @@ def mask_tokens(
     are drawn from the ordinary vocabulary, never from the special tokens.
     """
     special_BL = is_special(ids_BL, vocabulary)
-    chosen_BL = choose_positions(~special_BL, mask_fraction, generator)
+    chosen_BL = choose(~special_BL, mask_fraction, generator)
     fate_BL = generator.random(ids_BL.shape)
     becomes_mask_BL = chosen_BL & (fate_BL < mask_token_fraction)
     becomes_random_BL = (

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +21,10 @@ from torch import Tensor, nn
 from smallbench.batch import Batch
 from smallbench.models import ARCHITECTURES
 from smallbench.models.config import EncoderConfig
-from smallbench.objectives.base import Sums
+from smallbench.models.encoder import Encoder, Head
+from smallbench.objectives.base import PretrainObjective, Sums
 from smallbench.objectives.config import ReplacedTokenConfig
-from smallbench.objectives.corruption import corrupt, micro_batches
+from smallbench.objectives.corruption import corrupt
 from smallbench.objectives.masking import IntArray, Vocabulary
 from smallbench.objectives.token_loss import loss_of_targets
 
@@ -52,32 +52,26 @@ class DisentangledEmbedding(nn.Module):
         )
 
 
-class ReplacedToken(nn.Module):
+class ReplacedToken(PretrainObjective):
     """The objective with both networks; `model`, the discriminator, is what is exported."""
 
-    head = "replaced"
-    """What the model that is exported predicts."""
+    head: Head = "replaced"
 
     def __init__(self, config: ReplacedTokenConfig, model: EncoderConfig, vocabulary: Vocabulary):
         super().__init__()
         self.config = config
         self.vocabulary = vocabulary
-        self.weights: Mapping[str, float] = {
+        self.weights = {
             "generator": config.generator_weight,
             "discriminator": config.discriminator_weight,
         }
         build = ARCHITECTURES[model.architecture]
-        self.model: Any = build(model, head=self.head)
-        self.generator: Any = build(model.narrowed(config.generator_width), head="tokens")
+        self.model = build(model, head=self.head)
+        self.generator: Encoder = build(model.narrowed(config.generator_width), head="tokens")
         if config.embedding_sharing == "shared":
             self.generator.embeddings.share_with(self.model.embeddings)
         elif config.embedding_sharing == "gradient_disentangled":
             self.model.embeddings.tokens = DisentangledEmbedding(self.generator.embeddings.tokens)
-
-    @property
-    def module(self) -> nn.Module:
-        """Itself: the objective's parameters are its models'."""
-        return self
 
     def corrupt(
         self, ids_BL: IntArray, generator: np.random.Generator, fraction: float = 0.0
@@ -86,10 +80,6 @@ class ReplacedToken(nn.Module):
         return corrupt(
             ids_BL, self.config, self.vocabulary, generator, fraction=fraction, with_uniforms=True
         )
-
-    def micro_batches(self, batch: Batch, num_rows: int) -> list[Batch]:
-        """Cut a corrupted global batch into micro-batches with their targets listed."""
-        return micro_batches(batch, num_rows)
 
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
         """Hidden positions for the generator, all tokens for the discriminator."""
@@ -149,4 +139,4 @@ class ReplacedToken(nn.Module):
         discriminator = self.model.forward_flops(
             num_rows=rows, length=length, num_targets=rows * length
         )
-        return 3 * int(generator + discriminator)
+        return 3 * (generator + discriminator)

@@ -1,72 +1,19 @@
-"""Cross-entropy over the vocabulary together with the product that makes the logits.
+"""The loss of a model's token head at a batch's targets.
 
-The logits of a step are its largest tensors, many times the encoder's activations. Here they exist
-once, in the precision of the product: each block of rows becomes, while it is in the cache, its
-share of the loss, its samples and its gradient, which overwrites it. No M × V of float32 is ever
-stored.
-
-Shapes: M targets, E embedding size, V rows of the output matrix.
+Shapes: D hidden, E embedding size, M targets.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import torch
 from torch import Tensor
 
 from smallbench.batch import Batch
-from smallbench.models.paths import is_on_cpu
-
-CPU_BLOCK_ELEMENTS = 1 << 20
-"""Elements of a block in float32: 4 MiB, which two cores' caches hold between the passes."""
-
-GPU_BLOCK_ELEMENTS = 1 << 24
-"""64 MiB: enough for each kernel to fill a GPU."""
-
-
-class TokenLoss(NamedTuple):
-    """What is known of the targets."""
-
-    loss: Tensor
-    """Cross-entropy summed over the targets."""
-    guesses: Tensor | None
-    """M, the most likely token of each target."""
-    samples: Tensor | None
-    """M, a token drawn from each target's softmax."""
-
-
-def token_loss(
-    features_ME: Tensor,
-    weight_VE: Tensor,
-    bias_V: Tensor,
-    target_ids_M: Tensor,
-    *,
-    vocab_size: int,
-    guess: bool = False,
-    uniforms_M: Tensor | None = None,
-) -> TokenLoss:
-    """The loss of `features @ weightᵀ + bias`; with `uniforms_M`, samples drawn by them.
-
-    Rows of the weight from `vocab_size` on are padding: they take part in the softmax, as they do
-    in its gradient, but are never guessed or drawn.
-    """
-    if torch.is_autocast_enabled(features_ME.device.type):
-        dtype = torch.get_autocast_dtype(features_ME.device.type)
-    else:
-        dtype = features_ME.dtype
-    leaves = (features_ME, weight_VE, bias_V)
-    # Inside a function autograd is always off, so whether it was on must be told.
-    needs_gradient = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
-    with torch.autocast(features_ME.device.type, enabled=False):
-        outputs = _TokenLoss.apply(  # type: ignore[no-untyped-call]
-            *leaves, target_ids_M, uniforms_M, vocab_size, guess, dtype, needs_gradient
-        )
-    return TokenLoss(*outputs)
+from smallbench.models.encoder import Encoder
+from smallbench.models.kernels.token_loss import TokenLoss, token_loss
 
 
 def loss_of_targets(
-    model: Any, batch: Batch, *, vocab_size: int, guess: bool
+    model: Encoder, batch: Batch, *, vocab_size: int, guess: bool
 ) -> tuple[TokenLoss, Tensor]:
     """`token_loss` of a model with a token head at the batch's targets, and their ids_M.
 
@@ -86,72 +33,3 @@ def loss_of_targets(
         uniforms_M=batch.target_uniforms,
     )
     return result, batch.target_ids
-
-
-def sample(weights_MV: Tensor, uniforms_M: Tensor) -> Tensor:
-    """One column of each row, with probabilities in proportion to the row's weights.
-
-    Inverts the distribution function at `uniforms_M` in [0, 1).
-    """
-    cumulated_MV = weights_MV.cumsum(dim=-1)
-    heights_M1 = uniforms_M[:, None] * cumulated_MV[:, -1:]  # rounding: not quite 1
-    columns_M = torch.searchsorted(cumulated_MV, heights_M1, right=True).squeeze(1)
-    return columns_M.clamp(max=weights_MV.shape[1] - 1)
-
-
-class _TokenLoss(torch.autograd.Function):
-    """The gradient is computed in the forward pass, where the logits are."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features_ME: Tensor,
-        weight_VE: Tensor,
-        bias_V: Tensor,
-        target_ids_M: Tensor,
-        uniforms_M: Tensor | None,
-        vocab_size: int,
-        guess: bool,
-        dtype: torch.dtype,
-        needs_gradient: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        features, weight, bias = (t.to(dtype) for t in (features_ME, weight_VE, bias_V))
-        logits_MV = torch.addmm(bias, features, weight.T)
-        loss = torch.zeros((), device=logits_MV.device)
-        guesses, samples = [], []
-        block_elements = CPU_BLOCK_ELEMENTS if is_on_cpu(logits_MV) else GPU_BLOCK_ELEMENTS
-        rows = max(1, block_elements // logits_MV.shape[1])
-        grad_bias = torch.zeros(logits_MV.shape[1], device=logits_MV.device)
-        for first in range(0, logits_MV.shape[0], rows):
-            part = slice(first, first + rows)
-            scores = logits_MV[part].float()
-            targets = target_ids_M[part, None]
-            if guess:
-                guesses.append(scores[:, :vocab_size].argmax(dim=-1))
-            scores -= scores.amax(dim=-1, keepdim=True)
-            target_scores = scores.gather(1, targets)
-            weights = scores.exp_()  # of which the softmax is a multiple
-            totals = weights.sum(dim=-1, keepdim=True)
-            loss += (totals.log() - target_scores).sum()
-            if uniforms_M is not None:
-                samples.append(sample(weights[:, :vocab_size], uniforms_M[part]))
-            if needs_gradient:
-                weights.scatter_add_(1, targets, -totals)
-                logits_MV[part] = weights.mul_(1 / totals)
-                grad_bias += weights.sum(dim=0)
-        if needs_gradient:
-            ctx.save_for_backward(logits_MV @ weight, logits_MV.T @ features, grad_bias)
-            ctx.dtypes = features_ME.dtype, weight_VE.dtype, bias_V.dtype
-        indices = [torch.cat(part) if part else None for part in (guesses, samples)]
-        ctx.mark_non_differentiable(*(i for i in indices if i is not None))
-        return loss, *indices  # type: ignore[return-value]
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        """The stored gradients times that of the loss."""
-        gradients = (
-            # In float32 before scaling: a loss scale could leave the range of float16.
-            (gradient.float() * grad_loss).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return (*gradients, None, None, None, None, None, None)

@@ -3,7 +3,11 @@
 `RECIPES` is the table; a recipe is a function without arguments that returns a `PretrainConfig`.
 """
 
+from dataclasses import replace
+
+from smallbench.errors import ConfigError
 from smallbench.registry import Registry
+from smallbench.train.config import PretrainConfig
 
 RECIPES = Registry(
     "recipe",
@@ -23,4 +27,16 @@ RECIPES = Registry(
         "roberta-small": "smallbench.recipes.roberta:roberta_small",
         "roberta-tiny": "smallbench.recipes.roberta:roberta_tiny",
     },
+    group="smallbench.recipes",
 )
+
+
+def recipe_config(name: str) -> PretrainConfig:
+    """The configuration of a recipe, which bears the name by which it is found again."""
+    config = RECIPES[name]()
+    if not isinstance(config, PretrainConfig):
+        raise ConfigError(
+            f"the recipe {name} returns {type(config).__name__}; expected a "
+            "smallbench.train.config.PretrainConfig"
+        )
+    return replace(config, recipe=RECIPES.canonical(name))

@@ -13,7 +13,6 @@ sent, rows that are there already are not taken twice.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shlex
@@ -28,6 +27,7 @@ from typing import Any
 
 from smallbench.errors import ExitCode, UnavailableError
 from smallbench.files import read_json
+from smallbench.stop import NEVER, Stop
 from smallbench.tracking.base import Record
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.jsonl import read_metrics
@@ -68,7 +68,7 @@ def views_of_run(
     config: TrackerConfig,
     run_dir: Path,
     *,
-    seconds_left: Callable[[], float] = lambda: math.inf,
+    stop: Stop = NEVER,
 ) -> list[WandbRun]:
     """`open_views` for the pretraining run in `run_dir`.
 
@@ -98,7 +98,7 @@ def views_of_run(
         },
         records=read_metrics(run_dir / "metrics.jsonl"),
         at_end=summary,
-        seconds_left=seconds_left,
+        stop=stop,
     )
 
 
@@ -136,9 +136,9 @@ class WandbRun:
         settings: Mapping[str, Any],
         records: Sequence[Record] = (),
         at_end: Callable[[], Mapping[str, Any]] = dict,
-        seconds_left: Callable[[], float] = lambda: math.inf,
+        stop: Stop = NEVER,
     ) -> None:
-        """`at_end` gives values for the summary; `seconds_left` is how long the end may take."""
+        """`at_end` gives values for the summary; `stop` says how long the end may take."""
         self._wandb = import_wandb()
         self._arguments: dict[str, Any] = {
             "project": config.wandb_project,
@@ -150,7 +150,7 @@ class WandbRun:
             "config": dict(settings),
             "allow_val_change": True,  # what is looked at and kept may change with an attempt
         }
-        self._at_end, self._seconds_left = at_end, seconds_left
+        self._at_end, self._stop = at_end, stop
         self._records = records
         self._newest: dict[str, int] = {}
         """The step of each event's last row that W&B had before this attempt."""
@@ -174,8 +174,8 @@ class WandbRun:
         if error is not None:
             self._exit_code = int(getattr(error, "exit_code", ExitCode.CRASH))
         self._work.put(None)
-        seconds = min(INIT_SECONDS + 2 * FINISH_SECONDS + 5, self._seconds_left() - EXIT_SECONDS)
-        self._thread.join(timeout=max(seconds, 0))
+        left = self._stop.seconds_left() - EXIT_SECONDS
+        self._thread.join(timeout=max(min(INIT_SECONDS + 2 * FINISH_SECONDS + 5, left), 0))
         if self._thread.is_alive():
             self._is_given_up = True
             _say("W&B took too long to finish; the next attempt, or wandb sync, brings the rest")

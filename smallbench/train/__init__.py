@@ -1,1 +1,39 @@
-"""From batches to checkpoints: optimizer, schedule, precision, engine, the one training loop."""
+"""Training: one loop, its engines, checkpoints and what surrounds it.
+
+A row of `OPTIMIZERS` is `build(module, config) -> torch.optim.Optimizer`; a row of `SCHEDULES` is
+`schedule(fraction, config) -> float`, see `train.schedule`.
+"""
+
+from smallbench.registry import Registry
+
+OPTIMIZERS = Registry(
+    "optimizer",
+    {
+        "adafactor": "smallbench.train.optim:build_adafactor",
+        "adamw": "smallbench.train.optim:build_adamw",
+        "muon": "smallbench.train.optim:build_muon",
+    },
+    group="smallbench.optimizers",
+    configs={
+        "adafactor": "smallbench.train.config:AdafactorConfig",
+        "adamw": "smallbench.train.config:OptimConfig",
+        "muon": "smallbench.train.config:MuonConfig",
+    },
+    config_base="smallbench.train.config:OptimizerConfig",
+)
+
+SCHEDULES = Registry(
+    "schedule",
+    {
+        "constant": "smallbench.train.schedule:constant",
+        "cosine": "smallbench.train.schedule:cosine",
+        "linear": "smallbench.train.schedule:linear",
+    },
+    group="smallbench.schedules",
+    configs={
+        "constant": "smallbench.train.config:ConstantSchedule",
+        "cosine": "smallbench.train.config:CosineSchedule",
+        "linear": "smallbench.train.config:ScheduleConfig",
+    },
+    config_base="smallbench.train.config:ScheduleConfig",
+)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smallbench.batch import Batch
+from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import step_generator
 
 Rows = npt.NDArray[np.int64]
@@ -36,20 +37,19 @@ class CorruptedRows:
     """Pretraining's source: positions count samples of an endless shuffled stream.
 
     `take(start, count)` gives clean rows, `corrupt(rows, generator, fraction)` one global batch of
-    them and `cut(batch, size)` its micro-batches. `batch_size(fraction)` says how large it is.
+    them, which is cut into micro-batches. `batch_size(fraction)` says how large it is.
     """
 
     def __init__(
         self,
         take: Callable[[int, int], Rows],
         corrupt: Callable[[Rows, np.random.Generator, float], Batch],
-        cut: Callable[[Batch, int], list[Batch]],
         *,
         batch_size: Callable[[float], int],
         micro_batch_size: int,
         seed: int,
     ) -> None:
-        self._take, self._corrupt, self._cut = take, corrupt, cut
+        self._take, self._corrupt = take, corrupt
         self._batch_size = batch_size
         self._micro_batch_size = micro_batch_size
         self._seed = seed
@@ -61,7 +61,24 @@ class CorruptedRows:
         count = self._batch_size(fraction)
         rows_BL = self._take(position, count)
         batch = self._corrupt(rows_BL, step_generator(self._seed, position), fraction)
-        return self._cut(batch, self._micro_batch_size), position + count
+        return micro_batches(batch, self._micro_batch_size), position + count
+
+
+class TwoPhases:
+    """The rows of `first`, and from the part `begin_fraction` of the run on those of `then`.
+
+    Both count the same position: a stream can begin anywhere, and never ends.
+    """
+
+    def __init__(self, first: BatchSource, then: BatchSource, *, begin_fraction: float) -> None:
+        self._first, self._then, self._begin_fraction = first, then, begin_fraction
+
+    def read(
+        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
+    ) -> tuple[list[Batch], int]:
+        """The micro-batches of the phase that `fraction` is in."""
+        source = self._first if fraction < self._begin_fraction else self._then
+        return source.read(position, fraction)
 
 
 class ReadAhead:
@@ -80,9 +97,9 @@ class ReadAhead:
         if self._next is None or self._next[0] != (position, fraction):
             self._submit(position, fraction)
         assert self._next is not None
-        micro_batches, following = self._next[1].result()
+        read, following = self._next[1].result()
         self._submit(following, next_fraction)
-        return micro_batches, following
+        return read, following
 
     def close(self) -> None:
         """End the thread."""
@@ -93,7 +110,7 @@ class ReadAhead:
         self._next = ((position, fraction), future)
 
     def _prepare(self, position: int, fraction: float) -> tuple[list[Batch], int]:
-        micro_batches, following = self._source.read(position, fraction)
+        read, following = self._source.read(position, fraction)
         if self._pin_memory:
-            micro_batches = [batch.pin_memory() for batch in micro_batches]
-        return micro_batches, following
+            read = [batch.pin_memory() for batch in read]
+        return read, following

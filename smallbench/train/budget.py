@@ -1,35 +1,84 @@
-"""How long a run trains, in steps or in hours, and what part of that is behind it.
+"""Where a run stands, where it ends, and what part of it is done.
 
-Everything that changes while a run goes on (learning rate, batch size, masking rate) is a function
-of that part. Hours count the seconds in steps alone, over all restarts; every checkpoint has them.
+Everything that changes during a run (learning rate, batch size, masking rate, phase) is a function
+of that part. Seconds and FLOPs are summed over all restarts; every checkpoint holds them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Along = Literal["steps", "hours", "flops"]
+
+
+@dataclass
+class Progress:
+    """Where a run stands; the whole of it is in every checkpoint."""
+
+    step: int = 0
+    """Optimizer steps done, skipped ones included."""
+    position: int = 0
+    """Where the next step's batch begins in the source."""
+    batch_fraction: float = 0.0
+    """The part of the run by which the next step's batch is made. It is known one step early, since
+    batches are made while the step before them computes."""
+    num_tokens: int = 0
+    train_seconds: float = 0.0
+    """Seconds spent in steps; saving and evaluating are not in it. Equal in all processes."""
+    train_flops: float = 0.0
+    num_skipped_steps: int = 0
+    num_skipped_in_a_row: int = 0
+    usage: dict[str, Any] = field(default_factory=dict)
+    """What the run has used up besides, see `train.usage`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all fields."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The end of a run, and what its schedule runs along."""
+    """The end of a run, in up to three units, and the unit of its schedule."""
 
     max_steps: float = math.inf
     max_seconds: float = math.inf
-    along_hours: bool = False
-    """The schedule runs along the seconds (Geiping & Goldstein 2022, "Cramming", §4.3; Izsak et al.
-    2021, "24hBERT") instead of the steps."""
+    max_flops: float = math.inf
+    along: Along = "steps"
+    """The schedule's unit. Hours: Geiping & Goldstein 2022, "Cramming", §4.3; Izsak et al. 2021,
+    "24hBERT"."""
 
-    def fraction(self, step: int, seconds: float) -> float:
-        """The part of the schedule, 0 to 1, that `step` steps and `seconds` seconds make up."""
-        done, total = (seconds, self.max_seconds) if self.along_hours else (step, self.max_steps)
-        return min(done / total, 1.0) if total else 1.0
+    @property
+    def total(self) -> float:
+        """The schedule's length in its unit: steps, seconds or FLOPs."""
+        return {"steps": self.max_steps, "hours": self.max_seconds, "flops": self.max_flops}[
+            self.along
+        ]
 
-    def is_over(self, step: int, seconds: float) -> bool:
-        """Whether nothing may follow."""
-        return step >= self.max_steps or seconds >= self.max_seconds
+    def done(self, progress: Progress) -> float:
+        """Return what is done of `total`."""
+        values = {"hours": progress.train_seconds, "flops": progress.train_flops}
+        return values.get(self.along, progress.step)
 
-    def seconds_left(self, step: int, seconds: float, *, seconds_per_step: float) -> float:
-        """How long the rest will take at this speed."""
-        by_steps = (self.max_steps - step) * seconds_per_step
-        return max(min(by_steps, self.max_seconds - seconds), 0.0)
+    def fraction(self, progress: Progress) -> float:
+        """Return the part of the schedule that is done, 0 to 1."""
+        return min(self.done(progress) / self.total, 1.0) if self.total else 1.0
+
+    def is_over(self, progress: Progress) -> bool:
+        """Return whether any limit is reached."""
+        return (
+            progress.step >= self.max_steps
+            or progress.train_seconds >= self.max_seconds
+            or progress.train_flops >= self.max_flops
+        )
+
+    def seconds_left(
+        self, progress: Progress, *, seconds_per_step: float, flops_per_step: float = 0.0
+    ) -> float:
+        """Return how long the rest takes at this speed."""
+        steps = self.max_steps - progress.step
+        if flops_per_step:
+            steps = min(steps, (self.max_flops - progress.train_flops) / flops_per_step)
+        left = min(steps * seconds_per_step, self.max_seconds - progress.train_seconds)
+        return max(left, 0.0)

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from smallbench.batch import Batch
-from smallbench.errors import ConflictError, SmallbenchError
 from smallbench.files import temporary_sibling
 from smallbench.objectives.base import Objective
 from smallbench.tracking.base import Tracker
-from smallbench.train.budget import Budget
+from smallbench.tracking.plot import plot_loss
+from smallbench.train.budget import Budget, Progress
+from smallbench.train.config import PretrainConfig
 from smallbench.train.engine import Engine
-from smallbench.train.trainer import Progress, StepResult, add_means, count_targets
+from smallbench.train.trainer import Callback, StepResult, add_means, count_targets
+
+LOG_SECONDS = 60.0
+"""Seconds of training after which a record is due, however few steps they were."""
 
 
-class LogTraining:
-    """Every `every_steps`, one record of what happened since the last one.
+class LogTraining(Callback):
+    """Every `every_steps`, and once a minute at least, one record of what happened since the last.
 
     Losses are means over the steps between; they are read from the device only then. What is
     collected and not yet logged belongs to the run's state, so that a resumed run logs the same.
@@ -36,8 +42,6 @@ class LogTraining:
         every_steps: int,
         budget: Budget,
         peak_flops: float | None,
-        progress: Progress,
-        pending: Mapping[str, Sequence[float]] | None = None,
         also: Callable[[Progress], Mapping[str, float]] = lambda progress: {},
     ) -> None:
         """`also` gives further fields of a record."""
@@ -46,25 +50,37 @@ class LogTraining:
         self._budget = budget
         self._peak_flops = peak_flops
         self._also = also
-        self._pending: dict[str, list[Tensor]] = {
-            name: [torch.tensor(value) for value in values]
-            for name, values in (pending or {}).items()
-        }
+        self._pending: dict[str, list[Tensor]] = {}
+
+    def on_start(self, progress: Progress) -> None:
+        """Measure speed from here."""
         self._mark(progress)
 
-    def state_dict(self) -> dict[str, list[float]]:
-        """What was collected since the last record."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was collected since the last record."""
+        return {"pending": self._means()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on collecting."""
+        self._pending = {
+            name: [torch.tensor(value) for value in values]
+            for name, values in state["pending"].items()
+        }
+
+    def _means(self) -> dict[str, list[float]]:
         return {name: _read(values) for name, values in self._pending.items()}
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
         """Collect; at the interval and at the end, log."""
+        seconds = progress.train_seconds - self._seconds
         for name, value in {"loss": result.loss, **result.means}.items():
             self._pending.setdefault(name, []).append(value)
-        if progress.step % self._every_steps and not result.is_last:
+        is_due = progress.step % self._every_steps == 0 or seconds >= LOG_SECONDS
+        if not is_due and not result.is_last:
             return
-        seconds = progress.train_seconds - self._seconds
-        flops_per_second = (progress.train_flops - self._flops) / seconds
-        means = {name: finite_or_none(fmean(values)) for name, values in self.state_dict().items()}
+        steps, flops = progress.step - self._step, progress.train_flops - self._flops
+        flops_per_second = flops / seconds
+        means = {name: finite_or_none(fmean(values)) for name, values in self._means().items()}
         record = {
             "event": "train",
             "step": progress.step,
@@ -78,9 +94,9 @@ class LogTraining:
             "mfu": flops_per_second / self._peak_flops if self._peak_flops else None,
             "eta_seconds": round(
                 self._budget.seconds_left(
-                    progress.step,
-                    progress.train_seconds,
-                    seconds_per_step=seconds / (progress.step - self._step),
+                    progress,
+                    seconds_per_step=seconds / steps,
+                    flops_per_step=flops / steps,
                 ),
                 1,
             ),
@@ -110,17 +126,20 @@ def _read(values: Sequence[Tensor]) -> list[float]:
 @torch.no_grad()
 def evaluate(objective: Objective, engine: Engine, batches: Sequence[Batch]) -> dict[str, float]:
     """Mean losses and counts over fixed batches, in evaluation mode; draws no random number."""
-    objective.module.eval()
+    objective.eval()
     totals = count_targets(objective, batches)
     means: dict[str, Tensor] = {}
     for batch in batches:
         add_means(means, engine.forward(batch.to(engine.device)), totals)
-    objective.module.train()
+    objective.train()
     return {name: float(value) for name, value in means.items()}
 
 
-class HeldOutLoss:
-    """Every `every_steps` and at the end, the losses on held-out text with fixed corruption."""
+class HeldOutLoss(Callback):
+    """Before the first step, every `every_steps` and at the end, the losses on held-out text.
+
+    Its corruption is fixed.
+    """
 
     def __init__(
         self,
@@ -136,6 +155,20 @@ class HeldOutLoss:
         self._objective, self._engine, self._batches = objective, engine, batches
         self._every_steps = every_steps
         self._unigram_entropy = unigram_entropy
+        self._is_begun = False
+
+    def on_start(self, progress: Progress) -> None:
+        """Evaluate the initial weights of a new run."""
+        if not self._is_begun:
+            self.log(progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether the initial weights were evaluated."""
+        return {"is_begun": self._is_begun}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do not evaluate twice."""
+        self._is_begun = state["is_begun"]
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
         """Evaluate at the interval and at the end."""
@@ -145,6 +178,7 @@ class HeldOutLoss:
 
     def log(self, progress: Progress) -> None:
         """Evaluate now."""
+        self._is_begun = True
         start = time.perf_counter()
         means = evaluate(self._objective, self._engine, self._batches)
         weights = self._objective.weights
@@ -162,21 +196,7 @@ class HeldOutLoss:
             tracker.log(record)
 
 
-class SaveEvery:
-    """Calls `save` at the interval and at milestones."""
-
-    def __init__(
-        self, save: Callable[[], None], *, every_steps: int, milestones: Collection[int] = ()
-    ) -> None:
-        self._save, self._every_steps, self._milestones = save, every_steps, milestones
-
-    def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Save at the interval and at milestones."""
-        if progress.step % self._every_steps == 0 or progress.step in self._milestones:
-            self._save()
-
-
-class Heartbeat:
+class Heartbeat(Callback):
     """`heartbeat.json`, at most once a second: for whoever must tell a slow run from a dead one."""
 
     def __init__(self, path: Path, *, every_seconds: float = 1.0) -> None:
@@ -196,19 +216,51 @@ class Heartbeat:
         temporary.replace(self._path)
 
 
-class EndWith:
-    """Ends the run with an error that happened beside it, in a thread."""
+class TellTheEnd(Callback):
+    """At the end of a run that hours or FLOPs ended, says how much of its schedule is left."""
 
-    def __init__(
-        self, failure: Callable[[], SmallbenchError | None], save: Callable[[], None]
-    ) -> None:
-        self._failure, self._save = failure, save
+    def __init__(self, config: PretrainConfig, budget: Budget) -> None:
+        self._config, self._budget = config, budget
 
-    def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Raise it; save before, unless the run is somebody else's by now."""
-        error = self._failure()
-        if error is None:
+    def on_end(self, progress: Progress, *, is_done: bool) -> None:
+        """Say it."""
+        if not is_done or self._budget.fraction(progress) >= 1:
             return
-        if not isinstance(error, ConflictError):
-            self._save()
-        raise error
+        train = self._config.train
+        is_time = progress.train_seconds >= self._budget.max_seconds
+        limit = f"{train.max_hours:g} hours" if is_time else f"{train.max_flops:g} FLOPs"
+        flag = "--max_hours" if is_time else "--flops"
+        print(
+            f"{limit} are used up at step {progress.step:,}{of_steps(self._budget)}, where the "
+            f"learning rate has not come down yet; with a larger {flag} the same command goes on",
+            file=sys.stderr,
+        )
+
+
+class PlotLoss(Callback):
+    """Draws the loss curve of a run that is done."""
+
+    def __init__(self, metrics: Path, picture: Path, *, title: str) -> None:
+        self._metrics, self._picture, self._title = metrics, picture, title
+
+    def on_end(self, progress: Progress, *, is_done: bool) -> None:
+        """Draw it."""
+        if is_done:
+            plot_loss(self._metrics, self._picture, title=self._title)
+
+
+class AtEnd(Callback):
+    """Calls a function when the run is done."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+
+    def on_end(self, progress: Progress, *, is_done: bool) -> None:
+        """Call it."""
+        if is_done:
+            self._function()
+
+
+def of_steps(budget: Budget) -> str:
+    """Return the end, for people: ` of 1,000`; nothing if steps are not the limit."""
+    return "" if math.isinf(budget.max_steps) else f" of {budget.max_steps:,.0f}"

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from smallbench.gpus import GIB, gpu_of_device
+from smallbench.train.budget import Progress
 from smallbench.train.config import PretrainConfig
 from smallbench.train.engines import EngineChoice
 from smallbench.train.plan import Memory, Planner
-from smallbench.train.trainer import Progress, StepResult
+from smallbench.train.trainer import Callback, StepResult
 
 ASSUMED_MFU = 0.3
 """Of a plan that knows no better; also the default of `smallbench plan`."""
@@ -57,7 +58,7 @@ def _status_bytes(field: str) -> int:
     return 1024 * int(found[1]) if found else 0
 
 
-class ComparePlan:
+class ComparePlan(Callback):
     """A callback that says one line, after `every_steps` steps of this attempt."""
 
     def __init__(
@@ -70,10 +71,9 @@ class ComparePlan:
         precision: str,
         num_rows: int,
         every_steps: int,
-        progress: Progress,
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
-        """Plans now and says so; `num_rows` are those of a micro-batch."""
+        """Plans now; `num_rows` are those of a micro-batch."""
         planner = Planner(config, device_type=device.type, precision=precision)
         way = (engine, config.train.checkpoint_activations)
         self.memory: Memory = planner.memory(way, num_rows)
@@ -85,9 +85,14 @@ class ComparePlan:
             rate = ASSUMED_MFU * useful * peak / planner.flops_per_token()
             self.planned_tokens_per_second = rate
         self._meter, self._say = meter, say
-        self._due = progress.step + every_steps
+        self._every_steps, self._num_rows = every_steps, num_rows
+
+    def on_start(self, progress: Progress) -> None:
+        """Say what is planned."""
+        self._due = progress.step + self._every_steps
         self._mark = progress.num_tokens, progress.train_seconds
-        say(f"planned: {self.memory.label}, {num_rows} rows at a time, {self._planned()}")
+        rows = f"{self._num_rows} rows at a time"
+        self._say(f"planned: {self.memory.label}, {rows}, {self._planned()}")
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
         """Say it once."""

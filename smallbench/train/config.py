@@ -2,43 +2,88 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from smallbench.config import option, require
+from smallbench.config import option, require, section, settle_tags
 from smallbench.errors import ConfigError
-from smallbench.models.config import BertConfig, ModelConfig
+from smallbench.models import ARCHITECTURES
+from smallbench.models.config import BertConfig, EncoderConfig
+from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.config import MaskedLMConfig, ObjectiveConfig, ReplacedTokenConfig
+from smallbench.plugins import Plugin, is_reference, plugin_of
 from smallbench.storage.config import StorageConfig
+from smallbench.train import OPTIMIZERS, SCHEDULES
 
 
 @dataclass(frozen=True)
-class OptimConfig:
-    """AdamW (Loshchilov & Hutter 2019) with bias correction; norms and biases do not decay."""
+class OptimizerConfig:
+    """What every optimizer has. Norms and biases do not decay."""
 
+    optimizer: str = ""
     learning_rate: float = option(5e-4, help="peak learning rate")
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
     weight_decay: float = 0.01
     clip_norm: float = option(1.0, help="largest norm of the gradient of all parameters together")
 
     def __post_init__(self) -> None:
         require(self.learning_rate >= 0, "optim.learning_rate", self.learning_rate, "at least 0")
+        require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "over 0")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+
+
+@dataclass(frozen=True)
+class OptimConfig(OptimizerConfig):
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with bias correction."""
+
+    optimizer: str = "adamw"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"optim.{name}", getattr(self, name), "[0, 1)")
-        for name in ("epsilon", "clip_norm"):
-            require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "over 0")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        require(self.epsilon > 0, "optim.epsilon", self.epsilon, "over 0")
+
+
+@dataclass(frozen=True)
+class MuonConfig(OptimConfig):
+    """Muon (Jordan et al. 2024) for the matrices of hidden layers, AdamW for all else."""
+
+    optimizer: str = "muon"
+    momentum: float = 0.95  # Jordan et al. 2024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "[0, 1)")
+
+
+@dataclass(frozen=True)
+class AdafactorConfig(OptimizerConfig):
+    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): a state of almost no memory."""
+
+    optimizer: str = "adafactor"
+    learning_rate: float = option(1e-2, help="peak learning rate, relative to each parameter")
+    beta2_decay: float = option(-0.8, help="exponent of the step in the second moment's decay")
+    clip_threshold: float = option(1.0, help="largest root mean square of a parameter's update")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.beta2_decay <= 0, "optim.beta2_decay", self.beta2_decay, "at most 0")
+        key = "optim.clip_threshold"
+        require(self.clip_threshold >= 1, key, self.clip_threshold, "at least 1")
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """Linear warm-up, then linear decay to zero at the end of the run."""
 
-    along: Literal["steps", "hours"] = option(
+    schedule: str = "linear"
+    along: Literal["steps", "hours", "flops"] = option(
         "steps",
-        help="what a run goes along: the steps to max_steps, or the hours to max_hours",
+        help="unit of the schedule: steps (up to max_steps), hours (up to max_hours) or flops "
+        "(up to max_flops)",
     )
     warmup_fraction: float = option(0.01, help="part of the run in which the rate rises")
     initial_batch_size: int | None = option(
@@ -57,6 +102,48 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class CosineSchedule(ScheduleConfig):
+    """Linear warm-up, then half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983)."""
+
+    schedule: str = "cosine"
+    final_rate: float = option(0.0, help="learning rate at the end, as a part of the peak")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.final_rate <= 1, "schedule.final_rate", self.final_rate, "0 to 1")
+
+
+@dataclass(frozen=True)
+class ConstantSchedule(ScheduleConfig):
+    """Linear warm-up, then the peak, then a decay at the end (Hägele et al. 2024, WSD)."""
+
+    schedule: str = "constant"
+    decay_fraction: float = option(0.2, help="part of the run after the warm-up that decays")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        key = "schedule.decay_fraction"
+        require(0 < self.decay_fraction <= 1, key, self.decay_fraction, "over 0 to 1")
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """A second phase with longer rows, at the end of the run (BERT: 512 tokens, the last 10 %)."""
+
+    sequence_length: int | None = option(
+        None, help="tokens of a row of the second phase; none: there is no second phase"
+    )
+    begin_fraction: float = option(0.9, help="part of the run after which it begins")
+    corpus: str | None = option(None, help="hash of its corpus; filled in from --then_data")
+
+    def __post_init__(self) -> None:
+        length = self.sequence_length
+        require(length is None or length >= 8, "then.sequence_length", length, "at least 8")
+        key = "then.begin_fraction"
+        require(0 < self.begin_fraction < 1, key, self.begin_fraction, "over 0 and under 1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How long, how much at once, in which numbers, and how often to look and to save."""
 
@@ -65,6 +152,16 @@ class TrainConfig:
         None,
         help="hours in steps, over all restarts: the run ends there, and with schedule.along=hours "
         "its schedule does",
+    )
+    max_flops: float | None = option(
+        None,
+        help="floating-point operations of the model, over all restarts: the run ends there, and "
+        "with schedule.along=flops its schedule does",
+    )
+    init_from: str | None = option(
+        None,
+        help="directory of a run or an export, or id of a model on the Hugging Face hub, whose "
+        "weights the run begins with; none: fresh weights",
     )
     global_batch_size: int = option(128, help="sequences per optimizer step")
     micro_batch_size: int | None = option(
@@ -90,10 +187,13 @@ class TrainConfig:
     checkpoint_activations: bool = option(
         False, help="keep each layer's input only and compute the rest again: less memory, slower"
     )
-    log_every_steps: int = 50
+    log_every_steps: int = option(50, help="steps between two records; one a minute at least")
     eval_every_steps: int = option(5_000, help="held-out loss at this interval and at the end")
     num_eval_rows: int = option(2_048, help="held-out sequences that are evaluated")
     save_every_steps: int = option(5_000, help="checkpoint at this interval and at the end")
+    save_every_minutes: float = option(
+        30.0, help="checkpoint also after this many minutes of training without one"
+    )
     keep_last: int = option(2, help="checkpoints that are kept")
     keep_every_steps: int | None = option(
         None, help="also keep each checkpoint at this interval, for ever"
@@ -121,6 +221,9 @@ class TrainConfig:
         require(self.max_steps >= 0, "train.max_steps", self.max_steps, "at least 0")
         hours = self.max_hours
         require(hours is None or hours > 0, "train.max_hours", hours, "over 0, or none")
+        flops, minutes = self.max_flops, self.save_every_minutes
+        require(flops is None or flops > 0, "train.max_flops", flops, "over 0, or none")
+        require(minutes > 0, "train.save_every_minutes", minutes, "over 0")
         require(self.seed >= 0, "train.seed", self.seed, "at least 0")
         self._check_engine()
         if self.global_batch_size % self.rows_per_forward:
@@ -167,6 +270,9 @@ class DurabilityConfig(StorageConfig):
     max_unsynced_minutes: float = option(
         24 * 60.0, help="end with exit code 69 when nothing could be stored for so long"
     )
+    allow_changed_code: bool = option(
+        False, help="continue although a plug-in of the run is not the one that it began with"
+    )
     final_sync_minutes: float = option(
         30.0, help="after the last step, try so long to store it before exit code 69"
     )
@@ -198,30 +304,48 @@ class AccountingConfig:
 class PretrainConfig:
     """Everything that decides what a pretraining run computes; a recipe is one of these."""
 
-    recipe: str
+    recipe: str = ""
     sequence_length: int = 128
-    model: ModelConfig = field(default_factory=BertConfig)
-    objective: ObjectiveConfig = field(default_factory=MaskedLMConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    model: EncoderConfig = section(ARCHITECTURES, BertConfig)
+    objective: ObjectiveConfig = section(OBJECTIVES, MaskedLMConfig)
+    optim: OptimizerConfig = section(OPTIMIZERS, OptimConfig)
+    schedule: ScheduleConfig = section(SCHEDULES, ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    then: PhaseConfig = field(default_factory=PhaseConfig)
 
     def __post_init__(self) -> None:
+        settle_tags(self)
         length, segments = self.sequence_length, self.objective.two_segment_fraction
         require(length >= 8, "sequence_length", length, "at least 8")
-        if length > self.model.max_position_embeddings:
-            raise ConfigError(
-                f"sequence_length {length} is over model.max_position_embeddings "
-                f"{self.model.max_position_embeddings}"
-            )
+        for key, tokens in (
+            ("sequence_length", length),
+            ("then.sequence_length", self.then.sequence_length or 0),
+        ):
+            if tokens > self.model.max_position_embeddings:
+                raise ConfigError(
+                    f"{key} {tokens} is over model.max_position_embeddings "
+                    f"{self.model.max_position_embeddings}"
+                )
         if self.model.type_vocab_size < 2 and segments > 0:
             raise ConfigError(
                 f"objective.two_segment_fraction {segments} needs two segments, but "
                 f"model.architecture {self.model.architecture!r} has none; set it to 0"
             )
-        if self.schedule.along == "hours" and self.train.max_hours is None:
+        along = self.schedule.along
+        if along != "steps" and getattr(self.train, f"max_{along}") is None:
             raise ConfigError(
-                "schedule.along 'hours' needs train.max_hours; set it, or leave schedule.along out"
+                f"schedule.along {along!r} needs train.max_{along}; set it, or leave "
+                "schedule.along out"
+            )
+        train = self.train
+        if self.optim.optimizer != "adamw" and (
+            train.engine == "deepspeed"
+            or train.offload in {"optimizer", "parameters"}
+            or train.zero_stage is not None
+        ):
+            raise ConfigError(
+                f"the DeepSpeed engine supports optim.optimizer 'adamw' only, not "
+                f"{self.optim.optimizer!r}; use --train.engine=torch --train.offload=none"
             )
         first, size = self.schedule.initial_batch_size, self.train.rows_per_forward
         if first is not None and (first % size or first > self.train.global_batch_size):
@@ -232,6 +356,16 @@ class PretrainConfig:
             )
         if isinstance(self.objective, ReplacedTokenConfig):
             self.model.narrowed(self.objective.generator_width)  # raises where that cannot be
+
+
+def plugins_of(config: PretrainConfig) -> list[Plugin]:
+    """The code of a user's own that `config` names; each file and package once."""
+    names = [config.recipe]
+    for f in fields(config):
+        if table := f.metadata.get("table"):
+            names.append(getattr(getattr(config, f.name), table.kind))
+    found = [plugin_of(name) for name in names if is_reference(name)]
+    return list({plugin.name: plugin for plugin in found}.values())
 
 
 RESUMABLE_KEYS = frozenset(
@@ -245,6 +379,7 @@ RESUMABLE_KEYS = frozenset(
         "eval_every_steps",
         "num_eval_rows",
         "save_every_steps",
+        "save_every_minutes",
         "micro_batch_size",
         "engine",
         "offload",
@@ -258,8 +393,10 @@ what is learned. (Another micro-batch sums in another order and draws dropout in
 
 
 def resumable_keys(config: PretrainConfig) -> frozenset[str]:
-    """Keys that may change when a run of `config` continues.
+    """Return the keys that may change when a run of `config` continues.
 
-    Hours may, where they only end the run.
+    Hours and FLOPs may, if they only end the run.
     """
-    return RESUMABLE_KEYS | ({"train.max_hours"} if config.schedule.along == "steps" else set())
+    limits = {"hours": "train.max_hours", "flops": "train.max_flops"}
+    limits.pop(config.schedule.along, None)
+    return RESUMABLE_KEYS | set(limits.values())

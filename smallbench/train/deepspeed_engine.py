@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,11 +29,11 @@ from torch import Tensor, nn
 from smallbench.batch import Batch
 from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.base import Objective, Sums
-from smallbench.train.compiled_ops import compiled_ops
+from smallbench.train.compiled_ops import compiled_ops, ops_directory
 from smallbench.train.config import OptimConfig
-from smallbench.train.engine import MOMENTS, Update, check_optimizer_state, load_loss_scale
+from smallbench.train.engine import Update, load_loss_scale, shapes_of
 from smallbench.train.memory import keep_freed_memory
-from smallbench.train.optim import build_adamw
+from smallbench.train.optim import MOMENTS, build_adamw, check_states
 from smallbench.train.precision import DTYPES
 from smallbench.train.processes import Processes
 from smallbench.train.weights import distinct_state
@@ -93,15 +94,14 @@ class DeepSpeedEngine:
         self.device, self.precision, self.processes = device, precision, processes
         # On the host: the device may have no room for them twice.
         initial = {
-            name: weight.to("cpu", copy=True)
-            for name, weight in distinct_state(objective.module).items()
+            name: weight.to("cpu", copy=True) for name, weight in distinct_state(objective).items()
         }
-        self.objective, self.module = objective, objective.module.to(device)
+        self.objective, self.module = objective, objective.to(device)
         self.clip_norm = optim.clip_norm
         self.offload = offload
         self.stage = default_stage(offload, processes) if zero_stage is None else zero_stage
         # Compilers and ops report on stdout, where the metrics are.
-        with compiled_ops(), redirect_stdout(sys.stderr):
+        with compiled_ops(), redirect_stdout(sys.stderr), op_errors_explained():
             self._load_ops()
         plain_linear = F.linear
         # Not in that context: here processes wait for each other, and one would not have the lock.
@@ -291,12 +291,16 @@ class DeepSpeedEngine:
         states = list(self._adam.state.values())
         self._link_moments()
         named = self._parameters() if states else []
-        num_steps = max((int(state["step"]) for state in states), default=0)
+        num_steps = max((float(state["step"]) for state in states), default=0.0)
+        content = {
+            name: {
+                "step": torch.tensor(num_steps),
+                **{moment: moment_of(parameter, moment) for moment in MOMENTS},
+            }
+            for name, parameter in named
+        }
         return {
-            "optimizer": {
-                "num_steps": num_steps,
-                **{moment: {n: moment_of(p, moment) for n, p in named} for moment in MOMENTS},
-            },
+            "optimizer": {"optimizer": "adamw", "states": content},
             "scaler": self._loss_scale(),
         }
 
@@ -304,14 +308,14 @@ class DeepSpeedEngine:
         """Raises `DataError` where the state is of other parameters."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
-        optimizer = check_optimizer_state(state, self.module)
+        states = check_states(state["optimizer"], "adamw", shapes_of(self.module))
         self._load_loss_scale(state["scaler"])
-        if not optimizer["num_steps"]:
+        if not states:
             return
-        self._make_moments(optimizer["num_steps"])
+        self._make_moments(max(int(content["step"]) for content in states.values()))
         for name, parameter in self._parameters():
             for moment in MOMENTS:
-                value = optimizer[moment][name]
+                value = states[name][moment]
                 if self.stage == 0:
                     self._optimizer.state[parameter][moment].copy_(value)
                 else:
@@ -368,6 +372,27 @@ class DeepSpeedEngine:
         scaler.cur_scale = state["scale"]
         for name in vars(scaler).keys() & state.keys():
             setattr(scaler, name, state[name])
+
+
+@contextmanager
+def op_errors_explained() -> Iterator[None]:
+    """Raise one sentence if DeepSpeed cannot compile an op, or cannot load what was compiled."""
+    try:
+        yield
+    except Exception as error:
+        # Anything from a missing compiler to a symbol that a shared library lacks, and DeepSpeed
+        # raises whatever class it meets.
+        compiler = os.environ.get("CXX", "c++")
+        remedy = (
+            f"delete {ops_directory()}, so that it is compiled again"
+            if shutil.which(compiler)
+            else f"install a C++ compiler ({compiler!r} cannot be found; CXX names another one)"
+        )
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UnavailableError(
+            f"DeepSpeed cannot compile or load its C++ operators ({reason}); {remedy}, or train "
+            "with --train.engine=torch --train.offload=none"
+        ) from None
 
 
 def default_stage(offload: Offload, processes: Processes) -> int:

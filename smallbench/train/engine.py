@@ -17,17 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
-from smallbench.errors import DataError
 from smallbench.objectives.base import Objective, Sums
-from smallbench.train.config import OptimConfig
+from smallbench.train.config import OptimizerConfig
 from smallbench.train.memory import keep_freed_memory
-from smallbench.train.optim import build_adamw
+from smallbench.train.optim import build_optimizer, check_states, load_states, states_of
 from smallbench.train.precision import DTYPES
 from smallbench.train.processes import ALONE, Processes
 from smallbench.train.weights import distinct_state, load_distinct
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What Adam keeps of a parameter, by torch's and DeepSpeed's common names."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class Engine(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """`optimizer`: the number of steps and both moments by name; `scaler`: the loss scale."""
+        """`optimizer`: its name, and its state of each parameter; `scaler`: the loss scale."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -85,12 +81,12 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """AdamW on one device, mixed precision by autocast over float32 weights."""
+    """Any optimizer on one device, mixed precision by autocast over float32 weights."""
 
     def __init__(
         self,
         objective: Objective,
-        optim: OptimConfig,
+        optim: OptimizerConfig,
         *,
         device: torch.device,
         precision: str,
@@ -100,11 +96,11 @@ class TorchEngine:
             keep_freed_memory()
         self.device = device
         self.objective = objective
-        self.module = objective.module.to(device)
+        self.module: nn.Module = objective.to(device)
         self.precision = precision
         self.processes = processes
         self.clip_norm = optim.clip_norm
-        self.optimizer = build_adamw(self.module, optim)
+        self.optimizer, self._kind = build_optimizer(self.module, optim), optim.optimizer
         # fp16 alone needs its loss scaled: bf16 has the exponent range of fp32.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
@@ -117,7 +113,8 @@ class TorchEngine:
     def forward(self, batch: Batch) -> Sums:
         """The objective's sums, under autocast."""
         with self.autocast():
-            return self.objective(batch)
+            sums: Sums = self.objective(batch)
+        return sums
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
         """Add the gradient of `loss`, scaled under fp16."""
@@ -125,7 +122,7 @@ class TorchEngine:
         scaled.backward()  # type: ignore[no-untyped-call]
 
     def step(self, *, learning_rate: float) -> Update:
-        """One AdamW step at `learning_rate`, or none where the gradient is not finite."""
+        """One optimizer step at `learning_rate`, or none if the gradient is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         for parameter in self.module.parameters():
@@ -153,64 +150,34 @@ class TorchEngine:
         load_distinct(self.module, weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps and moments by name, and the loss scale."""
-        named = dict(self.module.named_parameters())
-        states = {n: self.optimizer.state[p] for n, p in named.items() if p in self.optimizer.state}
+        """The optimizer's state by name, and the loss scale."""
         return {
             "optimizer": {
-                "num_steps": int(max((s["step"].item() for s in states.values()), default=0)),
-                **{moment: {n: s[moment] for n, s in states.items()} for moment in MOMENTS},
+                "optimizer": self._kind,
+                "states": states_of(self.module, self.optimizer),
             },
             "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises `DataError` where the state is of other parameters."""
-        optimizer = check_optimizer_state(state, self.module)
-        names = {parameter: name for name, parameter in self.module.named_parameters()}
-        content = self.optimizer.state_dict()
-        order = [names[p] for group in self.optimizer.param_groups for p in group["params"]]
-        num_steps = float(optimizer["num_steps"])
-        content["state"] = {
-            # A tensor for each, since Adam counts each in place.
-            index: {"step": torch.tensor(num_steps), **{m: optimizer[m][name] for m in MOMENTS}}
-            for index, name in enumerate(order)
-            if name in optimizer[MOMENTS[0]]
-        }
-        self.optimizer.load_state_dict(content)
+        """Raises `DataError` if the state is of another optimizer or other parameters."""
+        states = check_states(state["optimizer"], self._kind, shapes_of(self.module))
+        load_states(self.module, self.optimizer, states)
         load_loss_scale(self.scaler, state["scaler"])
 
 
 def load_loss_scale(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> None:
     """Put back a loss scale; of another engine's, which counts otherwise, the scale alone."""
-    if state.keys() == scaler.state_dict().keys():
-        scaler.load_state_dict(dict(state))
-    elif scaler.is_enabled() and "scale" in state:
-        scaler.update(float(state["scale"]))
+    if not scaler.is_enabled() or "scale" not in state:
+        return
+    own = scaler.state_dict()
+    is_own = state.keys() == own.keys()
+    scaler.load_state_dict(dict(state) if is_own else {**own, "scale": float(state["scale"])})
 
 
-def check_optimizer_state(state: Mapping[str, Any], module: nn.Module) -> Mapping[str, Any]:
-    """The `optimizer` of an engine's state; raises `DataError` where it is of other parameters."""
-    optimizer: Mapping[str, Any] = state["optimizer"]
-    shapes = {name: p.shape for name, p in full_shapes(module).items()}
-    for moment in MOMENTS:
-        if moment not in optimizer:
-            raise DataError(f"the checkpoint's optimizer state has no {moment!r}")
-        for name, tensor in optimizer[moment].items():
-            if shapes.get(name) != tensor.shape:
-                raise DataError(
-                    f"the checkpoint's optimizer state of {name!r} has the shape "
-                    f"{list(tensor.shape)}, the model's is {list(shapes.get(name, ()))}"
-                )
-    return optimizer
-
-
-def full_shapes(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters by name, as tensors without content of their whole shape.
+def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
+    """Return the whole shape of each parameter by name.
 
     DeepSpeed leaves an empty tensor in place of a parameter that it has cut into partitions.
     """
-    return {
-        name: torch.empty(getattr(p, "ds_shape", p.shape), device="meta")
-        for name, p in module.named_parameters()
-    }
+    return {n: torch.Size(getattr(p, "ds_shape", p.shape)) for n, p in module.named_parameters()}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.errors import ConflictError, UnavailableError, UnsavedError
+from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, get_json
 from smallbench.train.manifest import attempt_name
 
@@ -39,7 +40,7 @@ class RunLease:
         *,
         holder: str,
         at_least: int = 1,
-        should_stop: Callable[[], bool] = lambda: False,
+        stop: Stop = NEVER,
         say: Callable[[str], None] = lambda text: None,
     ) -> int:
         """Own the run from here on; return the number of the new attempt, from `at_least` on.
@@ -50,7 +51,7 @@ class RunLease:
         """
         newest = self._newest_attempt()
         if newest:
-            self._wait_for(newest, holder, should_stop, say)
+            self._wait_for(newest, holder, stop, say)
         self.attempt, self._holder = max(newest + 1, at_least), holder
         try:
             self._put(f"attempts/{attempt_name(self.attempt)}.json", self._content(), only_new=True)
@@ -120,7 +121,7 @@ class RunLease:
         self,
         attempt: int,
         holder: str,
-        should_stop: Callable[[], bool],
+        stop: Stop,
         say: Callable[[str], None],
     ) -> None:
         seen = self._sign_of_life(attempt)
@@ -139,8 +140,7 @@ class RunLease:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(0.2, max(end - time.monotonic(), 0)))
-            if should_stop():
-                raise UnsavedError("asked to stop while waiting for another writer's lease")
+            stop.raise_if_asked("waiting for another writer's lease", UnsavedError)
         now = self._sign_of_life(attempt)
         if now["expires_unix_seconds"] not in {0, seen["expires_unix_seconds"]}:
             raise ConflictError(

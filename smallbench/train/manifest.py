@@ -11,8 +11,9 @@ from smallbench.config import digest
 from smallbench.errors import DataError
 from smallbench.files import parse_json, read_retried, sha256_file
 
-SCHEMA_VERSION = 2
-"""1 kept the optimizer's state by number instead of by name, and no hash of the manifest."""
+SCHEMA_VERSION = 3
+"""1 kept the optimizer's state by number instead of by name, and no hash of the manifest; 2 kept
+Adam's moments alone."""
 
 SEAL = "manifest_sha256"
 

@@ -30,11 +30,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from smallbench.batch import Batch
 from smallbench.errors import ConfigError
 from smallbench.models.encoder import checkpoint_activations
-from smallbench.models.paths import as_on_gpu
-from smallbench.objectives import OBJECTIVES
+from smallbench.models.kernels.choice import as_on_gpu
+from smallbench.objectives.base import PretrainObjective
+from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import Vocabulary
+from smallbench.train.build import build_objective
 from smallbench.train.config import PretrainConfig
-from smallbench.train.optim import build_adamw
+from smallbench.train.optim import build_optimizer
 from smallbench.train.precision import DTYPES
 from smallbench.train.trainer import count_targets, weigh
 
@@ -98,6 +100,16 @@ class LikeCuda(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class AnyNumber(TorchFunctionMode):
+    """Reads 1.0 from a tensor without data: some optimizers look at the number of their step."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function, or return the number."""
+        return 1.0 if func is Tensor.item else func(*args, **(kwargs or {}))
+
+
 def _float32(value: Any) -> Any:
     is_lower = isinstance(value, Tensor) and value.is_floating_point()
     return value.float() if is_lower else value
@@ -157,10 +169,10 @@ class StepTracer:
             self.objective.train()
             if offloaded:
                 for parameter in self.objective.parameters():
-                    parameter.register_post_accumulate_grad_hook(_drop_gradient)
+                    parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
             self._weight_bytes = self._memory.live
             if not offloaded:
-                self._optimizer = build_adamw(self.objective, config.optim)
+                self._optimizer = build_optimizer(self.objective, config.optim)
                 for parameter in self.objective.parameters():
                     parameter.grad = torch.zeros_like(parameter)
                 self._optimizer.step()
@@ -212,7 +224,7 @@ class StepTracer:
         ids_BL = random_rows(self._config, num_rows, generator)
         if is_padded:
             ids_BL[0, -1] = self.objective.vocabulary.pad_id
-        [batch] = self.objective.micro_batches(self.objective.corrupt(ids_BL, generator), num_rows)
+        [batch] = micro_batches(self.objective.corrupt(ids_BL, generator), num_rows)
         assert isinstance(batch, Batch)
         return batch
 
@@ -222,6 +234,7 @@ class StepTracer:
             if self._device_type == "cuda":
                 stack.enter_context(as_on_gpu())
                 stack.enter_context(LikeCuda())
+            stack.enter_context(AnyNumber())
             stack.enter_context(self._fake)
             stack.enter_context(self._memory)
             yield
@@ -248,10 +261,9 @@ def stand_in_vocabulary(config: PretrainConfig) -> Vocabulary:
     )
 
 
-def stand_in_objective(config: PretrainConfig) -> Any:
+def stand_in_objective(config: PretrainConfig) -> PretrainObjective:
     """The configuration's objective with its model, and a stand-in for the vocabulary."""
-    objective = OBJECTIVES[config.objective.objective]
-    return objective(config.objective, config.model, stand_in_vocabulary(config))
+    return build_objective(config, stand_in_vocabulary(config))
 
 
 def random_rows(

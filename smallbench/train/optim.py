@@ -1,28 +1,187 @@
-"""The optimizer: AdamW with the decay groups that every recipe here uses."""
+"""The optimizers: a row of `OPTIMIZERS` is a function `(module, config)`.
+
+Groups hold their parameters in the module's order. The state leaves an optimizer by the names of
+the parameters, so that it does not depend on groups or on the engine that holds it. (PyTorch's
+`distributed.checkpoint.state_dict` does the same, but takes a step to make a state that is not
+there yet, and such a state is not what a run has before its first step.)
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from smallbench.train.config import OptimConfig
+import torch
+from torch import Tensor, nn
+
+from smallbench.errors import ConfigError, DataError
+from smallbench.train import OPTIMIZERS
+from smallbench.train.config import AdafactorConfig, MuonConfig, OptimConfig, OptimizerConfig
+
+States = dict[str, dict[str, Any]]
+"""Parameter's name → what the optimizer keeps of it, by the optimizer's own names."""
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the configured optimizer over the trainable parameters of `module`."""
+    optimizer: torch.optim.Optimizer = OPTIMIZERS[config.optimizer](module, config)
+    return optimizer
+
+
+def decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    """Return groups of matrices, which decay, and of vectors, which do not.
+
+    Vectors are biases and norms (google-research/bert `optimization.py`).
+    """
+    parameters = [p for p in parameters if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def build_adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW over the trainable parameters of `module`.
+    """Return fused AdamW."""
+    return _adamw(module.parameters(), config)
 
-    Vectors (biases, norms) do not decay (google-research/bert `optimization.py`). Groups hold
-    their parameters in the module's order, which makes the optimizer's state portable.
-    """
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+
+def _adamw(parameters: Iterable[Tensor], config: OptimConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        decay_groups(parameters, config.weight_decay),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=True,
     )
+
+
+def build_muon(module: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
+    """Return Muon for the matrices of hidden layers, AdamW for embeddings, heads and vectors.
+
+    Hidden layers are what a `ModuleList` holds. Muon's update is scaled to AdamW's root mean
+    square, so both share one learning rate (Liu et al. 2025, arXiv 2502.16982, §2.2).
+    """
+    stacks = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
+    inside = {p for stack in stacks for p in stack.parameters()}
+    tables = {p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    hidden = [p for p in module.parameters() if p in inside - tables and p.ndim == 2]
+    hidden = [p for p in hidden if p.requires_grad]
+    if not hidden:
+        raise ConfigError(
+            "optim.optimizer 'muon' needs matrices in a torch.nn.ModuleList, and this model has "
+            "none; use 'adamw'"
+        )
+    chosen = set(hidden)
+    muon = torch.optim.Muon(
+        hidden,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return Combined(muon, _adamw([p for p in module.parameters() if p not in chosen], config))
+
+
+def build_adafactor(module: nn.Module, config: AdafactorConfig) -> torch.optim.Optimizer:
+    """Return Adafactor (Shazeer & Stern 2018, arXiv 1804.04235).
+
+    A matrix's second moments are kept as one row and one column, so the state takes almost no
+    memory. The learning rate is relative to the root mean square of each parameter.
+    """
+    return torch.optim.Adafactor(
+        decay_groups(module.parameters(), config.weight_decay),
+        lr=config.learning_rate,
+        beta2_decay=config.beta2_decay,
+        d=config.clip_threshold,
+    )
+
+
+class Combined(torch.optim.Optimizer):
+    """Several optimizers over different parameters that step together."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        # Not the base class's: it would keep groups of its own, and a state that is loaded gives
+        # each part new ones.
+        self.optimizers = optimizers
+        self.defaults = {}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The parts' own groups: a learning rate that is set here is theirs."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Step each part."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of each part."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none)
+
+
+def parts_of(optimizer: torch.optim.Optimizer) -> tuple[torch.optim.Optimizer, ...]:
+    """Return the optimizers that hold the state: those of a `Combined`, or the one itself."""
+    return optimizer.optimizers if isinstance(optimizer, Combined) else (optimizer,)
+
+
+def states_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> States:
+    """Return the state of each parameter by its name; empty before the first step."""
+    found = {p: state for part in parts_of(optimizer) for p, state in part.state.items()}
+    return {n: dict(found[p]) for n, p in module.named_parameters() if found.get(p)}
+
+
+def load_states(module: nn.Module, optimizer: torch.optim.Optimizer, states: States) -> None:
+    """Put back what `states_of` gave."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    for part in parts_of(optimizer):
+        content = part.state_dict()
+        order = [names[p] for group in part.param_groups for p in group["params"]]
+        content["state"] = {
+            # Scalars are copied: optimizers count steps in place.
+            index: {k: _own(v) for k, v in states[name].items()}
+            for index, name in enumerate(order)
+            if name in states
+        }
+        part.load_state_dict(content)
+
+
+def _own(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.ndim == 0 else value
+
+
+def check_states(saved: Mapping[str, Any], kind: str, shapes: Mapping[str, torch.Size]) -> States:
+    """Return the states of a checkpoint's optimizer.
+
+    Raises `DataError` if they are another optimizer's, or those of other parameters.
+    """
+    if saved.get("optimizer") != kind:
+        raise DataError(
+            f"the checkpoint holds the state of the optimizer {saved.get('optimizer')!r}, this run "
+            f"uses {kind!r}; start a new run, with --init_from for the weights alone"
+        )
+    states: States = saved["states"]
+    for name, state in states.items():
+        if name not in shapes:
+            raise DataError(f"the checkpoint's optimizer state is of {name!r}, which is not here")
+        for key, value in state.items():
+            if isinstance(value, Tensor) and not _fits(value.shape, shapes[name]):
+                raise DataError(
+                    f"the checkpoint's optimizer state {key!r} of {name!r} has the shape "
+                    f"{list(value.shape)}, the model's is {list(shapes[name])}"
+                )
+    return states
+
+
+def _fits(shape: torch.Size, parameter: torch.Size) -> bool:
+    """Return whether a state may belong to a parameter: a scalar, its shape, or a factor of it."""
+    if not shape:
+        return True
+    pairs = zip(shape, parameter, strict=False)
+    return len(shape) == len(parameter) and all(a in {1, b} for a, b in pairs)
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter, by torch's and DeepSpeed's common names."""

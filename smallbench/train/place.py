@@ -1,4 +1,4 @@
-"""Before a run: what an attempt knows, and how it comes to own its directory and its storage.
+"""Before a run: how an attempt comes to own its directory and its storage.
 
 Everything that may refuse (another run in the directory, another writer, another precision) does so
 here, before anything is computed. Of several processes only the first one comes here.
@@ -6,30 +6,25 @@ here, before anything is computed. Of several processes only the first one comes
 
 from __future__ import annotations
 
-import math
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from smallbench.data.shards import TokenRows
+from smallbench.data.shards import Manifest
 from smallbench.data.tokenizer import file_fingerprint
 from smallbench.data.verified import MEMORY_NAME, verify_once
 from smallbench.errors import ConfigError, SmallbenchError
 from smallbench.files import copy_directory, exclusive_lock
+from smallbench.stop import Stop
 from smallbench.storage.base import check_path, is_remote, join, open_storage
 from smallbench.storage.local import LocalStorage
-from smallbench.tracking.config import TrackerConfig
-from smallbench.train.budget import Budget
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore, Retention, newest_checkpoint
-from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
-from smallbench.train.engines import EngineChoice
-from smallbench.train.processes import Processes
+from smallbench.train.config import DurabilityConfig, PretrainConfig
+from smallbench.train.machine import Machine
 from smallbench.train.record import (
     LOCK_NAME,
     Record,
@@ -48,35 +43,6 @@ RELEASE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What an attempt knows before it looks into its directory."""
-
-    config: PretrainConfig
-    rows: TokenRows
-    held_out: TokenRows
-    run_dir: Path
-    device: torch.device
-    precision: str
-    choice: EngineChoice
-    fitting_rows: int
-    """Of a micro-batch, by plan."""
-    processes: Processes
-    shows_plan: bool
-    durability: DurabilityConfig
-    accounting: AccountingConfig
-    tracking: TrackerConfig
-    should_stop: Callable[[], bool]
-    seconds_left: Callable[[], float]
-
-    @property
-    def budget(self) -> Budget:
-        """The run's end."""
-        train, hours = self.config.train, self.config.schedule.along == "hours"
-        seconds = math.inf if train.max_hours is None else 3600 * train.max_hours
-        return Budget(math.inf if hours else train.max_steps, seconds, along_hours=hours)
-
-
-@dataclass(frozen=True)
 class Place:
     """Where an attempt keeps its checkpoints; only process 0 writes."""
 
@@ -85,10 +51,18 @@ class Place:
 
 
 def take_place(
-    setup: Setup, data: Path, resume: Resume, stack: ExitStack
+    config: PretrainConfig,
+    machine: Machine,
+    manifest: Manifest,
+    *,
+    data: Path,
+    run_dir: Path,
+    resume: Resume,
+    durability: DurabilityConfig,
+    stop: Stop,
+    stack: ExitStack,
 ) -> tuple[Place, Checkpoint | None]:
     """Own the run directory and the storage, and find the checkpoint to go on from."""
-    config, run_dir, durability = setup.config, setup.run_dir, setup.durability
     check_path(run_dir, name="--run_dir")
     store = CheckpointStore(run_dir)
     if resume == "must" and not durability.storage and not store.steps():
@@ -96,7 +70,7 @@ def take_place(
     remote = _open_remote(run_dir, durability)
     in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
     stack.enter_context(exclusive_lock(run_dir / LOCK_NAME, in_use))
-    record = _open_record(setup, data, resume, remote)
+    record = _open_record(config, manifest, data, run_dir, resume, remote, durability)
     attempt, uploader = next_attempt(record), None
     retention = Retention(
         keep_last=config.train.keep_last,
@@ -105,7 +79,7 @@ def take_place(
     )
     if remote:
         attempt = remote.lease.claim(
-            holder=holder_of(run_dir), at_least=attempt, should_stop=setup.should_stop, say=say
+            holder=holder_of(run_dir), at_least=attempt, stop=stop, say=say
         )
         uploader = Uploader(
             remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes
@@ -113,7 +87,7 @@ def take_place(
         stack.callback(_release, remote, uploader)
         stack.enter_context(uploader)  # from here on the lease is renewed
         # Again: whoever was waited for may have begun the run, or gone on with it.
-        record = _open_record(setup, data, resume, remote)
+        record = _open_record(config, manifest, data, run_dir, resume, remote, durability)
         remote.store.clean_up()
     store = CheckpointStore(
         run_dir,
@@ -123,26 +97,27 @@ def take_place(
     )
     store.clean_up()
     checkpoint = newest_checkpoint([store, *([remote.store] if remote else [])], store)
-    if checkpoint is not None and checkpoint.manifest["precision"] != setup.precision:
+    if checkpoint is not None and checkpoint.manifest["precision"] != machine.precision:
         raise ConfigError(
             f"{run_dir} was trained in {checkpoint.manifest['precision']}, this device would "
-            f"use {setup.precision}; continue on a device like the first, or start a new --run_dir"
+            f"use {machine.precision}; continue on a device like the first, or start a new "
+            "--run_dir"
         )
     verify_once(data, run_dir / MEMORY_NAME)
     _copy_tokenizer(
         data / "tokenizer",
         run_dir / "tokenizer",
-        fingerprint=setup.rows.manifest.tokenizer.fingerprint,
+        fingerprint=manifest.tokenizer.fingerprint,
     )
     add_attempt(
         run_dir,
         record,
         attempt,
         first_step=checkpoint.step if checkpoint else 0,
-        device=setup.device,
-        precision=setup.precision,
-        engine=asdict(setup.choice),
-        num_processes=setup.processes.size,
+        device=machine.device,
+        precision=machine.precision,
+        engine=asdict(machine.engine),
+        num_processes=machine.processes.size,
     )
     if remote and uploader:
         remote.push_record(run_dir)
@@ -152,20 +127,29 @@ def take_place(
     return Place(store, uploader), checkpoint
 
 
-def _open_record(setup: Setup, data: Path, resume: Resume, remote: RemoteRun | None) -> Record:
+def _open_record(
+    config: PretrainConfig,
+    manifest: Manifest,
+    data: Path,
+    run_dir: Path,
+    resume: Resume,
+    remote: RemoteRun | None,
+    durability: DurabilityConfig,
+) -> Record:
     """The run's record, after a look whether it may go on here."""
-    stores = [CheckpointStore(setup.run_dir), *([remote.store] if remote else [])]
+    stores = [CheckpointStore(run_dir), *([remote.store] if remote else [])]
     for store in stores:  # before anything is written or claimed
         store.refuse_other_versions()
     if remote:
-        remote.pull_record(setup.run_dir)
+        remote.pull_record(run_dir)
     _check_resume(resume, stores)
     return open_record(
-        setup.run_dir,
-        setup.config,
+        run_dir,
+        config,
         data=data,
-        manifest=setup.rows.manifest,
+        manifest=manifest,
         has_checkpoints=any(store.steps() or store.quarantined() for store in stores),
+        allow_changed_code=durability.allow_changed_code,
     )
 
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from smallbench.errors import ConfigError, DataError, UnavailableError
 from smallbench.gpus import GIB, Gpu, gpu_of_device
+from smallbench.objectives.base import PretrainObjective
 from smallbench.train.config import PretrainConfig
 from smallbench.train.deepspeed_engine import BUCKET_ELEMENTS
 from smallbench.train.engines import EngineChoice, choose_engine
@@ -108,7 +108,7 @@ class Planner:
         )
 
     @property
-    def objective(self) -> Any:
+    def objective(self) -> PretrainObjective:
         """The model with what it learns, on fake tensors."""
         return self._tracer(False).objective
 
@@ -126,8 +126,7 @@ class Planner:
     def flops_per_token(self) -> float:
         """As the model counts them, forward and backward."""
         batch = self._tracer(False).sample(1, is_padded=False)
-        flops: int = self.objective.train_flops(batch)
-        return flops / batch.num_tokens
+        return self.objective.train_flops(batch) / batch.num_tokens
 
     def logit_bytes(self, num_rows: int) -> int:
         """The scores of a forward pass's targets, its largest tensor."""
@@ -227,6 +226,8 @@ def choices_of(config: PretrainConfig, *, may_recompute: bool = False) -> list[C
     asked = train.checkpoint_activations
     for engine, recompute in CHOICES:
         if train.offload not in {"auto", engine.offload}:
+            continue
+        if engine.engine == "deepspeed" and config.optim.optimizer != "adamw":
             continue
         if recompute != asked and not (recompute and may_recompute):
             continue

@@ -12,17 +12,22 @@ from pathlib import Path
 import torch
 
 from smallbench.errors import ConfigError, UnavailableError
+from smallbench.nvidia import install_command, unusable_card
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_FLAGS = "--train.device=cpu (pretrain, quickstart) or --device=cpu (other commands)"
 
 
 def choose_device(name: str = "auto") -> torch.device:
     """`auto` is the first CUDA device where there is one, else the CPU.
 
-    Raises `ConfigError` when a device is asked for that this machine does not have.
+    Raises `ConfigError` when a device is asked for that this machine does not have, and for `auto`
+    if there is an NVIDIA card that torch cannot use.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and (reason := unusable_card()):
+            raise ConfigError(f"{reason}; or {CPU_FLAGS} to train on the CPU")
     if name not in {"cpu", "cuda"}:
         raise ConfigError(
             f"device {name!r} is none; expected auto, cpu or cuda (CUDA_VISIBLE_DEVICES picks one)"
@@ -30,10 +35,8 @@ def choose_device(name: str = "auto") -> torch.device:
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ConfigError(
-                "device 'cuda' was asked for, but torch finds no GPU; run 'smallbench doctor' "
-                "to see why, or use the CPU"
-            )
+            reason = unusable_card() or "torch finds no GPU; run 'smallbench doctor' to see why"
+            raise ConfigError(f"device 'cuda' was asked for, but: {reason}; or {CPU_FLAGS}")
         assert_compiled_for(device)
     return device
 
@@ -51,8 +54,8 @@ def assert_compiled_for(device: torch.device) -> None:
     if not runs:
         raise ConfigError(
             f"this torch ({torch.__version__}) is built for {', '.join(architectures)}, not for "
-            f"sm_{major}{minor}; install a build that has it (the V100 needs CUDA 12.6 wheels), "
-            "or use the device cpu"
+            f"sm_{major}{minor}; install a build that has it (the V100 needs CUDA 12.6 wheels): "
+            f"{install_command((major, minor))}; or {CPU_FLAGS}"
         )
 
 

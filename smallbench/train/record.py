@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,16 +19,19 @@ from uuid import uuid4
 import torch
 
 from smallbench import __version__
-from smallbench.config import differing_keys, digest, to_dict
+from smallbench.config import differing_keys, digest, from_dict, to_dict
 from smallbench.data.shards import Manifest
 from smallbench.errors import ConfigError, DataError
-from smallbench.files import read_json, write_json
-from smallbench.train.config import PretrainConfig, resumable_keys
+from smallbench.files import read_json, write_json, write_text
+from smallbench.plugins import use_copies, write_copies
+from smallbench.train.config import PretrainConfig, plugins_of, resumable_keys
 from smallbench.train.manifest import check_version
 
 RECORD_NAME = "run.json"
 RECORD_VERSION = 1
 HOLDER_NAME, LOCK_NAME = "holder.json", "lock"
+PLUGINS = "plugins"
+"""Folder of a run with the copies of its plug-ins; their text is in the record too."""
 
 Record = dict[str, Any]
 
@@ -40,6 +43,7 @@ def open_record(
     data: Path,
     manifest: Manifest,
     has_checkpoints: bool,
+    allow_changed_code: bool = False,
 ) -> Record:
     """Return the record in `run_dir`, or a new one; nothing is written.
 
@@ -54,11 +58,12 @@ def open_record(
         # Equal shards are equal data, wherever they lie.
         "shards": digest({shard.name: shard.sha256 for shard in manifest.shards}),
     }
-    own = {
+    own: Record = {
         "config": to_dict(config),
         "config_digest": digest(config),
         "data": str(data),
         "corpus": corpus,
+        "plugins": [plugin.to_dict() for plugin in plugins_of(config)],
     }
     path = run_dir / RECORD_NAME
     if not path.exists():
@@ -75,8 +80,10 @@ def open_record(
     }
     if record["corpus"]["shards"] != corpus["shards"]:
         differing["data"] = (record["data"], str(data))
+    if has_checkpoints and not allow_changed_code:
+        _refuse_changed_code(run_dir, record.get("plugins", ()), own["plugins"])
     if not differing:
-        return record
+        return record | {"plugins": own["plugins"]}
     listed = ", ".join(f"{key}: {old} → {new}" for key, (old, new) in differing.items())
     if has_checkpoints:
         raise ConfigError(
@@ -88,6 +95,26 @@ def open_record(
         file=sys.stderr,
     )
     return {**record, **own}
+
+
+def _refuse_changed_code(
+    run_dir: Path, kept: Iterable[Mapping[str, Any]], plugins: Iterable[Mapping[str, Any]]
+) -> None:
+    hashes = {plugin["name"]: plugin["sha256"] for plugin in kept}
+    for plugin in plugins:
+        name, old, new = plugin["name"], hashes.get(plugin["name"]), plugin["sha256"]
+        if old is not None and old != new:
+            raise ConfigError(
+                f"{name} has changed since {run_dir} began (SHA-256 {old[:12]}, now {new[:12]}); "
+                f"use the copy in {run_dir / PLUGINS / old[:12]}, choose another --run_dir, or "
+                "continue with --allow_changed_code"
+            )
+
+
+def read_config(run_dir: Path, record: Record) -> PretrainConfig:
+    """The configuration of a run; classes of plug-ins come from the copies that it keeps."""
+    use_copies(record.get("plugins", ()), run_dir / PLUGINS)
+    return from_dict(PretrainConfig, record["config"])
 
 
 def next_attempt(record: Record) -> int:
@@ -123,8 +150,10 @@ def add_attempt(
             "precision": precision,
             "engine": dict(engine),
             "num_threads": torch.get_num_threads(),
+            "plugins": {plugin["name"]: plugin["sha256"] for plugin in record["plugins"]},
         }
     )
+    write_copies(record["plugins"], run_dir / PLUGINS, write_text)
     write_json(run_dir / RECORD_NAME, record)
 
 

@@ -1,7 +1,7 @@
 """The one training loop, for pretraining and fine-tuning alike.
 
-Objective, engine, batches and schedule come in ready; everything that only watches (logging,
-held-out loss, checkpoints) is a callback.
+Objective, engine, batches and schedule come in ready; what surrounds the loop (logging, held-out
+loss, checkpoints, uploads) is callbacks.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,36 +18,12 @@ from torch import Tensor
 from smallbench.batch import Batch
 from smallbench.errors import DivergedError
 from smallbench.objectives.base import Objective, Sums
+from smallbench.stop import NEVER, Stop
 from smallbench.train.batches import BatchSource
-from smallbench.train.budget import Budget
+from smallbench.train.budget import Budget, Progress
 from smallbench.train.engine import Engine
 from smallbench.train.memory import MemoryExhaustedError, is_out_of_memory
 from smallbench.train.randomness import random_state, restore_random_state
-
-
-@dataclass
-class Progress:
-    """Where a run stands; the whole of it is in every checkpoint."""
-
-    step: int = 0
-    """Optimizer steps done, skipped ones included."""
-    position: int = 0
-    """Where the next step's batch begins in the source."""
-    batch_fraction: float = 0.0
-    """The part of the run by which the next step's batch is made. It is known one step early, since
-    batches are made while the step before them computes."""
-    num_tokens: int = 0
-    train_seconds: float = 0.0
-    """Seconds spent in steps; saving and evaluating are not in it."""
-    train_flops: float = 0.0
-    num_skipped_steps: int = 0
-    num_skipped_in_a_row: int = 0
-    usage: dict[str, Any] = field(default_factory=dict)
-    """What the run has used up besides, see `train.usage`."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -65,16 +41,28 @@ class StepResult:
     """Whether the run's budget is used up."""
 
 
-class Callback(Protocol):
-    """Something that watches a run."""
+class Callback:
+    """Something that surrounds the loop. Every method may be left out."""
+
+    def on_start(self, progress: Progress) -> None:
+        """Called before the first step of this attempt."""
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
         """Called after each step, outside the measured time."""
-        ...
+
+    def on_end(self, progress: Progress, *, is_done: bool) -> None:
+        """Called when the budget is used up (`is_done`), or after a request to stop."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs of this callback, as JSON values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned; called before `on_start`."""
 
 
 def count_targets(objective: Objective, micro_batches: Iterable[Batch]) -> dict[str, int]:
-    """Targets of each term over all micro-batches of a step; at least 1, to divide by."""
+    """Return each term's targets over all micro-batches of a step; at least 1, to divide by."""
     totals: dict[str, int] = {}
     for batch in micro_batches:
         for term, count in objective.num_targets(batch).items():
@@ -83,7 +71,7 @@ def count_targets(objective: Objective, micro_batches: Iterable[Batch]) -> dict[
 
 
 def weigh(objective: Objective, sums: Sums, totals: Mapping[str, int]) -> Tensor:
-    """One micro-batch's share of the step's loss: `Σ weight × sum / step total`."""
+    """Return one micro-batch's share of the step's loss: `Σ weight × sum / step total`."""
     shares = [objective.weights[t] * loss / totals[t] for t, loss in sums.losses.items()]
     return torch.stack(shares).sum()
 
@@ -97,13 +85,13 @@ def add_means(means: dict[str, Tensor], sums: Sums, totals: Mapping[str, int]) -
 
 
 class Trainer:
-    """Runs steps from `progress.step` until the budget is used up.
+    """Runs steps from `progress` until the budget is used up.
 
-    Raises `DivergedError` after `max_nonfinite_steps` skipped updates in a row. `should_stop` is
-    read after each step, and within one after each micro-batch: True ends `run` early, with
-    everything in a state to be saved. (A step that was begun is then undone: it changed nothing but
-    the generators, which dropout draws from.) Raises `MemoryExhaustedError` where the device's
-    memory does not do; unless that was in the update itself, all is as it was before the step.
+    `stop` is asked after each step, and within one after each micro-batch; `run` then returns
+    early, and a step that was begun is undone: it changed only the generators that dropout draws
+    from. Raises `DivergedError` after `max_nonfinite_steps` skipped updates in a row, or if all
+    steps of the run were skipped, and `MemoryExhaustedError` if the device's memory is too small;
+    unless that was in the update itself, everything is as it was before the step.
     """
 
     def __init__(
@@ -112,60 +100,50 @@ class Trainer:
         objective: Objective,
         engine: Engine,
         batches: BatchSource,
-        learning_rate: Callable[[int], float],
+        learning_rate: Callable[[Progress], float],
         budget: Budget,
         progress: Progress | None = None,
         callbacks: Sequence[Callback] = (),
-        should_stop: Callable[[], bool] = lambda: False,
+        stop: Stop = NEVER,
         max_nonfinite_steps: int = 20,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.objective = objective
-        self.engine = engine
-        self.batches = batches
-        self.learning_rate = learning_rate
-        self.budget = budget
-        self.progress = progress or Progress()
-        self.callbacks = callbacks
-        self.max_nonfinite_steps = max_nonfinite_steps
-        self.clock = clock
-        self._should_stop = should_stop
-
-    def should_stop(self) -> bool:
-        """Whether any process was asked to stop."""
-        return self.engine.processes.any(self._should_stop())
-
-    def is_over(self) -> bool:
-        """Whether the budget is used up."""
-        return self.budget.is_over(self.progress.step, self.progress.train_seconds)
+        self.objective, self.engine, self.batches = objective, engine, batches
+        self.learning_rate, self.budget, self.stop = learning_rate, budget, stop
+        self.progress, self.callbacks = progress or Progress(), callbacks
+        self.max_nonfinite_steps, self.clock = max_nonfinite_steps, clock
 
     def run(self) -> bool:
-        """Train; True when the budget is used up, False when stopped before."""
-        self.objective.module.train()
-        while not self.is_over():
+        """Train; return True when the budget is used up, False when stopped before."""
+        self.objective.train()
+        for callback in self.callbacks:
+            callback.on_start(self.progress)
+        is_done = self._run_steps()
+        for callback in self.callbacks:
+            callback.on_end(self.progress, is_done=is_done)
+        return is_done
+
+    def _run_steps(self) -> bool:
+        while not self.budget.is_over(self.progress):
             result = self.train_step()
             if result is None:
                 return False
             for callback in self.callbacks:
                 callback.after_step(self.progress, result)
-            if self.progress.num_skipped_in_a_row >= self.max_nonfinite_steps:
-                raise DivergedError(
-                    f"the gradient was not finite in {self.max_nonfinite_steps} steps in a row, "
-                    f"the last of them step {result.step}; start a new run with a lower learning "
-                    "rate"
-                )
-            if self.should_stop() and not self.is_over():
+            self._check_finite()
+            if not result.is_last and self._asked_to_stop():
                 return False
+        self._check_finite()
         return True
 
     def train_step(self) -> StepResult | None:
-        """One optimizer step: draw, count, backpropagate each share, update.
+        """Do one optimizer step: draw, count, backpropagate each share, update.
 
-        None where it was asked to stop in the middle; then nothing has changed.
+        None if asked to stop in the middle; then nothing has changed.
         """
         start, progress, engine = self.clock(), self.progress, self.engine
-        next_fraction = self.budget.fraction(progress.step, progress.train_seconds)
-        learning_rate = self.learning_rate(progress.step)
+        next_fraction = self.budget.fraction(progress)
+        learning_rate = self.learning_rate(progress)
         generators = random_state()
         micro_batches, next_position = self.batches.read(
             progress.position, progress.batch_fraction, next_fraction
@@ -176,7 +154,7 @@ class Trainer:
         mine = micro_batches[engine.processes.rank :: engine.processes.size]
         with self._undone_without_memory(generators):
             for number, host_batch in enumerate(mine):
-                if number and self.should_stop():
+                if number and self._asked_to_stop():
                     self._undo(generators)
                     return None
                 sums = engine.forward(host_batch.to(engine.device))
@@ -194,16 +172,27 @@ class Trainer:
         progress.num_skipped_steps += update.skipped
         progress.num_skipped_in_a_row = progress.num_skipped_in_a_row + 1 if update.skipped else 0
         progress.train_seconds += engine.processes.first_of(self.clock() - start)
-        means = {name: engine.processes.sum(mean) for name, mean in means.items()}
         return StepResult(
             step=progress.step,
             learning_rate=learning_rate,
             grad_norm=update.grad_norm,
             skipped=update.skipped,
-            means=means,
+            means={name: engine.processes.sum(mean) for name, mean in means.items()},
             loss=engine.processes.sum(loss),
-            is_last=self.is_over(),
+            is_last=self.budget.is_over(progress),
         )
+
+    def _asked_to_stop(self) -> bool:
+        return self.engine.processes.any(self.stop.asked())
+
+    def _check_finite(self) -> None:
+        in_a_row, step = self.progress.num_skipped_in_a_row, self.progress.step
+        ends_so = self.budget.is_over(self.progress) and in_a_row >= min(MIN_SKIPPED_AT_END, step)
+        if in_a_row and (in_a_row >= self.max_nonfinite_steps or ends_so):
+            raise DivergedError(
+                f"the gradient was not finite in {in_a_row} steps in a row, the last of them step "
+                f"{step:,}; start a new run with a lower learning rate"
+            )
 
     def _undo(self, generators: Mapping[str, Tensor]) -> None:
         self.engine.discard_gradients()
@@ -211,7 +200,7 @@ class Trainer:
 
     @contextmanager
     def _undone_without_memory(self, generators: Mapping[str, Tensor] | None) -> Iterator[None]:
-        """Where the block runs out of memory, undo it, or say that this cannot be done."""
+        """If the block runs out of memory, undo it, or say that this cannot be done."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
@@ -220,3 +209,7 @@ class Trainer:
             if generators is not None:
                 self._undo(generators)
             raise MemoryExhaustedError(str(error), is_undone=generators is not None) from None
+
+
+MIN_SKIPPED_AT_END = 3
+"""Skipped steps at the end of a run that mean divergence: fp16's loss scale skips one at a time."""

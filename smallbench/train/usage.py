@@ -16,8 +16,8 @@ import torch
 
 from smallbench.errors import UnavailableError
 from smallbench.gpus import gpu_of_device
+from smallbench.train.budget import Progress
 from smallbench.train.processes import Processes
-from smallbench.train.trainer import Progress
 
 Method = Literal["auto", "nvml", "codecarbon", "tdp", "none"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -57,10 +59,19 @@ def one_sentence(err: str) -> str:
 @pytest.mark.parametrize("words", ACTIONS, ids=lambda words: words[0])
 def test_no_kubectl(words, capfd, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    code, out, err = k8s(capfd, *words)
-    assert code == ExitCode.UNAVAILABLE
-    assert "this needs kubectl" in one_sentence(err)
-    assert out == ""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    for line in (words, ["render", *GLUE, *GIVEN]):
+        code, out, err = k8s(capfd, *line)
+        assert code == ExitCode.UNAVAILABLE
+        assert "kubectl is not installed; install it" in one_sentence(err)
+        assert out == ""
+
+
+def test_pips_kubectl_is_found_where_the_environment_is_not_active(capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, out, err = k8s(capfd, "render", *GLUE, *GIVEN)
+    assert code == 0, err
+    assert "glue-mine" in out
 
 
 @pytest.mark.parametrize("words", ACTIONS, ids=lambda words: words[0])
@@ -79,7 +90,10 @@ def test_no_such_context(capfd, server: Kubernetes):
 @pytest.mark.parametrize("words", ACTIONS, ids=lambda words: words[0])
 @pytest.mark.parametrize(
     ("refusal", "message"),
-    [((403, "Forbidden"), "forbids it to you in namespace"), ((401, "Unauthorized"), "log in")],
+    [
+        ((403, "Forbidden"), "not allowed to do that in namespace"),
+        ((401, "Unauthorized"), "log in"),
+    ],
 )
 def test_forbidden_and_unknown(words, refusal, message, capfd, server: Kubernetes):
     server.refusal = refusal
@@ -121,7 +135,7 @@ def test_a_job_that_runs_is_not_submitted_twice_and_one_that_ended_goes_on(
     job["status"] = {"active": 3}
     code, _, err = k8s(capfd, *ACTIONS[0])
     assert code == ExitCode.CONFLICT
-    assert "already there and running" in one_sentence(err)
+    assert "already exists and is running" in one_sentence(err)
     job["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
     code, out, err = k8s(capfd, *ACTIONS[0])
     assert code == 0, err
@@ -166,7 +180,8 @@ def test_status_says_why_and_what_to_do(capfd, server: Kubernetes):
         server.objects["pods", name] = pod(name, **status)
     code, out, _ = k8s(capfd, "status", "--run=mine")
     assert code == 0
-    job, *pods = out.splitlines()
+    job, *pods, following = out.splitlines()
+    assert following == "leaderboard  not submitted"
     assert job == "glue-mine  Running  1 active, 3 failed, done 0-2, given up 4"
     for line, expected in zip(
         pods,
@@ -233,3 +248,146 @@ def test_a_sweep_whose_job_has_gone_takes_other_rows(capfd, server: Kubernetes):
     assert code == 0, err
     (row,) = server.objects["configmaps", "sweep-mine"]["data"].values()
     assert "0.003" in row
+
+
+def test_a_pod_on_a_node_that_does_not_answer_is_told_from_one_that_stops(
+    capfd, server: Kubernetes
+):
+    """Its deletion is asked for, and nobody carries it out: the Job waits for ever."""
+    k8s(capfd, *ACTIONS[0])
+    now = datetime.now(UTC)
+    for name, grace_ends in {
+        "stops": now + timedelta(seconds=30),
+        "stuck": now - timedelta(hours=1),
+    }.items():
+        one = pod(name, phase="Running", containerStatuses=[{"state": {"running": {}}}])
+        one["metadata"]["deletionTimestamp"] = grace_ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+        one["spec"]["nodeName"] = "node-7"
+        server.objects["pods", name] = one
+    _, stops, stuck = k8s(capfd, "status", "--run=mine", "glue")[1].splitlines()
+    assert "does not answer" not in stops
+    assert "kubectl delete pod stuck --force" in stuck
+    assert "taint nodes node-7 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute" in stuck
+
+
+# The chain
+
+CHAIN = ["prepare-corpus", "pretrain-bert-tiny", "export-bert-tiny", "glue-bert-tiny",
+         "leaderboard-bert-tiny"]  # fmt: skip
+ALL = ["submit", "all", "bert-tiny", "--gpu=none", *GIVEN]
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """No pause between two looks at the cluster."""
+    monkeypatch.setattr("smallbench.cluster.chain.POLL_SECONDS", 0.0)
+
+
+def job_names(server: Kubernetes) -> list[str]:
+    return [name for kind, name in server.objects if kind == "jobs"]
+
+
+def finish_all(server: Kubernetes) -> None:
+    """What is there is complete at the next look; at no time are two stages at work."""
+    waiting = [n for n in job_names(server) if "status" not in server.objects["jobs", n]]
+    assert len(waiting) <= 1
+    for name in waiting:
+        server.end(name)
+
+
+def test_a_chain_submits_each_stage_when_the_one_before_is_complete(
+    capfd, server: Kubernetes, at_once
+):
+    server.on_list = finish_all
+    code, out, err = k8s(capfd, *ALL)
+    assert code == 0, err
+    assert job_names(server) == CHAIN
+    assert [line for line in out.splitlines() if line.endswith("  Complete")] == [
+        f"{name}  Complete" for name in CHAIN
+    ]
+    created = [server.objects["jobs", name]["metadata"]["creationTimestamp"] for name in CHAIN]
+    assert k8s(capfd, *ALL)[0] == 0, "again: nothing is left to do"
+    assert created == [
+        server.objects["jobs", name]["metadata"]["creationTimestamp"] for name in CHAIN
+    ]
+    lines = k8s(capfd, "status", "all", "bert-tiny")[1].splitlines()
+    assert [line.split()[:2] for line in lines] == [[name, "Complete"] for name in CHAIN]
+
+
+def test_a_chain_goes_on_where_it_is_and_its_status_shows_what_is_left(
+    capfd, server: Kubernetes, at_once
+):
+    def step() -> str:
+        code, out, err = k8s(capfd, *ALL, "--wait=false")
+        assert code == 0, err
+        return out
+
+    assert "prepare-corpus  submitted" in step()
+    assert "prepare-corpus  Waiting" in step(), "it is not submitted twice"
+    server.end("prepare-corpus")
+    assert "pretrain-bert-tiny  submitted" in step()
+    assert job_names(server) == CHAIN[:2]
+    lines = k8s(capfd, "status", "all", "bert-tiny")[1].splitlines()
+    assert lines == [
+        "prepare-corpus  Complete", "pretrain-bert-tiny  Waiting", "export  not submitted",
+        "glue  not submitted", "leaderboard  not submitted",
+    ]  # fmt: skip
+
+
+def test_a_stage_that_was_repeated_repeats_what_follows(capfd, server: Kubernetes, at_once):
+    server.on_list = finish_all
+    assert k8s(capfd, *ALL)[0] == 0
+    del server.objects["jobs", "pretrain-bert-tiny"]
+    code, out, err = k8s(capfd, *ALL)
+    assert code == 0, err
+    assert "prepare-corpus  submitted" not in out
+    assert [line for line in out.splitlines() if line.endswith("submitted")] == [
+        f"{name}  submitted" for name in CHAIN[1:]
+    ]
+
+
+def test_a_chain_with_other_flags_does_its_stages_again(capfd, server: Kubernetes, at_once):
+    server.on_list = finish_all
+    assert k8s(capfd, *ALL, "--first=glue")[0] == 0
+    out = k8s(capfd, *ALL, "--first=glue", "--flags=glue --tasks=cola")[1]
+    assert "glue-bert-tiny  submitted" in out
+    assert job_names(server) == CHAIN[3:]
+
+
+def test_a_stage_that_fails_ends_the_chain_and_the_same_command_goes_on(
+    capfd, server: Kubernetes, at_once
+):
+    def finish(state: Kubernetes) -> None:
+        for name in job_names(state):
+            if "status" not in state.objects["jobs", name]:
+                state.end(name, "Failed" if name == "export-bert-tiny" else "Complete")
+
+    server.on_list = finish
+    code, _, err = k8s(capfd, *ALL)
+    assert code == ExitCode.CRASH
+    assert "export-bert-tiny failed (Made: up)" in one_sentence(err)
+    assert job_names(server) == CHAIN[:3]
+    server.on_list = finish_all
+    code, out, _ = k8s(capfd, *ALL)
+    assert code == 0
+    assert "pretrain-bert-tiny  submitted" not in out
+    assert "export-bert-tiny  submitted" in out
+
+
+def test_a_job_of_another_command_is_not_taken_for_the_chains(capfd, server: Kubernetes):
+    words = [word for word in ALL[2:] if word != "bert-tiny"]
+    assert k8s(capfd, "submit", "glue", "bert-tiny", *words, "--flags=--tasks=cola")[0] == 0
+    code, _, err = k8s(capfd, *ALL, "--first=glue")
+    assert code == ExitCode.CONFLICT
+    assert "glue-bert-tiny already exists" in one_sentence(err)
+
+
+def test_a_job_that_is_deleted_meanwhile_is_said(capfd, server: Kubernetes, at_once):
+    def delete(state: Kubernetes) -> None:
+        for name in job_names(state):
+            del state.objects["jobs", name]
+
+    server.on_list = delete
+    code, _, err = k8s(capfd, *ALL)
+    assert code == ExitCode.CONFLICT
+    assert "was deleted" in one_sentence(err)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from itertools import combinations
-from pathlib import Path
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from jobs.cli import load, resolve
-from smallbench.cluster.config import COMPONENTS
+from smallbench.cluster.config import COMPONENTS, SPOT
 from smallbench.cluster.manifests import build
 from smallbench.errors import ExitCode
 from tests.cluster.job_controller import Ended, job_is_over, verdict
@@ -60,27 +57,92 @@ def test_the_schemas_refuse_a_misspelt_field(built):
 
 
 SETS = [
-    (),
     *((name,) for name in ALL_COMPONENTS),
-    *(pair for pair in combinations(ALL_COMPONENTS, 2) if pair != ("cpu", "gpu-v100")),
-    ("gpu-v100", "spot", "pvc", "offline-wandb", "kueue"),
+    *(
+        ("gpu-v100", spot, "nvidia-runtime", "openshift", "pvc", "offline-wandb", "kueue")
+        for spot in SPOT
+    ),
+    ("cpu", "spot-gke", "openshift", "pvc", "kueue"),
 ]
 
 
 @pytest.mark.parametrize("components", SETS, ids="+".join)
-def test_our_reading_of_the_manifests_is_kustomizes(components, tmp_path):
-    """`render` starts from what `kubectl apply -k` would apply."""
-    # Relative, as kustomize wants them.
-    here = Path(*[".."] * len(tmp_path.parts[1:])) / ROOT.relative_to("/") / "k8s"
-    content = {
-        "resources": [str(here / "base")],
-        "components": [str(here / "components" / name) for name in components],
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    ours = build("base")
-    for name in components:
-        ours = build(f"components/{name}", ours)
-    assert by_name(ours) == by_name(kustomize(tmp_path))
+def test_the_schemas_accept_what_components_make(components):
+    documents = build(components)
+    for document in documents:
+        kubernetes_validate.validate(document, OLDEST, strict=True)
+    for job in jobs(documents).values():
+        env(job["spec"]["template"]["spec"]["containers"][0])  # no variable twice
+    assert by_name(documents).keys() == by_name(kustomize("k8s/base")).keys()
+
+
+def pod_of(components, stage="pretrain"):
+    return jobs(build(components))[stage]["spec"]["template"]["spec"]
+
+
+SPOT_NODES = {
+    "spot-gke": (15, "cloud.google.com/gke-spot", "true"),
+    "spot-aks": (25, "kubernetes.azure.com/scalesetpriority", "spot"),
+    "spot-eks": (110, "eks.amazonaws.com/capacityType", "SPOT"),
+    "spot-karpenter": (110, "karpenter.sh/capacity-type", "spot"),
+}
+"""What the provider gives a pod in seconds, and its label and taint."""
+
+
+@pytest.mark.parametrize("component", SPOT)
+def test_spot_pods_choose_spot_nodes_and_know_their_grace(component):
+    seconds, key, value = SPOT_NODES[component]
+    for stage in ("prepare", *ON_GPU):
+        pod = pod_of([component], stage)
+        assert pod["nodeSelector"] == {"kubernetes.io/arch": "amd64", key: value}
+        taint = {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}
+        assert taint in pod["tolerations"]
+        assert pod["terminationGracePeriodSeconds"] == seconds
+        told = env(pod["containers"][0]).get("SMALLBENCH_GRACE_SECONDS")
+        assert told == ({"value": str(seconds)} if stage in {"pretrain", "sweep"} else None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fits"),
+    [
+        ({"nvidia.com/gpu.product": "Tesla-V100-SXM2-16GB"}, True),
+        ({"nvidia.com/gpu.product": "Tesla-V100-PCIE-16GB"}, True),
+        ({"nvidia.com/gpu.product": "Tesla-V100-SXM2-32GB"}, False),
+        ({"nvidia.com/gpu.product": "Tesla-T4"}, False),
+        ({"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}, True),
+        ({"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}, False),
+        (
+            {
+                "karpenter.k8s.aws/instance-gpu-name": "v100",
+                "karpenter.k8s.aws/instance-gpu-memory": "16384",
+            },
+            True,
+        ),
+        ({"karpenter.k8s.aws/instance-gpu-name": "v100"}, False),
+        ({}, False),
+    ],
+)
+def test_a_v100_of_16_gb_is_found_by_any_providers_label(labels, fits):
+    affinity = pod_of(["gpu-v100"])["affinity"]["nodeAffinity"]
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert all(e["operator"] == "In" for term in terms for e in term["matchExpressions"])
+    found = any(
+        all(labels.get(e["key"]) in e["values"] for e in term["matchExpressions"]) for term in terms
+    )
+    assert found == fits
+
+
+def test_openshift_chooses_the_user_and_pods_stay_restricted():
+    security = pod_of(["openshift"])["securityContext"]
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & security.keys()
+    assert security["runAsNonRoot"] is True
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_a_gpu_may_need_its_runtime_class():
+    for stage in STAGES:
+        pod = pod_of(["nvidia-runtime"], stage)
+        assert pod.get("runtimeClassName") == ("nvidia" if stage in ON_GPU else None)
 
 
 # The table, row by row
@@ -170,13 +232,19 @@ def test_time_is_limited_and_traces_stay_a_week(spec):
     assert spec["ttlSecondsAfterFinished"] == 7 * 24 * 3600
 
 
-def test_the_trainer_is_told_its_grace(stage, pod, container):
-    told = [a for a in container["args"] if a.startswith("--grace_seconds=")]
+def test_the_trainer_is_told_its_grace(stage, pod, container, monkeypatch):
+    told = env(container).get("SMALLBENCH_GRACE_SECONDS")
     if stage in {"pretrain", "sweep"}:
         assert pod["terminationGracePeriodSeconds"] >= 300
-        assert told == [f"--grace_seconds={pod['terminationGracePeriodSeconds']}"]
+        assert told == {"value": str(pod["terminationGracePeriodSeconds"])}
+        flags = ["bert-tiny", "--data=d", "--run_dir=r"]
+        _, options, _ = resolve(
+            load("pretrain"), flags, {"SMALLBENCH_GRACE_SECONDS": told["value"]}
+        )
+        assert options.grace_seconds == pod["terminationGracePeriodSeconds"]
     else:
         assert pod["terminationGracePeriodSeconds"] >= 60
+        assert told is None
 
 
 def test_requests_are_limits_with_room_for_the_optimizer(folder, stage, container):
@@ -212,9 +280,28 @@ def test_nodes_with_a_gpu_let_it_in(built, folder, stage, pod):
     tolerated = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     has_gpu = folder != "overlays/dev-cpu" and stage in ON_GPU
     assert (tolerated in pod["tolerations"]) == has_gpu
-    product = pod.get("nodeSelector", {}).get("nvidia.com/gpu.product")
-    expected = "Tesla-V100-SXM2-16GB" if folder == "overlays/prod" and stage in ON_GPU else None
-    assert product == expected
+    assert pod["nodeSelector"] == {"kubernetes.io/arch": "amd64"}, "the image's own"
+    assert ("affinity" in pod) == (folder == "overlays/prod" and stage in ON_GPU)
+
+
+def test_a_namespaces_proxy_reaches_every_pod(container):
+    reference = {"name": "smallbench-env", "optional": True}
+    assert container["envFrom"] == [{"configMapRef": reference}]
+
+
+def test_what_pods_ask_for_passes_the_network_policy(built):
+    """DNS, also OpenShift's, whose pods listen on 5353; stores inside a cluster; proxies."""
+    egress = by_name(built["namespace"])["NetworkPolicy", "smallbench"]["spec"]["egress"]
+    open_to_all = [rule["ports"] for rule in egress if "to" not in rule]
+    allowed = {(port["protocol"], port["port"]) for ports in open_to_all for port in ports}
+    assert {(protocol, port) for protocol in ("UDP", "TCP") for port in (53, 5353)} <= allowed
+    assert {("TCP", port) for port in (443, 3128, 3900, 7480, 8080, 8333, 9000)} <= allowed
+    assert ("TCP", 80) not in allowed
+
+
+def test_a_registry_with_a_password_needs_only_its_secret(built):
+    account = by_name(built["namespace"])["ServiceAccount", "smallbench"]
+    assert account["imagePullSecrets"] == [{"name": "smallbench-registry"}]
 
 
 def test_only_scratch_and_shared_memory_can_be_written(stage, pod, container):
@@ -297,7 +384,7 @@ def test_an_attempt_is_known_by_its_pod(container):
 
 
 def test_the_image_is_named_by_digest(container):
-    assert re.fullmatch(r"[\w./-]+@sha256:[0-9a-f]{64}", container["image"])
+    assert re.fullmatch(r"[\w./:-]+@sha256:[0-9a-f]{64}", container["image"])
 
 
 def test_a_hung_trainer_is_found_by_its_heartbeat(stage, container):
@@ -344,7 +431,7 @@ def test_components_that_can_be_asked_for_are_there():
 
 
 def test_kueue_starts_what_is_queued():
-    for document in build("components/kueue", build("base")):
+    for document in build(["kueue"]):
         if document["kind"] == "Job":
             assert document["spec"]["suspend"] is True
             assert document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "smallbench"

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from jobs.cli import load, main, resolve
-from jobs.k8s import JOB, documents_of
+from jobs.k8s import JOB, documents_of, stages_of
 from smallbench.cluster import work as work_module
 from smallbench.cluster.manifests import build
 from smallbench.errors import ConfigError, UsageError
@@ -50,9 +50,9 @@ def work(line: str):
 def render(line: str):
     """The documents of a command line, as they are printed."""
     _, options, config = resolve(JOB, shlex.split(line), {})
-    documents = documents_of(options, config)
-    assert documents[-1]["kind"] == "Job"
-    return documents
+    stages = [documents_of(*each) for each in stages_of(options, config)]
+    assert stages[-1][-1]["kind"] == "Job"
+    return stages[-1]
 
 
 def job_of(line: str):
@@ -66,7 +66,7 @@ def args_of(job):
 LINES = {
     "prepare": "prepare --pods=3 --components=pvc --flags='--corpus=/data/text --workers=2'",
     "pretrain": "pretrain bert-small --hours=24 --optim.learning_rate=1e-3 "
-    "--components=gpu-v100,spot",
+    "--components=gpu-v100,spot-gke",
     "sweep": "sweep bert-small --learning_rates=1e-3,5e-4 --queue=research --pods_at_once=1",
     "export": "export --run=mine",
     "glue": "glue --run=mine --pods=4 --gpu=none --flags='--tasks=cola,rte --seeds=1'",
@@ -104,13 +104,14 @@ def env_values(job):
 
 def test_the_committed_manifests_are_those_of_the_default_recipe():
     """Sizes and all: the planner's for bert-small on the paper's card, but for names."""
-    committed = jobs(build("base"))
+    committed = jobs(build())
     for stage in ("pretrain", "export", "glue"):
         expected = deepcopy(committed[stage])
         expected["metadata"]["name"] = f"{stage}-bert-small"
         container = expected["spec"]["template"]["spec"]["containers"][0]
         container["image"] = IMAGE
-        container["env"][0]["value"] = "s3://lab/small"
+        (bucket,) = [v for v in container["env"] if v["name"] == "BUCKET"]
+        bucket["value"] = "s3://lab/small"
         assert job_of(f"{stage} bert-small") == expected
     sweep = job_of("sweep bert-small --learning_rates=3e-4,5e-4,1e-3")
     ours, theirs = (
@@ -130,7 +131,7 @@ def test_larger_recipes_get_larger_pods():
     assert scratch[1] - scratch[0] >= 4 * 12 * 300e6 / 2**30
     assert grace[1] >= 2 * 12 * parameters * (1 / 100e6 + 1 / 25e6) * 0.95
     assert grace[1] > grace[0] == 300
-    assert f"--grace_seconds={grace[1]}" in args_of(large)
+    assert env_values(large)["SMALLBENCH_GRACE_SECONDS"] == str(grace[1])
 
 
 def sizes(job):
@@ -147,6 +148,88 @@ def test_the_hours_are_the_trainers_and_the_deadline_is_later():
     job = job_of("pretrain bert-small --hours=30")
     assert "--max_hours=30.0" in args_of(job)
     assert job["spec"]["activeDeadlineSeconds"] >= 2 * 30 * 3600
+
+
+def deadline(line):
+    return job_of(line)["spec"]["activeDeadlineSeconds"] / 3600
+
+
+RATES = "--learning_rates=" + ",".join(f"{n}e-4" for n in range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("at_once", "rounds"), [("", 10), ("--pods_at_once=4", 3), ("--pods_at_once=10", 1)]
+)
+def test_a_sweeps_deadline_covers_its_rows_over_the_pods_at_once(at_once, rounds):
+    """Without the number of cards: rows that wait for a single one."""
+    line = f"sweep bert-small {RATES} {at_once}"
+    for hours in (5, 30):
+        assert deadline(f"{line} --hours={hours}") >= 24 + 2 * rounds * hours
+    planned = deadline("pretrain bert-small") - 24
+    assert deadline(line) - 24 >= rounds * planned / 2
+    on_cpus = "sweep bert-tiny --learning_rates=1e-3,2e-3,3e-3 --gpu=none"
+    assert deadline(on_cpus) == 3 * deadline("pretrain bert-tiny --gpu=none")
+
+
+@pytest.mark.parametrize(
+    ("line", "factor"),
+    [
+        ("glue --run=a --pods=1", 8),
+        ("glue --run=a --pods=4", 2),
+        ("glue --run=a --pods_at_once=3", 3),
+        ("glue --run=a --pods=16", 1),
+        ("prepare --pods=2", 4),
+        ("prepare --corpus_gib=100", 5),
+    ],
+)
+def test_fewer_pods_have_more_time(line, factor):
+    assert deadline(line) == factor * deadline("prepare" if "prepare" in line else "glue --run=a")
+
+
+def test_a_deadline_that_is_given_counts():
+    for line in ("prepare", "pretrain bert-small", f"sweep bert-small {RATES}", "glue --run=a"):
+        assert deadline(f"{line} --deadline_hours=100") == 100
+
+
+@pytest.mark.parametrize(
+    ("recipe", "component", "is_enough"),
+    [
+        ("bert-small", "spot-gke", True),
+        ("bert-base", "spot-gke", False),
+        ("bert-base", "spot-aks", False),
+        ("bert-base", "spot-eks", True),
+    ],
+)
+def test_a_grace_that_is_too_short_for_a_save_is_said(recipe, component, is_enough, capsys):
+    job = job_of(f"pretrain {recipe} --components={component}")
+    grace = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert env_values(job)["SMALLBENCH_GRACE_SECONDS"] == str(grace)
+    said = capsys.readouterr().err
+    assert said == "" if is_enough else f"but a pod gets {grace} s" in said
+
+
+def test_a_chain_is_its_stages_with_what_each_of_them_takes():
+    words = (
+        f"render all bert-small {GIVEN} --pods=3 --hours=5 --run=mine --components=pvc "
+        "--flags='prepare --vocab_size=300 glue --tasks=cola --seeds=1'"
+    )
+    _, options, config = resolve(JOB, shlex.split(words), {})
+    stages = [documents_of(*each)[-1] for each in stages_of(options, config)]
+    names = [job["metadata"]["name"] for job in stages]
+    assert names == [
+        "prepare-corpus", "pretrain-mine", "export-mine", "glue-mine", "leaderboard-mine"
+    ]  # fmt: skip
+    alone = {
+        "prepare": "prepare --pods=3 --components=pvc --flags=--vocab_size=300",
+        "pretrain": "pretrain bert-small --run=mine --hours=5 --components=pvc",
+        "glue": "glue bert-small --run=mine --pods=3 --components=pvc "
+        "--flags='--tasks=cola --seeds=1'",
+    }
+    for job in stages:
+        stage = job["metadata"]["labels"]["app.kubernetes.io/component"]
+        assert stage not in alone or job == job_of(alone[stage])
+    _, options, config = resolve(JOB, shlex.split(f"{words} --first=glue"), {})
+    assert [options.stage for options, _ in stages_of(options, config)] == ["glue", "leaderboard"]
 
 
 def test_a_run_is_named_by_what_it_learns():
@@ -232,12 +315,20 @@ def test_every_stage_has_the_grace_it_is_given(line):
 
 
 def test_who_prepares_a_larger_corpus_has_more_scratch():
-    assert sizes(job_of("prepare")) == sizes(jobs(build("base"))["prepare"])
+    assert sizes(job_of("prepare")) == sizes(jobs(build())["prepare"])
     job = job_of("prepare --corpus_gib=500")
     assert sizes(job)[1] == 25 * sizes(job_of("prepare"))[1]
     assert {"name": "scratch", "emptyDir": {"sizeLimit": "2500Gi"}} in (
         job["spec"]["template"]["spec"]["volumes"]
     )
+
+
+def test_a_pod_has_time_to_pull_a_larger_corpus():
+    """Until the first heartbeat, for which the startup probe waits."""
+    for size, hours in ((20, 1), (500, 5)):
+        job = job_of(f"pretrain bert-tiny --gpu=none --corpus_gib={size}")
+        probe = job["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+        assert hours <= probe["periodSeconds"] * probe["failureThreshold"] / 3600 < 3 * hours
 
 
 def test_an_open_quote_is_said_without_what_is_in_it():
@@ -254,18 +345,23 @@ def test_no_corpus_without_one_of_its_shares(pods):
 def test_where_it_runs_is_the_flags(rendered):
     job = job_of(
         "pretrain bert-small --endpoint_url=https://s3.example --region=eu-west-1 "
-        "--gpu_product=Tesla-T4 --namespace=team --grace_seconds=25 --cpus=4 --memory_gib=33"
+        "--node_selector=nvidia.com/gpu.product=Tesla-T4,pool=a --namespace=team "
+        "--grace_seconds=25 --cpus=4 --memory_gib=33"
     )
     assert job["metadata"]["namespace"] == "team"
     assert env_values(job)["AWS_ENDPOINT_URL_S3"] == "https://s3.example"
     assert env_values(job)["AWS_DEFAULT_REGION"] == "eu-west-1"
     assert env_values(job)["BUCKET"] == "s3://lab/small"
     pod = job["spec"]["template"]["spec"]
-    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "Tesla-T4"}
+    assert pod["nodeSelector"] == {
+        "kubernetes.io/arch": "amd64",
+        "nvidia.com/gpu.product": "Tesla-T4",
+        "pool": "a",
+    }
     assert pod["terminationGracePeriodSeconds"] == 25
     for amounts in pod["containers"][0]["resources"].values():
         assert (amounts["cpu"], amounts["memory"]) == ("4", "33Gi")
-    assert "--grace_seconds=25" in args_of(job)
+    assert env_values(job)["SMALLBENCH_GRACE_SECONDS"] == "25"
     glue = rendered["glue"][-1]["spec"]
     assert glue["completions"] == glue["maxFailedIndexes"] == 4
     assert "--num_shards=4" in args_of(rendered["glue"][-1])
@@ -274,7 +370,12 @@ def test_where_it_runs_is_the_flags(rendered):
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in JOB.examples if {"render", "submit"} & set(line.split())]
+    "line",
+    [
+        line
+        for line in JOB.examples
+        if {"render", "submit"} & set(line.split()) and "all" not in line.split()
+    ],
 )
 def test_the_examples_of_the_help_render(line):
     words = [word for word in shlex.split(line)[3:] if not word.startswith(("--image", "--bucket"))]
@@ -327,7 +428,16 @@ def test_the_examples_of_the_help_render(line):
         (f"render glue --run=Not_A_Name {GIVEN}", ConfigError, "lower-case"),
         (f"render glue --run=a --namespace='A b' {GIVEN}", ConfigError, "lower-case"),
         (f"render glue --run=a --gpu=none --components=gpu-v100 {GIVEN}", ConfigError, "no card"),
-        (f"render glue --run=a --gpu=none --gpu_product=T4 {GIVEN}", ConfigError, "no card"),
+        (f"render glue --run=a --components=spot-gke,spot-aks {GIVEN}", ConfigError, "choose one"),
+        (f"render glue --run=a --components=spot {GIVEN}", ConfigError, "spot-gke"),
+        (f"render glue --run=a --node_selector=gpu {GIVEN}", ConfigError, "KEY=VALUE"),
+        (f"render glue --run=a --deadline_hours=0 {GIVEN}", ConfigError, "over 0"),
+        (f"render leaderboard --run=a --deadline_hours=2 {GIVEN}", UsageError, "is for"),
+        (f"render all {GIVEN}", UsageError, "needs a RECIPE"),
+        (f"render all bert-small --flags=--seeds=1 {GIVEN}", UsageError, "stage before its flags"),
+        (f"render all bert-small --flags='glue --seed=1' {GIVEN}", UsageError, "--seeds"),
+        (f"render all bert-small --learning_rates=1 {GIVEN}", UsageError, "for sweep"),
+        (f"render glue --run=a --first=glue {GIVEN}", UsageError, "for 'all'"),
         (f"render glue --run=a --image={IMAGE} --bucket=gs://b", ConfigError, "s3://BUCKET"),
         (f"render glue --run=a --image={IMAGE} --bucket=s3://", ConfigError, "s3://BUCKET"),
         (f"render glue --run=a --components=gpu-h100 {GIVEN}", ConfigError, "gpu-h100"),
@@ -379,7 +489,15 @@ def test_what_looks_like_a_credential_is_refused_and_not_repeated(line, capsys):
         f"--bucket={AWS_ID}",
         *(
             f"--{name}={HUB}"
-            for name in ("run", "queue", "namespace", "gpu", "gpu_product", "region", "components")
+            for name in (
+                "run",
+                "queue",
+                "namespace",
+                "gpu",
+                "node_selector",
+                "region",
+                "components",
+            )
         ),
         f"--context={HUB}",
         f"--flags='--vocab_size={HUB}",

@@ -27,6 +27,7 @@ from smallbench.errors import (
     UnavailableError,
 )
 from smallbench.files import exclusive_lock
+from smallbench.stop import Stop
 
 SMALL_CHUNKS, SMALL_COMMITS, SMALL_SHARDS = 3000, 9000, 4096
 
@@ -232,7 +233,7 @@ def test_stop_commits_and_the_same_call_continues(config: PrepareConfig, tmp_pat
         countdown: Iterator[int] = iter(range(polls - 1))
         with pytest.raises(InterruptedRunError, match="run the same command again"):
             prepare(
-                config, out=out, workers=1, should_stop=lambda c=countdown: next(c, None) is None
+                config, out=out, workers=1, stop=Stop(lambda c=countdown: next(c, None) is None)
             )
         assert not (out / "manifest.json").exists()
         with pytest.raises(DataError, match="is not complete"):
@@ -259,7 +260,7 @@ def test_other_options_are_refused_by_name(config: PrepareConfig, tmp_path: Path
         prepare(config, out=out, workers=1)
     else:
         with pytest.raises(InterruptedRunError):
-            prepare(config, out=out, workers=1, should_stop=lambda: True)
+            prepare(config, out=out, workers=1, stop=Stop(lambda: True))
     before = content(out)
     with pytest.raises(ConfigError, match=r"sequence_length 32 → 64.*another --out"):
         prepare(replace(config, sequence_length=64), out=out, workers=1)
@@ -271,7 +272,7 @@ def test_changed_source_is_refused(config: PrepareConfig, corpus_file: Path, tmp
     copy.write_bytes(corpus_file.read_bytes())
     config = replace(config, corpus=str(copy))
     with pytest.raises(InterruptedRunError):
-        prepare(config, out=tmp_path / "out", workers=1, should_stop=lambda: True)
+        prepare(config, out=tmp_path / "out", workers=1, stop=Stop(lambda: True))
     with copy.open("a") as stream:
         stream.write("more")
     with pytest.raises(ConfigError, match="delete"):
@@ -314,7 +315,7 @@ def test_killed_worker_is_one_sentence_and_the_run_continues(config: PrepareConf
     if not Path("/proc/self/task").exists():
         pytest.skip("finds the workers in /proc")
     with pytest.raises(UnavailableError, match="--workers=2"):
-        prepare(config, out=out, workers=2, should_stop=kill_children)
+        prepare(config, out=out, workers=2, stop=Stop(kill_children))
     prepare(config, out=out, workers=1)
     prepare(config, out=tmp_path / "whole", workers=1)
     assert content(out) == content(tmp_path / "whole")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -20,6 +19,7 @@ from smallbench.data.prepare import prepare
 from smallbench.data.shares import prepare_share
 from smallbench.data.transfer import local_corpus
 from smallbench.errors import ConfigError, InterruptedRunError
+from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import open_storage
 from smallbench.storage.config import StorageConfig
 from tests.data.test_prepare import content
@@ -67,7 +67,7 @@ def share(
     out: str,
     tmp_path: Path,
     storage: StorageConfig | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
     count: int = COUNT,
 ):
     """A machine with a disk of its own."""
@@ -79,7 +79,7 @@ def share(
         storage=storage or StorageConfig(),
         cache=tmp_path / f"machine-{number}",
         workers=1,
-        should_stop=should_stop,
+        stop=stop,
     )
 
 
@@ -142,13 +142,14 @@ def test_corpus_and_result_in_a_bucket(config: PrepareConfig, s3_bucket: Bucket,
     assert left == []
 
 
-class Stop:
+class StopAt(Stop):
     """Says yes at its nth question, and ever after."""
 
     def __init__(self, after: int) -> None:
+        super().__init__()
         self.left = after
 
-    def __call__(self) -> bool:
+    def asked(self) -> bool:
         self.left -= 1
         return self.left < 0
 
@@ -165,7 +166,7 @@ def test_an_interrupted_share_goes_on_elsewhere(
     with ThreadPoolExecutor(COUNT) as pool:
         running = [pool.submit(share, config, n, out, tmp_path / "a") for n in others]
         with pytest.raises(InterruptedRunError):
-            share(config, number, out, tmp_path / "b", should_stop=Stop(after))
+            share(config, number, out, tmp_path / "b", stop=StopAt(after))
         share(config, number, out, tmp_path / "c")
         for done in running:
             done.result(timeout=120)
@@ -178,7 +179,7 @@ def test_what_is_packed_is_not_packed_again(
     config = replace(config, tokenizer=str(tokenizer_directory))
     out = str(tmp_path / "shared")
     with pytest.raises(InterruptedRunError):
-        share(config, 2, out, tmp_path / "a", should_stop=Stop(1))
+        share(config, 2, out, tmp_path / "a", stop=StopAt(1))
     stamps = {p: p.stat().st_mtime_ns for p in Path(f"{out}.shares").rglob("*.npz")}
     assert len(stamps) == 2
     share(config, 2, out, tmp_path / "b")
@@ -218,7 +219,7 @@ def test_shares_of_different_commands_are_refused(config: PrepareConfig, tmp_pat
     out, ready = str(tmp_path / "shared"), threading.Event()
     ready.set()
     with pytest.raises(InterruptedRunError):
-        share(config, 2, out, tmp_path, should_stop=ready.is_set)
+        share(config, 2, out, tmp_path, stop=Stop(ready.is_set))
     with pytest.raises(ConfigError, match="sequence_length"):
         share(replace(config, sequence_length=64), 1, out, tmp_path)
     with pytest.raises(ConfigError, match="shares 3 → 4"):

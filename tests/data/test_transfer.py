@@ -23,6 +23,7 @@ from smallbench.data.tokenizer import Tokenizer, file_fingerprint
 from smallbench.data.transfer import MARK, cache_directory, local_corpus, publish_corpus
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
 from smallbench.files import TEMPORARY_MARK, exclusive_lock, waiting_lock
+from smallbench.stop import Stop
 from smallbench.storage.base import join, open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.storage.local import LocalStorage
@@ -176,7 +177,7 @@ def test_before_the_manifest_there_is_no_corpus(directory: Path, url: str, objec
     with pytest.raises(DataError, match=r"no prepared corpus \(no manifest\.json\).*prepare"):
         pull()
     with pytest.raises(InterruptedRunError, match="the same command"):
-        publish_corpus(directory, url, CONFIG, should_stop=lambda: True)
+        publish_corpus(directory, url, CONFIG, stop=Stop(lambda: True))
     with pytest.raises(DataError, match="no prepared corpus"):
         pull()
 
@@ -270,7 +271,7 @@ def test_a_stop_ends_after_a_whole_file_and_the_same_call_goes_on(
     log.clear()
     answers = iter([False, True])
     with pytest.raises(InterruptedRunError, match="run the same command again"):
-        local_corpus(url, CONFIG, cache=tmp_path, should_stop=lambda: next(answers))
+        local_corpus(url, CONFIG, cache=tmp_path, stop=Stop(lambda: next(answers)))
     local_corpus(url, CONFIG, cache=tmp_path)
     assert len(set(keys(log, "download"))) == len(log)
 
@@ -465,7 +466,7 @@ def test_interrupted_anywhere_the_same_command_ends_with_the_same_objects(
     prepare_there, configs, objects: Path, tmp_path: Path, monkeypatch
 ):
     with pytest.raises(InterruptedRunError, match="run the same command again"):
-        prepare_there(should_stop=lambda: True)
+        prepare_there(stop=Stop(lambda: True))
     assert not (objects / "manifest.json").exists()
     real = LocalStorage.upload
 
@@ -498,7 +499,7 @@ def test_what_stands_against_the_url_shows_before_any_work(
 
 def test_a_second_process_is_refused(prepare_there, tmp_path: Path, url: str):
     with pytest.raises(InterruptedRunError):
-        prepare_there(should_stop=lambda: True)
+        prepare_there(stop=Stop(lambda: True))
     (lock,) = (tmp_path / "cache" / "prepare").glob("*.lock")
     with exclusive_lock(lock, "taken"), pytest.raises(ConflictError, match="--out"):
         prepare_there()

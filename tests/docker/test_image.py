@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import json
 import os
@@ -216,6 +217,23 @@ def test_labels_say_what_it_is(image):
     labels = inspect(image)["Config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == smallbench.__version__
     assert labels["org.opencontainers.image.revision"] == built.COMMIT
+    assert labels["org.opencontainers.image.created"] == built.CREATED
+    assert labels["org.opencontainers.image.source"] == built.SOURCE
+
+
+def test_the_list_of_packages_is_what_is_installed(run):
+    """A CycloneDX file that the build wrote; ourselves are its subject."""
+    where = "/usr/share/doc/smallbench/sbom.cdx.json"
+    listed = json.loads(run(where, options=("--entrypoint=cat",)).stdout)
+    assert listed["bomFormat"] == "CycloneDX"
+    assert listed["metadata"]["component"]["name"] == "smallbench"
+    program = (
+        "import importlib.metadata as m; print([(d.name, d.version) for d in m.distributions()])"
+    )
+    installed = dict(ast.literal_eval(run("-c", program, options=("--entrypoint=python",)).stdout))
+    del installed["smallbench"]
+    assert {c["name"]: c["version"] for c in listed["components"]} == installed
+    assert not {"cyclonedx-bom", "lxml"} & installed.keys()
 
 
 def test_a_changed_source_changes_no_layer_of_packages(image, tmp_path):

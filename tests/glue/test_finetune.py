@@ -12,6 +12,7 @@ from smallbench.glue.finetune import finetune
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import check_run, run_directory
 from smallbench.glue.tasks import TASKS
+from smallbench.stop import Stop
 
 QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32")
 RUN = {"learning_rate": 1e-3, "seed": 1}
@@ -64,7 +65,7 @@ def test_equal_seeds_give_equal_predictions_and_others_differ(model, glue, tmp_p
 def test_an_interrupted_run_stores_nothing(model, glue, tmp_path):
     data = load_task(TASKS["rte"], glue)
     with pytest.raises(InterruptedRunError, match="RTE with seed 1"):
-        finetune(Encoder(str(model)), data, QUICK, **RUN, out=tmp_path, should_stop=lambda: True)
+        finetune(Encoder(str(model)), data, QUICK, **RUN, out=tmp_path, stop=Stop(lambda: True))
     assert not list(tmp_path.rglob("*.tsv"))
 
 
@@ -96,7 +97,7 @@ def test_a_fine_tuned_model_is_refused(model, tmp_path):
 
 
 def test_what_is_no_model_is_a_sentence(tmp_path):
-    with pytest.raises(DataError, match="is no directory"):
+    with pytest.raises(DataError, match="is not a directory"):
         Encoder(str(tmp_path / "missing"))
     with pytest.raises(DataError, match=r"no run \(no run\.json\)"):
         Encoder(str(tmp_path))
@@ -117,7 +118,7 @@ def test_every_epoch_has_every_row_once_in_batches_of_similar_length():
 def features(*, pad_left=False):
     ids = [[2, 7, 3], [2, 7, 8, 9, 7, 8, 9, 7, 8, 3], [2, 3]]
     types = [[0] * len(row) for row in ids]
-    return Features(ids, types, np.array([1, 0, 1]), pad_id=0, pad_left=pad_left)
+    return Features(ids, types, np.array([1, 0, 1]), pad_id=0, pad_left=pad_left, max_length=128)
 
 
 def test_rows_are_padded_to_the_longest_on_the_tokenizers_side():

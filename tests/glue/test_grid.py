@@ -22,6 +22,7 @@ from smallbench.glue.protocols import PROTOCOLS, summarize
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import merge_runs, read_runs, run_directory
 from smallbench.glue.tasks import TASKS
+from smallbench.stop import Stop
 
 QUICK = FinetuneConfig(epochs=1, max_train_examples=128, precision="fp32")
 SHORT = {"protocol": "robust-v1", "learning_rates": (3e-3, 1e-2), "seeds": (1, 2)}
@@ -104,7 +105,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     calls = iter(range(1000))
     with pytest.raises(InterruptedRunError, match="the same command continues"):
         measure(encoder, data, QUICK, **SHORT, out=tmp_path,
-                should_stop=lambda: next(calls) >= patience)  # fmt: skip
+                stop=Stop(lambda: next(calls) >= patience))  # fmt: skip
     kept = tree(tmp_path)
     capsys.readouterr()
     results = measure(encoder, data, QUICK, **SHORT, out=tmp_path)

@@ -108,7 +108,7 @@ def test_mnli_takes_the_gold_label_of_12_and_16_columns(tmp_path):
         (SST2, b"sentence\tlabel\n\xff\xfe\t1\n", r"not UTF-8"),
         (COLA, "gj04\t1\t\tA.\ngj04\t1\tB.\n", r"line 2: 3 columns, expected 4: source, label"),
         (STSB, "sentence1\tsentence2\tscore\na\tb\t5.1\n", r"line 2: score 5.1"),
-        (STSB, "sentence1\tsentence2\tscore\na\tb\tnan\n", r"score nan"),
+        (STSB, "sentence1\tsentence2\tscore\na\tb\tnan\n", r"score 'nan'"),
         (STSB, "sentence1\tsentence2\tscore\na\tb\thigh\n", r"score 'high'"),
         (RTE, "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1\n", r"label '1'.*not_entailment"),
     ],

@@ -9,13 +9,14 @@ from smallbench.errors import CredentialsError, InterruptedRunError
 from smallbench.glue.grid import measure
 from smallbench.glue.remote import keeper, results_folder
 from smallbench.glue.results import RESULT_FILE
+from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import open_storage
 from tests.glue.test_grid import QUICK, SHORT, data, encoder, tree, whole
 
 __all__ = ["data", "encoder", "whole"]
 
 
-def shard(encoder, data, number, bucket, disk: Path, should_stop=lambda: False):
+def shard(encoder, data, number, bucket, disk: Path, stop=NEVER):
     """A machine with an empty disk."""
     shutil.rmtree(disk, ignore_errors=True)
     url = f"{bucket.url}/glue"
@@ -28,7 +29,7 @@ def shard(encoder, data, number, bucket, disk: Path, should_stop=lambda: False):
             out=folder,
             shard=(number, 3),
             on_stored=keeper(url, folder, bucket.config),
-            should_stop=should_stop,
+            stop=stop,
         )
 
 
@@ -48,7 +49,7 @@ def test_an_interrupted_shard_repeats_nothing_that_arrived(encoder, data, moto_b
         return {s.key: s.modified_unix_seconds for s in storage.list() if RESULT_FILE in s.key}
 
     with pytest.raises(InterruptedRunError):
-        shard(encoder, data, 1, moto_bucket, tmp_path / "disk", should_stop=lambda: bool(results()))
+        shard(encoder, data, 1, moto_bucket, tmp_path / "disk", stop=Stop(lambda: bool(results())))
     before = results()
     assert len(before) == 1
     shard(encoder, data, 1, moto_bucket, tmp_path / "disk")

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from smallbench.errors import ConfigError, DataError
-from smallbench.glue.readers import load_task
+from smallbench.glue.readers import TaskData, load_task
 from smallbench.glue.results import (
     check_run,
     find_run,
+    group_runs,
     read_predictions,
     read_run,
     read_runs,
@@ -49,7 +50,7 @@ def test_metrics_recomputed_from_stored_predictions_are_equal_to_the_last_bit(
     directory = run_directory(tmp_path, settings)
     write_run(directory, result, predictions)
     assert read_run(directory) == result == check_run(directory, data)
-    assert find_run(directory, settings, data_sha256=data.sha256) == result
+    assert find_run(directory, settings, data) == result
     for split, values in predictions.items():
         stored = read_predictions(directory, task, split)
         assert stored.dtype == values.dtype
@@ -101,7 +102,7 @@ def test_a_run_is_never_taken_for_another(tmp_path):
     with pytest.raises(ConfigError, match=r"batch_size=32, not 16; choose another --out"):
         find_run(directory, settings_of(batch_size=16))
     with pytest.raises(ConfigError, match="on other data"):
-        find_run(directory, settings_of(), data_sha256={"train": "00"})
+        find_run(directory, settings_of(), TaskData(TASKS["cola"], "", {}, is_sample=False))
     moved = directory.rename(directory.with_name("lr-1e-04_epochs-3_seed-7"))
     with pytest.raises(DataError, match=f"{moved.name}.* is the result of .*seed-1"):
         read_runs(tmp_path)
@@ -110,19 +111,19 @@ def test_a_run_is_never_taken_for_another(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("format"), "no smallbench-glue-run-2"),
+        (lambda c: c.pop("format"), "expected .smallbench-glue-run-3"),
         (lambda c: c.pop("splits"), "missing 'splits'"),
         (lambda c: c["settings"].pop("seed"), "missing key 'settings.seed'"),
         (lambda c: c["settings"].update(sede=1), "unknown key 'settings.sede'"),
         (lambda c: c["settings"].update(seed=1.5), "settings.seed=1.5 is no int"),
-        (lambda c: c["settings"].update(task="wnli"), "unknown task 'wnli'"),
+        (lambda c: c["settings"].update(task="wnli"), "Task 'wnli' is not measured"),
         (lambda c: c["settings"].update(split="../dev"), "expected dev or choice"),
         (lambda c: c.update(extra=1), "unknown key 'extra'"),
         (lambda c: c["splits"]["dev"]["metrics"].pop("matthews"), "missing 'matthews'"),
         (lambda c: c["splits"]["dev"]["metrics"].update(matthews=math.nan), "no number"),
         (lambda c: c["splits"]["dev"].update(num_examples="many"), "num_examples='many'"),
-        (lambda c: c.update(settings=[]), "result.json is no result"),
-        (lambda c: c.update(data_sha256=[]), "result.json is no result"),
+        (lambda c: c.update(settings=[]), "result.json is not the result"),
+        (lambda c: c.update(data_sha256=[]), "result.json is not the result"),
     ],
 )
 def test_damaged_results_are_refused_by_name(change, message, tmp_path):
@@ -130,7 +131,9 @@ def test_damaged_results_are_refused_by_name(change, message, tmp_path):
     content = json.loads((directory / "result.json").read_text())
     change(content)
     (directory / "result.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=f"seed-1/result.json is no result.*{message}|{message}"):
+    with pytest.raises(
+        DataError, match=f"seed-1/result.json is not the result.*{message}|{message}"
+    ):
         read_runs(tmp_path)
 
 
@@ -165,7 +168,7 @@ def test_cut_off_files_are_refused_by_name(samples, tmp_path):
         check_run(damaged(flip), data)
     write_run(directory, result, predictions)
     (directory / "result.json").write_text("{")
-    with pytest.raises(DataError, match=r"result.json is no result"):
+    with pytest.raises(DataError, match=r"result.json is not the result"):
         check_run(directory, data)
 
 
@@ -188,3 +191,14 @@ def test_check_run_refuses_other_data(samples, tmp_path):
 def test_a_folder_without_runs_says_what_is_expected(tmp_path):
     with pytest.raises(DataError, match=r"has no finished runs .*'smallbench glue'"):
         read_runs(tmp_path)
+
+
+def test_the_same_weights_under_another_name_are_the_same_model(tmp_path):
+    first, second = run_of(seed=1, model="m"), run_of(seed=2, model="/home/me/m")
+    directory = write(tmp_path, first)
+    assert find_run(directory, settings_of(model="/home/me/m")) == first
+    assert len(group_runs([first, second])) == 1
+    drawn = [run_of(model=name, model_sha256="", random_init=True) for name in ("m", "n")]
+    assert len(group_runs(drawn)) == 2, "without weights only the name tells"
+    with pytest.raises(ConfigError, match=r"model_sha256=.*it is of m, not of n"):
+        find_run(directory, settings_of(model="n", model_sha256="cd" * 32))

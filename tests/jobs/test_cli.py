@@ -15,8 +15,9 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from jobs import cli
-from jobs.base import Job
+from jobs import base, cli
+from jobs.base import Job, command
+from jobs.resolve import Shared, as_yaml
 from smallbench.config import keys_of, option, to_dict
 from smallbench.errors import (
     ConfigError,
@@ -243,7 +244,7 @@ def test_values_that_contradict_each_other_are_a_wrong_configuration() -> None:
 
 @pytest.fixture
 def no_other_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "JOBS", {"pretrain": ""})
+    monkeypatch.setattr(base, "JOBS", {"pretrain": ""})
 
 
 @pytest.mark.usefixtures("no_other_job")
@@ -501,7 +502,7 @@ class TestEveryJob:
 
     def test_has_options_that_explain_themselves(self, name: str) -> None:
         job = cli.load(name)
-        shared = {f.name for f in fields(cli.Shared)} | {"help"}
+        shared = {f.name for f in fields(Shared)} | {"help"}
         for field in fields(job.options):
             assert field.metadata.get("help"), f"{field.name} has no help"
             assert "." not in field.name
@@ -523,7 +524,7 @@ class TestEveryJob:
     ) -> None:
         monkeypatch.setenv("COLUMNS", "80")
         job = cli.load(name)
-        page = cli.manual(job)
+        page = cli.manual(job, cli.named_config(job, ()))
         for field in fields(job.options):
             assert f"--{field.name}" in page or field.name.upper() in page
         for example in job.examples:
@@ -570,9 +571,70 @@ class TestEveryJob:
 
 
 def test_a_dry_run_says_what_would_run() -> None:
-    options, config = resolve("deep --out=o --seed=3")
-    data: Mapping[str, Any] = yaml.safe_load(cli.as_yaml(options, config))
-    assert data == {**to_dict(options), **to_dict(config)}
+    options, config = resolve("deep --out=o --seed=3 --steps=70")
+    data: Mapping[str, Any] = yaml.safe_load(as_yaml(JOB, options, config))
+    expected = {**to_dict(options), **to_dict(config)}
+    assert data == {key: value for key, value in expected.items() if key != "steps"}
+    assert data["max_steps"] == 70
+
+
+@pytest.mark.parametrize("job", ["pretrain", "plan"])
+def test_one_value_has_one_name_in_what_a_dry_run_prints(job: str, tmp_path: Path) -> None:
+    """Whoever edits a printed value gets it: no second name of it stands beside it."""
+    loaded = cli.load(job)
+    for short, key in loaded.shortcuts.items():
+        value = {"max_steps": "7", "max_hours": "2.5", "engine": "torch", "offload": "none"}[short]
+        words = words_of(loaded.examples[0])[1:]
+        _, options, config = cli.resolve(loaded, [*words, f"--{short}={value}"], {})
+        printed = as_yaml(loaded, options, config)
+        assert short not in yaml.safe_load(printed)
+        edited = yaml.safe_load(printed)
+        section, name = key.split(".")
+        other = {"max_steps": 9, "max_hours": 3.5, "engine": "auto", "offload": "auto"}[short]
+        assert edited[section][name] != other
+        edited[section][name] = other
+        (tmp_path / "a.yaml").write_text(yaml.safe_dump(edited))
+        _, _, config = cli.resolve(loaded, [f"--config={tmp_path}/a.yaml"], {})
+        assert getattr(getattr(config, section), name) == other
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "value"),
+    [
+        ("", "--steps=10 --max_steps=20", None),
+        ("steps: 10\nmax_steps: 20\n", "", None),
+        ("", "--steps=20 --max_steps=20", 20),
+        ("max_steps: 20\n", "--steps=30", 30),
+        ("steps: 20\n", "--max_steps=30", 30),
+        ("max_steps: 20\n", "--steps=none", 100),  # the recipe's
+        ("steps: null\nmax_steps: 20\n", "", 20),
+    ],
+)
+def test_one_setting_never_gets_two_values_from_one_place(
+    file: str, line: str, value: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text(file or "seed: 1\n")
+    line = f"{NEEDED} --config={tmp_path}/a.yaml {line}"
+    if value is None:
+        with pytest.raises(SmallbenchError, match=r"steps=10 and .*max_steps=20 give one setting"):
+            resolve(line)
+    else:
+        assert resolve(line)[1].max_steps == value
+
+
+def test_printed_commands_survive_a_shell() -> None:
+    line = command("glue", "show", "my résults", model="a b", out="it's")
+    assert shlex.split(line) == [
+        "smallbench",
+        "glue",
+        "show",
+        "my résults",
+        "--model=a b",
+        "--out=it's",
+    ]
+    assert command("export", run="runs/a", out="s3://b/c") == (
+        "smallbench export --run=runs/a --out=s3://b/c"
+    )
 
 
 @pytest.mark.parametrize("line", ["pretrain bert-tiny --data=c --run_dir=r", "plan bert-tiny"])

@@ -817,11 +817,11 @@ CASES = {
     "log_of_astronomic_times": (
         lambda folder: relog(folder, lambda lines: [
             {**x, "seconds": x["seconds"] * 1e300} for x in lines]), "log",
-        r"the log ends at .* s, not"),
+        r"a number is too large"),
     "log_of_astronomic_throughput": (
         lambda folder: relog(folder, lambda lines: [
             {**x, "tokens_per_second": x["tokens_per_second"] and 1e308} for x in lines]), "log",
-        r"throughput × time is inf tokens"),
+        r"a number is too large"),
     "ramp_of_astronomic_size": (
         lambda folder: edit(folder, "pretrain", "ramps", to=[
             {"num_steps": 10**15, "global_batch_size": 10**15, "sequence_length": 10**15}]),

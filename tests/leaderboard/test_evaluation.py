@@ -156,7 +156,7 @@ def test_a_comparison_goes_task_by_task_and_within_a_view(root):
     assert rows[-1].interval.low > 0
     back = compare(weak.views["robust"], strong.views["robust"])[-1]
     assert back.verdict == "B leads"
-    assert back.probability == pytest.approx(1 - rows[-1].probability)
+    assert back.interval.high == pytest.approx(-rows[-1].interval.low, abs=0.1)
     assert compare(weak.views["robust"], weak.views["robust"])[-1].verdict == "tie"
     with pytest.raises(AssertionError, match="never mixed"):
         compare(strong.views["robust"], weak.views["paper"])
@@ -229,15 +229,20 @@ def test_the_job_validates_compares_and_ranks_without_torch(root, tmp_path):
 @pytest.mark.real_data
 def test_the_official_labels_are_the_pinned_ones_and_others_are_refused(test_data, tmp_path):
     from smallbench.errors import DataError
-    from smallbench.leaderboard.gold import PINNED, read_gold
+    from smallbench.glue.official import PINS
+    from smallbench.leaderboard.gold import read_gold
 
     gold = read_gold(test_data / "glue")
-    assert gold.pinned == set(PINNED) == set(gold.labels)
+    assert gold.pinned == set(PINS) == set(gold.labels)
     shutil.copytree(test_data / "glue" / "SST-2", tmp_path / "SST-2")
     dev = tmp_path / "SST-2" / "dev.tsv"
     dev.chmod(0o644)
     first, second = dev.read_text().split("\n", 1)
     flipped = second.replace("\t1\n", "\t0\n", 1)
     dev.write_text(f"{first}\n{flipped}")
-    with pytest.raises(DataError, match="labels of sst2's dev are not the official ones"):
+    with pytest.raises(DataError, match="SST-2 dev has the official number of rows but not the"):
+        read_gold(tmp_path)
+    turned = second.splitlines(keepends=True)[::-1]
+    dev.write_text(f"{first}\n{''.join(turned)}")
+    with pytest.raises(DataError, match=r"SST-2 dev does not have .* in the official order"):
         read_gold(tmp_path)

@@ -41,6 +41,7 @@ def runs_of(model="org/mine", tasks=tuple(TASKS), scores=(0.80, 0.82), **changes
                     settings=settings,
                     splits=dict.fromkeys(TASKS[task].dev_splits, split),
                     data_sha256={"dev": "cd" * 32},
+                    unofficial=(),
                     seconds=1.0,
                     examples_per_second=1.0,
                 )

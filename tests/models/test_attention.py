@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from smallbench.models.attention import attend
-from smallbench.models.dropout import dropout
+from smallbench.models.kernels.attention import attend
+from smallbench.models.kernels.dropout import dropout
 
 SCALE = 0.3
 

@@ -8,6 +8,7 @@ import torch
 from smallbench.models import ARCHITECTURES
 from smallbench.models.encoder import Encoder, checkpoint_activations
 from smallbench.objectives.config import MaskedLMConfig, ReplacedTokenConfig
+from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masked_lm import MaskedLM
 from smallbench.objectives.masking import step_generator
 from smallbench.objectives.replaced_token import ReplacedToken
@@ -31,7 +32,7 @@ def gradients(recipe: str, *, recompute: bool):
         checkpoint_activations(objective)
         encoders = [part for part in objective.modules() if isinstance(part, Encoder)]
         assert all(encoder.checkpoint_activations for encoder in encoders)
-    (batch,) = objective.micro_batches(objective.corrupt(take(0, 8), step_generator(0, 0)), 8)
+    (batch,) = micro_batches(objective.corrupt(take(0, 8), step_generator(0, 0)), 8)
     kept = {}
 
     def keep(tensor):

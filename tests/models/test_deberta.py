@@ -5,7 +5,8 @@ import torch
 
 from smallbench.batch import Batch
 from smallbench.models.config import DebertaConfig
-from smallbench.models.deberta import Deberta, skew
+from smallbench.models.deberta import Deberta
+from smallbench.models.kernels.disentangled import skew
 
 CONFIG = DebertaConfig(
     vocab_size=64,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from smallbench.models.dropout import Dropout, dropout
+from smallbench.models.kernels.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from smallbench.batch import IGNORED, with_targets
 from smallbench.models.config import BertConfig
 from smallbench.objectives.config import MaskedLMConfig
+from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masked_lm import MaskedLM
 from smallbench.objectives.masking import Vocabulary, step_generator
 
@@ -68,7 +69,7 @@ def test_first_loss_is_that_of_uniform_guessing(objective):
 
 def test_micro_batches_hold_all_rows_and_targets(objective):
     batch = objective.corrupt(rows(6), step_generator(0, 0))
-    parts = objective.micro_batches(batch, 4)
+    parts = micro_batches(batch, 4)
     assert [part.num_rows for part in parts] == [4, 2]
     assert torch.equal(torch.cat([part.input_ids for part in parts]), batch.input_ids)
     assert sum(part.target_ids.numel() for part in parts) == (batch.labels != IGNORED).sum()

@@ -9,6 +9,7 @@ import torch
 from smallbench.models.config import DebertaConfig, ElectraConfig
 from smallbench.objectives import replaced_token
 from smallbench.objectives.config import ReplacedTokenConfig
+from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import Vocabulary, step_generator
 from smallbench.objectives.replaced_token import ReplacedToken
 
@@ -45,7 +46,7 @@ def batch_of(objective, num_rows=6, *, padded=False):
 
 
 def only(objective, batch):
-    (part,) = objective.micro_batches(batch, batch.num_rows)
+    (part,) = micro_batches(batch, batch.num_rows)
     return part
 
 
@@ -138,7 +139,7 @@ def test_losses_do_not_change_with_the_number_of_micro_batches(architecture):
     batch, _ = batch_of(objective, padded=True)
     totals = []
     for size in (6, 4, 1):
-        parts = [objective(part) for part in objective.micro_batches(batch, size)]
+        parts = [objective(part) for part in micro_batches(batch, size)]
         totals.append(
             {term: sum(p.losses[term].item() for p in parts) for term in objective.weights}
             | {name: sum(p.counts[name][1].item() for p in parts) for name in parts[0].counts}

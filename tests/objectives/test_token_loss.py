@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smallbench.objectives import token_loss as module
-from smallbench.objectives.token_loss import sample, token_loss
+from smallbench.models.kernels import token_loss as module
+from smallbench.models.kernels.token_loss import sample, token_loss
 
 
 def inputs(num_targets=37, size=16, num_rows=90):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 def page_file(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     with pytest.raises(InterruptedRunError):
-        pretrain(tiny(), data=corpus, run_dir=folder / "first", should_stop=StopAfter(13))
+        pretrain(tiny(), data=corpus, run_dir=folder / "first", stop=StopAfter(13))
     pretrain(tiny(), data=corpus, run_dir=folder / "first")
     pretrain(tiny(optim__learning_rate=1e-3), data=corpus, run_dir=folder / "second")
     electra = small("electra", train__max_steps=8, train__log_every_steps=2)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,22 @@ class Kubernetes:
     logs: str = ""
     refusal: tuple[int, str] | None = None
     namespaces: set[str] = field(default_factory=lambda: {"smallbench"})
+    seconds: int = 0
+    """The server's clock: a second passes with each object that is created."""
+    on_list: Callable[[Kubernetes], None] = lambda state: None
+    """Called before Jobs are listed; what a controller would do meanwhile."""
+
+    def time(self) -> str:
+        """The server's time as the API writes it."""
+        return (datetime(2026, 1, 1) + timedelta(seconds=self.seconds)).isoformat() + "Z"
+
+    def end(self, name: str, condition: str = "Complete") -> None:
+        """Let a Job end now."""
+        conditions = [{"type": condition, "status": "True", "reason": "Made", "message": "up"}]
+        status = {"conditions": conditions}
+        if condition == "Complete":
+            status["completionTime"] = self.time()
+        self.objects["jobs", name]["status"] = status
 
     def kubeconfig(self, path: Path) -> Path:
         """A file that names this server."""
@@ -95,10 +112,17 @@ class Kubernetes:
         if not rest and method == "POST":
             assert body is not None
             key = (plural, body["metadata"]["name"])
-            body["metadata"] |= {"namespace": namespace, "uid": f"uid-{len(self.objects)}"}
+            self.seconds += 1
+            body["metadata"] |= {
+                "namespace": namespace,
+                "uid": f"uid-{len(self.objects)}",
+                "creationTimestamp": self.time(),
+            }
             self.objects[key] = body
             return 201, body
         if not rest:
+            if (plural, method) == ("jobs", "GET"):
+                self.on_list(self)
             found = [o for (p, _), o in self.objects.items() if p == plural and _fits(o, query)]
             if method == "DELETE":
                 for one in found:

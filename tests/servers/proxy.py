@@ -59,6 +59,13 @@ class Stall:
 
 
 @dataclass(frozen=True)
+class Slow:
+    """All requests together send no more than so much."""
+
+    bytes_per_second: float
+
+
+@dataclass(frozen=True)
 class Gone:
     """Nobody listens."""
 
@@ -70,7 +77,7 @@ class Dialect:
     rule: Rule
 
 
-Fault = Answer | CutRequest | CutResponse | LoseAnswer | Stall | Gone | Dialect
+Fault = Answer | CutRequest | CutResponse | LoseAnswer | Stall | Slow | Gone | Dialect
 
 CODES = {403: "AccessDenied", 501: "NotImplemented", 503: "ServiceUnavailable"}
 
@@ -88,6 +95,8 @@ class Proxy:
         self._fault: Fault | None = None
         self._times: int | None = None
         self._matching = re.compile("")
+        self._free_at = 0.0
+        """When the line has sent what it was given; of `Slow`."""
         self.num_faults = 0
         """Requests that were hit."""
         self.requests: list[str] = []
@@ -199,7 +208,11 @@ class Proxy:
             head = re.sub(rb"(?im)^connection:.*\r\n", b"", head)
             above.write(head[:-2] + b"Connection: close\r\n\r\n")
             up = asyncio.create_task(
-                _pipe(reader, above, fault.after_bytes if isinstance(fault, CutRequest) else None)
+                self._send_slowly(reader, above, fault)
+                if isinstance(fault, Slow)
+                else _pipe(
+                    reader, above, fault.after_bytes if isinstance(fault, CutRequest) else None
+                )
             )
             down = asyncio.create_task(self._respond(below, writer, fault))
             done, pending = await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
@@ -211,6 +224,16 @@ class Proxy:
             await asyncio.gather(up, down, return_exceptions=True)
         finally:
             above.transport.abort()
+
+    async def _send_slowly(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, fault: Slow
+    ) -> None:
+        while data := await source.read(CHUNK_BYTES):
+            now = asyncio.get_running_loop().time()
+            self._free_at = max(now, self._free_at) + len(data) / fault.bytes_per_second
+            await asyncio.sleep(self._free_at - now)
+            target.write(data)
+            await target.drain()
 
     async def _respond(
         self, below: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault | None

@@ -44,6 +44,8 @@ class Server:
     endpoint_url: str
     access_key: str
     secret_key: str
+    ceph_conf: str | None = None
+    """Of a Ceph that the tests started: for `radosgw-admin`."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -109,7 +111,12 @@ def ceph() -> Iterator[Server]:
         return
     directory = tempfile.mkdtemp(prefix="ceph-")
     port = two_free_ports()
-    server = Server(f"http://127.0.0.1:{port}", "ceph-access", "ceph-secret-0123456789")
+    server = Server(
+        f"http://127.0.0.1:{port}",
+        "ceph-access",
+        "ceph-secret-0123456789",
+        f"{directory}/ceph.conf",
+    )
     try:
         subprocess.run(
             [CEPH, "start", directory, str(port), str(os.getpid())],

@@ -20,6 +20,7 @@ pytest.importorskip("wandb")
 
 from smallbench.errors import InterruptedRunError
 from smallbench.files import read_json
+from smallbench.stop import Stop
 from smallbench.tracking import wandb as tracker
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.dashboard import save_dashboard
@@ -122,7 +123,7 @@ def test_a_run_says_what_it_is(corpus, tmp_path):
 def test_what_is_interrupted_and_continued_offline_is_one_whole_run(corpus, tmp_path):
     for steps in (9, 4):
         with pytest.raises(InterruptedRunError):
-            run(corpus, tmp_path, should_stop=StopAfter(steps))
+            run(corpus, tmp_path, stop=StopAfter(steps))
         records = offline(tmp_path)
         assert of_kind(records, "exit")[0].exit_code == 75
         assert of_kind(records, "preempting")
@@ -142,7 +143,7 @@ KILLED = (
     RUN
     # Its fourteenth step is the last that it comes to, however late the kill.
     + "seconds = iter([float(sys.argv[3])] * 13 + [600.0]);"
-    "run(Path(sys.argv[1]), Path(sys.argv[2]), should_stop=lambda: time.sleep(next(seconds)))"
+    "run(Path(sys.argv[1]), Path(sys.argv[2]), stop=Stop(lambda: time.sleep(next(seconds))))"
 )
 
 
@@ -211,7 +212,7 @@ def test_what_an_offline_attempt_logged_is_sent_by_an_online_one(corpus, tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WANDB_API_KEY")
         with pytest.raises(InterruptedRunError):
-            run(corpus, tmp_path, should_stop=StopAfter(9))
+            run(corpus, tmp_path, stop=StopAfter(9))
     run(corpus, tmp_path)
     ((run_id, served),) = server.runs.items()
     assert run_id == read_json(tmp_path / "run.json")["run_id"]
@@ -227,7 +228,7 @@ def test_offline_attempts_that_are_sent_one_after_the_other_are_one_run(
     monkeypatch.delenv("WANDB_API_KEY")
     for steps in (9, 99):
         with suppress(InterruptedRunError):
-            run(corpus, tmp_path, should_stop=StopAfter(steps))
+            run(corpus, tmp_path, stop=StopAfter(steps))
         (directory,) = (tmp_path / "wandb").glob("offline-run-*")
         with monkeypatch.context() as patch:
             patch.setenv("WANDB_API_KEY", key)
@@ -242,7 +243,7 @@ def test_offline_attempts_that_are_sent_one_after_the_other_are_one_run(
 def test_on_another_machine_the_run_continues_under_its_id(corpus, tmp_path, server):
     durability = DurabilityConfig(storage=str(tmp_path / "bucket"), lease_seconds=0.2)
     with pytest.raises(InterruptedRunError):
-        run(corpus, tmp_path / "run", durability=durability, should_stop=StopAfter(9))
+        run(corpus, tmp_path / "run", durability=durability, stop=StopAfter(9))
     shutil.rmtree(tmp_path / "run")
     run(corpus, tmp_path / "run", durability=durability)
     ((_, served),) = server.runs.items()
@@ -259,7 +260,7 @@ def test_the_stop_button_ends_the_run_as_a_saved_interruption(
     monkeypatch.setitem(RunStopChecker.__init__.__kwdefaults__, "poll_interval", 0.1)  # 15 s
     server.stop_pressed = True
     with pytest.raises(InterruptedRunError, match="saved at step"):
-        run(corpus, tmp_path, should_stop=lambda: time.sleep(0.5))
+        run(corpus, tmp_path, stop=Stop(lambda: time.sleep(0.5)))
     ((_, served),) = server.runs.items()
     assert served["exit_code"] == 75
     assert served["preempting"]
@@ -299,9 +300,8 @@ WAITING = (
     "import os, sys; from pathlib import Path; from tests.tracking.test_wandb import *;"
     "pretrain_module.matrix_peak_flops = lambda *_: 1e12;"
     "tracker.INIT_SECONDS = 600.0;"
-    "stop = StopAfter(20);"
-    "arguments = {'should_stop': stop, 'seconds_left': lambda: 3.0}\n"
-    "try: run(Path(sys.argv[1]), Path(sys.argv[2]), **arguments)\n"
+    "stop = Stop(StopAfter(20).asked, lambda: 3.0)\n"
+    "try: run(Path(sys.argv[1]), Path(sys.argv[2]), stop=stop)\n"
     "except InterruptedRunError as error: Path(sys.argv[2], 'ended').touch(); sys.exit(75)"
 )
 

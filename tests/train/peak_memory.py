@@ -23,7 +23,7 @@ from smallbench.train.engines import EngineChoice, build_engine
 from smallbench.train.memory_trace import random_rows, stand_in_objective
 from smallbench.train.precision import choose_precision
 from smallbench.train.processes import join_processes
-from smallbench.train.trainer import Trainer
+from smallbench.train.trainer import Callback, Trainer
 
 CPU = torch.device("cpu")
 
@@ -47,12 +47,11 @@ def train(config, choice, *, num_steps, device=CPU):
     source = CorruptedRows(
         lambda start, count: random_rows(config, count, np.random.default_rng(start)),
         objective.corrupt,
-        objective.micro_batches,
         batch_size=lambda fraction: whole, micro_batch_size=micro, seed=0,
     )  # fmt: skip
     losses = []
 
-    class Losses:
+    class Losses(Callback):
         def after_step(self, progress, result):
             losses.append(float(result.loss))
 

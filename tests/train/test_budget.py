@@ -6,12 +6,13 @@ from itertools import pairwise
 import pytest
 
 from smallbench.objectives.config import MaskedLMConfig
+from smallbench.stop import Stop
 from smallbench.train.budget import Budget
 from smallbench.train.schedule import linear_decay, ramped_batch_size
-from smallbench.train.trainer import Progress
+from smallbench.train.trainer import Callback, Progress
 from tests.train.tiny import trainer
 
-HOURS = Budget(max_seconds=100.0, along_hours=True)
+HOURS = Budget(max_seconds=100.0, along="hours")
 
 
 class Clock:
@@ -27,7 +28,7 @@ class Clock:
         return self.now
 
 
-class Seen:
+class Seen(Callback):
     """What each step was done with."""
 
     def __init__(self):
@@ -42,12 +43,12 @@ class Seen:
 def run_along(budget, clock, progress=None, stop_after=math.inf):
     seen = Seen()
     made = trainer(
-        callbacks=[seen], progress=progress, should_stop=lambda: len(seen.rates) >= stop_after
+        callbacks=[seen], progress=progress, stop=Stop(lambda: len(seen.rates) >= stop_after)
     )
     made.budget, made.clock = budget, clock
 
-    def rate(step):
-        return linear_decay(made.progress.train_seconds, total=budget.max_seconds, warmup=10)
+    def rate(progress):
+        return linear_decay(progress.train_seconds, total=budget.max_seconds, warmup=10)
 
     made.learning_rate = rate
     return made, seen, made.run()
@@ -91,15 +92,22 @@ def test_with_steps_the_hours_only_end_it():
 
 
 def test_parts_and_what_is_left():
-    steps = Budget(max_steps=200)
-    assert [steps.fraction(n, 1e9) for n in (0, 50, 200, 300)] == [0, 0.25, 1, 1]
-    assert HOURS.fraction(10**9, 25.0) == 0.25
-    assert not HOURS.is_over(10**9, 99.9)
-    assert HOURS.is_over(0, 100.0)
-    assert Budget(max_steps=0).fraction(0, 0.0) == 1
-    assert steps.seconds_left(50, 0.0, seconds_per_step=2.0) == 300
-    assert HOURS.seconds_left(50, 30.0, seconds_per_step=2.0) == 70
-    assert Budget(200, 100.0).seconds_left(50, 30.0, seconds_per_step=2.0) == 70
+    def at(step=0, seconds=0.0, flops=0.0):
+        return Progress(step=step, train_seconds=seconds, train_flops=flops)
+
+    steps, flops = Budget(max_steps=200), Budget(max_flops=1e12, along="flops")
+    assert [steps.fraction(at(n, 1e9)) for n in (0, 50, 200, 300)] == [0, 0.25, 1, 1]
+    assert HOURS.fraction(at(10**9, 25.0)) == 0.25
+    assert flops.fraction(at(10**9, 1e9, 5e11)) == 0.5
+    assert not HOURS.is_over(at(10**9, 99.9, 1e30))
+    assert HOURS.is_over(at(0, 100.0))
+    assert [flops.is_over(at(10**9, 1e9, f)) for f in (9e11, 1e12)] == [False, True]
+    assert Budget(max_steps=0).fraction(at()) == 1
+    assert steps.seconds_left(at(50), seconds_per_step=2.0) == 300
+    assert HOURS.seconds_left(at(50, 30.0), seconds_per_step=2.0) == 70
+    assert Budget(200, 100.0).seconds_left(at(50, 30.0), seconds_per_step=2.0) == 70
+    left = flops.seconds_left(at(50, 30.0, 9e11), seconds_per_step=2.0, flops_per_step=1e10)
+    assert left == 20
 
 
 def test_the_batch_grows_in_whole_micro_batches():
@@ -135,7 +143,7 @@ class Fractions:
 
 def test_batches_are_made_one_step_ahead_and_an_interruption_does_not_show():
     def run(progress=None, num_steps=20):
-        made = trainer(progress=progress, should_stop=lambda: made.progress.step == num_steps)
+        made = trainer(progress=progress, stop=Stop(lambda: made.progress.step == num_steps))
         made.batches = Fractions(made.batches)
         made.run()
         return made

@@ -11,14 +11,15 @@ from smallbench.errors import DataError, UnavailableError
 from smallbench.storage.local import LocalStorage
 from smallbench.train import checkpoint as module
 from smallbench.train.checkpoint import CheckpointStore, Retention
-from smallbench.train.engine import MOMENTS
 from smallbench.train.manifest import (
     METRICS,
+    SCHEMA_VERSION,
     SEAL,
     DamagedError,
     OtherVersionError,
     check_manifest,
 )
+from smallbench.train.optim import MOMENTS
 from smallbench.train.randomness import random_state
 from tests.train.tiny import trainer
 
@@ -48,11 +49,11 @@ def test_what_is_saved_is_what_is_loaded(tmp_path, made):
     for name, tensor in made.objective.state_dict().items():
         assert torch.equal(other.objective.state_dict()[name], tensor)
     a, b = made.engine.state_dict(), other.engine.state_dict()
-    assert a["optimizer"]["num_steps"] == b["optimizer"]["num_steps"] == 2
-    for moment in MOMENTS:
-        assert a["optimizer"][moment].keys() == made.engine.weights().keys()
-        for name, tensor in a["optimizer"][moment].items():
-            assert torch.equal(b["optimizer"][moment][name], tensor)
+    a, b = a["optimizer"]["states"], b["optimizer"]["states"]
+    assert a.keys() == b.keys() == made.engine.weights().keys()
+    for name, state in a.items():
+        assert state["step"] == b[name]["step"] == 2
+        assert all(torch.equal(b[name][moment], state[moment]) for moment in MOMENTS)
     loaded.restore_random_state()
     assert torch.equal(torch.get_rng_state(), saved)
     assert not torch.equal(random_before, saved)
@@ -128,8 +129,8 @@ def test_a_manifest_without_its_seal_or_of_another_version_is_refused(tmp_path, 
     del manifest[SEAL]
     with pytest.raises(DataError, match="its own SHA-256"):
         check_manifest(manifest)
-    for version in (1, 3):
-        with pytest.raises(OtherVersionError, match=f"schema_version {version}.*reads 2"):
+    for version in (SCHEMA_VERSION - 1, SCHEMA_VERSION + 1):
+        with pytest.raises(OtherVersionError, match=f"version {version}.*reads {SCHEMA_VERSION}"):
             check_manifest({**manifest, "schema_version": version})
     with pytest.raises(DamagedError):
         check_manifest({**manifest, "schema_version": "two"})
@@ -141,11 +142,11 @@ def test_another_releases_checkpoint_is_refused_and_nothing_is_touched(tmp_path,
     save(store, made, 5)
     save(store, made, 10)
     path = tmp_path / "commits" / "step-0000000005.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+    path.write_text(path.read_text().replace('"schema_version": ', '"schema_version": 9'))
     next((tmp_path / "checkpoints" / "step-0000000010").rglob("engine.pt")).write_bytes(b"")
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     for _ in range(2):
-        with pytest.raises(OtherVersionError, match="schema_version 3"):
+        with pytest.raises(OtherVersionError, match="schema_version 9"):
             store.newest()
         store.clean_up()
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before

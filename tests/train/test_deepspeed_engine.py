@@ -26,7 +26,8 @@ from smallbench.train.callbacks import evaluate
 from smallbench.train.compiled_ops import VARIABLE, compiled_ops, ops_directory
 from smallbench.train.config import OptimConfig
 from smallbench.train.deepspeed_engine import DeepSpeedEngine, require_deepspeed
-from smallbench.train.engine import MOMENTS, TorchEngine
+from smallbench.train.engine import TorchEngine
+from smallbench.train.optim import MOMENTS
 from smallbench.train.processes import join_processes
 from smallbench.train.schedule import linear_decay
 from smallbench.train.trainer import Progress
@@ -37,9 +38,9 @@ CPU = torch.device("cpu")
 OPTIM = OptimConfig(learning_rate=1e-3)
 
 
-def learning_rate(step: int) -> float:
+def learning_rate(progress: Progress) -> float:
     """Small enough that a difference in rounding does not grow to another trajectory."""
-    return OPTIM.learning_rate * linear_decay(step, total=20, warmup=2)
+    return OPTIM.learning_rate * linear_decay(progress.step, total=20, warmup=2)
 
 
 KINDS = [(stage, "none") for stage in range(4)]
@@ -145,7 +146,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(precision, kind):
     first, before = trained(kind, precision=precision, dropout=0.1, num_steps=7)
     weights = {name: weight.clone() for name, weight in first.engine.weights().items()}
     state = first.engine.state_dict()
-    assert state["optimizer"]["num_steps"] == 7
+    assert {kept["step"].item() for kept in state["optimizer"]["states"].values()} == {7}
     generator = torch.get_rng_state()
 
     after = Losses()
@@ -174,10 +175,10 @@ def test_weights_and_moments_go_from_engine_to_engine_unchanged(kind):
     back.load_state_dict(other.state_dict())
     assert back.weights().keys() == weights.keys()
     assert all(torch.equal(back.weights()[name], weight) for name, weight in weights.items())
-    for moment in MOMENTS:
-        for name, tensor in state["optimizer"][moment].items():
-            assert torch.equal(back.state_dict()["optimizer"][moment][name], tensor), name
-    assert back.state_dict()["optimizer"]["num_steps"] == 3
+    returned = back.state_dict()["optimizer"]["states"]
+    for name, kept in state["optimizer"]["states"].items():
+        assert returned[name]["step"] == 3
+        assert all(torch.equal(returned[name][moment], kept[moment]) for moment in MOMENTS), name
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS], ids=str)
@@ -280,3 +281,33 @@ def test_a_version_that_loses_gradients_is_refused(monkeypatch):
     monkeypatch.setattr(deepspeed, "__version__", "0.18.9")
     with pytest.raises(UnavailableError, match=r"deepspeed>=0\.19\.5"):
         require_deepspeed()
+
+
+# Loss scales
+
+
+def with_scale(kind, precision):
+    """An engine that has done two steps, and its loss scale."""
+    if kind is None:
+        made = TorchEngine(objective(), OPTIM, device=CPU, precision=precision)
+    else:
+        made = deepspeed_engine(objective(), precision, stage=kind[0], offload=kind[1])
+    return made
+
+
+def scale_of(engine):
+    return engine.state_dict()["scaler"].get("scale")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("last", [None, (0, "none"), (2, "optimizer"), (3, "parameters")], ids=str)
+@pytest.mark.parametrize("first", [None, (0, "none"), (2, "optimizer"), (3, "parameters")], ids=str)
+def test_a_checkpoint_goes_from_each_engine_to_each_other(first, last, precision):
+    """Also before the first step, and with a loss scale that is not the initial one."""
+    source, target = with_scale(first, precision), with_scale(last, precision)
+    state = source.state_dict()
+    if precision == "fp16":
+        state["scaler"] = {**state["scaler"], "scale": 512.0}
+    target.load_weights(source.weights())
+    target.load_state_dict(state)
+    assert scale_of(target) == (512.0 if precision == "fp16" else None)

@@ -24,6 +24,7 @@ from smallbench.errors import (
     UnsavedError,
 )
 from smallbench.files import read_json
+from smallbench.stop import NEVER, SignalStop, Stop
 from smallbench.storage.base import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
@@ -31,9 +32,9 @@ from smallbench.train import checkpoint as checkpoint_module
 from smallbench.train import pretrain as pretrain_module
 from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import DurabilityConfig
+from smallbench.train.engine import TorchEngine
 from smallbench.train.pretrain import pretrain
 from smallbench.train.remote import RemoteRun
-from smallbench.train.stop import StopRequest
 from tests.servers.proxy import Answer, CutRequest, CutResponse, Gone, Stall
 from tests.train.test_kills import VALUES, forked, status_of
 from tests.train.test_pretrain import StopAfter, outcome, tiny
@@ -94,7 +95,7 @@ def test_an_empty_machine_goes_on_from_s3(corpus, tmp_path, uninterrupted, s3_bu
     run_dir, durability = tmp_path / "run", on_s3(s3_bucket)
     for steps in (4, 2):
         with pytest.raises(InterruptedRunError):
-            run(corpus, run_dir, durability, should_stop=StopAfter(steps))
+            run(corpus, run_dir, durability, stop=StopAfter(steps))
         shutil.rmtree(run_dir)
     run(corpus, run_dir, durability, resume="must")
     assert outcome(run_dir) == uninterrupted
@@ -129,7 +130,7 @@ def test_a_living_writer_keeps_its_run(corpus, tmp_path, s3_bucket):
             time.sleep(0.05)
 
     first = exit_code_of(
-        lambda: run(corpus, tmp_path / "a" / "run", durability, should_stop=until_the_other_is_gone)
+        lambda: run(corpus, tmp_path / "a" / "run", durability, stop=Stop(until_the_other_is_gone))
     )
     remote = remote_of(s3_bucket)
     while not remote.lease.read():
@@ -167,7 +168,7 @@ def test_training_never_stops_for_a_storage_that_fails(
         return False
 
     durability = on_s3(moto_bucket.behind(between), lease_seconds=300)
-    run(corpus, tmp_path / "run", durability, should_stop=watch)
+    run(corpus, tmp_path / "run", durability, stop=Stop(watch))
     assert outcome(tmp_path / "run") == uninterrupted
     remote = remote_of(moto_bucket)
     assert remote.store.steps()[-1] == LAST
@@ -185,7 +186,7 @@ def test_a_storage_that_stays_away_ends_the_run_with_69_and_loses_nothing(
         return False
 
     with pytest.raises(UnavailableError, match="on the local disk"):
-        run(corpus, tmp_path / "run", durability, should_stop=fail)
+        run(corpus, tmp_path / "run", durability, stop=Stop(fail))
     between.heal()
     run(corpus, tmp_path / "run", on_s3(moto_bucket), resume="must")
     assert outcome(tmp_path / "run") == uninterrupted
@@ -227,7 +228,7 @@ def test_all_damaged_is_65(corpus, tmp_path, moto_bucket):
 MOMENTS = {
     "in a save": (checkpoint_module, "save_file"),
     "in an upload": (LocalStorage, "upload"),
-    "in a step": (pretrain_module._Run, "_learning_rate"),
+    "in a step": (TorchEngine, "step"),
 }
 
 
@@ -250,20 +251,19 @@ def signalled(corpus, folder, moment, *, grace_seconds, upload_seconds=0.0, numb
         if name != "upload" and upload_seconds:
             upload = LocalStorage.upload
             LocalStorage.upload = lambda *words: (time.sleep(upload_seconds), upload(*words))
-        with StopRequest(grace_seconds=grace_seconds) as stop:
+        with SignalStop(grace_seconds=grace_seconds) as stop:
 
-            def should_stop():
+            def ask():
                 # The signal, wherever it comes, finds steps to be done.
-                while next(questions) >= LAST - 1 and not stop():
+                while next(questions) >= LAST - 1 and not stop.asked():
                     time.sleep(0.01)
-                return stop()
+                return stop.asked()
 
             run(
                 corpus,
                 folder / "run",
                 DurabilityConfig(storage=str(folder / "bucket"), lease_seconds=0.2),
-                should_stop=should_stop,
-                seconds_left=stop.seconds_left,
+                stop=Stop(ask, stop.seconds_left),
             )
 
     return status_of(exit_code_of(action))
@@ -295,11 +295,12 @@ def test_a_grace_too_short_is_143_and_the_next_start_goes_on(
 
 
 def test_no_time_for_a_save_is_143_and_tries_none(corpus, tmp_path, uninterrupted):
-    def run_with(left, **values):
-        pretrain(tiny(**VALUES), data=corpus, run_dir=tmp_path, seconds_left=lambda: left, **values)
+    def run_with(left, stop=NEVER):
+        stop = Stop(stop.asked, lambda: left)
+        pretrain(tiny(**VALUES), data=corpus, run_dir=tmp_path, stop=stop)
 
     with pytest.raises(UnsavedError, match="continues from step 3") as caught:
-        run_with(0.0, should_stop=StopAfter(5))
+        run_with(0.0, stop=StopAfter(5))
     assert caught.value.exit_code == ExitCode.SIGTERM
     assert CheckpointStore(tmp_path).steps() == [3]
     run_with(0.0)
@@ -316,7 +317,7 @@ def test_a_stop_within_a_step_undoes_it(corpus, tmp_path):
                 tiny(**values),
                 data=corpus,
                 run_dir=tmp_path / "run",
-                should_stop=StopAfter(questions),
+                stop=StopAfter(questions),
             )
     pretrain(tiny(**values), data=corpus, run_dir=tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
@@ -326,7 +327,7 @@ def test_a_stop_before_the_first_step_is_no_75(corpus, tmp_path):
     """A scheduler that starts again at 75 would do so for ever."""
     values = {**VALUES, "train__micro_batch_size": 2}
     with pytest.raises(SmallbenchError, match="before this attempt had done a step") as caught:
-        pretrain(tiny(**values), data=corpus, run_dir=tmp_path, should_stop=lambda: True)
+        pretrain(tiny(**values), data=corpus, run_dir=tmp_path, stop=Stop(lambda: True))
     assert caught.value.exit_code == ExitCode.CRASH
 
 
@@ -341,7 +342,7 @@ def test_what_a_run_has_come_to_is_in_the_storage_too(corpus, tmp_path):
     """Also after a second attempt, which began with the first one's summary there."""
     durability = DurabilityConfig(storage=str(tmp_path / "bucket"))
     with pytest.raises(InterruptedRunError):
-        run(corpus, tmp_path / "run", durability, should_stop=StopAfter(5))
+        run(corpus, tmp_path / "run", durability, stop=StopAfter(5))
     run(corpus, tmp_path / "run", durability)
     here, there = (read_json(tmp_path / p / "run.json") for p in ("run", "bucket/run"))
     assert len(there["attempts"]) == 2

@@ -46,7 +46,7 @@ def test_an_interrupted_run_with_deepspeed_ends_as_if_it_had_not_been(corpus, tm
     pretrain(config, data=corpus, run_dir=tmp_path / "whole")
     for _ in range(2):  # asked twice a step
         with pytest.raises(InterruptedRunError):
-            pretrain(config, data=corpus, run_dir=tmp_path / "run", should_stop=StopAfter(51))
+            pretrain(config, data=corpus, run_dir=tmp_path / "run", stop=StopAfter(51))
     pretrain(config, data=corpus, run_dir=tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
@@ -56,7 +56,7 @@ def test_a_run_goes_on_with_another_engine(corpus, tmp_path):
     plain = tiny(train__max_steps=12, train__precision="fp32")
     pretrain(plain, data=corpus, run_dir=tmp_path / "whole")
     with pytest.raises(InterruptedRunError):
-        pretrain(plain, data=corpus, run_dir=tmp_path / "run", should_stop=StopAfter(5))
+        pretrain(plain, data=corpus, run_dir=tmp_path / "run", stop=StopAfter(5))
     values = {**OFFLOADED, "train__precision": "fp32"}
     pretrain(tiny(train__max_steps=12, **values), data=corpus, run_dir=tmp_path / "run")
     assert losses_of(tmp_path / "run") == pytest.approx(losses_of(tmp_path / "whole"), abs=1e-3)
@@ -227,7 +227,7 @@ def test_hours_end_a_run_and_more_of_them_continue_it(corpus, tmp_path, capsys):
 def test_a_schedule_along_hours_decays_fully_and_belongs_to_the_run(corpus, tmp_path):
     values = {"schedule__along": "hours", "train__max_hours": 3 / 3600, "train__max_steps": 3}
     with pytest.raises(InterruptedRunError, match=r"saved at step \d+; the same"):
-        pretrain(tiny(**values), data=corpus, run_dir=tmp_path, should_stop=StopAfter(5))
+        pretrain(tiny(**values), data=corpus, run_dir=tmp_path, stop=StopAfter(5))
     with pytest.raises(ConfigError, match=r"train\.max_hours"):
         pretrain(tiny(**values | {"train__max_hours": 9.0}), data=corpus, run_dir=tmp_path)
     pretrain(tiny(**values), data=corpus, run_dir=tmp_path)
@@ -253,7 +253,7 @@ def test_a_growing_batch_and_a_falling_masking_rate_survive_an_interruption(corp
                 tiny(**values),
                 data=corpus,
                 run_dir=tmp_path / "run",
-                should_stop=StopAfter(4 * num_steps),
+                stop=StopAfter(4 * num_steps),
             )
     pretrain(tiny(**values), data=corpus, run_dir=tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")

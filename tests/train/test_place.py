@@ -9,6 +9,7 @@ from smallbench.data import verified
 from smallbench.data.verified import verify_once
 from smallbench.errors import ConfigError, ConflictError, DataError, SmallbenchError
 from smallbench.files import exclusive_lock, read_json
+from smallbench.stop import Stop
 from smallbench.train import place as place_module
 from smallbench.train import pretrain as pretrain_module
 from smallbench.train.checkpoint import CheckpointStore
@@ -70,7 +71,7 @@ def test_a_copy_waits_for_the_original_and_takes_nothing_from_it(corpus, tmp_pat
         data=corpus,
         run_dir=original,
         durability=durability,
-        should_stop=copy_and_start,
+        stop=Stop(copy_and_start),
     )
     assert checked
 

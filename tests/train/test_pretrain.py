@@ -14,6 +14,7 @@ from smallbench.config import override_all
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
 from smallbench.files import exclusive_lock
 from smallbench.recipes import RECIPES
+from smallbench.stop import Stop
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.checkpoint import CheckpointStore, sealed
 from smallbench.train.pretrain import pretrain
@@ -89,13 +90,14 @@ def test_a_run_leaves_what_it_promises(corpus, tmp_path):
     assert all(0 < r["mfu"] < 1 for r in train)
 
 
-class StopAfter:
+class StopAfter(Stop):
     """Asked after each step; says yes after `num_steps` of them."""
 
     def __init__(self, num_steps):
+        super().__init__()
         self.num_steps = num_steps
 
-    def __call__(self):
+    def asked(self):
         self.num_steps -= 1
         return self.num_steps <= 0
 
@@ -104,7 +106,7 @@ class StopAfter:
 def test_resumed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted, stops):
     for first, stop in zip([0, *stops], stops, strict=False):
         with pytest.raises(InterruptedRunError, match=f"saved at step {stop} of 24"):
-            pretrain(tiny(), data=corpus, run_dir=tmp_path, should_stop=StopAfter(stop - first))
+            pretrain(tiny(), data=corpus, run_dir=tmp_path, stop=StopAfter(stop - first))
     pretrain(tiny(), data=corpus, run_dir=tmp_path)
     assert outcome(tmp_path) == uninterrupted
 
@@ -112,11 +114,12 @@ def test_resumed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted, s
 def test_killed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted):
     """SIGKILL in a real process between two checkpoints; the same command continues."""
     program = (  # its twelfth step is the last that it comes to
-        "import sys, time; from pathlib import Path; from smallbench.train.pretrain import *;"
-        "from tests.train.test_pretrain import tiny; torch.set_num_threads(1);"
+        "import sys, time, torch; from pathlib import Path;"
+        "from smallbench.train.pretrain import pretrain;"
+        "from tests.train.test_pretrain import Stop, tiny; torch.set_num_threads(1);"
         "steps = iter(range(11)); "
         "pretrain(tiny(), data=Path(sys.argv[1]), run_dir=Path(sys.argv[2]),"
-        " should_stop=lambda: next(steps, None) is None and time.sleep(600))"
+        " stop=Stop(lambda: next(steps, None) is None and time.sleep(600)))"
     )
     command = [sys.executable, "-c", program, str(corpus), str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

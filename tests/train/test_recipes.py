@@ -40,7 +40,7 @@ def test_resumed_run_equals_uninterrupted_run(family, corpus, tmp_path):
     config = small(family, train__max_steps=16)
     pretrain(config, data=corpus, run_dir=tmp_path / "whole")
     with pytest.raises(InterruptedRunError):
-        pretrain(config, data=corpus, run_dir=tmp_path / "parts", should_stop=StopAfter(7))
+        pretrain(config, data=corpus, run_dir=tmp_path / "parts", stop=StopAfter(7))
     pretrain(config, data=corpus, run_dir=tmp_path / "parts")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
@@ -50,7 +50,7 @@ def test_other_ways_of_sharing_resume_exactly_too(sharing, corpus, tmp_path):
     config = small("electra", train__max_steps=8, objective__embedding_sharing=sharing)
     pretrain(config, data=corpus, run_dir=tmp_path / "whole")
     with pytest.raises(InterruptedRunError):
-        pretrain(config, data=corpus, run_dir=tmp_path / "parts", should_stop=StopAfter(3))
+        pretrain(config, data=corpus, run_dir=tmp_path / "parts", stop=StopAfter(3))
     pretrain(config, data=corpus, run_dir=tmp_path / "parts")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 

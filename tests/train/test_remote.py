@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from smallbench.errors import ConflictError, DataError, UnavailableError
+from smallbench.stop import Stop
 from smallbench.storage.base import AlreadyExistsError, open_storage
 from smallbench.train.checkpoint import CheckpointStore, Retention, newest_checkpoint
 from smallbench.train.manifest import METRICS, sealed
@@ -109,7 +110,7 @@ def test_a_living_owner_is_left_alone(url):
 
     said = []
     with pytest.raises(ConflictError, match="is writing to the run"):
-        remote_run(url).lease.claim(holder="b", say=said.append, should_stop=watch)
+        remote_run(url).lease.claim(holder="b", say=said.append, stop=Stop(watch))
     assert "waiting" in said[0]
     owner.lease.assert_owned()
 
@@ -117,7 +118,7 @@ def test_a_living_owner_is_left_alone(url):
 def test_a_dead_owner_is_followed_when_its_lease_has_run_out(url):
     remote_run(url, lease_seconds=0.5).lease.claim(holder="a")
     waited = []
-    assert remote_run(url).lease.claim(holder="b", should_stop=lambda: waited.append(True)) == 2
+    assert remote_run(url).lease.claim(holder="b", stop=Stop(lambda: waited.append(True))) == 2
     assert waited
 
 
@@ -128,7 +129,7 @@ def test_nobody_waits_for_who_is_known_to_be_gone(url, how):
     if how == "released":
         first.lease.release()
     waited, holder = [], "a" if how == "same directory" else "b"
-    assert remote_run(url).lease.claim(holder=holder, should_stop=lambda: waited.append(True)) == 2
+    assert remote_run(url).lease.claim(holder=holder, stop=Stop(lambda: waited.append(True))) == 2
     assert not waited
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from smallbench.errors import DivergedError
+from smallbench.stop import Stop
 from smallbench.train.callbacks import evaluate
 from smallbench.train.schedule import linear_decay
-from smallbench.train.trainer import Progress, count_targets
+from smallbench.train.trainer import Callback, Progress, count_targets
 from tests.train.tiny import Losses, objective, take, trainer
 
 # Recorded on an AVX-512 CPU with torch 2.13; another CPU may differ in the last digits.
@@ -116,12 +117,12 @@ def test_progress_counts_steps_samples_and_tokens():
 
 def test_should_stop_ends_after_a_whole_step():
     losses = Losses()
-    made = trainer(callbacks=[losses], should_stop=lambda: len(losses.losses) == 3)
+    made = trainer(callbacks=[losses], stop=Stop(lambda: len(losses.losses) == 3))
     assert made.run() is False
     assert made.progress.step == 3
 
 
-class Poison:
+class Poison(Callback):
     """Breaks the weights' gradients from a step on, by way of the loss."""
 
     def __init__(self, made, steps):
@@ -135,7 +136,7 @@ def test_a_non_finite_gradient_skips_the_update_and_is_counted():
     made = trainer(num_steps=4)
     before = {}
 
-    class Watch:
+    class Watch(Callback):
         def after_step(self, progress, result):
             before[progress.step] = [p.detach().clone() for p in made.objective.parameters()]
             assert result.skipped == (progress.step == 3)

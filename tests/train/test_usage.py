@@ -145,7 +145,7 @@ def test_records_checkpoints_summary_and_a_restart_tell_the_same(corpus, tmp_pat
             data=corpus,
             run_dir=tmp_path,
             accounting=accounting,
-            should_stop=StopAfter(11),
+            stop=StopAfter(11),
         )
     before = json.loads((tmp_path / "run.json").read_text())["summary"]
     pretrain(tiny(), data=corpus, run_dir=tmp_path, accounting=accounting)

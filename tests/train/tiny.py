@@ -12,7 +12,7 @@ from smallbench.train.budget import Budget
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.schedule import linear_decay
-from smallbench.train.trainer import Progress, Trainer
+from smallbench.train.trainer import Callback, Progress, Trainer
 
 VOCABULARY = Vocabulary(
     size=90, pad_id=0, cls_id=2, sep_id=3, mask_id=4, special_ids=(0, 1, 2, 3, 4)
@@ -66,21 +66,21 @@ def trainer(
         model, OptimConfig(learning_rate=1e-2), device=torch.device("cpu"), precision=precision
     )
     source = CorruptedRows(
-        take, model.corrupt, model.micro_batches,
+        take, model.corrupt,
         batch_size=lambda fraction: 8, micro_batch_size=micro_batch_size, seed=3,
     )  # fmt: skip
     return Trainer(
         objective=model,
         engine=engine,
         batches=source,
-        learning_rate=lambda step: 1e-2 * linear_decay(step, total=20, warmup=2),
+        learning_rate=lambda progress: 1e-2 * linear_decay(progress.step, total=20, warmup=2),
         budget=Budget(max_steps=num_steps),
         progress=progress,
         **arguments,
     )
 
 
-class Losses:
+class Losses(Callback):
     """A callback that keeps each step's loss and gradient norm."""
 
     def __init__(self) -> None:

@@ -14,8 +14,9 @@ from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.board import BoardRow, board
 from smallbench.leaderboard.entry import Entry, Tier
 from smallbench.leaderboard.evaluation import Evaluation
+from smallbench.leaderboard.ranking import RankRange
 from smallbench.leaderboard.scores import TaskScore, ViewName
-from smallbench.leaderboard.statistics import Interval, RankRange
+from smallbench.leaderboard.statistics import Interval
 
 METRICS = {
     "matthews": "Matthews correlation",
@@ -168,7 +169,7 @@ def _row(found: BoardRow) -> Row:
         rank=found.rank,
         leads=found.leads,
         average=found.average,
-        interval=found.view.interval if found.view else None,
+        interval=found.interval,
         cells=cells,
         usage=Usage.of(found.entry),
     )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smallbench.models.paths import is_on_cpu
+from smallbench.models.kernels.choice import use_cpu_kernels
 
 LEVELS = 1 << 16
 """The probability is rounded to a multiple of 1 / LEVELS, and the scale follows the rounded one."""
@@ -27,7 +27,7 @@ def dropout(values: Tensor, probability: float) -> Tensor:
     """
     if probability == 0:
         return values
-    if not is_on_cpu(values) or torch.compiler.is_compiling():
+    if not use_cpu_kernels(values):
         return F.dropout(values, p=probability)
     return values * draw_scaled_mask(values, probability)
 

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smallbench.models.dropout import draw_scaled_mask
-from smallbench.models.paths import is_on_cpu
+from smallbench.models.kernels.choice import use_cpu_kernels
+from smallbench.models.kernels.dropout import draw_scaled_mask
 
 
 def attend(
@@ -35,7 +35,7 @@ def attend(
 
     `mask` broadcasts to XYLL and is True where a key may be seen.
     """
-    if is_on_cpu(q_XYLd) and not torch.compiler.is_compiling():
+    if use_cpu_kernels(q_XYLd):
         # Autocast would run the softmax in float32 copies; its sums are float32 inside anyway.
         with torch.autocast("cpu", enabled=False):
             return _WrittenOut.apply(  # type: ignore[no-any-return, no-untyped-call]

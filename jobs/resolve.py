@@ -1,0 +1,340 @@
+"""From a command line to a job's options and configuration.
+
+Python Fire only splits the line into words and flags whose values stay text; everything it would
+do with them (run a job before it has seen a mistyped flag, call a method named by a stray word,
+turn `1.10` into a number) happens nowhere. The text is read by the annotations of the job's
+options, in layers: defaults or recipe < `--config` file < `SMALLBENCH_*` variables < flags. A job
+starts only when every layer fits.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+
+from jobs import base
+from jobs.base import Job
+from smallbench import plugins
+from smallbench.config import (
+    Key,
+    Location,
+    annotations_of,
+    describe,
+    flatten,
+    keys_of,
+    least_of,
+    option,
+    override_all,
+    read_value,
+    to_dict,
+)
+from smallbench.errors import ConfigError, SmallbenchError, UsageError, nearest
+from smallbench.storage.base import check_endpoint, check_path, is_remote
+
+PREFIX = "SMALLBENCH_"
+TEST_PREFIX = "SMALLBENCH_TEST_"  # the test suite's own variables are no options
+
+FLAG = re.compile(r"--([A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
+LOCATION = re.compile(r"\s*[\"']?(s3|s3a|s3n|gs|file):", re.IGNORECASE)
+"""A storage's URL, in the value of an option that may also be something else (a hub id)."""
+DASHED = re.compile(r"-(-|[A-Za-z]|$)")  # what Fire takes for a flag or a separator; not -1
+BARE = "\0"
+"""Value of a flag without one; no argument of a process can contain it."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The flags of every job, beside `--help`."""
+
+    config: Path | None = option(None, help="YAML file with any of these options", metavar="FILE")
+    dry_run: bool = option(False, help="print the resolved configuration, touch nothing")
+    plugin: tuple[Path, ...] = option(
+        (), help="Python files that FILE.py:NAME may mean, if they are in another folder"
+    )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values by key from one place: how a user writes a key there, and what a wrong one raises."""
+
+    values: Mapping[str, Any]
+    prefix: str
+    error: type[SmallbenchError]
+    place: str = ""
+
+    def spelling(self, key: str) -> str:
+        """The key as it is written after the prefix: `run_dir`, in a variable `RUN_DIR`."""
+        return key.upper().replace(".", "__") if self.prefix == PREFIX else key
+
+    def read(self, key: str, annotation: Any, about: Field[Any]) -> Any:
+        """The value of `key` by its annotation."""
+        value, name = self.values[key], self.prefix + self.spelling(key)
+        if value == BARE:
+            if annotation is bool or bool in get_args(annotation):
+                return True
+            kind = describe(annotation).removesuffix(" or none")
+            raise self.error(f"{name} needs a value: {name}={kind}")
+        try:
+            return read_value(self.place + name, value, annotation, least=least_of(about))
+        except ConfigError as error:
+            raise self.error(str(error)) from None
+
+    def unknown(self, key: str, known: Iterable[str]) -> SmallbenchError:
+        """The error for a key that is none, with the nearest one, or those of its section."""
+        section, _, name = key.rpartition(".")
+        inside = [k for k in known if section and k.startswith(f"{section}.")]
+        if inside:  # compared without the section, which makes any two of its keys alike
+            prefix = self.prefix + self.spelling(f"{section}.")
+            spelled = [self.spelling(k.removeprefix(f"{section}.")) for k in inside]
+            ending = nearest(self.spelling(name), spelled, prefix=prefix)
+        else:
+            names = {self.spelling(k) for k in known}
+            ending = nearest(self.spelling(key), names, prefix=self.prefix)
+            if not ending.startswith("did you mean"):
+                top = {self.spelling(k) for k in known if "." not in k}
+                ending = nearest(self.spelling(key), top, prefix=self.prefix)
+        return self.error(f"{self.place}unknown {self.prefix}{self.spelling(key)}; {ending}")
+
+
+def resolve(
+    job: Job, arguments: Sequence[str], environment: Mapping[str, str]
+) -> tuple[Shared, Any, Any]:
+    """A job's flags, options and (where it has one) configuration from all layers.
+
+    Raises `UsageError` for what is wrong on the command line and `ConfigError` for the rest.
+    """
+    shared, layers = _layers(job, arguments, environment)
+    for layer in layers:
+        for path in _values(Shared, [layer]).get("plugin", ()):
+            plugins.register(path)
+    values = _values(job.options, layers)
+    missing = [f for f in fields(job.options) if f.default is MISSING and f.name not in values]
+    config, keys = None, {}
+    if job.config:
+        stand_ins = _example(job) if missing else {}
+        config = _checked(job.config, _checked(job.options, **{**stand_ins, **values}))
+    own = annotations_of(job.options)
+    if config is not None:
+        given = {key: value for layer in layers for key, value in layer.values.items()}
+        keys = {k: v for k, v in keys_of(config, given).items() if k not in own}
+    _refuse_unknown(job, layers, [*own, *keys])  # before what is missing: it is often why
+    if missing:
+        raise UsageError(_missing(job, missing[0]))
+    if config is not None:
+        config = _checked(override_all, config, _changes(job, layers, keys))
+    options = _checked(job.options, **values)
+    _check_locations(options)
+    return shared, options, config
+
+
+def _layers(
+    job: Job, arguments: Sequence[str], environment: Mapping[str, str]
+) -> tuple[Shared, list[Layer]]:
+    """The flags of every job, and all layers from the lowest to the highest."""
+    words, flags = split(arguments)
+    words = _gathered(job, words)
+    for name in job.words[: len(words)]:
+        if name in flags:
+            raise UsageError(f"{name} is given twice: {words[0]!r} and --{name}")
+        flags[name] = words.pop(0)
+    if words:
+        raise UsageError(f"stray word {words[0]!r}; options are written --name=value")
+    variables = {
+        variable.removeprefix(PREFIX).lower().replace("__", "."): value
+        for variable, value in environment.items()
+        if variable.startswith(PREFIX) and not variable.startswith(TEST_PREFIX)
+    }
+    upper = [Layer(variables, PREFIX, ConfigError), Layer(flags, "--", UsageError)]
+    shared = Shared(**_values(Shared, upper))
+    return shared, [*([_file(shared.config)] if shared.config else []), *upper]
+
+
+def _refuse_unknown(job: Job, layers: Sequence[Layer], known: Sequence[str]) -> None:
+    for layer in layers:
+        of_every_job = annotations_of(Shared) if layer.prefix else ("plugin",)
+        allowed = [*known, *of_every_job]
+        for key in layer.values:
+            if key not in allowed and not (layer.prefix == PREFIX and _fits_another(job, key)):
+                raise layer.unknown(key, allowed if layer.prefix else known)
+
+
+def _changes(job: Job, layers: Sequence[Layer], keys: Mapping[str, Key]) -> dict[str, Any]:
+    """What the layers say about the configuration; later layers win.
+
+    An option that is short for a key is that key. Raises the layer's error if one layer gives both,
+    and not the same value.
+    """
+    changes: dict[str, Any] = {}
+    options = {f.name: f for f in fields(job.options)}
+    for layer in layers:
+        here = {
+            key: layer.read(key, keys[key].annotation, keys[key].about)
+            for key in layer.values
+            if key in keys
+        }
+        for short in job.shortcuts.keys() & layer.values.keys():
+            key = job.shortcuts[short]
+            value = layer.read(short, annotations_of(job.options)[short], options[short])
+            if value is None:
+                if key not in here:
+                    changes.pop(key, None)  # the recipe's value again
+            elif here.setdefault(key, value) != value:
+                one, other = (layer.prefix + layer.spelling(name) for name in (short, key))
+                raise layer.error(
+                    f"{layer.place}{one}={value} and {other}={here[key]} give one setting two "
+                    "values; leave one of them out"
+                )
+        changes |= here
+    return changes
+
+
+def _check_locations(options: Any) -> None:
+    """Refuse what looks like a URL and is none, in every flag that takes a URL or a path."""
+    for key, annotation in annotations_of(type(options)).items():
+        value = getattr(options, key)
+        kinds = {annotation, *get_args(annotation)}
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, Path):
+                check_path(each, name=f"--{key}")
+            elif key == "endpoint_url" and each is not None:
+                check_endpoint(each, name=f"--{key}")
+            elif isinstance(each, str) and (
+                Location in kinds or key == "storage" or LOCATION.match(each)
+            ):
+                is_remote(each, name=f"--{key}")
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The words of a command line, and its flags with their values as text (or `BARE`).
+
+    Fire does the splitting; what it would act upon is refused before it sees it.
+    """
+    from fire import Fire
+    from fire.decorators import SetParseFn
+
+    tokens: list[str] = []
+    seen: set[str] = set()
+    for index, token in enumerate(arguments):
+        flag = FLAG.fullmatch(token)
+        if not flag and DASHED.match(token):
+            raise UsageError(f"stray {token!r}; options are written --name=value")
+        if flag:
+            key = flag[1].replace("-", "_")
+            if key in seen:
+                raise UsageError(f"--{key} is given twice")
+            seen.add(key)
+            # Marked here, since Fire reads a bare `--note` as "not te".
+            following = arguments[index + 1] if index + 1 < len(arguments) else "--"
+            if flag[2] is None and DASHED.match(following):
+                token = f"{token}={BARE}"
+        tokens.append(token)
+
+    words: list[str] = []
+    flags: dict[str, str] = {}
+
+    @SetParseFn(str)  # type: ignore[untyped-decorator]
+    def collect(*some_words: str, **some_flags: str) -> None:
+        words.extend(some_words)
+        flags.update(some_flags)
+
+    Fire(collect, command=tokens, name="smallbench")
+    return words, flags
+
+
+def _gathered(job: Job, words: Sequence[str]) -> list[str]:
+    """The words as `job.words` names them: all that are left for the last, where it is a tuple."""
+    last = len(job.words) - 1
+    if last >= 0 and get_origin(annotations_of(job.options)[job.words[last]]) is tuple:
+        return [*words[:last], *([",".join(words[last:])] if words[last:] else [])]
+    return list(words)
+
+
+def as_yaml(job: Job, options: Any, config: Any = None) -> str:
+    """Options and configuration as one YAML document, which `--config` reads back.
+
+    Each value stands there once: without the options that are short for a key.
+    """
+    data = {key: value for key, value in to_dict(options).items() if key not in job.shortcuts}
+    data |= to_dict(config) if config is not None else {}
+    if files := plugins.registered():
+        data["plugin"] = [str(plugin.path) for plugin in files]
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def named_config(job: Job, arguments: Sequence[str]) -> Any:
+    """The configuration of the words in `arguments`, or of the job's first example."""
+    if job.config is None:
+        return None
+    words, _ = split([a for a in arguments if not a.startswith("-")])
+    named = dict(zip(job.words, _gathered(job, words), strict=False))
+    values = _values(job.options, [Layer(named, "--", UsageError)])
+    return job.config(job.options(**{**_example(job), **values}))
+
+
+def _values(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
+    """What the layers say about the fields of `cls`; later layers win."""
+    annotations, about = annotations_of(cls), {f.name: f for f in fields(cls)}
+    return {
+        key: layer.read(key, annotations[key], about[key])
+        for layer in layers
+        for key in layer.values
+        if key in annotations
+    }
+
+
+def _checked(build: Any, *arguments: Any, **values: Any) -> Any:
+    """`build(…)`, where a `ValueError` says that values do not fit each other."""
+    try:
+        return build(*arguments, **values)
+    except SmallbenchError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _file(path: Path) -> Layer:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise ConfigError(f"--config={path} cannot be read: {reason}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"--config={path} holds no 'key: value' lines")
+    data = {str(key): value for key, value in data.items()}
+    return Layer(flatten(data), "", ConfigError, place=f"{path}: ")
+
+
+def _example(job: Job) -> dict[str, Any]:
+    """The options of the job's first example: stand-ins for what `--help` was not told."""
+    words, flags = split(shlex.split(job.examples[0])[2:]) if job.examples else ([], {})
+    flags.update(zip(job.words, _gathered(job, words), strict=False))
+    return _values(job.options, [Layer(flags, "--", UsageError)])
+
+
+def _fits_another(job: Job, key: str) -> bool:
+    """Whether a variable is another job's, or in a section whose keys a plug-in may bring."""
+    for name in base.JOBS:
+        other = base.load(name)
+        if name == job.name:
+            continue
+        if key in annotations_of(other.options):
+            return True
+        config = named_config(other, ())
+        if config is not None and (
+            key in keys_of(config)
+            or any(f.metadata.get("table") and key.startswith(f"{f.name}.") for f in fields(config))
+        ):
+            return True
+    return False
+
+
+def _missing(job: Job, field: Any) -> str:
+    name = field.name.upper() if field.name in job.words else f"--{field.name}"
+    example = f"; for example: {job.examples[0]}" if job.examples else ""
+    return f"{name} is missing ({field.metadata.get('help', '')}){example}"

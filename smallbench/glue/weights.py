@@ -1,0 +1,168 @@
+"""The weights of a foreign encoder: read from its files as tensors only, without their wrappers."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smallbench.errors import DataError
+from smallbench.files import read_json
+
+FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""transformers' names, in the order in which it looks for them."""
+
+NESTS = ("state_dict", "model_state_dict", "model", "module")
+"""Keys under which training programs keep a model's weights beside their own state."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""Prefixes of all names: DistributedDataParallel, torch.compile, and a model inside a module."""
+
+INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""Wrappers of single layers: torch.compile, FSDP, activation checkpointing."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a checkpoint by name."""
+
+    state: Mapping[str, Tensor]
+    file: str
+    """The file they came from, or the index of the files."""
+    wrappers: tuple[str, ...] = ()
+    """What was around them and was removed, the outermost first."""
+
+    def unwrapped(self, expected: Collection[str]) -> Weights:
+        """Without the known wrappers around all names that hide the `expected` ones."""
+
+        def matches(state: Mapping[str, Tensor]) -> int:
+            return sum(name in expected for name in state)
+
+        state, removed = dict(self.state), []
+        for marker in INNER_WRAPPERS:
+            if any(f".{marker}" in name for name in state):
+                state = {name.replace(f".{marker}", "."): tensor for name, tensor in state.items()}
+                removed.append(marker)
+        best, best_removed = state, list(removed)
+        while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in state)), None):
+            if not state:
+                break
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+            removed.append(prefix)
+            # A class may itself name its encoder 'model': only what makes names known is removed.
+            if matches(state) > matches(best):
+                best, best_removed = state, list(removed)
+        return replace(self, state=best, wrappers=(*self.wrappers, *best_removed))
+
+
+def find_file(model: str, name: str) -> Path | None:
+    """A file of a directory or of a hub model, None where it has no such file.
+
+    Raises `DataError` if the file is only a git-lfs pointer.
+    """
+    from transformers.utils import cached_file
+
+    found = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
+    if found is None:
+        return None
+    with Path(found).open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise DataError(
+                f"{found} is a git-lfs pointer, not the file itself; run 'git lfs pull' in its "
+                "repository"
+            )
+    return Path(found)
+
+
+def read_weights(model: str) -> Weights:
+    """All weights that the files of `model` hold, nested dictionaries opened.
+
+    Raises `DataError` if there are none, or if a file is missing, damaged or holds objects other
+    than tensors.
+    """
+    for name in FILES:
+        index = find_file(model, name)
+        if index is None:
+            continue
+        files = _shards(model, index) if name.endswith(".json") else [index]
+        state: dict[str, Tensor] = {}
+        wrappers: tuple[str, ...] = ()
+        for file in files:
+            content, wrappers = _unnested(_read(file), file)
+            state |= content
+        return Weights(state, name, wrappers)
+    others = sorted(
+        path.name
+        for path in (Path(model).iterdir() if Path(model).is_dir() else ())
+        if path.suffix in {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
+    )
+    raise DataError(
+        f"{model} has no weights; expected one of {', '.join(FILES)}"
+        + (f", found only {', '.join(others)}" if others else "")
+    )
+
+
+def _shards(model: str, index: Path) -> list[Path]:
+    mapping = read_json(index).get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        raise DataError(f"{index} has no weight_map; download the model again")
+    shards = {name: find_file(model, name) for name in sorted(set(map(str, mapping.values())))}
+    if missing := [name for name, path in shards.items() if path is None]:
+        raise DataError(
+            f"{model} lacks {', '.join(missing[:3])}, {len(missing)} of the {len(shards)} files "
+            f"that {index.name} names; download the model again"
+        )
+    return [path for path in shards.values() if path is not None]
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            content: Any = load_file(file)
+        else:  # weights_only: nothing in the file is executed
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise DataError(
+            f"{file} is damaged, or holds Python objects beside its weights, which are never "
+            "loaded; save only the model's state_dict(), best as safetensors"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"{file} ({file.stat().st_size:,} bytes) is damaged or cut off ({reason}); download "
+            "or copy it again"
+        ) from None
+    if not isinstance(content, Mapping):
+        raise DataError(f"{file} holds a {type(content).__name__}, expected weights by name")
+    return content
+
+
+def _unnested(content: Mapping[str, Any], file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The dictionary of tensors inside those that training programs save, and its keys."""
+    keys: list[str] = []
+    while nest := next((key for key in NESTS if isinstance(content.get(key), Mapping)), None):
+        content = content[nest]
+        keys.append(nest)
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        known = ", ".join(map(repr, list(content)[:5])) or "nothing"
+        raise DataError(
+            f"{file} holds no weights by name but {known}; expected a state_dict, or one under "
+            f"one of {', '.join(NESTS)}"
+        )
+    return state, tuple(keys)

@@ -1,0 +1,139 @@
+"""What a pull request changes in `submissions/`: one entry's own files, or it is refused.
+
+Reads two commits of a repository by `git diff-tree` and runs nothing that is in them.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from smallbench.errors import DataError
+from smallbench.leaderboard.entry import ENTRY_FILE, LOG_FILE, PREDICTIONS_FOLDER, RUNS_FILE
+from smallbench.leaderboard.evaluation import VERIFIED_FILE
+from smallbench.leaderboard.submission import PREDICTIONS_NAME
+from smallbench.leaderboard.text import show
+
+ROOT = "submissions"
+SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+FILES = {ENTRY_FILE, RUNS_FILE, LOG_FILE}
+PLAIN_FILE, ABSENT = "100644", "000000"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One path that differs between two commits."""
+
+    path: str
+    old_mode: str
+    new_mode: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a pull request would do."""
+
+    entry: str | None
+    """Slug of the entry that it adds or changes; None: it touches none that remains."""
+    problems: tuple[str, ...]
+    """Why it cannot be merged; empty if it can."""
+
+
+def read_request(repository: Path, *, base: str = "HEAD^1", head: str = "HEAD",
+                 keeper: bool = False) -> Request:  # fmt: skip
+    """Judge the changes from `base` to `head`.
+
+    `keeper`: one of the board's keepers has confirmed the request (with a label that only they can
+    set). Without it, existing entries and `verified.json` are not to be changed. Raises `DataError`
+    if a commit cannot be read.
+    """
+    changes = _changes(repository, base, head)
+    if not any(_is_submission(change.path) for change in changes):
+        return Request(None, ())
+    if [change.path for change in changes] == [f"{ROOT}/{VERIFIED_FILE}"]:
+        problem = f"{VERIFIED_FILE} is the keepers' to change"
+        is_plain = changes[0].new_mode == PLAIN_FILE
+        return Request(None, () if keeper and is_plain else (problem,))
+    before = _paths(repository, base)
+    problems = [p for change in changes for p in _problems_of(change)]
+    slugs = sorted({c.path.split("/")[1] for c in changes if c.path.startswith(f"{ROOT}/")})
+    if len(slugs) > 1:
+        problems.append(f"it touches {len(slugs)} entries: {', '.join(map(show, slugs[:5]))}; "
+                        "open a pull request for each")  # fmt: skip
+    problems += _collisions(_paths(repository, head))
+    existing = {path.split("/")[1] for path in before if path.count("/") > 1}
+    for slug in slugs:
+        if slug in existing and not keeper:
+            problems.append(
+                f"{ROOT}/{show(slug)} exists: it changes only if its owner asks for it (the "
+                "contact in its entry.json) and a keeper confirms that with the label 'keeper'"
+            )
+    remains = slugs and any(p.startswith(f"{ROOT}/{slugs[0]}/") for p in _paths(repository, head))
+    return Request(slugs[0] if len(slugs) == 1 and remains else None, tuple(problems))
+
+
+def _is_submission(path: str) -> bool:
+    first = path.split("/")[0]
+    return first.casefold() == ROOT
+
+
+def _problems_of(change: Change) -> list[str]:
+    """Why a path is not one of an entry's files."""
+    place = show(change.path)
+    parts = change.path.split("/")
+    if parts[0] != ROOT:
+        return [f"{place} is no file of an entry; a pull request with an entry holds nothing else"]
+    inside = parts[2:]
+    is_known = (len(inside) == 1 and inside[0] in FILES) or (
+        len(inside) == 2
+        and inside[0] == PREDICTIONS_FOLDER
+        and PREDICTIONS_NAME.fullmatch(inside[1]) is not None
+    )
+    if len(parts) < 3 or not SLUG.fullmatch(parts[1]) or not is_known:
+        return [f"{place} is no file of an entry ({ROOT}/SLUG/ with {', '.join(sorted(FILES))} and "
+                f"{PREDICTIONS_FOLDER}/*.tsv.gz)"]  # fmt: skip
+    if change.new_mode not in (PLAIN_FILE, ABSENT):
+        return [f"{place} has mode {change.new_mode}: a link, a program or a repository, not a "
+                "plain file"]  # fmt: skip
+    return []
+
+
+def _collisions(paths: Sequence[str]) -> list[str]:
+    """Paths that are one file where the file system ignores case."""
+    seen: dict[str, str] = {}
+    found = []
+    for path in paths:
+        other = seen.setdefault(path.casefold(), path)
+        if other != path:
+            found.append(f"{show(path)} and {show(other)} differ only in case")
+    return found
+
+
+def _changes(repository: Path, base: str, head: str) -> list[Change]:
+    output = _git(repository, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-textconv",
+                  "--no-ext-diff", base, head)  # fmt: skip
+    words = output.split("\0")[:-1]
+    found = []
+    for about, path in zip(words[::2], words[1::2], strict=True):
+        old_mode, new_mode, *_ = about.lstrip(":").split()
+        found.append(Change(path, old_mode, new_mode))
+    return found
+
+
+def _paths(repository: Path, commit: str) -> list[str]:
+    """Every path below `submissions/` in a commit."""
+    return _git(repository, "ls-tree", "-r", "-z", "--name-only", commit, f"{ROOT}/").split("\0")[
+        :-1
+    ]
+
+
+def _git(repository: Path, *words: str) -> str:
+    command = ["git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false", *words]
+    done = subprocess.run(command, cwd=repository, capture_output=True, check=False)
+    if done.returncode:
+        reason = done.stderr.decode("utf-8", "replace").strip()
+        raise DataError(f"git {words[0]} failed in {repository}: {show(reason)}")
+    return done.stdout.decode("utf-8", "surrogateescape")

@@ -1,0 +1,194 @@
+"""Which entry leads which, and the interval of each AVG: all entries of a view at once.
+
+Three sources of luck are added to what `statistics` draws for each task:
+
+- the seed of the pretraining (`PRETRAINING_SD`), because an entry stands for its recipe;
+- failed fine-tunings, as a mixture: a run either learns or scores what the majority answer scores;
+- the number of comparisons: ranges of differences hold for all pairs of a board together, by the
+  bootstrap of the largest statistic (Westfall & Young 1993; Romano & Wolf 2005).
+
+`benchmarks/board_statistics.py` simulates boards and measures what these ranges promise.
+
+Shapes: E entries, R draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smallbench.leaderboard.statistics import CONFIDENCE, Floats, Interval
+
+PRETRAINING_SD = 0.4
+"""Points of AVG between two pretrainings of one recipe, for an entry with one: a stated allowance.
+25 seeds of BERT-Base differ by about half a point on GLUE (Sellam et al. 2022, arXiv 2106.16163,
+§2); tasks differ more, and their noise averages out."""
+PRETRAINING_WEIGHT = 4
+"""Degrees of freedom that the allowance is worth against an entry's own pretraining seeds."""
+NUM_JOINT_DRAWS = 2_000
+"""Of the largest statistic, if a board has more than `MANY` entries."""
+MANY = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What the ranking needs of one entry."""
+
+    score: float
+    """AVG as published: failed runs are in it."""
+    draws: Floats
+    """AVG of the runs that learned, drawn again; without the pretraining's seed."""
+    failure_cost: float = 0.0
+    """Points of AVG that are lost if every run fails."""
+    failure_spread: float = 0.0
+    """Variance of AVG for each unit of p (1 − p), where p is the probability that a run fails."""
+    num_runs: int = 0
+    num_failed: int = 0
+    pretrainings: tuple[float, ...] = ()
+    """AVG of each pretraining seed, if the entry has several."""
+
+    @property
+    def learned(self) -> float:
+        """AVG of the runs that learned."""
+        return float(self.draws.mean())
+
+    @property
+    def pretraining_sd(self) -> float:
+        """Standard deviation of AVG that is due to the pretraining's seed."""
+        num = len(self.pretrainings)
+        if num < 2:
+            return PRETRAINING_SD
+        own = float(np.var(self.pretrainings, ddof=1))
+        degrees = PRETRAINING_WEIGHT + num - 1
+        pooled = (PRETRAINING_WEIGHT * PRETRAINING_SD**2 + (num - 1) * own) / degrees
+        return float(np.sqrt(pooled / num))
+
+    def recipe_draws(self) -> Floats:
+        """[R] draws with the pretraining's seed."""
+        seed = hashlib.sha256(np.ascontiguousarray(self.draws).tobytes()).digest()
+        rng = np.random.default_rng(list(seed))
+        moves: Floats = self.pretraining_sd * rng.standard_normal(len(self.draws))
+        return self.draws + moves
+
+
+# ---- the interval of one entry
+
+
+def failure_rates(entries: Sequence[Scored], num_draws: int) -> Floats:
+    """[R] draws of the probability that a run fails, the same for all entries.
+
+    The mid-P confidence distribution of a binomial rate: half of the draws count one failure more
+    than was seen. Without it, no failure among few runs would mean that none can happen.
+    """
+    runs = sum(entry.num_runs for entry in entries)
+    failed = sum(entry.num_failed for entry in entries)
+    rng = np.random.default_rng([runs, failed])
+    more = rng.integers(0, 2, num_draws)
+    if runs == 0:
+        return np.zeros(num_draws)
+    # Beta(0, ·) is 0 and Beta(·, 0) is 1.
+    above, below = failed + more, runs - failed + 1 - more
+    rates: Floats = rng.beta(np.maximum(above, 1e-9), np.maximum(below, 1e-9))
+    return np.where(above == 0, 0.0, np.where(below == 0, 1.0, rates))
+
+
+def score_interval(entry: Scored, rates_R: Floats) -> Interval:
+    """Interval of the AVG that the recipe has on average, failed runs included.
+
+    It always holds the published AVG. If that is outside because the entry had more or less luck
+    with failures than the rate says, the other end alone carries the whole error.
+    """
+    draws = entry.recipe_draws() - entry.failure_cost * rates_R
+    error = 100 * (1 - CONFIDENCE)
+    low, high = np.percentile(draws, [error / 2, 100 - error / 2])
+    if entry.score > high:
+        return Interval(float(np.percentile(draws, error)), entry.score)
+    if entry.score < low:
+        return Interval(entry.score, float(np.percentile(draws, 100 - error)))
+    return Interval(float(low), float(high))
+
+
+# ---- differences
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """Every entry against every other."""
+
+    difference: Floats
+    """Row's AVG minus column's."""
+    half_width: Floats
+    """The simultaneous ranges are `difference` ± this."""
+
+    @property
+    def leads(self) -> NDArray[np.bool_]:
+        """Whether the row leads the column: the printed range is above zero."""
+        found: NDArray[np.bool_] = self.difference > self.half_width
+        return found
+
+    def interval(self, a: int, b: int) -> Interval:
+        """The range of a − b."""
+        middle, half = float(self.difference[a, b]), float(self.half_width[a, b])
+        return Interval(middle - half, middle + half)
+
+
+def differences(entries: Sequence[Scored]) -> Differences:
+    """All pairs, with ranges that hold together with probability `CONFIDENCE`."""
+    num = len(entries)
+    scores_E = np.array([entry.score for entry in entries])
+    difference_EE = scores_E[:, None] - scores_E[None, :]
+    if num < 2:
+        return Differences(difference_EE, np.zeros((num, num)))
+    draws_ER = np.stack([entry.recipe_draws() for entry in entries]).astype(np.float32)
+    draws_ER -= draws_ER.mean(axis=1, keepdims=True)
+    covariance = np.cov(draws_ER)
+    variance = np.diag(covariance)
+    learned_EE = np.maximum(variance[:, None] + variance[None, :] - 2 * covariance, 0.0)
+    quantile = _joint_quantile(draws_ER, learned_EE)
+    half = quantile * np.sqrt(learned_EE + _failure_variance(entries))
+    np.fill_diagonal(half, 0.0)
+    return Differences(difference_EE, half)
+
+
+def _joint_quantile(draws_ER: Floats, variance_EE: Floats) -> float:
+    """The `CONFIDENCE` quantile of the largest standardized difference of all pairs."""
+    if len(draws_ER) > MANY:
+        draws_ER = draws_ER[:, :NUM_JOINT_DRAWS]
+    with np.errstate(divide="ignore"):
+        scale_EE = np.where(variance_EE > 1e-12, 1 / np.sqrt(variance_EE), 0.0).astype(np.float32)
+    largest_R = np.zeros(draws_ER.shape[1], dtype=np.float32)
+    for a in range(1, len(draws_ER)):
+        away = np.abs(draws_ER[:a] - draws_ER[a]) * scale_EE[a, :a, None]
+        np.maximum(largest_R, away.max(axis=0), out=largest_R)
+    return float(np.quantile(largest_R, CONFIDENCE))
+
+
+def _failure_variance(entries: Sequence[Scored]) -> Floats:
+    """[E, E] variance of each difference that is due to failed runs, at the pair's common rate."""
+    runs = np.array([entry.num_runs for entry in entries], dtype=np.float64)
+    failed = np.array([entry.num_failed for entry in entries], dtype=np.float64)
+    spread = np.array([entry.failure_spread for entry in entries])
+    rate = (failed[:, None] + failed) / np.maximum(runs[:, None] + runs, 1.0)
+    found: Floats = (spread[:, None] + spread) * rate * (1 - rate)
+    return found
+
+
+@dataclass(frozen=True)
+class RankRange:
+    """Places that an entry may hold: `2–4`, or a single one if no other entry ties with it."""
+
+    best: int
+    worst: int
+
+    def __str__(self) -> str:
+        return str(self.best) if self.best == self.worst else f"{self.best}–{self.worst}"
+
+
+def rank_ranges(leads_EE: NDArray[np.bool_]) -> list[RankRange]:
+    """For each entry 1 + those that lead it, up to E − those that it leads."""
+    ahead, behind = leads_EE.sum(axis=0).tolist(), leads_EE.sum(axis=1).tolist()
+    return [RankRange(1 + a, len(leads_EE) - b) for a, b in zip(ahead, behind, strict=True)]

@@ -1,0 +1,315 @@
+"""What the template of an entry's page is given, and the files beside it."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smallbench.config import flatten
+from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.entry import (
+    ENTRY_FILE,
+    LOG_FILE,
+    PREDICTIONS_FOLDER,
+    RUNS_FILE,
+    Entry,
+)
+from smallbench.leaderboard.evaluation import Evaluation
+from smallbench.leaderboard.scores import ViewName
+from smallbench.leaderboard.site import charts
+from smallbench.leaderboard.site.board_page import command_of
+from smallbench.leaderboard.site.rows import METRICS, Cell, Row, Usage
+from smallbench.leaderboard.submission import (
+    MAX_BYTES,
+    MAX_PREDICTIONS_BYTES,
+    list_files,
+    read_bytes,
+)
+from smallbench.report.scale import Scale, short
+
+PAGES: Mapping[ViewName, str] = {"robust": "index.html", "paper": "paper.html"}
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file beside an entry's page."""
+
+    name: str
+    what: str
+    size: str
+
+
+def copy_files(evaluation: Evaluation, target: Path) -> tuple[list[Download], list[Any]]:
+    """Put an entry's files where its page will be; what they are, and its training log."""
+    target.mkdir(parents=True)
+    names = list_files(evaluation.folder)
+    whats = {
+        ENTRY_FILE: "who, what, how",
+        RUNS_FILE: "a line for each fine-tuning",
+        LOG_FILE: "the pretraining, record by record",
+    }
+    found, log = [], []
+    for name, what in whats.items():
+        if name not in names:
+            continue
+        content = read_bytes(evaluation.folder / name, MAX_BYTES[name])
+        (target / name).write_bytes(content)
+        found.append(Download(name, what, _bytes(len(content))))
+        if name == LOG_FILE:
+            log = json.loads(b"[" + b",".join(content.splitlines()) + b"]")
+    predictions = sorted(name for name in names if name.startswith(f"{PREDICTIONS_FOLDER}/"))
+    if predictions:
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as opened:
+            for name in predictions:
+                # Without a time, so that equal entries give equal bytes.
+                content = read_bytes(evaluation.folder / name, MAX_PREDICTIONS_BYTES)
+                opened.writestr(zipfile.ZipInfo(name), content)
+        name = f"{PREDICTIONS_FOLDER}.zip"
+        (target / name).write_bytes(archive.getvalue())
+        what = f"{len(predictions)} files of answers on dev"
+        found.append(Download(name, what, _bytes(len(archive.getvalue()))))
+    return found, log
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 0.1):,.1f} kB"
+
+
+def entry_page(
+    found: Mapping[ViewName, Row], views: Mapping[ViewName, list[Row]], files: tuple[Any, Any]
+) -> dict[str, Any]:
+    """Return the variables of `entry.html`."""
+    view, row = next(iter(found.items()))  # the one that it belongs to first
+    entry, evaluation = row.entry, row.evaluation
+    downloads, log = files
+    points = charts.curve_points(log)
+    curve = charts.loss_curve(points)
+    findings = evaluation.findings
+    counts = {v: sum(f.verdict == v for f in findings) for v in ("passed", "flagged", "not done")}
+    return {
+        "entry": entry,
+        "tier": row.tier,
+        "kind": row.kind,
+        "home": PAGES[view],
+        "links": list(_links(entry)),
+        "figures": list(_figures(found, views)),
+        "views": [_view_table(view, one) for view, one in found.items()],
+        "curve": curve,
+        "curve_data": {"name": entry.name, "points": points},
+        "command": command_of(entry),
+        "provenance": _provenance(entry),
+        "config": _config(entry),
+        "details": list(_details(entry, row.usage)),
+        "findings": findings,
+        "check_summary": ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n),
+        "downloads": downloads,
+        "sha256": evaluation.sha256,
+    }
+
+
+def _links(entry: Entry) -> Iterator[tuple[str, str]]:
+    links = entry.links
+    weights = links.huggingface
+    if weights and links.huggingface_revision:
+        weights = f"{weights.rstrip('/')}/tree/{links.huggingface_revision}"
+    named = {"Code": links.code, "Paper": links.paper, "W&B": links.wandb, "Weights": weights}
+    for name, url in named.items():
+        if url and url.startswith("https://"):
+            yield name, url
+
+
+def _figures(
+    found: Mapping[ViewName, Row], views: Mapping[ViewName, list[Row]]
+) -> Iterator[tuple[str, str, str]]:
+    """The key figures: name, value, remark."""
+    for view, row in found.items():
+        if row.average is None:
+            continue
+        remark = "as reported, not ranked"
+        if row.interval is not None:
+            remark = f"{row.interval.low:.2f} to {row.interval.high:.2f}"
+        name = "AVG" if view == "robust" or len(found) == 1 else "AVG, best of trials"
+        yield name, f"{row.average:.2f}", remark
+        if row.rank is not None and view == "robust":
+            ranked = sum(other.rank is not None for other in views[view])
+            yield "Rank", str(row.rank), f"of {ranked}"
+    row = next(iter(found.values()))
+    usage, model = row.usage, row.entry.model
+    inner = model.num_parameters_without_embeddings
+    remark = f"{inner / 1e6:.1f}M without embeddings" if inner else ""
+    yield "Parameters", f"{model.num_parameters / 1e6:.1f}M", remark
+    if usage.hours is not None and usage.tokens is not None:
+        yield "GPU-hours", f"{usage.hours:,.1f}", f"{_compact(usage.tokens)} tokens"
+    if usage.usd is not None:
+        yield "Cost", f"${usage.usd:,.2f}", "of the machine’s time"
+    if usage.kwh is not None:
+        carbon = "" if usage.kg_co2 is None else f"{usage.kg_co2:,.1f} kg CO₂"
+        yield "Energy", f"{usage.kwh:,.1f} kWh", carbon
+
+
+@dataclass(frozen=True)
+class Line:
+    """A task in an entry's table."""
+
+    task: Any
+    cell: Cell
+    strip: tuple[str, str]
+    further: list[tuple[str, float]]
+
+
+def _view_table(view: ViewName, row: Row) -> dict[str, Any]:
+    # All tasks on one scale, in points from their score: what is wide is unsure.
+    away = [
+        abs(value - cell.score)
+        for cell in row.cells.values()
+        if cell.details
+        for value in (cell.details.interval.low, cell.details.interval.high, *cell.details.runs)
+    ]
+    width = max(away, default=1.0) * 1.05
+    lines = []
+    for name, cell in row.cells.items():
+        task, details = TASKS[name], cell.details
+        scale = Scale(cell.score - width, cell.score + width)
+        drawn = charts.strip(details.runs, details.interval, scale) if details else ("", "")
+        further = [
+            (_metric_name(key), value)
+            for key, value in (details.metrics if details else {}).items()
+            if key != task.ranking_metric
+        ]
+        lines.append(Line(task, cell, drawn, further))
+    titles = {"robust": "Protocol robust-v1", "paper": "Paper view"}
+    notes = {"robust": "mean over seeds", "paper": "best of the trials"}
+    measured = row.entry.reported is None
+    return {
+        "name": view,
+        "title": titles[view],
+        "note": notes[view] if measured else f"as reported: {row.entry.reported.source}",  # type: ignore[union-attr]
+        "measured": measured,
+        "lines": lines,
+        "average": row.average,
+        "interval": row.interval,
+    }
+
+
+def _metric_name(key: str) -> str:
+    metric, _, split = key.partition(" ")
+    return f"{METRICS[metric]} {split.removeprefix('dev_')}".strip()
+
+
+def _provenance(entry: Entry) -> list[tuple[str, Any]]:
+    found = entry.provenance
+    if found is None:
+        return []
+    return [
+        ("Commit", f"{found.git_commit or 'unknown'}{', changed' if found.dirty else ''}"),
+        ("smallbench", found.code_version),
+        ("Image", found.image_digest),
+        ("Configuration’s digest", found.config_digest),
+        ("Log’s last link", found.train_log_sha256),
+    ]
+
+
+def _config(entry: Entry) -> list[tuple[str, str]]:
+    if entry.provenance is None:
+        return []
+    flat = flatten(entry.provenance.config)
+    return [(key, json.dumps(value, ensure_ascii=False)) for key, value in flat.items()]
+
+
+def _details(entry: Entry, usage: Usage) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Sections of an entry as pairs of names and values; what is None is not shown."""
+    model = entry.model
+    yield (
+        "Model",
+        [
+            ("Architecture", model.architecture),
+            ("Objective", model.objective),
+            ("Layers", model.num_hidden_layers),
+            ("Hidden size", model.hidden_size),
+            ("Attention heads", model.num_attention_heads),
+            ("Feed-forward size", model.intermediate_size),
+            ("Embedding size", model.embedding_size),
+            ("Vocabulary", _count(model.vocab_size)),
+            ("Positions", _count(model.max_position_embeddings)),
+            ("From scratch", "yes" if model.from_scratch else "no"),
+            ("Distilled from", model.distilled_from),
+        ],
+    )
+    if entry.reported is not None:
+        return
+    measured = entry.measured
+    data, pretrain, hardware = measured.data, measured.pretrain, measured.hardware
+    energy, finetune = measured.energy, measured.finetune
+    yield (
+        "Data",
+        [
+            ("Corpus", data.name),
+            ("Revision", data.revision),
+            ("Unique tokens", _count(data.unique_tokens)),
+            ("Epochs", f"{data.epochs:.2f}"),
+            ("SHA-256", data.sha256),
+        ],
+    )
+    stages = len(pretrain.ramps)
+    yield (
+        "Pretraining",
+        [
+            ("Steps", _count(pretrain.num_steps)),
+            ("Batch × length", f"{pretrain.global_batch_size:,} × {pretrain.sequence_length:,}"),
+            ("Ramps", f"{stages} stages" if stages else None),
+            ("Tokens", _count(pretrain.num_tokens)),
+            ("Precision", pretrain.precision),
+            ("Seed", pretrain.seed),
+            ("In steps", f"{pretrain.gpu_active_seconds / 3600:,.2f} h"),
+            ("Altogether", f"{pretrain.wall_seconds / 3600:,.2f} h"),
+        ],
+    )
+    carbon = energy.gco2_per_kwh
+    yield (
+        "Hardware and energy",
+        [
+            ("GPU", hardware.gpu),
+            ("Memory", hardware.memory_bytes and f"{hardware.memory_bytes / 2**30:.0f} GiB"),
+            ("Peak", hardware.peak_tflops and f"{hardware.peak_tflops:g} TFLOP/s"),
+            ("Driver", hardware.driver),
+            ("torch", hardware.torch),
+            (
+                "Price",
+                None if hardware.usd_per_hour is None else f"${hardware.usd_per_hour:g} an hour",
+            ),
+            (
+                "Energy",
+                "unknown" if energy.kwh is None else f"{energy.kwh:.2f} kWh ({energy.method})",
+            ),
+            ("Carbon", None if carbon is None else f"{carbon:g} g CO₂ per kWh"),
+        ],
+    )
+    yield (
+        "Fine-tuning",
+        [
+            ("Protocol", finetune.protocol),
+            ("Learning rates", ", ".join(f"{rate:g}" for rate in finetune.learning_rates)),
+            ("Trials of a task, most", finetune.num_trials),
+            ("Batch", finetune.batch_size),
+            ("Longest input", finetune.max_length),
+            ("Weight decay", finetune.weight_decay),
+            ("Warm-up", f"{finetune.warmup_fraction:.0%}"),
+            ("Clipping", finetune.clip_norm),
+            ("Precision", finetune.precision),
+        ],
+    )
+
+
+def _compact(value: float) -> str:
+    """7.47B, as `charts.js` writes it."""
+    return short(value).replace(" ", "").replace("G", "B")
+
+
+def _count(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"

@@ -1,0 +1,39 @@
+"""Jinja's environment of the site's templates: everything is escaped, nothing undefined passes."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files as package_files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+@cache
+def environment_of_site() -> Environment:
+    """Return the environment; templates of the report's package begin with `report/`."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    def load(name: str) -> str:
+        package = "smallbench.report" if name.startswith("report/") else __package__
+        path = package_files(package) / "templates" / name.removeprefix("report/")
+        return path.read_text(encoding="utf-8")
+
+    environment = Environment(
+        loader=FunctionLoader(load),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["unbroken"] = _unbroken
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    return environment
+
+
+def _unbroken(html: Markup) -> Markup:
+    """Without the line breaks between tags, each of which a browser would keep as a node."""
+    return type(html)(re.sub(r">\n\s*<", "><", html))

@@ -1,0 +1,78 @@
+"""Foreign text: what may be in it, how a report quotes it, and which names look alike."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;|javascript:|\]\(", re.IGNORECASE)
+INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+"""Unicode categories that change how text looks or behaves without being seen."""
+BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+"""Of other categories, and not seen either: fillers of Hangul, Braille's empty cell."""
+JOINERS = "\u200c\u200d"  # letters of some scripts, and emoji, need them
+SAME_SHAPE = str.maketrans("1i0", "llo")
+"""In one case or the other, these are drawn alike: I, l, 1 and O, 0."""
+BIGRAMS = (("rn", "m"), ("vv", "w"), ("cl", "d"))
+"""Pairs of letters that look like one; confusables.txt of Unicode has the first."""
+
+
+def texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Yield every text of a JSON value or of an entry, with its place: `authors[0]`."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, member in value.items():
+            yield from texts(member, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for number, member in enumerate(value):
+            yield from texts(member, f"{place}[{number}]")
+    elif hasattr(value, "__dataclass_fields__"):
+        yield from texts(vars(value), place)
+
+
+def is_invisible(character: str) -> bool:
+    """Return whether a character changes a text without being seen, or is no character at all."""
+    if character in BLANK_LETTERS:
+        return True
+    if ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF:
+        return True  # noncharacters, which XML does not allow
+    return unicodedata.category(character) in INVISIBLE and character not in JOINERS
+
+
+def show(value: Any) -> str:
+    """Foreign text for a report: on one line, without escapes for the terminal, not long."""
+    text = value if isinstance(value, str) else repr(value)
+    text = "".join("�" if is_invisible(c) else c for c in text)
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def name_of(character: str) -> str:
+    """Unicode's name of a character, or its number."""
+    return unicodedata.name(character, f"U+{ord(character):04X}")
+
+
+@lru_cache(maxsize=4096)
+def skeleton(text: str) -> str:
+    """Return a key that names have in common if they look alike (Unicode TR39, §4).
+
+    Case, spaces, punctuation and combining marks do not make a name another one.
+    """
+    from confusable_homoglyphs import confusables
+
+    letters = []
+    for character in unicodedata.normalize("NFKD", text):
+        if unicodedata.category(character)[0] not in "LN":
+            continue
+        found = confusables.is_confusable(character, greedy=True, preferred_aliases=[])
+        likes = [like["c"] for entry in found or () for like in entry["homoglyphs"]]
+        # The same letter for all that look alike: the lowest ASCII one, if there is one.
+        plain = sorted(c for c in (character, *likes) if c.isascii() and c.isalnum())
+        letters.append((plain or [character])[0].lower())
+    key = "".join(letters).translate(SAME_SHAPE)
+    for pair, letter in BIGRAMS:
+        key = key.replace(pair, letter)
+    return key

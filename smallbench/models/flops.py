@@ -1,0 +1,87 @@
+"""Floating-point operations of a forward pass: by formula, or counted by PyTorch.
+
+Both count matrix products only, 2 a multiply-add, and what the model needs, not what is computed:
+no recomputation, no padding, and only the chosen positions in the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils.flop_counter import FlopCounterMode
+
+from smallbench.batch import Batch
+
+if TYPE_CHECKING:
+    from smallbench.models.config import EncoderConfig
+    from smallbench.models.encoder import Encoder, Head
+
+
+def transformer_flops(
+    config: EncoderConfig,
+    head: Head,
+    *,
+    num_rows: int,
+    length: int,
+    num_targets: int,
+    num_score_terms: int = 1,
+) -> int:
+    """Return the operations of a transformer encoder with one of this project's heads.
+
+    `num_score_terms` is the number of products of L × L × D that make an attention score.
+    """
+    c = config
+    attention = 4 * c.hidden_size**2 + (1 + num_score_terms) * length * c.hidden_size
+    layer = attention + 2 * c.hidden_size * c.intermediate_size
+    factorised = c.embedding_size != c.hidden_size
+    per_token = c.num_hidden_layers * layer
+    per_token += c.embedding_size * c.hidden_size if factorised else 0
+    per_target = {
+        "tokens": c.hidden_size * c.embedding_size + c.embedding_size * c.num_embedding_rows,
+        "replaced": c.hidden_size**2 + c.hidden_size,
+        "none": 0,
+    }[head]
+    return 2 * (num_rows * length * per_token + num_targets * per_target)
+
+
+@cache
+def counted_flops(
+    architecture: Callable[..., Encoder], config: EncoderConfig, head: Head, length: int
+) -> tuple[int, int]:
+    """Return the operations of a row and of a target, as PyTorch counts them in a forward pass.
+
+    The model is built and run on fake tensors, which hold no data; on real ones if what it computes
+    depends on the data.
+    """
+    try:
+        return _count(architecture, config, head, length, FakeTensorMode())
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return _count(architecture, config, head, length, nullcontext())
+
+
+def _count(
+    architecture: Callable[..., Encoder],
+    config: EncoderConfig,
+    head: Head,
+    length: int,
+    tensors: AbstractContextManager[Any],
+) -> tuple[int, int]:
+    with torch.random.fork_rng(devices=[]), tensors, torch.no_grad():
+        # The counter looks for gradient functions of what requires a gradient.
+        model = architecture(config, head=head).eval().requires_grad_(False)
+        batch = Batch(input_ids=torch.zeros(1, length, dtype=torch.int64))
+        with FlopCounterMode(display=False) as body:
+            hidden_BLD = model(batch)
+        with FlopCounterMode(display=False) as scores:
+            if head == "tokens":
+                features_ME, weight_VE, _ = model.token_scorer(hidden_BLD[0, :1])
+                features_ME @ weight_VE.T
+            elif head == "replaced":
+                model.predict_replaced(hidden_BLD[:, :1])
+    return body.get_total_flops(), scores.get_total_flops()

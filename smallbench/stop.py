@@ -1,0 +1,104 @@
+"""Stopping early: whether somebody asked for it, and how much time is left to save.
+
+One `Stop` is handed down through every long operation. It is asked between two pieces of work that
+are complete in themselves, so whatever was stored by then stays usable.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+from smallbench.errors import InterruptedRunError, SmallbenchError
+
+DEADLINE_SECONDS = 60.0
+"""How long before a deadline a run is asked to save, if no grace period is set."""
+
+
+class Stop:
+    """A request to stop that may come at any time. Without arguments it never comes."""
+
+    def __init__(
+        self,
+        ask: Callable[[], bool] = lambda: False,
+        seconds_left: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        self._ask, self._seconds_left = ask, seconds_left
+
+    def asked(self) -> bool:
+        """Return whether to stop now."""
+        return self._ask()
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the process must have ended; infinity without a limit."""
+        return self._seconds_left()
+
+    def raise_if_asked(
+        self, doing: str, error: type[SmallbenchError] = InterruptedRunError
+    ) -> None:
+        """Raise `error` if asked to stop; `doing` names the work that the same command resumes."""
+        if self.asked():
+            raise error(f"stopped while {doing}; run the same command again")
+
+    def or_if(self, *asks: Callable[[], bool]) -> Stop:
+        """Return a stop that is also asked for when one of `asks` returns True."""
+        return Stop(lambda: self.asked() or any(ask() for ask in asks), self.seconds_left)
+
+
+NEVER = Stop()
+"""The default of every function that takes a `Stop`."""
+
+
+class SignalStop(Stop):
+    """A context in which SIGTERM, SIGINT or an approaching deadline asks to stop.
+
+    The deadline is `max_seconds` from now; the request comes `grace_seconds` before it (60 s if no
+    grace is set). A second signal ends the process at once with 128 + its number, unsaved.
+    """
+
+    def __init__(self, *, max_seconds: float = math.inf, grace_seconds: float = math.inf) -> None:
+        self.signal_name: str | None = None
+        self._grace_seconds = grace_seconds
+        self._deadline = time.monotonic() + max_seconds
+        early = DEADLINE_SECONDS if math.isinf(grace_seconds) else grace_seconds
+        self._early_seconds = min(early, max_seconds / 2)
+        self._asked_at = math.inf
+        self._previous: dict[signal.Signals, object] = {}
+
+    def asked(self) -> bool:
+        """Return whether a signal came, or the deadline is closer than the grace period."""
+        if math.isinf(self._asked_at):
+            if time.monotonic() < self._deadline - self._early_seconds:
+                return False
+            self._asked_at = time.monotonic()
+        return True
+
+    def seconds_left(self) -> float:
+        """Return what is left of the grace period or until the deadline, whichever is shorter."""
+        now = time.monotonic()
+        begin = now if math.isinf(self._asked_at) else self._asked_at
+        return min(begin + self._grace_seconds, self._deadline) - now
+
+    def __enter__(self) -> SignalStop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_name is not None:
+            os._exit(128 + number)
+        self.signal_name = signal.Signals(number).name
+        self._asked_at = min(self._asked_at, time.monotonic())

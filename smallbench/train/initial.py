@@ -1,0 +1,135 @@
+"""Begin with the weights of another run, of an export, or of a model on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smallbench.errors import DataError, UnavailableError
+from smallbench.models.convert import body_of, target_of
+from smallbench.objectives.base import PretrainObjective
+from smallbench.train.checkpoint import CheckpointStore
+from smallbench.train.weights import distinct_state
+
+
+def load_initial_weights(
+    objective: PretrainObjective,
+    source: str,
+    tokenizer: Path,
+) -> str:
+    """Load what `source` has of the weights of `objective`; return what was and what was not.
+
+    `tokenizer` is the folder of the run's tokenizer. Raises `DataError` if a weight has another
+    shape, if no weight fits, or if the tokens have other ids there.
+    """
+    path = Path(source)
+    is_run = (path / "run.json").is_file()
+    _check_tokenizer(str(path / "tokenizer") if is_run else source, tokenizer, source)
+    found = _of_run(path) if is_run else _of_export(source, objective)
+    own = distinct_state(objective)
+    for name in found.keys() & own.keys():
+        if found[name].shape != own[name].shape:
+            raise DataError(
+                f"--init_from={source}: {name} has the shape {list(found[name].shape)} there and "
+                f"{list(own[name].shape)} in this run; set the same --model values"
+            )
+    loaded = {name: tensor for name, tensor in found.items() if name in own}
+    if not loaded:
+        raise DataError(f"--init_from={source} has none of this run's weights")
+    objective.load_state_dict(loaded, strict=False)
+    lines = [f"began with {len(loaded)} of {len(own)} weights, from {source}"]
+    for names, what in (
+        (own.keys() - loaded.keys(), "fresh, since they are not there"),
+        (found.keys() - own.keys(), "not used, since this run has no place for them"),
+    ):
+        if names:
+            lines.append(f"{what}: {', '.join(sorted(names))}")
+    return "\n".join(lines)
+
+
+def _of_run(run_dir: Path) -> dict[str, Tensor]:
+    checkpoint = CheckpointStore(run_dir).newest()
+    if checkpoint is None:
+        raise DataError(f"--init_from={run_dir} is a run without a checkpoint")
+    return checkpoint.module_state()
+
+
+def _of_export(source: str, objective: PretrainObjective) -> dict[str, Tensor]:
+    """Return the weights of a Hugging Face model by the names that they have in `objective`."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(source)
+        theirs = config.to_dict()
+        name = (theirs.get("architectures") or [""])[0]
+        auto = getattr(transformers, name, transformers.AutoModel)
+        model, loading = auto.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        kind = DataError if Path(source).is_dir() else UnavailableError
+        raise kind(
+            f"--init_from={source} cannot be loaded ({str(error).splitlines()[0]}); expected the "
+            "directory of a run or an export, or the id of a model on the Hugging Face hub"
+        ) from None
+    if body_of(theirs) is None:
+        raise DataError(
+            f"--init_from={source}: its architecture {theirs.get('model_type')!r}, with the "
+            "options that it has, is not one of this project's"
+        )
+    pad_token_id = theirs.get("pad_token_id") or 0
+    target = target_of(objective.model.config, head=objective.head, pad_token_id=pad_token_id)
+    if target is None:
+        raise DataError(
+            f"--init_from={source}: no class of transformers has the architecture "
+            f"{objective.model.config.architecture!r}; expected a run directory"
+        )
+    missing = set(loading["missing_keys"])
+    state = _with_prefix(model.state_dict(), target.model_type, missing)
+    unpacked = {}
+    for ours, rule in target.rules.items():
+        if all(name in state for name in rule.theirs):
+            unpacked[f"model.{ours}"] = rule.unpack(*(state[name] for name in rule.theirs)).clone()
+    return unpacked
+
+
+def _with_prefix(
+    state: Mapping[str, Tensor], model_type: str, missing: set[str]
+) -> dict[str, Tensor]:
+    """Return the weights that were in the files, a bare model's under the names of one with a head.
+
+    Electra's and BERT's encoders are one network here, whichever class it travels in.
+    """
+    known = {name: tensor for name, tensor in state.items() if name not in missing}
+    bases = ("bert.", "electra.", "roberta.", "deberta.")
+    base = next((b for b in bases if any(name.startswith(b) for name in known)), None)
+    if base is None:
+        return {f"{model_type}.{name}": tensor for name, tensor in known.items()}
+    return {
+        f"{model_type}.{name.removeprefix(base)}" if name.startswith(base) else name: tensor
+        for name, tensor in known.items()
+    }
+
+
+def _check_tokenizer(theirs: str, ours: Path, source: str) -> None:
+    import transformers
+
+    def vocabulary(place: str) -> dict[str, Any]:
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"the tokenizer of --init_from={source} cannot be loaded "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+        return dict(tokenizer.get_vocab())
+
+    here, there = vocabulary(str(ours)), vocabulary(theirs)
+    if here != there:
+        differing = sum(here.get(token) != there.get(token) for token in here.keys() | there.keys())
+        raise DataError(
+            f"--init_from={source} has another tokenizer than the corpus ({differing:,} tokens "
+            "differ); prepare the corpus with --tokenizer set to that one"
+        )

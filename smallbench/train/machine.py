@@ -1,0 +1,106 @@
+"""What a run computes with: device, number format, engine, processes, and how many rows fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from smallbench.errors import ConfigError
+from smallbench.stop import NEVER, Stop
+from smallbench.train.compare_plan import memory_bytes_of
+from smallbench.train.config import PhaseConfig, PretrainConfig
+from smallbench.train.engines import EngineChoice
+from smallbench.train.plan import choose, smaller
+from smallbench.train.precision import choose_device, choose_precision, require_compiler
+from smallbench.train.processes import ALONE, Processes, join_processes, local_device
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Everything about the hardware that was chosen for a run."""
+
+    device: torch.device
+    precision: str
+    engine: EngineChoice
+    fitting_rows: int
+    """Rows of a micro-batch that fit, by plan."""
+    processes: Processes = ALONE
+
+
+def choose_machine(config: PretrainConfig, stop: Stop = NEVER) -> Machine:
+    """Choose what `config` leaves open, and join the other processes of the run."""
+    device = local_device(choose_device(config.train.device))
+    precision = choose_precision(config.train.precision, device)
+    if config.train.compile:
+        require_compiler(device)
+    decision, *others = (
+        choose(
+            phase,
+            device_type=device.type,
+            precision=precision,
+            memory_bytes=memory_bytes_of(device),
+        )
+        for phase in phases_of(config)
+    )
+    fitting_rows = decision.num_rows
+    for later in others:
+        # As many tokens in longer rows: what does not fit there does not fit here.
+        if later.engine != decision.engine:
+            decision = later
+        if later.num_rows < phases_of(config)[1].train.rows_per_forward:
+            assert config.then.sequence_length is not None
+            ratio = config.then.sequence_length / config.sequence_length
+            fitting_rows = min(fitting_rows, max(1, int(later.num_rows * ratio)))
+    engine = decision.engine
+    processes = join_processes(device, needs_group=engine.engine == "deepspeed", stop=stop)
+    return Machine(device, precision, engine, fitting_rows, processes)
+
+
+def phases_of(config: PretrainConfig) -> list[PretrainConfig]:
+    """Return the configuration of each phase as if it were the whole run."""
+    length = config.then.sequence_length
+    if length is None:
+        return [config]
+    rows = max(1, config.train.rows_per_forward * config.sequence_length // length)
+    whole = config.train.global_batch_size * config.sequence_length // length
+    train = replace(
+        config.train,
+        global_batch_size=max(rows, whole // rows * rows),
+        micro_batch_size=rows,
+    )
+    schedule = replace(config.schedule, initial_batch_size=None)
+    later = replace(
+        config, sequence_length=length, then=PhaseConfig(), train=train, schedule=schedule
+    )
+    return [config, later]
+
+
+def asked_rows(config: PretrainConfig, processes: Processes) -> int:
+    """Return the rows of a micro-batch that the configuration asks for."""
+    return config.train.micro_batch_size or config.train.global_batch_size // processes.size
+
+
+def rows_per_forward(
+    config: PretrainConfig, machine: Machine, found: Mapping[str, Any] | None = None
+) -> int:
+    """Return the rows of a micro-batch: what is asked for, or as many of them as fit.
+
+    `found` is what a checkpoint's attempt found out. Raises `ConfigError` if the processes cannot
+    share a global batch evenly.
+    """
+    size, asked = machine.processes.size, asked_rows(config, machine.processes)
+    for batch_size in (config.train.global_batch_size, config.schedule.initial_batch_size):
+        if batch_size is not None and (not asked or batch_size % (asked * size)):
+            raise ConfigError(
+                f"a batch of {batch_size} sequences cannot be shared by {size} processes that take "
+                f"{asked} at a time; set --train.micro_batch_size so that it can"
+            )
+    if found and found.get("asked") == asked:
+        return int(found["size"])
+    rows = asked
+    while rows > machine.fitting_rows:
+        rows = smaller(rows) or 1  # a divisor: the global batch is still shared evenly
+    return rows
