@@ -210,3 +210,10 @@ def test_an_endpoint_that_holds_the_buckets_name_is_refused(url: str, moto_bucke
 def test_an_endpoint_is_an_address(url: str, moto_bucket: Bucket) -> None:
     with pytest.raises(ConfigError, match=r"address|Invalid endpoint"):
         open_storage("s3://lab/runs", StorageConfig(endpoint_url=url))
+
+
+def test_the_other_scheme_is_named_where_the_port_speaks_plain_http(moto_bucket: Bucket) -> None:
+    url = moto_bucket.server.endpoint_url.replace("http:", "https:")
+    storage = open_storage(moto_bucket.url, replace(moto_bucket.config, endpoint_url=url))
+    with pytest.raises(ConfigError, match=r"speaks plain HTTP: set --endpoint_url=http://127"):
+        storage.check()

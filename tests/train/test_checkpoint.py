@@ -10,7 +10,7 @@ import torch
 from smallbench.errors import DataError, UnavailableError
 from smallbench.storage.local import LocalStorage
 from smallbench.train import checkpoint as module
-from smallbench.train.checkpoint import CheckpointStore, Retention
+from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.manifest import (
     METRICS,
     SCHEMA_VERSION,
@@ -21,6 +21,7 @@ from smallbench.train.manifest import (
 )
 from smallbench.train.optim import MOMENTS
 from smallbench.train.randomness import random_state
+from smallbench.train.retention import Retention
 from tests.train.tiny import trainer
 
 
