@@ -204,7 +204,7 @@ class CheckpointStore:
     def quarantined(self) -> list[str]:
         """Keys of the manifests that were found damaged, in this or an earlier attempt."""
         # Earlier releases renamed them in a run directory.
-        renamed = [s.key for s in self.storage.list("commits/") if s.key.endswith(".damaged")]
+        renamed = [s.key for s in self.storage.list("commits/step-") if s.key.endswith(".damaged")]
         return [stored.key for stored in self.storage.list("damaged/step-")] + renamed
 
     def prune(self, *retentions: Retention) -> list[int]:
@@ -230,9 +230,11 @@ class CheckpointStore:
         manifest will never get one.
         """
         kept = set()
-        for key in (*(s.key for s in self.storage.list("commits/")), *self.quarantined()):
+        for key in (*(s.key for s in self.storage.list("commits/step-")), *self.quarantined()):
             try:
                 kept.add(self._manifest(key)["directory"])
+            except NotFoundError:
+                continue
             except (DamagedError, OtherVersionError):  # which of them is meant, nobody can say
                 kept.add(f"checkpoints/{step_name(step_of(key))}")
         debris = [

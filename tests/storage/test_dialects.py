@@ -130,7 +130,13 @@ def test_the_hint_helps(dialect: str, opened: Opened, tmp_path: Path) -> None:
     assert storage.list() == []
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+FIRST = {"r2", "console", "static page", "nginx redirect", "raw tls port", "liar"}
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [d if d in FIRST else pytest.param(d, marks=pytest.mark.slow) for d in DIALECTS],
+)
 def test_no_answer_is_believed_that_is_not_the_stores(
     dialect: str, opened: Opened, moto_bucket: Bucket, tmp_path: Path
 ) -> None:
