@@ -42,7 +42,6 @@ from smallbench.storage.base import join, open_storage
 from smallbench.train.checkpoint import (
     Checkpoint,
     CheckpointStore,
-    Retention,
     newest_checkpoint,
 )
 from smallbench.train.config import PretrainConfig
@@ -50,6 +49,7 @@ from smallbench.train.manifest import METRICS, step_name
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.randomness import random_state
 from smallbench.train.remote import RemoteRun
+from smallbench.train.retention import Retention
 from smallbench.train.sync import Uploader
 from smallbench.train.trainer import Trainer
 

@@ -1,13 +1,15 @@
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from smallbench import files
-from smallbench.errors import ConflictError, ExitCode
+from smallbench import files, retry
+from smallbench.errors import ConflictError, ExitCode, UnavailableError
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -100,3 +102,58 @@ def test_a_lock_has_one_holder_and_is_free_after_it_died(tmp_path: Path) -> None
     holder.communicate()
     with files.exclusive_lock(lock, "taken"):
         pass
+
+
+def test_files_get_the_mode_that_the_umask_says(tmp_path: Path) -> None:
+    """Whatever mode another library, or the source of a copy, gave them."""
+    (tmp_path / "a").mkdir()
+    private = tmp_path / "a" / "private"
+    private.write_bytes(b"x")
+    private.chmod(0o600)
+    files.copy_directory(tmp_path / "a", tmp_path / "b")
+    files.sync_file(private)
+    files.write_bytes(tmp_path / "c", b"x")
+    expected = 0o666 & ~files._umask()
+    for path in (private, tmp_path / "b" / "private", tmp_path / "c"):
+        assert path.stat().st_mode & 0o777 == expected
+
+
+@pytest.mark.parametrize("number", [28, 122, 27, 30])
+def test_a_disk_that_refuses_is_a_sentence_whichever_library_wrote(
+    number: int, tmp_path: Path
+) -> None:
+    def by_torch() -> None:
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 - as torch does
+
+    def by_shutil() -> None:
+        raise shutil.Error([("a", "b", f"[Errno {number}] {os.strerror(number)}: 'a'")])
+
+    def by_safetensors() -> None:
+        raise ValueError(f"I/O error: {os.strerror(number)} (os error {number})")
+
+    for write in (by_torch, by_shutil, by_safetensors):
+        with pytest.raises(UnavailableError), files.write_errors_explained(tmp_path):
+            write()
+    with pytest.raises(KeyError), files.write_errors_explained(tmp_path):
+        raise KeyError("another error stays what it is")
+
+
+def test_a_file_that_cannot_be_read_is_not_missing(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(retry, "DELAYS_SECONDS", (0, 0))
+    calls = []
+
+    def fail(number: int, times: int) -> None:
+        calls.append(number)
+        if len(calls) <= times:
+            raise OSError(number, os.strerror(number))
+
+    files.read_retried(tmp_path, lambda: fail(116, 2))
+    assert len(calls) == 3
+    calls.clear()
+    with pytest.raises(UnavailableError, match="could not be read"):
+        files.read_retried(tmp_path, lambda: fail(5, 9))
+    with pytest.raises(FileNotFoundError):
+        files.read_retried(tmp_path / "x", (tmp_path / "x").stat)

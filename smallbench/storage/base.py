@@ -21,7 +21,7 @@ URL_LIKE = re.compile(
     r"\s*[\"']?([A-Za-z][A-Za-z0-9+.-]*:/|(s3|s3a|s3n|gs|file|http|https|hdfs|az|abfs|r2|b2):)|.*://",
     re.IGNORECASE | re.DOTALL,
 )
-BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}|arn:[a-z0-9-]+:s3[a-z0-9-]*:[^/]+[:/][^/]+")
+BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}|arn:[a-z0-9-]+:s3[a-z0-9-]*:[^/]+:accesspoint:[^/]+")
 """What botocore accepts; the ARN is that of an access point."""
 
 

@@ -17,7 +17,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,30 +51,12 @@ from smallbench.train.manifest import (
     step_of,
 )
 from smallbench.train.randomness import restore_random_state
+from smallbench.train.retention import Retention
 from smallbench.train.weights import load_distinct
 
 FILES_AT_ONCE = 2
 """Of an upload: while one is begun or ended, which are requests that carry nothing, the other one's
 parts are on the way."""
-
-
-@dataclass(frozen=True)
-class Retention:
-    """Which checkpoints stay: the newest ones, those at an interval, and milestones."""
-
-    keep_last: int = 2
-    keep_every_steps: int | None = None
-    milestones: tuple[int, ...] = ()
-
-    def retained(self, steps: Iterable[int]) -> set[int]:
-        """Those of `steps` that stay."""
-        known = sorted(steps)
-        return set(known[-self.keep_last :]) | {step for step in known if self.is_for_ever(step)}
-
-    def is_for_ever(self, step: int) -> bool:
-        """Whether a step's checkpoint stays however many come after it."""
-        at_interval = self.keep_every_steps and step > 0 and step % self.keep_every_steps == 0
-        return bool(at_interval) or step in self.milestones
 
 
 @dataclass(frozen=True)
@@ -222,7 +204,7 @@ class CheckpointStore:
     def quarantined(self) -> list[str]:
         """Keys of the manifests that were found damaged, in this or an earlier attempt."""
         # Earlier releases renamed them in a run directory.
-        renamed = [s.key for s in self.storage.list("commits/") if s.key.endswith(".damaged")]
+        renamed = [s.key for s in self.storage.list("commits/step-") if s.key.endswith(".damaged")]
         return [stored.key for stored in self.storage.list("damaged/step-")] + renamed
 
     def prune(self, *retentions: Retention) -> list[int]:
@@ -248,9 +230,11 @@ class CheckpointStore:
         manifest will never get one.
         """
         kept = set()
-        for key in (*(s.key for s in self.storage.list("commits/")), *self.quarantined()):
+        for key in (*(s.key for s in self.storage.list("commits/step-")), *self.quarantined()):
             try:
                 kept.add(self._manifest(key)["directory"])
+            except NotFoundError:
+                continue
             except (DamagedError, OtherVersionError):  # which of them is meant, nobody can say
                 kept.add(f"checkpoints/{step_name(step_of(key))}")
         debris = [

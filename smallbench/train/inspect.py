@@ -15,7 +15,6 @@ from smallbench.storage.config import StorageConfig
 from smallbench.storage.local import LocalStorage
 from smallbench.train.checkpoint import (
     CheckpointStore,
-    Retention,
     newest_checkpoint,
     restore_metrics,
 )
@@ -23,6 +22,7 @@ from smallbench.train.lease import RunLease
 from smallbench.train.manifest import METRICS, DamagedError, step_name
 from smallbench.train.record import LOCK_NAME, RECORD_NAME
 from smallbench.train.remote import RemoteRun
+from smallbench.train.retention import Retention
 
 
 def open_run(url: str, config: StorageConfig) -> Storage:
@@ -133,6 +133,7 @@ def prune(storage: Storage, retention: Retention) -> list[int]:
         milestones=tuple(train.get("milestones", ())),
     )
     store = CheckpointStore(storage)
+    store.refuse_other_versions()
     if isinstance(storage, LocalStorage):
         in_use = f"another process trains in {storage.url}; try again when it has ended"
         with exclusive_lock(Path(storage.url) / LOCK_NAME, in_use):

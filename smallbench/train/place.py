@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from smallbench.files import copy_directory, exclusive_lock
 from smallbench.stop import Stop
 from smallbench.storage.base import check_path, is_remote, join, open_storage
 from smallbench.storage.local import LocalStorage
-from smallbench.train.checkpoint import Checkpoint, CheckpointStore, Retention, newest_checkpoint
+from smallbench.train.checkpoint import Checkpoint, CheckpointStore, newest_checkpoint
 from smallbench.train.config import DurabilityConfig, PretrainConfig
 from smallbench.train.machine import Machine
 from smallbench.train.record import (
@@ -34,6 +35,7 @@ from smallbench.train.record import (
     open_record,
 )
 from smallbench.train.remote import RemoteRun
+from smallbench.train.retention import Retention
 from smallbench.train.sync import Uploader, say
 
 Resume = Literal["allow", "must", "never"]
@@ -70,7 +72,8 @@ def take_place(
     remote = _open_remote(run_dir, durability)
     in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
     stack.enter_context(exclusive_lock(run_dir / LOCK_NAME, in_use))
-    record = _open_record(config, manifest, data, run_dir, resume, remote, durability)
+    open_again = partial(_open_record, config, manifest, data, run_dir, resume, remote, durability)
+    record = open_again()
     attempt, uploader = next_attempt(record), None
     retention = Retention(
         keep_last=config.train.keep_last,
@@ -81,13 +84,9 @@ def take_place(
         attempt = remote.lease.claim(
             holder=holder_of(run_dir), at_least=attempt, stop=stop, say=say
         )
-        uploader = Uploader(
-            remote, retention, max_unsynced_seconds=60 * durability.max_unsynced_minutes
-        )
-        stack.callback(_release, remote, uploader)
-        stack.enter_context(uploader)  # from here on the lease is renewed
+        uploader = _start_uploads(remote, retention, durability, stack)
         # Again: whoever was waited for may have begun the run, or gone on with it.
-        record = _open_record(config, manifest, data, run_dir, resume, remote, durability)
+        record = open_again()
         remote.store.clean_up()
     store = CheckpointStore(
         run_dir,
@@ -97,18 +96,10 @@ def take_place(
     )
     store.clean_up()
     checkpoint = newest_checkpoint([store, *([remote.store] if remote else [])], store)
-    if checkpoint is not None and checkpoint.manifest["precision"] != machine.precision:
-        raise ConfigError(
-            f"{run_dir} was trained in {checkpoint.manifest['precision']}, this device would "
-            f"use {machine.precision}; continue on a device like the first, or start a new "
-            "--run_dir"
-        )
+    if checkpoint is not None:
+        _refuse_other_precision(checkpoint, machine, run_dir)
     verify_once(data, run_dir / MEMORY_NAME)
-    _copy_tokenizer(
-        data / "tokenizer",
-        run_dir / "tokenizer",
-        fingerprint=manifest.tokenizer.fingerprint,
-    )
+    _copy_tokenizer(data, run_dir, fingerprint=manifest.tokenizer.fingerprint)
     add_attempt(
         run_dir,
         record,
@@ -125,6 +116,25 @@ def take_place(
         if checkpoint is not None and checkpoint.step > uploader.committed_step:
             uploader.submit(checkpoint)  # the last attempt did not come to it
     return Place(store, uploader), checkpoint
+
+
+def _start_uploads(
+    remote: RemoteRun, retention: Retention, durability: DurabilityConfig, stack: ExitStack
+) -> Uploader:
+    """Upload, and renew the lease, until `stack` is closed."""
+    seconds = 60 * durability.max_unsynced_minutes
+    uploader = Uploader(remote, retention, max_unsynced_seconds=seconds)
+    stack.callback(_release, remote, uploader)
+    return stack.enter_context(uploader)
+
+
+def _refuse_other_precision(checkpoint: Checkpoint, machine: Machine, run_dir: Path) -> None:
+    precision = checkpoint.manifest["precision"]
+    if precision != machine.precision:
+        raise ConfigError(
+            f"{run_dir} was trained in {precision}, this device would use {machine.precision}; "
+            "continue on a device like the first, or start a new --run_dir"
+        )
 
 
 def _open_record(
@@ -153,8 +163,9 @@ def _open_record(
     )
 
 
-def _copy_tokenizer(source: Path, target: Path, *, fingerprint: str) -> None:
+def _copy_tokenizer(data: Path, run_dir: Path, *, fingerprint: str) -> None:
     """Keep the corpus's tokenizer with the run."""
+    source, target = data / "tokenizer", run_dir / "tokenizer"
     path = target / "tokenizer.json"
     if path.exists() and file_fingerprint(path) == fingerprint:
         return

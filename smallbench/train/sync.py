@@ -21,8 +21,9 @@ from smallbench.errors import (
     UnavailableError,
 )
 from smallbench.retry import backoff
-from smallbench.train.checkpoint import Checkpoint, Retention
+from smallbench.train.checkpoint import Checkpoint
 from smallbench.train.remote import RemoteRun
+from smallbench.train.retention import Retention
 
 TEMPORARY = (UnavailableError, CredentialsError, ConfigError, DataError, OSError)
 """What may pass while a run goes on: servers return, keys are renewed, buckets are made again."""

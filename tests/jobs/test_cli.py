@@ -646,3 +646,30 @@ def test_offload_none_is_a_choice_and_no_absence(line: str) -> None:
         assert config.train.offload == word
     _, options, config = cli.resolve(job, arguments, {})
     assert (options.offload, config.train.offload) == (None, "auto")
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--storage=s3://", "the bucket is missing"),
+        ("--storage=", "is empty"),
+        ("--storage=s3:/lab/runs", "not a storage's URL"),
+        ("--storage=S3://lab", "not a storage's URL"),
+        ("--storage=file:", "not a storage's URL"),
+        ("--data=gs://lab/corpus", "not a storage's URL"),
+        ("--data=s3://lab//corpus", "has an empty part"),
+        ("--run_dir=s3://lab/run", "expected a local path"),
+        ("--endpoint_url=localhost:9000", "expected https://HOST"),
+    ],
+)
+def test_what_looks_like_a_url_is_one_in_every_flag(
+    flag: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = {"--data": "--data=corpus", "--run_dir": "--run_dir=run"}
+    flags[flag.partition("=")[0]] = flag
+    assert cli.main(["pretrain", "bert-tiny", *flags.values()]) == 78
+    said = capsys.readouterr().err
+    assert words in said
+    assert flag.partition("=")[0] in said
+    assert list(tmp_path.iterdir()) == []

@@ -22,6 +22,7 @@ from smallbench.storage.base import (
     AlreadyExistsError,
     NotFoundError,
     Storage,
+    check_path,
     is_remote,
     join,
     open_storage,
@@ -207,13 +208,35 @@ def test_a_check_passes_and_leaves_nothing(
 
 
 def test_a_url_says_which_storage_it_is() -> None:
-    assert [is_remote(url) for url in ("s3://b/p", "file:///p", "/p", "p")] == [
-        True, True, False, False,
-    ]  # fmt: skip
+    remote = (
+        "s3://b/p",
+        "s3://b",
+        "s3://b/p/",
+        "file:///p",
+        "s3://arn:aws:s3:eu-1:1:accesspoint:a",
+    )
+    assert all(is_remote(url) for url in remote)
+    assert not any(is_remote(path) for path in ("/p", "p", "a:b", "./s3", "hub:org/name", "run.1"))
     assert join("s3://bucket/", "a/", "/b") == "s3://bucket/a/b"
-    for url in ("gs://bucket", "http://host/path", "file://host/path", "s3://", "s3:///path"):
-        with pytest.raises(ConfigError, match="expected s3://BUCKET/PREFIX"):
-            open_storage(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s3://", "s3:///runs", "s3:/lab/runs", "s3:lab", "S3://lab/runs", "s3a://lab"),
+        *("s3://lab//runs", "s3://lab/../x", "s3://lab/./x", "s3://la b/x", "s3://lab/x\n"),
+        *(" s3://lab/x", '"s3://lab/x"', "gs://bucket", "http://host/path", "hdfs:/x", "az://c"),
+        *("file:", "file:x", "file:/x", "file://", "file:///", "file://host/path", "", "  "),
+    ],
+)
+def test_what_looks_like_a_url_is_one_or_is_refused(url: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for call in (is_remote, open_storage, lambda url: join(url, "run")):
+        with pytest.raises(ConfigError, match=r"expected s3://BUCKET/PREFIX|is empty"):
+            call(url)
+    with pytest.raises(ConfigError):
+        check_path(Path(url.strip() or "s3:/x"), name="--out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_boto3_is_imported_only_where_it_is_used() -> None:

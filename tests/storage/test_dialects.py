@@ -130,7 +130,13 @@ def test_the_hint_helps(dialect: str, opened: Opened, tmp_path: Path) -> None:
     assert storage.list() == []
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+FIRST = {"r2", "console", "static page", "nginx redirect", "raw tls port", "liar"}
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [d if d in FIRST else pytest.param(d, marks=pytest.mark.slow) for d in DIALECTS],
+)
 def test_no_answer_is_believed_that_is_not_the_stores(
     dialect: str, opened: Opened, moto_bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -210,3 +216,10 @@ def test_an_endpoint_that_holds_the_buckets_name_is_refused(url: str, moto_bucke
 def test_an_endpoint_is_an_address(url: str, moto_bucket: Bucket) -> None:
     with pytest.raises(ConfigError, match=r"address|Invalid endpoint"):
         open_storage("s3://lab/runs", StorageConfig(endpoint_url=url))
+
+
+def test_the_other_scheme_is_named_where_the_port_speaks_plain_http(moto_bucket: Bucket) -> None:
+    url = moto_bucket.server.endpoint_url.replace("http:", "https:")
+    storage = open_storage(moto_bucket.url, replace(moto_bucket.config, endpoint_url=url))
+    with pytest.raises(ConfigError, match=r"speaks plain HTTP: set --endpoint_url=http://127"):
+        storage.check()

@@ -36,7 +36,9 @@ def run(corpus: Path, case: dict[str, Any]) -> None:
             data=corpus,
             run_dir=Path(case["run_dir"]),
             durability=DurabilityConfig(
-                storage=case["storage"], lease_seconds=0.2, final_sync_minutes=1 / 60
+                storage=case["storage"],
+                lease_seconds=0.2,
+                final_sync_minutes=1 / 60 if case["environment"] else 5,
             ),
         )
 

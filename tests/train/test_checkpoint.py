@@ -10,10 +10,18 @@ import torch
 from smallbench.errors import DataError, UnavailableError
 from smallbench.storage.local import LocalStorage
 from smallbench.train import checkpoint as module
-from smallbench.train.checkpoint import CheckpointStore, Retention
-from smallbench.train.manifest import METRICS, SEAL, check_manifest
+from smallbench.train.checkpoint import CheckpointStore
+from smallbench.train.manifest import (
+    METRICS,
+    SCHEMA_VERSION,
+    SEAL,
+    DamagedError,
+    OtherVersionError,
+    check_manifest,
+)
 from smallbench.train.optim import MOMENTS
 from smallbench.train.randomness import random_state
+from smallbench.train.retention import Retention
 from tests.train.tiny import trainer
 
 
@@ -122,9 +130,38 @@ def test_a_manifest_without_its_seal_or_of_another_version_is_refused(tmp_path, 
     del manifest[SEAL]
     with pytest.raises(DataError, match="its own SHA-256"):
         check_manifest(manifest)
-    for version in (2, 4):
-        with pytest.raises(DataError, match=f"schema_version {version}"):
+    for version in (SCHEMA_VERSION - 1, SCHEMA_VERSION + 1):
+        with pytest.raises(OtherVersionError, match=f"version {version}.*reads {SCHEMA_VERSION}"):
             check_manifest({**manifest, "schema_version": version})
+    with pytest.raises(DamagedError):
+        check_manifest({**manifest, "schema_version": "two"})
+
+
+def test_another_releases_checkpoint_is_refused_and_nothing_is_touched(tmp_path, made):
+    """Also if a damaged one is newer: whoever continues must be the right release."""
+    store = CheckpointStore(tmp_path)
+    save(store, made, 5)
+    save(store, made, 10)
+    path = tmp_path / "commits" / "step-0000000005.json"
+    path.write_text(path.read_text().replace('"schema_version": ', '"schema_version": 9'))
+    next((tmp_path / "checkpoints" / "step-0000000010").rglob("engine.pt")).write_bytes(b"")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    for _ in range(2):
+        with pytest.raises(OtherVersionError, match="schema_version 9"):
+            store.newest()
+        store.clean_up()
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_what_an_earlier_release_set_aside_still_counts(tmp_path, made):
+    store = CheckpointStore(tmp_path)
+    save(store, made, 5)
+    path = tmp_path / "commits" / "step-0000000005.json"
+    path.rename(path.with_suffix(".json.damaged"))
+    store.clean_up()
+    assert list((tmp_path / "checkpoints").iterdir())
+    with pytest.raises(DataError, match="every checkpoint"):
+        store.newest()
 
 
 def test_clearing_up_leaves_the_data_of_a_damaged_manifest(tmp_path, made):

@@ -9,11 +9,12 @@ from smallbench.errors import ConfigError, ConflictError, DataError
 from smallbench.files import exclusive_lock
 from smallbench.storage.config import StorageConfig
 from smallbench.train import pretrain as pretrain_module
-from smallbench.train.checkpoint import CheckpointStore, Retention
+from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import DurabilityConfig
 from smallbench.train.inspect import checkpoints_table, open_run, prune, pull, verify
 from smallbench.train.pretrain import pretrain
 from smallbench.train.remote import RemoteRun
+from smallbench.train.retention import Retention
 from tests.train.test_kills import VALUES
 from tests.train.test_pretrain import tiny
 

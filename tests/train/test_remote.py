@@ -11,9 +11,10 @@ import torch
 from smallbench.errors import ConflictError, DataError, UnavailableError
 from smallbench.stop import Stop
 from smallbench.storage.base import AlreadyExistsError, open_storage
-from smallbench.train.checkpoint import CheckpointStore, Retention, newest_checkpoint
+from smallbench.train.checkpoint import CheckpointStore, newest_checkpoint
 from smallbench.train.manifest import METRICS, sealed
 from smallbench.train.remote import RemoteRun
+from smallbench.train.retention import Retention
 from smallbench.train.sync import Uploader
 from tests.train.test_checkpoint import save
 from tests.train.tiny import trainer
