@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -56,10 +55,3 @@ def load(name: str) -> Job:
     job = import_module(f"jobs.{name}").JOB
     assert isinstance(job, Job)
     return job
-
-
-def command(job: str, *words: object, **flags: object) -> str:
-    """A command line that a shell reads as it is meant: `smallbench export '--run=my runs/a'`."""
-    given = [str(word) for word in words]
-    given += [f"--{name}={value}" for name, value in flags.items()]
-    return shlex.join(["smallbench", job, *given])

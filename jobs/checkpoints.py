@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.base import Job
-from smallbench.config import Location, option, require
+from smallbench.config import Location, command, option, require
 from smallbench.errors import UsageError
 from smallbench.storage.config import StorageConfig
 
@@ -54,7 +54,7 @@ def run(options: Options) -> None:
         step = pull(place, options.out, step=options.step)
         print(
             f"Step {step:,} is in {options.out}. Next:\n"
-            f"  smallbench export --run={options.out} --out={options.out}/export"
+            f"  {command('export', run=options.out, out=f'{options.out}/export')}"
         )
     else:
         deleted = prune(

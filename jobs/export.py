@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 
 from jobs.base import Job
-from smallbench.config import Location, option
+from smallbench.config import Location, command, option
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
 
@@ -40,7 +40,7 @@ def run(options: Options) -> None:
     print(
         f"Exported to {options.out}; its outputs differ from the run's by at most {difference:.1e}."
         + (f" Published as {options.push}." if options.push else "")
-        + f" Next:\n  smallbench glue --model={options.out} --glue=GLUE_DIR --out=glue"
+        + f" Next:\n  {command('glue', model=options.out, glue='GLUE_DIR', out='glue')}"
     )
 
 

@@ -55,6 +55,7 @@ def run(options: Options) -> None:
         encoder = Encoder(
             model,
             random_init=options.random_init,
+            # A run's code is its user's own, who named the run.
             trust_remote_code=options.trust_remote_code or is_run(options.model),
         )
         plan = [PlannedRun(options.task, "dev", options.learning_rate, options.seed)]

@@ -16,7 +16,6 @@ writes the zip for GLUE's own server to --out; check-file checks such a zip.
 
 from __future__ import annotations
 
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jobs.base import Job
-from smallbench.config import Location, option, require
+from smallbench.config import Location, command, option, require
 from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
@@ -141,12 +140,11 @@ def run(options: Options) -> None:
                 show_summary(options, summary, model=str(options.model), folder=folder)
     if options.action == "measure":
         if options.part()[1] > 1 and "://" in str(options.out):
-            print(f"When all shards are done: smallbench glue show {shlex.quote(str(options.out))}")
+            print(f"When all shards are done: {command('glue', 'show', options.out)}")
         elif options.part()[1] > 1:
             print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
         else:
-            out = shlex.quote(str(options.out))
-            print(f"Beside the paper's rows: smallbench leaderboard --results={out}")
+            print(f"Beside the paper's rows: {command('leaderboard', results=options.out)}")
 
 
 def measure_steps(options: Options, steps: Sequence[int]) -> None:
@@ -193,6 +191,7 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
             Encoder(
                 model,
                 random_init=options.random_init,
+                # A run's code is its user's own, who named the run.
                 trust_remote_code=options.trust_remote_code or is_run(options.model),
             ),
             data,

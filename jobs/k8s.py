@@ -206,13 +206,14 @@ def documents_of(options: Options, config: PretrainConfig | None) -> list[Docume
     """Return the manifests, after checking that the stage's own command takes its flags."""
     from smallbench.cluster.render import render, warnings
     from smallbench.cluster.work import sizes_of, work_of
+    from smallbench.plugins import registered
 
     assert options.stage is not None
     assert options.stage != "all"
     work = work_of(options.stage, options, config)
     check_command(work)
     sizes = sizes_of(work, options, config)
-    documents = render(work, options, sizes)
+    documents = render(work, options, sizes, registered())
     for warning in warnings(work, documents[-1], sizes):
         print(f"warning: {warning}", file=sys.stderr)
     return documents

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.base import Job
-from smallbench.config import Location, option, require
+from smallbench.config import Location, command, option, require
 from smallbench.recipes import recipe_config
 from smallbench.tracking.config import TrackerConfig
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
@@ -107,11 +107,11 @@ def run(options: Options, config: PretrainConfig) -> None:
             shows_plan=True,
             stop=stop,
         )
+    export = options.run_dir / "export"
     print(
         f"Done: {options.run_dir} (loss curve in loss.png). Next:\n"
-        f"  smallbench export --run={options.run_dir} --out={options.run_dir}/export\n"
-        f"  smallbench glue --model={options.run_dir}/export --glue=GLUE_DIR "
-        f"--out={options.run_dir}/glue"
+        f"  {command('export', run=options.run_dir, out=export)}\n"
+        f"  {command('glue', model=export, glue='GLUE_DIR', out=options.run_dir / 'glue')}"
     )
 
 

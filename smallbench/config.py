@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shlex
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -380,3 +381,10 @@ def require(condition: bool, key: str, value: Any, expected: str) -> None:
     """Raise `ConfigError` naming key, value and expectation unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{key}={value!r} is out of range; expected {expected}")
+
+
+def command(job: str, *words: object, **flags: object) -> str:
+    """A command line that a shell reads as it is meant: `smallbench export '--run=my runs/a'`."""
+    given = [str(word) for word in words]
+    given += [f"--{name}={value}" for name, value in flags.items()]
+    return shlex.join(["smallbench", job, *given])

@@ -8,6 +8,7 @@ again with the same configuration continues.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,16 +19,26 @@ from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, build
 from smallbench.cluster.sizes import Sizes, deadline_seconds, prepare_gib, pull_seconds
 from smallbench.cluster.work import Work
-from smallbench.errors import UsageError
+from smallbench.errors import ConfigError, UsageError
+from smallbench.plugins import Plugin
 
 GRACE = "SMALLBENCH_GRACE_SECONDS"
 
 
-def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> list[Document]:
+PLUGINS_FOLDER = "/plugins"
+"""Where a pod finds the files of a user's own."""
+
+
+def render(
+    work: Work,
+    config: ClusterConfig,
+    sizes: Sizes | None = None,
+    plugins: Sequence[Plugin] = (),
+) -> list[Document]:
     """The documents of a stage, ready to be applied.
 
-    Without `sizes` a pod has the size of the committed manifest. Raises `UsageError` if a value is
-    missing and `ConfigError` if one looks like a credential.
+    Without `sizes` a pod has the size of the committed manifest. `plugins` travel in a ConfigMap.
+    Raises `UsageError` if a value is missing and `ConfigError` if one looks like a credential.
     """
     if config.image is None or config.bucket is None:
         missing = "image" if config.image is None else "bucket"
@@ -66,6 +77,8 @@ def render(work: Work, config: ClusterConfig, sizes: Sizes | None = None) -> lis
     if work.rows:
         texts = [yaml.safe_dump(dict(row), sort_keys=False) for row in work.rows]
         documents[0]["data"] = {f"{index}.yaml": text for index, text in enumerate(texts)}
+    if plugins:
+        documents.insert(0, job.mount(plugins))
     _refuse_credentials(documents)
     return documents
 
@@ -119,6 +132,33 @@ class _Job:
         self.deal(len(work.rows) or config.pods, config.pods_at_once)
         for flag in work.flags:
             self.set_flag(flag)
+
+    def mount(self, plugins: Sequence[Plugin]) -> Document:
+        """Mount files at `PLUGINS_FOLDER` and tell the command; return the ConfigMap of them."""
+        for plugin in plugins:
+            if not re.fullmatch(r"[-.\w]+", plugin.name, re.ASCII):
+                raise ConfigError(
+                    f"{plugin.name!r} cannot be a key of a ConfigMap; rename the file to letters, "
+                    "digits, '-', '_' and '.'"
+                )
+        metadata = self.document["metadata"]
+        name = f"{metadata['name']}-plugins"
+        self.pod["volumes"].append({"name": "plugins", "configMap": {"name": name}})
+        self.container["volumeMounts"].append(
+            {"name": "plugins", "mountPath": PLUGINS_FOLDER, "readOnly": True}
+        )
+        paths = ",".join(f"{PLUGINS_FOLDER}/{plugin.name}" for plugin in plugins)
+        self.set_flag(f"--plugin={paths}")
+        return {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": name,
+                "namespace": metadata["namespace"],
+                "labels": dict(metadata["labels"]),
+            },
+            "data": {plugin.name: plugin.files[plugin.name] for plugin in plugins},
+        }
 
     def deal(self, pods: int | None, at_once: int | None) -> None:
         """Cut the work into so many parts, if the stage has parts."""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from smallbench.config import differing_keys, digest, to_dict
+from smallbench.config import command, differing_keys, digest, to_dict
 from smallbench.cores import available_cpus
 from smallbench.data.cleaning import is_held_out
 from smallbench.data.config import PrepareConfig, is_trained
@@ -135,7 +135,7 @@ def summary(manifest: Manifest, out: Path | str) -> str:
     # The paper's recipes want the paper's vocabularies; the tiny ones take any.
     family, size = PAPER_VOCABULARIES[manifest.tokenizer.kind]
     recipe = f"{family}-{'small' if manifest.tokenizer.vocab_size == size else 'tiny'}"
-    lines.append(f"Next:\n  smallbench pretrain {recipe} --data={out} --run_dir=runs/{recipe}")
+    lines.append(f"Next:\n  {command('pretrain', recipe, data=out, run_dir=f'runs/{recipe}')}")
     return "\n".join(lines)
 
 

@@ -39,7 +39,7 @@ from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.build import build_objective, vocabulary_of
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
-from smallbench.train.record import read_config
+from smallbench.train.record import RECORD_NAME, read_config
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""
@@ -149,11 +149,6 @@ def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
     return difference
 
 
-def is_run(model: str) -> bool:
-    """Whether `model` is a run's directory; the code of its export is then the run's own."""
-    return (Path(model) / "run.json").is_file()
-
-
 @contextmanager
 def as_export(
     model: str, storage: StorageConfig | None = None, *, step: int | None = None
@@ -174,6 +169,11 @@ def as_export(
     with tempfile.TemporaryDirectory(prefix="smallbench-export-") as directory:
         export(Path(model), Path(directory), step=step)
         yield directory
+
+
+def is_run(model: str) -> bool:
+    """Whether `model` is a run's directory; the code of its export is then the run's own."""
+    return (Path(model) / RECORD_NAME).is_file()
 
 
 def _set_length(tokenizer_config: Path, length: int) -> None:

@@ -124,7 +124,7 @@ class RunResult:
     def score(self) -> float:
         """The cell of this run: the task's ranking metric on what it is scored on, × 100."""
         scores = self.splits[self.settings.split]
-        return leaderboard_score(TASKS[self.settings.task], scores.metrics)
+        return leaderboard_score(task_named(self.settings.task), scores.metrics)
 
     @property
     def failed(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from smallbench.config import command
 from smallbench.gpus import GIB, GPUS
 from smallbench.train.config import PretrainConfig
 from smallbench.train.plan import MARGIN, Cost, Memory, Plan
@@ -109,8 +110,8 @@ def _next(plan: Plan, config: PretrainConfig) -> list[str]:
         flags.append("--train.checkpoint_activations")
     if plan.budget and plan.whole and plan.budget.steps < plan.whole.steps:
         flags.append(f"--max_steps={plan.budget.steps}")
-    command = f"smallbench pretrain {plan.recipe} --data=corpus --run_dir=runs/{plan.recipe}"
-    return ["", "Next:", "  " + " ".join([command, *flags])]
+    line = command("pretrain", plan.recipe, data="corpus", run_dir=f"runs/{plan.recipe}")
+    return ["", "Next:", "  " + " ".join([line, *flags])]
 
 
 def _wrapped(text: str) -> list[str]:

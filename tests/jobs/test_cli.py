@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from jobs import base, cli
-from jobs.base import Job, command
+from jobs.base import Job
 from jobs.resolve import Shared, as_yaml
-from smallbench.config import keys_of, option, to_dict
+from smallbench.config import command, keys_of, option, to_dict
 from smallbench.errors import (
     ConfigError,
     ExitCode,

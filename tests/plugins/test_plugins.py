@@ -1,0 +1,277 @@
+"""Ideas outside the package: each trains, resumes, exports and is scored like ours.
+
+The files beside this one are the ideas; `docs/extending.md` shows the same text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smallbench import plugins
+from smallbench.config import from_dict, override_all, to_dict
+from smallbench.errors import ConfigError
+from smallbench.files import write_text
+from smallbench.models import ARCHITECTURES
+from smallbench.recipes import recipe_config
+from smallbench.registry import Registry
+from smallbench.train.config import PretrainConfig, plugins_of
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+IDEAS = ("gated_bert", "span_masking", "lion", "char_words", "word_order")
+MAX_LINES = 60
+SMALL = [
+    "--sequence_length=32",
+    "--train.max_steps=8",
+    "--train.save_every_steps=2",
+    "--train.log_every_steps=1",
+    "--train.eval_every_steps=8",
+    "--train.num_eval_rows=8",
+    "--train.global_batch_size=8",
+    "--model.num_hidden_layers=2",
+    "--energy=none",
+]
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of files that a test gives are not those of the next one."""
+    monkeypatch.setattr(plugins, "_FILES", {})
+    monkeypatch.setattr(plugins, "_GIVEN", set())
+
+
+def smallbench(*words: str, cwd: Path, wait: bool = True) -> Any:
+    command = [sys.executable, "-m", "jobs.cli", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if not wait:
+        return subprocess.Popen(command, cwd=cwd, env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("name", IDEAS)
+def test_an_idea_is_small_and_stands_on_the_page_as_it_is_tested(name: str) -> None:
+    text = (HERE / f"{name}.py").read_text()
+    assert len(text.splitlines()) <= MAX_LINES
+    page = (ROOT / "docs" / "extending.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert text in blocks, f"docs/extending.md shows another {name}.py"
+
+
+def test_a_plugin_brings_its_keys(tmp_path: Path) -> None:
+    config = recipe_config(f"{HERE}/gated_bert.py:gated_bert_tiny")
+    assert config.recipe == "gated_bert.py:gated_bert_tiny"
+    assert config.model.architecture == "gated_bert.py:GatedBert"
+    changed = override_all(config, {"model.gate": "0.25", "model.vocab_size": 99})
+    assert changed.model.gate == 0.25  # type: ignore[attr-defined]
+    assert from_dict(PretrainConfig, to_dict(changed)) == changed
+    with pytest.raises(ConfigError, match=r"unknown key 'model\.gat'; did you mean 'model\.gate'"):
+        override_all(config, {"model.gat": "0.25"})
+    with pytest.raises(ConfigError, match=r"model\.gate=2\.0 is out of range"):
+        override_all(config, {"model.gate": "2"})
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "own"),
+    [
+        ("model.architecture", "gated_bert.py:GatedBert", "model.gate"),
+        ("objective.objective", "span_masking.py:SpanMasking", "objective.mean_span"),
+        ("optim.optimizer", "lion.py:lion", "optim.beta1"),
+    ],
+)
+def test_any_recipe_takes_a_plugin(key: str, name: str, own: str) -> None:
+    config = override_all(recipe_config("bert-tiny"), {key: f"{HERE}/{name}"})
+    assert [f"{p.name}" for p in plugins_of(config)] == [name.partition(":")[0]]
+    assert override_all(config, {own: "0.5" if own != "objective.mean_span" else "2"}) != config
+
+
+def test_a_class_that_extends_another_configuration_is_not_built_as_the_other() -> None:
+    config = recipe_config(f"{HERE}/gated_bert.py:gated_bert_tiny")
+    built = ARCHITECTURES[config.model.architecture]
+    assert built.__name__ == "GatedBert"
+
+
+def test_where_a_file_lies_does_not_count(tmp_path: Path) -> None:
+    folder = tmp_path / "my idéas"
+    folder.mkdir()
+    text = (HERE / "gated_bert.py").read_text()
+    write(folder, "gated_bert.py", text)
+    elsewhere = recipe_config(f"{folder}/gated_bert.py:gated_bert_tiny")
+    assert elsewhere == recipe_config(f"{HERE}/gated_bert.py:gated_bert_tiny")
+
+
+def test_two_files_of_one_name_and_another_text_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "gated_bert.py", "x = 1\n")
+    plugins.register(tmp_path / "gated_bert.py")
+    with pytest.raises(ConfigError, match=r"Two different plug-ins are called gated_bert\.py"):
+        plugins.register(HERE / "gated_bert.py")
+
+
+def test_a_runs_copy_is_used_instead_of_the_file(tmp_path: Path) -> None:
+    plugins.register(HERE / "gated_bert.py")
+    config = recipe_config("gated_bert.py:gated_bert_tiny")
+    kept = [plugin.to_dict() for plugin in plugins_of(config)]
+    plugins.write_copies(kept, tmp_path, write_text)
+    (copy,) = tmp_path.glob("*/gated_bert.py")
+    assert copy.read_bytes() == (HERE / "gated_bert.py").read_bytes()
+    plugins._FILES.clear()
+    plugins.use_copies(kept, tmp_path)
+    assert from_dict(PretrainConfig, to_dict(config)) == config
+    kept[0]["files"] = {"gated_bert.py": "print('changed')"}
+    with pytest.raises(ConfigError, match="does not match its SHA-256"):
+        plugins.use_copies(kept, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("none.py:X", r"none\.py does not exist"),
+        ("no_such_package_x:X", "There is no Python module 'no_such_package_x'"),
+        ("{gated}:GatedBrt", "has no 'GatedBrt'; did you mean 'GatedBert'"),
+        ("{gated}:GatedAttention", "is not an architecture: expected a smallbench.models.encoder"),
+        ("gated-bert", r"unknown architecture 'gated-bert'.*\(or FILE\.py:NAME"),
+    ],
+)
+def test_what_is_no_plugin_is_said_in_one_sentence(reference: str, message: str) -> None:
+    name = reference.format(gated=HERE / "gated_bert.py")
+    with pytest.raises(ConfigError, match=message):
+        override_all(recipe_config("bert-tiny"), {"model.architecture": name})
+
+
+def test_an_entry_point_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (HERE / "gated_bert.py").read_text()
+    (tmp_path / "lab_gates").mkdir()
+    write(tmp_path / "lab_gates", "__init__.py", text)
+    (tmp_path / "lab_gates-1.dist-info").mkdir()
+    write(tmp_path / "lab_gates-1.dist-info", "METADATA", "Name: lab-gates\nVersion: 1\n")
+    points = "[smallbench.architectures]\ngated = lab_gates:GatedBert\n"
+    write(tmp_path / "lab_gates-1.dist-info", "entry_points.txt", points)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "gated" in ARCHITECTURES.installed()
+    assert "lab_gates" not in sys.modules  # listing executes nothing
+    config = override_all(recipe_config("bert-tiny"), {"model.architecture": "gated"})
+    assert config.model.architecture == "lab_gates:GatedBert"
+    (plugin,) = plugins_of(config)
+    assert plugin.name == "lab_gates"
+    assert list(plugin.files) == ["lab_gates/__init__.py"]
+    with pytest.raises(ConfigError, match="did you mean 'gated'"):
+        ARCHITECTURES["gaated"]
+
+
+def test_a_table_without_a_group_takes_no_reference() -> None:
+    with pytest.raises(ConfigError, match="unknown shape"):
+        Registry("shape", {})[f"{HERE}/gated_bert.py:GatedBert"]
+
+
+FAULTS = {
+    "import": "import no_such_module_of_theirs\n",
+    "syntax": "def f(:\n",
+    "recipe": "def recipe():\n    raise RuntimeError('at\\nthe recipe')\n",
+    "build": (
+        "from smallbench.models.bert import Bert\n\nclass Model(Bert):\n"
+        "    def __init__(self, config, *, head='tokens'):\n        raise RuntimeError('built')\n"
+    ),
+    "forward": (
+        "from smallbench.models.bert import Bert\n\nclass Model(Bert):\n"
+        "    def forward(self, batch):\n        return 1 / 0\n"
+    ),
+    "shape": (
+        "from smallbench.models.bert import Bert\n\nclass Model(Bert):\n"
+        "    def forward(self, batch):\n        return super().forward(batch)[0]\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_plugin_that_raises_ends_in_one_sentence_and_leaves_nothing(
+    fault: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs.cli import main
+
+    path = write(tmp_path, f"bad_{fault}.py", FAULTS[fault])
+    recipe = f"{path}:recipe" if fault in {"import", "syntax", "recipe"} else "bert-tiny"
+    model = [] if recipe != "bert-tiny" else [f"--model.architecture={path}:Model"]
+    run_dir = tmp_path / "runs" / "a"
+    code = main(["pretrain", recipe, *model, f"--data={corpus}", f"--run_dir={run_dir}", *SMALL])
+    said = capsys.readouterr().err
+    assert code == 78
+    assert said.count("\n") == 1
+    assert (f"{path}:" in said) == (fault != "shape")
+    assert [p.name for p in tmp_path.iterdir()] == [f"bad_{fault}.py"]
+
+
+def test_reading_and_showing_never_executes_a_plugin(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    path = write(tmp_path, "trap.py", f"open({str(mark)!r}, 'w')\n")
+    plugin = plugins.register(Path(path))
+    assert plugins.plugin_of("trap.py:X") == plugin
+    plugins.use_copies([plugin.to_dict()], tmp_path)
+    plugins.write_copies([plugin.to_dict()], tmp_path / "copies", write_text)
+    assert plugins.sha256_of("trap.py", {"trap.py": Path(path).read_bytes()}) == plugin.sha256
+    assert not mark.exists()
+    with pytest.raises(ConfigError, match="has no 'X'"):
+        plugins.resolve("trap.py:X")
+    assert mark.exists()
+
+
+RUNS = {
+    "gated_bert": [f"{HERE}/gated_bert.py:gated_bert_tiny", "--model.gate=0.3"],
+    "span_masking": [
+        "bert-tiny",
+        f"--objective.objective={HERE}/span_masking.py:SpanMasking",
+        "--objective.mean_span=2",
+    ],
+    "lion": ["bert-tiny", f"--optim.optimizer={HERE}/lion.py:lion", "--optim.beta2=0.98"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_an_idea_trains_resumes_exactly_exports_and_makes_an_entry(
+    name: str, corpus: Path, tmp_path: Path
+) -> None:
+    line = ["pretrain", *RUNS[name], f"--data={corpus}", *SMALL]
+    whole = smallbench(*line, "--run_dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    killed = smallbench(*line, "--run_dir=killed", cwd=tmp_path, wait=False)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed" / "commits").glob("step-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    resumed = smallbench(*line, "--run_dir=killed", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    (first,) = (tmp_path / "whole" / "checkpoints").glob("*8*/model.safetensors")
+    (second,) = (tmp_path / "killed" / "checkpoints").glob("*8*/model.safetensors")
+    assert first.read_bytes() == second.read_bytes()
+    done = smallbench("export", "--run=killed", "--out=export", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "killed" / "run.json").read_text())
+    (kept,) = record["plugins"]
+    assert kept["name"] == f"{name}.py"
+    changed = (HERE / f"{name}.py").read_text() + "\n# changed\n"
+    other = write(tmp_path, f"{name}.py", changed)
+    again = [word.replace(f"{HERE}/{name}.py", other) for word in line]
+    refused = smallbench(*again, "--run_dir=killed", cwd=tmp_path)
+    assert refused.returncode == 78
+    assert f"{name}.py has changed since killed began" in refused.stderr
+    allowed = smallbench(*again, "--run_dir=killed", "--allow_changed_code", cwd=tmp_path)
+    assert allowed.returncode == 0, allowed.stderr
