@@ -225,7 +225,9 @@ def test_a_failed_storage_ends_the_run_after_a_save_unless_the_run_is_anothers()
 )
 def test_a_run_does_not_end_before_its_checkpoint_is_stored(is_done, problem, error, said):
     uploads = Uploads(drains=False, problem=problem)
-    callback = WaitForUploads(uploads, lambda progress: None, max_seconds=0.0)
+    callback = WaitForUploads(
+        uploads, lambda progress: None, max_seconds=0.0, stop=Stop(seconds_left=lambda: 0.0)
+    )
     with pytest.raises(error, match=said):
         callback.on_end(at(9), is_done=is_done)
     uploads.drains = True
