@@ -190,7 +190,7 @@ def manifest_of(trainer: Trainer, config: PretrainConfig, device: torch.device) 
     return {
         "step": trainer.progress.step,
         "progress": trainer.progress.state_dict(),
-        "pending_metrics": {},
+        "callbacks": {},
         "config_digest": digest(config),
         "precision": trainer.engine.precision,
         "device": device.type,

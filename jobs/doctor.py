@@ -1,14 +1,14 @@
-"""What this machine can do for training, measured, and how to get what it lacks.
+"""Check whether this machine can train, and say how to get what it lacks.
 
 Lists Python and the packages, the processor, memory and disk, each GPU with its compute capability
 and whether the installed PyTorch has kernels for it (the V100 is sm_70), and the device, precision
-and threads that training would choose. Then multiplies large matrices for a second: the rate is
-what the MFU of a run is a fraction of.
+and threads that training would choose. Then it multiplies large matrices for a second; the MFU of a
+run is relative to that rate.
 
-It reaches nothing outside this machine, unless --network asks whether the Hugging Face hub answers,
-or --storage whether a bucket can be listed, written, read and cleared. Where training cannot run it
-ends with exit code 69 and says what to do, and where the storage refuses with the code that
-training would end with. In a container, --device=cuda finds out whether a GPU came along.
+It connects to nothing, unless --network asks whether the Hugging Face hub answers, or --storage
+whether a bucket can be listed, written, read and cleared. If training cannot run, it ends with exit
+code 69 and says what to do; if the storage refuses, with the code that training would end with. In
+a container, --device=cuda checks that a GPU is there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TRAINING = (
     "pyarrow",
     "zstandard",
 )
-"""Packages without which some step from text to score does not run."""
+"""Packages that some step from text to score needs."""
 OPTIONAL = {
     "matplotlib": "loss curves",
     "huggingface-hub": "export --push",
@@ -64,15 +64,15 @@ class Options(StorageConfig):
         False, help="also ask whether the Hugging Face hub answers (5 s at most)"
     )
     device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", help="what training shall use; cuda: it is a problem where no GPU can be used"
+        "auto", help="device of training; with cuda a missing GPU is a problem"
     )
     storage: str | None = option(
-        None, help="also ask whether runs can be kept there, as pretrain would", metavar="URL"
+        None, help="also check that runs can be stored there, as pretrain does", metavar="URL"
     )
 
 
 def run(options: Options) -> None:
-    """Print the findings. Raises the first problem that would keep training from running."""
+    """Print the findings. Raises the first problem that training would meet."""
     require_temporary_files()  # torch writes some when it is imported, and so do others
     problems: list[SmallbenchError] = []
     findings: dict[str, Any] = {
@@ -94,8 +94,8 @@ def run(options: Options) -> None:
     if not findings["disk"]["is_writable"]:
         problems.append(
             UnavailableError(
-                f"runs cannot be written to {Path.cwd()} as uid {os.getuid()}; start where you may "
-                "write (in the container /scratch: chown what is mounted there)"
+                f"runs cannot be written to {Path.cwd()} as uid {os.getuid()}; start in a folder "
+                "that you may write to (in a container: chown what is mounted at /scratch)"
             )
         )
     absent = [name for name in TRAINING if findings["packages"][name] is None]
@@ -145,7 +145,7 @@ def processor() -> dict[str, Any]:
 
 
 def memory() -> dict[str, float | None]:
-    """Memory that programs can use, in GiB; in a container no more than its limit."""
+    """Memory in GiB, and the limit of the container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     available, limit = None, None
     meminfo, cgroup = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
@@ -158,7 +158,7 @@ def memory() -> dict[str, float | None]:
 
 
 def disk(folder: Path) -> dict[str, Any]:
-    """Free space where the command was typed, and whether it may be used."""
+    """Free space in the current folder, and whether it can be written."""
     usage = shutil.disk_usage(folder)
     return {
         "folder": str(folder),
@@ -168,24 +168,24 @@ def disk(folder: Path) -> dict[str, Any]:
 
 
 def require_temporary_files() -> None:
-    """Raises `UnavailableError` where there is no place for them."""
+    """Raise `UnavailableError` if no folder for temporary files can be written."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
         raise UnavailableError(
-            f"training cannot run: {error.strerror}; let TMPDIR name a folder that uid "
-            f"{os.getuid()} may write to (in the container /scratch: chown what is mounted there)"
+            f"training cannot run: {error.strerror}; set TMPDIR to a folder that uid {os.getuid()} "
+            "may write to (in a container: chown what is mounted at /scratch)"
         ) from None
 
 
 def shared_memory() -> dict[str, float] | None:
-    """Size of /dev/shm; None where there is none."""
+    """Size of /dev/shm; None if it does not exist."""
     folder = Path("/dev/shm")  # noqa: S108  where Linux has it
     return {"gib": round(shutil.disk_usage(folder).total / GIB, 2)} if folder.is_dir() else None
 
 
 def storage(url: str, config: StorageConfig) -> SmallbenchError | None:
-    """What keeps runs from being kept there; None where nothing does."""
+    """The error of a storage that cannot keep runs; None if it can."""
     try:
         open_storage(url, config).check()
     except SmallbenchError as error:
@@ -194,7 +194,7 @@ def storage(url: str, config: StorageConfig) -> SmallbenchError | None:
 
 
 def has_wandb_key() -> bool:
-    """Whether Weights & Biases would be reached; the key itself is never shown."""
+    """Whether there is a key of Weights & Biases; it is never shown."""
     from smallbench.tracking.wandb import has_key
 
     return has_key()
@@ -209,7 +209,7 @@ def network() -> dict[str, Any]:
     try:
         with urlopen(ENDPOINT, timeout=5):  # noqa: S310  the library's own address
             return {"hub": ENDPOINT, "answers": True, "reason": None}
-    except (OSError, ValueError) as error:  # no network; HF_ENDPOINT is no address
+    except (OSError, ValueError) as error:  # no network; HF_ENDPOINT is not an address
         return {"hub": ENDPOINT, "answers": False, "reason": str(error)}
 
 
@@ -239,7 +239,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def training(device_name: str) -> dict[str, Any]:
-    """What a run with that device would use, and how fast that multiplies matrices."""
+    """What a run with that device would use, and its measured rate of matrix products."""
     import torch
 
     from smallbench.train.precision import (
@@ -266,7 +266,7 @@ def training(device_name: str) -> dict[str, Any]:
 
 
 def architectures() -> list[str]:
-    """What the installed PyTorch has kernels for; it tells only where it sees a GPU."""
+    """The architectures of the installed PyTorch; known only if it sees a GPU."""
     import torch
 
     if torch.version.cuda is None:
@@ -275,7 +275,7 @@ def architectures() -> list[str]:
 
 
 def report(findings: dict[str, Any]) -> Iterator[str]:
-    """The findings as lines for a person."""
+    """The findings as lines of text."""
     yield f"python      {findings['python']}"
     cpu, memory, disk = findings["processor"], findings["memory"], findings["disk"]
     sets = ", ".join(cpu["instruction_sets"]) or "none that matter here"

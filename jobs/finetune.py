@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.base import Job
-from smallbench.config import option, require
+from smallbench.config import Location, option, require
 from smallbench.glue.config import FinetuneConfig
 from smallbench.storage.config import StorageConfig
 
@@ -21,11 +21,11 @@ from smallbench.storage.config import StorageConfig
 class Options(StorageConfig, FinetuneConfig):
     """Flags of `smallbench finetune`."""
 
-    model: str = option(
+    model: Location = option(
         help="export or run directory, URL of an export, or a model's id on the hub"
     )
     task: str = option(help="cola, sst2, mrpc, stsb, qqp, mnli, qnli or rte")
-    glue: str = option(help="folder in the official TSV layout, or hub")
+    glue: Location = option(help="folder in the official TSV layout, or hub")
     out: Path = option(help="where results are stored; finished runs are not repeated")
     learning_rate: float = option(
         3e-4,  # ELECTRA-Small's (Clark et al. 2020, table 7); small encoders need more than BERT's
@@ -49,6 +49,8 @@ def run(options: Options) -> None:
     from smallbench.stop import SignalStop
 
     data = load_task(task_named(options.task), options.glue)
+    if data.unofficial:
+        print(f"unranked: {'; '.join(data.unofficial)}", file=sys.stderr, flush=True)
     with SignalStop() as stop, as_export(options.model, options) as model:
         encoder = Encoder(
             model,

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +28,7 @@ from jobs.base import Job
 from smallbench.config import Location, command, option, require
 from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.tasks import task_named
 from smallbench.parts import PartConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
@@ -54,10 +56,10 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
     run: tuple[Location, ...] = option(
         (), help="show, merge, submit-file: --out of earlier runs; check-file: a zip"
     )
-    model: str | None = option(
+    model: Location | None = option(
         None, help="export or run directory, URL of an export, or a model's id on the hub"
     )
-    glue: str | None = option(
+    glue: Location | None = option(
         None, help="folder in the official TSV layout, hub, or samples: generated stand-ins"
     )
     out: Location | None = option(
@@ -71,16 +73,21 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
         None, help="one, or several to choose from; none: the protocol's"
     )
     seeds: tuple[int, ...] | None = option(None, help="none: the protocol's published ones")
+    steps: tuple[int, ...] | None = option(
+        None, help="kept checkpoints of the run in --model, a table of them; none: the newest"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "seeds", "tasks"):
+        for name in ("learning_rate", "seeds", "steps", "tasks"):
             values = getattr(self, name)
             different = values is None or 0 < len(values) == len(set(values))
             require(different, name, values, "at least one, none twice")
-        for name in ("learning_rate", "seeds"):
+        for name in ("learning_rate", "seeds", "steps"):
             values = getattr(self, name)
             require(values is None or min(values) >= 0, name, values, "at least 0")
+        for task in self.tasks or ():
+            task_named(task)
         for name in NEEDED[self.action]:
             if not getattr(self, name):
                 raise UsageError(f"'glue {self.action}' needs --{name}; see smallbench glue --help")
@@ -88,6 +95,12 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
             raise UsageError(f"'glue {self.action}' takes one --run; merge the folders first")
         if self.action in {"merge", "submit-file"} and "://" in str(self.out):
             raise UsageError(f"'glue {self.action}' writes to a local --out, not to {self.out}")
+        is_run = (Path(self.model or "") / "run.json").is_file()
+        if self.steps and not (self.action == "measure" and is_run):
+            raise UsageError(
+                f"--steps names checkpoints of a run, and --model={self.model} is not the "
+                "directory of one"
+            )
         self.part()
 
 
@@ -99,6 +112,9 @@ def run(options: Options) -> None:
     from smallbench.glue.submission import check_submission, write_submission
     from smallbench.glue.tracking import show_summary
 
+    if options.steps:
+        measure_steps(options, options.steps)
+        return
     if options.action == "check-file":
         print(check_submission(Path(options.run[0])))
         return
@@ -131,8 +147,26 @@ def run(options: Options) -> None:
             print(f"Beside the paper's rows: {command('leaderboard', results=options.out)}")
 
 
-def measure_model(options: Options) -> list[RunResult]:
-    """The runs that the protocol wants, or this shard's."""
+def measure_steps(options: Options, steps: Sequence[int]) -> None:
+    """Each kept checkpoint as `measure_model` does, in a folder of its own, and one table."""
+    from smallbench.export.huggingface import require_steps
+    from smallbench.glue.protocols import summarize
+    from smallbench.glue.steps import step_folder, steps_table
+
+    require_steps(Path(str(options.model)), steps)
+    summaries = {}
+    for step in sorted(steps):
+        part = replace(options, steps=None, out=Location(step_folder(str(options.out), step)))
+        if runs := measure_model(part, step=step):
+            summaries[step] = summarize(runs, options.protocol)
+    if summaries:
+        print(steps_table(summaries))
+        for reason in dict.fromkeys(r for s in summaries.values() for r in s.departures):
+            print(f"Unranked: {reason}")
+
+
+def measure_model(options: Options, *, step: int | None = None) -> list[RunResult]:
+    """The runs that the protocol wants, or this shard's; of a run's checkpoint `step`."""
     from smallbench.export.huggingface import as_export, is_run
     from smallbench.glue.encoder import Encoder
     from smallbench.glue.grid import measure
@@ -148,7 +182,7 @@ def measure_model(options: Options) -> list[RunResult]:
     with (
         SignalStop() as stop,
         glue_source(options.glue) as glue,
-        as_export(options.model, options) as model,
+        as_export(options.model, options, step=step) as model,
         results_folder(options.out, options) as folder,
     ):
         names = options.tasks or available_tasks(glue)
@@ -183,6 +217,7 @@ JOB = Job(
         " --learning_rate=3e-4 --seeds=1,2",
         "smallbench glue --model=bert-base-uncased --glue=hub --out=shard3 --shard=3/8",
         "smallbench glue --model=s3://lab/bert --glue=hub --out=s3://lab/glue --shard=3/8",
+        "smallbench glue --model=runs/tiny --glue=glue_data --out=way --steps=1000,2000",
         "smallbench glue merge shard1,shard2,shard3 --out=glue",
         "smallbench glue show glue --protocol=paper",
         "smallbench glue submit-file --run=glue --out=glue.zip",

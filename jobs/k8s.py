@@ -46,7 +46,7 @@ MANIFEST = {
     "glue": ("--model=m", "--glue=hub", "--out=o"),
     "leaderboard": (),
 }
-"""Flags that a stage's manifest gives its command, in effect."""
+"""Flags that the manifest of a stage gives its command; the values do not count."""
 CORPUS = "corpus"
 """The run's name of the Job that prepares, unless another is given."""
 
@@ -55,14 +55,14 @@ CORPUS = "corpus"
 class Options(ClusterConfig):
     """Flags of `smallbench k8s`."""
 
-    action: Literal["render", "submit", "status", "logs", "cancel"] = option(help="what to do")
+    action: Literal["render", "submit", "status", "logs", "cancel"] = option(help="action")
     stage: (
         Literal["prepare", "pretrain", "sweep", "export", "glue", "leaderboard", "all"] | None
     ) = option(None, help="of the chain, or all; none, for status and cancel: all")
     recipe: str | None = option(None, help="name of a recipe; 'smallbench recipes' lists them")
-    context: str | None = option(None, help="kubectl's; none: the current one")
-    follow: bool = option(False, help="logs: go on until the pods end")
-    tail: int | None = option(None, help="logs: only so many last lines of each pod")
+    context: str | None = option(None, help="context of kubectl; none: the current one")
+    follow: bool = option(False, help="logs: continue until the pods end")
+    tail: int | None = option(None, help="logs: number of last lines of each pod; none: all")
     first: Literal["prepare", "pretrain", "export", "glue", "leaderboard"] = option(
         "prepare", help="all: the first stage of the chain; those before it are taken as done"
     )
@@ -114,12 +114,12 @@ class Options(ClusterConfig):
 
 
 def config(options: Options) -> PretrainConfig | None:
-    """The recipe's configuration, where there is one."""
+    """The recipe's configuration, if a recipe is named."""
     return None if options.recipe is None else recipe_config(options.recipe)
 
 
 def run(options: Options, config: PretrainConfig | None) -> None:
-    """Do it, and print what came of it."""
+    """Run the action and print its result."""
     from smallbench.cluster.kubectl import Cluster, selector_of
     from smallbench.cluster.manifests import as_yaml
     from smallbench.cluster.work import work_of
@@ -203,7 +203,7 @@ def stages_of(
 
 
 def documents_of(options: Options, config: PretrainConfig | None) -> list[Document]:
-    """The manifests, after a look whether the stage's own command would take its flags."""
+    """Return the manifests, after checking that the stage's own command takes its flags."""
     from smallbench.cluster.render import render, warnings
     from smallbench.cluster.work import sizes_of, work_of
     from smallbench.plugins import registered
@@ -220,7 +220,7 @@ def documents_of(options: Options, config: PretrainConfig | None) -> list[Docume
 
 
 def check_command(work: Work) -> None:
-    """Raise what the stage's command would raise on its flags, before a pod does so in an hour."""
+    """Raise what the stage's command would raise on its flags."""
     from jobs.resolve import resolve
     from smallbench.cluster.work import as_flag
 

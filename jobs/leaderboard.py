@@ -6,7 +6,8 @@ that the runs know. validate runs every check on an entry's folder, as data and 
 ends with exit code 65 if it is rejected. change judges a pull request: it adds one entry's own
 files and nothing else, and that entry is validated. compare says task by task which of two entries
 leads. build writes the website of all entries to --out, a folder for any static host; serve builds
-it and shows it on this machine.
+it and shows it on this machine. reproduce runs an entry's own commands again, for hours on a GPU,
+and says whether the results agree; a keeper of the board then notes it in verified.json.
 
 Scores are never in an entry: they are computed from its predictions and the labels of --glue.
 """
@@ -32,6 +33,7 @@ NEEDED = {
     "validate": ("entry",),
     "change": ("entry",),
     "compare": ("entry", "other", "glue"),
+    "reproduce": ("entry", "glue"),
     "build": (),
     "serve": (),
 }
@@ -43,17 +45,19 @@ MAX_PORT = 2**16 - 1
 class Options(StorageConfig):
     """Flags of `smallbench leaderboard`."""
 
-    action: Literal["table", "new", "validate", "change", "compare", "build", "serve"] = option(
-        "table", help="what to do"
-    )
+    action: Literal[
+        "table", "new", "validate", "change", "compare", "reproduce", "build", "serve"
+    ] = option("table", help="what to do")
     entry: Path | None = option(
         None,
         help="validate, compare: folder of an entry; change: a git repository whose HEAD merges a "
         "pull request",
     )
+    data: Location | None = option(None, help="reproduce: the corpus; none: the entry's name of it")
+    dry_run: bool = option(False, help="reproduce: print the commands and end")
     keeper: bool = option(False, help="change: a keeper of the board has confirmed the request")
     other: Path | None = option(None, help="compare: folder of the entry to compare with")
-    glue: str | None = option(
+    glue: Location | None = option(
         None,
         help="new: --out of 'smallbench glue'; else GLUE itself, for its labels: a folder in the "
         "official TSV layout, or hub",
@@ -117,6 +121,8 @@ def run(options: Options) -> None:
         _change(options)
     elif options.action == "compare":
         _compare(options)
+    elif options.action == "reproduce":
+        _reproduce(options)
     elif options.action in ("build", "serve"):
         _build(options)
     else:
@@ -241,6 +247,43 @@ def _compare(options: Options) -> None:
     print(render_comparison(*pair))
 
 
+def _reproduce(options: Options) -> None:
+    import shlex
+
+    from smallbench.leaderboard import reproduce
+    from smallbench.leaderboard.assemble import Author, write_new_entry
+    from smallbench.leaderboard.evaluation import evaluate_each
+    from smallbench.leaderboard.gold import read_gold
+    from smallbench.leaderboard.submission import Rejected, read_submission
+
+    assert options.entry is not None
+    assert options.glue is not None
+    try:
+        claimed = read_submission(options.entry)
+    except Rejected as error:
+        raise DataError(f"{options.entry} is rejected: {error.reason}") from None
+    if claimed.entry.provenance is None:
+        raise DataError(f"{options.entry} is reported: it has no configuration to repeat")
+    slug = claimed.entry.slug
+    place = Path(options.out or f"reproduced/{slug}")
+    commands = reproduce.commands_of(
+        claimed.entry, run_dir=str(place / "run"), results=str(place / "glue"),
+        data=None if options.data is None else str(options.data), glue=options.glue,
+    )  # fmt: skip
+    if options.dry_run:
+        print("\n".join(map(shlex.join, commands)))
+        return
+    reproduce.run_commands(commands)
+    again = place / "entry" / slug
+    author = Author(None, ("keepers",), "CC0-1.0", date.today().isoformat(), contains_glue=False)
+    write_new_entry(again, run_dir=place / "run", glue=place / "glue", author=author)
+    pair = evaluate_each([options.entry, again], read_gold(options.glue), cache=options.cache)
+    found = reproduce.agreements((claimed, pair[0]), (read_submission(again), pair[1]))
+    print(reproduce.render(found, pair[0].sha256, slug))
+    if not all(agreement.holds for agreement in found):
+        raise DataError(f"{options.entry} was not reproduced within the tolerances")
+
+
 def _build(options: Options) -> None:
     from smallbench.leaderboard.evaluation import evaluate_all
     from smallbench.leaderboard.gold import NO_GOLD, read_gold
@@ -280,6 +323,7 @@ JOB = Job(
         "smallbench leaderboard validate submissions/mine --glue=glue_data",
         "smallbench leaderboard change . --glue=hub",
         "smallbench leaderboard compare submissions/mine submissions/other --glue=glue_data",
+        "smallbench leaderboard reproduce submissions/mine --glue=hub --data=corpus",
         "smallbench leaderboard build --out=site --glue=hub --site_url=https://example.org/board",
         "smallbench leaderboard serve",
     ),

@@ -1,4 +1,4 @@
-"""What a Job on a cluster is made of, besides its manifest."""
+"""Flags of a Job on a cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STAGES_OF: Mapping[str, tuple[Stage, ...]] = {
     "pods": ("prepare", "glue"),
     "pods_at_once": ("sweep", "glue"),
 }
-"""Flags that are not for every stage, and those that they are for."""
+"""Flags that only some stages take, and these stages."""
 
 SPOT = ("spot-gke", "spot-aks", "spot-eks", "spot-karpenter")
 """Components that set the grace: what the provider gives a pod whose node it takes away."""
@@ -40,14 +40,14 @@ DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 BUCKET = re.compile(r"s3://[^/\s]+(/\S*)?")
 MAX_LABEL_CHARACTERS = 63
 MAX_RUN_CHARACTERS = 40
-"""`leaderboard-RUN` and a pod's index behind it must fit into a host's name, 63 characters."""
+"""`leaderboard-RUN-INDEX` must fit into a host's name, 63 characters."""
 MAX_SWEEP_CHARACTERS = MAX_RUN_CHARACTERS - len("-999")
-"""Its rows are runs, too, with their index behind it."""
+"""Each row is a run of that name and its index."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Flags that say where and how large; what a stage computes is its own command's business."""
+    """Flags for place and size; what a stage computes is in the flags of its own command."""
 
     image: str | None = option(
         None, help="pinned by digest: REGISTRY/NAME@sha256:…", metavar="IMAGE@DIGEST"
@@ -58,8 +58,8 @@ class ClusterConfig:
     run: str | None = option(
         None, help="the run's id; none: the recipe's name and a digest of what was changed in it"
     )
-    recipes: tuple[str, ...] = option((), help="sweep: over these")
-    learning_rates: tuple[float, ...] = option((), help="sweep: over these")
+    recipes: tuple[str, ...] = option((), help="values of a sweep")
+    learning_rates: tuple[float, ...] = option((), help="values of a sweep")
     flags: str | None = option(
         None, help="further flags of the stage's own command, in quotes", metavar="'--FLAG=VALUE …'"
     )
@@ -72,7 +72,7 @@ class ClusterConfig:
     cpus: int | None = option(
         None, help="cores of a pod; none: the manifest's, which CPU Adam and tokenizers want"
     )
-    memory_gib: int | None = option(None, help="of a pod; none: the plan's")
+    memory_gib: int | None = option(None, help="memory of a pod in GiB; none: the plan's")
     hours: float | None = option(
         None, help="pretrain and sweep: hours in steps, over all restarts, after which a run ends"
     )
@@ -89,27 +89,26 @@ class ClusterConfig:
         help="seconds between SIGTERM and SIGKILL; none: what a save and an upload take, or what "
         "a spot component sets",
     )
-    pods: int | None = option(None, help="prepare and glue: into how many parts to cut the work")
+    pods: int | None = option(None, help="prepare and glue: number of parts of the work")
     pods_at_once: int | None = option(
-        None, help="glue and sweep: no more of the parts or rows at a time"
+        None, help="glue and sweep: number of pods at a time, such as that of the cards"
     )
-    components: tuple[str, ...] = option((), help=f"further ones of {', '.join(COMPONENTS)}")
+    components: tuple[str, ...] = option((), help=f"some of {', '.join(COMPONENTS)}")
     queue: str | None = option(None, help="LocalQueue of Kueue, which then starts the Job")
-    namespace: str = option("smallbench", help="of the cluster")
-    region: str | None = option(None, help="of the bucket; none: us-east-1")
-    endpoint_url: str | None = option(None, help="of an S3-compatible store; none: AWS")
+    namespace: str = option("smallbench", help="namespace of the cluster")
+    region: str | None = option(None, help="region of the bucket; none: us-east-1")
+    endpoint_url: str | None = option(None, help="address of an S3-compatible store; none: AWS")
 
     def __post_init__(self) -> None:
-        # First, since what is wrong with a value is said with the value.
+        # First, since other errors repeat the value.
         for field in fields(self):
             value = getattr(self, field.name)
             texts = value if isinstance(value, tuple) else (value,)
             refuse_credentials(text for text in texts if isinstance(text, str))
         if self.image is not None and not PINNED.fullmatch(self.image):
             raise ConfigError(
-                f"image {self.image!r} is not pinned; write NAME@sha256:DIGEST, which "
-                "'docker buildx imagetools inspect NAME:TAG' prints: a tag may mean another image "
-                "when the run continues"
+                f"image {self.image!r} is not pinned; expected NAME@sha256:DIGEST, which "
+                "'docker push' prints: a tag may mean another image when the run continues"
             )
         if self.bucket is not None:
             is_known = BUCKET.fullmatch(self.bucket) is not None
@@ -141,7 +140,7 @@ class ClusterConfig:
 
 
 def check_name(key: str, value: str | None, longest: int) -> None:
-    """Raise `ConfigError` where a value cannot be part of the names of Kubernetes' objects."""
+    """Raise `ConfigError` if a value cannot be part of the name of a Kubernetes object."""
     if value is not None:
         fits = DNS_LABEL.fullmatch(value) and len(value) <= longest
         expected = f"lower-case letters, digits and hyphens, at most {longest}"

@@ -1,4 +1,4 @@
-"""Talking to a cluster through `kubectl`, whose failures become one sentence and an exit code."""
+"""A cluster through `kubectl`, whose failures become one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from smallbench.errors import (
 DIGEST = "smallbench/configuration"
 """Annotation of a Job: a digest of all that it was submitted with."""
 
-# What kubectl says, in the order in which it is looked for → what it means for whoever types.
+# What kubectl says, the first match counts → the error and its sentence.
 _FAILURES: Sequence[tuple[str, type[SmallbenchError], str]] = (
     (
         r"namespaces? \"?[\w-]+\"? not found",
@@ -39,7 +39,7 @@ _FAILURES: Sequence[tuple[str, type[SmallbenchError], str]] = (
     (
         r"\(Forbidden\)|is forbidden|forbidden:",
         CredentialsError,
-        "the cluster forbids it to you in namespace {namespace} ({line}); ask who runs it",
+        "you are not allowed to do that in namespace {namespace} ({line}); ask the cluster's admin",
     ),
     (
         r"\(Unauthorized\)|Unauthorized|must be logged in|provide credentials",
@@ -81,7 +81,7 @@ class Cluster:
         if done.returncode:
             raise self._failure(done.stderr)
         if is_shown:
-            sys.stderr.write(done.stderr)  # that there is nothing to show
+            sys.stderr.write(done.stderr)  # such as "No resources found"
         return done.stdout or ""
 
     def _failure(self, said: str) -> SmallbenchError:
@@ -146,14 +146,14 @@ class Cluster:
         )
 
     def cancel(self, selector: str) -> str:
-        """Delete the Jobs; their pods are asked to stop, and save."""
+        """Delete the Jobs; their pods get SIGTERM, and save."""
         return self.kubectl(
             "delete", "jobs,configmaps", f"--selector={selector}", "--wait=false"
         ).strip()
 
 
 def selector_of(stage: str | None = None, run: str | None = None) -> str:
-    """Labels of what is meant: everything of ours, a stage, a run, or a stage of a run."""
+    """Return the label selector of all our objects, a stage, a run, or a stage of a run."""
     chosen = {NAME: "smallbench", COMPONENT: stage, INSTANCE: run}
     return ",".join(f"{key}={value}" for key, value in chosen.items() if value)
 

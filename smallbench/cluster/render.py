@@ -1,4 +1,4 @@
-"""One stage of one run as manifests: the committed ones with this run's values in them.
+"""The manifests of one stage of one run: the committed ones with the values of the run.
 
 Everything lives below one bucket, under names that follow from the run's: `corpus`, `runs/RUN`,
 `exports/RUN`, `glue/RUN`. So a stage finds what the one before it wrote, and a run that is rendered
@@ -17,7 +17,7 @@ import yaml
 from smallbench.cluster.config import SPOT, ClusterConfig
 from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, build
-from smallbench.cluster.sizes import Sizes, deadline_seconds, prepare_gib
+from smallbench.cluster.sizes import Sizes, deadline_seconds, prepare_gib, pull_seconds
 from smallbench.cluster.work import Work
 from smallbench.errors import ConfigError, UsageError
 from smallbench.plugins import Plugin
@@ -37,9 +37,8 @@ def render(
 ) -> list[Document]:
     """The documents of a stage, ready to be applied.
 
-    Without `sizes` a pod is as large as the committed manifest says. `plugins` travel in a
-    ConfigMap. Raises `UsageError` for what is missing and `ConfigError` for what looks like a
-    credential.
+    Without `sizes` a pod has the size of the committed manifest. `plugins` travel in a ConfigMap.
+    Raises `UsageError` if a value is missing and `ConfigError` if one looks like a credential.
     """
     if config.image is None or config.bucket is None:
         missing = "image" if config.image is None else "bucket"
@@ -62,6 +61,8 @@ def render(
     if sizes is not None:
         job.set_resource("memory", f"{sizes.memory_gib}Gi")
         job.set_scratch(sizes.scratch_gib)
+    if work.trains:
+        job.wait_for_start(pull_seconds(config.corpus_gib))
     if work.stage == "prepare":
         job.set_scratch(prepare_gib(config.corpus_gib))
     job.set_deadline(work, config, sizes, parts)
@@ -83,7 +84,7 @@ def render(
 
 
 def warnings(work: Work, job: Document, sizes: Sizes | None) -> Iterator[str]:
-    """What is allowed, but costs a preempted pod its steps."""
+    """Sentences about what is allowed, but costs a preempted pod its steps."""
     grace = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     if work.trains and sizes is not None and sizes.save_seconds > grace:
         yield (
@@ -95,7 +96,7 @@ def warnings(work: Work, job: Document, sizes: Sizes | None) -> Iterator[str]:
 
 @dataclass
 class _Job:
-    """A Job's manifest and the places in it that a run fills."""
+    """A Job's manifest, and the fields that a run fills."""
 
     document: Document
     spec: Document = field(init=False)
@@ -160,7 +161,7 @@ class _Job:
         }
 
     def deal(self, pods: int | None, at_once: int | None) -> None:
-        """Cut the work into so many parts, where it is cut at all."""
+        """Cut the work into so many parts, if the stage has parts."""
         if "completions" not in self.spec:
             return
         count = pods or self.spec["completions"]
@@ -193,6 +194,13 @@ class _Job:
                 rounds *= max(1, math.ceil(config.corpus_gib / type(config).corpus_gib))
             self.spec["activeDeadlineSeconds"] *= rounds
 
+    def wait_for_start(self, seconds: float) -> None:
+        """Let a pod pull its corpus at least so long before its first heartbeat."""
+        probe = self.container["startupProbe"]
+        probe["failureThreshold"] = max(
+            probe["failureThreshold"], math.ceil(seconds / probe["periodSeconds"])
+        )
+
     def set_scratch(self, gib: int) -> None:
         """Where a pod may write."""
         self.set_resource("ephemeral-storage", f"{gib}Gi")
@@ -207,7 +215,7 @@ class _Job:
             self.set_variable(GRACE, str(seconds))
 
     def is_told(self, name: str) -> bool:
-        """Whether the command has this flag."""
+        """Return whether the command has this flag."""
         return any(argument.startswith(f"{name}=") for argument in self.container["args"])
 
     def set_resource(self, name: str, amount: str) -> None:
@@ -216,7 +224,7 @@ class _Job:
             amounts[name] = amount
 
     def set_variable(self, name: str, value: str) -> None:
-        """A variable of the container: its value here, or a new one."""
+        """Set a variable of the container."""
         for variable in self.container["env"]:
             if variable["name"] == name:
                 variable["value"] = value
@@ -224,7 +232,7 @@ class _Job:
         self.container["env"].append({"name": name, "value": value})
 
     def set_flag(self, flag: str) -> None:
-        """`--name=value` in place of the manifest's value, or behind it."""
+        """Replace the flag of that name, or append it."""
         arguments, name = self.container["args"], flag.partition("=")[0]
         for index, argument in enumerate(arguments):
             if argument.partition("=")[0] == name:
@@ -234,7 +242,7 @@ class _Job:
 
 
 def _refuse_credentials(documents: Sequence[Document]) -> None:
-    """Look through all that a user's values may have reached."""
+    """Check every field that a user's value can reach."""
     for document in documents:
         texts = list(document.get("data", {}).values())
         if document["kind"] == "Job":

@@ -1,4 +1,4 @@
-"""How large a pod must be for a recipe: the planner's numbers as Kubernetes wants them."""
+"""Sizes of a pod for a recipe, from the planner."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ STATE_BYTES = 12
 """Of a parameter in a checkpoint: float32 weight and Adam's two moments."""
 DAY_SECONDS = 86_400
 SLACK = 2.0
-"""A deadline is this many times what is planned, and a day for queues and restarts: the MFU behind
-the plan is assumed, and a cap that ends a healthy run costs more than one that is late."""
+"""A deadline is this many times the planned hours, and a day for queues and restarts: the MFU of
+the plan is assumed, and a deadline that ends a healthy run costs more than one that is late."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a plan says of a recipe."""
+    """What a plan says about a recipe."""
 
     num_parameters: int
     memory_bytes: int
-    """Of the host, beside what every process has."""
+    """Of the host, without what every process needs."""
     hours: float | None
-    """Of the whole run; None where no speed is assumed."""
+    """Of the whole run; None if no speed is assumed."""
     kept_checkpoints: int
 
 
@@ -74,7 +74,7 @@ def deadline_seconds(hours: float) -> int:
 
 
 def needs_of(config: PretrainConfig, gpu: str) -> Needs:
-    """Ask the planner; raises `UnavailableError` where nothing fits the card."""
+    """Ask the planner; raises `UnavailableError` if nothing fits the card."""
     from smallbench.train.plan import Planner, choices_of, make_plan
 
     if config.model.vocab_size is None:  # the tokenizer's; the one that is trained by default
@@ -100,8 +100,13 @@ def needs_of(config: PretrainConfig, gpu: str) -> Needs:
     return Needs(plan.num_parameters, max(host, 16 * plan.num_parameters), plan.whole.hours, kept)
 
 
+def pull_seconds(corpus_gib: float) -> float:
+    """Return how long a pod may pull its corpus: twice what a slow store takes."""
+    return 2 * corpus_gib * GIB / UPLOAD_BYTES_PER_SECOND
+
+
 def prepare_gib(corpus_gib: float) -> int:
-    """Scratch of a pod that prepares; of the first, which joins, and may have had all the text."""
+    """Return the scratch of a pod that prepares; the first one joins all shares."""
     return max(SCRATCH_GIB, math.ceil(PREPARE_CORPORA * corpus_gib))
 
 
@@ -112,7 +117,7 @@ def sizes_for(
     data_gib: float,
     hours: float | None,
 ) -> Sizes:
-    """A pod that has room for each of `needs`; `hours` overrides the plan's."""
+    """Return a pod with room for each of `needs`; `hours` overrides the plan's."""
     memory = max(need.memory_bytes for need in needs) / GIB
     checkpoint = STATE_BYTES * max(need.num_parameters for need in needs)
     # One more is being written, one more may wait for its upload.

@@ -1,4 +1,4 @@
-"""Jobs and pods as a few lines for people: what each is at, why one ended, and what to do."""
+"""Jobs and pods as lines of text: their state, why one ended, and what to do."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ADVICE = {
     ExitCode.CRASH: "a crash: see its log",
     ExitCode.USAGE: "wrong flags: see its log, correct them, submit again",
     ExitCode.DATA: "corpus, checkpoints or results unusable: see its log",
-    ExitCode.UNAVAILABLE: "a server, disk or package was not there: it is tried again",
-    ExitCode.DIVERGED: "diverged: lower the learning rate; it would do so again",
+    ExitCode.UNAVAILABLE: "a server, disk or package was missing: it is tried again",
+    ExitCode.DIVERGED: "diverged, and would again: lower the learning rate",
     ExitCode.INTERRUPTED: "saved and interrupted: the next pod goes on",
     ExitCode.CONFLICT: "another writer has the run: see who holds its lease",
     ExitCode.CREDENTIALS: "credentials refused: correct the Secret or the role, submit again",
@@ -29,7 +29,7 @@ ADVICE = {
     ExitCode.SIGTERM: "stopped before it could save: --grace_seconds may be too short",
     KILLED: "killed: out of memory, or longer than its grace; see the reason",
 }
-"""Each exit code in a pod's words."""
+"""What to do about each exit code."""
 
 
 def status_text(
@@ -87,7 +87,7 @@ def is_stuck(pod: Document) -> bool:
 
 
 def pod_text(pod: Document) -> str:
-    """Where a pod is, and what to do about it."""
+    """Return the state of a pod, and what to do about it."""
     status = pod.get("status", {})
     if is_stuck(pod):
         node, name = pod["spec"].get("nodeName", "NODE"), pod["metadata"]["name"]

@@ -1,4 +1,4 @@
-"""What a stage of a run shall do: its name, its command's flags, a sweep's rows, a pod's size."""
+"""The work of a stage: its name, its command's flags, a sweep's rows, a pod's size."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ OURS = {
     "grace_seconds": "grace_seconds",
     "max_hours": "hours",
 }
-"""A stage's flags that say what the Job's own fields say → which flag sets both."""
+"""Flags of a stage that repeat a field of the Job → the flag that sets both."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage shall do, besides where: further flags of its command, in its own words."""
+    """What a stage does: the further flags of its own command."""
 
     stage: Stage
     run: str
@@ -50,7 +50,7 @@ class Work:
 
 
 def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
-    """A name for a run that is the same for the same recipe and changes, and for no others."""
+    """Return a run's name, a function of the recipe's name and its changes."""
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return f"{name[: longest - 9]}-{digest(changes)[:8]}" if changes else name
 
@@ -95,14 +95,14 @@ def flags_by_stage(flags: str | None) -> dict[str, str]:
 def sweep_id(
     recipe: str | None, rows: Sequence[Mapping[str, Any]], may_change: Collection[str]
 ) -> str:
-    """A sweep's name, of what its rows learn: with more hours it goes on."""
+    """Return a sweep's name, a function of what its rows learn: with more hours it goes on."""
     left_out = {*may_change, "max_hours"}
     learned = [{key: row[key] for key in row if key not in left_out} for row in rows]
     return run_id(recipe or "recipes", learned, longest=MAX_SWEEP_CHARACTERS)
 
 
 def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None) -> Work:
-    """The work of a stage; `config` is its recipe's, with what was changed in it."""
+    """Return the work of a stage; `config` is its recipe's with the changes."""
     recipe = None if config is None else config.recipe
     changes: dict[str, Any] = {}
     may_change: frozenset[str] = frozenset()
@@ -122,18 +122,18 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
     if stage == "pretrain":
         flags += [f"--{key}={as_flag(value)}" for key, value in changes.items()]
         flags += [] if options.hours is None else [f"--max_hours={options.hours}"]
-    # What may change when a run continues makes no other run.
+    # A change that a run may continue with does not change its name.
     learned = {key: value for key, value in changes.items() if key not in may_change}
     return Work(stage, options.run or run_id(recipe or "corpus", learned), recipe, flags)
 
 
 def as_flag(value: Any) -> str:
-    """A value as a command line has it."""
+    """Return a value as a command line has it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) -> Sizes | None:
-    """What the planner says of the recipes; None where a stage needs no model, or none is named."""
+    """Return the planner's sizes; None if the stage needs no model, or no recipe is named."""
     configs = [
         override_all(recipe_config(row["recipe"]), {k: v for k, v in row.items() if "." in k})
         for row in work.rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,12 @@ OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""
 
 
-def load_run(run_dir: Path) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]:
-    """`run.json`, its configuration, and the newest whole checkpoint.
+def load_run(
+    run_dir: Path, *, step: int | None = None
+) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]:
+    """`run.json`, its configuration, and the checkpoint of `step`, or the newest whole one.
 
-    Raises `DataError` where `run_dir` holds no run or no checkpoint.
+    Raises `DataError` if `run_dir` holds no run or no such checkpoint.
     """
     path = run_dir / "run.json"
     if not path.is_file():
@@ -57,28 +59,45 @@ def load_run(run_dir: Path) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]
         )
     run = read_json(path)
     # Only reading: the run may be going on, and what is damaged is its trainer's to set aside.
-    checkpoint = CheckpointStore(run_dir).newest(set_aside=False)
+    store = CheckpointStore(run_dir)
+    if step is not None:
+        require_steps(run_dir, [step])
+    checkpoint = store.newest(set_aside=False) if step is None else store.load(step)
     if checkpoint is None:
         raise DataError(f"the run in {run_dir} has no checkpoint yet; let it reach its first save")
     return run, read_config(run_dir, run), checkpoint
+
+
+def require_steps(run_dir: Path, steps: Iterable[int]) -> None:
+    """Raise `DataError` if the run has no checkpoint of one of `steps`."""
+    kept = CheckpointStore(run_dir).steps()
+    for step in steps:
+        if step not in kept:
+            known = ", ".join(f"{other:,}" for other in kept) or "none"
+            raise DataError(
+                f"the run in {run_dir} has no checkpoint of step {step:,}; it kept: {known}. "
+                "--train.milestones=1000,2000 keeps chosen steps for ever"
+            )
 
 
 def export(
     run_dir: Path,
     out: Path | str,
     *,
+    step: int | None = None,
     push: str | None = None,
     storage: StorageConfig | None = None,
 ) -> float:
     """Export the run in `run_dir` to `out`; the largest difference of outputs that the check found.
 
     `out` is a directory or a storage's URL. An earlier export there is replaced; any other content
-    is refused. `push` is a repository on the Hugging Face hub to publish to.
+    is refused. Without `step` the newest checkpoint is taken. `push` is a repository on the Hugging
+    Face hub to publish to.
     """
     if push is not None:
         _check_repository(push)
     if not is_remote(str(out)):
-        difference = _export_to_directory(run_dir, Path(out))
+        difference = _export_to_directory(run_dir, Path(out), step)
         if push is not None:
             _push(Path(out), push, complete_in=str(out))
         return difference
@@ -86,15 +105,15 @@ def export(
     refuse_foreign(place)
     with tempfile.TemporaryDirectory(prefix="smallbench-export-") as folder:
         directory = Path(folder) / "export"
-        difference = _export_to_directory(run_dir, directory)
+        difference = _export_to_directory(run_dir, directory, step)
         send_export(directory, place)
         if push is not None:
             _push(directory, push, complete_in=place.url)
     return difference
 
 
-def _export_to_directory(run_dir: Path, out: Path) -> float:
-    run, config, checkpoint = load_run(run_dir)
+def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
+    run, config, checkpoint = load_run(run_dir, step=step)
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise ConfigError(f"{out} is not empty and holds no earlier export; choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -131,10 +150,13 @@ def _export_to_directory(run_dir: Path, out: Path) -> float:
 
 
 @contextmanager
-def as_export(model: str, storage: StorageConfig | None = None) -> Iterator[str]:
+def as_export(
+    model: str, storage: StorageConfig | None = None, *, step: int | None = None
+) -> Iterator[str]:
     """`model` as something that loads while this lasts.
 
-    A run's directory is exported, an export in a storage fetched; all else stays as it is.
+    A run's directory is exported (at `step`, or as it is now), an export in a storage fetched; all
+    else stays as it is.
     """
     if is_remote(model):
         with tempfile.TemporaryDirectory(prefix="smallbench-export-") as directory:
@@ -145,12 +167,12 @@ def as_export(model: str, storage: StorageConfig | None = None) -> Iterator[str]
         yield model
         return
     with tempfile.TemporaryDirectory(prefix="smallbench-export-") as directory:
-        export(Path(model), Path(directory))
+        export(Path(model), Path(directory), step=step)
         yield directory
 
 
 def is_run(model: str) -> bool:
-    """Whether `model` is the directory of a pretraining here."""
+    """Whether `model` is a run's directory; the code of its export is then the run's own."""
     return (Path(model) / RECORD_NAME).is_file()
 
 

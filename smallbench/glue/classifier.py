@@ -45,6 +45,8 @@ def build_classifier(theirs: Any, *, pads_left: bool, pooling: str | None = None
             f"pooling {pooling!r} is for encoders, not for {type(theirs).__name__}; leave it out"
         )
     config = theirs.config
+    if encoder is None and config.model_type == OWN_MODEL_TYPE:
+        encoder = theirs.base_model  # the export of an architecture that transformers has not
     return Pooled(
         Foreign(theirs.base_model) if encoder is None else encoder,
         POOLINGS[pooling],
@@ -54,6 +56,9 @@ def build_classifier(theirs: Any, *, pads_left: bool, pooling: str | None = None
         initializer_range=getattr(config, "initializer_range", INITIALIZER_RANGE),
     )
 
+
+OWN_MODEL_TYPE = "smallbench"
+"""The `model_type` of exports that carry their code; its encoder takes a `Batch`, like ours."""
 
 HEAD_DROPOUT, INITIALIZER_RANGE = 0.1, 0.02
 """BERT's (Devlin et al. 2019), for encoders whose configuration has no such value."""

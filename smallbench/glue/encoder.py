@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -110,7 +111,7 @@ class Encoder:
         if error := self._trial(model, short):
             raise DataError(
                 f"{self.name} ({self._class.__name__}) cannot be fine-tuned: on two rows of "
-                f"{short} tokens it ends in {type(error).__name__}: {_first_line(error)}"
+                f"{short} tokens it ends in an error ({_first_line(error)})"
             )
         if self._trial(model, max_length):
             longest, refused = short, max_length
@@ -192,6 +193,13 @@ class Encoder:
                 f"random: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''} (the file's "
                 f"first name is {next(iter(weights.state), 'none')}); save the whole encoder under "
                 f"{self._class.__name__}'s names"
+            )
+        known = {_pattern(name) for name in names.expected - names.head}
+        more = sorted(n for n in info["unexpected_keys"] if _pattern(n) in known)
+        if more:
+            raise DataError(
+                f"{place} holds {len(more)} weights of layers that config.json does not count, "
+                f"such as {more[0]}; the two files are not of one model"
             )
         if kept := sorted(names.outputs - set(absent)):
             raise DataError(f"{place}: the head's {kept[0]} would not be fresh; remove it")
@@ -291,15 +299,15 @@ def _names_of(path: str, model_class: Any, config: Any) -> _Names:
 
 
 def _num_embeddings(body: Any) -> int:
-    """Rows of the token embedding."""
+    """Rows of the token embedding; a model's own code may not say which table that is."""
     try:
         table = body.get_input_embeddings()
-    except (NotImplementedError, AttributeError):  # AttributeError: not transformers' own class
+    except (AttributeError, NotImplementedError):
         table = None
-    if table is None or not hasattr(table, "weight"):
-        return sys.maxsize  # the trial's forward pass decides
-    rows: int = table.weight.shape[0]
-    return rows
+    if table is not None and hasattr(table, "weight"):
+        return int(table.weight.shape[0])
+    tables = [m.num_embeddings for m in body.modules() if isinstance(m, torch.nn.Embedding)]
+    return max(tables, default=sys.maxsize)
 
 
 def _takes_token_types(model: Any, tokenizer: Any) -> bool:
@@ -368,7 +376,7 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except SmallbenchError:
         raise
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # damaged files and foreign code may raise anything
         text = str(error).strip()
         if "gated repo" in text or "401" in text:
             raise CredentialsError(
@@ -386,8 +394,18 @@ def _explained(name: str) -> Iterator[None]:
         ) from None
 
 
+def _pattern(name: str) -> str:
+    """A weight's name whatever its layer is."""
+    return re.sub(r"\.\d+\.", ".N.", name)
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    text = str(error).strip().partition("\n")[0]
+    return (
+        text
+        if isinstance(error, OSError | ValueError) and text
+        else f"{type(error).__name__}: {text}"
+    )
 
 
 def _finite(tensor: Tensor) -> bool:

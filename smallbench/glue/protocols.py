@@ -272,9 +272,9 @@ def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> T
 
 def _check_alike(task: str, runs: Sequence[RunResult], *, but: tuple[str, ...]) -> None:
     """Raise `DataError` where two runs differ in a setting that is not among `but`."""
-    first = config.to_dict(runs[0].settings)
+    first = runs[0].settings.identity
     for run in runs:
-        different = config.differing_keys(first, config.to_dict(run.settings))
+        different = config.differing_keys(first, run.settings.identity)
         for key, (one, other) in different.items():
             if key not in but:
                 remedy = "keep each setting in an --out of its own"

@@ -54,7 +54,7 @@ class RunSettings:
     model: str
     """Directory or hub id of the encoder, as the tables name it."""
     model_sha256: str
-    """Fingerprint of its weights."""
+    """Fingerprint of its weights; empty if they were drawn at random."""
     num_parameters: int
     """Of the encoder without a task's head."""
     learning_rate: float
@@ -80,6 +80,11 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         config.require(self.split in {"dev", CHOICE}, "split", self.split, f"dev or {CHOICE}")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that tell two runs apart: the same weights may have several names."""
+        return config.to_dict(self) | ({"model": ""} if self.model_sha256 else {})
 
     @property
     def scored_splits(self) -> tuple[str, ...]:
@@ -279,11 +284,14 @@ def find_run(
     if not (directory / RESULT_FILE).is_file():
         return None
     run = read_run(directory)
-    different = config.differing_keys(config.to_dict(run.settings), config.to_dict(settings))
+    different = config.differing_keys(run.settings.identity, settings.identity)
     if different:
         key, (old, new) = next(iter(different.items()))
+        models = ""
+        if key == "model_sha256":
+            models = f" (it is of {run.settings.model}, not of {settings.model})"
         raise ConfigError(
-            f"{directory} holds a run with {key}={old!r}, not {new!r}; choose another --out"
+            f"{directory} has a run with {key}={old!r}, not {new!r}{models}; choose another --out"
         )
     if data is None:
         return run
@@ -367,7 +375,7 @@ def group_runs(runs: Iterable[RunResult]) -> list[list[RunResult]]:
     groups: dict[tuple[Any, ...], list[RunResult]] = {}
     for run in runs:
         s = run.settings
-        model = (s.model, s.model_sha256, s.random_init)
+        model = (s.identity["model"], s.model_sha256, s.random_init)
         groups.setdefault((*model, s.max_train_examples, s.is_sample), []).append(run)
     return list(groups.values())
 

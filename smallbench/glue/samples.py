@@ -38,7 +38,7 @@ Pair = tuple[tuple[str, ...], str]
 
 @contextmanager
 def glue_source(source: str) -> Iterator[str]:
-    """`source` as it is; for the word `samples`, where no folder has that name, generated ones."""
+    """Yield `source`, or generated samples for the word `samples` if no folder has that name."""
     if source != SAMPLES or Path(source).is_dir():
         yield source
         return

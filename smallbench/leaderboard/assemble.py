@@ -17,6 +17,7 @@ from smallbench.config import differing_keys, flatten, to_dict
 from smallbench.errors import DataError
 from smallbench.files import read_json
 from smallbench.glue.choice import CHOICE
+from smallbench.glue.official import order_difference
 from smallbench.glue.protocols import PROTOCOLS, chosen_rate, departures
 from smallbench.glue.results import (
     RunResult,
@@ -167,6 +168,26 @@ def _require_same_model(
             f"{glue} was fine-tuned from random weights or on a part of train; an entry is of the "
             "pretrained encoder on all of it"
         )
+    _require_official_rows(runs, glue)
+
+
+def _require_official_rows(runs: Sequence[RunResult], glue: Path) -> None:
+    """Raise `DataError` for runs on other rows; samples are marked by their gold labels."""
+    for run in runs:
+        if run.unofficial is None:
+            raise DataError(
+                f"{glue}: the data of the {run.settings.task} runs were not checked against the "
+                "official rows; run the same 'smallbench glue' command again"
+            )
+        if run.unofficial:
+            raise DataError(f"{glue} is not of the official rows: {run.unofficial[0]}")
+        if run.settings.split == CHOICE or run.settings.is_sample:
+            continue
+        task = TASKS[run.settings.task]
+        for split in task.dev_splits:
+            found = run.data_sha256.get(split, "")
+            if reason := order_difference(task, task.split(split), found):
+                raise DataError(f"{glue}: {reason}; an entry's predictions go by position")
 
 
 def _model(settings: Mapping[str, Any], num_parameters: int) -> Model:
@@ -310,6 +331,7 @@ def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     records = [m for m in metrics if m["event"] == "train"]
     found = []
     for kept in _thinned([*first, *records], MAX_LOG_POINTS):
+        peak = kept.get("peak_memory_bytes")
         found.append(
             {
                 "step": kept["step"],
@@ -319,6 +341,7 @@ def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 # ELECTRA's generator is the masked-language model of the pair.
                 "mlm_loss": kept.get("mlm_loss", kept.get("generator_loss")),
                 "tokens_per_second": kept.get("tokens_per_second"),
+                **({"peak_memory_bytes": peak} if peak else {}),
             }
         )
     return found

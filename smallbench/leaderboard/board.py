@@ -46,8 +46,12 @@ class BoardRow:
     """The simultaneous ranges of all pairs of this view."""
 
 
-def board(evaluations: Iterable[Evaluation], view: ViewName) -> list[BoardRow]:
+def board(
+    evaluations: Iterable[Evaluation], view: ViewName, *, track: str | None = None
+) -> list[BoardRow]:
     """The rows of a view, best AVG first, those without AVG last; rejected entries are left out.
+
+    `track` leaves out entries that it does not admit.
 
     Reported entries are best dev scores: they stand in the paper's view, by their AVG and unranked,
     since nothing says how sure they are.
@@ -56,6 +60,8 @@ def board(evaluations: Iterable[Evaluation], view: ViewName) -> list[BoardRow]:
     for evaluation in evaluations:
         entry, found = evaluation.entry, evaluation.views.get(view)
         if entry is None or evaluation.rejected:
+            continue
+        if track is not None and track not in evaluation.tracks:
             continue
         if entry.reported is not None and view == "paper":
             rows.append(BoardRow(entry, evaluation, None, entry.reported.average, None))

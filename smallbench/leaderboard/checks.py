@@ -7,61 +7,35 @@ keeps an entry at tier *claimed*.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import date
-from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
 from smallbench.config import digest, flatten
 from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
+from smallbench.leaderboard import claims, log_check
 from smallbench.leaderboard.compute import (
-    Sizes,
     count_parameters,
-    train_flops,
 )
-from smallbench.leaderboard.entry import Measured, link
+from smallbench.leaderboard.finding import Finding, Found
 from smallbench.leaderboard.gold import Labels
 from smallbench.leaderboard.scores import ROBUST, RunScores, robust_departures
 from smallbench.leaderboard.submission import (
-    MAX_LINE_BYTES,
-    MAX_PREDICTIONS_BYTES,
-    Rejected,
     Submission,
-    list_files,
-    read_bytes,
-    trailer,
-    unpack,
 )
 from smallbench.leaderboard.text import MARKUP, show
+from smallbench.leaderboard.tracks import flops_of, sizes_of
 
-Verdict = Literal["passed", "flagged", "not done", "rejected"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check says."""
-
-    check: str
-    verdict: Verdict
-    reason: str = ""
-
-
-Found = Iterator[tuple[Verdict, str]]
+Check = Callable[[Submission, RunScores], Found]
 PERCENT = 0.01
 NEARLY_EQUAL = 0.002
 """Share of rows; seeds of one model differ in some 3 % of SST-2 and QQP, in more elsewhere."""
 MAX_MARKS = 4
 """Combining marks on one letter; no script needs more."""
-MAX_UNPACKED_BYTES = MAX_LINE_BYTES * max(
-    task.split(split).num_rows + 1 for task in TASKS.values() for split in task.dev_splits
-)
 
 
 def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
@@ -70,7 +44,9 @@ def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
     for name, check in CHECKS.items():
         if name not in (REPORTED_CHECKS if submission.entry.reported else MEASURED_CHECKS):
             continue
-        if name == "metrics" and any(finding.verdict == "rejected" for finding in findings):
+        if name in ("metrics", "splits") and any(
+            finding.verdict == "rejected" for finding in findings
+        ):
             # Scoring takes the most time, and these scores nobody will see.
             findings.append(Finding(name, "not done", "rejected before"))
             continue
@@ -118,6 +94,9 @@ def _links(submission: Submission, scores: RunScores) -> Found:
 def _reported(submission: Submission, scores: RunScores) -> Found:
     reported = submission.entry.reported
     assert reported is not None
+    links = submission.entry.links
+    if not (links.paper or links.code):
+        yield "rejected", "reported scores need links.paper or links.code, where they are printed"
     if len(reported.scores) == len(TASKS):
         mean = sum(reported.scores.values()) / len(TASKS)
         if abs(mean - reported.average) > 0.01:
@@ -149,7 +128,7 @@ def _model(submission: Submission, scores: RunScores) -> Found:
         configured = flat.get(f"model.{name}", flat.get(f"objective.{name}"))
         if configured is not None and configured != value:
             yield "rejected", f"model.{name} {value}, but {configured} in the configuration"
-    sizes = _sizes(entry)
+    sizes = sizes_of(entry)
     if sizes is None:
         yield "not done", f"the parameters of architecture {model.architecture!r} are not counted"
         return
@@ -165,13 +144,6 @@ def _model(submission: Submission, scores: RunScores) -> Found:
     for name, claimed, counted in claims:
         if claimed is not None and abs(claimed / counted - 1) > PERCENT:
             yield "rejected", f"{name} {claimed:,}, but its sizes make {counted:,}"
-
-
-def _sizes(entry: Measured) -> Sizes | None:
-    span = flatten(entry.provenance.config).get("model.max_relative_positions")
-    return Sizes.of(
-        entry.model, max_relative_positions=span if isinstance(span, int) and span > 0 else None
-    )
 
 
 def _data(submission: Submission, scores: RunScores) -> Found:
@@ -213,35 +185,21 @@ def _compute(submission: Submission, scores: RunScores) -> Found:
     hardware, precision = entry.hardware, entry.pretrain.precision
     if hardware.count != 1:
         yield "rejected", f"{hardware.count} GPUs; the benchmark is for one"
-    gpu, sizes = gpu_of_device(hardware.gpu), _sizes(entry)
+    gpu, flops = gpu_of_device(hardware.gpu), flops_of(entry)
     peak = gpu.peak_tflops.get(precision) if gpu else None
     if peak is None:
         yield "not done", f"no peak of {show(hardware.gpu)!r} in {precision} is known"
         return
     if hardware.peak_tflops is not None and abs(hardware.peak_tflops / peak - 1) > PERCENT:
         yield "rejected", f"peak_tflops {hardware.peak_tflops:g}, but our table says {peak:g}"
-    if sizes is None:
+    if flops is None:
         yield "not done", f"the operations of {entry.model.architecture!r} are not counted"
         return
-    flat = flatten(entry.provenance.config)
-    flops = train_flops(
-        sizes,
-        entry.pretrain.stages,
-        objective=entry.model.objective,
-        mask_fraction=_fraction(flat.get("objective.mask_fraction"), 0.15),
-        generator_width=_fraction(flat.get("objective.generator_width"), 0.25),
-    )
     mfu = flops / (entry.pretrain.gpu_active_seconds * peak * 1e12)
     if mfu > 1:
         yield "rejected", f"MFU {mfu:.2f}: more than the GPU can do in {precision}"
     elif not 0.01 <= mfu <= 0.65:
         yield "flagged", f"MFU {mfu:.3f}, usual is 0.01 to 0.65"
-
-
-def _fraction(value: Any, default: float) -> float:
-    """A configured fraction, where it is one."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 < value <= 1 else default
 
 
 def _energy(submission: Submission, scores: RunScores) -> Found:
@@ -270,70 +228,6 @@ def _provenance(submission: Submission, scores: RunScores) -> Found:
 
 
 # ---- the training log
-
-MIN_POINTS = 200
-MAX_GAP = 0.02
-"""Of all steps between two records; 200 even ones are 0.005 apart."""
-MIN_VARIATION = 1e-4
-"""Relative deviation of step times; measured ones scatter by a per cent, computed ones do not."""
-
-
-def _log(submission: Submission, scores: RunScores) -> Found:
-    entry, log = submission.entry.measured, submission.train_log
-    head = entry.provenance.train_log_sha256
-    if not log:
-        if head is not None:
-            yield "rejected", "train_log_sha256 is there, the log is not"
-        else:
-            yield "not done", "there is no training log"
-        return
-    previous = entry.provenance.config_digest
-    for number, line in enumerate(log, start=1):
-        previous = link(previous, line)
-        if line["sha256"] != previous:
-            yield "rejected", f"the chain breaks at line {number}: it, or one before, was changed"
-            return
-    if head != previous:
-        yield "rejected", "train_log_sha256 is not the last link of the log"
-    if len(log) < MIN_POINTS:
-        yield "rejected", f"{len(log)} points, expected at least {MIN_POINTS}"
-    if len(log) < 3:
-        return
-    step = np.array([line["step"] for line in log], dtype=np.int64)
-    tokens = np.array([line["tokens"] for line in log], dtype=np.int64)
-    seconds = np.array([line["seconds"] for line in log], dtype=np.float64)
-    for name, values in (("steps", step), ("tokens", tokens), ("times", seconds)):
-        if (np.diff(values) <= 0).any():
-            where = int(np.argmax(np.diff(values) <= 0)) + 2
-            yield "rejected", f"{name} do not rise at line {where}"
-            return
-    pretrain = entry.pretrain
-    if step[-1] != pretrain.num_steps:
-        yield "rejected", f"the last step is {step[-1]:,}, not {pretrain.num_steps:,}"
-    if abs(tokens[-1] / pretrain.num_tokens - 1) > PERCENT:
-        yield "rejected", f"the log ends at {tokens[-1]:,} tokens, not {pretrain.num_tokens:,}"
-    if abs(seconds[-1] / pretrain.gpu_active_seconds - 1) > 5 * PERCENT:
-        yield (
-            "rejected",
-            f"the log ends at {seconds[-1]:,.0f} s, not {pretrain.gpu_active_seconds:,.0f}",
-        )
-    widest = int(np.diff(step).argmax())
-    if np.diff(step)[widest] > max(MAX_GAP * pretrain.num_steps, 1):
-        yield "rejected", f"a gap from step {step[widest]:,} to {step[widest + 1]:,}"
-    rates = [line["tokens_per_second"] for line in log[1:]]
-    if None in rates:
-        yield "rejected", f"no throughput at line {rates.index(None) + 2}"
-    else:
-        integral = float(np.array(rates, dtype=np.float64) @ np.diff(seconds))
-        # Written so that a sum that is no number does not pass.
-        if not abs(integral / (tokens[-1] - tokens[0]) - 1) <= 5 * PERCENT:
-            yield "rejected", f"throughput × time is {integral:,.0f} tokens, not {tokens[-1]:,}"
-    step_times = np.diff(seconds) / np.diff(step)
-    if step_times.std() < MIN_VARIATION * step_times.mean():
-        yield "rejected", "step times do not vary: they were not measured"
-    losses = [line["loss"] for line in log if line["loss"] is not None]
-    if not losses or losses[-1] >= losses[0]:
-        yield "flagged", "the loss does not fall"
 
 
 def _from_scratch(submission: Submission, scores: RunScores) -> Found:
@@ -422,54 +316,6 @@ def _differing(task: str, a: Labels, b: Labels) -> int:
     return int(np.count_nonzero(np.abs(a - b) > 0.01 if TASKS[task].is_regression else a != b))
 
 
-def copied_answers(
-    folders: Collection[Path], among: Iterable[Path] = ()
-) -> dict[Path, list[Finding]]:
-    """Folder to its predictions that equal those of another of `folders` or `among`, constant ones
-    apart. Those in `among` were not looked at before, and are not unpacked but for a comparison.
-    """
-    alike: dict[bytes, list[tuple[Path, str]]] = {}
-    for folder in sorted({*folders, *among}):
-        for path, end in _trailers(folder).items():
-            alike.setdefault(end, []).append((folder, path))
-    findings: dict[Path, list[Finding]] = {}
-    for places in alike.values():
-        owners = {folder for folder, _ in places}
-        if len(owners) < 2 or owners.isdisjoint(folders):
-            continue
-        equal: dict[bytes, list[tuple[Path, str]]] = {}
-        for folder, path in places:
-            equal.setdefault(hashlib.sha256(_answers(folder / path)).digest(), []).append(
-                (folder, path)
-            )
-        for copies in equal.values():
-            for folder, path in copies:
-                others = [copy for copy in copies if copy[0] != folder]
-                if folder in folders and others and _is_varied(_answers(folder / path)):
-                    reason = f"{path} equals {show(others[0][0].name)}/{others[0][1]}"
-                    findings.setdefault(folder, []).append(Finding("copies", "flagged", reason))
-    return findings
-
-
-def _answers(path: Path) -> bytes:
-    """A predictions file's text; nothing where it cannot be read."""
-    try:
-        return unpack(read_bytes(path, MAX_PREDICTIONS_BYTES), path.name, MAX_UNPACKED_BYTES)
-    except Rejected:
-        return b""
-
-
-def _is_varied(text: bytes) -> bool:
-    return len({line.partition(b"\t")[2] for line in text.splitlines()[1:]}) > 1
-
-
-def _trailers(folder: Path) -> dict[str, bytes]:
-    try:
-        return {path: trailer(folder / path) for path in sorted(list_files(folder)) if "/" in path}
-    except Rejected:
-        return {}
-
-
 def _protocol(submission: Submission, scores: RunScores) -> Found:
     finetune = submission.entry.measured.finetune
     most = max(sum(run.task == task for run in submission.runs) for task in TASKS)
@@ -483,10 +329,20 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
             yield "flagged", f"not {ROBUST.name}, so not ranked: {departure}"
 
 
-CHECKS: Mapping[str, Callable[[Submission, RunScores], Found]] = {
+def _each(*checks: Check) -> Check:
+    """Several checks under one name."""
+
+    def check(submission: Submission, scores: RunScores) -> Found:
+        for one in checks:
+            yield from one(submission, scores)
+
+    return check
+
+
+CHECKS: Mapping[str, Check] = {
     "tier": _tier,
     "text": _text,
-    "date": _date,
+    "date": _each(_date, claims.date_in_range),
     "links": _links,
     "reported": _reported,
     "model": _model,
@@ -494,16 +350,22 @@ CHECKS: Mapping[str, Callable[[Submission, RunScores], Found]] = {
     "tokens": _tokens,
     "compute": _compute,
     "energy": _energy,
-    "log": _log,
+    "log": log_check.log,
     "from scratch": _from_scratch,
     "provenance": _provenance,
+    "digests": claims.digests,
+    "price": claims.price,
+    "positions": claims.positions,
+    "track": claims.track,
     "rows": _rows,
     "seeds": _seeds,
     "protocol": _protocol,
     "metrics": _metrics,
+    "splits": claims.splits,
 }
 """Name to check, in the order of a report. Reading the folder has checks of its own before."""
 
+SCORED_CHECKS = ("metrics", "splits")
 REPORTED_CHECKS = ("tier", "text", "date", "links", "reported")
 """Those that an entry without predictions has."""
 MEASURED_CHECKS = tuple(name for name in CHECKS if name != "reported")

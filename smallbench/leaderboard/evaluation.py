@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache as remembered
 from functools import lru_cache
@@ -26,8 +26,17 @@ from smallbench import files
 from smallbench.errors import DataError
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import statistics, submission
-from smallbench.leaderboard.checks import Finding, copied_answers, run_checks
+from smallbench.leaderboard.checks import run_checks
+from smallbench.leaderboard.copies import (
+    Answers,
+    answers_of,
+    compared_answers,
+    copied_answers,
+    near_copies,
+    shared_evidence,
+)
 from smallbench.leaderboard.entry import ENTRY_FILE, Entry, Tier, entry_from_dict, entry_to_dict
+from smallbench.leaderboard.finding import Finding
 from smallbench.leaderboard.gold import Gold, labels_sha256
 from smallbench.leaderboard.guard import LIMITS, Failure, Limits, call_each
 from smallbench.leaderboard.scores import (
@@ -48,6 +57,7 @@ from smallbench.leaderboard.submission import (
     read_files,
 )
 from smallbench.leaderboard.text import show
+from smallbench.leaderboard.tracks import tracks_of
 
 VERIFIED_FILE = "verified.json"
 """Beside the entries' folders, written by the board's keepers: slug to the fingerprint of the
@@ -69,6 +79,10 @@ class Evaluation:
     views: Mapping[ViewName, View]
     """Scores; a view that the runs do not allow is absent, as is every one of a rejected entry."""
     is_verified: bool = False
+    tracks: tuple[str, ...] = ()
+    """Rankings that admit it (`tracks.TRACKS`)."""
+    answers: Answers = field(default_factory=dict, repr=False)
+    """What is compared with other entries' answers."""
 
     @property
     def rejected(self) -> bool:
@@ -109,7 +123,16 @@ def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluati
     if read.runs and not any(finding.verdict == "rejected" for finding in findings):
         found = (robust_view(scores), paper_view(scores))
         views = {view.name: view for view in found if view is not None}
-    evaluation = Evaluation(folder, sha256, read.entry, findings, views)
+    tracks = tracks_of(read.entry, read.train_log)
+    evaluation = Evaluation(
+        folder,
+        sha256,
+        read.entry,
+        findings,
+        views,
+        tracks=tuple(name for name, reasons in tracks.items() if not reasons),
+        answers=compared_answers(read.runs, read.predictions),
+    )
     if kept is not None:
         _write(kept, evaluation)
     return evaluation
@@ -170,12 +193,21 @@ def _together(
 ) -> list[Evaluation]:
     """Add what an entry's own bytes do not tell: the others, the calendar, the keepers' word."""
     accepted = {e.folder.resolve() for e in evaluations if not e.rejected}
+    among = list(among)
     copies = copied_answers(accepted, among) if accepted else {}
+    known = {e.folder.resolve(): e.answers for e in evaluations if not e.rejected}
+    entries = {e.folder.resolve(): e.entry for e in evaluations if e.entry and not e.rejected}
+    for folder in [place.resolve() for place in among]:
+        if accepted and folder not in known:
+            known[folder], other = answers_of(folder)
+            if other is not None:
+                entries[folder] = other
+    near, shared = near_copies(known, accepted), shared_evidence(entries, accepted)
     verified = {root: _verified(root) for root in {e.folder.resolve().parent for e in evaluations}}
     result = []
     for evaluation in evaluations:
         folder = evaluation.folder.resolve()
-        more = list(copies.get(folder, ()))
+        more = [*copies.get(folder, ()), *near.get(folder, ()), *shared.get(folder, ())]
         entry = evaluation.entry
         if entry and today and not evaluation.rejected and entry.date > today.isoformat():
             more.append(Finding("date", "flagged", f"{entry.date} is in the future"))
@@ -276,8 +308,11 @@ def _gold_key(gold: Gold) -> str:
 
 def _write(path: Path, evaluation: Evaluation) -> None:
     assert evaluation.entry is not None
-    content = report_dict(evaluation) | {"entry": entry_to_dict(evaluation.entry)}
-    draws: dict[str, Any] = {
+    content = report_dict(evaluation) | {
+        "entry": entry_to_dict(evaluation.entry),
+        "tracks": evaluation.tracks,
+    }
+    draws: dict[str, Any] = {f"answers {task}": a for task, a in evaluation.answers.items()} | {
         f"{view.name} {task}": values
         for view in evaluation.views.values()
         for task, values in view.task_draws.items()
@@ -306,6 +341,12 @@ def _read(path: Path, folder: Path) -> Evaluation | None:
             entry_from_dict(content["entry"]),
             tuple(Finding(**finding) for finding in content["findings"]),
             views,
+            tracks=tuple(content["tracks"]),
+            answers={
+                key.removeprefix("answers "): values
+                for key, values in draws.items()
+                if key.startswith("answers ")
+            },
         )
     except (OSError, ValueError, KeyError, TypeError, BadZipFile):
         return None  # not there, or damaged: computed again and replaced

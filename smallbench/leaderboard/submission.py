@@ -454,6 +454,7 @@ def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]
 
 # ---- the training log
 
+PEAK_KEY = "peak_memory_bytes"  # may be absent: logs of version 0.1 have none
 _LOG_KEYS = ("step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256")
 
 
@@ -469,9 +470,9 @@ def _parse_log(contents: Mapping[str, bytes]) -> list[Mapping[str, Any]]:
 
 
 def _is_log_line(line: Any) -> bool:
-    if not isinstance(line, dict) or set(line) != set(_LOG_KEYS):
+    if not isinstance(line, dict) or set(line) - {PEAK_KEY} != set(_LOG_KEYS):
         return False
-    numbers = [line[key] for key in _LOG_KEYS[:-1]]
+    numbers = [line[key] for key in _LOG_KEYS[:-1]] + [line.get(PEAK_KEY)]
     if any(isinstance(n, bool) or not isinstance(n, int | float | None) for n in numbers):
         return False
     if any(n is not None and abs(n) > MAX_LOGGED for n in numbers):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from smallbench.errors import ConfigError, CredentialsError, UnavailableError
@@ -19,6 +20,7 @@ from smallbench.storage.base import AlreadyExistsError, NotFoundError, Stored, c
 from smallbench.storage.config import StorageConfig
 from smallbench.storage.s3_answers import (
     NOT_OFFERED,
+    ForeignAnswerError,
     MomentaryError,
     answer_error,
     check_answer,
@@ -44,6 +46,8 @@ REQUEST_ATTEMPTS = 2
 """By botocore, 0.05 s apart at most."""
 DOWNLOAD_ATTEMPTS = 2
 """By s3transfer, of a part whose body broke off; each is REQUEST_ATTEMPTS requests."""
+AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
+
 T = TypeVar("T")
 
 
@@ -109,7 +113,11 @@ class S3Storage:
         in_host = self._config.addressing_style != "path"
         check_endpoint(client.meta.endpoint_url, bucket=self._bucket, in_host=in_host)
         client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+        if self._config.checksum_mode == "when_required":
+            client.meta.events.register("before-call.s3.DeleteObjects", _drop_checksum)
         client.meta.events.register("after-call.s3", check_answer)
+        if not urlsplit(client.meta.endpoint_url).netloc.endswith(AWS_DOMAINS):
+            client.meta.events.register_first("needs-retry.s3", _refuse_redirect)
         return client
 
     def list(self, prefix: str = "") -> list[Stored]:
@@ -325,6 +333,8 @@ class S3Storage:
             if isinstance(cause, ClientError):
                 raise self._answered(cause, where) from None
             raise self._failed(cause, where) from None
+        except ForeignAnswerError as error:
+            raise ForeignAnswerError(f"{where} at {self._endpoint()}: {error}") from None
         except (S3DownloadFailedError, S3ValidationError) as error:
             # The object was replaced while its parts were read.
             raise MomentaryError(f"{where}: {error}") from None
@@ -375,3 +385,17 @@ def _add_md5(params: dict[str, Any], **_: Any) -> None:
     """Older stores refuse to delete without Content-MD5, which boto3 no longer sends."""
     digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _drop_checksum(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    """boto3 calls a checksum of its own required here; Content-MD5 is what every store takes."""
+    context.get("checksum", {}).pop("request_algorithm", None)
+    params["headers"].pop("x-amz-sdk-checksum-algorithm", None)
+
+
+def _refuse_redirect(*, response: Any, operation: Any, **_: Any) -> None:
+    """Fail at a redirect of a store that is not AWS: botocore would ask for its region for ever."""
+    from botocore.exceptions import ClientError
+
+    if response is not None and 300 <= response[0].status_code < 400:
+        raise ClientError(response[1], operation.name)

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from smallbench.errors import ConfigError, CredentialsError, SmallbenchError, UnavailableError
 from smallbench.storage.base import AlreadyExistsError
@@ -84,39 +83,42 @@ def check_answer(*, http_response: Any, parsed: dict[str, Any], model: Any, **_:
     For botocore's event `after-call`. To an error it adds the text of a body that is not XML.
     """
     headers = http_response.headers
+    kind = headers.get("Content-Type", "").lower()
     if http_response.status_code >= 300:
-        error = parsed.setdefault("Error", {})
-        if b"<Error" not in http_response.content:
-            error["Message"] = _words(http_response.content) or error.get("Message", "")
+        content = http_response.content
+        if b"<Error" not in content:
+            # botocore makes a 500 of a successful answer with another root than expected.
+            if getattr(http_response.raw, "status", 500) < 300:
+                raise foreign(_words(content))
+            parsed.setdefault("Error", {})["Message"] = _words(content)
+        return
+    root = ROOTS.get(model.name)
+    if root is not None and root not in http_response.content[:2000]:
+        raise foreign(_words(http_response.content))
+    if parsed.get("IsTruncated") and not (
+        parsed.get("NextContinuationToken") or parsed.get("NextKeyMarker")
+    ):
+        raise ForeignAnswerError(
+            "the store lists only the first part of its objects and does not say how to continue "
+            "(no ListObjectsV2); choose another store"
+        )
+    if model.name not in TAGGED:
         return
     # An object may be a page; then the store's own headers tell it from a login page.
-    is_page = "html" in headers.get("Content-Type", "").lower() and model.name != "UploadPart"
+    is_page = kind.startswith("text/html") and model.name in {"GetObject", "HeadObject"}
     is_marked = any(name.lower().startswith(("x-amz-", "x-goog-")) for name in headers)
-    root = ROOTS.get(model.name)
-    if root is not None:
-        content = http_response.content
-        if b"<" + root not in content[:2000] and b":" + root not in content[:2000]:
-            raise foreign(http_response.url, _words(content))
-        if parsed.get("IsTruncated") and not (
-            parsed.get("NextContinuationToken") or parsed.get("NextKeyMarker")
-        ):
-            raise ForeignAnswerError(
-                f"{_address(http_response.url)} lists only the first part of its objects and does "
-                "not say how to continue (no ListObjectsV2); choose another store"
-            )
-    elif model.name in TAGGED and ("ETag" not in headers or (is_page and not is_marked)):
-        kind = headers.get("Content-Type", "")
-        if kind.startswith(("text/", "application/json")):
-            raise foreign(http_response.url, f"type {kind}")
-        raise MomentaryError(f"{_address(http_response.url)} sent an answer without an ETag")
+    if "ETag" in headers and (is_marked or not is_page):
+        return
+    if kind.startswith(("text/", "application/json")):
+        raise foreign(f"type {kind}")
+    raise MomentaryError("the store sent an answer without an ETag")
 
 
-def foreign(url: str, words: str) -> ForeignAnswerError:
+def foreign(words: str) -> ForeignAnswerError:
     """The error for an answer that is not S3's."""
     return ForeignAnswerError(
-        f"{_address(url)} is not an S3 store: it answers with something else ({words}); set "
-        "--endpoint_url to the address of the store's S3 API, not of its console, a proxy or a "
-        "login page"
+        f"this is not an S3 store: it answers with something else ({words}); set --endpoint_url "
+        "to the address of the store's S3 API, not of its console, a proxy or a login page"
     )
 
 
@@ -176,13 +178,14 @@ def silence_error(error: BaseException, where: str, *, endpoint: str) -> Smallbe
         boto.TokenRetrievalError,
     )
     text = _one_line(str(error))
+    cause = f"{text} {getattr(error, 'kwargs', {}).get('error', '')}"
     if isinstance(error, no_credentials):
         return CredentialsError(
             f"no usable credentials for {where} ({text}); set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
     if isinstance(error, ResponseParserError):
-        return foreign(endpoint, _words(text.encode()))
+        return foreign(_words(text.encode()))
     if isinstance(error, boto.ParamValidationError):
         return ConfigError(f"{where}: {text}")
     if isinstance(error, boto.HTTPClientError) and isinstance(
@@ -198,7 +201,7 @@ def silence_error(error: BaseException, where: str, *, endpoint: str) -> Smallbe
             f"{where}: the certificate of {endpoint} is not trusted ({text}); set AWS_CA_BUNDLE to "
             "the file of the certificate authority"
         )
-    if "WRONG_VERSION_NUMBER" in text or SPEAKS_TLS.search(text.replace(endpoint, "")):
+    if "WRONG_VERSION_NUMBER" in text or SPEAKS_TLS.search(cause.replace(endpoint, "")):
         return ConfigError(f"{where} cannot be reached ({text}); {_other_scheme(endpoint)}")
     if isinstance(error, (boto.ConnectTimeoutError, boto.ReadTimeoutError, TimeoutError)):
         return UnavailableError(f"{where}: no answer from the store ({text})")
@@ -253,11 +256,6 @@ def _skew(error: Any) -> str:
         return "this machine's clock differs too much from the store's"
     side = "ahead of" if seconds > 0 else "behind"
     return f"this machine's clock is {abs(seconds):,.0f} s {side} the store's"
-
-
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _words(content: bytes) -> str:

@@ -124,13 +124,20 @@ def _read(values: Sequence[Tensor]) -> list[float]:
 
 
 @torch.no_grad()
-def evaluate(objective: Objective, engine: Engine, batches: Sequence[Batch]) -> dict[str, float]:
+def evaluate(
+    objective: Objective,
+    engine: Engine,
+    batches: Sequence[Batch],
+    *,
+    beat: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     """Mean losses and counts over fixed batches, in evaluation mode; draws no random number."""
     objective.eval()
     totals = count_targets(objective, batches)
     means: dict[str, Tensor] = {}
     for batch in batches:
         add_means(means, engine.forward(batch.to(engine.device)), totals)
+        beat()
     objective.train()
     return {name: float(value) for name, value in means.items()}
 
@@ -150,8 +157,10 @@ class HeldOutLoss(Callback):
         *,
         every_steps: int,
         unigram_entropy: float,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self._trackers = trackers
+        """`beat` is called after each batch."""
+        self._trackers, self._beat = trackers, beat
         self._objective, self._engine, self._batches = objective, engine, batches
         self._every_steps = every_steps
         self._unigram_entropy = unigram_entropy
@@ -180,7 +189,7 @@ class HeldOutLoss(Callback):
         """Evaluate now."""
         self._is_begun = True
         start = time.perf_counter()
-        means = evaluate(self._objective, self._engine, self._batches)
+        means = evaluate(self._objective, self._engine, self._batches, beat=self._beat)
         weights = self._objective.weights
         record = {
             "event": "eval",
@@ -197,21 +206,35 @@ class HeldOutLoss(Callback):
 
 
 class Heartbeat(Callback):
-    """`heartbeat.json`, at most once a second: for whoever must tell a slow run from a dead one."""
+    """`heartbeat.json`, at most once a second: tells a slow run from a dead one.
+
+    A probe kills a run whose heartbeat is ten minutes old. So work beside the steps calls `beat` as
+    it makes progress; no thread does, since a step that hangs must be found.
+    """
 
     def __init__(self, path: Path, *, every_seconds: float = 1.0) -> None:
         self._path, self._every_seconds = path, every_seconds
-        self._last = -math.inf
+        self._last, self._step = -math.inf, 0
+
+    def on_start(self, progress: Progress) -> None:
+        """Begin before the first evaluation."""
+        self._step = progress.step
+        self.beat()
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
         """Write the step and the time."""
+        self._step = progress.step
+        self.beat()
+
+    def beat(self) -> None:
+        """Write the last step and the time."""
         if time.monotonic() - self._last < self._every_seconds:
             return
         self._last = time.monotonic()
         # Not flushed to the disk: after a power cut nobody asks for it.
         temporary = temporary_sibling(self._path)
         temporary.write_text(
-            json.dumps({"step": progress.step, "unix_seconds": round(time.time(), 3)}) + "\n"
+            json.dumps({"step": self._step, "unix_seconds": round(time.time(), 3)}) + "\n"
         )
         temporary.replace(self._path)
 

@@ -38,7 +38,7 @@ from smallbench.files import (
     write_errors_explained,
 )
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
-from smallbench.storage.local import LocalStorage
+from smallbench.storage.local import UNFINISHED, LocalStorage
 from smallbench.train.manifest import (
     METRICS,
     DamagedError,
@@ -56,9 +56,6 @@ from smallbench.train.weights import load_distinct
 FILES_AT_ONCE = 2
 """Of an upload: while one is begun or ended, which are requests that carry nothing, the other one's
 parts are on the way."""
-
-CLEANED = ("checkpoints/", "commits/", "damaged/", "attempts/", "lease.json", "run.json")
-"""Where killed writers of a run directory leave unfinished files; the rest is not ours alone."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +142,7 @@ class CheckpointStore:
         self.storage = LocalStorage(place) if isinstance(place, Path) else place
         local = self.storage.root if isinstance(self.storage, LocalStorage) else None
         self._directory = place if isinstance(place, Path) else local
+        self._is_run_dir = isinstance(place, Path)
         self._attempt = attempt
         self._retention = retention or Retention()
         self._is_in_use = is_in_use
@@ -263,8 +261,14 @@ class CheckpointStore:
         if debris:
             self._assert_owned()
             self.storage.delete(debris)
-        cleaned = (*CLEANED, "tokenizer", METRICS) if self._directory else ("",)
-        return len(debris) + sum(self.storage.abort_uploads(prefix) for prefix in cleaned)
+        return len(debris) + sum(self.storage.abort_uploads(prefix) for prefix in self._cleaned())
+
+    def _cleaned(self) -> list[str]:
+        """Prefixes of what killed writers leave; a run directory holds more than ours."""
+        if not self._is_run_dir or not self.run_dir.exists():
+            return [""]
+        unfinished = (p.name for p in self.run_dir.iterdir() if UNFINISHED.fullmatch(p.name))
+        return ["checkpoints/", "commits/", "damaged/", *unfinished]
 
     # A run directory
 

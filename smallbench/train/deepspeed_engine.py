@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from smallbench.batch import Batch
 from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.base import Objective, Sums
-from smallbench.train.compiled_ops import compiled_ops
+from smallbench.train.compiled_ops import compiled_ops, ops_directory
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import Update, load_loss_scale, shapes_of
 from smallbench.train.memory import keep_freed_memory
@@ -100,7 +101,7 @@ class DeepSpeedEngine:
         self.offload = offload
         self.stage = default_stage(offload, processes) if zero_stage is None else zero_stage
         # Compilers and ops report on stdout, where the metrics are.
-        with compiled_ops(), redirect_stdout(sys.stderr):
+        with compiled_ops(), redirect_stdout(sys.stderr), op_errors_explained():
             self._load_ops()
         plain_linear = F.linear
         # Not in that context: here processes wait for each other, and one would not have the lock.
@@ -371,6 +372,29 @@ class DeepSpeedEngine:
         scaler.cur_scale = state["scale"]
         for name in vars(scaler).keys() & state.keys():
             setattr(scaler, name, state[name])
+
+
+@contextmanager
+def op_errors_explained() -> Iterator[None]:
+    """Raise one sentence if DeepSpeed cannot compile an op, or cannot load what was compiled."""
+    try:
+        yield
+    except Exception as error:
+        # Anything from a missing compiler to a symbol that a shared library lacks, and DeepSpeed
+        # raises whatever class it meets.
+        compiler = os.environ.get("CXX", "c++")
+        remedy = (
+            f"delete {ops_directory()}, so that it is compiled again"
+            if shutil.which(compiler)
+            else f"install a C++ compiler ({compiler!r} cannot be found; CXX names another one)"
+        )
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if len(reason) > 120:  # the compiler's whole command follows
+            reason = f"{reason[:120]} …"
+        raise UnavailableError(
+            f"DeepSpeed cannot compile or load its C++ operators ({reason}); {remedy}, or train "
+            "with --train.engine=torch --train.offload=none"
+        ) from None
 
 
 def default_stage(offload: Offload, processes: Processes) -> int:

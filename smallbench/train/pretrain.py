@@ -16,7 +16,7 @@ from __future__ import annotations
 import gc
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,6 +29,7 @@ import torch
 from smallbench.config import digest
 from smallbench.data.loader import ShuffledRows
 from smallbench.data.shards import entropy_of_counts
+from smallbench.data.verified import verify_once
 from smallbench.errors import InterruptedRunError, SmallbenchError, UnavailableError
 from smallbench.files import read_json
 from smallbench.models.encoder import checkpoint_activations
@@ -150,6 +151,8 @@ def pretrain(
                 config, machine, corpus.rows.manifest, data=data, run_dir=run_dir, resume=resume,
                 durability=durability, stop=stop, stack=stack,
             )  # fmt: skip
+            if then_data is not None:
+                verify_once(then_data, run_dir / "verified-then.json")
         step = machine.processes.first_of(checkpoint.step if checkpoint else None)
         if checkpoint is None and step is not None:
             checkpoint = place.store.load(step)
@@ -207,8 +210,9 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
         batches = ReadAhead(source, pin_memory=machine.device.type == "cuda")
         stack.callback(batches.close)
         # 7. Where records go, and what the run uses up.
+        trackers = _open_trackers(run, checkpoint, stack)  # before the views, which read its file
         views = _open_views(run, stack)
-        trackers = [*_open_trackers(run, checkpoint, stack), *views]
+        trackers += views
         run = replace(run, stop=run.stop.or_if(*(view.asked_to_stop for view in views)))
         peak_flops = matrix_peak_flops(machine.device, machine.precision) * machine.processes.size
         usage = _open_usage(run, progress)
@@ -217,11 +221,15 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
             trackers, every_steps=config.train.log_every_steps, budget=budget_of(config),
             peak_flops=peak_flops, also=partial(_other_fields, usage, run.place.uploader),
         )  # fmt: skip
-        evaluation = _held_out_loss(run, objective, engine, trackers, num_rows)
+        heartbeat = Heartbeat(run.run_dir / "heartbeat.json")
+        beat = heartbeat.beat if machine.processes.is_first else lambda: None
+        evaluation = _held_out_loss(run, objective, engine, trackers, num_rows, beat)
         stateful = {"log": log, "evaluation": evaluation}
         restore(stateful, checkpoint.manifest.get("callbacks", {}) if checkpoint else {})
-        save = _save_checkpoints(run, engine, stateful, usage, trackers, peak_flops, num_rows)
-        callbacks = [log, evaluation, save, *_watch(run, save, memory, views, num_rows)]
+        save = _save_checkpoints(run, engine, stateful, usage, trackers, peak_flops, num_rows, beat)
+        watch = _watch(run, save, memory, views, num_rows, beat)
+        first = [heartbeat] if machine.processes.is_first else []
+        callbacks = [*first, log, evaluation, save, *watch]
         # 9. The loop.
         trainer = Trainer(
             objective=objective, engine=engine, batches=batches, budget=budget_of(config),
@@ -325,6 +333,7 @@ def _held_out_loss(
     engine: Engine,
     trackers: list[Tracker],
     num_rows: int,
+    beat: Callable[[], None],
 ) -> HeldOutLoss:
     train, tokenizer = run.config.train, run.corpus.rows.tokenizer
     count = min(train.num_eval_rows, len(run.corpus.held_out))
@@ -340,6 +349,7 @@ def _held_out_loss(
         micro_batches(batch, num_rows),
         every_steps=train.eval_every_steps,
         unigram_entropy=entropy_of_counts(counts),
+        beat=beat,
     )
 
 
@@ -351,10 +361,12 @@ def _save_checkpoints(
     trackers: list[Tracker],
     peak_flops: float,
     num_rows: int,
+    beat: Callable[[], None],
 ) -> SaveCheckpoints:
     train, machine = run.config.train, run.machine
 
     def before(progress: Progress) -> None:
+        beat()
         if usage:
             usage.update(progress)
         for tracker in trackers:
@@ -383,17 +395,22 @@ def _save_checkpoints(
 
 
 def _watch(
-    run: Run, save: SaveCheckpoints, memory: PeakMeter, views: list[WandbRun], num_rows: int
+    run: Run,
+    save: SaveCheckpoints,
+    memory: PeakMeter,
+    views: list[WandbRun],
+    num_rows: int,
+    beat: Callable[[], None],
 ) -> list[Callback]:
     """Return what only process 0 looks after, in the order in which it happens."""
     config, machine, uploader = run.config, run.machine, run.place.uploader
     if not machine.processes.is_first:
         return []
-    callbacks: list[Callback] = [Heartbeat(run.run_dir / "heartbeat.json")]
+    callbacks: list[Callback] = []
     if uploader:
         seconds = 60 * run.around.durability.final_sync_minutes
         callbacks += [
-            WaitForUploads(uploader, save.save, max_seconds=seconds, stop=run.stop),
+            WaitForUploads(uploader, save.save, max_seconds=seconds, stop=run.stop, beat=beat),
             AtEnd(partial(_refer, run.run_dir, uploader, views)),
         ]
     if run.around.shows_plan:

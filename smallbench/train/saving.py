@@ -126,8 +126,13 @@ class WaitForUploads(Callback):
         *,
         max_seconds: float,
         stop: Stop = NEVER,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """After the last step, wait up to `max_seconds`; after a request to stop, the grace."""
+        """After the last step, wait up to `max_seconds`; after a request to stop, the grace.
+
+        `beat` is called while it waits.
+        """
+        self._beat = beat
         self._uploader, self._save = uploader, save
         self._max_seconds, self._stop = max_seconds, stop
 
@@ -144,7 +149,7 @@ class WaitForUploads(Callback):
         """Wait for the last upload; raises `UnsavedError` if the time is too short for it."""
         if is_done:
             self._drain()
-        elif not self._uploader.drain(self._stop.seconds_left() - EXIT_SECONDS):
+        elif not self._drain_within(self._stop.seconds_left() - EXIT_SECONDS):
             raise self._uploader.failure or UnsavedError(
                 f"asked to stop; step {progress.step:,} is on the local disk, but the time was too "
                 "short to store it; the same command continues from there, or from step "
@@ -153,10 +158,18 @@ class WaitForUploads(Callback):
         if self._uploader.failure:
             raise self._uploader.failure
 
+    def _drain_within(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not self._uploader.drain(min(0.5, end - time.monotonic())):
+            self._beat()
+            if time.monotonic() >= end:
+                return False
+        return True
+
     def _drain(self) -> None:
         """Wait, shorter if asked to stop."""
         end, was_asked = time.monotonic() + self._max_seconds, False
-        while not self._uploader.drain(min(0.5, end - time.monotonic())):
+        while not self._drain_within(min(0.5, end - time.monotonic())):
             if not was_asked and self._stop.asked():
                 was_asked = True
                 left = min(self._stop.seconds_left() - EXIT_SECONDS, LAST_SECONDS)

@@ -90,7 +90,10 @@ def test_no_such_context(capfd, server: Kubernetes):
 @pytest.mark.parametrize("words", ACTIONS, ids=lambda words: words[0])
 @pytest.mark.parametrize(
     ("refusal", "message"),
-    [((403, "Forbidden"), "forbids it to you in namespace"), ((401, "Unauthorized"), "log in")],
+    [
+        ((403, "Forbidden"), "not allowed to do that in namespace"),
+        ((401, "Unauthorized"), "log in"),
+    ],
 )
 def test_forbidden_and_unknown(words, refusal, message, capfd, server: Kubernetes):
     server.refusal = refusal

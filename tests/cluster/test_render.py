@@ -323,6 +323,14 @@ def test_who_prepares_a_larger_corpus_has_more_scratch():
     )
 
 
+def test_a_pod_has_time_to_pull_a_larger_corpus():
+    """Until the first heartbeat, for which the startup probe waits."""
+    for size, hours in ((20, 1), (500, 5)):
+        job = job_of(f"pretrain bert-tiny --gpu=none --corpus_gib={size}")
+        probe = job["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+        assert hours <= probe["periodSeconds"] * probe["failureThreshold"] / 3600 < 3 * hours
+
+
 def test_an_open_quote_is_said_without_what_is_in_it():
     with pytest.raises(UsageError, match="quotation") as refused:
         render(f"render prepare {GIVEN} --flags='--vocab_size=\"5'")

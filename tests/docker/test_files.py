@@ -24,6 +24,7 @@ from smallbench.gpus import GPUS
 from smallbench.storage.base import open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.train.precision import assert_compiled_for
+from tests.cluster.kustomize import kustomize
 from tests.servers.s3 import Server, use_credentials
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,8 +206,8 @@ def compose_services() -> dict:
 
 def dev_store() -> dict:
     """The container of the store of k8s/overlays/dev-cpu."""
-    text = (ROOT / "k8s" / "overlays" / "dev-cpu" / "store.yaml").read_text()
-    deployment = next(d for d in yaml.safe_load_all(text) if d["kind"] == "Deployment")
+    documents = kustomize("k8s/overlays/dev-cpu")
+    (deployment,) = [d for d in documents if d["kind"] == "Deployment"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     return container
 

@@ -164,6 +164,15 @@ def drop_a_layer(directory: Path) -> list[str]:
     return layers
 
 
+PRETRAINED = """class Own(OwnPreTrained):
+    def __init__(self, config):
+        super().__init__(config)
+"""
+PLAIN = """class Own(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.post_init = lambda: None
+"""
 REMOTE_CODE = """
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -209,10 +218,16 @@ class OwnForSequenceClassification(OwnPreTrained):
 """As NeoBERT has it: a base model named 'model' without token types, and heads of its own."""
 
 
-def remote_code(directory: Path) -> Path:
-    """A model whose class stands in its own folder, saved as a bare encoder."""
+def remote_code(directory: Path, *, is_plain: bool = False) -> Path:
+    """A model whose class stands in its own folder, saved as a bare encoder.
+
+    If it `is_plain`, that encoder is a module that knows nothing of transformers.
+    """
     write_tokenizer(directory)
-    (directory / "own.py").write_text(REMOTE_CODE)
+    code = REMOTE_CODE
+    if is_plain:
+        code = code.replace(PRETRAINED, PLAIN)
+    (directory / "own.py").write_text(code)
     config = {
         "model_type": "own-encoder",
         "auto_map": {

@@ -107,8 +107,9 @@ def test_a_layer_that_no_file_holds_is_refused_by_name(name, saved, tmp_path):
     assert "\n" not in str(refused.value)
 
 
-def test_code_of_the_models_own_runs_only_when_asked_for(tmp_path):
-    directory = foreign.remote_code(tmp_path / "m")
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_code_of_the_models_own_runs_only_when_asked_for(is_plain, tmp_path):
+    directory = foreign.remote_code(tmp_path / f"m{is_plain}", is_plain=is_plain)
     with pytest.raises(ConfigError, match="--trust_remote_code"):
         Encoder(str(directory))
     encoder = Encoder(str(directory), trust_remote_code=True)
@@ -120,6 +121,9 @@ def test_code_of_the_models_own_runs_only_when_asked_for(tmp_path):
         directory, num_labels=3, trust_remote_code=True
     )
     assert all(torch.equal(ours[k], t) for k, t in theirs.state_dict().items())
+    add_token(directory, "movie")
+    with pytest.raises(DataError, match="'movie'"):
+        Encoder(str(directory), trust_remote_code=True)
 
 
 @pytest.mark.parametrize("num_labels", [2, 3, 9])
@@ -182,6 +186,10 @@ DAMAGE = {
         "lacks model-00002-of-00002.safetensors",
     ),
     "another shape": (lambda d: edit(d / "config.json", hidden_size=64), "not of one model"),
+    "fewer layers than its file": (
+        lambda d: edit(d / "config.json", num_hidden_layers=1),
+        "layers that config.json does not count",
+    ),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "has no weights"),
     "NaN": (
         lambda d: save_file(
@@ -200,6 +208,10 @@ DAMAGE = {
     "an impossible config": (
         lambda d: edit(d / "config.json", num_attention_heads=3),
         "makes no model",
+    ),
+    "a value of another type": (
+        lambda d: edit(d / "config.json", vocab_size="many"),
+        "cannot be loaded",
     ),
     "a config that is no JSON": (lambda d: (d / "config.json").write_text("{"), "cannot be loaded"),
     "an unknown model type": (

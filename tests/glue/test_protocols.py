@@ -134,7 +134,7 @@ def test_a_task_without_a_seed_yet_has_no_score():
         (run_of(seed=2, learning_rate=2e-4), "mix learning_rate 0.0001 and 0.0002.*=paper"),
         (run_of(seed=2, epochs=10), "mix epochs 3 and 10"),
         (run_of(seed=0, epochs=10, split="choice"), "mix epochs 10 and 3"),
-        (run_of(seed=2, model="org/other"), "found: org/encoder, org/other"),
+        (run_of(seed=2, model="org/other", model_sha256="00"), "found: org/encoder, org/other"),
         (replace(run_of(seed=2), data_sha256={"dev": "00"}), "different data"),
     ],
 )

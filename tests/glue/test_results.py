@@ -11,6 +11,7 @@ from smallbench.glue.readers import TaskData, load_task
 from smallbench.glue.results import (
     check_run,
     find_run,
+    group_runs,
     read_predictions,
     read_run,
     read_runs,
@@ -190,3 +191,14 @@ def test_check_run_refuses_other_data(samples, tmp_path):
 def test_a_folder_without_runs_says_what_is_expected(tmp_path):
     with pytest.raises(DataError, match=r"has no finished runs .*'smallbench glue'"):
         read_runs(tmp_path)
+
+
+def test_the_same_weights_under_another_name_are_the_same_model(tmp_path):
+    first, second = run_of(seed=1, model="m"), run_of(seed=2, model="/home/me/m")
+    directory = write(tmp_path, first)
+    assert find_run(directory, settings_of(model="/home/me/m")) == first
+    assert len(group_runs([first, second])) == 1
+    drawn = [run_of(model=name, model_sha256="", random_init=True) for name in ("m", "n")]
+    assert len(group_runs(drawn)) == 2, "without weights only the name tells"
+    with pytest.raises(ConfigError, match=r"model_sha256=.*it is of m, not of n"):
+        find_run(directory, settings_of(model="n", model_sha256="cd" * 32))

@@ -39,7 +39,7 @@ def test_a_gpu_that_must_be_there_is_a_problem_where_it_is_not(capsys, monkeypat
 
 def test_a_folder_that_takes_no_runs_is_a_problem(capsys, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(UnavailableError, match="start where you may write"):
+    with pytest.raises(UnavailableError, match="start in a folder that you may write"):
         run(Options(json=True))
     assert not findings(capsys)["disk"]["is_writable"]
 

@@ -6,8 +6,11 @@ import pytest
 from jobs.cli import main
 from jobs.glue import Options
 from smallbench.errors import ConfigError, UsageError
-from smallbench.glue.results import run_directory, write_run
+from smallbench.export.huggingface import export
+from smallbench.glue.results import read_runs, run_directory, write_run
+from smallbench.train.pretrain import pretrain
 from tests.glue.runs import run_of
+from tests.train.test_recipes import small
 
 MEASURE = {"model": "m", "glue": "g", "out": "o"}
 
@@ -91,3 +94,44 @@ def test_stored_runs_are_shown_merged_and_packed_from_the_command_line(tmp_path,
     assert "2 of 11 files" in capsys.readouterr().out
     assert main(["glue", "check-file", str(pack)]) == 65
     assert "lacks SST-2.tsv" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def pretrained(corpus, tmp_path_factory):
+    """A run of three steps that keeps the first two as well."""
+    run_dir = tmp_path_factory.mktemp("pretrained") / "run"
+    config = small("bert", train__max_steps=3, train__milestones=(1, 2), train__precision="fp32")
+    pretrain(config, data=corpus, run_dir=run_dir)
+    return run_dir
+
+
+QUICK = ("--glue=samples", "--tasks=stsb", "--learning_rate=1e-3", "--seeds=1", "--epochs=1",
+         "--max_train_examples=32", "--max_length=32", "--device=cpu")  # fmt: skip
+
+
+def test_kept_checkpoints_of_a_run_are_scored_as_their_exports_are(pretrained, tmp_path, capsys):
+    assert (
+        main(["glue", f"--model={pretrained}", f"--out={tmp_path}/way", "--steps=3,1", *QUICK]) == 0
+    )
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in table[2:]] == ["1", "3"]
+    hashes = set()
+    for step in (1, 3):
+        export(pretrained, tmp_path / f"export{step}", step=step)
+        out = tmp_path / f"out{step}"
+        assert main(["glue", f"--model={tmp_path}/export{step}", f"--out={out}", *QUICK]) == 0
+        (run,), (along,) = read_runs(out), read_runs(tmp_path / "way" / f"step-{step:010d}")
+        assert run == along
+        hashes.add(run.settings.model_sha256)
+    assert len(hashes) == 2
+
+
+def test_a_checkpoint_that_was_not_kept_is_refused_before_anything_runs(
+    pretrained, tmp_path, capsys
+):
+    code = main(["glue", f"--model={pretrained}", f"--out={tmp_path}/o", "--steps=1,7", *QUICK])
+    assert code == 65
+    assert "no checkpoint of step 7; it kept: 1, 2, 3" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+    with pytest.raises(UsageError, match="--steps names checkpoints of a run"):
+        Options(**MEASURE, steps=(1,))

@@ -249,7 +249,7 @@ def synthetic_entry(slug: str, gold: Gold, *, seed: int, quality: float = 0.0) -
 def _train_log(rng, *, steps: int, tokens_per_step: int, seconds: float, num_records: int = 400):
     first = math.log(VOCAB_SIZE) + 0.1
     yield {"step": 0, "tokens": 0, "seconds": 0.0, "loss": first, "mlm_loss": first,
-           "tokens_per_second": None}  # fmt: skip
+           "tokens_per_second": None, "peak_memory_bytes": 9 << 30}  # fmt: skip
     shares = rng.normal(1, 0.02, num_records)
     times = seconds * np.cumsum(shares) / shares.sum()
     marks = np.linspace(0, steps, num_records + 1).round().astype(int)[1:]
@@ -263,6 +263,7 @@ def _train_log(rng, *, steps: int, tokens_per_step: int, seconds: float, num_rec
             "loss": loss,
             "mlm_loss": loss,
             "tokens_per_second": (step - last_step) * tokens_per_step / (time - last_time),
+            "peak_memory_bytes": 9 << 30,
         }
         last_step, last_time = step, time
 

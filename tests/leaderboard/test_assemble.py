@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,13 @@ from smallbench.errors import DataError
 from smallbench.glue.protocols import CHOICE_SEED
 from smallbench.glue.results import RunResult, RunSettings, SplitResult, run_directory, write_run
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard.assemble import Author, _stages, _thinned, write_new_entry
+from smallbench.leaderboard.assemble import (
+    Author,
+    _require_official_rows,
+    _stages,
+    _thinned,
+    write_new_entry,
+)
 from smallbench.leaderboard.compute import Sizes, count_parameters
 from smallbench.leaderboard.entry import Stage
 from smallbench.leaderboard.evaluation import evaluate
@@ -19,6 +26,7 @@ from smallbench.leaderboard.scores import ROBUST
 from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.pretrain import pretrain
+from tests.glue.runs import run_of
 from tests.leaderboard.synthetic import LEVELS, answers, synthetic_gold
 
 STEPS = 220
@@ -65,6 +73,7 @@ def settings_of(run_dir, task, **changes):
             warmup_fraction=0.1,
             clip_norm=1.0,
             precision="fp32",
+            is_sample=True,
         ),
         **changes,
     )
@@ -141,7 +150,10 @@ def test_an_entry_is_never_overwritten(run_dir, glue, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "electra-tiny (run 00000000, step 220)"}, "of several models|not the last step"),
+        (
+            {"model": "electra-tiny (run 00000000, step 220)", "model_sha256": "cd" * 32},
+            "of several models|not the last step",
+        ),
         ({"max_train_examples": 50}, "of several models|on a part of train"),
         ({"batch_size": 16}, "mix batch_size"),
         ({"precision": "bf16"}, "mix precision"),
@@ -193,3 +205,17 @@ def test_the_stages_of_a_batch_ramp_add_up():
         tokens += 10 * 32 * (64 if step <= 300 else 128)
         records.append({"step": step, "tokens": tokens, "train_seconds": float(step)})
     assert _stages(records, length=32) == (Stage(300, 64, 32), Stage(700, 128, 32))
+
+
+@pytest.mark.parametrize(
+    ("unofficial", "message"),
+    [
+        (("RTE train has 88 rows",), "not of the official rows: RTE train has 88 rows"),
+        (None, "rte runs were not checked"),
+        ((), "RTE dev does not have the official rows in the official order"),
+    ],
+)
+def test_an_entry_is_of_the_official_rows_in_their_order(unofficial, message):
+    run = replace(run_of("rte"), unofficial=unofficial)
+    with pytest.raises(DataError, match=message):
+        _require_official_rows([run], Path("glue"))

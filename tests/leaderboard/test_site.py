@@ -209,7 +209,12 @@ def test_downloads_are_the_files_that_were_evaluated(entries, site):
 def test_a_page_shows_the_command_the_checks_and_each_seed(pages, entries):
     good = next(e for e in entries if e.folder.name == "good")
     text = " ".join(pages["entries/good/index.html"].text.split())
-    assert " ".join(good.entry.provenance.command) in text
+    # From the configuration; what the submitter typed is nowhere.
+    assert " ".join(good.entry.provenance.command) not in text
+    steps = good.entry.provenance.config["train"]["max_steps"]
+    assert "smallbench pretrain bert-small --data=OpenWebText --run_dir=runs/good" in text
+    assert f"--train.max_steps={steps}" in text
+    assert "smallbench glue --model=runs/good/export" in text
     for finding in good.findings:
         assert finding.check in text
     for task in good.views["robust"].tasks.values():

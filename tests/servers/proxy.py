@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from tests.servers.dialects import Reply, Rule
+
 CHUNK_BYTES = 64 << 10
 
 
@@ -57,11 +59,25 @@ class Stall:
 
 
 @dataclass(frozen=True)
+class Slow:
+    """All requests together send no more than so much."""
+
+    bytes_per_second: float
+
+
+@dataclass(frozen=True)
 class Gone:
     """Nobody listens."""
 
 
-Fault = Answer | CutRequest | CutResponse | LoseAnswer | Stall | Gone
+@dataclass(frozen=True)
+class Dialect:
+    """Requests are answered as another store would, where its rule says so."""
+
+    rule: Rule
+
+
+Fault = Answer | CutRequest | CutResponse | LoseAnswer | Stall | Slow | Gone | Dialect
 
 CODES = {403: "AccessDenied", 501: "NotImplemented", 503: "ServiceUnavailable"}
 
@@ -79,6 +95,8 @@ class Proxy:
         self._fault: Fault | None = None
         self._times: int | None = None
         self._matching = re.compile("")
+        self._free_at = 0.0
+        """When the line has sent what it was given; of `Slow`."""
         self.num_faults = 0
         """Requests that were hit."""
         self.requests: list[str] = []
@@ -172,8 +190,17 @@ class Proxy:
         self.requests.append(line)
         fault = self._takes(line)
         if isinstance(fault, Answer):
-            await self._answer(fault, reader, writer)
+            code = CODES.get(fault.status, "InternalError")
+            body = f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
+            await self._answer(Reply(fault.status, body), line, reader, writer)
             return
+        if isinstance(fault, Dialect):
+            method, path, _ = line.split(" ")
+            fields = (field.split(b":", 1) for field in head.split(b"\r\n")[1:] if b":" in field)
+            headers = {n.decode().lower(): value.strip().decode() for n, value in fields}
+            if reply := fault.rule(method, path, headers):
+                await self._answer(reply, line, reader, writer)
+                return
         if isinstance(fault, Stall):
             await asyncio.sleep(fault.seconds)
         below, above = await asyncio.open_connection(*self._target)
@@ -181,7 +208,11 @@ class Proxy:
             head = re.sub(rb"(?im)^connection:.*\r\n", b"", head)
             above.write(head[:-2] + b"Connection: close\r\n\r\n")
             up = asyncio.create_task(
-                _pipe(reader, above, fault.after_bytes if isinstance(fault, CutRequest) else None)
+                self._send_slowly(reader, above, fault)
+                if isinstance(fault, Slow)
+                else _pipe(
+                    reader, above, fault.after_bytes if isinstance(fault, CutRequest) else None
+                )
             )
             down = asyncio.create_task(self._respond(below, writer, fault))
             done, pending = await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
@@ -193,6 +224,16 @@ class Proxy:
             await asyncio.gather(up, down, return_exceptions=True)
         finally:
             above.transport.abort()
+
+    async def _send_slowly(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, fault: Slow
+    ) -> None:
+        while data := await source.read(CHUNK_BYTES):
+            now = asyncio.get_running_loop().time()
+            self._free_at = max(now, self._free_at) + len(data) / fault.bytes_per_second
+            await asyncio.sleep(self._free_at - now)
+            target.write(data)
+            await target.drain()
 
     async def _respond(
         self, below: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault | None
@@ -213,16 +254,16 @@ class Proxy:
         writer.write_eof()
 
     async def _answer(
-        self, fault: Answer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, reply: Reply, line: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        code = CODES.get(fault.status, "InternalError")
-        body = f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
-        writer.write(
-            f"HTTP/1.1 {fault.status} {HTTPStatus(fault.status).phrase}\r\n"
-            f"Content-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
-            "Connection: close\r\n\r\n".encode()
-            + body
-        )
+        fields = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
+        head = (
+            f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status or 200).phrase}\r\n{fields}"
+            f"Content-Type: {reply.content_type}\r\nContent-Length: {len(reply.body)}\r\n"
+            "Connection: close\r\n\r\n"
+        ).encode()
+        body = b"" if line.startswith("HEAD ") else reply.body
+        writer.write(head + body if reply.raw is None else reply.raw)
         writer.write_eof()
         with contextlib.suppress(TimeoutError):  # let the client finish its sentence
             async with asyncio.timeout(5):

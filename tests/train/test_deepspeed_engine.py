@@ -25,7 +25,11 @@ from smallbench.objectives.replaced_token import ReplacedToken
 from smallbench.train.callbacks import evaluate
 from smallbench.train.compiled_ops import VARIABLE, compiled_ops, ops_directory
 from smallbench.train.config import OptimConfig
-from smallbench.train.deepspeed_engine import DeepSpeedEngine, require_deepspeed
+from smallbench.train.deepspeed_engine import (
+    DeepSpeedEngine,
+    op_errors_explained,
+    require_deepspeed,
+)
 from smallbench.train.engine import TorchEngine
 from smallbench.train.optim import MOMENTS
 from smallbench.train.processes import join_processes
@@ -281,3 +285,59 @@ def test_a_version_that_loses_gradients_is_refused(monkeypatch):
     monkeypatch.setattr(deepspeed, "__version__", "0.18.9")
     with pytest.raises(UnavailableError, match=r"deepspeed>=0\.19\.5"):
         require_deepspeed()
+
+
+# Loss scales
+
+
+def with_scale(kind, precision):
+    """An engine that has done two steps, and its loss scale."""
+    if kind is None:
+        made = TorchEngine(objective(), OPTIM, device=CPU, precision=precision)
+    else:
+        made = deepspeed_engine(objective(), precision, stage=kind[0], offload=kind[1])
+    return made
+
+
+def scale_of(engine):
+    return engine.state_dict()["scaler"].get("scale")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("last", [None, (0, "none"), (2, "optimizer"), (3, "parameters")], ids=str)
+@pytest.mark.parametrize("first", [None, (0, "none"), (2, "optimizer"), (3, "parameters")], ids=str)
+def test_a_checkpoint_goes_from_each_engine_to_each_other(first, last, precision):
+    """Also before the first step, and with a loss scale that is not the initial one."""
+    source, target = with_scale(first, precision), with_scale(last, precision)
+    state = source.state_dict()
+    if precision == "fp16":
+        state["scaler"] = {**state["scaler"], "scale": 512.0}
+    target.load_weights(source.weights())
+    target.load_state_dict(state)
+    assert scale_of(target) == (512.0 if precision == "fp16" else None)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "said"),
+    [
+        ("no-such-compiler", r"install a C\+\+ compiler \('no-such-compiler' cannot be found"),
+        (sys.executable, "delete .*, so that it is compiled again"),
+    ],
+)
+def test_an_op_that_cannot_be_compiled_or_loaded_is_a_sentence(monkeypatch, compiler, said):
+    monkeypatch.setenv("CXX", compiler)
+    problem = "cpu_adam.so: undefined symbol: _ZN3c10\nmore"
+    with pytest.raises(UnavailableError, match=said) as caught, op_errors_explained():
+        raise ImportError(problem)
+    assert "(cpu_adam.so: undefined symbol: _ZN3c10)" in str(caught.value)
+    assert "--train.engine=torch" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_offloading_ends_in_a_sentence(tmp_path):
+    values = {VARIABLE: str(tmp_path), "CXX": "no-such-compiler"}
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        start(**values)
+    last = caught.value.stderr.strip().splitlines()[-1]
+    assert "UnavailableError: DeepSpeed cannot compile or load its C++ operators" in last
+    assert "no-such-compiler" in last

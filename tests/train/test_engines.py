@@ -15,6 +15,7 @@ from smallbench.config import to_dict
 from smallbench.errors import ConfigError, InterruptedRunError, UnavailableError
 from smallbench.files import write_json
 from smallbench.tracking.jsonl import read_metrics
+from smallbench.train import machine as machine_module
 from smallbench.train import pretrain as pretrain_module
 from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import TrainConfig
@@ -146,7 +147,7 @@ def test_two_processes_do_the_steps_of_one(corpus, tmp_path, values):
 
 
 def test_processes_that_cannot_share_a_batch_are_told(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain_module, "join_processes", lambda *_, **__: Processes(0, 3))
+    monkeypatch.setattr(machine_module, "join_processes", lambda *_, **__: Processes(0, 3))
     monkeypatch.setattr(Processes, "first_of", lambda self, value: value)
     with pytest.raises(ConfigError, match="cannot be shared by 3 processes"):
         pretrain(tiny(), data=corpus, run_dir=tmp_path)
@@ -163,7 +164,7 @@ class Small:
             return self.num_updates >= from_step and self.sizes[-1] > num_rows
 
         def small_forward(engine, batch):
-            if engine.objective.module.training:
+            if engine.objective.training:
                 self.sizes.append(batch.num_rows)
                 if full() and not during_update:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")

@@ -5,7 +5,7 @@ import torch
 
 from smallbench.train.callbacks import evaluate
 from smallbench.train.config import OptimConfig
-from smallbench.train.engine import TorchEngine
+from smallbench.train.engine import TorchEngine, load_loss_scale
 from smallbench.train.memory import MemoryExhaustedError
 from smallbench.train.precision import assert_compiled_for, matrix_peak_flops
 from smallbench.train.processes import join_processes
@@ -45,7 +45,7 @@ def test_losses_follow_those_of_the_cpu(precision):
 def test_the_loss_scale_belongs_to_the_state(precision):
     made, _ = on_gpu(precision, num_steps=3)
     if precision == "fp16":
-        made.engine.scaler.update(new_scale=128.0)
+        load_loss_scale(made.engine.scaler, {"scale": 128.0})
     made.run()
     state = made.engine.state_dict()
     assert bool(state["scaler"]) == (precision == "fp16")

@@ -244,8 +244,9 @@ def test_a_run_says_once_what_was_planned_and_measured():
     config = recipe_of("bert-tiny")
     callback = ComparePlan(
         config, EngineChoice(), PeakMeter(torch.device("cpu")), device=torch.device("cpu"),
-        precision="bf16", num_rows=32, every_steps=2, progress=progress, say=said.append,
+        precision="bf16", num_rows=32, every_steps=2, say=said.append,
     )  # fmt: skip
+    callback.on_start(progress)
     for step in (11, 12, 13, 14):
         progress.step, progress.num_tokens = step, progress.num_tokens + 100
         progress.train_seconds += 1.0

@@ -8,10 +8,18 @@ from typing import Any
 
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.entry import LOG_FILE, TIERS, Entry, Tier
-from smallbench.leaderboard.scores import ViewName
+from smallbench.leaderboard.reproduce import commands_of
 from smallbench.leaderboard.site import charts
 from smallbench.leaderboard.site.environment import environment_of_site
-from smallbench.leaderboard.site.rows import METRICS, Row
+from smallbench.leaderboard.site.rows import (
+    ARCHITECTURES,
+    BOARDS,
+    METRICS,
+    OBJECTIVES,
+    SIZES,
+    BoardName,
+    Row,
+)
 
 TIER_MEANINGS: Mapping[Tier, str] = {
     "reported": "quoted from elsewhere; nothing can be recomputed, so it has no rank",
@@ -21,28 +29,29 @@ TIER_MEANINGS: Mapping[Tier, str] = {
 }
 BUDGETS = ((24, "≤ 1 GPU-day"), (96, "≤ 4 GPU-days"), (168, "≤ 1 GPU-week"))
 """Of GPU-hours; four days is what a system of the paper took on a V100."""
-SIZES = (15, 30, 60, 120)
-"""Millions of parameters."""
-CAPTIONS: Mapping[ViewName, str] = {
+CAPTIONS: Mapping[str, str] = {
     "robust": "Entries ranked by protocol robust-v1, best AVG first",
     "paper": "Entries by their best dev scores, best AVG first",
 }
+MAX_NEWS = 110
 NUM_COMPARED_ROWS = 8
 """Rows of the charts by task."""
 LARGE = 100
 """Rows above which a browser lays out only those in sight."""
 
 
-def board_page(views: Mapping[ViewName, list[Row]], view: ViewName) -> dict[str, Any]:
+def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[str, Any]:
     """Return the variables of `board.html`."""
-    found = views[view]
-    fallback = [] if found or view != "robust" else views["paper"]
+    found, tab = views[view], BOARDS[view]
+    fallback = [] if found or tab.view != "robust" else views["paper"]
     shown = found or fallback
     note_list = list(dict.fromkeys(note for row in shown for note in row.entry.notes))
     numbers = {note: number for number, note in enumerate(note_list, start=1)}
     strips = charts.Strips.of(shown)
     return {
-        "view": view,
+        "tab": tab,
+        "boards": BOARDS,
+        "view": tab.view,
         "rows": found,
         "fallback": fallback,
         "counts": {name: len(of_view) for name, of_view in views.items()},
@@ -59,13 +68,17 @@ def board_page(views: Mapping[ViewName, list[Row]], view: ViewName) -> dict[str,
         "budgets": BUDGETS,
         "sizes": SIZES,
         "captions": CAPTIONS,
-        "facts": list(_facts(found, views["paper"])),
+        "facts": list(_facts(found, views)),
+        "brackets": list(_brackets(found)),
+        "kinds": _kinds(shown),
+        "news": {row.slug: _news(row.entry) for row in shown},
+        "cards": {row.gpu for row in shown if row.gpu},
         "charts": [chart for key in charts.COSTS if (chart := charts.scatter(shown, key))],
         "by_task": charts.by_task(shown[:NUM_COMPARED_ROWS]),
         "records": charts.records(found),
         "record_chart": charts.record_chart(found),
         "data": {
-            "view": view,
+            "view": tab.view,
             "tasks": [
                 {"key": name, "column": task.column, "title": task.title,
                  "metric": METRICS[task.ranking_metric]}
@@ -75,7 +88,8 @@ def board_page(views: Mapping[ViewName, list[Row]], view: ViewName) -> dict[str,
                 row.as_dict()
                 | {
                     "leads": _bits(other.slug in row.leads for other in shown),
-                    "command": command_of(row.entry),
+                    "command": row.entry.provenance
+                    and f"smallbench leaderboard reproduce submissions/{row.slug} --glue=hub",
                     "notes": list(row.entry.notes),
                     "has_curve": (row.evaluation.folder / LOG_FILE).is_file(),
                 }
@@ -113,30 +127,50 @@ Fact = tuple[str, tuple[str, str], str]
 """Name, value with its link, and a remark."""
 
 
-def _facts(ranked: Sequence[Row], paper: Sequence[Row]) -> Iterator[Fact]:
-    """What a visitor wants to know first."""
+def _news(entry: Entry) -> str:
+    """What is new, in a line: the first note, cut."""
+    note = next(iter(entry.notes), "")
+    return note if len(note) <= MAX_NEWS else note[: MAX_NEWS - 1].rstrip() + "…"
+
+
+def _kinds(shown: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """What the filters offer: field to value and its name."""
+    architectures = {row.entry.model.architecture for row in shown}
+    objectives = {row.entry.model.objective for row in shown}
+    return {
+        "architecture": {name: ARCHITECTURES.get(name, name) for name in sorted(architectures)},
+        "objective": {name: OBJECTIVES.get(name, name) for name in sorted(objectives)},
+    }
+
+
+def _brackets(ranked: Sequence[Row]) -> Iterator[tuple[int, Row]]:
+    """The best entry of each size bracket."""
+    for size in SIZES:
+        best = next((row for row in ranked if row.rank and row.bracket == size), None)
+        if best is not None:
+            yield size, best
+
+
+def _facts(ranked: Sequence[Row], views: Mapping[BoardName, Sequence[Row]]) -> Iterator[Fact]:
+    """What a visitor wants to know first; reported scores are never among it."""
     leading = [row for row in ranked if row.rank and row.rank.best == 1]
     if leading:
-        first = leading[0]
-        tied = f", tied with {len(leading) - 1} more" if len(leading) > 1 else ""
-        yield "Best AVG", (f"{first.average:.2f}", href(first)), f"{first.entry.name}{tied}"
+        first, others = leading[0], len(leading) - 1
+        certain = "no tie: it leads every other entry" if not others else (
+            f"not certain: {others} {'entries tie' if others > 1 else 'entry ties'} with it"
+        )  # fmt: skip
+        yield "Leader", (first.entry.name, href(first)), f"AVG {first.average:.2f}; {certain}"
         cheap = min(leading, key=lambda row: row.usage.hours or 0.0)
         yield (
-            "Cheapest in first place",
-            (f"{cheap.usage.hours:,.1f} GPU-h", href(cheap)),
-            cheap.entry.name,
+            "Fewest GPU-hours in first place",
+            (f"{cheap.usage.hours:,.1f} h", href(cheap)),
+            f"{cheap.entry.name}, on {cheap.gpu}",
         )
-    elif paper and paper[0].average is not None:
-        # A reference of which only AVG is known is none to beat.
-        best = next((row for row in paper if row.cells and row.average is not None), paper[0])
-        yield "Best so far, unranked", (f"{best.average:.2f}", href(best)), _remark(best)
-    num_measured = sum(row.tier != "reported" for row in paper)
-    num_reported = len(paper) - num_measured
-    yield "Entries", (str(len(paper)), ""), f"{num_measured} measured, {num_reported} reported"
-
-
-def _remark(row: Row) -> str:
-    return f"{row.entry.name}, {row.entry.model.num_parameters / 1e6:.1f}M parameters, {row.tier}"
+    else:
+        yield "Leader", ("none yet", ""), "no complete entry on this board"
+    tiers = {row.slug: row.tier for rows in views.values() for row in rows}
+    num_reported = sum(tier == "reported" for tier in tiers.values())
+    yield "Entries", (str(len(tiers) - num_reported), ""), f"and {num_reported} reported elsewhere"
 
 
 def href(row: Row) -> str:
@@ -145,5 +179,12 @@ def href(row: Row) -> str:
 
 
 def command_of(entry: Entry) -> str | None:
-    """Return the command that repeats the pretraining."""
-    return None if entry.provenance is None else shlex.join(entry.provenance.command)
+    """Return the commands that repeat the entry, made from its configuration alone.
+
+    The command that the submitter typed is not shown: nothing holds it to the configuration.
+    """
+    if entry.provenance is None:
+        return None
+    run_dir = f"runs/{entry.slug}"
+    commands = commands_of(entry, run_dir=run_dir, results=f"results/{entry.slug}")
+    return "\n".join(map(shlex.join, commands))

@@ -19,18 +19,17 @@ from smallbench import __version__
 from smallbench.errors import DataError, UsageError
 from smallbench.files import temporary_sibling
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard.checks import Finding
 from smallbench.leaderboard.entry import (
     schema,
 )
 from smallbench.leaderboard.evaluation import Evaluation
+from smallbench.leaderboard.finding import Finding
 from smallbench.leaderboard.guard import Failure, call_each
-from smallbench.leaderboard.scores import VIEWS, ViewName
 from smallbench.leaderboard.site import charts, exports
 from smallbench.leaderboard.site.board_page import board_page
-from smallbench.leaderboard.site.entry_page import PAGES, copy_files, entry_page
+from smallbench.leaderboard.site.entry_page import copy_files, entry_page
 from smallbench.leaderboard.site.environment import environment_of_site
-from smallbench.leaderboard.site.rows import METRICS, Row, rows
+from smallbench.leaderboard.site.rows import BOARDS, METRICS, BoardName, Row, rows
 from smallbench.leaderboard.text import show
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 MARKER = "leaderboard.json"
 """Its content tells a site from a folder that looks like one."""
-WRITTEN = {*PAGES.values(), "submit.html", "entries", "static"}
+WRITTEN = {*(tab.page for tab in BOARDS.values()), "submit.html", "entries", "static"}
 WRITTEN |= {MARKER, "leaderboard.csv", "entry.schema.json", "feed.xml"}
 """All that a site's folder holds: with anything else in it, it is not only ours to replace."""
 
@@ -142,7 +141,7 @@ def _checked_url(site_url: str) -> str:
 def _write(
     evaluations: Sequence[Evaluation], folder: Path, *, site_url: str | None, is_sample: bool
 ) -> None:
-    views = {view: rows(evaluations, view) for view in VIEWS}
+    views = {name: rows(evaluations, name) for name in BOARDS}
     rejected = [show(evaluation.folder.name) for evaluation in evaluations if evaluation.rejected]
     dates = [row.entry.date for found in views.values() for row in found]
     shared = {
@@ -158,13 +157,13 @@ def _write(
     environment.globals.update(shared)
 
     _copy_static(folder / "static")
-    for view, page in PAGES.items():
+    for view, page in ((name, tab.page) for name, tab in BOARDS.items()):
         content = board_page(views, view)
         _page(environment.get_template("board.html"), folder, page, "", content)
     body = _markdown(environment)
     _page(environment.get_template("submit.html"), folder, "submit.html", "", {"body": body})
     template = environment.get_template("entry.html")
-    places: dict[str, dict[ViewName, Row]] = {}
+    places: dict[str, dict[BoardName, Row]] = {}
     for view, of_view in views.items():
         for row in of_view:
             places.setdefault(row.slug, {})[view] = row

@@ -23,7 +23,7 @@ from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.scores import ViewName
 from smallbench.leaderboard.site import charts
 from smallbench.leaderboard.site.board_page import command_of
-from smallbench.leaderboard.site.rows import METRICS, Cell, Row, Usage
+from smallbench.leaderboard.site.rows import BOARDS, METRICS, BoardName, Cell, Row, Usage
 from smallbench.leaderboard.submission import (
     MAX_BYTES,
     MAX_PREDICTIONS_BYTES,
@@ -31,8 +31,6 @@ from smallbench.leaderboard.submission import (
     read_bytes,
 )
 from smallbench.report.scale import Scale, short
-
-PAGES: Mapping[ViewName, str] = {"robust": "index.html", "paper": "paper.html"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def _bytes(size: int) -> str:
 
 
 def entry_page(
-    found: Mapping[ViewName, Row], views: Mapping[ViewName, list[Row]], files: tuple[Any, Any]
+    found: Mapping[BoardName, Row], views: Mapping[BoardName, list[Row]], files: tuple[Any, Any]
 ) -> dict[str, Any]:
     """Return the variables of `entry.html`."""
     view, row = next(iter(found.items()))  # the one that it belongs to first
@@ -96,10 +94,10 @@ def entry_page(
         "entry": entry,
         "tier": row.tier,
         "kind": row.kind,
-        "home": PAGES[view],
-        "links": list(_links(entry)),
+        "home": BOARDS[view],
+        "links": row.links,
         "figures": list(_figures(found, views)),
-        "views": [_view_table(view, one) for view, one in found.items()],
+        "views": [_view_table(name, one) for name, one in _tables(found).items()],
         "curve": curve,
         "curve_data": {"name": entry.name, "points": points},
         "command": command_of(entry),
@@ -113,30 +111,31 @@ def entry_page(
     }
 
 
-def _links(entry: Entry) -> Iterator[tuple[str, str]]:
-    links = entry.links
-    weights = links.huggingface
-    if weights and links.huggingface_revision:
-        weights = f"{weights.rstrip('/')}/tree/{links.huggingface_revision}"
-    named = {"Code": links.code, "Paper": links.paper, "W&B": links.wandb, "Weights": weights}
-    for name, url in named.items():
-        if url and url.startswith("https://"):
-            yield name, url
+def _tables(found: Mapping[BoardName, Row]) -> dict[ViewName, Row]:
+    """One row of each view: an entry is in several tracks with the same scores."""
+    tables: dict[ViewName, Row] = {}
+    for name, row in found.items():
+        tables.setdefault(BOARDS[name].view, row)
+    return tables
 
 
 def _figures(
-    found: Mapping[ViewName, Row], views: Mapping[ViewName, list[Row]]
+    found: Mapping[BoardName, Row], views: Mapping[BoardName, list[Row]]
 ) -> Iterator[tuple[str, str, str]]:
     """The key figures: name, value, remark."""
     for view, row in found.items():
+        tab = BOARDS[view]
         if row.average is None:
+            continue
+        if tab.view == "robust" and view != next(iter(found)):
             continue
         remark = "as reported, not ranked"
         if row.interval is not None:
             remark = f"{row.interval.low:.2f} to {row.interval.high:.2f}"
-        name = "AVG" if view == "robust" or len(found) == 1 else "AVG, best of trials"
+        is_best = tab.view == "paper" and len(found) > 1
+        name = "AVG, best of trials" if is_best else "AVG"
         yield name, f"{row.average:.2f}", remark
-        if row.rank is not None and view == "robust":
+        if row.rank is not None and tab.view == "robust":
             ranked = sum(other.rank is not None for other in views[view])
             yield "Rank", str(row.rank), f"of {ranked}"
     row = next(iter(found.values()))
@@ -183,7 +182,7 @@ def _view_table(view: ViewName, row: Row) -> dict[str, Any]:
             if key != task.ranking_metric
         ]
         lines.append(Line(task, cell, drawn, further))
-    titles = {"robust": "Protocol robust-v1", "paper": "Paper view"}
+    titles = {"robust": "Protocol robust-v1", "paper": "Best dev scores"}
     notes = {"robust": "mean over seeds", "paper": "best of the trials"}
     measured = row.entry.reported is None
     return {

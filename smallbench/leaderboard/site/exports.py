@@ -10,21 +10,20 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard.scores import ViewName
-from smallbench.leaderboard.site.rows import Row
+from smallbench.leaderboard.site.rows import BoardName, Row
 
 SCHEMA_VERSION = 1
 ATOM = "http://www.w3.org/2005/Atom"
 NUM_FEED_ENTRIES = 50
 
-Views = Mapping[ViewName, Sequence[Row]]
+Views = Mapping[BoardName, Sequence[Row]]
 
 
 def json_text(views: Views, rejected: Sequence[str]) -> str:
     """`leaderboard.json`: every row of each view, in order."""
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "note": "The views are two rankings and are never merged; scores are x 100.",
+        "note": "The views are rankings by themselves and are never merged; scores are x 100.",
         "views": {name: [row.as_dict() for row in rows] for name, rows in views.items()},
         "rejected": list(rejected),
     }
@@ -39,7 +38,8 @@ def csv_text(views: Views) -> str:
     measures = ("parameters", "tokens", "gpu", "gpu_hours", "usd", "kwh", "kg_co2")
     about = ("view", "slug", "name", "tier", "date", "rank_best", "rank_worst")
     average = ("average", "average_low", "average_high")
-    writer.writerow([*about, *average, *scores, *measures])
+    claims = ("trials", "declared_trials", "flags", "tracks")
+    writer.writerow([*about, *average, *scores, *measures, *claims])
     for view, rows in views.items():
         for row in rows:
             values = row.as_dict()
@@ -49,7 +49,10 @@ def csv_text(views: Views) -> str:
             cells += values["interval"] or (None, None)
             for task in tasks:
                 cells += [task["score"], *(task["interval"] or (None, None))]
-            writer.writerow([_inert(cell) for cell in [*cells, *(values[key] for key in measures)]])
+            cells += [values[key] for key in measures]
+            words = {key: values[key] for key in claims}
+            words |= {key: "; ".join(values[key]) for key in ("flags", "tracks")}
+            writer.writerow([_inert(cell) for cell in [*cells, *words.values()]])
     return stream.getvalue()
 
 

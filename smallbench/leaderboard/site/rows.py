@@ -11,12 +11,14 @@ from statistics import fmean
 from typing import Any
 
 from smallbench.glue.tasks import TASKS, Task
+from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard.board import BoardRow, board
 from smallbench.leaderboard.entry import Entry, Tier
 from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.ranking import RankRange
 from smallbench.leaderboard.scores import TaskScore, ViewName
 from smallbench.leaderboard.statistics import Interval
+from smallbench.leaderboard.tracks import TRACKS
 
 METRICS = {
     "matthews": "Matthews correlation",
@@ -27,8 +29,41 @@ METRICS = {
 }
 """How a reader calls them."""
 
+BoardName = str
+"""`robust` (the first track), another track's name, or `paper`."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """A tab of the site: a view, of the entries that a track admits."""
+
+    name: BoardName
+    view: ViewName
+    title: str
+    page: str
+    rule: str
+    track: str | None
+
+
+def _boards() -> dict[BoardName, Board]:
+    found = {}
+    for number, track in enumerate(TRACKS.values()):
+        name = track.name if number else "robust"
+        found[name] = Board(name, "robust", track.title, track.page, track.rule, track.name)
+    rule = "best dev score of all trials, and scores reported elsewhere"
+    found["paper"] = Board("paper", "paper", "Best dev scores", "paper.html", rule, None)
+    return found
+
+
+BOARDS: Mapping[BoardName, Board] = _boards()
+"""In the order of the tabs."""
+
 OBJECTIVES = {"masked_lm": "masked tokens", "replaced_token": "replaced tokens"}
 ARCHITECTURES = {"bert": "BERT", "roberta": "RoBERTa", "deberta": "DeBERTa", "electra": "ELECTRA"}
+
+
+SIZES = (15, 30, 60, 120)
+"""Millions of parameters: the size brackets."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +140,57 @@ class Row:
 
     @property
     def trials(self) -> str | None:
-        """Of how many runs a cell is the best or the mean: `5`, or `3 to 5` where tasks differ."""
+        """Of how many runs a cell is the best or the mean: `5`, or `3 to 5` if tasks differ.
+
+        If more trials are declared than have predictions, the best is of the declared ones.
+        """
         numbers = sorted({c.details.num_runs for c in self.cells.values() if c.details})
         if not numbers:
             return None
+        if (declared := self.declared_trials or 0) > numbers[-1]:
+            return f"{declared:,}"
         return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+    @property
+    def gpu(self) -> str | None:
+        """The card's short name, or what the driver calls it."""
+        if self.entry.hardware is None:
+            return None
+        known = gpu_of_device(self.entry.hardware.gpu)
+        return known.name if known else self.entry.hardware.gpu
+
+    @property
+    def links(self) -> list[tuple[str, str]]:
+        """Name and address of code, paper, weights and training curves."""
+        links = self.entry.links
+        weights = links.huggingface
+        if weights and links.huggingface_revision:
+            weights = f"{weights.rstrip('/')}/tree/{links.huggingface_revision}"
+        named = {"Code": links.code, "Paper": links.paper, "W&B": links.wandb, "Weights": weights}
+        return [(name, url) for name, url in named.items() if url and url.startswith("https://")]
+
+    @property
+    def has_log(self) -> bool:
+        """Whether the training log travels with the entry."""
+        provenance = self.entry.provenance
+        return provenance is not None and provenance.train_log_sha256 is not None
+
+    @property
+    def declared_trials(self) -> int | None:
+        """Of one task, at most; the entry's word."""
+        return None if self.entry.finetune is None else self.entry.finetune.num_trials
+
+    @property
+    def flags(self) -> list[str]:
+        """What a person should look at, a sentence each."""
+        found = self.evaluation.findings
+        return [f"{f.check}: {f.reason}" for f in found if f.verdict == "flagged"]
+
+    @property
+    def bracket(self) -> int | None:
+        """Of `SIZES`, the smallest that holds its millions of parameters."""
+        millions = self.entry.model.num_parameters / 1e6
+        return next((size for size in SIZES if millions <= size), None)
 
     @property
     def expected_maximum(self) -> float | None:
@@ -135,11 +216,16 @@ class Row:
                 for name, cell in self.cells.items()
             },
             "trials": self.trials,
+            "declared_trials": self.declared_trials,
+            "flags": self.flags,
+            "tracks": list(self.evaluation.tracks),
+            "architecture": entry.model.architecture,
+            "objective": entry.model.objective,
             "expected_maximum": _rounded(self.expected_maximum),
             "kind": self.kind,
             "parameters": entry.model.num_parameters,
             "tokens": self.usage.tokens,
-            "gpu": entry.hardware.gpu if entry.hardware else None,
+            "gpu": self.gpu,
             "gpu_hours": _rounded(self.usage.hours),
             "usd": _rounded(self.usage.usd),
             "kwh": _rounded(self.usage.kwh),
@@ -147,9 +233,12 @@ class Row:
         }
 
 
-def rows(evaluations: Sequence[Evaluation], view: ViewName) -> list[Row]:
-    """The rows of a view in the board's order."""
-    return [_row(found) for found in board(evaluations, view)]
+def rows(evaluations: Sequence[Evaluation], name: BoardName) -> list[Row]:
+    """The rows of a tab in the board's order, reported ones last."""
+    tab = BOARDS[name]
+    found = [_row(one) for one in board(evaluations, tab.view, track=tab.track)]
+    # A reference of which only AVG is known comes last.
+    return sorted(found, key=lambda row: (row.tier == "reported", not row.cells))
 
 
 def _row(found: BoardRow) -> Row:

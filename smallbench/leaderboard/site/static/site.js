@@ -88,6 +88,8 @@
       tier: list("tier").filter((tier) => ["reported", "claimed", "logged", "verified"].includes(tier)),
       budget: option("budget"),
       size: option("size"),
+      architecture: option("architecture"),
+      objective: option("objective"),
       sort: headers.some((th) => th.dataset.key === sort.replace("-", "")) ? sort : DEFAULT_SORT,
       pin: slugs("pin").slice(0, MOST_PINS),
       open: slugs("open"),
@@ -100,7 +102,7 @@
     if (state.q) query.set("q", state.q);
     if (state.tier.length) query.set("tier", state.tier.join(","));
     if (state.budget) query.set("budget", state.budget);
-    if (state.size) query.set("size", state.size);
+    for (const key of ["size", "architecture", "objective"]) if (state[key]) query.set(key, state[key]);
     if (state.sort !== DEFAULT_SORT) query.set("sort", state.sort);
     if (state.pin.length) query.set("pin", state.pin.join(","));
     if (state.open.length) query.set("open", state.open.join(","));
@@ -125,6 +127,7 @@
     (!state.q || state.q.toLowerCase().split(/\s+/).every((word) => haystack(row).includes(word))) &&
     (!state.tier.length || state.tier.includes(row.tier)) &&
     (!state.budget || (row.gpu_hours != null && row.gpu_hours <= Number(state.budget))) &&
+    ["architecture", "objective"].every((key) => !state[key] || row[key] === state[key]) &&
     (!state.size || row.parameters <= 1e6 * Number(state.size));
 
   const sorted = () => {
@@ -192,6 +195,7 @@
     form.elements.q.value = state.q;
     form.elements.budget.value = state.budget;
     form.elements.size.value = state.size;
+    for (const key of ["architecture", "objective"]) if (form.elements[key]) form.elements[key].value = state[key];
     for (const box of $$("[name=tier]", form)) box.checked = state.tier.includes(box.value);
   };
   if (form) {
@@ -208,10 +212,12 @@
         tier: $$("[name=tier]:checked", form).map((box) => box.value),
         budget: form.elements.budget.value,
         size: form.elements.size.value,
+        architecture: form.elements.architecture?.value ?? "",
+        objective: form.elements.objective?.value ?? "",
       });
     });
     const clear = () => {
-      change({ q: "", tier: [], budget: "", size: "" });
+      change({ q: "", tier: [], budget: "", size: "", architecture: "", objective: "" });
       fill();
       form.elements.q.focus();
     };

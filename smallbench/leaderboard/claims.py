@@ -1,0 +1,97 @@
+"""Checks of single claims: dates, digests, prices, positions, splits, the track's rules."""
+
+from __future__ import annotations
+
+from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.finding import Found
+from smallbench.leaderboard.scores import RunScores
+from smallbench.leaderboard.submission import Submission
+from smallbench.leaderboard.tracks import TRACKS, tracks_of
+
+FIRST_DATE = "2021-09-22"
+"""The paper's; no entry is older."""
+MAX_SPLIT_DIFFERENCE = 10.0
+"""Points between two dev splits of a task: MNLI's differ by less than two in every system known."""
+NO_POSITION_TABLE = ("deberta",)
+
+
+def date_in_range(submission: Submission, scores: RunScores) -> Found:
+    """The project's life."""
+    if submission.entry.date < FIRST_DATE:
+        yield "rejected", f"date {submission.entry.date} is before the benchmark ({FIRST_DATE})"
+
+
+def digests(submission: Submission, scores: RunScores) -> Found:
+    """Hashes that nothing has."""
+    entry = submission.entry.measured
+    named = {
+        "provenance.git_commit": entry.provenance.git_commit,
+        "provenance.config_digest": entry.provenance.config_digest,
+        "provenance.train_log_sha256": entry.provenance.train_log_sha256,
+        "data.sha256": entry.data.sha256,
+        "finetune.model_sha256": entry.finetune.model_sha256,
+        "links.huggingface_revision": submission.entry.links.huggingface_revision,
+    }
+    for name, value in named.items():
+        if value is not None and len(set(value)) < 3:
+            yield "rejected", f"{name} {value[:12]}… is made up: no hash looks like it"
+
+
+def price(submission: Submission, scores: RunScores) -> Found:
+    """Zero is not a price; unknown is null."""
+    hardware, energy = submission.entry.measured.hardware, submission.entry.measured.energy
+    for name, value in (
+        ("hardware.usd_per_hour", hardware.usd_per_hour),
+        ("energy.kwh", energy.kwh),
+    ):
+        if value == 0:
+            yield "rejected", f"{name} is 0; leave it null if it is not known"
+
+
+def positions(submission: Submission, scores: RunScores) -> Found:
+    """A table of positions is as long as the inputs."""
+    entry = submission.entry.measured
+    model, length = entry.model, entry.pretrain.sequence_length
+    longest = max([length, *(stage.sequence_length for stage in entry.pretrain.stages)])
+    table = model.max_position_embeddings
+    if model.architecture in NO_POSITION_TABLE or table is None:
+        return
+    if table < longest:
+        yield "rejected", f"max_position_embeddings {table} is shorter than inputs of {longest}"
+    if table < entry.finetune.max_length:
+        yield (
+            "rejected",
+            f"max_position_embeddings {table} is shorter than finetune.max_length "
+            f"{entry.finetune.max_length}",
+        )
+
+
+def splits(submission: Submission, scores: RunScores) -> Found:
+    """Answers on a further dev split that are noise."""
+    for run in submission.runs:
+        task = TASKS[run.task]
+        if len(run.predictions) < 2 or not scores.gold.has(run.task):
+            continue
+        metrics = scores[run].metrics
+        for split in run.predictions:
+            other = metrics.get(f"{task.ranking_metric} {split}")
+            if other is None or abs(other - metrics[task.ranking_metric]) < MAX_SPLIT_DIFFERENCE:
+                continue
+            yield (
+                "flagged",
+                f"{run.predictions[split]} scores {other:.1f}, dev "
+                f"{metrics[task.ranking_metric]:.1f}: one of them is noise",
+            )
+            return
+
+
+def track(submission: Submission, scores: RunScores) -> Found:
+    """Which rankings admit it, and why the first does not."""
+    found = tracks_of(submission.entry, submission.train_log)
+    first = next(iter(TRACKS))
+    for reason in found[first]:
+        yield "flagged", f"not in track {first!r}, ranked under 'any hardware': {reason}"
+    if submission.train_log and not any(
+        line.get("peak_memory_bytes") for line in submission.train_log
+    ):
+        yield "flagged", "the log has no peak memory, so only the card's name says that it fitted"

@@ -1,0 +1,77 @@
+"""Whether a training log is that of a run: chained, complete, rising, and as fast as it says."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from smallbench.leaderboard.entry import link
+from smallbench.leaderboard.finding import Found
+from smallbench.leaderboard.scores import RunScores
+from smallbench.leaderboard.submission import Submission
+
+PERCENT = 0.01
+
+MIN_POINTS = 200
+MAX_GAP = 0.02
+"""Of all steps between two records; 200 even ones are 0.005 apart."""
+MIN_VARIATION = 1e-4
+"""Relative deviation of step times; measured ones scatter by a per cent, computed ones do not."""
+
+
+def log(submission: Submission, scores: RunScores) -> Found:
+    """Every law of a log; the chain first."""
+    entry, lines = submission.entry.measured, submission.train_log
+    head = entry.provenance.train_log_sha256
+    if not lines:
+        if head is not None:
+            yield "rejected", "train_log_sha256 is there, the log is not"
+        else:
+            yield "not done", "there is no training log"
+        return
+    previous = entry.provenance.config_digest
+    for number, line in enumerate(lines, start=1):
+        previous = link(previous, line)
+        if line["sha256"] != previous:
+            yield "rejected", f"the chain breaks at line {number}: it, or one before, was changed"
+            return
+    if head != previous:
+        yield "rejected", "train_log_sha256 is not the last link of the log"
+    if len(lines) < MIN_POINTS:
+        yield "rejected", f"{len(lines)} points, expected at least {MIN_POINTS}"
+    if len(lines) < 3:
+        return
+    step = np.array([line["step"] for line in lines], dtype=np.int64)
+    tokens = np.array([line["tokens"] for line in lines], dtype=np.int64)
+    seconds = np.array([line["seconds"] for line in lines], dtype=np.float64)
+    for name, values in (("steps", step), ("tokens", tokens), ("times", seconds)):
+        if (np.diff(values) <= 0).any():
+            where = int(np.argmax(np.diff(values) <= 0)) + 2
+            yield "rejected", f"{name} do not rise at line {where}"
+            return
+    pretrain = entry.pretrain
+    if step[-1] != pretrain.num_steps:
+        yield "rejected", f"the last step is {step[-1]:,}, not {pretrain.num_steps:,}"
+    if abs(tokens[-1] / pretrain.num_tokens - 1) > PERCENT:
+        yield "rejected", f"the log ends at {tokens[-1]:,} tokens, not {pretrain.num_tokens:,}"
+    if abs(seconds[-1] / pretrain.gpu_active_seconds - 1) > 5 * PERCENT:
+        yield (
+            "rejected",
+            f"the log ends at {seconds[-1]:,.0f} s, not {pretrain.gpu_active_seconds:,.0f}",
+        )
+    widest = int(np.diff(step).argmax())
+    if np.diff(step)[widest] > max(MAX_GAP * pretrain.num_steps, 1):
+        yield "rejected", f"a gap from step {step[widest]:,} to {step[widest + 1]:,}"
+    rates = [line["tokens_per_second"] for line in lines[1:]]
+    if None in rates:
+        yield "rejected", f"no throughput at line {rates.index(None) + 2}"
+    else:
+        integral = float(np.array(rates, dtype=np.float64) @ np.diff(seconds))
+        # Written so that a sum that is no number does not pass.
+        if not abs(integral / (tokens[-1] - tokens[0]) - 1) <= 5 * PERCENT:
+            yield "rejected", f"throughput × time is {integral:,.0f} tokens, not {tokens[-1]:,}"
+    step_times = np.diff(seconds) / np.diff(step)
+    if step_times.std() < MIN_VARIATION * step_times.mean():
+        yield "rejected", "step times do not vary: they were not measured"
+    losses = [line["loss"] for line in lines if line["loss"] is not None]
+    if not losses or losses[-1] >= losses[0]:
+        yield "flagged", "the loss does not fall"

@@ -1,0 +1,110 @@
+"""An entry's own commands, made from its configuration, and whether a repetition agrees with it.
+
+A board's keeper runs them on a card of their own. What comes out is an entry too, so both are
+compared by their predictions. `verified` needs three things to agree within stated tolerances.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smallbench.config import flatten
+from smallbench.errors import DataError
+from smallbench.leaderboard.board import compare
+from smallbench.leaderboard.entry import Entry
+from smallbench.leaderboard.evaluation import Evaluation
+from smallbench.leaderboard.submission import Submission
+
+MAX_LOSS_DIFFERENCE = 0.05
+"""Of the last logged loss: seeds of one recipe differ by about a hundredth."""
+
+
+def commands_of(entry: Entry, *, run_dir: str = "runs/again", data: str | None = None,
+                glue: str = "hub", results: str = "results/again") -> list[list[str]]:  # fmt: skip
+    """Return the commands that make the entry: pretrain, export, glue.
+
+    Every value of the configuration is a flag, so that a changed default changes nothing.
+    """
+    measured = entry.measured
+    settings = flatten(measured.provenance.config)
+    recipe = str(settings.pop("recipe", measured.model.architecture))
+    flags = [f"--{key}={_word(value)}" for key, value in sorted(settings.items())
+             if value is not None]  # fmt: skip
+    data = data or measured.data.name
+    export = f"{run_dir}/export"
+    return [
+        ["smallbench", "pretrain", recipe, f"--data={data}", f"--run_dir={run_dir}", *flags],
+        ["smallbench", "export", f"--run={run_dir}", f"--out={export}"],
+        ["smallbench", "glue", f"--model={export}", f"--glue={glue}", f"--out={results}",
+         f"--protocol={measured.finetune.protocol}"],
+    ]  # fmt: skip
+
+
+def _word(value: object) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(_word, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def run_commands(commands: Sequence[Sequence[str]]) -> None:
+    """Run each, one after the other. Raises `DataError` at the first that fails."""
+    for command in commands:
+        print("$ " + " ".join(command), flush=True)
+        words = [sys.executable, "-m", "jobs.cli", *command[1:]]
+        code = subprocess.run(words, check=False).returncode
+        if code:
+            raise DataError(f"{command[1]} ended with exit code {code}; nothing was compared")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One thing that must agree."""
+
+    name: str
+    claimed: str
+    repeated: str
+    tolerance: str
+    holds: bool
+
+
+def agreements(
+    claimed: tuple[Submission, Evaluation], repeated: tuple[Submission, Evaluation]
+) -> list[Agreement]:
+    """Compare an entry with its repetition."""
+    found = []
+    sizes = [one.entry.model.num_parameters for one, _ in (claimed, repeated)]
+    found.append(Agreement("parameters", f"{sizes[0]:,}", f"{sizes[1]:,}", "equal",
+                           sizes[0] == sizes[1]))  # fmt: skip
+    losses = [_last_loss(submission) for submission, _ in (claimed, repeated)]
+    holds = abs(losses[0] - losses[1]) <= MAX_LOSS_DIFFERENCE  # false if one is NaN
+    words = [f"{loss:.4f}" for loss in losses]
+    found.append(Agreement("last loss", words[0], words[1], f"{MAX_LOSS_DIFFERENCE}", holds))
+    views = [evaluation.views.get("robust") for _, evaluation in (claimed, repeated)]
+    if views[0] is None or views[1] is None:
+        return [*found, Agreement("AVG", "–", "–", "both ranked by robust-v1", False)]
+    for row in compare(views[0], views[1])[-1:]:
+        sure = row.interval
+        holds = row.name == "AVG" and sure.low <= 0 <= sure.high
+        sentence = f"range of the difference {sure.low:+.2f} to {sure.high:+.2f} holds 0"
+        found.append(Agreement(row.name, f"{row.a:.2f}", f"{row.b:.2f}", sentence, holds))
+    return found
+
+
+def _last_loss(submission: Submission) -> float:
+    loss = submission.train_log[-1]["loss"] if submission.train_log else None
+    return math.nan if loss is None else float(loss)
+
+
+def render(found: Sequence[Agreement], sha256: str | None, slug: str) -> str:
+    """A line each, and what a keeper writes to `verified.json` if all hold."""
+    lines = [f"{'ok' if a.holds else 'DIFFERS':<8} {a.name}: {a.claimed} claimed, {a.repeated} "
+             f"repeated ({a.tolerance})" for a in found]  # fmt: skip
+    if all(a.holds for a in found):
+        lines.append(f"verified.json: {json.dumps({slug: sha256})}")
+    return "\n".join(lines)
