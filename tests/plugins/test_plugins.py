@@ -218,6 +218,24 @@ def test_a_plugin_that_raises_ends_in_one_sentence_and_leaves_nothing(
     assert [p.name for p in tmp_path.iterdir()] == [f"bad_{fault}.py"]
 
 
+def test_a_forward_pass_that_depends_on_its_data_trains_without_a_plan(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs.cli import main
+
+    text = (
+        "from smallbench.models.bert import Bert\n\nclass Model(Bert):\n"
+        "    def forward(self, batch):\n        hidden = super().forward(batch)\n"
+        "        return hidden if hidden.abs().max() < 1e9 else -hidden\n"
+    )
+    model = f"--model.architecture={write(tmp_path, 'looks.py', text)}:Model"
+    places = [f"--data={corpus}", f"--run_dir={tmp_path}/run"]
+    code = main(["pretrain", "bert-tiny", model, *places, *SMALL])
+    said = capsys.readouterr().err
+    assert code == 0, said
+    assert "no plan: the memory of looks.py:Model cannot be planned" in said
+
+
 def test_reading_and_showing_never_executes_a_plugin(tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     path = write(tmp_path, "trap.py", f"open({str(mark)!r}, 'w')\n")
