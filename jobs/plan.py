@@ -26,7 +26,7 @@ MOST = 1_000_000
 class Options:
     """Flags of `smallbench plan`."""
 
-    recipe: str = option(help="name of a recipe; 'smallbench recipes' lists them")
+    recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     gpu: str = option("v100-16gb", help="a card of the table in smallbench/gpus.py")
     hours: float | None = option(None, help="also say how many steps fit into them")
     mfu: float = option(0.3, help="part of the card's peak that the model's operations reach")

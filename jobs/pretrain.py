@@ -27,7 +27,7 @@ from smallbench.train.config import AccountingConfig, DurabilityConfig, Pretrain
 class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
     """Flags of `smallbench pretrain`."""
 
-    recipe: str = option(help="name of a recipe; 'smallbench recipes' lists them")
+    recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
     run_dir: Path = option(help="where the run is kept; the same directory continues it")
     max_steps: int | None = option(

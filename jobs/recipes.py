@@ -10,22 +10,25 @@ import yaml
 
 from jobs.base import Job
 from smallbench.config import option, to_dict
-from smallbench.recipes import RECIPES
+from smallbench.recipes import RECIPES, recipe_config
+from smallbench.recipes.base import Recipe
 
 
 @dataclass(frozen=True)
 class Options:
     """Flags of `smallbench recipes`."""
 
-    recipe: str | None = option(None, help="explain this one")
+    recipe: str | None = option(None, help="explain this one; also FILE.py:NAME")
 
 
 def run(options: Options) -> None:
     """Print the table, or one recipe."""
     if options.recipe is not None:
         recipe = RECIPES[options.recipe]
-        print(inspect.cleandoc(recipe.description), "\n")
-        print(yaml.safe_dump(to_dict(recipe()), sort_keys=False), end="")
+        about = recipe.description if isinstance(recipe, Recipe) else recipe.__doc__ or ""
+        print(inspect.cleandoc(about), "\n")
+        config = to_dict(recipe_config(options.recipe))
+        print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         return
     for name in RECIPES:
         recipe = RECIPES[name]
@@ -33,6 +36,8 @@ def run(options: Options) -> None:
             f"{name}\n    size      {recipe.parameters} parameters\n    source    {recipe.source}"
         )
         print(f"    budget    {recipe.budget}\n    expected  {recipe.expected}\n")
+    for name, place in RECIPES.installed().items():
+        print(f"{name}\n    source    installed package, {place}\n")
     print("One in full: smallbench recipes NAME. Train it: smallbench pretrain NAME --help")
 
 

@@ -7,16 +7,17 @@ What DeepSpeed keeps elsewhere is counted from its buffers, listed at `Offloaded
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 from torch import nn
 
-from smallbench.errors import ConfigError, UnavailableError
+from smallbench.errors import ConfigError, SmallbenchError, UnavailableError
 from smallbench.gpus import GIB, Gpu
 from smallbench.objectives.base import PretrainObjective
-from smallbench.train.config import PretrainConfig
+from smallbench.train.config import PretrainConfig, plugins_of
 from smallbench.train.deepspeed_engine import BUCKET_ELEMENTS
 from smallbench.train.engines import EngineChoice, choose_engine
 from smallbench.train.memory_trace import StepMemory, StepTracer
@@ -85,6 +86,10 @@ class Memory:
         return name + (", recomputing" if self.checkpoint_activations else "")
 
 
+class UnplannedError(UnavailableError):
+    """A plug-in does something that only real tensors can do, so no step of it can be traced."""
+
+
 class Planner:
     """Memory of a configuration's ways to train, traced once each."""
 
@@ -94,19 +99,35 @@ class Planner:
         self._trace = cache(self._run_trace)
 
     def _make_tracer(self, is_offloaded: bool) -> StepTracer:
-        return StepTracer(
-            self.config,
-            device_type=self.device_type,
-            precision=self.precision,
-            offloaded=is_offloaded,
-        )
+        with self._traceable():
+            return StepTracer(
+                self.config,
+                device_type=self.device_type,
+                precision=self.precision,
+                offloaded=is_offloaded,
+            )
+
+    @contextmanager
+    def _traceable(self) -> Iterator[None]:
+        try:
+            yield
+        except SmallbenchError:
+            raise
+        except Exception as error:
+            if not plugins_of(self.config):
+                raise
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UnplannedError(
+                f"the memory of {self.config.model.architecture} cannot be planned, since a step "
+                f"of it does not run on tensors without data ({reason})"
+            ) from error
 
     def _run_trace(
         self, is_offloaded: bool, recompute: bool, num_rows: int, num_micro_batches: int
     ) -> StepMemory:
-        return self._tracer(is_offloaded).step(
-            num_rows, num_micro_batches=num_micro_batches, checkpoint=recompute
-        )
+        tracer = self._tracer(is_offloaded)
+        with self._traceable():
+            return tracer.step(num_rows, num_micro_batches=num_micro_batches, checkpoint=recompute)
 
     @property
     def objective(self) -> PretrainObjective:
@@ -282,7 +303,10 @@ def choose(
     if device_type == "cpu":
         return Decision(*choices[0], config.train.rows_per_forward)
     planner = Planner(config, device_type=device_type, precision=precision)
-    decision = decide(planner, choices, usable_bytes(memory_bytes))
+    try:
+        decision = decide(planner, choices, usable_bytes(memory_bytes))
+    except UnplannedError:  # a run finds out by itself what fits
+        return Decision(*choices[0], config.train.rows_per_forward)
     if decision is None:
         needed = min(planner.memory(choice, 1).peak for choice in choices)
         raise UnavailableError(

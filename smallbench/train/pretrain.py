@@ -73,7 +73,7 @@ from smallbench.train.machine import Machine, asked_rows, choose_machine, rows_p
 from smallbench.train.manifest import METRICS
 from smallbench.train.memory import MemoryExhaustedError
 from smallbench.train.place import Place, Resume, take_place
-from smallbench.train.plan import smaller
+from smallbench.train.plan import UnplannedError, smaller
 from smallbench.train.precision import matrix_peak_flops
 from smallbench.train.record import RECORD_NAME, write_summary
 from smallbench.train.remote import refer_checkpoints
@@ -414,8 +414,8 @@ def _watch(
             AtEnd(partial(_refer, run.run_dir, uploader, views)),
         ]
     if run.around.shows_plan:
-        callbacks.append(
-            ComparePlan(
+        try:
+            plan = ComparePlan(
                 config,
                 machine.engine,
                 memory,
@@ -424,7 +424,9 @@ def _watch(
                 num_rows=num_rows,
                 every_steps=config.train.log_every_steps,
             )
-        )
+            callbacks.append(plan)
+        except UnplannedError as reason:
+            say(f"no plan: {reason}")
     # The picture last: nothing that the run is worth hangs on it.
     picture = PlotLoss(run.run_dir / METRICS, run.run_dir / "loss.png", title=config.recipe)
     return [*callbacks, TellTheEnd(config, budget_of(config)), picture]
