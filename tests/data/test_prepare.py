@@ -16,9 +16,11 @@ import pytest
 
 from smallbench.data import prepare as prepare_module
 from smallbench.data import shards as shards_module
+from smallbench.data import source as source_module
 from smallbench.data.config import PrepareConfig
-from smallbench.data.prepare import prepare, summary
+from smallbench.data.prepare import prepare
 from smallbench.data.shards import Manifest, TokenRows, verify_shards
+from smallbench.data.summary import summary
 from smallbench.errors import (
     ConfigError,
     ConflictError,
@@ -34,7 +36,7 @@ SMALL_CHUNKS, SMALL_COMMITS, SMALL_SHARDS = 3000, 9000, 4096
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks, commits and shards, even of a small corpus."""
-    monkeypatch.setattr(prepare_module, "CHUNK_BYTES", SMALL_CHUNKS)
+    monkeypatch.setattr(source_module, "CHUNK_BYTES", SMALL_CHUNKS)
     monkeypatch.setattr(prepare_module, "COMMIT_BYTES", SMALL_COMMITS)
     monkeypatch.setattr(shards_module, "SHARD_BYTES", SMALL_SHARDS)
 
@@ -132,10 +134,10 @@ DRIVER = f"""
 import sys
 from pathlib import Path
 from smallbench.config import from_dict
-from smallbench.data import prepare, shards
+from smallbench.data import prepare, shards, source
 from smallbench.data.config import PrepareConfig
 import json
-prepare.CHUNK_BYTES, prepare.COMMIT_BYTES = {SMALL_CHUNKS}, {SMALL_COMMITS}
+source.CHUNK_BYTES, prepare.COMMIT_BYTES = {SMALL_CHUNKS}, {SMALL_COMMITS}
 shards.SHARD_BYTES = {SMALL_SHARDS}
 commit = prepare.write_json
 def write_json(path, content):

@@ -14,6 +14,7 @@ import pytest
 from smallbench.data import installed_docs
 from smallbench.data import prepare as prepare_module
 from smallbench.data import shares as shares_module
+from smallbench.data import source as source_module
 from smallbench.data.config import PrepareConfig
 from smallbench.data.corpus import deal_in_runs
 from smallbench.data.prepare import prepare
@@ -30,7 +31,7 @@ COUNT = 3
 
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "CHUNK_BYTES", 3000)
+    monkeypatch.setattr(source_module, "CHUNK_BYTES", 3000)
     monkeypatch.setattr(prepare_module, "COMMIT_BYTES", 9000)
     monkeypatch.setattr(shares_module, "POLL_SECONDS", 0.05)
 
