@@ -28,28 +28,50 @@ _CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # but ESC, of ISO-202
 _NON_ASCII = re.compile(rb"[\x80-\xff]")
 _SEVEN_BIT = ("utf-7", "hz", "iso2022")  # the bytes of all their text are ASCII
 _ESCAPES = re.compile(rb"\x1b[$(]")  # ISO-2022 is 7-bit: it passes for UTF-8
+_ASCII_LETTERS = re.compile(rb"[A-Za-z]")
+_OTHER_SCRIPTS = re.compile(  # single-byte encodings of Cyrillic, Greek, Hebrew, Arabic and Thai
+    r"cp125[1356]|koi8|mac-(cyrillic|greek)|iso8859-([5678]|11)$|kz1048|ptcp154|tis"
+    r"|cp(424|720|737|855|86[24-9]|874|1006|1125)"
+)
+_COMMON = {"cp1252": 0.85, "cp1251": 0.97, "cp1250": 0.97}
 _MULTIBYTE = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
 )
 
 
 def detect(sample: bytes) -> tuple[str | None, str]:
-    """Name the encoding of `sample`, or None and what it seems to be instead."""
+    """Name the encoding of `sample`, or None and what it seems to be instead.
+
+    chardet's scores of related encodings differ by less than they mean, so the common one of
+    nearly equal candidates is taken; and a text whose letters are mostly ASCII is in Latin script.
+    """
     import chardet
 
+    sample = sample[:_SAMPLE_BYTES]
     if len(_CONTROLS.findall(sample)) > _MAX_CONTROLS * len(sample):
         return None, " (control characters)"
-    found = chardet.detect(
+    candidates = chardet.detect_all(
         sample,
-        prefer_superset=True,
+        ignore_threshold=True,
         compat_names=False,
-        max_bytes=_SAMPLE_BYTES,
         no_match_encoding="utf-8",  # it is not, which is why we ask
     )
-    name, mime = found["encoding"], found["mime_type"]
-    if name in {None, "ascii", "utf-8"}:
+    num_letters = len(_ASCII_LETTERS.findall(sample))
+    is_latin = len(_NON_ASCII.findall(sample)) < num_letters
+    scores = {
+        str(found["encoding"]): found["confidence"] or 0.0
+        for found in reversed(candidates)
+        if found["encoding"] not in {None, "ascii", "utf-8"}
+        and not (is_latin and _OTHER_SCRIPTS.match(str(found["encoding"])))
+    }
+    if not scores:
+        mime = candidates[0]["mime_type"] if candidates else None
         return None, "" if mime in {None, "text/plain"} else f" ({mime})"
-    return str(name), ""
+    best = max(scores, key=scores.__getitem__)
+    for name, share in _COMMON.items():
+        if scores.get(name, 0.0) >= share * scores[best]:
+            return name, ""
+    return best, ""
 
 
 class Utf8:
@@ -202,8 +224,10 @@ def _decoded(stream: io.BufferedReader, encoding: str, block_bytes: int) -> Iter
 
 def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes]:
     """Cut blocks anew, so that each ends with a line; at a character where a line is too long."""
-    rest = b""
+    ready = rest = b""
     for block in blocks:
+        if ready:
+            yield ready
         rest += block
         # A \r at the very end may be the first half of \r\n.
         end = max(rest.rfind(b"\n"), rest.rfind(b"\r", 0, -1)) + 1
@@ -212,8 +236,6 @@ def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes]:
             while end > len(rest) - 4 and rest[end - 1] & 0xC0 == 0x80:
                 end -= 1  # not inside a character: back over what continues one,
             end -= rest[end - 1] >= 0xC0  # and over what begins one
-        if end:
-            yield rest[:end]
-            rest = rest[end:]
-    if rest:
-        yield rest
+        ready, rest = rest[:end], rest[end:]
+    if ready or rest:
+        yield ready + rest
