@@ -192,7 +192,7 @@ def _walk(folder: Path, root: Path, found: Skips, exclude: set[Path]) -> Iterato
             for child in folders
             if not is_hidden([child]) and _is_wanted(here / child, root, found, exclude)
         )
-        for file in files:
+        for file in sorted(files):
             path = here / file
             if is_hidden([file]) or _is_inside(path, exclude):
                 continue

@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import IO, Any, cast
 
 from smallbench.data.config import Separator
@@ -240,7 +241,7 @@ def _table_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> 
     is_tabs = ".tsv" in utf8.name.lower()
     dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tabs else {"strict": True}
     try:
-        table = csv.DictReader(_joined(lines), **dialect)
+        table = csv.DictReader(dropwhile(str.isspace, _joined(lines)), **dialect)
         names = table.fieldnames or []
         if names and text_field not in names:
             raise UnreadableError(_no_column(text_field, names))
