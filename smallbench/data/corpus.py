@@ -123,22 +123,18 @@ def open_corpus(
         return Corpus(source, options=options)
     found = Skips()
     root, paths = _find(source, found, {path.resolve() for path in exclude})
-    files = []
-    for path in paths:
-        name = path.relative_to(root).as_posix() if root.is_dir() else path.name
-        reason = _why_unreadable(path)
-        if reason is None:
-            files.append(path)
-        elif len(paths) == 1 and not may_be_empty:
-            raise DataError(f"{printable(path)}: {reason}")
-        else:
-            found.add(name, reason)
-    size_bytes = sum(path.stat().st_size for path in files)
-    if not size_bytes and not may_be_empty:
-        empty = "all its files are empty" if files else "it has no file"
-        reasons = "; ".join([*found.named[:3], *found.notes[:3]]) or empty
-        raise DataError(f"no text found in {printable(source)}: {reasons}")
-    return Corpus(str(root), files, options, size_bytes=size_bytes, found=found)
+    reasons = {path: _why_unreadable(path) for path in paths}
+    if len(paths) == 1 and not may_be_empty and (reason := reasons[paths[0]]):
+        raise DataError(f"{printable(paths[0])}: {reason}")
+    size_bytes = sum(path.stat().st_size for path in paths)
+    readable_bytes = sum(path.stat().st_size for path in paths if reasons[path] is None)
+    if not readable_bytes and not may_be_empty:
+        named = [f"{printable(path.name)}: {reason}" for path, reason in reasons.items() if reason]
+        empty = "all its files are empty" if paths else "it has no file"
+        why = "; ".join([*named[:3], *found.named[:3], *found.notes[:3]]) or empty
+        raise DataError(f"no text found in {printable(source)}: {why}")
+    # What is not text is skipped when its turn comes, so that shares of the files add up.
+    return Corpus(str(root), paths, options, size_bytes=size_bytes, found=found)
 
 
 def _find(source: str, found: Skips, exclude: set[Path]) -> tuple[Path, list[Path]]:

@@ -46,7 +46,7 @@ def texts(documents: list[str], tmp_path: Path) -> Path:
         path.write_text("\n\n".join(documents[number * 20 : number * 20 + 30]))
     (folder / "a" / "3.jsonl").write_text('{"text": 1}\n{"no": "text"}\n')
     (folder / "b" / "binary.txt").write_bytes(b"\0" * 100)
-    (folder / "picture.png").write_bytes(b"none of ours")
+    (folder / "picture.png").write_bytes(b"\x89PNG none of ours")
     return folder
 
 
