@@ -62,6 +62,10 @@ class PrepareConfig:
                 ) from None
         if self.sequence_length < 8:
             raise ConfigError(f"sequence_length={self.sequence_length} is too short; use 8 or more")
+        if self.sequence_length > 1 << 16:
+            raise ConfigError(
+                f"sequence_length={self.sequence_length} is too long; use 65536 or less"
+            )
         if not 0 <= self.eval_fraction < 1:
             raise ConfigError(f"eval_fraction={self.eval_fraction} is not in [0, 1)")
         for name in ("vocab_size", "min_characters", "tokenizer_sample_bytes", "max_documents"):

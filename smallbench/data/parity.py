@@ -22,6 +22,8 @@ AWKWARD_TEXTS = (
     "\n\nlines\n\n\nand lines\n",
     "▁lower one eighth block ▁▁ Ġ and Ċ are byte-level letters",
     "##ing ## # @user #tag http://example.org/a_b?c=d&e=%20 a@b.c C:\\dir snake_case camelCase",
+    "pneumonoultramicroscopicsilicovolcanoconiosis",
+    "unbelievable" * 8,
     "unbelievable" * 60,
     "a" * 300 + " " + "é" * 150 + " " + "東" * 120,
     "0123456789 1,000,000.00 $5 50% 2²³ ¼ Ⅷ ١٢٣",

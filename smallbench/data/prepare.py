@@ -97,6 +97,10 @@ def prepare(
         return _finished(out, options)
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers} must be at least 1")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out={printable(out)} is a file; expected a directory, or a new name")
+    if printable(out) != str(out):  # the libraries that write there take Unicode only
+        raise ConfigError(f"--out={printable(out)} is not valid UTF-8; choose another name")
     if source is None:
         workers = workers or available_cpus()
         source = CorpusSource(config, corpus_of(config, out=out), workers, should_stop)
