@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 from smallbench.data.config import Separator
 from smallbench.data.encodings import Utf8
 from smallbench.data.skips import DamagedError, Skips, UnreadableError
-from smallbench.data.streams import BLOCK_BYTES, DAMAGE, recognise
+from smallbench.data.streams import BLOCK_BYTES, DAMAGE, is_plain, recognise
 from smallbench.errors import UnavailableError
 
 MAX_DOCUMENT_BYTES = 8 << 20
@@ -376,6 +376,11 @@ def _member_documents(
     content = inner.read()
     if len(content) < member.size:
         raise EOFError("the archive ends inside this member")
+    is_document = options.separator in {None, "file"} and member.name.endswith(".txt")
+    if is_document and is_plain(content):  # nearly all of OpenWebText, twice as fast
+        if content.strip():
+            yield content
+        return
     yield from read_documents(io.BytesIO(content), member.name, options, skips, depth=depth)
 
 

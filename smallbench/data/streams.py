@@ -46,6 +46,13 @@ _FOREIGN = {
     b"\xd0\xcf\x11\xe0": "an Office document; convert it to text",
     b"version https://git-lfs.github.com": "a git-lfs pointer, not the file; run 'git lfs pull'",
 }
+_NOT_PLAIN = (
+    *_MAGIC,
+    *_FOREIGN,
+    b"PAR1",
+    b"\xef\xbb\xbf",
+    *(bytes([i]) + b"*M\x18" for i in range(80, 96)),
+)
 _JSON_NAMES, _TABLE_NAMES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
 _PACKED_NAMES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 _JSON_LIST = re.compile(rb'\[\s*\{\s*"')
@@ -87,6 +94,17 @@ def expected_kind(name: str) -> str:
     return "table" if suffix in _TABLE_NAMES else "text"
 
 
+def is_plain(content: bytes) -> bool:
+    """Tell a whole text that needs no further look from what may be anything; it is fast."""
+    if content.startswith(_NOT_PLAIN) or b"\0" in content or b"\x1b" in content:
+        return False
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _compression(head: bytes) -> str | None:
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
@@ -110,7 +128,7 @@ def _kind(head: bytes, name: str) -> str:
 
 def _is_tar(header: bytes) -> bool:
     """Check the checksum, which every tar header has; the word "ustar" is missing in old ones."""
-    if len(header) < 512 or not header.strip(b"\0"):
+    if len(header) < 512 or b"\0" not in header or not header.strip(b"\0"):
         return False
     try:
         expected = int(header[148:156].strip(b"\0 ") or b"-1", 8)
