@@ -1,9 +1,10 @@
 """Turn raw text into what 'smallbench pretrain' reads: a tokenizer and shards of token rows.
 
 Documents are cleaned; short ones and exact duplicates are dropped and counted; some are held out
-by a hash of their text. In .txt files blank lines separate documents; .jsonl and .parquet have
-one in each 'text'. Memory stays flat and nothing is unpacked to disk. Ctrl-C, SIGTERM or a crash
-loses a minute: the same command continues, and ends with exactly the bytes it would have had.
+by a hash of their text. In text files blank lines separate documents (--documents); a row of JSON,
+CSV or parquet has one in its field 'text' (--text_field). Memory stays flat and nothing is
+unpacked to disk. Ctrl-C, SIGTERM or a crash loses a minute: the same command continues, and ends
+with exactly the bytes it would have had.
 With an --out like s3://BUCKET/PREFIX the work is done in --cache, and published when it is whole.
 
 Several machines share the work by files: each is given its --shard and the same other flags, and
@@ -20,6 +21,7 @@ from pathlib import Path
 from jobs.base import Job
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
+from smallbench.errors import ConfigError
 from smallbench.parts import PartConfig
 from smallbench.plugins import nothing_left
 from smallbench.storage.config import StorageConfig
@@ -41,15 +43,18 @@ class Options(StorageConfig, PartConfig, PrepareConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers={self.workers} must be at least 1")
         self.part()
 
 
 def run(options: Options) -> None:
     """Prepare to the end, or to the first signal."""
-    from smallbench.data.prepare import prepare, summary
+    from smallbench.data.prepare import prepare
     from smallbench.data.remote import prepare_remote
     from smallbench.data.shards import Manifest
     from smallbench.data.shares import prepare_share
+    from smallbench.data.summary import summary
     from smallbench.stop import SignalStop
     from smallbench.storage.base import is_remote
 

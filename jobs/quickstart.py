@@ -60,7 +60,8 @@ def config(options: Options) -> PretrainConfig:
 def run(options: Options, config: PretrainConfig) -> None:
     """Prepare, pretrain, export, fine-tune, rank."""
     from smallbench.data.config import PrepareConfig
-    from smallbench.data.prepare import prepare, summary
+    from smallbench.data.prepare import prepare
+    from smallbench.data.summary import summary
     from smallbench.export.huggingface import export
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.encoder import Encoder

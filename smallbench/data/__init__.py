@@ -9,8 +9,8 @@ from smallbench.registry import Registry
 TOKENIZERS = Registry(
     "tokenizer",
     {
-        "bpe": "smallbench.data.tokenizer:train_byte_level_bpe",
-        "wordpiece": "smallbench.data.tokenizer:train_wordpiece",
+        "bpe": "smallbench.data.backends:train_byte_level_bpe",
+        "wordpiece": "smallbench.data.backends:train_wordpiece",
     },
     group="smallbench.tokenizers",
 )

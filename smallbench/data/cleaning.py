@@ -11,8 +11,9 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-# C0 and C1 controls but tab, newline, return and NEL, which are white space; the byte order mark.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
+# C0 and C1 controls but those that are white space to `str.split` (tab, newline, vertical tab, form
+# feed, return, the four information separators, NEL); and the byte order mark.
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")
 
 HASH_RANGE = 1 << 64
 
@@ -40,6 +41,8 @@ def clean(raw: bytes) -> CleanText:
     text, control_characters = _CONTROL.subn("", text)
     # After the controls: one of them may stand between a letter and its combining accent.
     text = unicodedata.normalize("NFC", text)
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     lines = (" ".join(line.split()) for line in text.split("\n"))
     return CleanText("\n".join(filter(None, lines)), decode_errors, control_characters)
 

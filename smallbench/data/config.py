@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from smallbench.config import option
 from smallbench.errors import ConfigError
 from smallbench.plugins import is_reference
 
 TRAINED_KINDS = ("wordpiece", "bpe")
+
+Separator = Literal["blank_line", "line", "file"]
 
 
 def is_trained(tokenizer: str) -> bool:
@@ -21,8 +24,8 @@ class PrepareConfig:
     """Equal configurations over equal sources give byte-identical directories."""
 
     corpus: str = option(
-        help="a file, folder or glob of .txt, .jsonl, .parquet (each also .gz, .xz, .zst), "
-        "openwebtext.tar.xz, hub:ORG/NAME, or installed-docs",
+        help="a file, folder or glob of text, JSON lines, CSV, parquet or tar (each also gzip, "
+        "bzip2, xz, zstd), hub:ORG/NAME[:CONFIG], or installed-docs",
         metavar="SOURCE",
     )
     tokenizer: str = option(
@@ -30,6 +33,17 @@ class PrepareConfig:
         help="wordpiece or bpe trains one; or the path of a vocab.txt, of vocab.json with "
         "merges.txt, of a tokenizer.json, or of a Hugging Face directory; or FILE.py:NAME",
         metavar="wordpiece|bpe|PATH",
+    )
+    documents: Separator | None = option(
+        None,
+        help="what separates documents of plain text: a blank line, each line, or each file; none: "
+        "blank lines in files, and each member of an archive is one",
+    )
+    text_field: str = option(
+        "text", help="field or column of JSON, CSV, parquet and hub rows; a.b for nested ones"
+    )
+    encoding: str | None = option(
+        None, help="encoding of text that is not UTF-8, such as cp1252; none: detected"
     )
     vocab_size: int = option(30_522, help="of a trained tokenizer; the default is BERT's")
     sequence_length: int = option(128, help="tokens in a row, [CLS] and [SEP] included")
@@ -41,8 +55,23 @@ class PrepareConfig:
     max_documents: int | None = option(None, help="read no more than the first so many documents")
 
     def __post_init__(self) -> None:
+        for name in ("corpus", "tokenizer", "text_field"):
+            if not getattr(self, name).strip():
+                raise ConfigError(f"{name} is empty; give a value, or leave the flag out")
+        if self.encoding is not None:
+            try:
+                "".encode(self.encoding)
+            except LookupError:
+                raise ConfigError(
+                    f"encoding={self.encoding!r} is unknown; expected a name that Python knows, "
+                    "such as cp1252, koi8-r or gb18030"
+                ) from None
         if self.sequence_length < 8:
             raise ConfigError(f"sequence_length={self.sequence_length} is too short; use 8 or more")
+        if self.sequence_length > 1 << 16:
+            raise ConfigError(
+                f"sequence_length={self.sequence_length} is too long; use 65536 or less"
+            )
         if not 0 <= self.eval_fraction < 1:
             raise ConfigError(f"eval_fraction={self.eval_fraction} is not in [0, 1)")
         for name in ("vocab_size", "min_characters", "tokenizer_sample_bytes", "max_documents"):

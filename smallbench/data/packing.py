@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smallbench.data.cleaning import CleanText, clean, text_hash
+from smallbench.data.cleaning import CleanText, clean, is_held_out, text_hash
+from smallbench.data.parity import NUM_HELD_OUT
 from smallbench.data.tokenizer import Tokenizer
 
 
@@ -31,7 +33,7 @@ class PackedChunk:
     """What became of one chunk: counts, and for its documents that are long enough, in order.
 
     `rows` [B, L] are those of all these documents; the other arrays are [D], and document d has
-    `num_rows[d]` rows.
+    `num_rows[d]` rows. `held_out` has the beginnings of the first texts that are held out.
     """
 
     counts: Counter[str]
@@ -40,6 +42,7 @@ class PackedChunk:
     num_tokens: NDArray[np.int64]
     num_rows: NDArray[np.int64]
     rows: NDArray[np.unsignedinteger]
+    held_out: list[str] = field(default_factory=list)
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
@@ -56,11 +59,21 @@ def pack_chunk(
     for result in clean_documents(documents, rules):
         counts["decode_errors"] += result.decode_errors
         counts["control_characters"] += result.control_characters
+        counts[f"characters:{length_bucket(len(result.text))}"] += 1
         if len(result.text) >= rules.min_characters:
             texts.append(result.text)
         else:
             counts["too_short"] += 1
     flat, num_tokens_D = tokenizer.encode_flat(texts)
+    # A clean text has one space or newline between words.
+    counts["words"] += sum(text.count(" ") + text.count("\n") + 1 for text in texts)
+    counts["encoded_tokens"] += len(flat)
+    counts["unknown_tokens"] += int(np.count_nonzero(flat == tokenizer.unk_id))
+    counts["no_tokens"] += int(np.count_nonzero(num_tokens_D == 0))
+    hashes = [text_hash(text) for text in texts]
+    held_out = (
+        t for t, h in zip(texts, hashes, strict=True) if is_held_out(h, rules.eval_fraction)
+    )
     rows_BL, num_rows_D = pack_rows(
         flat.astype(token_dtype(tokenizer.vocab_size)),
         num_tokens_D,
@@ -71,12 +84,19 @@ def pack_chunk(
     )
     return PackedChunk(
         counts=counts,
-        hashes=np.array([text_hash(text) for text in texts], dtype=np.uint64),
+        hashes=np.array(hashes, dtype=np.uint64),
         num_text_bytes=np.array([len(text.encode()) for text in texts], dtype=np.int64),
         num_tokens=num_tokens_D,
         num_rows=num_rows_D,
         rows=rows_BL,
+        held_out=list(islice(held_out, NUM_HELD_OUT)),
     )
+
+
+def length_bucket(num_characters: int) -> int:
+    """Round down to two digits, so that the lengths of any corpus have few different values."""
+    unit: int = 10 ** max(0, len(str(num_characters)) - 2)
+    return num_characters // unit * unit
 
 
 def clean_documents(documents: Iterable[bytes], rules: TextRules) -> Iterable[CleanText]:

@@ -12,26 +12,22 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smallbench.config import command, differing_keys, digest, to_dict
+from smallbench.config import differing_keys, digest, to_dict
 from smallbench.cores import available_cpus
 from smallbench.data.cleaning import is_held_out
-from smallbench.data.config import PrepareConfig, is_trained
-from smallbench.data.corpus import Corpus, Skips, open_corpus
+from smallbench.data.config import PrepareConfig
 from smallbench.data.duplicates import SeenHashes
 from smallbench.data.meter import Meter
-from smallbench.data.packing import PackedChunk, TextRules, pack_chunk, token_dtype
-from smallbench.data.sampling import TextSample, sample_chunk
+from smallbench.data.packing import PackedChunk, token_dtype
+from smallbench.data.parity import HELD_OUT_NAME, NUM_HELD_OUT
 from smallbench.data.shards import (
     MANIFEST_NAME,
     SPLITS,
@@ -40,8 +36,10 @@ from smallbench.data.shards import (
     TokenizerInfo,
     unigram_entropy,
 )
-from smallbench.data.tokenizer import Tokenizer, train_tokenizer
-from smallbench.data.workers import ordered_map
+from smallbench.data.skips import printable
+from smallbench.data.source import CorpusSource, Source, corpus_of, nothing_kept
+from smallbench.data.summary import median_length
+from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.files import (
     TEMPORARY_MARK,
@@ -53,11 +51,6 @@ from smallbench.files import (
 )
 from smallbench.stop import NEVER, Stop
 
-PAPER_VOCABULARIES = {"wordpiece": ("bert", 30_522), "bpe": ("roberta", 50_265)}
-"""Kind of tokenizer → family of recipes, and the size of its public vocabulary."""
-
-CHUNK_BYTES = 4 << 20
-"""Raw text that a worker gets at a time."""
 COMMIT_BYTES = 64 << 20
 """Raw text after which the position is committed: what a kill can cost."""
 
@@ -76,6 +69,11 @@ _COUNTS = (
     "overlap_tokens",
     "padding_tokens",
     "padded_rows",
+    # Of all documents that are long enough, duplicates included:
+    "encoded_tokens",
+    "unknown_tokens",
+    "words",
+    "no_tokens",
 )
 
 
@@ -97,46 +95,38 @@ def prepare(
     options = options_of(config)
     if (out / MANIFEST_NAME).exists():
         return _finished(out, options)
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers={workers} must be at least 1")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out={printable(out)} is a file; expected a directory, or a new name")
+    if printable(out) != str(out):  # the libraries that write there take Unicode only
+        raise ConfigError(f"--out={printable(out)} is not valid UTF-8; choose another name")
     if source is None:
         workers = workers or available_cpus()
-        source = CorpusSource(config, open_corpus(config.corpus), workers, stop)
+        source = CorpusSource(config, corpus_of(config, out=out), workers, stop)
+    was_there = out.is_dir()
     with exclusive_lock(
         out / _LOCK, f"another process prepares {out}; wait for it, or choose another --out"
     ):
         if (out / MANIFEST_NAME).exists():
             return _finished(out, options)
-        return _Run(config, options, source, out, stop).run()
+        run = _Run(config, options, source, out, stop)
+        try:
+            return run.run()
+        except (ConfigError, DataError):
+            # So that the corrected command, with other options, finds nothing in its way.
+            run.undo()
+            if not was_there and not any(path.name != _LOCK for path in out.iterdir()):
+                (out / _LOCK).unlink()
+                out.rmdir()
+            raise
 
 
 def options_of(config: PrepareConfig) -> dict[str, Any]:
     """What a manifest says about `config`, which may be a job's options with more fields."""
-    return {f.name: to_dict(config)[f.name] for f in fields(PrepareConfig)}
-
-
-def summary(manifest: Manifest, out: Path | str) -> str:
-    """A few lines for people: what was kept, what was dropped, what to type next."""
-    c = manifest.counts
-    lines = [
-        f"{c['documents']:,} documents read: {c['kept']:,} kept, {c['too_short']:,} too short, "
-        f"{c['duplicates']:,} duplicates; {c['skipped']:,} unreadable members skipped",
-        f"{c['text_bytes'] / 1e6:,.1f} MB of text, {c['tokens']:,} tokens "
-        f"(+ {c['overlap_tokens']:,} overlap, {c['padding_tokens']:,} padding)",
-        f"{manifest.rows['train']:,} training and {manifest.rows['eval']:,} held-out rows of "
-        f"{manifest.sequence_length} tokens, vocabulary {manifest.tokenizer.vocab_size:,}",
-    ]
-    if manifest.eval_unigram_entropy_nats is not None:
-        entropy = manifest.eval_unigram_entropy_nats
-        lines.append(f"held-out unigram entropy {entropy:.4f} nats: the loss to get well below")
-    else:
-        lines.append("no held-out rows: prepare a larger corpus, or with a larger --eval_fraction")
-    repaired = f"{c['decode_errors']:,} decoding errors and {c['control_characters']:,} controls"
-    lines.append(f"repaired: {repaired}")
-    lines += [f"skipped: {name}" for name in manifest.skipped[:5]]
-    # The paper's recipes want the paper's vocabularies; the tiny ones take any.
-    family, size = PAPER_VOCABULARIES[manifest.tokenizer.kind]
-    recipe = f"{family}-{'small' if manifest.tokenizer.vocab_size == size else 'tiny'}"
-    lines.append(f"Next:\n  {command('pretrain', recipe, data=out, run_dir=f'runs/{recipe}')}")
-    return "\n".join(lines)
+    values = {f.name: to_dict(config)[f.name] for f in fields(PrepareConfig)}
+    # A path that is not UTF-8 cannot be written as JSON.
+    return {key: printable(v) if isinstance(v, str) else v for key, v in values.items()}
 
 
 def _finished(out: Path, options: dict[str, Any]) -> Manifest:
@@ -150,7 +140,9 @@ def _finished(out: Path, options: dict[str, Any]) -> Manifest:
 
 def refuse_other_options(out: Path | str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `ConfigError` naming the options in which a directory or URL differs from a command."""
-    changes = differing_keys(old, new)
+    # What an earlier release did not know was as it is by default.
+    defaults = {f.name: f.default for f in fields(PrepareConfig) if f.name not in old}
+    changes = differing_keys(defaults | old, new)
     if changes:
         listed = ", ".join(f"{key} {was!r} → {now!r}" for key, (was, now) in changes.items())
         raise ConfigError(
@@ -167,167 +159,7 @@ class _Progress:
     source_bytes: int
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-
-
-class _SampleTask(NamedTuple):
-    documents: list[bytes]
-    bound: int
-
-
-class _SampleResult(NamedTuple):
-    num_documents: int
-    num_bytes: int
-    texts: list[tuple[int, bytes]]
-
-
-@lru_cache(maxsize=1)
-def _load_tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
-    """One tokenizer a process, with the words that it has learnt."""
-    tokenizer = Tokenizer.load(folder)
-    assert tokenizer.fingerprint == fingerprint
-    return tokenizer
-
-
-def _pack(
-    documents: list[bytes],
-    *,
-    rules: TextRules,
-    folder: Path,
-    fingerprint: str,
-    sequence_length: int,
-) -> PackedChunk:
-    tokenizer = _load_tokenizer(folder, fingerprint)
-    return pack_chunk(documents, rules=rules, tokenizer=tokenizer, sequence_length=sequence_length)
-
-
-def _sample(task: _SampleTask, *, rules: TextRules) -> _SampleResult:
-    sample = sample_chunk(task.documents, rules=rules, bound=task.bound)
-    return _SampleResult(len(task.documents), sum(map(len, task.documents)), sample)
-
-
-class Source(Protocol):
-    """Where a run's tokenizer and packed documents come from, in the corpus's order."""
-
-    size_bytes: int
-
-    @property
-    def position_bytes(self) -> int:
-        """How far the last call of `packed` has read."""
-        ...
-
-    @property
-    def skips(self) -> Skips:
-        """What could not be read."""
-        ...
-
-    def tokenizer(self) -> Tokenizer:
-        """The given one, or one that is trained on a sample."""
-        ...
-
-    def packed(
-        self, folder: Path, tokenizer: Tokenizer, *, skip: int
-    ) -> Generator[PackedChunk, None, None]:
-        """What becomes of all documents but the first `skip`; `folder` holds the tokenizer."""
-        ...
-
-
-class CorpusSource:
-    """A corpus that is read, cleaned and tokenised here, by several processes."""
-
-    def __init__(
-        self,
-        config: PrepareConfig,
-        corpus: Corpus,
-        workers: int,
-        stop: Stop,
-    ) -> None:
-        self.config, self.corpus, self.workers = config, corpus, workers
-        self.stop = stop
-        self.rules = TextRules(config.min_characters, config.eval_fraction, corpus.extract)
-        self.size_bytes = corpus.size_bytes
-
-    @property
-    def position_bytes(self) -> int:
-        """How far the corpus is read."""
-        return self.corpus.position_bytes
-
-    @property
-    def skips(self) -> Skips:
-        """What of it could not be read."""
-        return self.corpus.skips
-
-    def tokenizer(self) -> Tokenizer:
-        """The given one, or one that is trained on a sample."""
-        if not is_trained(self.config.tokenizer):
-            return given_tokenizer(self.config)
-        return tokenizer_from(self.config, self.sample())
-
-    def sample(self) -> TextSample:
-        """The texts to train a tokenizer on."""
-        sample = TextSample(self.config.tokenizer_sample_bytes)
-        tasks = (_SampleTask(chunk, sample.bound) for chunk in self._chunks(skip=0))
-        results = ordered_map(partial(_sample, rules=self.rules), tasks, workers=self.workers)
-        with closing(results), Meter("sampling for a tokenizer", self.size_bytes) as meter:
-            for result in results:
-                for hash_value, text in result.texts:
-                    sample.add(hash_value, text)
-                meter.update(
-                    num_documents=result.num_documents,
-                    num_bytes=result.num_bytes,
-                    position_bytes=self.position_bytes,
-                )
-                self.stop.raise_if_asked(f"sampling {self.config.corpus} for the tokenizer")
-        return sample
-
-    def packed(
-        self, folder: Path, tokenizer: Tokenizer, *, skip: int
-    ) -> Generator[PackedChunk, None, None]:
-        """What becomes of all documents but the first `skip`."""
-        pack = partial(
-            _pack,
-            rules=self.rules,
-            folder=folder,
-            fingerprint=tokenizer.fingerprint,
-            sequence_length=self.config.sequence_length,
-        )
-        try:
-            yield from ordered_map(pack, self._chunks(skip=skip), workers=self.workers)
-        finally:
-            _load_tokenizer.cache_clear()
-
-    def _chunks(self, *, skip: int) -> Iterator[list[bytes]]:
-        """Documents after the first `skip`, in lists of about `CHUNK_BYTES`."""
-        documents = islice(self.corpus.documents(), skip, self.config.max_documents)
-        chunk: list[bytes] = []
-        num_bytes = 0
-        for document in documents:
-            chunk.append(document)
-            num_bytes += len(document)
-            if num_bytes >= CHUNK_BYTES:
-                yield chunk
-                chunk, num_bytes = [], 0
-        if chunk:
-            yield chunk
-
-
-def given_tokenizer(config: PrepareConfig) -> Tokenizer:
-    """The one that `config` names by its path."""
-    return Tokenizer.load(Path(config.tokenizer).expanduser())
-
-
-def tokenizer_from(config: PrepareConfig, sample: TextSample) -> Tokenizer:
-    """The one that is trained on `sample`; raises `DataError` where it is empty."""
-    if not len(sample):
-        raise DataError(_nothing_kept(config))
-    print(f"training a {config.tokenizer} tokenizer on {sample.num_bytes / 1e6:.1f} MB")
-    return train_tokenizer(config.tokenizer, sample, vocab_size=config.vocab_size)
-
-
-def _nothing_kept(config: PrepareConfig) -> str:
-    return (
-        f"no document of {config.corpus} is left to train on; expected some of at least "
-        f"--min_characters={config.min_characters}"
-    )
+    held_out: list[str] = field(default_factory=list)
 
 
 class _Run:
@@ -345,6 +177,7 @@ class _Run:
         self.source = source
         self.out = out
         self.stop = stop
+        self.is_new = not (out / _PROGRESS).exists()
         self.progress = self._read_progress(options)
 
     def run(self) -> Manifest:
@@ -379,16 +212,25 @@ class _Run:
                     "choose a new or empty --out"
                 )
             progress = _Progress(options, self.source.size_bytes)
-            write_json(path, asdict(progress))
         for leftover in self.out.glob(f"*{TEMPORARY_MARK}*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         return progress
+
+    def undo(self) -> None:
+        """Delete what this attempt wrote, if there was nothing before it."""
+        if self.is_new:
+            shutil.rmtree(self.out / _TOKENIZER, ignore_errors=True)
+            for path in self.out.iterdir():
+                if path.name != _LOCK and path.is_file():
+                    path.unlink()
 
     def _tokenizer(self) -> Tokenizer:
         """The directory's own tokenizer; where it has none yet, the given or a trained one."""
         folder = self.out / _TOKENIZER
         if not folder.is_dir():
             tokenizer = self.source.tokenizer()
+            if self.is_new:  # not earlier: until here a command can be refused
+                write_json(self.out / _PROGRESS, asdict(self.progress))
             temporary = temporary_sibling(folder)
             tokenizer.save(temporary)
             for path in temporary.iterdir():
@@ -430,6 +272,8 @@ class _Run:
                     stream.write(chunk.hashes[is_new_D].astype("<u8").tobytes())
                 counts += chunk.counts
                 counts += self._count_kept(chunk, is_new_D, is_eval_D)
+                room = NUM_HELD_OUT - len(self.progress.held_out)
+                self.progress.held_out += chunk.held_out[:room]
                 meter.update(
                     num_documents=chunk.counts["documents"],
                     num_bytes=chunk.counts["raw_bytes"],
@@ -478,19 +322,21 @@ class _Run:
     def _finish(self, tokenizer: Tokenizer, train: ShardWriter, held_out: ShardWriter) -> Manifest:
         """Describe the files; from then on the directory is complete."""
         if not train.rows:
-            raise DataError(_nothing_kept(self.config))
+            raise DataError(nothing_kept(self.config))
         dtype = token_dtype(tokenizer.vocab_size)
         eval_shards = held_out.shards()
         skips = self.source.skips
+        write_json(self.out / _TOKENIZER / HELD_OUT_NAME, self.progress.held_out)
+        counts = self.progress.counts
         manifest = Manifest(
-            source=self.config.corpus,
+            source=printable(self.config.corpus),
             sequence_length=self.config.sequence_length,
             dtype=dtype.str,
             tokenizer=TokenizerInfo(
                 **{f.name: getattr(tokenizer, f.name) for f in fields(TokenizerInfo)}
             ),
-            counts={key: self.progress.counts.get(key, 0) for key in _COUNTS}
-            | {"skipped": skips.count},
+            counts={key: counts.get(key, 0) for key in _COUNTS}
+            | {"median_characters": median_length(counts), "skipped": skips.count},
             rows={"train": train.rows, "eval": held_out.rows},
             shards=[*train.shards(), *eval_shards],
             eval_unigram_entropy_nats=unigram_entropy(
@@ -500,6 +346,7 @@ class _Run:
                 special_ids=tokenizer.special_ids,
             ),
             skipped=skips.named,
+            notes=skips.notes,
             options=self.progress.options,
             options_digest=digest(self.progress.options),
         )

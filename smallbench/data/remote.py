@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 
 from smallbench.data.config import PrepareConfig
-from smallbench.data.prepare import Source, options_of, prepare, refuse_other_options
+from smallbench.data.prepare import options_of, prepare, refuse_other_options
 from smallbench.data.shards import Manifest
+from smallbench.data.source import Source
 from smallbench.data.transfer import (
     cache_directory,
     move_to_cache,

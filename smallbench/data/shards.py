@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +73,8 @@ class Manifest:
     options: Mapping[str, Any]
     options_digest: str
     schema_version: int = SCHEMA_VERSION
+    notes: Sequence[str] = ()
+    """What was seen in the source that its owner may not expect, such as a guessed encoding."""
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -93,6 +95,12 @@ class Manifest:
                 raise DataError(
                     f"{where} has schema {data['schema_version']}, this version reads "
                     f"{SCHEMA_VERSION}; prepare into a new directory"
+                )
+            unknown = sorted(data.keys() - {f.name for f in fields(cls)})
+            if unknown:
+                raise DataError(
+                    f"{where} has keys that this version does not know ({', '.join(unknown)}): a "
+                    "later version wrote it; use that one, or prepare into a new directory"
                 )
             data["tokenizer"] = from_dict(TokenizerInfo, data["tokenizer"])
             data["shards"] = [from_dict(Shard, shard) for shard in data["shards"]]

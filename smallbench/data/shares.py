@@ -23,7 +23,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +31,21 @@ import numpy as np
 
 from smallbench.cores import available_cpus
 from smallbench.data.config import PrepareConfig, is_trained
-from smallbench.data.corpus import (
-    Corpus,
-    Skips,
-    deal_in_runs,
-    is_readable,
-    open_corpus,
-    share_of,
-)
+from smallbench.data.corpus import Corpus, deal_in_runs, open_corpus, share_of
 from smallbench.data.packing import PackedChunk
-from smallbench.data.prepare import (
-    CorpusSource,
-    given_tokenizer,
-    options_of,
-    prepare,
-    refuse_other_options,
-    tokenizer_from,
-)
+from smallbench.data.prepare import options_of, prepare, refuse_other_options
+from smallbench.data.readers import is_hidden
 from smallbench.data.remote import prepare_remote
 from smallbench.data.sampling import TextSample
 from smallbench.data.shards import Manifest
+from smallbench.data.skips import Skips
+from smallbench.data.source import (
+    CorpusSource,
+    corpus_of,
+    given_tokenizer,
+    read_options,
+    tokenizer_from,
+)
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.data.transfer import cache_directory, published_manifest
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
@@ -100,7 +95,7 @@ def prepare_share(
         return manifest
     name = f"{number}-of-{count}-{hashlib.sha256(shares.url.encode()).hexdigest()[:16]}"
     work = cache_directory(cache) / "shares" / name
-    corpus, size_bytes = _corpus(config.corpus, work, storage, number, count)
+    corpus, size_bytes = _corpus(config, out, work, storage, number, count)
     _agree(shares, {**options_of(config), "shares": count, "source_bytes": size_bytes})
     reader = CorpusSource(config, corpus, workers or available_cpus(), stop)
     share = _Share(config, shares, number, count, work, stop)
@@ -126,11 +121,12 @@ def prepare_share(
 
 
 def _corpus(
-    source: str, work: Path, storage: StorageConfig, number: int, count: int
+    config: PrepareConfig, out: str, work: Path, storage: StorageConfig, number: int, count: int
 ) -> tuple[Corpus, int]:
     """A share of the corpus, its files fetched where they are in a bucket; and the size of all."""
+    source = config.corpus
     if not is_remote(source):
-        corpus = open_corpus(source)
+        corpus = corpus_of(config, out=Path(out))
         return share_of(corpus, number=number, count=count), corpus.size_bytes
     place = open_storage(source, storage)
     sizes = {stored.key: stored.num_bytes for stored in place.list()}
@@ -139,26 +135,35 @@ def _corpus(
         place = open_storage(parent, storage)
         size = place.num_bytes(key)
         sizes = {} if size is None else {key: size}
-    hidden = {key for key in sizes if any(part.startswith(".") for part in key.split("/"))}
+    # What this command writes inside its corpus is no text.
+    own = tuple(
+        f"{url.removeprefix(f'{place.url}/')}/"
+        for url in (out.rstrip("/"), f"{out.rstrip('/')}.shares")
+    )
     # In the order of paths, as in a local folder: `a/b.txt` before `a.txt`.
-    names = sorted((key for key in sizes if key not in hidden), key=Path)
-    readable = [name for name in names if is_readable(name)]
-    if not readable:
-        raise DataError(f"{place.url} holds no file that can be read; expected .txt, .jsonl, …")
-    dealt = deal_in_runs([sizes[name] for name in readable], count)
-    mine = [name for name, share in zip(readable, dealt, strict=True) if share == number]
+    names = sorted(
+        (key for key in sizes if not is_hidden(key.split("/")) and not key.startswith(own)),
+        key=Path,
+    )
+    if not names:
+        raise DataError(f"{place.url} does not exist or has no file; expected files of text")
+    dealt = deal_in_runs([sizes[name] for name in names], count)
+    mine = [name for name, share in zip(names, dealt, strict=True) if share == number]
     root = work / "corpus"
     for name in mine:
         path = root / name
         if not (path.is_file() and path.stat().st_size == sizes[name]):
             path.parent.mkdir(parents=True, exist_ok=True)
             place.download(name, path)
-    size_bytes = sum(sizes[name] for name in readable)
+    size_bytes = sum(sizes[name] for name in names)
     if not mine:
         return Corpus("", is_whole=False), size_bytes
-    corpus = open_corpus(str(root) if len(readable) > 1 else str(root / mine[0]))
-    ignored = [root / name for name in names if name not in readable] if number == 1 else []
-    return replace(corpus, ignored=ignored, is_whole=mine == readable), size_bytes
+    corpus = open_corpus(
+        str(root) if len(names) > 1 else str(root / mine[0]),
+        read_options(config),
+        may_be_empty=mine != names,
+    )
+    return replace(corpus, is_whole=mine == names), size_bytes
 
 
 def _agree(shares: Storage, options: dict[str, Any]) -> None:
@@ -253,8 +258,8 @@ class _Share:
                     f"stopped after {num_documents:,} documents of share {self.number}, all saved "
                     f"in {self.shares.url}; run the same command again"
                 )
-        skips = {"count": source.skips.count, "named": source.skips.named}
-        self.shares.put(f"{self.name('done')}.json", json.dumps(skips).encode())
+        skips = json.dumps(asdict(source.skips)).encode()
+        self.shares.put(f"{self.name('done')}.json", skips)
         print(f"share {self.number} of {self.count}: {num_documents:,} documents", flush=True)
 
     def chunks(self, number: int) -> list[tuple[int, str]]:
@@ -304,11 +309,16 @@ _ARRAYS = ("hashes", "num_text_bytes", "num_tokens", "num_rows", "rows")
 
 
 def _write_chunk(path: Path, chunk: PackedChunk) -> None:
-    counts = np.frombuffer(json.dumps(chunk.counts).encode(), dtype=np.uint8)
-    np.savez(path, counts=counts, **{name: getattr(chunk, name) for name in _ARRAYS})
+    texts = {"counts": chunk.counts, "held_out": chunk.held_out}
+    encoded = np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
+    np.savez(path, texts=encoded, **{name: getattr(chunk, name) for name in _ARRAYS})
 
 
 def _read_chunk(path: Path) -> PackedChunk:
     with np.load(path, allow_pickle=False) as stored:
-        counts = Counter(json.loads(stored["counts"].tobytes()))
-        return PackedChunk(counts=counts, **{name: stored[name] for name in _ARRAYS})
+        texts = json.loads(stored["texts"].tobytes())
+        return PackedChunk(
+            counts=Counter(texts["counts"]),
+            held_out=texts["held_out"],
+            **{name: stored[name] for name in _ARRAYS},
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import string
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench.data import TOKENIZERS
+from smallbench.data.backends import (
+    byte_level_bpe,
+    byte_level_bpe_from_files,
+    finish_like_roberta,
+    read_vocabulary,
+    wordpiece,
+)
 from smallbench.data.word_cache import WordCache
 from smallbench.errors import ConfigError, DataError
 from smallbench.files import write_json
 
-WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-BPE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # and <mask> last, as in RoBERTa
-MAX_ALPHABET = 1000  # distinct characters; BERT's uncased vocabulary has about as many
+KINDS = ("WordPiece", "BPE", "Unigram")
 
 # Role → its token in BERT's convention and in RoBERTa's.
 _ROLES = {
@@ -39,8 +43,8 @@ _ROLES = {
 class Tokenizer:
     """A `tokenizers.Tokenizer` that reads special tokens in a text as plain text.
 
-    `kind` is "wordpiece" or "bpe"; `vocab_size` is the largest id plus one. Raises `DataError`
-    for another kind or a missing special token.
+    `kind` is "wordpiece", "bpe" or "unigram"; `vocab_size` is the largest id plus one. Raises
+    `DataError` for another kind, a missing special token, or ids that are a matter of chance.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -48,11 +52,16 @@ class Tokenizer:
         backend.no_padding()
         backend.encode_special_tokens = True
         self._backend = backend
-        self._content: dict[str, Any] = json.loads(backend.to_str())
-        model = self._content["model"]["type"]
-        if model not in {"WordPiece", "BPE"}:
-            raise DataError(f"tokenizer model {model} is not supported; use WordPiece or BPE")
-        self.kind = model.lower()
+        model = json.loads(backend.to_str())["model"]
+        if model["type"] not in KINDS:
+            raise DataError(
+                f"tokenizer model {model['type']} is not supported; use {', '.join(KINDS)}"
+            )
+        if model.get("dropout"):
+            raise DataError(
+                f"dropout={model['dropout']} makes its ids random; set it to null in tokenizer.json"
+            )
+        self.kind = model["type"].lower()
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
         self._tokens: dict[str, str] = {}
@@ -61,14 +70,76 @@ class Tokenizer:
             if not known:
                 raise DataError(f"the tokenizer has no {' or '.join(names)} token")
             self._tokens[role] = known[0]
-        self.pad_id = int(vocabulary[self._tokens["pad"]])
-        self.unk_id = int(vocabulary[self._tokens["unk"]])
-        self.cls_id = int(vocabulary[self._tokens["cls"]])
-        self.sep_id = int(vocabulary[self._tokens["sep"]])
-        self.mask_id = int(vocabulary[self._tokens["mask"]])
+        unknown = model.get("unk_token")
+        if self.kind == "unigram" and model.get("unk_id") is not None:
+            unknown = model["vocab"][model["unk_id"]][0]
+        self._tokens["unk"] = unknown or self._tokens["unk"]
+        self.pad_id = self._id("pad")
+        self.unk_id = self._id("unk")
+        self.cls_id = self._id("cls")
+        self.sep_id = self._id("sep")
+        self.mask_id = self._id("mask")
+        self._add_specials_as_rows_do()
+        self._content: dict[str, Any] = json.loads(backend.to_str())
         added = {token["id"] for token in self._content["added_tokens"] if token["special"]}
         roles = {self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id}
         self.special_ids = tuple(sorted(added | roles))
+
+    def _id(self, role: str) -> int:
+        number = self._backend.token_to_id(self._tokens[role])
+        if number is None:
+            raise DataError(f"its {role} token {self._tokens[role]!r} is not in its vocabulary")
+        return int(number)
+
+    def _add_specials_as_rows_do(self) -> None:
+        """Make `[CLS] text [SEP]` what the saved tokenizer gives, as the rows of a corpus are.
+
+        A tokenizer.json may have no such post-processor; then fine-tuning would see other input.
+        """
+        from tokenizers import processors
+
+        plain, single = (self._backend.encode("a", add_special_tokens=b).ids for b in (False, True))
+        pair = self._backend.encode("a", "a").ids
+        inside = [*plain, self.sep_id]
+        if single == [self.cls_id, *inside] and pair in (
+            [self.cls_id, *inside, *inside],
+            [self.cls_id, *inside, self.sep_id, *inside],
+        ):
+            return
+        cls, sep = self._tokens["cls"], self._tokens["sep"]
+        self._backend.post_processor = processors.TemplateProcessing(
+            single=[cls, "$A", sep],
+            pair=[cls, "$A", sep, "$B:1", f"{sep}:1"],
+            special_tokens=[(cls, self.cls_id), (sep, self.sep_id)],
+        )
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """Spellings that transformers reads as special tokens, and a corpus as text."""
+        added = [token["content"] for token in self._content["added_tokens"] if token["special"]]
+        return sorted({*added, *self._tokens.values()})
+
+    @cached_property
+    def is_canonical(self) -> bool:
+        """Whether BERT's or RoBERTa's class rebuilds just this tokenizer from its vocabulary."""
+        from tokenizers import models
+
+        model = self._content["model"]
+        try:
+            if self.kind == "wordpiece":
+                tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+                # White space would break the lines of vocab.txt.
+                if any(token.split() != [token] for token in tokens):
+                    return False
+                rebuilt = wordpiece(tokens)
+            elif self.kind == "bpe":
+                merges = [tuple(pair) for pair in model["merges"]]
+                rebuilt = finish_like_roberta(byte_level_bpe(models.BPE(model["vocab"], merges)))
+            else:
+                return False
+        except Exception:  # what cannot be rebuilt (tokenizers raises bare Exception) is another
+            return False
+        return bool(json.loads(rebuilt.to_str()) == self._content)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -120,20 +191,29 @@ class Tokenizer:
         return str(self._backend.decode([int(i) for i in ids]))
 
     def save(self, directory: Path, *, model_max_length: int = 512) -> None:
-        """Write what `transformers.AutoTokenizer.from_pretrained(directory)` reads."""
+        """Write what `transformers.AutoTokenizer.from_pretrained(directory)` reads.
+
+        It is named as BERT's or RoBERTa's class only if that gives the same ids; anything else is
+        the fast tokenizer that it is.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         self._backend.save(str(directory / "tokenizer.json"))
-        self._backend.model.save(str(directory))
         config: dict[str, Any] = {
-            "tokenizer_class": "BertTokenizer" if self.kind == "wordpiece" else "RobertaTokenizer",
+            "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": model_max_length,
             **{f"{role}_token": token for role, token in self._tokens.items()},
         }
-        if self.kind == "wordpiece":
-            config["do_lower_case"] = bool((self._content["normalizer"] or {}).get("lowercase"))
+        if self.is_canonical:
+            self._backend.model.save(str(directory))
+            if self.kind == "wordpiece":
+                config["tokenizer_class"] = "BertTokenizer"
+                config["do_lower_case"] = bool(self._content["normalizer"]["lowercase"])
+            else:
+                config["tokenizer_class"] = "RobertaTokenizer"
+                config["bos_token"], config["eos_token"] = self._tokens["cls"], self._tokens["sep"]
+                config["add_prefix_space"] = False
         else:
-            config["bos_token"], config["eos_token"] = self._tokens["cls"], self._tokens["sep"]
-            config["add_prefix_space"] = False
+            config["clean_up_tokenization_spaces"] = False
         write_json(directory / "tokenizer_config.json", config)
 
     @classmethod
@@ -152,14 +232,13 @@ class Tokenizer:
             if "tokenizer.json" in names:
                 return cls(Backend.from_file(str(folder / "tokenizer.json")))
             if "vocab.txt" in names:
-                lines = (folder / "vocab.txt").read_text("utf-8").rstrip("\n").split("\n")
-                return cls(wordpiece([line.rstrip("\r") for line in lines]))
+                return cls(wordpiece(read_vocabulary(folder / "vocab.txt")))
             if names & {"vocab.json", "merges.txt"}:
-                return cls(_byte_level_bpe_from_files(folder))
+                return cls(byte_level_bpe_from_files(folder))
             if path.is_file() and path.suffix == ".json":
                 return cls(Backend.from_file(str(path)))
             if path.is_file() and path.suffix == ".txt":
-                return cls(wordpiece(path.read_text("utf-8").rstrip("\n").split("\n")))
+                return cls(wordpiece(read_vocabulary(path)))
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         except Exception as error:  # tokenizers raises bare Exception
@@ -195,130 +274,3 @@ def train_tokenizer(kind: str, texts: Iterable[str], *, vocab_size: int) -> Toke
             f"the tokenizer {kind} returns {type(backend).__name__}; expected tokenizers.Tokenizer"
         )
     return Tokenizer(backend)
-
-
-def wordpiece(tokens: Sequence[str]) -> Any:
-    """BERT's tokenizer over a vocabulary; cased where the vocabulary has capital letters."""
-    import tokenizers
-    from tokenizers import decoders, models
-
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    missing = [token for token in WORDPIECE_SPECIALS if token not in vocabulary]
-    if missing:
-        raise DataError(f"the vocabulary has no {', '.join(missing)}")
-    cased = any(token in vocabulary for token in string.ascii_uppercase)
-    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
-    _split_like_bert(backend, lowercase=not cased)
-    backend.add_special_tokens(list(WORDPIECE_SPECIALS))
-    backend.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    backend.decoder = decoders.WordPiece(prefix="##")
-    return backend
-
-
-def _split_like_bert(backend: Any, *, lowercase: bool) -> None:
-    from tokenizers import normalizers, pre_tokenizers
-
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-
-
-def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
-    """A `tokenizers.Tokenizer` like BERT's uncased one."""
-    import tokenizers
-    from tokenizers import models, trainers
-
-    backend = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
-    _split_like_bert(backend, lowercase=True)
-    first, following = _alphabet(backend, texts)
-    # The trainer numbers "##" letters in the order of a randomly seeded hash table, and ties
-    # between merges fall by number, so each process would train another vocabulary. Given as
-    # "special", the letters have their numbers beforehand; no other alphabet is allowed.
-    letters = [*WORDPIECE_SPECIALS, *first, *(f"##{letter}" for letter in following)]
-    if vocab_size <= len(letters):
-        raise ConfigError(
-            f"vocab_size={vocab_size} is too small: special tokens and letters "
-            f"alone are {len(letters)}"
-        )
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=letters, limit_alphabet=0, show_progress=False
-    )
-    backend.train_from_iterator(texts, trainer)
-    vocabulary = backend.get_vocab()
-    return wordpiece(sorted(vocabulary, key=vocabulary.__getitem__))
-
-
-def _alphabet(backend: Any, texts: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The most frequent characters, sorted, and those of them that can continue a word."""
-    counts = np.zeros(0x110000, dtype=np.int64)
-    for text in texts:
-        normal = backend.normalizer.normalize_str(text)
-        points = np.frombuffer(normal.encode("utf-32-le", "replace"), dtype=np.uint32)
-        found = np.bincount(points)
-        counts[: len(found)] += found
-    counts[[ord(" "), ord("\n"), ord("\t")]] = 0
-    frequent = np.argsort(-counts, kind="stable")[:MAX_ALPHABET]
-    split = backend.pre_tokenizer.pre_tokenize_str
-    letters = [chr(c) for c in sorted(frequent) if counts[c] and not chr(c).isspace()]
-    following = [letter for letter in letters if len(split(f"a{letter}")) == 1]
-    return letters, following
-
-
-def _byte_level_bpe(model: Any) -> Any:
-    import tokenizers
-    from tokenizers import decoders, pre_tokenizers
-
-    backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _finish_like_roberta(backend: Any) -> Any:
-    from tokenizers import AddedToken, processors
-
-    # Last id; takes the space before it, so that "a <mask>" is "a" and a word to guess.
-    mask = AddedToken("<mask>", lstrip=True, special=True, normalized=False)
-    backend.add_special_tokens([*BPE_SPECIALS, mask])
-    backend.post_processor = processors.RobertaProcessing(
-        ("</s>", backend.token_to_id("</s>")),
-        ("<s>", backend.token_to_id("<s>")),
-        add_prefix_space=False,
-    )
-    return backend
-
-
-def _byte_level_bpe_from_files(folder: Path) -> Any:
-    from tokenizers import models
-
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise DataError(f"vocab.json and merges.txt belong together; {name} is missing")
-    model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    return _finish_like_roberta(_byte_level_bpe(model))
-
-
-def train_byte_level_bpe(texts: Iterable[str], vocab_size: int) -> Any:
-    """A `tokenizers.Tokenizer` like RoBERTa's."""
-    from tokenizers import models, pre_tokenizers, trainers
-
-    backend = _byte_level_bpe(models.BPE())
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    smallest = len(alphabet) + len(BPE_SPECIALS) + 1
-    if vocab_size <= smallest:
-        raise ConfigError(
-            f"vocab_size={vocab_size} is too small: special tokens and bytes alone are {smallest}"
-        )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,  # <mask> comes last
-        min_frequency=2,
-        special_tokens=list(BPE_SPECIALS),
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    # The trained model alone: specials are added again, with <mask>, in RoBERTa's order.
-    return _finish_like_roberta(backend)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from smallbench.data.meter import byte_meter
+from smallbench.data.parity import HELD_OUT_NAME
 from smallbench.data.shards import MANIFEST_NAME, Manifest, Shard, verify_shards
 from smallbench.data.tokenizer import Tokenizer, file_fingerprint
 from smallbench.errors import ConfigError, DataError
@@ -209,6 +210,9 @@ def _pull_tokenizer(storage: Storage, manifest: Manifest, folder: Path) -> None:
         # The other files have no hash, so they are written anew from the one that was checked.
         Tokenizer.load(temporary).save(temporary)
         path.write_bytes(content)  # another release of tokenizers may have worded it differently
+        held_out = _get(storage, f"{TOKENIZER}/{HELD_OUT_NAME}")  # a corpus of old has none
+        if held_out is not None:
+            (temporary / HELD_OUT_NAME).write_bytes(held_out)
         for written in temporary.iterdir():
             sync_file(written)
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,6 +7,7 @@ its `config.json` names. Code travels with it only if transformers has no class 
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from smallbench.batch import Batch
+from smallbench.data.parity import AWKWARD_TEXTS, HELD_OUT_NAME, different_ids
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import (
     ConfigError,
@@ -119,10 +121,11 @@ def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(out)
     try:
-        shutil.copytree(run_dir / "tokenizer", temporary)
-        _set_length(temporary / "tokenizer_config.json", config.model.max_position_embeddings)
-        vocabulary = vocabulary_of(Tokenizer.load(run_dir / "tokenizer"))
-        difference = write_model(config, checkpoint, temporary, vocabulary)
+        tokenizer = Tokenizer.load(run_dir / "tokenizer")
+        # Saved anew, not copied: an earlier release named classes that rebuild it otherwise.
+        write_tokenizer(tokenizer, temporary, config)
+        difference = write_model(config, checkpoint, temporary, vocabulary_of(tokenizer))
+        num_texts = check_tokenizer(tokenizer, temporary, held_out=_held_out_texts(run_dir))
         write_json(
             temporary / MARKER,
             {
@@ -134,6 +137,7 @@ def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
                 "config": run["config"],
                 "config_digest": run["config_digest"],
                 "output_difference": difference,
+                "tokenizer_texts_compared": num_texts,
             },
         )
         held_out = [
@@ -176,9 +180,36 @@ def is_run(model: str) -> bool:
     return (Path(model) / RECORD_NAME).is_file()
 
 
-def _set_length(tokenizer_config: Path, length: int) -> None:
-    """Tell the tokenizer how many positions this model has."""
-    write_json(tokenizer_config, read_json(tokenizer_config) | {"model_max_length": length})
+def write_tokenizer(tokenizer: Tokenizer, directory: Path, config: PretrainConfig) -> None:
+    """Write the tokenizer of a run for a model with its positions and its token types."""
+    tokenizer.save(directory, model_max_length=config.model.max_position_embeddings)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    if config.model.type_vocab_size < 2:  # the second text of a pair would be outside the table
+        inputs.remove("token_type_ids")
+    path = directory / "tokenizer_config.json"
+    write_json(path, read_json(path) | {"model_input_names": inputs})
+
+
+def check_tokenizer(tokenizer: Tokenizer, directory: Path, *, held_out: list[str]) -> int:
+    """Load the exported tokenizer and compare ids; return the number of texts that were compared.
+
+    Raises `SmallbenchError` if transformers gives other ids than the run's tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    exported = AutoTokenizer.from_pretrained(directory)
+    texts = [*held_out, *AWKWARD_TEXTS]
+    if difference := different_ids(tokenizer, exported, texts):
+        raise SmallbenchError(
+            f"the export's tokenizer differs from the run's: {difference}; nothing was written"
+        )
+    return len(texts)
+
+
+def _held_out_texts(run_dir: Path) -> list[str]:
+    """Beginnings of held-out documents; a run of an earlier release has none."""
+    path = run_dir / "tokenizer" / HELD_OUT_NAME
+    return [str(text) for text in json.loads(path.read_text())] if path.is_file() else []
 
 
 def load_model(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import pytest
 
 from smallbench.data import prepare as prepare_module
 from smallbench.data import shards as shards_module
+from smallbench.data import source as source_module
 from smallbench.data.config import PrepareConfig
-from smallbench.data.prepare import prepare, summary
+from smallbench.data.prepare import prepare
 from smallbench.data.shards import Manifest, TokenRows, verify_shards
+from smallbench.data.summary import summary
 from smallbench.errors import (
     ConfigError,
     ConflictError,
@@ -35,7 +38,7 @@ SMALL_CHUNKS, SMALL_COMMITS, SMALL_SHARDS = 3000, 9000, 4096
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks, commits and shards, even of a small corpus."""
-    monkeypatch.setattr(prepare_module, "CHUNK_BYTES", SMALL_CHUNKS)
+    monkeypatch.setattr(source_module, "CHUNK_BYTES", SMALL_CHUNKS)
     monkeypatch.setattr(prepare_module, "COMMIT_BYTES", SMALL_COMMITS)
     monkeypatch.setattr(shards_module, "SHARD_BYTES", SMALL_SHARDS)
 
@@ -133,10 +136,10 @@ DRIVER = f"""
 import sys
 from pathlib import Path
 from smallbench.config import from_dict
-from smallbench.data import prepare, shards
+from smallbench.data import prepare, shards, source
 from smallbench.data.config import PrepareConfig
 import json
-prepare.CHUNK_BYTES, prepare.COMMIT_BYTES = {SMALL_CHUNKS}, {SMALL_COMMITS}
+source.CHUNK_BYTES, prepare.COMMIT_BYTES = {SMALL_CHUNKS}, {SMALL_COMMITS}
 shards.SHARD_BYTES = {SMALL_SHARDS}
 commit = prepare.write_json
 def write_json(path, content):
@@ -398,3 +401,140 @@ def test_real_text_is_kept_whole(test_data: Path, tmp_path: Path, monkeypatch):
     assert manifest.counts["decode_errors"] == 0
     unknown = TokenRows(tmp_path / "out", "train").take(np.arange(2000)) == 100
     assert unknown.mean() < 0.001
+
+
+# What is refused leaves nothing behind; what is odd is said
+
+
+def test_a_refused_command_leaves_nothing_and_the_corrected_one_works(
+    config: PrepareConfig, tmp_path: Path
+):
+    out = tmp_path / "out"
+    trained = replace(config, tokenizer="wordpiece", vocab_size=500)
+    for refused in (
+        replace(trained, vocab_size=10),
+        replace(trained, tokenizer="bert-base-uncased"),
+        replace(trained, min_characters=999_999),
+        replace(config, min_characters=999_999),
+    ):
+        with pytest.raises((ConfigError, DataError)):
+            prepare(refused, out=out, workers=1)
+        assert not out.exists()
+    out.mkdir()
+    with pytest.raises(ConfigError, match="vocab_size=10"):
+        prepare(replace(trained, vocab_size=10), out=out, workers=1)
+    assert [path.name for path in out.iterdir()] == ["lock"]
+    assert prepare(trained, out=out, workers=1).counts["kept"] > 0
+
+
+def test_a_refused_command_keeps_what_an_earlier_one_wrote(config: PrepareConfig, tmp_path: Path):
+    out = tmp_path / "out"
+    with pytest.raises(InterruptedRunError):
+        prepare(config, out=out, workers=1, stop=Stop(lambda: True))
+    before = content(out)
+    with pytest.raises(ConfigError, match="other options"):
+        prepare(replace(config, min_characters=999_999), out=out, workers=1)
+    assert content(out) == before
+
+
+def test_an_out_inside_the_corpus_is_not_read_and_the_same_command_continues(
+    config: PrepareConfig, corpus_file: Path, tmp_path: Path
+):
+    (tmp_path / "corpus.txt").write_bytes(corpus_file.read_bytes())
+    config = replace(config, corpus=str(tmp_path))
+    for name in ("first", "second"):
+        with pytest.raises(InterruptedRunError):
+            prepare(config, out=tmp_path / name, workers=1, stop=Stop(lambda: True))
+        prepare(config, out=tmp_path / name, workers=1)
+    first, second = (Manifest.read(tmp_path / name) for name in ("first", "second"))
+    assert first.shards == second.shards
+    assert first.counts == second.counts
+    assert second.notes == ["first: a prepared corpus; left out of the corpus"]
+
+
+def test_a_corpus_of_an_earlier_release_is_found_complete(config: PrepareConfig, tmp_path: Path):
+    out = tmp_path / "out"
+    manifest = prepare(config, out=out, workers=1)
+    old = json.loads((out / "manifest.json").read_text())
+    del old["notes"]
+    for key in ("documents", "text_field", "encoding"):
+        del old["options"][key]
+    for key in ("words", "encoded_tokens", "unknown_tokens", "no_tokens", "median_characters"):
+        del old["counts"][key]
+    (out / "manifest.json").write_text(json.dumps(old))
+    again = prepare(config, out=out, workers=1)
+    assert again.shards == manifest.shards
+    assert "tokens a word" not in summary(again, out)
+    with pytest.raises(ConfigError, match="documents None → 'line'"):
+        prepare(replace(config, documents="line"), out=out, workers=1)
+    (out / "manifest.json").write_text(json.dumps(old | {"colour": "red"}))
+    with pytest.raises(DataError, match=r"does not know \(colour\): a later version"):
+        Manifest.read(out)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "warning"),
+    [
+        ("".join(chr(0xE01 + i % 40) for i in range(300)), {"tokenizer": "given"}, "pointless"),
+        ("ab " * 100, {"sequence_length": 1000}, "of the positions are padding"),
+        ("a river " * 40, {"min_characters": 340}, "are too short and dropped"),
+    ],
+)
+def test_the_summary_warns_in_words(
+    config: PrepareConfig, tmp_path: Path, text: str, changes, warning: str
+):
+    texts = [f"{text} {i}" + "x" * (i % 7 == 0) * 40 for i in range(60)]
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    if changes.get("tokenizer") == "given":
+        changes = {}
+    config = replace(config, corpus=str(tmp_path / "a.txt"), **changes)
+    out = tmp_path / "o u't"
+    printed = summary(prepare(config, out=out, workers=1), out)
+    assert warning in printed
+    assert f"{len(texts)} documents read" in printed
+    assert "median document" in printed
+    assert f"--data={shlex.quote(str(out))} " in printed
+
+
+def test_few_held_out_rows_are_counted_and_not_called_none(config: PrepareConfig, tmp_path: Path):
+    manifest = prepare(replace(config, max_documents=60), out=tmp_path / "out", workers=1)
+    printed = summary(manifest, tmp_path)
+    assert 0 < manifest.rows["eval"] < 100
+    assert f"only {manifest.rows['eval']} held-out rows" in printed
+    assert "no held-out rows" not in printed
+
+
+def test_the_median_length_is_that_of_all_documents(config: PrepareConfig, tmp_path: Path):
+    lengths = [70, 80, 1234, 5000, 6000]
+    texts = [("word " * length)[:length] for length in lengths]
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    config = replace(config, corpus=str(tmp_path / "a.txt"), eval_fraction=0.0)
+    manifest = prepare(config, out=tmp_path / "out", workers=1)
+    assert manifest.counts["median_characters"] == 1200, "to two digits"
+
+
+def test_beginnings_of_held_out_documents_stand_beside_the_tokenizer(
+    config: PrepareConfig, documents: list[str], tmp_path: Path
+):
+    prepare(config, out=tmp_path / "out", workers=1)
+    texts = json.loads((tmp_path / "out" / "tokenizer" / "held_out.json").read_text())
+    assert 5 < len(texts) <= 20
+    assert all(any(d.startswith(text) for d in documents) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("vocab_size", -1), ("max_documents", 0), ("sequence_length", 1 << 20), ("text_field", "")],
+)
+def test_counts_and_names_that_make_no_sense_are_refused(key: str, value):
+    with pytest.raises(ConfigError, match=key):
+        PrepareConfig(**{"corpus": "x", key: value})
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_number_of_workers_that_makes_no_sense_is_refused(config, tmp_path, workers: int):
+    with pytest.raises(ConfigError, match=f"workers={workers} must be at least 1"):
+        prepare(config, out=tmp_path / "out", workers=workers)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file; expected a directory"):
+        prepare(config, out=tmp_path / "file", workers=1)

@@ -13,6 +13,7 @@ import pytest
 from smallbench.data import installed_docs
 from smallbench.data import prepare as prepare_module
 from smallbench.data import shares as shares_module
+from smallbench.data import source as source_module
 from smallbench.data.config import PrepareConfig
 from smallbench.data.corpus import deal_in_runs
 from smallbench.data.prepare import prepare
@@ -30,7 +31,7 @@ COUNT = 3
 
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "CHUNK_BYTES", 3000)
+    monkeypatch.setattr(source_module, "CHUNK_BYTES", 3000)
     monkeypatch.setattr(prepare_module, "COMMIT_BYTES", 9000)
     monkeypatch.setattr(shares_module, "POLL_SECONDS", 0.05)
 
@@ -45,7 +46,7 @@ def texts(documents: list[str], tmp_path: Path) -> Path:
         path.write_text("\n\n".join(documents[number * 20 : number * 20 + 30]))
     (folder / "a" / "3.jsonl").write_text('{"text": 1}\n{"no": "text"}\n')
     (folder / "b" / "binary.txt").write_bytes(b"\0" * 100)
-    (folder / "picture.png").write_bytes(b"none of ours")
+    (folder / "picture.png").write_bytes(b"\x89PNG none of ours")
     return folder
 
 

@@ -16,9 +16,10 @@ import pytest
 
 from smallbench.data import shards as shards_module
 from smallbench.data.config import PrepareConfig
-from smallbench.data.prepare import prepare, summary
+from smallbench.data.prepare import prepare
 from smallbench.data.remote import prepare_remote
 from smallbench.data.shards import Manifest, TokenRows, verify_shards
+from smallbench.data.summary import summary
 from smallbench.data.tokenizer import Tokenizer, file_fingerprint
 from smallbench.data.transfer import MARK, cache_directory, local_corpus, publish_corpus
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError

@@ -1,13 +1,19 @@
 """What is exported loads with transformers' Auto classes alone and computes what was trained."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
+from tokenizers import models, normalizers, pre_tokenizers
 
 from smallbench.batch import Batch
 from smallbench.config import override_all
+from smallbench.data.config import PrepareConfig
+from smallbench.data.parity import AWKWARD_TEXTS
+from smallbench.data.prepare import prepare
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.export import huggingface
@@ -77,6 +83,79 @@ def test_transformers_loads_it_and_outputs_are_equal(name, corpus, tmp_path):
     classifier, report = auto.from_pretrained(out, num_labels=3, output_loading_info=True)
     assert all("classifier" in k or "pooler" in k for k in report["missing_keys"]), report
     assert classifier(input_ids=inputs["input_ids"], attention_mask=mask).logits.shape == (2, 3)
+
+
+def other_tokenizer(path):
+    """One whose normalizer BERT's class would not rebuild, and without a post-processor."""
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*specials, *letters, *(f"##{letter}" for letter in letters), "the", "and"]
+    model = models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="[UNK]")
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(specials)
+    backend.save(str(path))
+
+
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("other")
+    other_tokenizer(folder / "tokenizer.json")
+    words = ["The", "State", "of", "the", "art,", "and", "THE", "Art."]
+    source = random.Random(0)
+    texts = [" ".join(source.choices(words, k=60)) + f" {i}" for i in range(150)]
+    (folder / "a.txt").write_text("\n\n".join(texts))
+    prepare(
+        PrepareConfig(
+            corpus=str(folder / "a.txt"),
+            tokenizer=str(folder / "tokenizer.json"),
+            sequence_length=32,
+            eval_fraction=0.1,
+            min_characters=50,
+        ),
+        out=folder / "corpus",
+        workers=1,
+    )
+    return pretrained(folder / "corpus", folder / "run", "bert-plain")
+
+
+def test_the_exported_tokenizer_is_the_one_of_the_corpus(other_run, tmp_path):
+    from transformers import AutoTokenizer
+
+    export(other_run, tmp_path / "export")
+    ours = Tokenizer.load(other_run / "tokenizer")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "export")
+    for text in ("The State of the ART", "café — NAÏVE"):
+        [ids] = ours.encode_batch([text])
+        assert theirs(text)["input_ids"] == [ours.cls_id, *ids.tolist(), ours.sep_id]
+    marker = json.loads((tmp_path / "export" / "smallbench.json").read_text())
+    held_out = json.loads((other_run / "tokenizer" / "held_out.json").read_text())
+    assert marker["tokenizer_texts_compared"] == len(held_out) + len(AWKWARD_TEXTS)
+    assert held_out
+    assert not (tmp_path / "export" / "held_out.json").exists(), "text of the corpus stays at home"
+
+
+@pytest.mark.parametrize("where", ["held out", "awkward"])
+def test_an_export_with_another_tokenizer_fails_and_leaves_nothing(
+    other_run, tmp_path, monkeypatch, where
+):
+    real = Tokenizer.save
+
+    def save_another(self, directory, **settings):
+        real(self, directory, **settings)
+        path = directory / "tokenizer.json"
+        content = json.loads(path.read_text())
+        if where == "held out":
+            content["model"]["vocab"].pop("the")
+        else:
+            content["model"]["max_input_chars_per_word"] = 20
+        path.write_text(json.dumps(content))
+
+    monkeypatch.setattr(Tokenizer, "save", save_another)
+    with pytest.raises(SmallbenchError, match=r"tokenizer differs from the run's.*nothing was"):
+        export(other_run, tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_card_and_the_marker_say_where_it_came_from(run_dir, tmp_path):

@@ -1,0 +1,396 @@
+"""A stream of one kind → raw documents: UTF-8 bytes, in the order of the file."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import dropwhile
+from typing import IO, Any, cast
+
+from smallbench.data.config import Separator
+from smallbench.data.encodings import Utf8
+from smallbench.data.skips import DamagedError, Skips, UnreadableError
+from smallbench.data.streams import BLOCK_BYTES, DAMAGE, is_plain, recognise
+from smallbench.errors import UnavailableError
+
+MAX_DOCUMENT_BYTES = 8 << 20
+"""A longer document is cut at a line end, so that memory does not depend on the corpus."""
+LARGE_BYTES, SHORT_BYTES = 200_000, 40
+"""A text file with one document this large, or many this short, is worth a note."""
+_MAX_ARCHIVES = 4  # nested in each other
+
+# A lone \r is a line end of old Macs; \r\r\n is one line end that was converted twice.
+_BLANK_LINES = re.compile(rb"\n[ \t\f\v]*\n\s*")  # without \r, for speed
+_BLANK_LINES_CR = re.compile(rb"(?:\n|\r(?!\r*\n))[ \t\f\v]*(?:\r*\n|\r)\s*")
+_LINE_END = re.compile(rb"\r*\n|\r")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How text is cut into documents, and which field of a row is text.
+
+    Without `separator`, blank lines separate the documents of a file, and a member of an archive
+    is one document, as in OpenWebText. Without `encoding`, what is not UTF-8 is detected.
+    """
+
+    separator: Separator | None = None
+    text_field: str = "text"
+    encoding: str | None = None
+
+
+def read_documents(
+    raw: IO[bytes], name: str, options: ReadOptions, skips: Skips, *, depth: int = 0
+) -> Iterator[bytes]:
+    """Yield the raw documents of a file or an archive member, whatever it holds.
+
+    Raises `UnreadableError` and the rest of `streams.DAMAGE` where it cannot go on.
+    """
+    size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else BLOCK_BYTES
+    stream, kind = recognise(raw, name, buffer_bytes=max(512, min(size + 1, BLOCK_BYTES)))
+    utf8 = Utf8(name, skips, options.encoding)
+    if kind == "parquet":
+        yield from _parquet_documents(stream, utf8, options.text_field)
+    elif kind == "tar":
+        yield from _tar_documents(stream, options, skips, depth)
+    elif kind == "json":
+        yield from _json_documents(stream, utf8, options.text_field)
+    elif kind == "table":
+        yield from _table_documents(stream, utf8, options.text_field)
+    else:
+        separator = options.separator or ("file" if depth else "blank_line")
+        yield from _text_documents(stream, utf8, separator)
+
+
+def _text_documents(stream: io.BufferedReader, utf8: Utf8, separator: Separator) -> Iterator[bytes]:
+    num_documents = num_bytes = num_lines = num_cuts = 0
+    rest = b""
+    for block in utf8.blocks(stream, block_bytes=BLOCK_BYTES, longest=MAX_DOCUMENT_BYTES):
+        if not num_bytes and block.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+            utf8.skips.note(utf8.name, "looks like HTML; its markup is read as text")
+        num_bytes += len(block)
+        num_lines += block.count(b"\n") or block.count(b"\r")
+        *documents, rest = _cut(rest + block, separator)
+        for document in filter(bytes.strip, documents):
+            num_documents += 1
+            yield document
+        while len(rest) > MAX_DOCUMENT_BYTES:
+            end = max(rest.rfind(b"\n", 0, MAX_DOCUMENT_BYTES), MAX_DOCUMENT_BYTES // 2)
+            num_cuts += 1
+            yield rest[:end]
+            rest = rest[end:]
+    if rest.strip():
+        num_documents += 1
+        yield rest
+    if num_cuts:
+        utf8.skips.note(
+            utf8.name, f"cut at line ends {num_cuts} times: a document is at most 8 MiB"
+        )
+    _note_odd_documents(utf8, separator, num_documents, num_bytes, num_lines)
+
+
+def _cut(text: bytes, separator: Separator) -> list[bytes]:
+    if separator == "file":
+        return [text]
+    if separator == "line":
+        return _LINE_END.split(text)
+    return (_BLANK_LINES_CR if b"\r" in text else _BLANK_LINES).split(text)
+
+
+def _note_odd_documents(
+    utf8: Utf8, separator: Separator, num_documents: int, num_bytes: int, num_lines: int
+) -> None:
+    if num_documents == 1 and num_bytes >= LARGE_BYTES and separator != "file":
+        utf8.skips.note(
+            utf8.name,
+            f"one document of {num_bytes:,} bytes in {num_lines:,} lines: --documents={separator} "
+            "found no separator; if each line is a document, give --documents=line",
+        )
+    if num_documents >= 1000 and num_bytes < SHORT_BYTES * num_documents:
+        remedy = "file" if separator == "line" else "line or --documents=file"
+        utf8.skips.note(
+            utf8.name,
+            f"{num_documents:,} documents of {num_bytes // num_documents} bytes on average with "
+            f"--documents={separator}; if they are parts of longer texts, give "
+            f"--documents={remedy}",
+        )
+
+
+class Rows:
+    """Takes the text out of rows, and counts by reason the rows that have none."""
+
+    def __init__(self, name: str, skips: Skips, text_field: str) -> None:
+        self.name, self.skips, self.text_field = name, skips, text_field
+        self.reasons: Counter[str] = Counter()
+        self.fields: dict[str, None] = {}
+
+    def text_of(self, row: Any) -> bytes | None:
+        """Return the text of a decoded row as UTF-8, or None; dots lead into objects."""
+        if not isinstance(row, dict):
+            self.reasons["are not JSON objects"] += 1
+            return None
+        value: Any = row
+        for key in [self.text_field] if self.text_field in row else self.text_field.split("."):
+            if not isinstance(value, dict) or key not in value:
+                self.reasons[f"have no field {self.text_field!r}"] += 1
+                self.fields.update(dict.fromkeys(list(row)[: 30 - len(self.fields)]))
+                return None
+            value = value[key]
+        if isinstance(value, str):
+            # A lone surrogate is legal JSON; the cleaning counts it as a decoding error.
+            return value.encode("utf-8", "surrogatepass")
+        kind = "null" if value is None else f"a {type(value).__name__}, not a string,"
+        self.reasons[f"have {kind} in {self.text_field!r}"] += 1
+        return None
+
+    def report(self) -> None:
+        """Add the skips, once at the end."""
+        for reason, count in self.reasons.items():
+            found = ""
+            if reason.startswith("have no field") and self.fields:
+                found = f" (fields: {', '.join(map(str, self.fields))}; give --text_field=NAME)"
+            self.skips.add(self.name, f"{count:,} rows {reason}{found}", count)
+
+
+def _json_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> Iterator[bytes]:
+    rows = Rows(utf8.name, utf8.skips, text_field)
+    # An escape is six characters for one, and other fields need room too.
+    longest = 8 * MAX_DOCUMENT_BYTES
+    blocks = utf8.blocks(stream, block_bytes=BLOCK_BYTES, longest=longest)
+    first = next(blocks, b"")
+    is_lines = not first.lstrip().startswith(b"[")
+    if is_lines and first.lstrip().partition(b"\n")[0].strip() == b"{":
+        is_lines = False  # an indented object
+    for row in (_json_lines if is_lines else _json_values)(_chain(first, blocks), rows, longest):
+        if (text := rows.text_of(row)) is not None:
+            yield text
+    rows.report()
+
+
+def _chain(first: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from blocks
+
+
+def _json_lines(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[Any]:
+    is_inside = False
+    for block in blocks:
+        for line in block.split(b"\n"):
+            if is_inside or not line.strip():
+                is_inside = False
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                rows.reasons["are not JSON"] += 1
+            else:
+                yield row
+        # The rest of a line that is too long was counted with its beginning.
+        is_inside = not block.endswith((b"\n", b"\r")) and len(block) > longest
+
+
+def _json_values(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[Any]:
+    """Values behind each other, as in a list; `[`, `]` and commas between them do not count."""
+    decoder, rest, decoded = (
+        json.JSONDecoder(),
+        "",
+        codecs.getincrementaldecoder("utf-8")("replace"),
+    )
+    between = re.compile(r"[\s,\[\]]*")
+    error: Exception | None = None
+    for block in blocks:
+        rest += decoded.decode(block)
+        position = 0
+        while True:
+            match = between.match(rest, position)
+            assert match is not None
+            position = match.end()
+            if position == len(rest):
+                break
+            try:
+                row, position = decoder.raw_decode(rest, position)
+            except (ValueError, RecursionError) as failure:
+                error = failure  # it may only be cut; the next block tells
+                break
+            yield row
+        rest = rest[position:]
+        if len(rest) > longest:
+            break
+    if rest.strip():
+        rows.report()
+        raise DamagedError(f"damaged or cut short: not a list of JSON objects ({error})")
+
+
+def _table_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> Iterator[bytes]:
+    longest = 8 * MAX_DOCUMENT_BYTES
+    blocks = utf8.blocks(stream, block_bytes=BLOCK_BYTES, longest=longest)
+    # Damaged bytes pass through to the cleaning, which counts them.
+    lines = (
+        line
+        for block in blocks
+        for line in block.decode("utf-8", "surrogateescape").replace("\0", "").splitlines(True)
+    )
+    csv.field_size_limit(longest)
+    is_tabs = ".tsv" in utf8.name.lower()
+    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tabs else {"strict": True}
+    try:
+        table = csv.DictReader(dropwhile(str.isspace, _joined(lines)), **dialect)
+        names = table.fieldnames or []
+        if names and text_field not in names:
+            raise UnreadableError(_no_column(text_field, names))
+        num_short = 0
+        for row in table:
+            if isinstance(row[text_field], str):
+                yield row[text_field].encode("utf-8", "surrogateescape")
+            else:
+                num_short += 1
+    except csv.Error as error:
+        raise UnreadableError(f"damaged or not a table ({error})") from None
+    if num_short:
+        utf8.skips.add(utf8.name, f"{num_short:,} rows end before {text_field!r}", num_short)
+
+
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """Lines that end with a line feed: `str.splitlines` also splits where CSV does not."""
+    rest = ""
+    for line in lines:
+        rest += line
+        if line.endswith(("\n", "\r")):
+            yield rest
+            rest = ""
+    if rest:
+        yield rest
+
+
+def _no_column(text_field: str, names: Iterable[str]) -> str:
+    return f"no column {text_field!r} among {', '.join(map(str, names))}; give --text_field=NAME"
+
+
+def _parquet_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> Iterator[bytes]:
+    try:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UnavailableError(
+            ".parquet needs the package 'pyarrow': pip install 'smallbench[train]'"
+        ) from None
+    num_null = 0
+    with tempfile.TemporaryFile() as unpacked:
+        # Parquet is read from its end; a compressed one has to be unpacked first.
+        seekable: IO[bytes] = stream
+        if not stream.seekable():
+            while block := stream.read(BLOCK_BYTES):
+                unpacked.write(block)
+            seekable = unpacked
+        try:
+            table = pq.ParquetFile(seekable)
+            kind, path = _column(table.schema_arrow, text_field)
+            if not _is_text(kind):
+                raise UnreadableError(f"column {text_field!r} has {kind}, not text")
+            for batch in table.iter_batches(batch_size=256, columns=[text_field]):
+                column = batch.column(0)
+                for part in path[1:]:
+                    column = pc.struct_field(column, part)
+                if pa.types.is_dictionary(kind):
+                    column = column.cast(kind.value_type)
+                values = column.cast(pa.large_binary()).to_pylist()
+                num_null += values.count(None)
+                yield from (utf8.convert(value) for value in values if value is not None)
+        except pa.ArrowException as error:
+            raise DamagedError(f"damaged or no parquet ({error})") from error
+    if num_null:
+        utf8.skips.add(utf8.name, f"{num_null:,} rows have null in {text_field!r}", num_null)
+
+
+def _column(schema: Any, text_field: str) -> tuple[Any, list[str]]:
+    """Return the type of a column and the path to it; dots lead into structs."""
+    path = [text_field] if text_field in schema.names else text_field.split(".")
+    if path[0] not in schema.names:
+        raise UnreadableError(_no_column(text_field, schema.names))
+    kind = schema.field(path[0]).type
+    for part in path[1:]:
+        names = [kind.field(i).name for i in range(kind.num_fields)]
+        if part not in names:
+            raise UnreadableError(_no_column(text_field, schema.names))
+        kind = kind.field(names.index(part)).type
+    return kind, path
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    checks: tuple[Callable[[Any], bool], ...] = (
+        types.is_string, types.is_large_string, types.is_string_view,
+        types.is_binary, types.is_large_binary, types.is_binary_view,
+    )  # fmt: skip
+    return any(check(kind) for check in checks)
+
+
+def _tar_documents(
+    stream: io.BufferedReader, options: ReadOptions, skips: Skips, depth: int
+) -> Iterator[bytes]:
+    """Documents of a tar's members, which may be compressed and archives themselves.
+
+    Nothing is unpacked to disk. A damaged inner archive loses what follows the damage in it, and
+    is counted; the outer archive goes on.
+    """
+    if depth >= _MAX_ARCHIVES:
+        raise UnreadableError(f"more than {_MAX_ARCHIVES} archives inside each other")
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            while member := archive.next():
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                if not member.isfile() or is_hidden(member.name.split("/")):
+                    continue
+                inner = cast(IO[bytes], archive.extractfile(member))
+                try:
+                    yield from _member_documents(inner, member, options, skips, depth + 1)
+                except DAMAGE as error:
+                    skips.add(member.name, reason_of(error))
+    except tarfile.TarError as error:
+        raise DamagedError(f"damaged or cut short ({error})") from error
+    # A damaged header looks to tarfile like the end; and checksums stand at the very end.
+    while block := stream.read(BLOCK_BYTES):
+        if block.strip(b"\0"):
+            raise DamagedError("damaged: there is data after the end of the archive")
+
+
+def _member_documents(
+    inner: IO[bytes], member: tarfile.TarInfo, options: ReadOptions, skips: Skips, depth: int
+) -> Iterator[bytes]:
+    """An archive has millions of small members, so each is read in one piece if it can be."""
+    if member.size > MAX_DOCUMENT_BYTES:
+        yield from read_documents(inner, member.name, options, skips, depth=depth)
+        return
+    content = inner.read()
+    if len(content) < member.size:
+        raise EOFError("the archive ends inside this member")
+    is_document = options.separator in {None, "file"} and member.name.endswith(".txt")
+    if is_document and is_plain(content):  # nearly all of OpenWebText, twice as fast
+        if content.strip():
+            yield content
+        return
+    yield from read_documents(io.BytesIO(content), member.name, options, skips, depth=depth)
+
+
+def is_hidden(parts: Iterable[str]) -> bool:
+    """Tell whether a path has a part that begins with a dot."""
+    return any(part.startswith(".") and part not in {".", ".."} for part in parts)
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in a few words why a file could not be read to its end."""
+    if isinstance(error, UnreadableError):
+        return str(error)
+    return f"damaged or cut short ({error or type(error).__name__})"
