@@ -1,10 +1,13 @@
 """The glue job's flags: what each action needs, and which shard a pod does."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from jobs.cli import main
 from jobs.glue import Options
+from smallbench import plugins
 from smallbench.errors import ConfigError, UsageError
 from smallbench.export.huggingface import export
 from smallbench.glue.results import read_runs, run_directory, write_run
@@ -135,3 +138,27 @@ def test_a_checkpoint_that_was_not_kept_is_refused_before_anything_runs(
     assert not (tmp_path / "o").exists()
     with pytest.raises(UsageError, match="--steps names checkpoints of a run"):
         Options(**MEASURE, steps=(1,))
+
+
+@pytest.mark.parametrize("pooling", [[], ["--pooling=mean"]])
+def test_a_run_of_an_architecture_of_ones_own_is_scored_as_its_export(
+    pooling, corpus, tmp_path, monkeypatch, capsys
+):
+    """The run's code is its user's; a folder with code from elsewhere is not run unasked."""
+    monkeypatch.setattr(plugins, "_FILES", {})
+    monkeypatch.setattr(plugins, "_GIVEN", set())
+    idea = Path(__file__).parents[1] / "plugins" / "gated_bert.py"
+    run_dir, exported = tmp_path / "run", tmp_path / "export"
+    tiny = ["--max_steps=1", "--sequence_length=32", "--model.num_hidden_layers=1",
+            "--train.global_batch_size=4", "--train.num_eval_rows=4"]  # fmt: skip
+    recipe = f"{idea}:gated_bert_tiny"
+    assert main(["pretrain", recipe, f"--data={corpus}", f"--run_dir={run_dir}", *tiny]) == 0
+    export(run_dir, exported)
+    for model, flags in ((run_dir, []), (exported, ["--trust_remote_code"])):
+        out = f"--out={tmp_path}/of_{model.name}"
+        assert main(["glue", f"--model={model}", out, *QUICK, *pooling, *flags]) == 0
+    (native,), (foreign,) = (read_runs(tmp_path / f"of_{name}") for name in ("run", "export"))
+    assert native == foreign
+    capsys.readouterr()
+    assert main(["glue", f"--model={exported}", f"--out={tmp_path}/no", *QUICK]) == 78
+    assert "--trust_remote_code" in capsys.readouterr().err
