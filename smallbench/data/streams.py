@@ -51,6 +51,8 @@ _NOT_PLAIN = (
     *_FOREIGN,
     b"PAR1",
     b"\xef\xbb\xbf",
+    b"{",
+    b"[",
     *(bytes([i]) + b"*M\x18" for i in range(80, 96)),
 )
 _JSON_NAMES, _TABLE_NAMES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
