@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import IO, Any, NamedTuple
 
+from smallbench.data.encodings import BOMS
 from smallbench.data.skips import DamagedError, UnreadableError
 from smallbench.errors import UnavailableError
 
@@ -123,6 +124,10 @@ def _kind(head: bytes, name: str) -> str:
     if _is_tar(head[:512]):
         return "tar"
     expected = expected_kind(name)
+    for bom, encoding in BOMS:
+        if head.startswith(bom):
+            head = head.removeprefix(bom).decode(encoding, "ignore").encode("utf-8", "ignore")
+            break
     if expected == "text" and _is_json(head.removeprefix(b"\xef\xbb\xbf").lstrip()):
         return "json"
     return expected
