@@ -153,7 +153,8 @@ def _is_json(head: bytes) -> bool:
     if not newline and len(head) > HEAD_BYTES // 2:  # one long line: its end is out of sight
         return re.match(rb'\{\s*"[^"]*"\s*:', line) is not None
     try:
-        return isinstance(json.loads(line), dict)
+        # Its encoding does not matter here, only its shape.
+        return isinstance(json.loads(line.decode("utf-8", "replace")), dict)
     except ValueError:
         return False
 
