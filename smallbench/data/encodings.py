@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from smallbench.data.skips import Skips, UnreadableError
 
-_BOMS = (  # UTF-32's little-endian mark begins with UTF-16's
+BOMS = (  # UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -115,7 +115,7 @@ class Utf8:
 
     def _whole_encoding(self, head: bytes) -> str | None:
         """Name the encoding of a file that cannot be cut into lines before it is decoded."""
-        for bom, name in _BOMS:
+        for bom, name in BOMS:
             if head.startswith(bom):
                 return name
         if self.given and (self.given.startswith(_SEVEN_BIT) or "a\n".encode(self.given) != b"a\n"):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import IO, Any, NamedTuple
 
+from smallbench.data.encodings import BOMS
 from smallbench.data.skips import DamagedError, UnreadableError
 from smallbench.errors import UnavailableError
 
@@ -51,6 +52,8 @@ _NOT_PLAIN = (
     *_FOREIGN,
     b"PAR1",
     b"\xef\xbb\xbf",
+    b"{",
+    b"[",
     *(bytes([i]) + b"*M\x18" for i in range(80, 96)),
 )
 _JSON_NAMES, _TABLE_NAMES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
@@ -121,6 +124,10 @@ def _kind(head: bytes, name: str) -> str:
     if _is_tar(head[:512]):
         return "tar"
     expected = expected_kind(name)
+    for bom, encoding in BOMS:
+        if head.startswith(bom):
+            head = head.removeprefix(bom).decode(encoding, "ignore").encode("utf-8", "ignore")
+            break
     if expected == "text" and _is_json(head.removeprefix(b"\xef\xbb\xbf").lstrip()):
         return "json"
     return expected
@@ -146,7 +153,8 @@ def _is_json(head: bytes) -> bool:
     if not newline and len(head) > HEAD_BYTES // 2:  # one long line: its end is out of sight
         return re.match(rb'\{\s*"[^"]*"\s*:', line) is not None
     try:
-        return isinstance(json.loads(line), dict)
+        # Its encoding does not matter here, only its shape.
+        return isinstance(json.loads(line.decode("utf-8", "replace")), dict)
     except ValueError:
         return False
 

@@ -132,7 +132,7 @@ def check_damage(file, compression: str, place: float, cut: bool) -> None:
 
 
 FAST = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 SLOW = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 DAMAGE = (st.sampled_from(["gzip", "bzip2", "xz", "zstd", "twice"]), st.floats(0, 1), st.booleans())

@@ -87,7 +87,8 @@ def test_rows_of_json_lines_and_csv_are_decoded_like_text(tmp_path: Path, encodi
     (tmp_path / "a.jsonl").write_bytes(encoded(rows, encoding))
     table = "id,text\n" + "".join(f'1,"{document}"\n' for document in documents)
     (tmp_path / "a.csv").write_bytes(encoded(table, encoding))
-    for name in ("a.jsonl", "a.csv"):
+    (tmp_path / "wiki_00").write_bytes((tmp_path / "a.jsonl").read_bytes())
+    for name in ("a.jsonl", "a.csv", "wiki_00"):
         assert read(tmp_path / name)[:2] == (documents, [])
 
 
