@@ -32,8 +32,8 @@ class Pin:
     """`Examples.sha256` of a dev split: entries name its rows by their position."""
 
 
-# Of the files with the MD5 sums that PaddleNLP and GluonNLP publish for the official archives.
-# MNLI's dev_matched.tsv was at hand only with its parse columns blanked.
+# Of the files with the MD5 sums that PaddleNLP lists for the official archives.
+# MNLI's dev_matched.tsv was at hand only with its other columns blanked, so its MD5 differs.
 PINS: Mapping[str, Mapping[str, Pin]] = {
     "cola": {
         "train": Pin("761db53adcfbb9829d4a0c0ef7ef2581384d1de3ede08d76e19429fe28f600ac"),
