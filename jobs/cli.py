@@ -117,14 +117,14 @@ def _sentence(error: Exception) -> tuple[str, int] | None:
 def _disk_failure(error: Exception) -> tuple[str, ExitCode] | None:
     """The sentence and exit code if the file system, not the program, is at fault."""
     number = files.errno_of(error)
-    if not isinstance(error, OSError) or error.errno is None:  # perhaps a library wrapped it
-        if number not in files.NOT_WRITABLE:
-            return None
-        reason = os.strerror(number)
+    if number in files.NOT_WRITABLE and not getattr(error, "filename", None):
+        reason = os.strerror(number)  # perhaps a library wrapped it
         return (
             f"a file could not be written ({reason}); make room on the disk",
             ExitCode.UNAVAILABLE,
         )
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
     sentence = f"{error.filename}: " if error.filename else ""
     sentence += error.strerror or str(error)
     not_usable = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError

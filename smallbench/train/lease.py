@@ -41,7 +41,7 @@ class RunLease:
         holder: str,
         at_least: int = 1,
         stop: Stop = NEVER,
-        say: Callable[[str], None] = lambda text: None,
+        report: Callable[[str], None] = lambda text: None,
     ) -> int:
         """Own the run from here on; return the number of the new attempt, from `at_least` on.
 
@@ -51,7 +51,7 @@ class RunLease:
         """
         newest = self._newest_attempt()
         if newest:
-            self._wait_for(newest, holder, stop, say)
+            self._wait_for(newest, holder, stop, report)
         self.attempt, self._holder = max(newest + 1, at_least), holder
         try:
             self._put(f"attempts/{attempt_name(self.attempt)}.json", self._content(), only_new=True)
@@ -122,7 +122,7 @@ class RunLease:
         attempt: int,
         holder: str,
         stop: Stop,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         seen = self._sign_of_life(attempt)
         if seen["holder"] == holder:
@@ -133,7 +133,7 @@ class RunLease:
         # Clocks differ: whoever is alive is seen to renew within this time.
         seconds = min(max(left, seen["lease_seconds"] / 2), seen["lease_seconds"])
         if seconds > 1:
-            say(
+            report(
                 f"attempt {attempt} on {seen['host']} may still write to {self.storage.url}; "
                 f"waiting {seconds:.0f} s for its lease to run out"
             )

@@ -72,13 +72,13 @@ from smallbench.train.initial import load_initial_weights
 from smallbench.train.machine import Machine, asked_rows, choose_machine, rows_per_forward
 from smallbench.train.manifest import METRICS
 from smallbench.train.memory import MemoryExhaustedError
-from smallbench.train.place import Place, Resume, take_place
 from smallbench.train.plan import UnplannedError, smaller
 from smallbench.train.precision import matrix_peak_flops
 from smallbench.train.record import RECORD_NAME, write_summary
 from smallbench.train.remote import refer_checkpoints
+from smallbench.train.run_storage import Resume, RunStorage, open_run_storage
 from smallbench.train.saving import SaveCheckpoints, WaitForUploads, restore
-from smallbench.train.sync import Uploader, say
+from smallbench.train.sync import Uploader, report
 from smallbench.train.trainer import Callback, Trainer
 from smallbench.train.trial import try_plugins, undone_if_plugins_fail
 from smallbench.train.usage import UsageMeter, open_meter, summary
@@ -104,14 +104,14 @@ class Run:
     config: PretrainConfig
     corpus: Corpus
     machine: Machine
-    place: Place
+    storage: RunStorage
     around: Around
     stop: Stop
 
     @property
     def run_dir(self) -> Path:
         """The directory that the run is kept in."""
-        return self.place.store.run_dir
+        return self.storage.store.run_dir
 
 
 def pretrain(
@@ -145,9 +145,9 @@ def pretrain(
     machine = choose_machine(config, stop)
     with undone_if_plugins_fail(run_dir), ExitStack() as stack:
         # 3. Own the run directory and the storage; find the checkpoint to continue from.
-        place, checkpoint = Place(CheckpointStore(run_dir), None), None
+        storage, checkpoint = RunStorage(CheckpointStore(run_dir), None), None
         if machine.processes.is_first:
-            place, checkpoint = take_place(
+            storage, checkpoint = open_run_storage(
                 config, machine, corpus.rows.manifest, data=data, run_dir=run_dir, resume=resume,
                 durability=durability, stop=stop, stack=stack,
             )  # fmt: skip
@@ -155,14 +155,14 @@ def pretrain(
                 verify_once(then_data, run_dir / "verified-then.json")
         step = machine.processes.first_of(checkpoint.step if checkpoint else None)
         if checkpoint is None and step is not None:
-            checkpoint = place.store.load(step)
+            checkpoint = storage.store.load(step)
         # 4. Train with micro-batches that fit: halved, from where the run stands, until they do.
         around = Around(durability, accounting, tracking, shows_plan)
-        run = Run(config, corpus, machine, place, around, stop)
+        run = Run(config, corpus, machine, storage, around, stop)
         found = checkpoint.manifest.get("micro_batch") if checkpoint else None
         num_rows = rows_per_forward(config, machine, found)
         while (fewer := _train_or_fewer_rows(run, checkpoint, num_rows)) is not None:
-            num_rows, checkpoint = fewer, place.store.newest()
+            num_rows, checkpoint = fewer, storage.store.newest()
 
 
 def _train_or_fewer_rows(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> int | None:
@@ -219,7 +219,7 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
         # 8. What surrounds the loop: records, held-out loss, checkpoints, uploads.
         log = LogTraining(
             trackers, every_steps=config.train.log_every_steps, budget=budget_of(config),
-            peak_flops=peak_flops, also=partial(_other_fields, usage, run.place.uploader),
+            peak_flops=peak_flops, also=partial(_other_fields, usage, run.storage.uploader),
         )  # fmt: skip
         heartbeat = Heartbeat(run.run_dir / "heartbeat.json")
         beat = heartbeat.beat if machine.processes.is_first else lambda: None
@@ -374,7 +374,7 @@ def _save_checkpoints(
                 tracker.sync()  # a checkpoint's step must find its records again
 
     return SaveCheckpoints(
-        run.place.store,
+        run.storage.store,
         engine,
         facts={
             "config_digest": digest(run.config),
@@ -389,7 +389,7 @@ def _save_checkpoints(
         stateful=stateful,
         before=before,
         after=lambda p: write_summary(run.run_dir, summary(p, peak_flops=peak_flops)),
-        uploader=run.place.uploader,
+        uploader=run.storage.uploader,
         stop=run.stop,
     )
 
@@ -403,7 +403,7 @@ def _watch(
     beat: Callable[[], None],
 ) -> list[Callback]:
     """Return what only process 0 looks after, in the order in which it happens."""
-    config, machine, uploader = run.config, run.machine, run.place.uploader
+    config, machine, uploader = run.config, run.machine, run.storage.uploader
     if not machine.processes.is_first:
         return []
     callbacks: list[Callback] = []
@@ -439,4 +439,4 @@ def _refer(run_dir: Path, uploader: Uploader, views: list[WandbRun]) -> None:
         try:
             refer_checkpoints(view, run_id, uploader.remote)
         except SmallbenchError as problem:  # the run is done and stored; this was to look at
-            say(f"the checkpoints are not shown: {problem}")
+            report(f"the checkpoints are not shown: {problem}")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -174,9 +175,10 @@ def holder_of(run_dir: Path) -> str:
     identity = {"lock_inode": status.st_ino, "lock_changed_ns": status.st_ctime_ns}
     path = run_dir / HOLDER_NAME
     if path.exists():
-        known = read_json(path)
-        if known.items() >= identity.items():
-            return str(known["name"])
+        with suppress(DataError):  # a file that is cut is no better than none
+            known = read_json(path)
+            if known.items() >= identity.items() and "name" in known:
+                return str(known["name"])
         print(
             f"{run_dir} is a copy or was restored: it waits for the lease of the original, if that "
             "still runs",

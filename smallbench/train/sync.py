@@ -140,7 +140,7 @@ class Uploader:
                         )
                     )
                     return
-                say(f"step {checkpoint.step:,} is not stored yet, training goes on: {problem}")
+                report(f"step {checkpoint.step:,} is not stored yet, training goes on: {problem}")
                 with self._changed:
                     self._changed.wait(pause)
                     if self._is_closed:
@@ -162,7 +162,7 @@ class Uploader:
             with self._changed:
                 self._unsynced_since = time.monotonic() if self._waiting else None
             if self.problem:  # of this checkpoint, or of one that it replaced
-                say(f"step {checkpoint.step:,} is stored")
+                report(f"step {checkpoint.step:,} is stored")
             self.problem = None
             try:
                 while self._abandoned:
@@ -170,7 +170,7 @@ class Uploader:
                     self._abandoned.pop()
                 self.remote.store.prune(self._retention)
             except TEMPORARY as error:  # the next commit tries again
-                say(f"old checkpoints could not be deleted: {error}")
+                report(f"old checkpoints could not be deleted: {error}")
             except SmallbenchError as error:
                 self._fail(error)
             return
@@ -202,6 +202,6 @@ def as_ours(error: Exception) -> SmallbenchError:
     return error if isinstance(error, SmallbenchError) else UnavailableError(str(error))
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     """One line for people beside the metrics."""
     print(f"storage: {text}", file=sys.stderr, flush=True)

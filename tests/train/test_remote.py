@@ -111,7 +111,7 @@ def test_a_living_owner_is_left_alone(url):
 
     said = []
     with pytest.raises(ConflictError, match="is writing to the run"):
-        remote_run(url).lease.claim(holder="b", say=said.append, stop=Stop(watch))
+        remote_run(url).lease.claim(holder="b", report=said.append, stop=Stop(watch))
     assert "waiting" in said[0]
     owner.lease.assert_owned()
 

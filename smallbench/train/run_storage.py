@@ -36,7 +36,7 @@ from smallbench.train.record import (
 )
 from smallbench.train.remote import RemoteRun
 from smallbench.train.retention import Retention
-from smallbench.train.sync import Uploader, say
+from smallbench.train.sync import Uploader, report
 
 Resume = Literal["allow", "must", "never"]
 
@@ -45,14 +45,14 @@ RELEASE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Place:
+class RunStorage:
     """Where an attempt keeps its checkpoints; only process 0 writes."""
 
     store: CheckpointStore
     uploader: Uploader | None
 
 
-def take_place(
+def open_run_storage(
     config: PretrainConfig,
     machine: Machine,
     manifest: Manifest,
@@ -63,7 +63,7 @@ def take_place(
     durability: DurabilityConfig,
     stop: Stop,
     stack: ExitStack,
-) -> tuple[Place, Checkpoint | None]:
+) -> tuple[RunStorage, Checkpoint | None]:
     """Own the run directory and the storage, and find the checkpoint to go on from."""
     check_path(run_dir, name="--run_dir")
     store = CheckpointStore(run_dir)
@@ -82,7 +82,7 @@ def take_place(
     )
     if remote:
         attempt = remote.lease.claim(
-            holder=holder_of(run_dir), at_least=attempt, stop=stop, say=say
+            holder=holder_of(run_dir), at_least=attempt, stop=stop, report=report
         )
         uploader = _start_uploads(remote, retention, durability, stack)
         # Again: whoever was waited for may have begun the run, or gone on with it.
@@ -115,7 +115,7 @@ def take_place(
         uploader.committed_step = max(remote.store.steps(), default=0)
         if checkpoint is not None and checkpoint.step > uploader.committed_step:
             uploader.submit(checkpoint)  # the last attempt did not come to it
-    return Place(store, uploader), checkpoint
+    return RunStorage(store, uploader), checkpoint
 
 
 def _start_uploads(
@@ -212,7 +212,7 @@ def _release(remote: RemoteRun, uploader: Uploader) -> None:
         try:
             remote.lease.release()
         except (SmallbenchError, OSError) as problem:
-            say(f"the lease was not given back: {problem}")
+            report(f"the lease was not given back: {problem}")
 
     # A server that has fallen silent must not hold up the exit.
     thread = threading.Thread(target=release, daemon=True)

@@ -10,8 +10,8 @@ from smallbench.data.verified import verify_once
 from smallbench.errors import ConfigError, ConflictError, DataError, SmallbenchError
 from smallbench.files import exclusive_lock, read_json
 from smallbench.stop import Stop
-from smallbench.train import place as place_module
 from smallbench.train import pretrain as pretrain_module
+from smallbench.train import run_storage
 from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import DurabilityConfig
 from smallbench.train.manifest import OtherVersionError
@@ -148,4 +148,4 @@ def test_a_shard_that_changed_between_two_starts_is_found(corpus, tmp_path, monk
     shard.write_bytes(content)
     with pytest.raises(DataError, match="does not have the SHA-256"):
         pretrain(tiny(**VALUES), data=data, run_dir=run_dir)
-    assert verified.MEMORY_NAME == place_module.MEMORY_NAME
+    assert verified.MEMORY_NAME == run_storage.MEMORY_NAME
