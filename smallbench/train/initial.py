@@ -63,7 +63,8 @@ def _of_export(source: str, objective: PretrainObjective) -> dict[str, Tensor]:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(source)
+        # Never a question on the standard input of a batch job.
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         theirs = config.to_dict()
         name = (theirs.get("architectures") or [""])[0]
         auto = getattr(transformers, name, transformers.AutoModel)
@@ -118,7 +119,7 @@ def _check_tokenizer(theirs: str, ours: Path, source: str) -> None:
 
     def vocabulary(place: str) -> dict[str, Any]:
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise DataError(
                 f"the tokenizer of --init_from={source} cannot be loaded "
