@@ -364,7 +364,8 @@ def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
         runs.append(run)
     if not runs:
         raise Rejected("runs", f"{RUNS_FILE} has no run")
-    stray = sorted(path for path in contents if "/" in path and path not in used)
+    predictions = {path for path in contents if path.startswith(f"{PREDICTIONS_FOLDER}/")}
+    stray = sorted(predictions - used)
     if stray:
         raise Rejected("runs", f"{stray[0]} belongs to no run")
     return runs
