@@ -40,6 +40,7 @@ MARKER = "leaderboard.json"
 """Its content tells a site from a folder that looks like one."""
 WRITTEN = {*(tab.page for tab in BOARDS.values()), "submit.html", "entries", "static"}
 WRITTEN |= {MARKER, "leaderboard.csv", "entry.schema.json", "feed.xml"}
+WRITTEN |= {f"{name}.tex" for name in BOARDS}
 """All that a site's folder holds: with anything else in it, it is not only ours to replace."""
 
 
@@ -182,6 +183,10 @@ def _write(
         "leaderboard.csv": exports.csv_text(views),
         "entry.schema.json": json.dumps(schema(), indent=1, ensure_ascii=False) + "\n",
     }
+    for name in BOARDS:
+        newest = max((row.entry.date for row in views[name]), default=None)
+        title = BOARDS[name].title
+        texts[f"{name}.tex"] = exports.latex_text(views[name], title=title, newest=newest)
     if site_url is not None:
         texts["feed.xml"] = exports.atom_text(views, site_url=site_url)
     for name, text in texts.items():
