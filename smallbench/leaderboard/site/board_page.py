@@ -23,7 +23,7 @@ from smallbench.leaderboard.site.rows import (
 
 TIER_MEANINGS: Mapping[Tier, str] = {
     "reported": "Scores printed elsewhere: nobody can recompute them, so they have no rank.",
-    "claimed": "The scores were recomputed from the predictions; the training is the authors’ word.",
+    "claimed": "Scores recomputed from the predictions; the rest is the authors’ word.",
     "logged": "Also, the training log, the operations and the commit fit together.",
     "verified": "Also, the board’s keepers repeated it within stated tolerances.",
 }
