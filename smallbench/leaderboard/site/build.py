@@ -19,6 +19,7 @@ from smallbench import __version__
 from smallbench.errors import DataError, UsageError
 from smallbench.files import temporary_sibling
 from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard import site
 from smallbench.leaderboard.entry import (
     schema,
 )
@@ -147,6 +148,7 @@ def _write(
     dates = [row.entry.date for found in views.values() for row in found]
     shared = {
         "site_url": site_url,
+        "repository_url": site.REPOSITORY_URL,
         "is_sample": is_sample,
         "version": __version__,
         "newest": max(dates, default=None),
