@@ -302,6 +302,31 @@ def _tuples(section: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
 
 
+# ---- lines of the log
+
+MAX_LOGGED = 1e15  # of a line of the log: seconds, losses, rates
+PEAK_KEY = "peak_memory_bytes"  # may be absent: logs of version 0.1 have none
+_LOG_KEYS = ("step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256")
+
+
+def is_log_line(line: Any) -> bool:
+    """Return whether a line of the log has the keys and types of the schema's `train_log_line`."""
+    if not isinstance(line, dict) or set(line) - {PEAK_KEY} != set(_LOG_KEYS):
+        return False
+    numbers = [line[key] for key in _LOG_KEYS[:-1]] + [line.get(PEAK_KEY)]
+    if any(isinstance(n, bool) or not isinstance(n, int | float | None) for n in numbers):
+        return False
+    if any(n is not None and abs(n) > MAX_LOGGED for n in numbers):
+        return False
+    counts = (line["step"], line["tokens"])
+    return (
+        all(isinstance(n, int) and 0 <= n < 1 << 53 for n in counts)
+        and isinstance(line["seconds"], int | float)
+        and line["seconds"] >= 0
+        and isinstance(line["sha256"], str)
+    )
+
+
 # ---- writing
 
 

@@ -197,11 +197,12 @@ def _together(
     copies = copied_answers(accepted, among) if accepted else {}
     known = {e.folder.resolve(): e.answers for e in evaluations if not e.rejected}
     entries = {e.folder.resolve(): e.entry for e in evaluations if e.entry and not e.rejected}
-    for folder in [place.resolve() for place in among]:
-        if accepted and folder not in known:
-            known[folder], other = answers_of(folder)
+    unknown = [place for place in map(Path.resolve, among) if accepted and place not in known]
+    for place, answered in zip(unknown, call_each(answers_of, unknown), strict=True):
+        if not isinstance(answered, Failure):
+            known[place], other = answered
             if other is not None:
-                entries[folder] = other
+                entries[place] = other
     near, shared = near_copies(known, accepted), shared_evidence(entries, accepted)
     verified = {root: _verified(root) for root in {e.folder.resolve().parent for e in evaluations}}
     result = []

@@ -34,6 +34,7 @@ from smallbench.leaderboard.entry import (
     Entry,
     StoredRun,
     entry_from_dict,
+    is_log_line,
     schema,
 )
 from smallbench.leaderboard.text import JOINERS, is_invisible, name_of, show, texts
@@ -52,7 +53,6 @@ MAX_JSON_DEPTH = 12
 MAX_SCORE = 1_000_000
 # Sums and ratios of such numbers, and a chart's scale over them, stay finite.
 MAX_NUMBER, MIN_NUMBER = 1e30, 1e-30
-MAX_LOGGED = 1e15  # of a line of the log: seconds, losses, rates
 
 PREDICTIONS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
 FOLDERS = {
@@ -455,9 +455,6 @@ def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]
 
 # ---- the training log
 
-PEAK_KEY = "peak_memory_bytes"  # may be absent: logs of version 0.1 have none
-_LOG_KEYS = ("step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256")
-
 
 def _parse_log(contents: Mapping[str, bytes]) -> list[Mapping[str, Any]]:
     if LOG_FILE not in contents:
@@ -465,23 +462,6 @@ def _parse_log(contents: Mapping[str, bytes]) -> list[Mapping[str, Any]]:
     lines = _lines(contents, LOG_FILE, check="log", most=MAX_LOG_LINES)
     for number, line in enumerate(lines, start=1):
         # By hand: a schema's validator would take seconds for so many lines.
-        if not _is_log_line(line):
+        if not is_log_line(line):
             raise Rejected("log", f"{LOG_FILE}, line {number}: not the keys and types of a record")
     return lines
-
-
-def _is_log_line(line: Any) -> bool:
-    if not isinstance(line, dict) or set(line) - {PEAK_KEY} != set(_LOG_KEYS):
-        return False
-    numbers = [line[key] for key in _LOG_KEYS[:-1]] + [line.get(PEAK_KEY)]
-    if any(isinstance(n, bool) or not isinstance(n, int | float | None) for n in numbers):
-        return False
-    if any(n is not None and abs(n) > MAX_LOGGED for n in numbers):
-        return False
-    counts = (line["step"], line["tokens"])
-    return (
-        all(isinstance(n, int) and 0 <= n < 1 << 53 for n in counts)
-        and isinstance(line["seconds"], int | float)
-        and line["seconds"] >= 0
-        and isinstance(line["sha256"], str)
-    )

@@ -29,6 +29,8 @@ BESIDE = {
     "log_of_another_run",
     "predictions_of_another_entry",
     "predictions_of_another_entry_packed_anew",
+    "name_in_other_letters",
+    "weights_of_another_entry",
 }
 """Cases that take something from the other entry."""
 
@@ -269,6 +271,92 @@ def weights_without_revision(folder):
 @case("flagged", "links", r"links.wandb leads to wandb.ai.evil.example")
 def link_to_a_lookalike(folder):
     edit(folder, "links", "wandb", to="https://wandb.ai.evil.example/run")
+
+
+# ---- claims that nothing supports
+
+
+@case("rejected", "log", r"a number is too large")
+def loss_of_the_largest_number(folder):
+    relog(folder, lambda lines: [{**line, "loss": 1.79e308} for line in lines])
+
+
+@case("rejected", "schema", r"a number is too small")
+def a_number_next_to_zero(folder):
+    edit(folder, "pretrain", "gpu_active_seconds", to=5e-324)
+
+
+@case("rejected", "text", r"name has an invisible character \(U\+FFFF\)")
+def name_with_a_noncharacter(folder):
+    edit(folder, "name", to="Model \uffff")
+
+
+@case("rejected", "date", r"before the benchmark")
+def older_than_the_benchmark(folder):
+    edit(folder, "date", to="2019-01-01")
+
+
+@case("rejected", "digests", r"git_commit 000000000000… is made up")
+def commit_of_zeros(folder):
+    edit(folder, "provenance", "git_commit", to="0" * 40)
+
+
+@case("rejected", "digests", r"finetune.model_sha256 ababab")
+def weights_of_two_letters(folder):
+    edit(folder, "finetune", "model_sha256", to="ab" * 32)
+
+
+@case("rejected", "price", r"usd_per_hour is 0")
+def price_of_zero(folder):
+    edit(folder, "hardware", "usd_per_hour", to=0)
+
+
+@case("rejected", "positions", r"max_position_embeddings 64 is shorter than inputs of 128")
+def position_table_too_short(folder):
+    edit(folder, "model", "max_position_embeddings", to=64)
+
+
+@case("flagged", "track", r"not in track 'small'.*a100-40gb has 40.0 GB")
+def card_of_40_gb(folder):
+    edit(folder, "hardware", "gpu", to="NVIDIA A100-SXM4-40GB")
+
+
+@case("flagged", "track", r"the log has a peak of 24.0 GB, the track 16")
+def more_memory_than_the_track_has(folder):
+    relog(folder, lambda lines: [{**line, "peak_memory_bytes": 24 << 30} for line in lines])
+
+
+@case("flagged", "track", r"the log has no peak memory")
+def log_without_peak_memory(folder):
+    relog(folder, lambda lines: [{k: v for k, v in x.items() if k != "peak_memory_bytes"}
+                                 for x in lines])  # fmt: skip
+
+
+@case("flagged", "track", r"the memory of card 'Quantum 9000' is not known")
+def unknown_card_is_in_no_track_of_one(folder):
+    edit(folder, "hardware", "gpu", to="Quantum 9000")
+
+
+@case("flagged", "splits", r"dev_mismatched.* scores .*: one of them is noise")
+def noise_as_a_split(folder):
+    for number in range(3):
+        rng = np.random.default_rng(number)
+        path = prediction(folder, "mnli", number, "dev_mismatched")
+        rows = gzip.decompress(path.read_bytes()).count(b"\n") - 1
+        path.write_bytes(predictions_bytes(TASKS["mnli"], rng.integers(0, 3, rows)))
+
+
+@case("flagged", "names", r"name looks like that of original")
+def name_in_other_letters(folder):
+    other = json.loads((folder.parent / "original" / "entry.json").read_text())["name"]
+    letters = str.maketrans("aeoE", "\u0430\u0435\u043e\u0415")  # Cyrillic
+    edit(folder, "name", to=other.translate(letters))
+
+
+@case("flagged", "copies", r"the weights are those of original")
+def weights_of_another_entry(folder):
+    other = json.loads((folder.parent / "original" / "entry.json").read_text())
+    edit(folder, "finetune", "model_sha256", to=other["finetune"]["model_sha256"])
 
 
 # ---- the model and its pretraining

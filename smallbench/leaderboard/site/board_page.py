@@ -22,10 +22,10 @@ from smallbench.leaderboard.site.rows import (
 )
 
 TIER_MEANINGS: Mapping[Tier, str] = {
-    "reported": "quoted from elsewhere; nothing can be recomputed, so it has no rank",
-    "claimed": "scores recomputed from predictions; some check could not be done",
-    "logged": "and the training log, the compute and the code’s commit were all checked",
-    "verified": "and the board’s keepers repeated it",
+    "reported": "Scores printed elsewhere: nobody can recompute them, so they have no rank.",
+    "claimed": "Scores recomputed from the predictions; the rest is the authors’ word.",
+    "logged": "Also, the training log, the operations and the commit fit together.",
+    "verified": "Also, the board’s keepers repeated it within stated tolerances.",
 }
 BUDGETS = ((24, "≤ 1 GPU-day"), (96, "≤ 4 GPU-days"), (168, "≤ 1 GPU-week"))
 """Of GPU-hours; four days is what a system of the paper took on a V100."""
@@ -160,12 +160,6 @@ def _facts(ranked: Sequence[Row], views: Mapping[BoardName, Sequence[Row]]) -> I
             f"not certain: {others} {'entries tie' if others > 1 else 'entry ties'} with it"
         )  # fmt: skip
         yield "Leader", (first.entry.name, href(first)), f"AVG {first.average:.2f}; {certain}"
-        cheap = min(leading, key=lambda row: row.usage.hours or 0.0)
-        yield (
-            "Fewest GPU-hours in first place",
-            (f"{cheap.usage.hours:,.1f} h", href(cheap)),
-            f"{cheap.entry.name}, on {cheap.gpu}",
-        )
     else:
         yield "Leader", ("none yet", ""), "no complete entry on this board"
     tiers = {row.slug: row.tier for rows in views.values() for row in rows}

@@ -19,6 +19,7 @@ from smallbench import __version__
 from smallbench.errors import DataError, UsageError
 from smallbench.files import temporary_sibling
 from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard import site
 from smallbench.leaderboard.entry import (
     schema,
 )
@@ -40,6 +41,7 @@ MARKER = "leaderboard.json"
 """Its content tells a site from a folder that looks like one."""
 WRITTEN = {*(tab.page for tab in BOARDS.values()), "submit.html", "entries", "static"}
 WRITTEN |= {MARKER, "leaderboard.csv", "entry.schema.json", "feed.xml"}
+WRITTEN |= {f"{name}.tex" for name in BOARDS}
 """All that a site's folder holds: with anything else in it, it is not only ours to replace."""
 
 
@@ -146,6 +148,7 @@ def _write(
     dates = [row.entry.date for found in views.values() for row in found]
     shared = {
         "site_url": site_url,
+        "repository_url": site.REPOSITORY_URL,
         "is_sample": is_sample,
         "version": __version__,
         "newest": max(dates, default=None),
@@ -182,6 +185,10 @@ def _write(
         "leaderboard.csv": exports.csv_text(views),
         "entry.schema.json": json.dumps(schema(), indent=1, ensure_ascii=False) + "\n",
     }
+    for name in BOARDS:
+        newest = max((row.entry.date for row in views[name]), default=None)
+        title = BOARDS[name].title
+        texts[f"{name}.tex"] = exports.latex_text(views[name], title=title, newest=newest)
     if site_url is not None:
         texts["feed.xml"] = exports.atom_text(views, site_url=site_url)
     for name, text in texts.items():

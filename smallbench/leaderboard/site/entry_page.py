@@ -18,6 +18,7 @@ from smallbench.leaderboard.entry import (
     PREDICTIONS_FOLDER,
     RUNS_FILE,
     Entry,
+    Measured,
 )
 from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.scores import ViewName
@@ -243,8 +244,7 @@ def _details(entry: Entry, usage: Usage) -> Iterator[tuple[str, list[tuple[str, 
     if entry.reported is not None:
         return
     measured = entry.measured
-    data, pretrain, hardware = measured.data, measured.pretrain, measured.hardware
-    energy, finetune = measured.energy, measured.finetune
+    data, pretrain = measured.data, measured.pretrain
     yield (
         "Data",
         [
@@ -269,6 +269,11 @@ def _details(entry: Entry, usage: Usage) -> Iterator[tuple[str, list[tuple[str, 
             ("Altogether", f"{pretrain.wall_seconds / 3600:,.2f} h"),
         ],
     )
+    yield from _hardware_details(measured)
+
+
+def _hardware_details(measured: Measured) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    hardware, energy, finetune = measured.hardware, measured.energy, measured.finetune
     carbon = energy.gco2_per_kwh
     yield (
         "Hardware and energy",

@@ -62,6 +62,36 @@ def _inert(value: Any) -> Any:
     return f"'{value}" if is_formula else value
 
 
+def latex_text(rows: Sequence[Row], *, title: str, newest: str | None) -> str:
+    """A board as a LaTeX table (booktabs): ranks, AVG with its interval, tasks."""
+    columns = [task.column for task in TASKS.values()]
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{Small-Bench NLP, {_latex(title)}, entries up to {newest or 'none'}.}}",
+        r"\begin{tabular}{ll" + "r" * (len(columns) + 2) + "}",
+        r"\toprule",
+        " & ".join(["Rank", "Model", "Params", "AVG (95\\,\\% interval)", *columns]) + r" \\",
+        r"\midrule",
+    ]
+    for row in rows:
+        average = "--" if row.average is None else f"{row.average:.2f}"
+        if row.interval is not None:
+            average += f" ({row.interval.low:.1f}--{row.interval.high:.1f})"
+        cells = [f"{row.cells[n].score:.1f}" if n in row.cells else "--" for n in TASKS]
+        rank = "--" if row.rank is None else str(row.rank).replace("–", "--")
+        size = f"{row.entry.model.num_parameters / 1e6:.1f}M"
+        words = [rank, _latex(row.entry.name), size, average, *cells]
+        lines.append(" & ".join(words) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _latex(text: str) -> str:
+    """Foreign text without LaTeX's own characters (`\\input` would read a file)."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text)
+
+
 def atom_text(views: Views, *, site_url: str) -> str:
     """`feed.xml` (RFC 4287): the newest entries of both views, each once."""
     ET.register_namespace("", ATOM)

@@ -59,6 +59,7 @@ BOARDS: Mapping[BoardName, Board] = _boards()
 """In the order of the tabs."""
 
 OBJECTIVES = {"masked_lm": "masked tokens", "replaced_token": "replaced tokens"}
+SHORT_OBJECTIVES = {"masked_lm": "MLM", "replaced_token": "RTD"}
 ARCHITECTURES = {"bert": "BERT", "roberta": "RoBERTa", "deberta": "DeBERTa", "electra": "ELECTRA"}
 
 
@@ -137,6 +138,13 @@ class Row:
         model = self.entry.model
         architecture = ARCHITECTURES.get(model.architecture, model.architecture)
         return f"{architecture}, {OBJECTIVES.get(model.objective, model.objective)}"
+
+    @property
+    def short_kind(self) -> str:
+        """The same with the objective's usual abbreviation."""
+        model = self.entry.model
+        architecture = ARCHITECTURES.get(model.architecture, model.architecture)
+        return f"{architecture}, {SHORT_OBJECTIVES.get(model.objective, model.objective)}"
 
     @property
     def trials(self) -> str | None:

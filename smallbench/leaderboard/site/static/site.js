@@ -385,7 +385,7 @@
           make("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Close")),
         make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Comparison" }, comparison(pinned())),
         make("div", { id: "compare-chart" }),
-        make("p", { class: "fine" }, "Bold is best of these. A lead counts where the paired bootstrap gives it 95\u00a0%. For the test of each task: ",
+        make("p", { class: "fine" }, "Bold is best of these. A lead is a range of the difference above zero, for all pairs of this board together. For the range of each task: ",
           make("code", {}, `smallbench leaderboard compare submissions/${state.pin[0]} submissions/${state.pin[1]} --glue=hub`)));
     }
     if (!dialog.open) dialog.showModal();
