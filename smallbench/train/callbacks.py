@@ -214,7 +214,7 @@ class Heartbeat(Callback):
 
     def __init__(self, path: Path, *, every_seconds: float = 1.0) -> None:
         self._path, self._every_seconds = path, every_seconds
-        self._last, self._step = -math.inf, 0
+        self._last, self._step, self._has_stepped = -math.inf, 0, False
 
     def on_start(self, progress: Progress) -> None:
         """Begin before the first evaluation."""
@@ -223,6 +223,8 @@ class Heartbeat(Callback):
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
         """Write the step and the time."""
+        if not self._has_stepped:  # the first step shows at once, however fast it came
+            self._has_stepped, self._last = True, -math.inf
         self._step = progress.step
         self.beat()
 
