@@ -426,7 +426,7 @@ def _watch(
             )
             callbacks.append(plan)
         except UnplannedError as reason:
-            say(f"no plan: {reason}")
+            report(f"no plan: {reason}")
     # The picture last: nothing that the run is worth hangs on it.
     picture = PlotLoss(run.run_dir / METRICS, run.run_dir / "loss.png", title=config.recipe)
     return [*callbacks, TellTheEnd(config, budget_of(config)), picture]
