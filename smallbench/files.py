@@ -100,6 +100,11 @@ def write_error(error: BaseException, directory: Path) -> UnavailableError | Non
         return UnavailableError(
             f"{directory} is on a read-only file system; mount it writable or choose another place"
         )
+    if number in UNAVAILABLE and not isinstance(error, OSError):  # as safetensors says it
+        return UnavailableError(
+            f"{directory} could not be written ({os.strerror(number)}); check its permissions, the "
+            "disk and its mount"
+        )
     return None
 
 
