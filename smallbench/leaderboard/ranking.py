@@ -31,7 +31,7 @@ PRETRAINING_WEIGHT = 4
 """Degrees of freedom that the allowance is worth against an entry's own pretraining seeds."""
 JOINT_LEVEL = 0.97
 """Of the largest statistic, for ranges that hold with `CONFIDENCE`: the seeds' variance is
-estimated from three to five runs, and at 0.95 up to 7 to 10 % of simulated boards had a false lead."""
+estimated from three to five runs, and at 0.95 7 to 10 % of boards had a false lead."""
 NUM_JOINT_DRAWS = 2_000
 """Of the largest statistic, if a board has more than `MANY` entries."""
 MANY = 60
