@@ -319,6 +319,7 @@ def position_table_too_short(folder):
 @case("flagged", "track", r"not in track 'small'.*a100-40gb has 40.0 GB")
 def card_of_40_gb(folder):
     edit(folder, "hardware", "gpu", to="NVIDIA A100-SXM4-40GB")
+    edit(folder, "hardware", "peak_tflops", to=312.0)
 
 
 @case("flagged", "track", r"the log has a peak of 24.0 GB, the track 16")
