@@ -31,30 +31,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run_slow", action="store_true", help="also run tests marked slow")
 
 
+LONG = {"docker", "s3server", "slow", "exhaustive"}
+"""Markers whose tests run only if `-m` names them (or `--run_slow`, but for exhaustive)."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    asked_for = config.getoption("markexpr")
-    all_of_them = config.getoption("--run_slow")
-    reasons = {
+    """Deselect what takes long unless it is asked for; skip what this machine lacks."""
+    expression = config.getoption("markexpr")
+    run_slow = config.getoption("--run_slow")
+    asked = {
+        marker for marker in LONG if marker in expression or (run_slow and marker != "exhaustive")
+    }
+    selected, deselected = [], []
+    for item in items:
+        markers = {mark.name for mark in item.iter_markers()} & LONG
+        # One marker asked for is enough, but exhaustive tests always want to be named.
+        wanted = not markers or (
+            markers & asked and ("exhaustive" in asked) >= ("exhaustive" in markers)
+        )
+        (selected if wanted else deselected).append(item)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = selected
+    lacks = {
         "gpu": no_gpu,
-        "docker": lambda: (
-            no_docker()
-            if all_of_them or "docker" in asked_for
-            else "takes minutes; -m docker runs it"
-        ),
-        "s3server": lambda: (
-            no_server()
-            if all_of_them or "s3server" in asked_for
-            else "takes minutes; -m s3server runs it"
-        ),
+        "docker": no_docker,
+        "s3server": no_server,
         "browser": no_browser,
         "real_data": no_real_data,
-        "slow": lambda: (
-            None if all_of_them or "slow" in asked_for else "takes minutes; -m slow runs it"
-        ),
     }
-    for marker, why_not in reasons.items():
+    for marker, why_not in lacks.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
-        # Looked for only where a test asks: finding a GPU imports torch.
+        # Looked for only if a test asks: finding a GPU imports torch.
         reason = why_not() if marked else None
         for item in marked if reason else []:
             item.add_marker(pytest.mark.skip(reason=reason))

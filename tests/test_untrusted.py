@@ -1,7 +1,7 @@
 """No file makes a reader crash: each failure is a sentence, and memory stays bounded.
 
 Hypothesis damages good files: bytes are changed, cut and repeated, values of JSON replaced. Each
-reader is tried on `EXAMPLES` of them by default and on `MANY` in the slow run.
+reader is tried on `EXAMPLES` of them by default and on `MANY` with `-m exhaustive`.
 """
 
 import gzip
@@ -238,7 +238,7 @@ def test_a_damaged_file_is_a_sentence_and_no_crash(reader, glue, tmp_path):
     fuzz(*reader(tmp_path, glue), EXAMPLES)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("reader", READERS)
 def test_many_damaged_files_are_sentences_and_no_crash(reader, glue, tmp_path):
     fuzz(*reader(tmp_path, glue), int(os.environ.get("SMALLBENCH_TEST_EXAMPLES", MANY)))

@@ -150,14 +150,14 @@ def test_damage_is_refused_or_named(file, compression, place, cut):
     check_damage(file, compression, place, cut)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @SLOW
 @given(files(), st.sampled_from(sorted(COMPRESS)))
 def test_documents_in_are_documents_out_many_times(file, compression):
     check_documents(file, compression)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @SLOW
 @given(files(), *DAMAGE)
 def test_damage_is_refused_or_named_many_times(file, compression, place, cut):

@@ -144,7 +144,7 @@ def test_any_accepted_tokenizer_gives_equal_ids_in_transformers(backend, texts):
     check_parity(backend, texts)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(backends(), TEXTS)
 def test_many_accepted_tokenizers_give_equal_ids_in_transformers(backend, texts):

@@ -87,7 +87,7 @@ def test_the_same_weights_start_the_same_run_however_they_are_saved(
         assert "removed 'model' and 'state_dict' and '_orig_mod.' and 'module.' around" in told
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "variant"), [pair for pair in ALL if pair not in ONE_EACH])
 def test_all_classes_start_the_same_run_however_they_are_saved(
     name, variant, saved, tmp_path, capsys

