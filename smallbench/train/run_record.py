@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 _KINDS: dict[str, type] = {"run_id": str, "config": dict, "data": str, "attempts": list}
 _OPTIONAL: dict[str, type] = {"corpus": dict, "plugins": list, "summary": dict}
-_JSON_NAMES = {str: "a string", dict: "an object", list: "a list"}
+_JSON_NAMES: dict[type, str] = {str: "a string", dict: "an object", list: "a list"}
 
 
 def read_record(path: Path) -> Record:
