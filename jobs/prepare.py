@@ -62,7 +62,7 @@ def run(options: Options) -> None:
     number, count = options.part()
     manifest: Manifest | None
     with SignalStop() as stop:
-        if count > 1 or is_remote(options.corpus):
+        if count > 1 or is_remote(options.corpus, name="--corpus"):
             manifest = prepare_share(
                 options,
                 out=out,

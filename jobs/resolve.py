@@ -207,6 +207,11 @@ def _check_locations(options: Any) -> None:
             elif isinstance(each, str) and (
                 Location in kinds or key == "storage" or LOCATION.match(each)
             ):
+                if each.startswith("hub:") and key != "corpus":
+                    raise ConfigError(
+                        f"--{key} {each!r} names a data set of the hub, which only --corpus of "
+                        "'smallbench prepare' takes; expected a URL or a local path"
+                    )
                 is_remote(each, name=f"--{key}")
 
 

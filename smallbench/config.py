@@ -135,6 +135,8 @@ def read_value(key: str, value: Any, annotation: Any, *, least: int | None = 0) 
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{key}={value!r} is no {describe(annotation)}") from None
+    except RuntimeError:  # expanduser
+        raise ConfigError(f"{key}={value!r}: ~ names no user here; write the whole path") from None
     for number in read if isinstance(read, tuple) else (read,):
         if type(number) is int and least is not None and number < least:
             raise ConfigError(f"{key}={number} is out of range; expected at least {least}")

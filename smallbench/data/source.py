@@ -185,7 +185,10 @@ def given_tokenizer(config: PrepareConfig) -> Tokenizer:
     Raises `DataError` if it is not usable, or if transformers would give other ids, which an
     export would find out only after the training.
     """
-    path = Path(config.tokenizer).expanduser()
+    try:
+        path = Path(config.tokenizer).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise DataError(f"--tokenizer={config.tokenizer}: {error}") from None
     tokenizer = Tokenizer.load(path)
     try:
         tokenizer.encode_batch(AWKWARD_TEXTS)

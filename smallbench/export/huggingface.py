@@ -41,7 +41,8 @@ from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.build import build_objective, vocabulary_of
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.config import PretrainConfig
-from smallbench.train.record import RECORD_NAME, read_config
+from smallbench.train.record import read_config
+from smallbench.train.run_record import RECORD_NAME, read_record
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""
@@ -54,12 +55,12 @@ def load_run(
 
     Raises `DataError` if `run_dir` holds no run or no such checkpoint.
     """
-    path = run_dir / "run.json"
+    path = run_dir / RECORD_NAME
     if not path.is_file():
         raise DataError(
             f"{run_dir} holds no run (no run.json); give the --run_dir of a pretraining"
         )
-    run = read_json(path)
+    run = read_record(path)
     # Only reading: the run may be going on, and what is damaged is its trainer's to set aside.
     store = CheckpointStore(run_dir)
     if step is not None:

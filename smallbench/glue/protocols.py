@@ -47,7 +47,7 @@ class Protocol:
         return self.published_seeds[: task.default_num_seeds]
 
 
-_WHOLE = {"max_train_examples": None, "is_sample": False, "random_init": False, "pooling": None}
+_WHOLE = {"max_train_examples": None, "is_sample": False, "random_init": False}
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -105,6 +105,7 @@ def departures(protocol: Protocol, settings: Iterable[RunSettings]) -> tuple[str
         for one in of_task:
             for key, expected in protocol.fixed.items():
                 compare(key, getattr(one, key), expected)
+            compare("pooling", one.pooling, None)  # no protocol knows one: the head is the class's
             if protocol.chooses_rate:
                 compare("epochs", one.epochs, task_named(name).default_epochs)
         if protocol.chooses_rate:

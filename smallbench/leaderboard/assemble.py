@@ -15,7 +15,6 @@ from typing import Any
 
 from smallbench.config import differing_keys, flatten, to_dict
 from smallbench.errors import DataError
-from smallbench.files import read_json
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.official import order_difference
 from smallbench.glue.protocols import PROTOCOLS, chosen_rate, departures
@@ -52,6 +51,7 @@ from smallbench.leaderboard.entry import (
 from smallbench.leaderboard.scores import ROBUST
 from smallbench.leaderboard.submission import Rejected, read_submission
 from smallbench.tracking.jsonl import read_metrics
+from smallbench.train.run_record import RECORD_NAME, read_record
 
 MAX_LOG_POINTS = 4_000
 """More records of a run are merged, so that a million steps stay under a megabyte."""
@@ -139,7 +139,7 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
 
 
 def _read_record(run_dir: Path) -> dict[str, Any]:
-    record = read_json(run_dir / "run.json")
+    record = read_record(run_dir / RECORD_NAME)
     try:
         finished = record["config"]["recipe"], record["attempts"][-1]["precision"]
     except (KeyError, IndexError, TypeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from smallbench.errors import DataError
 from smallbench.storage.base import NotFoundError, open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import parse_metrics
+from smallbench.train.run_record import RECORD_NAME, parse_record
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -98,7 +98,7 @@ def read_run(url: str, config: StorageConfig | None = None) -> Run:
     """The run in a directory or a storage; raises `DataError` where there is none."""
     storage = open_storage(url, config)
     try:
-        record = json.loads(storage.get("run.json"))
+        record = parse_record(storage.get(RECORD_NAME), f"{url}/{RECORD_NAME}")
         records = parse_metrics(storage.get("metrics.jsonl").decode(), f"{url}/metrics.jsonl")
     except NotFoundError:
         raise DataError(

@@ -18,6 +18,7 @@ from smallbench.files import parse_json
 from smallbench.storage.config import StorageConfig
 
 URL_LIKE = re.compile(
+    r"(?!hub:(?!//))"  # a data set of the hub, or with hub:/PATH one on this machine
     r"\s*[\"']?([A-Za-z][A-Za-z0-9+.-]*:/|(s3|s3a|s3n|gs|file|http|https|hdfs|az|abfs|r2|b2):)|.*://",
     re.IGNORECASE | re.DOTALL,
 )

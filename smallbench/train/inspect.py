@@ -10,7 +10,7 @@ from pathlib import Path
 
 from smallbench.errors import ConfigError, ConflictError, DataError
 from smallbench.files import exclusive_lock
-from smallbench.storage.base import NotFoundError, Storage, get_json, is_remote, open_storage
+from smallbench.storage.base import NotFoundError, Storage, is_remote, open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.storage.local import LocalStorage
 from smallbench.train.checkpoint import (
@@ -20,9 +20,10 @@ from smallbench.train.checkpoint import (
 )
 from smallbench.train.lease import RunLease
 from smallbench.train.manifest import METRICS, DamagedError, step_name
-from smallbench.train.record import LOCK_NAME, RECORD_NAME
+from smallbench.train.record import LOCK_NAME
 from smallbench.train.remote import RemoteRun
 from smallbench.train.retention import Retention
+from smallbench.train.run_record import RECORD_NAME, parse_record
 
 
 def open_run(url: str, config: StorageConfig) -> Storage:
@@ -127,7 +128,8 @@ def prune(storage: Storage, retention: Retention) -> list[int]:
             f"attempt {lease['attempt']} on {lease['host']} is writing to {storage.url} and prunes "
             "by its own flags; try again when it has ended"
         )
-    train = get_json(storage, RECORD_NAME)["config"]["train"]
+    name = f"{storage.url}/{RECORD_NAME}"
+    train = parse_record(storage.get(RECORD_NAME), name)["config"].get("train", {})
     own = Retention(
         keep_every_steps=train.get("keep_every_steps"),
         milestones=tuple(train.get("milestones", ())),

@@ -16,7 +16,7 @@ from smallbench.config import differing_keys, to_dict
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.gpus import Gpu, gpu_of_device
 from smallbench.train.config import PretrainConfig
-from smallbench.train.record import RECORD_NAME
+from smallbench.train.run_record import RECORD_NAME
 
 SPEED_KEYS = (
     "model.",

@@ -74,8 +74,9 @@ from smallbench.train.manifest import METRICS
 from smallbench.train.memory import MemoryExhaustedError
 from smallbench.train.plan import UnplannedError, smaller
 from smallbench.train.precision import matrix_peak_flops
-from smallbench.train.record import RECORD_NAME, write_summary
+from smallbench.train.record import write_summary
 from smallbench.train.remote import refer_checkpoints
+from smallbench.train.run_record import RECORD_NAME
 from smallbench.train.run_storage import Resume, RunStorage, open_run_storage
 from smallbench.train.saving import SaveCheckpoints, WaitForUploads, restore
 from smallbench.train.sync import Uploader, report

@@ -27,14 +27,12 @@ from smallbench.files import read_json, write_json, write_text
 from smallbench.plugins import use_copies, write_copies
 from smallbench.train.config import PretrainConfig, plugins_of, resumable_keys
 from smallbench.train.manifest import check_version
+from smallbench.train.run_record import RECORD_NAME, Record, check_record
 
-RECORD_NAME = "run.json"
 RECORD_VERSION = 1
 HOLDER_NAME, LOCK_NAME = "holder.json", "lock"
 PLUGINS = "plugins"
 """Folder of a run with the copies of its plug-ins; their text is in the record too."""
-
-Record = dict[str, Any]
 
 
 def open_record(
@@ -72,8 +70,11 @@ def open_record(
             raise DataError(f"{run_dir} has checkpoints but no {RECORD_NAME}; restore that file")
         fixed = {"schema_version": RECORD_VERSION, "run_id": uuid4().hex[:8]}
         return {**fixed, **own, "attempts": []}
-    record: Record = read_json(path)
-    check_version(record.get("schema_version"), RECORD_VERSION, str(path))
+    record = read_json(path)
+    check_version(record.get("schema_version"), RECORD_VERSION, str(path))  # before its parts
+    check_record(record, str(path))
+    if "shards" not in record.get("corpus", {}):
+        raise DataError(f"{path} is not the record of a run: its 'corpus' has no 'shards'")
     differing = {
         key: pair
         for key, pair in differing_keys(record["config"], to_dict(config)).items()

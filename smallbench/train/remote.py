@@ -11,13 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from smallbench.errors import CredentialsError, DataError, UnavailableError
-from smallbench.files import parse_json, read_json, write_bytes
+from smallbench.files import parse_json, write_bytes
 from smallbench.storage.base import NotFoundError, Storage, join
 from smallbench.tracking.wandb import WandbRun
 from smallbench.train.checkpoint import Checkpoint, CheckpointStore
 from smallbench.train.lease import RunLease
 from smallbench.train.manifest import METRICS, check_version, step_name
-from smallbench.train.record import RECORD_NAME, RECORD_VERSION
+from smallbench.train.record import RECORD_VERSION
+from smallbench.train.run_record import RECORD_NAME, check_record, read_record
 
 
 class RemoteRun:
@@ -56,11 +57,12 @@ class RemoteRun:
             return
         there = parse_json(content, name)
         check_version(there.get("schema_version"), RECORD_VERSION, name)
+        check_record(there, name)
         path = run_dir / RECORD_NAME
         if not path.exists():
             write_bytes(path, content)
             return
-        here = read_json(path)
+        here = read_record(path)
         if here["run_id"] == there["run_id"]:
             if len(here["attempts"]) < len(there["attempts"]):
                 write_bytes(path, content)

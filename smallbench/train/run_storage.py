@@ -28,7 +28,6 @@ from smallbench.train.config import DurabilityConfig, PretrainConfig
 from smallbench.train.machine import Machine
 from smallbench.train.record import (
     LOCK_NAME,
-    Record,
     add_attempt,
     holder_of,
     next_attempt,
@@ -36,6 +35,7 @@ from smallbench.train.record import (
 )
 from smallbench.train.remote import RemoteRun
 from smallbench.train.retention import Retention
+from smallbench.train.run_record import Record
 from smallbench.train.sync import Uploader, report
 
 Resume = Literal["allow", "must", "never"]

@@ -583,14 +583,20 @@ def test_one_value_has_one_name_in_what_a_dry_run_prints(job: str, tmp_path: Pat
     """Whoever edits a printed value gets it: no second name of it stands beside it."""
     loaded = cli.load(job)
     for short, key in loaded.shortcuts.items():
-        value = {"max_steps": "7", "max_hours": "2.5", "engine": "torch", "offload": "none"}[short]
+        value, other = {
+            "max_steps": ("7", 9),
+            "max_hours": ("2.5", 3.5),
+            "engine": ("torch", "auto"),
+            "offload": ("none", "auto"),
+            "init_from": ("runs/a", "runs/b"),
+            "flops": ("1e12", 2e12),
+        }[short]
         words = words_of(loaded.examples[0])[1:]
         _, options, config = cli.resolve(loaded, [*words, f"--{short}={value}"], {})
         printed = as_yaml(loaded, options, config)
         assert short not in yaml.safe_load(printed)
         edited = yaml.safe_load(printed)
         section, name = key.split(".")
-        other = {"max_steps": 9, "max_hours": 3.5, "engine": "auto", "offload": "auto"}[short]
         assert edited[section][name] != other
         edited[section][name] = other
         (tmp_path / "a.yaml").write_text(yaml.safe_dump(edited))
@@ -648,6 +654,15 @@ def test_offload_none_is_a_choice_and_no_absence(line: str) -> None:
     assert (options.offload, config.train.offload) == (None, "auto")
 
 
+def test_prepare_takes_a_data_set_of_a_local_path(tmp_path: Path, capsys) -> None:
+    """Its name holds `:/`, and yet it is not a storage's URL."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text('{"body": "text"}\n')
+    corpus = f"--corpus=hub:{tmp_path}/data"
+    assert cli.main(["prepare", corpus, f"--out={tmp_path}/out", "--workers=1"]) == 65
+    assert "has no column 'text', only body" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
@@ -658,6 +673,7 @@ def test_offload_none_is_a_choice_and_no_absence(line: str) -> None:
         ("--storage=file:", "not a storage's URL"),
         ("--data=gs://lab/corpus", "not a storage's URL"),
         ("--data=s3://lab//corpus", "has an empty part"),
+        ("--data=hub:org/name", "names a data set of the hub"),
         ("--run_dir=s3://lab/run", "expected a local path"),
         ("--endpoint_url=localhost:9000", "expected https://HOST"),
     ],

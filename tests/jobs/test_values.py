@@ -85,3 +85,13 @@ def test_a_missing_folder_is_called_missing(
     assert str(place) in said
     assert any(word in said for word in ("does not exist", "missing", "No such file")), said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["export --run=~nobody-here/r --out=o", "plan --config=~nobody-here/a"]
+)
+def test_the_home_of_an_unknown_user_is_one_sentence(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) in {2, 78}
+    assert "~ names no user here" in capsys.readouterr().err

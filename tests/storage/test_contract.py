@@ -216,7 +216,9 @@ def test_a_url_says_which_storage_it_is() -> None:
         "s3://arn:aws:s3:eu-1:1:accesspoint:a",
     )
     assert all(is_remote(url) for url in remote)
-    assert not any(is_remote(path) for path in ("/p", "p", "a:b", "./s3", "hub:org/name", "run.1"))
+    assert not any(
+        is_remote(path) for path in ("/p", "p", "a:b", "./s3", "hub:org/name", "hub:/data", "run.1")
+    )
     assert join("s3://bucket/", "a/", "/b") == "s3://bucket/a/b"
 
 

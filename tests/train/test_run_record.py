@@ -1,0 +1,41 @@
+"""A record is checked before anything believes it."""
+
+import json
+
+import pytest
+
+from smallbench.errors import DataError
+from smallbench.report.runs import read_run as read_for_report
+from smallbench.train.run_record import check_record, parse_record, read_record
+
+WHOLE = {
+    "schema_version": 1,
+    "run_id": "abcd1234",
+    "config": {},
+    "data": "corpus",
+    "corpus": {"shards": "0"},
+    "plugins": [],
+    "attempts": [{"number": 1}],
+}
+
+
+@pytest.mark.parametrize("value", [None, 5, "x", [], {}, [5]])
+@pytest.mark.parametrize("key", ["run_id", "config", "data", "corpus", "plugins", "attempts"])
+def test_a_part_of_another_kind_is_named(key, value, tmp_path):
+    record = {**WHOLE, key: value}
+    if type(value) is type(WHOLE[key]) and value != [5]:
+        assert check_record(record, "r") == record
+        return
+    with pytest.raises(DataError, match=rf"run.json is not the record of a run: .*'?{key}'?"):
+        parse_record(json.dumps(record).encode(), "run.json")
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(DataError, match="is not the record of a run"):
+        read_record(tmp_path / "run.json")
+    with pytest.raises(DataError, match="is not the record of a run"):
+        read_for_report(str(tmp_path))
+
+
+def test_an_attempt_without_a_number_is_refused():
+    with pytest.raises(DataError, match="whole 'number'"):
+        check_record({**WHOLE, "attempts": [{"number": "1"}]}, "run.json")
