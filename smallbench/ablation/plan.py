@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from smallbench.config import digest, keys_of, override_all, to_dict
+from smallbench.config import differing_keys, digest, keys_of, override_all, to_dict
 from smallbench.errors import ConfigError, nearest
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
@@ -115,24 +115,24 @@ def planned_runs(variants: Sequence[Variant], seeds: Sequence[int], out: Path) -
     ]
 
 
-def incomparable_losses(first: Variant, other: Variant) -> str:
-    """Return why held-out losses of two variants do not measure the same; empty if they do."""
-    measured = [
-        {
-            **{
-                f"objective.{key}": value
-                for key, value in to_dict(v.config.objective).items()
-                if key != "final_mask_fraction"  # held-out rows are masked as the first step's
-            },
-            "train.num_eval_rows": v.config.train.num_eval_rows,
-        }
-        for v in (first, other)
-    ]
-    one, two = measured
-    for key in dict.fromkeys([*one, *two]):
-        if one.get(key) != two.get(key):
-            return (
-                f"{other.name} is measured by another loss than {first.name} ({key}: "
-                f"{one.get(key)} → {two.get(key)})"
-            )
-    return ""
+def differing_measurement(first: Variant, other: Variant) -> tuple[str, bool]:
+    """Return how held-out losses of two variants measure differently, and whether too much so.
+
+    The sentence is empty if they measure the same. Where a row is cut into two segments changes the
+    loss little; everything else about the objective makes it another loss.
+    """
+    measured = []
+    for variant in (first, other):
+        keys = {f"objective.{k}": value for k, value in to_dict(variant.config.objective).items()}
+        keys.pop("objective.final_mask_fraction", None)  # held-out rows are masked as at step 0
+        measured.append({**keys, "train.num_eval_rows": variant.config.train.num_eval_rows})
+    different = differing_keys(*measured)
+    if not different:
+        return "", False
+    listed = ", ".join(f"{key}: {old} → {new}" for key, (old, new) in different.items())
+    if different.keys() == {"objective.two_segment_fraction"}:
+        return (
+            f"held-out rows of {other.name} are cut into segments otherwise than those of "
+            f"{first.name} ({listed}), so a small difference of their losses means nothing"
+        ), False
+    return f"{other.name} is measured by another loss than {first.name} ({listed})", True

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.ablation.driver import RunOutcome, to_record
-from smallbench.ablation.plan import PlannedRun, Variant, incomparable_losses
+from smallbench.ablation.plan import PlannedRun, Variant, differing_measurement
 from smallbench.ablation.statistics import (
     MAX_NEEDED_SEEDS,
     SIGNIFICANCE,
@@ -68,7 +68,7 @@ def results_of(
 ) -> Results:
     """Compare the variants by each measure that was taken."""
     measures: dict[str, dict[str, Measured]] = {}
-    incomparable = []
+    cautions: list[str] = []
     for measure in METRICS:
         values = {
             variant.name: {
@@ -84,17 +84,17 @@ def results_of(
         measures[measure] = {}
         first = values[variants[0].name]
         for variant in variants:
-            reason = ""
+            caution, is_another = "", False
             if measure == "held_out_loss":
-                reason = incomparable_losses(variants[0], variant)
+                caution, is_another = differing_measurement(variants[0], variant)
             own = values[variant.name]
             comparison = None
             if variant is not variants[0]:
-                comparison = _compared(first, own, reason)
+                comparison = _compared(first, own, caution if is_another else "")
             found = estimate(list(own.values())) if own else None
             measures[measure][variant.name] = Measured(own, found, comparison)
-            incomparable += [reason] if reason else []
-    said = [*notes, *incomparable, *_notes(variants, outcomes)]
+            cautions += [caution] if caution and not is_another else []
+    said = [*notes, *cautions, *_notes(variants, outcomes)]
     names = tuple(variant.name for variant in variants)
     return Results(
         flops, tuple(seeds), names, tuple(outcomes), measures, protocol, tuple(said)
