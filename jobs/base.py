@@ -13,6 +13,7 @@ JOBS = {
     "plan": "what a recipe needs of a GPU: memory, time, energy, money",
     "prepare": "raw text → clean documents → a tokenizer and token shards",
     "pretrain": "token shards → a trained encoder; run it again to resume exactly",
+    "ablate": "variants × seeds under one FLOPs budget → differences with their p-values",
     "export": "a run → a directory that from_pretrained loads without custom code",
     "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
     "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
@@ -36,7 +37,8 @@ class Job:
     to a base configuration whose keys the flags
     `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument. `shortcuts` maps
     an option to the configuration key that it sets. `prints_config` is False where the output is
-    an answer to read or parse, not a run to log. `examples` are whole command lines; `--help`
+    an answer to read or parse, not a run to log. `plan` says in some lines what would be done, for
+    `--dry_run`. `examples` are whole command lines; `--help`
     shows them, and a test parses each.
     """
 
@@ -47,6 +49,7 @@ class Job:
     config: Callable[[Any], Any] | None = None
     shortcuts: Mapping[str, str] = field(default_factory=dict)
     prints_config: bool = True
+    plan: Callable[[Any], str] | None = None
     examples: tuple[str, ...] = ()
 
 

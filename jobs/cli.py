@@ -82,6 +82,8 @@ def _dispatch(arguments: list[str]) -> None:
         shared, options, config = resolve(job, arguments[1:], os.environ)
         if shared.dry_run:
             print(f"# smallbench {job.name}\n{as_yaml(job, options, config)}", end="")
+            if job.plan is not None:
+                print("".join(f"# {line}\n" for line in job.plan(options).splitlines()), end="")
         elif job.config is None:
             job.run(options)
         else:

@@ -32,7 +32,7 @@ LAYERS = [
     {"smallbench.export", "smallbench.glue", "smallbench.report"},
     {"smallbench.leaderboard"},
     {"smallbench.recipes"},
-    {"smallbench.cluster"},
+    {"smallbench.ablation", "smallbench.cluster"},
     {"jobs"},
 ]
 

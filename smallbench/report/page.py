@@ -81,12 +81,34 @@ class Axis:
     """Run and place in percent."""
 
 
-def write_report(runs: Sequence[Run], out: Path) -> None:
-    """Write the page."""
-    write_text(out, render(runs))
+@dataclass(frozen=True)
+class Table:
+    """A table that stands above the runs' numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
 
 
-def render(runs: Sequence[Run]) -> str:
+def write_report(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    title: str = "",
+    tables: Sequence[Table] = (),
+    sentences: Sequence[str] = (),
+) -> None:
+    """Write the page; `title`, `tables` and `sentences` say what the runs were made for."""
+    write_text(out, render(runs, title=title, tables=tables, sentences=sentences))
+
+
+def render(
+    runs: Sequence[Run],
+    *,
+    title: str = "",
+    tables: Sequence[Table] = (),
+    sentences: Sequence[str] = (),
+) -> str:
     """The page of the runs, in the order given."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -100,6 +122,9 @@ def render(runs: Sequence[Run]) -> str:
     axes = [_axis(runs, name) for name in AXES]
     return environment.get_template("page.html").render(
         runs=runs,
+        title=title or ", ".join(run.name for run in runs),
+        tables=tables,
+        sentences=sentences,
         axes=axes,
         sections={name: list(_charts(runs, axes, panels)) for name, panels in SECTIONS.items()},
         kinds=KINDS,

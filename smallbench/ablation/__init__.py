@@ -1,0 +1,1 @@
+"""Ablations: variants × seeds under one FLOPs budget, and what can be concluded from them."""

@@ -1,0 +1,99 @@
+"""Means over seeds and paired differences, with Student's t. Numbers in, numbers out.
+
+Runs of one seed share the order of the data and the masks, so variants are compared seed by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special, stats
+
+CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05
+POWER = 0.80
+MAX_NEEDED_SEEDS = 10_000
+NORMAL_ABOVE = 200
+"""Seeds above which the normal distribution stands for the noncentral t, which SciPy does not
+compute reliably for many degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval, which needs two values."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    num_values: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The paired difference of a variant to the first one."""
+
+    difference: Estimate | None
+    p_value: float | None
+    """Of the two-sided paired t-test."""
+    needed_seeds: int | None
+    """Seeds with which a difference of this size and spread is found with a power of 80 %."""
+    reason: str = ""
+    """Why there is no p-value; empty if there is one."""
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Return the mean of `values` and its 95 % interval by Student's t."""
+    count, mean = len(values), float(np.mean(values))
+    if count < 2:
+        return Estimate(mean, None, None, count)
+    error = float(np.std(values, ddof=1)) / math.sqrt(count)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * error
+    return Estimate(mean, mean - half, mean + half, count)
+
+
+def compare(first: Sequence[float], other: Sequence[float]) -> Comparison:
+    """Compare `other` to `first`; equal positions are runs of one seed.
+
+    The p-value, the interval and the needed seeds come from the differences alone.
+    """
+    differences = np.asarray(other, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    if not len(differences):
+        return Comparison(None, None, None, "no seed has a result of both variants")
+    found = estimate(differences.tolist())
+    if len(differences) < 2:
+        return Comparison(found, None, None, "one seed shows no spread; give at least two")
+    sd = float(np.std(differences, ddof=1))
+    size = max(float(np.abs(first).max()), float(np.abs(other).max()))
+    if sd <= 1e-12 * size:  # rounding alone
+        return Comparison(found, None, None, "the difference is the same in every seed")
+    p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    return Comparison(found, p_value, needed_seeds(found.mean, sd))
+
+
+def power(effect: float, num_seeds: int) -> float:
+    """Return how often the paired t-test at 5 % finds a difference of `effect` sd."""
+    freedom, shift = num_seeds - 1, abs(effect) * math.sqrt(num_seeds)
+    if num_seeds > NORMAL_ABOVE:
+        critical = float(stats.norm.ppf(1 - SIGNIFICANCE / 2))
+        return float(stats.norm.cdf(shift - critical) + stats.norm.cdf(-shift - critical))
+    critical = float(stats.t.ppf(1 - SIGNIFICANCE / 2, freedom))
+    missed = special.nctdtr(freedom, shift, critical) - special.nctdtr(freedom, shift, -critical)
+    return 1.0 - float(np.nan_to_num(missed, nan=0.0))  # not a number if far out
+
+
+def needed_seeds(difference: float, sd: float) -> int | None:
+    """Return the seeds that find `difference` at 5 % with a power of 80 %.
+
+    `sd` is that of the paired differences. None if it takes more than `MAX_NEEDED_SEEDS`.
+    """
+    effect = abs(difference) / sd
+    if power(effect, MAX_NEEDED_SEEDS) < POWER:
+        return None
+    low, high = 1, MAX_NEEDED_SEEDS  # power grows with the seeds
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(effect, middle) >= POWER else (middle, high)
+    return high
