@@ -81,7 +81,8 @@
     const sort = query.get("sort") ?? DEFAULT_SORT;
     const option = (name) => {
       const value = query.get(name) ?? "";
-      return form && [...form.elements[name].options].some((o) => o.value === value) ? value : "";
+      // A filter with one choice is not on the page.
+      return [...(form?.elements[name]?.options ?? [])].some((o) => o.value === value) ? value : "";
     };
     return {
       q: query.get("q") ?? "",
@@ -243,7 +244,7 @@
   const href = (row) => `entries/${row.slug}/index.html`;
 
   const detailOf = (row) => {
-    const cell = make("td", { colspan: 3 + tasks.length + 5, role: "cell" });
+    const cell = make("td", { colspan: headers.length, role: "cell" });
     if (row.command) cell.append(make("pre", { class: "command", tabindex: 0 }, make("code", {}, row.command)));
     cell.append(pairs([
       ["Authors", row.authors.join(", ")], ["GPU", row.gpu], ["Tokens", short(row.tokens)],
