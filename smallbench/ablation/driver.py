@@ -45,7 +45,8 @@ from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import AccountingConfig
 from smallbench.train.manifest import METRICS
 from smallbench.train.pretrain import pretrain
-from smallbench.train.record import RECORD_NAME, open_record
+from smallbench.train.record import open_record
+from smallbench.train.run_record import RECORD_NAME
 from smallbench.train.trial import try_plugins
 
 OUTCOME = "outcome.json"
