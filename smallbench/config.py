@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import shlex
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -175,7 +176,8 @@ def _check_value(value: Any, annotation: Any) -> Any:
             )
     elif annotation is float:
         # Finite as in `parse_value`; a larger integer has no float.
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and abs(value) <= sys.float_info.max:
             return float(value)
     elif annotation is Path:
         if isinstance(value, str | Path):

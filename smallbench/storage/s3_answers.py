@@ -83,16 +83,18 @@ def check_answer(*, http_response: Any, parsed: dict[str, Any], model: Any, **_:
     For botocore's event `after-call`. To an error it adds the text of a body that is not XML.
     """
     headers = http_response.headers
+    root = ROOTS.get(model.name)
     kind = headers.get("Content-Type", "").lower()
     if http_response.status_code >= 300:
         content = http_response.content
         if b"<Error" not in content:
             # botocore makes a 500 of a successful answer with another root than expected.
             if getattr(http_response.raw, "status", 500) < 300:
+                if root is not None and root in content[:2000]:
+                    raise MomentaryError("the store's answer was cut off")
                 raise foreign(_words(content))
             parsed.setdefault("Error", {})["Message"] = _words(content)
         return
-    root = ROOTS.get(model.name)
     if root is not None and root not in http_response.content[:2000]:
         raise foreign(_words(http_response.content))
     if parsed.get("IsTruncated") and not (

@@ -136,8 +136,11 @@ def test_a_checkpoint_that_was_not_kept_is_refused_before_anything_runs(
     assert code == 65
     assert "no checkpoint of step 7; it kept: 1, 2, 3" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
-    with pytest.raises(UsageError, match="--steps names checkpoints of a run"):
-        Options(**MEASURE, steps=(1,))
+    code = main(["glue", f"--model={tmp_path}", f"--out={tmp_path}/o", "--steps=1", *QUICK])
+    assert code == 65
+    assert "--steps names checkpoints of a run" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="takes no --steps"):
+        Options(action="show", run=("o",), steps=(1,))
 
 
 @pytest.mark.parametrize("pooling", [[], ["--pooling=mean"]])
