@@ -96,7 +96,7 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
         if self.action in {"merge", "submit-file"} and "://" in str(self.out):
             raise UsageError(f"'glue {self.action}' writes to a local --out, not to {self.out}")
         if self.steps and self.action != "measure":
-            raise UsageError(f"'glue {self.action}' takes no --steps; they are for measuring a run")
+            raise UsageError(f"'glue {self.action}' takes no --steps")
         self.part()
 
 
@@ -109,6 +109,11 @@ def run(options: Options) -> None:
     from smallbench.glue.tracking import show_summary
 
     if options.steps:
+        if not (Path(options.model or "") / "run.json").is_file():
+            raise UsageError(
+                f"--steps names checkpoints of a run, and --model={options.model} is not the "
+                "directory of one"
+            )
         measure_steps(options, options.steps)
         return
     if options.action == "check-file":

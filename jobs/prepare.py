@@ -21,7 +21,6 @@ from pathlib import Path
 from jobs.base import Job
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
-from smallbench.errors import ConfigError
 from smallbench.parts import PartConfig
 from smallbench.plugins import nothing_left
 from smallbench.storage.config import StorageConfig
@@ -38,13 +37,11 @@ class Options(StorageConfig, PartConfig, PrepareConfig):
         None, help="where corpora with a URL are kept locally; none: ~/.cache/smallbench"
     )
     workers: int | None = option(
-        None, help="processes; none means one a core. The result does not depend on it"
+        None, least=1, help="processes; none means one a core. The result does not depend on it"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"workers={self.workers} must be at least 1")
         self.part()
 
 

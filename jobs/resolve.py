@@ -303,16 +303,36 @@ def _checked(build: Any, *arguments: Any, **values: Any) -> Any:
         raise ConfigError(str(error)) from error
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which else keeps the last of two values of one key in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Read a mapping; raise `yaml.YAMLError` for a key that stands there twice."""
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is given twice", key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep=deep)
+
+
 def _file(path: Path) -> Layer:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ConfigError(f"--config={path} cannot be read: {reason}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"--config={path} holds no 'key: value' lines")
-    data = {str(key): value for key, value in data.items()}
-    return Layer(flatten(data), "", ConfigError, place=f"{path}: ")
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        for key, one in flatten({str(name): value}).items():
+            if key in flat:
+                raise ConfigError(f"{path}: {key} is given twice")
+            flat[key] = one
+    return Layer(flat, "", ConfigError, place=f"{path}: ")
 
 
 def _example(job: Job) -> dict[str, Any]:

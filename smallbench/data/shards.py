@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench.config import from_dict, to_dict
-from smallbench.errors import DataError, SmallbenchError
+from smallbench.errors import DataError
 from smallbench.files import sha256_file, sync_file, write_json
 
 SCHEMA_VERSION = 1
@@ -81,7 +82,8 @@ class Manifest:
         """Raises `DataError` where the directory is missing, unfinished or damaged."""
         path = directory / MANIFEST_NAME
         if not path.is_file():
-            state = "is not complete" if directory.is_dir() else "does not exist"
+            state = "is not a directory" if directory.exists() else "does not exist"
+            state = "is not complete" if directory.is_dir() else state
             raise DataError(f"{directory} {state} (no {MANIFEST_NAME}); {_REMEDY}")
         return cls.parse(path.read_bytes(), place=str(directory))
 
@@ -104,8 +106,10 @@ class Manifest:
                 )
             data["tokenizer"] = from_dict(TokenizerInfo, data["tokenizer"])
             data["shards"] = [from_dict(Shard, shard) for shard in data["shards"]]
-            return cls(**data)
-        except SmallbenchError:
+            manifest = cls(**data)
+            _check_parts(manifest)
+            return manifest
+        except DataError:
             raise
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{where} is damaged ({error}); delete {place}, {_REMEDY}") from error
@@ -116,6 +120,32 @@ class Manifest:
         data["tokenizer"] = to_dict(self.tokenizer)
         data["shards"] = [to_dict(shard) for shard in self.shards]
         write_json(directory / MANIFEST_NAME, data)
+
+
+_KINDS = {
+    "source": str, "sequence_length": int, "dtype": str, "counts": dict, "rows": dict,
+    "eval_unigram_entropy_nats": int | float | None, "skipped": list, "options": dict,
+    "options_digest": str, "notes": list | tuple,
+}  # fmt: skip
+
+
+def _check_parts(manifest: Manifest) -> None:
+    """Raise `ValueError` about a part of another kind, or one that another part contradicts."""
+    for name, kind in _KINDS.items():
+        if not isinstance(getattr(manifest, name), kind):
+            raise ValueError(f"{name!r} is {getattr(manifest, name)!r}")
+    length, dtype = manifest.sequence_length, manifest.dtype
+    if length < 1 or dtype not in {"<u2", "<u4"}:
+        raise ValueError(f"rows of {length} tokens of type {dtype!r}")
+    for shard in manifest.shards:
+        if not re.fullmatch(r"(train|eval)-\d{5,}\.bin", shard.name):
+            raise ValueError(f"{shard.name!r} is no name of a shard")
+        if shard.bytes != shard.rows * length * np.dtype(dtype).itemsize:
+            raise ValueError(f"{shard.name} has {shard.bytes} bytes for {shard.rows} rows")
+    for split in SPLITS:
+        total = sum(s.rows for s in manifest.shards if s.name.startswith(f"{split}-"))
+        if (rows := manifest.rows.get(split, 0)) != total:
+            raise ValueError(f"{rows!r} {split} rows, but {total} in its shards")
 
 
 class ShardWriter:

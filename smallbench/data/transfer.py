@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -45,7 +44,6 @@ MARK = "publishing.sha256"
 It tells what a killed publishing left from what is not ours: shards of other corpora have the same
 names and sizes."""
 
-SHARD_NAME = re.compile(r"(train|eval)-\d+\.bin")
 TOKENIZER, TOKENIZER_FILE = "tokenizer", "tokenizer.json"
 _REMEDY = "delete {url} and run 'smallbench prepare' with this --out"
 
@@ -178,9 +176,6 @@ def _claim(storage: Storage, digest: bytes, names: Iterable[str]) -> None:
 
 def _pull(storage: Storage, manifest: Manifest, directory: Path, stop: Stop) -> None:
     """Everything but the manifest; the lock is held."""
-    for shard in manifest.shards:
-        if not SHARD_NAME.fullmatch(shard.name):
-            raise DataError(f"{storage.url}: {shard.name!r} is no name of a shard")
     directory.mkdir(parents=True, exist_ok=True)
     for leftover in directory.glob(f"*{TEMPORARY_MARK}*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

@@ -105,10 +105,24 @@ def read_run(url: str, config: StorageConfig | None = None) -> Run:
             f"{url} holds no run (run.json, metrics.jsonl); give the --run_dir of a pretraining, "
             "or STORAGE/NAME of one"
         ) from None
-    except ValueError as error:
-        raise DataError(f"{url}/run.json cannot be read ({error})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{url}/metrics.jsonl is not UTF-8 text ({error})") from None
     if not records:
         raise DataError(f"the run in {url} has logged nothing yet")
+    for one in records:
+        if not isinstance(one.get("event"), str) or not all(
+            isinstance(one.get(key), int | float) for key in ("tokens", "train_seconds")
+        ):
+            raise DataError(
+                f"{url}/metrics.jsonl: the record of step {one['step']} has no 'event', or no "
+                "number in 'tokens' or 'train_seconds'"
+            )
+    if not all(
+        isinstance(attempt.get("started_unix_seconds"), int | float)
+        and {"device", "precision", "git_commit", "smallbench"} <= attempt.keys()
+        for attempt in record["attempts"]
+    ):
+        raise DataError(f"{url}/{RECORD_NAME}: an attempt lacks its time, device or version")
     return Run(Path(storage.url).name, record, records)
 
 

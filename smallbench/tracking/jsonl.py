@@ -23,9 +23,13 @@ def parse_metrics(content: str, name: str) -> list[dict[str, Any]]:
     # Every whole line ends in a newline, so what follows the last newline was cut.
     del last
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
+        records = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is not one JSON object a line ({error})") from None
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict) or type(record.get("step")) is not int:
+            raise DataError(f"{name}, line {number}: expected a JSON object with a whole 'step'")
+    return records
 
 
 class MetricsFile:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from smallbench.data import shards as shards_module
 from smallbench.data.duplicates import SeenHashes
 from smallbench.data.packing import pack_rows, token_dtype
-from smallbench.data.shards import ShardWriter, unigram_entropy
+from smallbench.data.shards import Manifest, Shard, ShardWriter, TokenizerInfo, unigram_entropy
 from smallbench.errors import DataError
 
 CLS, SEP, PAD = 1, 2, 0
@@ -84,3 +85,41 @@ def test_seen_hashes_equal_a_set(monkeypatch):
             expected.append(value not in reference)
             reference.add(value)
         assert seen.add(hashes).tolist() == expected
+
+
+def make_manifest() -> Manifest:
+    tokenizer = TokenizerInfo("wordpiece", 9, "f", PAD, 3, CLS, SEP, 4, (0, 1, 2, 3, 4))
+    shard = Shard("train-00000.bin", 2, 32, "0" * 64)
+    rows = {"train": 2, "eval": 0}
+    return Manifest("a.txt", 8, "<u2", tokenizer, {}, rows, [shard], None, [], {}, "0")
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, [1], {"a": 1}])
+@pytest.mark.parametrize(
+    "key", ["source", "sequence_length", "dtype", "tokenizer", "rows", "shards", "options"]
+)
+def test_a_manifest_with_a_part_of_another_kind_is_damaged(key: str, value: object, tmp_path: Path):
+    make_manifest().write(tmp_path)
+    whole = json.loads((tmp_path / "manifest.json").read_text())
+    assert Manifest.read(tmp_path).shards == make_manifest().shards
+    if type(value) is type(whole[key]) and key in {"source", "options"}:
+        return
+    (tmp_path / "manifest.json").write_text(json.dumps({**whole, key: value}))
+    with pytest.raises(DataError, match=r"manifest.json is damaged"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"name": "../train-00000.bin"}, {"rows": 3}, {"bytes": 16}])
+def test_a_manifest_that_contradicts_itself_is_damaged(change: dict[str, object], tmp_path: Path):
+    make_manifest().write(tmp_path)
+    whole = json.loads((tmp_path / "manifest.json").read_text())
+    whole["shards"][0] |= change
+    (tmp_path / "manifest.json").write_text(json.dumps(whole))
+    with pytest.raises(DataError, match=r"manifest.json is damaged"):
+        Manifest.read(tmp_path)
+
+
+def test_a_file_in_place_of_a_corpus_is_said_to_be_one(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(DataError, match=r"a.txt is not a directory"):
+        Manifest.read(tmp_path / "a.txt")

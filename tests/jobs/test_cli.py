@@ -654,6 +654,22 @@ def test_offload_none_is_a_choice_and_no_absence(line: str) -> None:
     assert (options.offload, config.train.offload) == (None, "auto")
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["max_steps: 1\nmax_steps: 2\n", "sub: {rate: 1}\nsub.rate: 2\n", "sub: {rate: 1, rate: 2}\n"],
+)
+def test_one_key_twice_in_a_file_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="given twice"):
+        resolve(f"{NEEDED} --config={tmp_path}/a.yaml")
+
+
+def test_a_file_that_is_nested_too_deeply_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: " + "[" * 1500)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        resolve(f"{NEEDED} --config={tmp_path}/a.yaml")
+
+
 def test_prepare_takes_a_data_set_of_a_local_path(tmp_path: Path, capsys) -> None:
     """Its name holds `:/`, and yet it is not a storage's URL."""
     (tmp_path / "data").mkdir()

@@ -117,3 +117,20 @@ def test_what_is_no_run_is_said_so(tmp_path, content):
 def test_a_run_in_a_storage_is_read_from_there(tmp_path):
     write_run(tmp_path / "bucket" / "run")
     assert read_run(f"file://{tmp_path}/bucket/run").name == "run"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[]", "line 1: expected a JSON object"),
+        ('{"event": "train", "step": "x"}', "line 1: expected a JSON object"),
+        ('{"event": "train", "step": 1, "tokens": [], "train_seconds": 1}', "record of step 1"),
+        ("x", "metrics.jsonl is not one JSON object a line"),
+    ],
+)
+def test_records_of_another_kind_are_refused_by_the_right_name(line, reason, tmp_path):
+    url = write_run(tmp_path / "tiny")
+    (tmp_path / "tiny" / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=reason) as refused:
+        read_run(url)
+    assert "run.json" not in str(refused.value)
