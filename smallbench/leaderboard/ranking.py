@@ -25,8 +25,7 @@ from smallbench.leaderboard.statistics import CONFIDENCE, Floats, Interval
 
 PRETRAINING_SD = 0.4
 """Points of AVG between two pretrainings of one recipe, for an entry with one: a chosen
-allowance, not a measured one. Sellam et al. 2022 (arXiv 2106.16163) published BERT-Base with 25
-pretraining seeds, from which it can be measured for that size."""
+allowance, not a measured one."""
 PRETRAINING_WEIGHT = 4
 """Degrees of freedom that the allowance is worth against an entry's own pretraining seeds."""
 JOINT_LEVEL = 0.97

@@ -134,7 +134,7 @@ def test_an_entry_knows_what_its_runs_know_and_passes(run_dir, glue, tmp_path):
     evaluation = evaluate(out, GOLD)
     assert not evaluation.rejected, evaluation.findings
     wrong = [(f.check, f.verdict) for f in evaluation.findings if f.verdict != "passed"]
-    # A CPU has no peak and no memory in the table; where this is tested, the code may not be committed.
+    # A CPU has no peak and no memory in the table; the code under test may not be committed.
     # Forty rows a task are few: some of the made-up runs are no better than the majority.
     assert set(wrong) <= {
         ("compute", "not done"), ("provenance", "not done"), ("metrics", "flagged"),
