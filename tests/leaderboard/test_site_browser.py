@@ -381,14 +381,6 @@ def test_axe_finds_nothing_and_no_page_is_wider_than_its_window(opened, width, s
         page.close()
 
 
-def test_five_rows_are_above_the_fold_of_a_small_laptop(opened):
-    page = opened(viewport={"width": 1280, "height": 800})
-    bottoms = page.locator(".board tbody tr[id]").evaluate_all(
-        "all => all.map(row => row.getBoundingClientRect().bottom)"
-    )
-    assert sum(bottom <= 800 for bottom in bottoms) >= 5
-
-
 def test_without_javascript_all_rows_charts_and_pages_are_there(opened, entries):
     page = opened(java_script_enabled=False)
     assert shown(page) == all_slugs(entries)
