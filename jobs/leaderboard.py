@@ -54,7 +54,7 @@ class Options(StorageConfig):
         "pull request",
     )
     data: Location | None = option(None, help="reproduce: the corpus; none: the entry's name of it")
-    only_print: bool = option(False, help="reproduce: print the commands and run none")
+    print_commands: bool = option(False, help="reproduce: print the commands and end")
     keeper: bool = option(False, help="change: a keeper of the board has confirmed the request")
     other: Path | None = option(None, help="compare: folder of the entry to compare with")
     glue: Location | None = option(
@@ -270,7 +270,7 @@ def _reproduce(options: Options) -> None:
         claimed.entry, run_dir=str(place / "run"), results=str(place / "glue"),
         data=None if options.data is None else str(options.data), glue=options.glue,
     )  # fmt: skip
-    if options.only_print:
+    if options.print_commands:
         print("\n".join(map(shlex.join, commands)))
         return
     reproduce.run_commands(commands)

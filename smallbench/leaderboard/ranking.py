@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from smallbench.leaderboard.statistics import CONFIDENCE, Floats, Interval
 
 PRETRAINING_SD = 0.4
-"""Points of AVG between two pretrainings of one recipe, for an entry with one: a stated allowance.
-25 seeds of BERT-Base differ by about half a point on GLUE (Sellam et al. 2022, arXiv 2106.16163,
-§2); tasks differ more, and their noise averages out."""
+"""Points of AVG between two pretrainings of one recipe, for an entry with one: a chosen
+allowance, not a measured one."""
 PRETRAINING_WEIGHT = 4
 """Degrees of freedom that the allowance is worth against an entry's own pretraining seeds."""
 JOINT_LEVEL = 0.97

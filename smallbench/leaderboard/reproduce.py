@@ -21,7 +21,7 @@ from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.submission import Submission
 
 MAX_LOSS_DIFFERENCE = 0.05
-"""Of the last logged loss: seeds of one recipe differ by about a hundredth."""
+"""Of the last logged loss: chosen, not measured."""
 
 
 def commands_of(entry: Entry, *, run_dir: str = "runs/again", data: str | None = None,

@@ -52,8 +52,7 @@ _ALL = tuple(TASKS)
 TRACKS: Mapping[str, Track] = {
     track.name: track
     for track in (
-        # Kanakarajan et al. 2021: one V100 of 16 GB for days. Their systems have 13.5M to 22.4M
-        # parameters and take about 1e18 to 3e18 FLOPs by our count.
+        # Kanakarajan et al. 2021 used one V100 of 16 GB. 30M and 6e18 FLOPs are our choice.
         Track("small", "One 16 GB card", "index.html", _ALL, DEFAULT, 16 * GIB, 30_000_000, 6e18),
         Track("any", "Any hardware", "any.html", _ALL, DEFAULT),
     )

@@ -695,7 +695,7 @@ def code_beside_it(folder):
     (folder / "setup.py").write_text("raise SystemExit('executed')")
 
 
-@case("rejected", "files", r"is no name of a predictions file")
+@case("rejected", "files", r"does not have the name of a file in that folder")
 def name_with_an_escape(folder):
     (folder / "predictions/\x1b[31m.tsv.gz").write_bytes(b"")
 
@@ -948,7 +948,7 @@ CASES = {
                         (folder / "predictions").write_bytes(b"")), "files", r"is no folder"),
     "name_that_is_no_text": (
         lambda folder: (folder / os.fsdecode(b"predictions/\xff.tsv.gz")).touch(), "files",
-        r"is no name of a predictions file"),
+        r"does not have the name of a file in that folder"),
     "link_to_itself": (
         lambda folder: (folder / "predictions/more.tsv.gz").symlink_to("more.tsv.gz"), "files",
         r"is no regular file"),
