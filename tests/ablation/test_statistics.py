@@ -25,6 +25,7 @@ def test_without_a_difference_one_in_twenty_of_200_ablations_finds_one(num_seeds
     assert 0.03 <= share_found(simulated(200, num_seeds=num_seeds)) <= 0.07
 
 
+@pytest.mark.slow
 def test_over_many_simulations_the_rate_is_five_percent():
     assert 0.04 <= share_found(simulated(2_000)) <= 0.06
 
