@@ -44,6 +44,7 @@ from smallbench.train.build import fit_to_data, open_corpus, vocabulary_of
 from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import AccountingConfig
 from smallbench.train.manifest import METRICS
+from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.pretrain import pretrain
 from smallbench.train.record import open_record
 from smallbench.train.run_record import RECORD_NAME
@@ -118,6 +119,7 @@ def check_variants(variants: Sequence[Variant], data: Path) -> None:
             if variant.config.then.sequence_length is not None:
                 raise ConfigError("a second phase (then.sequence_length) is not supported here")
             config = fit_to_data(variant.config, corpus)
+            choose_precision(config.train.precision, choose_device(config.train.device))
             try_plugins(config, corpus.rows, vocabulary_of(corpus.rows.tokenizer))
         except Exception as error:
             sentence = _sentence(error)

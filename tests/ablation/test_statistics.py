@@ -25,8 +25,9 @@ def test_without_a_difference_one_in_twenty_of_200_ablations_finds_one(num_seeds
     assert 0.03 <= share_found(simulated(200, num_seeds=num_seeds)) <= 0.07
 
 
+@pytest.mark.slow
 def test_over_many_simulations_the_rate_is_five_percent():
-    assert 0.04 <= share_found(simulated(4_000)) <= 0.06
+    assert 0.04 <= share_found(simulated(2_000)) <= 0.06
 
 
 def test_the_needed_seeds_find_the_difference_in_four_of_five_ablations():
@@ -72,3 +73,11 @@ def test_what_cannot_be_tested_has_a_reason_and_no_p_value(first, other, reason)
     assert found.p_value is None
     assert found.needed_seeds is None
     assert reason in found.reason
+
+
+@pytest.mark.parametrize("effect", [0.5, 2.0, 8.0, 100.0])
+@pytest.mark.parametrize("count", [2, 3, 20, 500])
+def test_power_is_the_share_of_simulated_tests_that_find_it(effect, count):
+    drawn = np.random.default_rng(0).normal(effect, 1.0, (4_000, count))
+    found = np.mean(stats.ttest_1samp(drawn, 0.0, axis=1).pvalue < 0.05)
+    assert power(effect, count) == pytest.approx(found, abs=0.025)
