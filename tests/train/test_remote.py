@@ -250,8 +250,10 @@ def test_cleaning_up_deletes_what_no_manifest_names_and_nothing_else(url, tmp_pa
 
 def test_two_runs_of_one_name_are_told_apart(url, tmp_path):
     owner = remote_run(url)
-    owner.storage.put("run.json", json.dumps({"schema_version": 1, "run_id": "a"}).encode())
-    (tmp_path / "run.json").write_text(json.dumps({"run_id": "b"}))
+    parts = {"config": {}, "config_digest": "c", "data": "d", "corpus": {}, "attempts": []}
+    there, here = ({"schema_version": 1, "run_id": name, **parts} for name in "ab")
+    owner.storage.put("run.json", json.dumps(there).encode())
+    (tmp_path / "run.json").write_text(json.dumps(here))
     with pytest.raises(DataError, match="two different runs"):
         owner.pull_record(tmp_path)
 
