@@ -143,7 +143,7 @@ def test_an_entry_that_takes_too_much_is_rejected_and_stops_no_other(tmp_path):
     folders = write_entries(tmp_path, 2, GOLD)
     heavy = write_made(tmp_path, synthetic_entry("a-heavy-one", GOLD, seed=1))
     first, *_ = (heavy / "train_log.jsonl").read_text().splitlines(keepends=True)
-    (heavy / "train_log.jsonl").write_text(first.replace('": "', '": "' + 100 * "0") * 50_000)
+    (heavy / "train_log.jsonl").write_text(first.replace('": "', '": "' + 90 * "0") * 50_000)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True, check=True,
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
