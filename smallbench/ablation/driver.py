@@ -103,6 +103,8 @@ class RunOutcome:
 class AblationFailedError(SmallbenchError):
     """Some runs failed; the others are done."""
 
+    exit_code = ExitCode.UNAVAILABLE  # an instance has that of its first failure
+
     def __init__(self, message: str, exit_code: ExitCode) -> None:
         super().__init__(message)
         self.exit_code = exit_code
