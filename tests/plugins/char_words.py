@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import tokenizers
 
-from smallbench.data.tokenizer import WORDPIECE_SPECIALS, wordpiece
+from smallbench.data.backends import WORDPIECE_SPECIALS, wordpiece
 
 
 def char_words(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
