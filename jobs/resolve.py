@@ -86,7 +86,7 @@ class Layer:
             raise self.error(str(error)) from None
 
     def unknown(self, key: str, known: Iterable[str]) -> SmallbenchError:
-        """The error for a key that is none, with the nearest one, or those of its section."""
+        """Return the error for an unknown key, with the nearest key or those of its section."""
         section, _, name = key.rpartition(".")
         inside = [k for k in known if section and k.startswith(f"{section}.")]
         if inside:  # compared without the section, which makes any two of its keys alike
@@ -195,7 +195,7 @@ def _changes(job: Job, layers: Sequence[Layer], keys: Mapping[str, Key]) -> dict
 
 
 def _check_locations(options: Any) -> None:
-    """Refuse what looks like a URL and is none, in every flag that takes a URL or a path."""
+    """Refuse malformed URLs in every flag that takes a URL or a path."""
     for key, annotation in annotations_of(type(options)).items():
         value = getattr(options, key)
         kinds = {annotation, *get_args(annotation)}
@@ -253,7 +253,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _gathered(job: Job, words: Sequence[str]) -> list[str]:
-    """The words as `job.words` names them: all that are left for the last, where it is a tuple."""
+    """Return the words by `job.words`; the last one takes all that remain if it is a tuple."""
     last = len(job.words) - 1
     if last >= 0 and get_origin(annotations_of(job.options)[job.words[last]]) is tuple:
         return [*words[:last], *([",".join(words[last:])] if words[last:] else [])]
@@ -325,7 +325,7 @@ def _file(path: Path) -> Layer:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ConfigError(f"--config={path} cannot be read: {reason}") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"--config={path} holds no 'key: value' lines")
+        raise ConfigError(f"Invalid --config={path}: expected 'key: value' lines")
     flat: dict[str, Any] = {}
     for name, value in data.items():
         for key, one in flatten({str(name): value}).items():

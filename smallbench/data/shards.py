@@ -139,7 +139,7 @@ def _check_parts(manifest: Manifest) -> None:
         raise ValueError(f"rows of {length} tokens of type {dtype!r}")
     for shard in manifest.shards:
         if not re.fullmatch(r"(train|eval)-\d{5,}\.bin", shard.name):
-            raise ValueError(f"{shard.name!r} is no name of a shard")
+            raise ValueError(f"{shard.name!r} is not the name of a shard")
         if shard.bytes != shard.rows * length * np.dtype(dtype).itemsize:
             raise ValueError(f"{shard.name} has {shard.bytes} bytes for {shard.rows} rows")
     for split in SPLITS:

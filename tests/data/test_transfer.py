@@ -404,7 +404,7 @@ def test_a_shards_name_does_not_lead_elsewhere(directory: Path, url, objects: Pa
     manifest = Manifest.read(objects)
     away = replace(manifest.shards[0], name="../../../escaped.bin")
     replace(manifest, shards=[away]).write(objects)
-    with pytest.raises(DataError, match="is no name of a shard"):
+    with pytest.raises(DataError, match="is not the name of a shard"):
         pull()
     assert not list(tmp_path.rglob("escaped*"))
 

@@ -291,9 +291,9 @@ def test_a_shortcut_has_the_rank_of_its_layer(tmp_path: Path) -> None:
         ("note: 1.10", r"a\.yaml: note=1\.1 is no str"),
         ("resume: 'perhaps'", "a.yaml: resume='perhaps' is no true"),
         ("config: b.yaml", "a.yaml: unknown config"),
-        ("- a", "holds no 'key: value' lines"),
+        ("- a", "expected 'key: value' lines"),
         ("a: [", "cannot be read: "),
-        ("\xff", "holds no 'key: value' lines"),
+        ("\xff", "expected 'key: value' lines"),
     ],
 )
 def test_a_file_that_does_not_fit_is_a_wrong_configuration(
