@@ -35,7 +35,7 @@ class Options:
     """Flags of `smallbench quickstart`."""
 
     out: Path = option(Path("quickstart"), help="where everything is kept")
-    max_steps: int = option(600, help="optimizer steps of the pretraining")
+    max_steps: int | None = option(None, help="optimizer steps of the pretraining; none: 600")
     corpus_documents: int = option(4_000, help="documents of the corpus")
 
 
@@ -45,7 +45,7 @@ def config(options: Options) -> PretrainConfig:
     return override_all(
         recipe,
         {
-            "train.max_steps": options.max_steps,
+            "train.max_steps": 600,
             # The recipe's rate needs some hundred steps of warm-up; after 12 of these 600 the loss
             # stayed above the unigram entropy.
             "optim.learning_rate": 1e-3,
@@ -122,6 +122,7 @@ JOB = Job(
     options=Options,
     run=run,
     config=config,
+    shortcuts={"max_steps": "train.max_steps"},
     examples=("smallbench quickstart", "smallbench quickstart --out=/tmp/first_look"),
 )
 

@@ -578,7 +578,7 @@ def test_a_dry_run_says_what_would_run() -> None:
     assert data["max_steps"] == 70
 
 
-@pytest.mark.parametrize("job", ["pretrain", "plan"])
+@pytest.mark.parametrize("job", ["pretrain", "plan", "quickstart"])
 def test_one_value_has_one_name_in_what_a_dry_run_prints(job: str, tmp_path: Path) -> None:
     """Whoever edits a printed value gets it: no second name of it stands beside it."""
     loaded = cli.load(job)
