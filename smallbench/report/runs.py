@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from smallbench.checkpoints.record import RECORD_NAME, parse_record
 from smallbench.config import flatten
 from smallbench.errors import DataError
 from smallbench.storage.base import NotFoundError, open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import parse_metrics
-from smallbench.train.run_record import RECORD_NAME, parse_record
 
 Records = Sequence[Mapping[str, Any]]
 
