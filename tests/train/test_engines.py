@@ -32,6 +32,7 @@ def losses_of(run_dir):
     return [r["loss"] for r in read_metrics(run_dir / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [OFFLOADED, {**OFFLOADED, "train__offload": "parameters"}])
 def test_an_interrupted_run_with_deepspeed_ends_as_if_it_had_not_been(corpus, tmp_path, values):
     pytest.importorskip("deepspeed")
