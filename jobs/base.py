@@ -36,10 +36,11 @@ class Job:
     last takes all that are left where it is a tuple. Where `config` is given, it maps the options
     to a base configuration whose keys the flags
     `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument. `shortcuts` maps
-    an option to the configuration key that it sets. `prints_config` is False where the output is
-    an answer to read or parse, not a run to log. `plan` says in some lines what would be done, for
-    `--dry_run`. `examples` are whole command lines; `--help`
-    shows them, and a test parses each.
+    an option to the configuration key that it sets. `dotted` names an option that takes the flags
+    `--SECTION.KEY=VALUE` of a job without `config`, as words `KEY=VALUE`. `prints_config` is False
+    if the output is an answer to read or parse, not a run to log. `plan` says in some lines what
+    would be done, for `--dry_run`. `examples` are whole command lines; `--help` shows them, and a
+    test parses each.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Job:
     words: tuple[str, ...] = ()
     config: Callable[[Any], Any] | None = None
     shortcuts: Mapping[str, str] = field(default_factory=dict)
+    dotted: str = ""
     prints_config: bool = True
     plan: Callable[[Any], str] | None = None
     examples: tuple[str, ...] = ()
