@@ -1,8 +1,7 @@
-"""A device's memory: when there is not enough of it, and how a CPU's is kept.
+"""Out-of-memory errors, and the CPU's allocator.
 
-The C library's allocator is told to keep what a training step frees for the next step. By default
-glibc returns every large block to the kernel and fetches it again, zeroed page by page,
-some thousand times a second; that was a seventh of a BERT step, and half of transformers'.
+By default glibc returns every large freed block to the kernel, and the next step fetches zeroed
+pages again; that was a seventh of a BERT step, and half of transformers'.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ LARGEST = 2**31 - 1  # mallopt takes an int
 
 
 def keep_freed_memory() -> bool:
-    """From now on reuse freed memory in this process; False where the C library is not glibc.
+    """Reuse freed memory in this process; return False if the C library is not glibc.
 
-    The peak stays what it is; what is freed below it is no longer given back.
+    The peak does not change, but freed memory is no longer returned to the kernel.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -30,7 +29,7 @@ def keep_freed_memory() -> bool:
 class MemoryExhaustedError(Exception):
     """A step did not fit into the device's memory.
 
-    `is_undone` says whether the step has changed nothing; an update that broke off may have.
+    `is_undone`: the step has changed nothing; an interrupted update may have.
     """
 
     def __init__(self, message: str, *, is_undone: bool) -> None:
@@ -39,9 +38,9 @@ class MemoryExhaustedError(Exception):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that an allocation failed, on a GPU or on the host."""
+    """Return whether an error means that an allocation failed, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # On the host there is no error class for it: PyTorch's allocator, and oneDNN's code generator.
+    # Host allocators do not have an error class: PyTorch's, and oneDNN's code generator.
     words = ("DefaultCPUAllocator", "could not create a primitive")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
