@@ -175,11 +175,11 @@ def _bert(config: BertConfig, base: str, head: str, pad_token_id: int) -> Target
     elif base == "electra":
         modules["predictor.transform"] = "generator_predictions.dense"
         modules["predictor.norm"] = "generator_predictions.LayerNorm"
-        rules["predictor.bias"] = _token_rows(config, "generator_lm_head.bias")
+        rules["predictor.bias"] = token_rows(config, "generator_lm_head.bias")
         class_name = "ElectraForMaskedLM"
     else:
         modules |= BERT_HEAD
-        rules["predictor.bias"] = _token_rows(config, "cls.predictions.bias")
+        rules["predictor.bias"] = token_rows(config, "cls.predictions.bias")
         class_name = "BertForMaskedLM"
     rules |= _affine(modules | _layers(config, base)) | _fused_attention(config, base)
     shared = _shared(config, pad_token_id) | {"type_vocab_size": config.type_vocab_size}
@@ -197,7 +197,7 @@ def _roberta(config: RobertaConfig, pad_token_id: int) -> Target:
     }
     rules = _tables(config, base) | _affine(modules | _layers(config, base))
     rules |= _fused_attention(config, base)
-    rules["predictor.bias"] = _token_rows(config, "lm_head.bias")
+    rules["predictor.bias"] = token_rows(config, "lm_head.bias")
     # transformers counts positions from behind the padding token's id.
     rules["embeddings.positions.weight"] = Rule(
         (f"{base}.embeddings.position_embeddings.weight",),
@@ -215,9 +215,7 @@ def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
     base = "deberta"
     modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"} | _layers(config, base)
     rules = {
-        "embeddings.tokens.weight": _token_rows(
-            config, f"{base}.embeddings.word_embeddings.weight"
-        ),
+        "embeddings.tokens.weight": token_rows(config, f"{base}.embeddings.word_embeddings.weight"),
         "relative_positions.weight": Rule((f"{base}.encoder.rel_embeddings.weight",)),
     }
     if config.embedding_size != config.hidden_size:
@@ -232,7 +230,7 @@ def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
         class_name = "DebertaModel"
     else:
         modules |= BERT_HEAD
-        rules["predictor.bias"] = _token_rows(config, "cls.predictions.bias")
+        rules["predictor.bias"] = token_rows(config, "cls.predictions.bias")
         class_name = "DebertaForMaskedLM"
     heads = config.num_attention_heads
 
@@ -278,7 +276,7 @@ def _shared(config: EncoderConfig, pad_token_id: int) -> dict[str, Any]:
     }
 
 
-def _token_rows(config: EncoderConfig, theirs: str) -> Rule:
+def token_rows(config: EncoderConfig, theirs: str) -> Rule:
     """A tensor with a row for each token, padded to `vocab_size_multiple` on our side."""
 
     def pad(tensor: Tensor) -> Tensor:
@@ -290,9 +288,7 @@ def _token_rows(config: EncoderConfig, theirs: str) -> Rule:
 
 def _tables(config: BertConfig, base: str) -> dict[str, Rule]:
     return {
-        "embeddings.tokens.weight": _token_rows(
-            config, f"{base}.embeddings.word_embeddings.weight"
-        ),
+        "embeddings.tokens.weight": token_rows(config, f"{base}.embeddings.word_embeddings.weight"),
         "embeddings.positions.weight": Rule((f"{base}.embeddings.position_embeddings.weight",)),
         "embeddings.segments.weight": Rule((f"{base}.embeddings.token_type_embeddings.weight",)),
     }
