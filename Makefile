@@ -7,7 +7,7 @@ WORKERS ?= 2
 TORCH ?= 2.13.0
 
 # PyTorch's index for this machine's GPU, e.g. https://download.pytorch.org/whl/cu126 for a V100:
-# README, "With a GPU". Kept in .venv, so that it is given once; a new one replaces torch.
+# docs/install.md. Kept in .venv, so that it is given once; a new one replaces torch.
 TORCH_INDEX_URL ?=
 
 BIN := .venv/bin
@@ -26,7 +26,7 @@ help:
 	@echo "make test        lint and types, then every test that takes seconds"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff rewrite what it can"
-	@echo "make venv        only the set-up, in .venv; with a GPU: make TORCH_INDEX_URL=… (README)"
+	@echo "make venv        only the set-up, in .venv; with a GPU: make TORCH_INDEX_URL=… (docs/install.md)"
 	@echo "make lock        resolve requirements.lock and docker/*.lock again"
 	@echo "make clean       remove .venv and caches; runs and results stay"
 

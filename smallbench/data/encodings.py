@@ -115,10 +115,18 @@ class Utf8:
 
     def _whole_encoding(self, head: bytes) -> str | None:
         """Name the encoding of a file that cannot be cut into lines before it is decoded."""
+        is_given_whole = self.given is not None and (
+            self.given.startswith(_SEVEN_BIT) or "a\n".encode(self.given) != b"a\n"
+        )
         for bom, name in BOMS:
             if head.startswith(bom):
+                if self.given and not name.startswith(self.given):
+                    self._note_mark(name)
                 return name
-        if self.given and (self.given.startswith(_SEVEN_BIT) or "a\n".encode(self.given) != b"a\n"):
+        if is_given_whole and head.startswith(codecs.BOM_UTF8):
+            self._note_mark("utf-8")
+            return None
+        if is_given_whole:
             return self.given
         start = head[:8192]
         if start.count(b"\0") > _MAX_NULS * len(start):
@@ -133,6 +141,12 @@ class Utf8:
                 "expected"
             )
         return None
+
+    def _note_mark(self, encoding: str) -> None:
+        self.skips.note(
+            self.name,
+            f"read as {encoding}, as its byte order mark says, not as --encoding={self.given}",
+        )
 
     def _convert_foreign(self, block: bytes) -> bytes:
         """Decode the lines that are not UTF-8: all of them, or those among valid ones."""
