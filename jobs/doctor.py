@@ -30,7 +30,7 @@ from smallbench.config import option
 from smallbench.cores import available_cpus
 from smallbench.errors import SmallbenchError, UnavailableError
 from smallbench.nvidia import unusable_card
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
 
 TRAINING = (

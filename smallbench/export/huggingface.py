@@ -35,7 +35,8 @@ from smallbench.files import read_json, sync_file, temporary_sibling, write_json
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
 from smallbench.objectives.replaced_token import DisentangledEmbedding
-from smallbench.storage.base import is_remote, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import is_remote
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.build import build_objective, vocabulary_of

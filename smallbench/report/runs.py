@@ -12,7 +12,8 @@ from typing import Any
 
 from smallbench.config import flatten
 from smallbench.errors import DataError
-from smallbench.storage.base import NotFoundError, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import NotFoundError
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import parse_metrics
 from smallbench.train.run_record import RECORD_NAME, parse_record

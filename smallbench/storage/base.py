@@ -1,4 +1,4 @@
-"""The protocol of a storage, and how to open one by its URL.
+"""The protocol of a storage, and what its URLs may be.
 
 Keys are relative to the storage's URL, with `/` between their parts. A reader sees an object as it
 was before a write or after it, never a part.
@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from smallbench.errors import ConfigError, DataError
 from smallbench.files import parse_json
-from smallbench.storage.config import StorageConfig
 
 URL_LIKE = re.compile(
     r"(?!hub:(?!//))"  # a data set of the hub, or with hub:/PATH one on this machine
@@ -154,20 +153,6 @@ def check_endpoint(
             "second time; leave it out of the address (or set --addressing_style=path, if the "
             "host only happens to be named like the bucket)"
         )
-
-
-def open_storage(url: str, config: StorageConfig | None = None) -> Storage:
-    """The storage at `s3://BUCKET/PREFIX`, `file:///PATH` or a local path; nothing is asked yet.
-
-    Raises `ConfigError` for everything else that looks like a URL.
-    """
-    if is_remote(url, name="storage") and url.startswith("s3://"):
-        from smallbench.storage.s3 import S3Storage
-
-        return S3Storage(url, config or StorageConfig())
-    from smallbench.storage.local import LocalStorage
-
-    return LocalStorage(url)
 
 
 def get_json(storage: Storage, key: str) -> dict[str, Any]:

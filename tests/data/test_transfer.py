@@ -25,7 +25,8 @@ from smallbench.data.transfer import MARK, cache_directory, local_corpus, publis
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
 from smallbench.files import TEMPORARY_MARK, exclusive_lock, waiting_lock
 from smallbench.stop import Stop
-from smallbench.storage.base import join, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import join
 from smallbench.storage.config import StorageConfig
 from smallbench.storage.local import LocalStorage
 
