@@ -60,7 +60,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Layer:
+class ValueLayer:
     """Values by key from one place: how a user writes a key there, and what a wrong one raises."""
 
     values: Mapping[str, Any]
@@ -135,7 +135,7 @@ def resolve(
 
 def _layers(
     job: Job, arguments: Sequence[str], environment: Mapping[str, str]
-) -> tuple[Shared, list[Layer]]:
+) -> tuple[Shared, list[ValueLayer]]:
     """The flags of every job, and all layers from the lowest to the highest."""
     words, flags = split(arguments)
     words = _gathered(job, words)
@@ -150,12 +150,12 @@ def _layers(
         for variable, value in environment.items()
         if variable.startswith(PREFIX) and not variable.startswith(TEST_PREFIX)
     }
-    upper = [Layer(variables, PREFIX, ConfigError), Layer(flags, "--", UsageError)]
+    upper = [ValueLayer(variables, PREFIX, ConfigError), ValueLayer(flags, "--", UsageError)]
     shared = Shared(**_values(Shared, upper))
     return shared, [*([_file(shared.config)] if shared.config else []), *upper]
 
 
-def _refuse_unknown(job: Job, layers: Sequence[Layer], known: Sequence[str]) -> None:
+def _refuse_unknown(job: Job, layers: Sequence[ValueLayer], known: Sequence[str]) -> None:
     for layer in layers:
         of_every_job = annotations_of(Shared) if layer.prefix else ("plugin",)
         allowed = [*known, *of_every_job]
@@ -164,7 +164,7 @@ def _refuse_unknown(job: Job, layers: Sequence[Layer], known: Sequence[str]) -> 
                 raise layer.unknown(key, allowed if layer.prefix else known)
 
 
-def _changes(job: Job, layers: Sequence[Layer], keys: Mapping[str, Key]) -> dict[str, Any]:
+def _changes(job: Job, layers: Sequence[ValueLayer], keys: Mapping[str, Key]) -> dict[str, Any]:
     """What the layers say about the configuration; later layers win.
 
     An option that is short for a key is that key. Raises the layer's error if one layer gives both,
@@ -278,11 +278,11 @@ def named_config(job: Job, arguments: Sequence[str]) -> Any:
         return None
     words, _ = split([a for a in arguments if not a.startswith("-")])
     named = dict(zip(job.words, _gathered(job, words), strict=False))
-    values = _values(job.options, [Layer(named, "--", UsageError)])
+    values = _values(job.options, [ValueLayer(named, "--", UsageError)])
     return job.config(job.options(**{**_example(job), **values}))
 
 
-def _values(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
+def _values(cls: type, layers: Iterable[ValueLayer]) -> dict[str, Any]:
     """What the layers say about the fields of `cls`; later layers win."""
     annotations, about = annotations_of(cls), {f.name: f for f in fields(cls)}
     return {
@@ -318,7 +318,7 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _file(path: Path) -> Layer:
+def _file(path: Path) -> ValueLayer:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
@@ -332,14 +332,14 @@ def _file(path: Path) -> Layer:
             if key in flat:
                 raise ConfigError(f"{path}: {key} is given twice")
             flat[key] = one
-    return Layer(flat, "", ConfigError, place=f"{path}: ")
+    return ValueLayer(flat, "", ConfigError, place=f"{path}: ")
 
 
 def _example(job: Job) -> dict[str, Any]:
     """The options of the job's first example: stand-ins for what `--help` was not told."""
     words, flags = split(shlex.split(job.examples[0])[2:]) if job.examples else ([], {})
     flags.update(zip(job.words, _gathered(job, words), strict=False))
-    return _values(job.options, [Layer(flags, "--", UsageError)])
+    return _values(job.options, [ValueLayer(flags, "--", UsageError)])
 
 
 def _fits_another(job: Job, key: str) -> bool:

@@ -110,7 +110,7 @@ def prepare(
     ):
         if (out / MANIFEST_NAME).exists():
             return _finished(out, options)
-        run = _Run(config, options, source, out, stop)
+        run = _Preparation(config, options, source, out, stop)
         try:
             return run.run()
         except (ConfigError, DataError):
@@ -152,7 +152,7 @@ def refuse_other_options(out: Path | str, old: dict[str, Any], new: dict[str, An
 
 
 @dataclass
-class _Progress:
+class _PrepareProgress:
     """What `progress.json` says: how far the run is, and how long its files may be."""
 
     options: dict[str, Any]
@@ -162,7 +162,7 @@ class _Progress:
     held_out: list[str] = field(default_factory=list)
 
 
-class _Run:
+class _Preparation:
     """One attempt at a directory that is not complete; it holds the lock."""
 
     def __init__(
@@ -190,10 +190,10 @@ class _Run:
         self._write_rows(tokenizer, writers["train"], writers["eval"])
         return self._finish(tokenizer, writers["train"], writers["eval"])
 
-    def _read_progress(self, options: dict[str, Any]) -> _Progress:
+    def _read_progress(self, options: dict[str, Any]) -> _PrepareProgress:
         path = self.out / _PROGRESS
         if path.exists():
-            progress = _Progress(**json.loads(path.read_text()))
+            progress = _PrepareProgress(**json.loads(path.read_text()))
             refuse_other_options(self.out, progress.options, options)
             if progress.source_bytes != self.source.size_bytes:
                 raise ConfigError(
@@ -211,7 +211,7 @@ class _Run:
                     f"{self.out} holds other files ({', '.join(sorted(foreign)[:3])}); "
                     "choose a new or empty --out"
                 )
-            progress = _Progress(options, self.source.size_bytes)
+            progress = _PrepareProgress(options, self.source.size_bytes)
         for leftover in self.out.glob(f"*{TEMPORARY_MARK}*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         return progress

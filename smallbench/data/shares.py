@@ -35,7 +35,7 @@ from smallbench.data.corpus import Corpus, deal_in_runs, open_corpus, share_of
 from smallbench.data.packing import PackedChunk
 from smallbench.data.prepare import options_of, prepare, refuse_other_options
 from smallbench.data.readers import is_hidden
-from smallbench.data.remote import prepare_remote
+from smallbench.data.remote_prepare import prepare_remote
 from smallbench.data.sampling import TextSample
 from smallbench.data.shards import Manifest
 from smallbench.data.skips import Skips

@@ -30,7 +30,7 @@ from smallbench.errors import (
 )
 from smallbench.export.card import model_card
 from smallbench.export.code import CLASSES, config_of, write_code
-from smallbench.export.transfer import MARKER, fetch_export, refuse_foreign, send_export
+from smallbench.export.upload import MARKER, fetch_export, refuse_foreign, send_export
 from smallbench.files import read_json, sync_file, temporary_sibling, write_json, write_text
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary

@@ -19,7 +19,7 @@ from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.export import huggingface
 from smallbench.export.card import used_sentence
 from smallbench.export.huggingface import as_export, export, load_model, load_run
-from smallbench.export.transfer import UNFINISHED
+from smallbench.export.upload import UNFINISHED
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.pretrain import pretrain, vocabulary_of

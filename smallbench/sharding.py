@@ -10,7 +10,7 @@ from smallbench.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartConfig:
+class ShardConfig:
     """Two ways to say it."""
 
     shard: str | None = option(None, help="do only this part, 3/8 for the third of eight")
