@@ -21,8 +21,8 @@ from pathlib import Path
 from jobs.base import Job
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
-from smallbench.sharding import ShardConfig
 from smallbench.plugins import nothing_left
+from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 
 

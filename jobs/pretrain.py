@@ -78,7 +78,7 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
 
 
 def config(options: Options) -> PretrainConfig:
-    """The recipe's configuration."""
+    """Return the recipe's configuration."""
     return recipe_config(options.recipe)
 
 

@@ -38,7 +38,7 @@ from smallbench.errors import ConfigError, SmallbenchError, UsageError, nearest
 from smallbench.storage.base import check_endpoint, check_path, is_remote
 
 PREFIX = "SMALLBENCH_"
-TEST_PREFIX = "SMALLBENCH_TEST_"  # the test suite's own variables are no options
+TEST_PREFIX = "SMALLBENCH_TEST_"  # the test suite's own variables are not options
 
 FLAG = re.compile(r"--([A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
 LOCATION = re.compile(r"\s*[\"']?(s3|s3a|s3n|gs|file):", re.IGNORECASE)
@@ -69,11 +69,11 @@ class ValueLayer:
     place: str = ""
 
     def spelling(self, key: str) -> str:
-        """The key as it is written after the prefix: `run_dir`, in a variable `RUN_DIR`."""
+        """Return the key as it is written after the prefix: `run_dir`, in a variable `RUN_DIR`."""
         return key.upper().replace(".", "__") if self.prefix == PREFIX else key
 
     def read(self, key: str, annotation: Any, about: Field[Any]) -> Any:
-        """The value of `key` by its annotation."""
+        """Return the value of `key` by its annotation."""
         value, name = self.values[key], self.prefix + self.spelling(key)
         if value == BARE:
             if annotation is bool or bool in get_args(annotation):
@@ -81,9 +81,9 @@ class ValueLayer:
             kind = describe(annotation).removesuffix(" or none")
             raise self.error(f"{name} needs a value: {name}={kind}")
         try:
-            return read_value(self.place + name, value, annotation, least=least_of(about))
+            return read_value(name, value, annotation, least=least_of(about))
         except ConfigError as error:
-            raise self.error(str(error)) from None
+            raise self.error(f"{self.place}{error}") from None
 
     def unknown(self, key: str, known: Iterable[str]) -> SmallbenchError:
         """Return the error for an unknown key, with the nearest key or those of its section."""
@@ -105,7 +105,7 @@ class ValueLayer:
 def resolve(
     job: Job, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[Shared, Any, Any]:
-    """A job's flags, options and (where it has one) configuration from all layers.
+    """Return a job's flags, options and (if it has one) configuration from all layers.
 
     Raises `UsageError` for what is wrong on the command line and `ConfigError` for the rest.
     """
@@ -136,7 +136,7 @@ def resolve(
 def _layers(
     job: Job, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[Shared, list[ValueLayer]]:
-    """The flags of every job, and all layers from the lowest to the highest."""
+    """Return the flags of every job, and all layers from the lowest to the highest."""
     words, flags = split(arguments)
     words = _gathered(job, words)
     for name in job.words[: len(words)]:
@@ -165,7 +165,7 @@ def _refuse_unknown(job: Job, layers: Sequence[ValueLayer], known: Sequence[str]
 
 
 def _changes(job: Job, layers: Sequence[ValueLayer], keys: Mapping[str, Key]) -> dict[str, Any]:
-    """What the layers say about the configuration; later layers win.
+    """Return what the layers say about the configuration; later layers win.
 
     An option that is short for a key is that key. Raises the layer's error if one layer gives both,
     and not the same value.
@@ -216,7 +216,7 @@ def _check_locations(options: Any) -> None:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The words of a command line, and its flags with their values as text (or `BARE`).
+    """Return the words of a command line, and its flags with their values as text (or `BARE`).
 
     Fire does the splitting; what it would act upon is refused before it sees it.
     """
@@ -273,7 +273,7 @@ def as_yaml(job: Job, options: Any, config: Any = None) -> str:
 
 
 def named_config(job: Job, arguments: Sequence[str]) -> Any:
-    """The configuration of the words in `arguments`, or of the job's first example."""
+    """Return the configuration of the words in `arguments`, or of the job's first example."""
     if job.config is None:
         return None
     words, _ = split([a for a in arguments if not a.startswith("-")])
@@ -283,7 +283,7 @@ def named_config(job: Job, arguments: Sequence[str]) -> Any:
 
 
 def _values(cls: type, layers: Iterable[ValueLayer]) -> dict[str, Any]:
-    """What the layers say about the fields of `cls`; later layers win."""
+    """Return what the layers say about the fields of `cls`; later layers win."""
     annotations, about = annotations_of(cls), {f.name: f for f in fields(cls)}
     return {
         key: layer.read(key, annotations[key], about[key])
@@ -336,7 +336,7 @@ def _file(path: Path) -> ValueLayer:
 
 
 def _example(job: Job) -> dict[str, Any]:
-    """The options of the job's first example: stand-ins for what `--help` was not told."""
+    """Return the options of the job's first example: stand-ins for what `--help` was not told."""
     words, flags = split(shlex.split(job.examples[0])[2:]) if job.examples else ([], {})
     flags.update(zip(job.words, _gathered(job, words), strict=False))
     return _values(job.options, [ValueLayer(flags, "--", UsageError)])

@@ -35,7 +35,7 @@ def render(
     sizes: PodSizes | None = None,
     plugins: Sequence[Plugin] = (),
 ) -> list[Document]:
-    """The documents of a stage, ready to be applied.
+    """Return the documents of a stage, ready to be applied.
 
     Without `sizes` a pod has the size of the committed manifest. `plugins` travel in a ConfigMap.
     Raises `UsageError` if a value is missing and `ConfigError` if one looks like a credential.
@@ -84,7 +84,7 @@ def render(
 
 
 def warnings(work: Work, job: Document, sizes: PodSizes | None) -> Iterator[str]:
-    """Sentences about what is allowed, but costs a preempted pod its steps."""
+    """Yield sentences about what is allowed, but costs a preempted pod its steps."""
     grace = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     if work.trains and sizes is not None and sizes.save_seconds > grace:
         yield (

@@ -56,7 +56,7 @@ def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
 
 
 def words_of(flags: str | None) -> list[str]:
-    """The words of `--flags`."""
+    """Return the words of `--flags`."""
     try:
         words = shlex.split(flags or "")
     except ValueError as error:  # the text itself is not repeated: a secret may be in it

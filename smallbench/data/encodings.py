@@ -151,7 +151,7 @@ class Utf8:
     def _convert_foreign(self, block: bytes) -> bytes:
         """Decode the lines that are not UTF-8: all of them, or those among valid ones."""
         lines = block.splitlines(keepends=True)
-        # Where nearly everything is UTF-8, one or two odd bytes in a line are damage.
+        # If nearly everything is UTF-8, one or two odd bytes in a line are damage.
         rest, num_sequences = _MULTIBYTE.subn(b"", block)
         num_odd = 2 if num_sequences > 20 * len(_NON_ASCII.findall(rest)) else 0
         foreign = [i for i, line in enumerate(lines) if _is_foreign(line, num_odd)]
@@ -237,7 +237,7 @@ def _decoded(stream: io.BufferedReader, encoding: str, block_bytes: int) -> Iter
 
 
 def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes]:
-    """Cut blocks anew, so that each ends with a line; at a character where a line is too long."""
+    """Cut blocks anew, so that each ends with a line; at a character if a line is too long."""
     ready = rest = b""
     for block in blocks:
         if ready:

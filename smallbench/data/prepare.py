@@ -88,8 +88,8 @@ def prepare(
     """Make `out` a complete directory of token shards, or find that it is one.
 
     The same call continues what was interrupted. `source` is what the corpus was packed to
-    elsewhere; without it that is done here. Raises `ConfigError` where `out` holds something
-    else, `DataError` where the source is of no use, `ConflictError` where another process prepares
+    elsewhere; without it that is done here. Raises `ConfigError` if `out` holds something
+    else, `DataError` if the source is of no use, `ConflictError` if another process prepares
     `out`, `InterruptedRunError` after a commit when `stop` asks for it.
     """
     options = options_of(config)
@@ -123,7 +123,7 @@ def prepare(
 
 
 def options_of(config: PrepareConfig) -> dict[str, Any]:
-    """What a manifest says about `config`, which may be a job's options with more fields."""
+    """Return what a manifest says about `config`, which may be a job's options with more fields."""
     values = {f.name: to_dict(config)[f.name] for f in fields(PrepareConfig)}
     # A path that is not UTF-8 cannot be written as JSON.
     return {key: printable(v) if isinstance(v, str) else v for key, v in values.items()}
@@ -225,7 +225,7 @@ class _Preparation:
                     path.unlink()
 
     def _tokenizer(self) -> Tokenizer:
-        """The directory's own tokenizer; where it has none yet, the given or a trained one."""
+        """The directory's own tokenizer; if it has none yet, the given or a trained one."""
         folder = self.out / _TOKENIZER
         if not folder.is_dir():
             tokenizer = self.source.tokenizer()

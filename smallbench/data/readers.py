@@ -51,7 +51,7 @@ def read_documents(
 ) -> Iterator[bytes]:
     """Yield the raw documents of a file or an archive member, whatever it holds.
 
-    Raises `UnreadableError` and the rest of `streams.DAMAGE` where it cannot go on.
+    Raises `UnreadableError` and the rest of `streams.DAMAGE` where it cannot continue.
     """
     size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else BLOCK_BYTES
     stream, kind = recognise(raw, name, buffer_bytes=max(512, min(size + 1, BLOCK_BYTES)))
@@ -369,7 +369,7 @@ def _tar_documents(
 def _member_documents(
     inner: IO[bytes], member: tarfile.TarInfo, options: ReadOptions, skips: Skips, depth: int
 ) -> Iterator[bytes]:
-    """An archive has millions of small members, so each is read in one piece if it can be."""
+    """Yield the documents of a member, read in one piece if it is small: archives have millions."""
     if member.size > MAX_DOCUMENT_BYTES:
         yield from read_documents(inner, member.name, options, skips, depth=depth)
         return

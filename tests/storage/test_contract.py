@@ -17,7 +17,7 @@ import pytest
 from smallbench import retry
 from smallbench.errors import ConfigError, CredentialsError, ExitCode, UnavailableError
 from smallbench.files import sha256_file, temporary_sibling
-from smallbench.storage import s3
+from smallbench.storage import open_storage, s3
 from smallbench.storage.base import (
     AlreadyExistsError,
     NotFoundError,
@@ -25,7 +25,6 @@ from smallbench.storage.base import (
     check_path,
     is_remote,
     join,
-    open_storage,
 )
 from smallbench.storage.config import StorageConfig
 from tests.servers.proxy import Answer
