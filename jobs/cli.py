@@ -17,7 +17,7 @@ from typing import NoReturn
 import smallbench
 from jobs.base import JOBS, load
 from jobs.manual import manual, overview
-from jobs.resolve import as_yaml, named_config, resolve
+from jobs.resolve import as_yaml, changes_as_yaml, named_config, resolve
 from smallbench import files, plugins
 from smallbench.errors import (
     ConfigError,
@@ -87,8 +87,8 @@ def _dispatch(arguments: list[str]) -> None:
         elif job.config is None:
             job.run(options)
         else:
-            if job.prints_config:
-                print(as_yaml(job, options, config), flush=True)
+            if job.record:
+                print(changes_as_yaml(job, options, config), flush=True)
             job.run(options, config)
 
 

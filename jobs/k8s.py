@@ -239,7 +239,6 @@ JOB = Job(
     run=run,
     words=("action", "stage", "recipe"),
     config=config,
-    prints_config=False,
     examples=(
         "smallbench k8s render pretrain bert-small --image=registry.example/smallbench@sha256:"
         f"{'0123456789abcdef' * 4} --bucket=s3://lab",

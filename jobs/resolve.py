@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -26,6 +26,7 @@ from smallbench.config import (
     Location,
     annotations_of,
     describe,
+    differing_keys,
     flatten,
     keys_of,
     least_of,
@@ -270,6 +271,38 @@ def as_yaml(job: Job, options: Any, config: Any = None) -> str:
     if files := plugins.registered():
         data["plugin"] = [str(plugin.path) for plugin in files]
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def changes_as_yaml(job: Job, options: Any, config: Any) -> str:
+    """Return what was given or differs from the recipe, as a document that `--config` reads back.
+
+    A first line says where all values are.
+    """
+    assert job.config is not None
+    data = {
+        field.name: value
+        for field in fields(options)
+        if field.name not in job.shortcuts
+        and (value := getattr(options, field.name)) not in (field.default, None)
+    }
+    given = replace(options, **dict.fromkeys(job.shortcuts))
+    base = to_dict(job.config(given))
+    data |= {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
+    where = job.record.format(**vars(options))
+    text = yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True)
+    return f"# smallbench {job.name}; all values: --dry_run, and in {where}\n{text}"
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that YAML knows."""
+    return {
+        key: list(map(str, value))
+        if isinstance(value, tuple)
+        else str(value)
+        if isinstance(value, Path)
+        else value
+        for key, value in data.items()
+    }
 
 
 def named_config(job: Job, arguments: Sequence[str]) -> Any:
