@@ -38,7 +38,8 @@ import torch
 from benchmarks.systems import LENGTH, trainer_of
 from smallbench.config import digest
 from smallbench.recipes import RECIPES
-from smallbench.storage.base import join, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import join
 from smallbench.train.checkpoint import (
     Checkpoint,
     CheckpointStore,

@@ -29,7 +29,7 @@ from smallbench.config import Location, command, option, require
 from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
-from smallbench.parts import PartConfig
+from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
 
@@ -47,7 +47,7 @@ NEEDED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
+class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
     """Flags of `smallbench glue`."""
 
     action: Literal["measure", "show", "merge", "submit-file", "check-file"] = option(

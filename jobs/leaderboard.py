@@ -136,7 +136,7 @@ def _table(options: Options) -> None:
     from smallbench.leaderboard.evaluation import evaluate_all
     from smallbench.leaderboard.gold import NO_GOLD, read_gold
     from smallbench.leaderboard.table import leaderboard_rows, render_markdown
-    from smallbench.storage.base import open_storage
+    from smallbench.storage import open_storage
 
     if options.submissions is not None:
         gold = NO_GOLD if options.glue is None else read_gold(options.glue)

@@ -61,17 +61,17 @@ class EncoderConfig:
         return -(-self.vocab_size // self.vocab_size_multiple) * self.vocab_size_multiple
 
     def narrowed(self: C, width: float) -> C:
-        """The same architecture at `width` times the hidden, feed-forward and head counts.
+        """Return the same architecture at `width` times the hidden, feed-forward and head counts.
 
         Heads keep their size and embeddings theirs (google-research/electra, `get_generator_config`
-        ). Raises `ConfigError` where no whole head is left.
+        ). Raises `ConfigError` if no whole head is left.
         """
         head_size = self.hidden_size // self.num_attention_heads
         hidden_size = round(self.hidden_size * width)
         num_heads = hidden_size // head_size
         if num_heads < 1 or hidden_size % head_size:
             raise ConfigError(
-                f"{width} × model.hidden_size {self.hidden_size} is no whole number of heads of "
+                f"{width} × model.hidden_size {self.hidden_size} is not a whole number of heads of "
                 f"{head_size}; choose objective.generator_width or model.num_attention_heads so "
                 "that it is"
             )

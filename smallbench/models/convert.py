@@ -48,7 +48,7 @@ class Target:
     """Our parameters that transformers' class has no place for."""
 
     def pack(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our state dict → transformers'. Raises `KeyError` where a weight has no rule."""
+        """Our state dict → transformers'. Raises `KeyError` if a weight has no rule."""
         packed: dict[str, Tensor] = {}
         for ours, tensor in state.items():
             if ours not in self.left_behind:
@@ -64,7 +64,7 @@ class Target:
         }
 
     def body(self) -> Target:
-        """The same without the head: only what transformers' bare model has."""
+        """Return the same without the head: only what transformers' bare model has."""
         prefix = f"{self.model_type}."
         rules = {
             ours: rule
@@ -90,7 +90,7 @@ CONFIG_CLASSES: Mapping[str, type[EncoderConfig]] = {
 def body_of(theirs: Mapping[str, Any]) -> tuple[EncoderConfig, Target] | None:
     """Our configuration of transformers' model without its head, and how its weights travel.
 
-    `theirs` is transformers' configuration as a dictionary. None where ours has no such network:
+    `theirs` is transformers' configuration as a dictionary. None if ours has no such network:
     an architecture that is not here, or an option of one (another activation, a decoder, …).
     """
     config_class = CONFIG_CLASSES.get(theirs["model_type"])
@@ -130,7 +130,7 @@ UNKNOWN_OPTIONS = ("is_decoder", "add_cross_attention", "talking_head")
 def target_of(
     config: EncoderConfig, *, head: str = "tokens", pad_token_id: int = 0
 ) -> Target | None:
-    """How `config`'s architecture travels with the head `tokens` or `replaced`.
+    """Return how `config`'s architecture travels with the head `tokens` or `replaced`.
 
     None if transformers has no class for it: one of a plug-in that declares none.
     """
@@ -143,7 +143,7 @@ def target_of(
 
 
 def built_in_target(config: EncoderConfig, *, head: str, pad_token_id: int) -> Target:
-    """How the built-in architecture of this configuration travels."""
+    """Return how the built-in architecture of this configuration travels."""
     if isinstance(config, DebertaConfig):
         return _deberta(config, head, pad_token_id)
     if isinstance(config, RobertaConfig):
@@ -277,7 +277,7 @@ def _shared(config: EncoderConfig, pad_token_id: int) -> dict[str, Any]:
 
 
 def token_rows(config: EncoderConfig, theirs: str) -> Rule:
-    """A tensor with a row for each token, padded to `vocab_size_multiple` on our side."""
+    """Map a tensor with a row for each token, padded to `vocab_size_multiple` on our side."""
 
     def pad(tensor: Tensor) -> Tensor:
         missing = config.num_embedding_rows - tensor.shape[0]
@@ -310,7 +310,7 @@ def _layers(config: EncoderConfig, base: str) -> dict[str, str]:
 
 
 def _fused_attention(config: EncoderConfig, base: str) -> dict[str, Rule]:
-    """One projection for q, k and v on our side, three on theirs."""
+    """Map one projection for q, k and v on our side, three on theirs."""
     rules = {}
     for i in range(config.num_hidden_layers):
         theirs = f"{base}.encoder.layer.{i}.attention.self"

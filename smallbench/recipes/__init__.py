@@ -33,7 +33,7 @@ RECIPES = Registry(
 
 
 def recipe_config(name: str) -> PretrainConfig:
-    """The configuration of a recipe, which bears the name by which it is found again."""
+    """The configuration of a recipe, with the name by which it is found again."""
     config = RECIPES[name]()
     if not isinstance(config, PretrainConfig):
         raise ConfigError(

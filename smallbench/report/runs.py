@@ -12,7 +12,8 @@ from typing import Any
 
 from smallbench.config import flatten
 from smallbench.errors import DataError
-from smallbench.storage.base import NotFoundError, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import NotFoundError
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import parse_metrics
 from smallbench.train.run_record import RECORD_NAME, parse_record
@@ -24,7 +25,7 @@ AXES = {"step": "steps", "tokens": "tokens", "hours": "hours of training"}
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: `y` at `x`, None where nothing finite was measured."""
+    """One line of a chart: `y` at `x`, None if nothing finite was measured."""
 
     x: tuple[float, ...]
     y: tuple[float | None, ...]
@@ -49,7 +50,7 @@ class Run:
         return {e: [r for r in self.records if r["event"] == e] for e in ("train", "eval")}
 
     def series(self, key: str, axis: str) -> Series:
-        """`train/loss` and the like against `step`, `tokens` or `hours`; empty where not logged."""
+        """`train/loss` and the like against `step`, `tokens` or `hours`; empty if not logged."""
         event, _, name = key.partition("/")
         rows = [record for record in self.by_event[event] if name in record]
         return Series(
@@ -58,7 +59,7 @@ class Run:
         )
 
     def restarts(self, axis: str) -> list[float]:
-        """Where later attempts went on from."""
+        """Return where later attempts went on from."""
         places = []
         for attempt in self.record["attempts"][1:]:
             # A finished run that was started again repeated nothing.
@@ -90,20 +91,20 @@ class Run:
 
 
 def position(record: Mapping[str, Any], axis: str) -> float:
-    """Where a record lies on an axis."""
+    """Return where a record lies on an axis."""
     return float(record["train_seconds"] / 3600 if axis == "hours" else record[axis])
 
 
 def read_run(url: str, config: StorageConfig | None = None) -> Run:
-    """The run in a directory or a storage; raises `DataError` where there is none."""
+    """Return the run in a directory or a storage; raises `DataError` if there is none."""
     storage = open_storage(url, config)
     try:
         record = parse_record(storage.get(RECORD_NAME), f"{url}/{RECORD_NAME}")
         records = parse_metrics(storage.get("metrics.jsonl").decode(), f"{url}/metrics.jsonl")
     except NotFoundError:
         raise DataError(
-            f"{url} holds no run (run.json, metrics.jsonl); give the --run_dir of a pretraining, "
-            "or STORAGE/NAME of one"
+            f"{url} is not a run (expected run.json and metrics.jsonl); give the "
+            "--run_dir of a pretraining, or STORAGE/NAME of one"
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{url}/metrics.jsonl is not UTF-8 text ({error})") from None

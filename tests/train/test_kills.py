@@ -17,7 +17,7 @@ import torch
 from botocore.httpsession import URLLib3Session
 
 from smallbench.files import read_json
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.storage.s3 import PART_BYTES
 from smallbench.train import checkpoint as checkpoint_module

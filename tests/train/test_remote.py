@@ -10,7 +10,8 @@ import torch
 
 from smallbench.errors import ConflictError, DataError, UnavailableError
 from smallbench.stop import Stop
-from smallbench.storage.base import AlreadyExistsError, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import AlreadyExistsError
 from smallbench.train.checkpoint import CheckpointStore, newest_checkpoint
 from smallbench.train.manifest import METRICS, sealed
 from smallbench.train.remote import RemoteRun
