@@ -66,7 +66,7 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
         None, help="where results are stored, also a URL, or the zip is written"
     )
     tasks: tuple[str, ...] | None = option(None, help="none: every task that --glue has")
-    protocol: Literal["robust-v1", "paper"] = option(
+    protocol: Literal["robust-v1", "tiny-v1", "paper"] = option(
         "robust-v1", help="which runs, and what the score is"
     )
     learning_rate: tuple[float, ...] | None = option(
@@ -171,6 +171,7 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
     from smallbench.export.huggingface import as_export, is_run
     from smallbench.glue.encoder import Encoder
     from smallbench.glue.grid import measure
+    from smallbench.glue.protocols import protocol_named
     from smallbench.glue.readers import available_tasks, load_task
     from smallbench.glue.remote import keeper, results_folder
     from smallbench.glue.samples import glue_source
@@ -186,7 +187,9 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
         as_export(options.model, options, step=step) as model,
         results_folder(options.out, options) as folder,
     ):
-        names = options.tasks or available_tasks(glue)
+        names = options.tasks or [
+            name for name in available_tasks(glue) if name in protocol_named(options.protocol).tasks
+        ]
         data = [load_task(task_named(name), glue) for name in names]
         return measure(
             Encoder(
