@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
+
+from smallbench.errors import UsageError, nearest
 
 # In the order in which a newcomer meets them. A job is one file and one line here.
 JOBS = {
@@ -41,7 +43,8 @@ class Job:
     as a format of the options; a job that has one prints first what differs from its recipe.
 
     `plan` says in some lines what would be done, for `--dry_run`. `examples` are whole command
-    lines; `--help` shows them, and a test parses each.
+    lines; `--help` shows them, and a test parses each. `doc` is the text of `--help`, if it is not
+    that of the module. `actions` are jobs of their own that the first word names (`glue show`).
     """
 
     name: str
@@ -53,6 +56,8 @@ class Job:
     record: str = ""
     plan: Callable[[Any], str] | None = None
     examples: tuple[str, ...] = ()
+    doc: str = ""
+    actions: Mapping[str, Job] = field(default_factory=dict)
 
 
 def load(name: str) -> Job:
@@ -60,3 +65,16 @@ def load(name: str) -> Job:
     job = import_module(f"jobs.{name}").JOB
     assert isinstance(job, Job)
     return job
+
+
+def chosen(job: Job, arguments: Sequence[str]) -> tuple[Job, list[str]]:
+    """Return the action that the first word names, or the job itself, and the rest of the line.
+
+    Raises `UsageError` for an unknown action of a job whose line begins with no other word.
+    """
+    first, rest = (arguments[0], [*arguments[1:]]) if arguments else ("-", [])
+    if first in job.actions:
+        return job.actions[first], rest
+    if job.actions and not job.words and not first.startswith("-"):
+        raise UsageError(f"unknown action {first!r} of {job.name!r}; {nearest(first, job.actions)}")
+    return job, [*arguments]

@@ -20,6 +20,7 @@ from smallbench.glue.official import order_difference
 from smallbench.glue.protocols import PROTOCOLS, chosen_rate, departures
 from smallbench.glue.results import (
     RunResult,
+    RunSettings,
     group_runs,
     read_predictions,
     read_runs,
@@ -27,8 +28,10 @@ from smallbench.glue.results import (
 )
 from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
-from smallbench.leaderboard.compute import Sizes, count_parameters
+from smallbench.leaderboard.compute import count_parameters, encoder_config
 from smallbench.leaderboard.entry import (
+    FLOPS_KEY,
+    PEAK_KEY,
     PLUGINS_FOLDER,
     SCHEMA_VERSION,
     SIZE_NAMES,
@@ -48,7 +51,7 @@ from smallbench.leaderboard.entry import (
     predictions_path,
     write_entry,
 )
-from smallbench.leaderboard.scores import ROBUST
+from smallbench.leaderboard.scores import PAPER
 from smallbench.leaderboard.submission import Rejected, read_submission
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.run_record import RECORD_NAME, read_record
@@ -65,6 +68,7 @@ SHARED_SETTINGS = (
     "clip_norm",
     "precision",
     "model_sha256",
+    "pooling",
 )
 """Settings that all fine-tunings of an entry have in common."""
 
@@ -201,10 +205,10 @@ def _model(settings: Mapping[str, Any], num_parameters: int) -> Model:
         distilled_from=None,
         **{name: model.get(name) for name in SIZE_NAMES},
     )
-    sizes = Sizes.of(found, max_relative_positions=model.get("max_relative_positions"))
-    if sizes is None:
+    encoder = encoder_config(found, model)
+    if encoder is None:
         return found
-    inner = count_parameters(sizes).without_embeddings
+    inner = count_parameters(encoder).without_embeddings
     return Model(**{**vars(found), "num_parameters_without_embeddings": inner})
 
 
@@ -331,7 +335,6 @@ def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     records = [m for m in metrics if m["event"] == "train"]
     found = []
     for kept in _thinned([*first, *records], MAX_LOG_POINTS):
-        peak = kept.get("peak_memory_bytes")
         found.append(
             {
                 "step": kept["step"],
@@ -341,7 +344,7 @@ def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 # ELECTRA's generator is the masked-language model of the pair.
                 "mlm_loss": kept.get("mlm_loss", kept.get("generator_loss")),
                 "tokens_per_second": kept.get("tokens_per_second"),
-                **({"peak_memory_bytes": peak} if peak else {}),
+                **{key: kept[key] for key in (PEAK_KEY, FLOPS_KEY) if kept.get(key)},
             }
         )
     return found
@@ -392,16 +395,23 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
         if run.settings.split == CHOICE
         or run.settings.learning_rate == chosen.get(run.settings.task)
     ]
-    # Samples are scored by the same protocol; the gold labels tell them apart.
-    real = [r for r in departures(ROBUST, counted) if not r.startswith("is_sample")]
-    is_robust = bool(chosen) and not real
     return Finetune(
-        protocol=ROBUST.name if is_robust else PROTOCOLS["paper"].name,
+        protocol=_protocol(counted, chosen),
         learning_rates=tuple(sorted({run.settings.learning_rate for run in runs})),
         chosen=chosen,
         num_trials=max(len(_dev(runs, name)) for name in TASKS),
         **{key: first[key] for key in SHARED_SETTINGS},
     )
+
+
+def _protocol(counted: Sequence[RunSettings], chosen: Mapping[str, float]) -> str:
+    """Return the ranked protocol that the runs follow, or `paper`."""
+    for protocol in PROTOCOLS.values():
+        # Samples are scored by the same protocol; the gold labels tell them apart.
+        other = [r for r in departures(protocol, counted) if not r.startswith("is_sample")]
+        if protocol.chooses_rate and chosen.keys() <= {*protocol.tasks} and chosen and not other:
+            return protocol.name
+    return PAPER
 
 
 def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun], dict[str, bytes]]:

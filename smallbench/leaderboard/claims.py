@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.entry import PEAK_KEY
 from smallbench.leaderboard.finding import Found
 from smallbench.leaderboard.scores import RunScores
 from smallbench.leaderboard.submission import Submission
-from smallbench.leaderboard.tracks import TRACKS, tracks_of
+from smallbench.leaderboard.tracks import TRACKS, highest, protocol_of, tracks_of
 
 FIRST_DATE = "2021-09-22"
 """The paper's; no entry is older."""
@@ -86,12 +87,19 @@ def splits(submission: Submission, scores: RunScores) -> Found:
 
 
 def track(submission: Submission, scores: RunScores) -> Found:
-    """Which rankings admit it, and why the first does not."""
-    found = tracks_of(submission.entry, submission.train_log)
-    first = next(iter(TRACKS))
-    for reason in found[first]:
-        yield "flagged", f"not in track {first!r}, ranked under 'any hardware': {reason}"
-    if submission.train_log and not any(
-        line.get("peak_memory_bytes") for line in submission.train_log
-    ):
-        yield "flagged", "the log has no peak memory, so only the card's name says that it fitted"
+    """Which rankings admit it, and why others with its protocol do not."""
+    entry, log = submission.entry.measured, submission.train_log
+    if protocol_of(entry) is None:
+        return  # best dev scores, which no track ranks
+    name = entry.finetune.protocol
+    reasons = {t: r for t, r in tracks_of(submission.entry, log).items()
+               if TRACKS[t].protocol == name}  # fmt: skip
+    admitted = [TRACKS[name] for name, found in reasons.items() if not found]
+    for name, found in reasons.items():
+        for reason in found:
+            if admitted:
+                yield "flagged", f"not in track {name!r}, but in {admitted[0].name!r}: {reason}"
+            else:
+                yield "rejected", f"no track admits it; not {name!r}: {reason}"
+    if log and any(t.max_memory_bytes for t in admitted) and highest(log, PEAK_KEY) is None:
+        yield "not done", "the log has no peak memory, so only the card's name says that it fitted"

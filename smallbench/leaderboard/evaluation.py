@@ -266,6 +266,7 @@ def report_dict(evaluation: Evaluation) -> dict[str, Any]:
         "findings": [dataclasses.asdict(finding) for finding in evaluation.findings],
         "views": {
             view.name: {
+                "protocol": view.protocol,
                 "average": view.average,
                 "interval": view.interval and dataclasses.asdict(view.interval),
                 "tasks": {name: dataclasses.asdict(cell) for name, cell in view.tasks.items()},
@@ -335,7 +336,8 @@ def _read(path: Path, folder: Path) -> Evaluation | None:
         views: dict[ViewName, View] = {}
         for name, view in content["views"].items():
             tasks = {task: _task_score(cell) for task, cell in view["tasks"].items()}
-            views[name] = View(name, tasks, {task: draws[f"{name} {task}"] for task in tasks})
+            of_view = {task: draws[f"{name} {task}"] for task in tasks}
+            views[name] = View(name, view["protocol"], tasks, of_view)
         return Evaluation(
             folder,
             content["sha256"],

@@ -113,7 +113,7 @@ class Bert(Encoder):
 
     def flops_formula(self, **sizes: int) -> int:
         """Return the operations of a forward pass."""
-        return transformer_flops(self.config, self.head, **sizes)
+        return transformer_flops(self.config, self.head, architecture="bert", **sizes)
 
     def _look_at_neighbours(self, config: BertConfig) -> None:
         positions = self.embeddings.positions.weight

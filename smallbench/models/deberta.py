@@ -125,4 +125,4 @@ class Deberta(Encoder):
 
     def flops_formula(self, **sizes: int) -> int:
         """Return the operations of a forward pass: each layer also maps 2 L positions, twice."""
-        return transformer_flops(self.config, self.head, num_score_terms=3, **sizes)
+        return transformer_flops(self.config, self.head, architecture="deberta", **sizes)

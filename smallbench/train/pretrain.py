@@ -220,7 +220,7 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
         # 8. What surrounds the loop: records, held-out loss, checkpoints, uploads.
         log = LogTraining(
             trackers, every_steps=config.train.log_every_steps, budget=budget_of(config),
-            peak_flops=peak_flops, also=partial(_other_fields, usage, run.storage.uploader),
+            peak_flops=peak_flops, also=partial(_other_fields, usage, run.storage.uploader, memory),
         )  # fmt: skip
         heartbeat = Heartbeat(run.run_dir / "heartbeat.json")
         beat = heartbeat.beat if machine.processes.is_first else lambda: None
@@ -317,12 +317,14 @@ def _open_usage(run: Run, progress: Progress) -> UsageMeter | None:
 
 
 def _other_fields(
-    usage: UsageMeter | None, uploader: Uploader | None, progress: Progress
+    usage: UsageMeter | None, uploader: Uploader | None, memory: PeakMeter, progress: Progress
 ) -> Mapping[str, Any]:
     """Return what the run has used up, and the steps that an emptied disk would cost."""
     fields: dict[str, Any] = {"train_flops": progress.train_flops}
     used = usage.update(progress) if usage else {}
     fields |= {name: value for name, value in used.items() if name != "energy_method"}
+    if not memory.is_host:  # the leaderboard's tracks limit the memory of the card
+        fields["peak_memory_bytes"] = memory.peak_bytes()
     if uploader:
         fields["sync_lag_steps"] = progress.step - uploader.committed_step
     return fields

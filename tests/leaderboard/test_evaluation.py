@@ -13,7 +13,7 @@ import pytest
 from smallbench.glue.metrics import compute_metrics
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import evaluation as module
-from smallbench.leaderboard.board import board, compare, render_board, render_comparison
+from smallbench.leaderboard.board import board_rows, compare, render_board, render_comparison
 from smallbench.leaderboard.evaluation import (
     VERIFIED_FILE,
     evaluate,
@@ -136,16 +136,19 @@ def test_what_is_kept_is_what_is_computed_and_a_change_is_seen(root, tmp_path, m
 def test_the_board_ranks_each_view_by_itself_with_ties_as_ranges(root):
     evaluations = evaluate_all(root, GOLD)
     for view in ("robust", "paper"):
-        rows = board(evaluations, view)
+        rows = board_rows(evaluations, view)
         assert [row.average for row in rows] == sorted((r.average for r in rows), reverse=True)
         assert rows[-1].entry.slug == "weak"
         assert str(rows[-1].rank) == "3"
         assert {str(row.rank) for row in rows[:2]} in ({"1–2"}, {"1", "2"})
         assert {row.view.name for row in rows} == {view}
-    again = board(list(reversed(evaluations)), "robust")
-    assert [row.entry.slug for row in again] == [r.entry.slug for r in board(evaluations, "robust")]
-    robust, paper = render_board(evaluations).split("## paper")
-    assert robust.count("*logged*") == paper.count("*logged*") == 3
+    again = board_rows(list(reversed(evaluations)), "robust")
+    assert [row.entry.slug for row in again] == [
+        r.entry.slug for r in board_rows(evaluations, "robust")
+    ]
+    small, tiny, others, paper = render_board(evaluations).split("## ")[1:]
+    assert small.count("*logged*") == others.count("*logged*") == paper.count("*logged*") == 3
+    assert "*logged*" not in tiny
 
 
 def test_a_comparison_goes_task_by_task_and_within_a_view(root):
@@ -207,7 +210,7 @@ def test_the_job_validates_compares_and_ranks_without_torch(root, tmp_path):
     assert "A leads" in done.stdout
     done = smallbench("leaderboard", "table", f"--submissions={root}", glue)
     assert done.returncode == 0, done.stderr
-    assert "## robust-v1" in done.stdout
+    assert "robust-v1: mean over seeds" in done.stdout
 
     done = smallbench(
         "leaderboard", "build", f"--submissions={root}", glue, f"--out={tmp_path}/site"
