@@ -52,6 +52,7 @@ from smallbench.train.manifest import (
 )
 from smallbench.train.randomness import restore_random_state
 from smallbench.train.retention import Retention
+from smallbench.train.tensor_file import save_tensors
 from smallbench.train.weights import load_distinct
 
 FILES_AT_ONCE = 2
@@ -83,7 +84,8 @@ class Checkpoint:
     def engine_state(self) -> dict[str, Any]:
         """Optimizer and loss scale."""
         state: dict[str, Any] = torch.load(
-            self.directory / "engine.pt", weights_only=True, map_location="cpu"
+            # Mapped, not read: whoever takes the state makes the only copy of it.
+            self.directory / "engine.pt", weights_only=True, map_location="cpu", mmap=True
         )
         return state
 
@@ -286,7 +288,7 @@ class CheckpointStore:
             return Checkpoint(self.run_dir / known["directory"], known)
         directory = f"checkpoints/{step_name(step)}/{attempt_name(self._attempt)}"
         with self._new_directory(directory) as temporary:
-            save_file(dict(weights), temporary / "module.safetensors")
+            save_tensors(weights, temporary / "module.safetensors")
             with (temporary / "engine.pt").open("wb") as stream:
                 torch.save(dict(engine_state), stream)
             generators = {

@@ -64,7 +64,10 @@ class Engine(Protocol):
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights in float32 by name, one that several parts share under its first name."""
+        """The weights in float32 by name, one that several parts share under its first name.
+
+        The engine's own memory if it can be, for `state_dict` too; whole in process 0 alone.
+        """
         ...
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
