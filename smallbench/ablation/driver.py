@@ -18,6 +18,9 @@ from typing import Any
 
 from smallbench import plugins
 from smallbench.ablation.plan import PlannedRun, Variant
+from smallbench.checkpoints.manifest import METRICS
+from smallbench.checkpoints.record import RECORD_NAME, open_record
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.config import Location, digest, to_dict
 from smallbench.errors import (
     ConfigError,
@@ -40,14 +43,10 @@ from smallbench.glue.protocols import summarize
 from smallbench.glue.readers import TaskData
 from smallbench.stop import NEVER, Stop
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.build import fit_to_data, open_corpus, vocabulary_of
-from smallbench.train.checkpoint import CheckpointStore
-from smallbench.train.config import AccountingConfig
-from smallbench.train.manifest import METRICS
+from smallbench.train.build import fit_to_data, open_corpus, record_of, vocabulary_of
+from smallbench.train.config import AccountingConfig, resumable_keys
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.pretrain import pretrain
-from smallbench.train.record import open_record
-from smallbench.train.run_record import RECORD_NAME
 from smallbench.train.trial import try_plugins
 
 OUTCOME = "outcome.json"
@@ -140,9 +139,8 @@ def check_stored(runs: Sequence[PlannedRun], data: Path) -> None:
         try:
             open_record(
                 run.run_dir,
-                fit_to_data(run.config, corpus),
-                data=data,
-                manifest=corpus.rows.manifest,
+                record_of(fit_to_data(run.config, corpus), corpus.rows, data),
+                resumable=resumable_keys(run.config),
                 has_checkpoints=begun,
             )
         except ConfigError as error:

@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from smallbench.batch import Batch
+from smallbench.checkpoints.record import RECORD_NAME, read_record
+from smallbench.checkpoints.store import Checkpoint, CheckpointStore
 from smallbench.data.parity import AWKWARD_TEXTS, HELD_OUT_NAME, different_ids
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import (
@@ -39,11 +41,8 @@ from smallbench.storage import open_storage
 from smallbench.storage.base import is_remote
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.build import build_objective, vocabulary_of
-from smallbench.train.checkpoint import Checkpoint, CheckpointStore
+from smallbench.train.build import build_objective, read_config, vocabulary_of
 from smallbench.train.config import PretrainConfig
-from smallbench.train.record import read_config
-from smallbench.train.run_record import RECORD_NAME, read_record
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""

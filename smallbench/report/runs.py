@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from smallbench.checkpoints.record import RECORD_NAME, parse_record
 from smallbench.config import flatten
 from smallbench.errors import DataError
 from smallbench.storage import open_storage
 from smallbench.storage.base import NotFoundError
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import parse_metrics
-from smallbench.train.run_record import RECORD_NAME, parse_record
 
 Records = Sequence[Mapping[str, Any]]
 
