@@ -48,7 +48,8 @@ from smallbench.checkpoints.store import (
 from smallbench.checkpoints.uploader import Uploader
 from smallbench.config import digest
 from smallbench.recipes import RECIPES
-from smallbench.storage.base import join, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import join
 from smallbench.train.config import PretrainConfig
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.trainer import Trainer

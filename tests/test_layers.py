@@ -25,7 +25,7 @@ LAYERS = [
         f"smallbench.{name}"
         for name in ("config", "batch", "cores", "files", "gpus", "nvidia", "stop")
     },
-    {"smallbench.tracking", "smallbench.storage", "smallbench.parts"},
+    {"smallbench.tracking", "smallbench.storage", "smallbench.sharding"},
     {"smallbench.checkpoints", "smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},
     {"smallbench.train"},

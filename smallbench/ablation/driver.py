@@ -204,7 +204,7 @@ def raise_if_failed(outcomes: Sequence[RunOutcome]) -> None:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """What to say of a failure; None for a crash of this program."""
+    """Return what to say of a failure; None for a crash of this program."""
     if (text := plugins.explain(error)) is not None:
         return text
     if isinstance(error, SmallbenchError):
@@ -215,7 +215,7 @@ def _sentence(error: BaseException) -> str | None:
 
 
 def _ended(run: PlannedRun) -> dict[str, Any] | None:
-    """How the pretraining ended; None if it has not."""
+    """Return how the pretraining ended; None if it has not."""
     path = run.run_dir / OUTCOME
     return read_json(path) if path.is_file() else None
 
@@ -246,7 +246,7 @@ def _outcome(run: PlannedRun, data: Path, finetuning: Finetuning | None, stop: S
 
 
 def _numbers(run: PlannedRun) -> dict[str, Any]:
-    """The last held-out loss, and what the run has computed for it."""
+    """Return the last held-out loss, and what the run has computed for it."""
     records = read_metrics(run.run_dir / METRICS)
     last = next((r for r in reversed(records) if r["event"] == "eval"), None)
     if last is None:

@@ -20,7 +20,8 @@ from smallbench.checkpoints.store import (
 )
 from smallbench.errors import ConfigError, ConflictError, DataError
 from smallbench.files import exclusive_lock
-from smallbench.storage.base import NotFoundError, Storage, is_remote, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import NotFoundError, Storage, is_remote
 from smallbench.storage.config import StorageConfig
 from smallbench.storage.local import LocalStorage
 

@@ -40,6 +40,7 @@ from smallbench.checkpoints.manifest import (
 )
 from smallbench.checkpoints.retention import Retention
 from smallbench.checkpoints.state import load_distinct, restore_random_state
+from smallbench.checkpoints.tensor_file import save_tensors
 from smallbench.errors import ConflictError, DataError, UnavailableError
 from smallbench.files import (
     sha256_file,
@@ -80,7 +81,11 @@ class Checkpoint:
     def engine_state(self) -> dict[str, Any]:
         """Return optimizer and loss scale."""
         state: dict[str, Any] = torch.load(
-            self.directory / "engine.pt", weights_only=True, map_location="cpu"
+            # Mapped, not read: whoever takes the state makes the only copy of it.
+            self.directory / "engine.pt",
+            weights_only=True,
+            map_location="cpu",
+            mmap=True,
         )
         return state
 
@@ -280,7 +285,7 @@ class CheckpointStore:
             return Checkpoint(self.run_dir / known["directory"], known)
         directory = f"checkpoints/{step_name(step)}/{attempt_name(self._attempt)}"
         with self._new_directory(directory) as temporary:
-            save_file(dict(weights), temporary / "module.safetensors")
+            save_tensors(weights, temporary / "module.safetensors")
             with (temporary / "engine.pt").open("wb") as stream:
                 torch.save(dict(engine_state), stream)
             generators = {

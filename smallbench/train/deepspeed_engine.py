@@ -245,12 +245,38 @@ class DeepSpeedEngine:
         """Nothing: they are no part of the state, and no step follows."""
 
     def weights(self) -> dict[str, Tensor]:
-        """The float32 masters, on the host."""
+        """The float32 masters, where they are."""
         if self.stage == 0:
             return distinct_state(self.module)
-        from deepspeed.utils import safe_get_full_fp32_param
+        return {name: self._whole(parameter) for name, parameter in self._parameters()}
 
-        return {name: safe_get_full_fp32_param(p).cpu() for name, p in self._parameters()}
+    def _whole(self, parameter: nn.Parameter, moment: str | None = None) -> Tensor:
+        """A parameter's float32 master, or one of its moments.
+
+        Of one process it is a view, since a copy of all is 12 bytes a parameter. Several processes
+        put it together, and process 0 alone keeps it.
+        """
+        if self.stage == 0:
+            assert moment is not None
+            content: Tensor = self._optimizer.state[parameter][moment]
+            return content
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        if self.processes.size == 1:
+            if self.stage == 3:
+                part, _ = self._optimizer._get_fp32_opt_state_partition(
+                    parameter, release_swap_buffers=True, optim_state_key=moment
+                )
+            else:
+                part = parameter._hp_mapping.get_hp_fragment(moment)  # type: ignore[attr-defined]
+            return part[: shape.numel()].view(shape)  # type: ignore[no-any-return]
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        whole: Tensor = (
+            safe_get_full_fp32_param(parameter)
+            if moment is None
+            else safe_get_full_optimizer_state(parameter, moment)
+        )
+        return whole.to("cpu" if self.processes.is_first else "meta")
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Put `weights` into the masters, and rounded into the weights that compute."""
@@ -278,15 +304,7 @@ class DeepSpeedEngine:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return steps and moments by name, on the host, and the loss scale."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        def moment_of(parameter: nn.Parameter, moment: str) -> Tensor:
-            if self.stage == 0:
-                content: Tensor = self._optimizer.state[parameter][moment]
-                return content
-            return safe_get_full_optimizer_state(parameter, moment).cpu()  # type: ignore[no-any-return]
-
+        """Return steps and moments by name, and the loss scale."""
         states = list(self._adam.state.values())
         self._link_moments()
         named = self._parameters() if states else []
@@ -294,7 +312,7 @@ class DeepSpeedEngine:
         content = {
             name: {
                 "step": torch.tensor(num_steps),
-                **{moment: moment_of(parameter, moment) for moment in MOMENTS},
+                **{moment: self._whole(parameter, moment) for moment in MOMENTS},
             }
             for name, parameter in named
         }

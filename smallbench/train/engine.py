@@ -62,7 +62,10 @@ class Engine(Protocol):
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights in float32 by name; a shared weight has its first name."""
+        """Return the weights in float32 by name; a shared weight has its first name.
+
+        They are the engine's own memory if possible, for `state_dict` too; whole in process 0 only.
+        """
         ...
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

@@ -136,18 +136,20 @@ def load_states(module: nn.Module, optimizer: torch.optim.Optimizer, states: Sta
     names = {parameter: name for name, parameter in module.named_parameters()}
     for part in parts_of(optimizer):
         content = part.state_dict()
-        order = [names[p] for group in part.param_groups for p in group["params"]]
+        order = [p for group in part.param_groups for p in group["params"]]
         content["state"] = {
-            # Scalars are copied: optimizers count steps in place.
-            index: {k: _own(v) for k, v in states[name].items()}
-            for index, name in enumerate(order)
-            if name in states
+            # Copied: optimizers update in place, and a checkpoint's tensors are a file's pages.
+            index: {k: _own(v, p.device) for k, v in states[names[p]].items()}
+            for index, p in enumerate(order)
+            if names[p] in states
         }
         part.load_state_dict(content)
 
 
-def _own(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) and value.ndim == 0 else value
+def _own(value: Any, device: torch.device) -> Any:
+    """Return a copy, unless the optimizer makes one on its way to another device."""
+    is_taken = isinstance(value, Tensor) and (value.ndim == 0 or value.device == device)
+    return value.clone() if is_taken else value
 
 
 def check_states(saved: Mapping[str, Any], kind: str, shapes: Mapping[str, torch.Size]) -> States:

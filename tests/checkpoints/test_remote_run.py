@@ -15,7 +15,8 @@ from smallbench.checkpoints.store import CheckpointStore, newest_checkpoint
 from smallbench.checkpoints.uploader import Uploader
 from smallbench.errors import ConflictError, DataError, UnavailableError
 from smallbench.stop import Stop
-from smallbench.storage.base import AlreadyExistsError, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import AlreadyExistsError
 from tests.checkpoints.test_store import save
 from tests.train.tiny import trainer
 

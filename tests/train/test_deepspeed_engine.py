@@ -190,6 +190,18 @@ def test_weights_and_moments_go_from_engine_to_engine_unchanged(kind):
         assert all(torch.equal(returned[name][moment], kept[moment]) for moment in MOMENTS), name
 
 
+@pytest.mark.parametrize("kind", [(2, "optimizer"), (3, "parameters")], ids=str)
+def test_a_save_copies_nothing_that_is_in_the_hosts_memory_already(kind):
+    engine = trained(kind, num_steps=1)[0].engine
+    tensors = list(engine.weights().values())
+    for state in engine.state_dict()["optimizer"]["states"].values():
+        tensors += [state[moment] for moment in MOMENTS]
+    own = [*engine._masters()]
+    own += [v for s in engine._adam.state.values() for v in s.values() if torch.is_tensor(v)]
+    places = {tensor.untyped_storage().data_ptr() for tensor in own}
+    assert {tensor.untyped_storage().data_ptr() for tensor in tensors} <= places
+
+
 @pytest.mark.parametrize("kind", [None, *OFFLOADED], ids=str)
 def test_a_non_finite_gradient_skips_the_update_and_too_many_end_the_run(kind):
     made, _ = trained(kind, num_steps=2)

@@ -28,7 +28,7 @@ from smallbench.errors import (
 )
 from smallbench.files import read_json
 from smallbench.stop import NEVER, SignalStop, Stop
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.config import DurabilityConfig

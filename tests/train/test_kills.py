@@ -20,7 +20,7 @@ from smallbench.checkpoints import store as checkpoint_module
 from smallbench.checkpoints.remote_run import RemoteRun
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.files import read_json
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.storage.s3 import PART_BYTES
 from smallbench.train.config import DurabilityConfig
