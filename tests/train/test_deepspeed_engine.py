@@ -239,6 +239,14 @@ def test_an_engine_leaves_pytorch_as_it_was_for_everybody_else(kind):
     assert trained(precision="bf16", num_steps=3)[1].losses == before.losses
 
 
+def test_an_engine_with_autocast_does_not_round_the_gradients_of_a_later_one():
+    before = trained((2, "optimizer"), num_steps=4)[1]
+    trained((0, "none"), precision="bf16", num_steps=1)
+    after = trained((2, "optimizer"), num_steps=4)[1]
+    assert after.losses == before.losses
+    assert after.grad_norms == before.grad_norms
+
+
 PROGRAM = """
 import json, torch
 from tests.train.test_deepspeed_engine import trained
