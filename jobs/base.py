@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
+
+from smallbench.errors import UsageError, nearest
 
 # In the order in which a newcomer meets them. A job is one file and one line here.
 JOBS = {
@@ -33,13 +35,16 @@ class Job:
 
     `options` is a frozen dataclass of `config.option(...)` fields: one flag each, read by its
     annotation. `words` names the options that bare words set, in order (`pretrain RECIPE`); the
-    last takes all that are left where it is a tuple. Where `config` is given, it maps the options
-    to a base configuration whose keys the flags
+    last takes all that are left if it is a tuple.
+
+    If `config` is given, it maps the options to a base configuration whose keys the flags
     `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument. `shortcuts` maps
-    an option to the configuration key that it sets. `prints_config` is False where the output is
-    an answer to read or parse, not a run to log. `plan` says in some lines what would be done, for
-    `--dry_run`. `examples` are whole command lines; `--help`
-    shows them, and a test parses each.
+    an option to the configuration key that it sets. `record` names the file that keeps all values,
+    as a format of the options; a job that has one prints first what differs from its recipe.
+
+    `plan` says in some lines what would be done, for `--dry_run`. `examples` are whole command
+    lines; `--help` shows them, and a test parses each. `doc` is the text of `--help`, if it is not
+    that of the module. `actions` are jobs of their own that the first word names (`glue show`).
     """
 
     name: str
@@ -48,13 +53,28 @@ class Job:
     words: tuple[str, ...] = ()
     config: Callable[[Any], Any] | None = None
     shortcuts: Mapping[str, str] = field(default_factory=dict)
-    prints_config: bool = True
+    record: str = ""
     plan: Callable[[Any], str] | None = None
     examples: tuple[str, ...] = ()
+    doc: str = ""
+    actions: Mapping[str, Job] = field(default_factory=dict)
 
 
 def load(name: str) -> Job:
-    """The job of that name; its module imports nothing heavy until it runs."""
+    """Return the job of that name; its module imports nothing heavy until it runs."""
     job = import_module(f"jobs.{name}").JOB
     assert isinstance(job, Job)
     return job
+
+
+def chosen(job: Job, arguments: Sequence[str]) -> tuple[Job, list[str]]:
+    """Return the action that the first word names, or the job itself, and the rest of the line.
+
+    Raises `UsageError` for an unknown action of a job whose line begins with no other word.
+    """
+    first, rest = (arguments[0], [*arguments[1:]]) if arguments else ("-", [])
+    if first in job.actions:
+        return job.actions[first], rest
+    if job.actions and not job.words and not first.startswith("-"):
+        raise UsageError(f"unknown action {first!r} of {job.name!r}; {nearest(first, job.actions)}")
+    return job, [*arguments]

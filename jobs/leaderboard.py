@@ -136,7 +136,7 @@ def _table(options: Options) -> None:
     from smallbench.leaderboard.evaluation import evaluate_all
     from smallbench.leaderboard.gold import NO_GOLD, read_gold
     from smallbench.leaderboard.table import leaderboard_rows, render_markdown
-    from smallbench.storage.base import open_storage
+    from smallbench.storage import open_storage
 
     if options.submissions is not None:
         gold = NO_GOLD if options.glue is None else read_gold(options.glue)
@@ -253,8 +253,9 @@ def _reproduce(options: Options) -> None:
     from smallbench.leaderboard import reproduce
     from smallbench.leaderboard.assemble import Author, write_new_entry
     from smallbench.leaderboard.evaluation import evaluate_each
+    from smallbench.leaderboard.finding import Rejected
+    from smallbench.leaderboard.folder import read_submission
     from smallbench.leaderboard.gold import read_gold
-    from smallbench.leaderboard.submission import Rejected, read_submission
 
     assert options.entry is not None
     assert options.glue is not None

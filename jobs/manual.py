@@ -22,7 +22,7 @@ EXIT_CODES = (
 
 
 def overview() -> str:
-    """The page of `smallbench --help`."""
+    """Return the page of `smallbench --help`."""
     width = max(map(len, JOBS))
     rows = [f"  {name:<{width}}  {summary}" for name, summary in JOBS.items()]
     return "\n".join(
@@ -49,7 +49,7 @@ def overview() -> str:
 
 
 def manual(job: Job, config: Any = None) -> str:
-    """The page of `smallbench JOB --help`: what the job is for, its options, examples.
+    """Return the page of `smallbench JOB --help`: what the job is for, its options, examples.
 
     `config` is what its configuration keys are shown with.
     """
@@ -59,8 +59,9 @@ def manual(job: Job, config: Any = None) -> str:
     page = [
         f"usage: smallbench {job.name}{word} [--option=value …]{sections}",
         "",
-        _prose(import_module(f"jobs.{job.name}").__doc__ or ""),
+        _prose(job.doc or import_module(f"jobs.{job.name}").__doc__ or ""),
         "",
+        *_action_rows(job),
         "options:",
         *_option_rows(job.options, job.words),
         "",
@@ -90,6 +91,18 @@ def manual(job: Job, config: Any = None) -> str:
     return "\n".join(page)
 
 
+def _action_rows(job: Job) -> list[str]:
+    if not job.actions:
+        return []
+    rows = [
+        row
+        for name, action in job.actions.items()
+        for row in _row(name, action.doc.partition("\n")[0].rstrip("."))
+    ]
+    return [f"actions, each with a --help of its own ('smallbench {job.name} ACTION --help'):",
+            *rows, ""]  # fmt: skip
+
+
 def _option_rows(cls: type, words: Sequence[str]) -> list[str]:
     rows = []
     for field in sorted(fields(cls), key=lambda f: f.default is not MISSING):  # required first
@@ -110,7 +123,7 @@ def _option_rows(cls: type, words: Sequence[str]) -> list[str]:
 def _row(
     left: str, text: str, value: Any = None, *, shown: bool = False, indent: int = 34
 ) -> list[str]:
-    """A flag and, in a column beside it, what it means and its default."""
+    """Return a flag and, in a column beside it, what it means and its default."""
     if shown:
         text = f"{text} [{_plain(value)}]".strip()
     lines = textwrap.wrap(text, max(_columns() - indent, 30)) or [""]
@@ -136,6 +149,6 @@ def _wrap(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """A docstring with its paragraphs wrapped; indented ones keep their lines."""
+    """Return a docstring with its paragraphs wrapped; indented ones keep their lines."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
     return "\n\n".join(p if re.match(r"\s", p) else _wrap(" ".join(p.split())) for p in paragraphs)

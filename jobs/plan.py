@@ -85,7 +85,6 @@ JOB = Job(
     words=("recipe",),
     config=config,
     shortcuts={"offload": "train.offload"},
-    prints_config=False,
     examples=(
         "smallbench plan bert-base --gpu=v100-16gb",
         "smallbench plan bert-1.5b --gpu=v100-16gb --hours=100 --price_per_hour=0.5",

@@ -78,7 +78,7 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
 
 
 def config(options: Options) -> PretrainConfig:
-    """The recipe's configuration."""
+    """Return the recipe's configuration."""
     return recipe_config(options.recipe)
 
 
@@ -125,6 +125,7 @@ JOB = Job(
         **{n: f"train.{n}" for n in ("max_steps", "max_hours", "init_from", "engine", "offload")},
         "flops": "train.max_flops",
     },
+    record="{run_dir}/run.json",
     examples=(
         "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/tiny",
         "smallbench pretrain bert-small --data=corpus --run_dir=runs/bert --max_steps=100000",

@@ -66,7 +66,7 @@ def build(components: Sequence[str] = ()) -> list[Document]:
 
 
 def as_yaml(documents: Sequence[Document]) -> str:
-    """One stream for `kubectl apply -f -`."""
+    """Return the documents as one YAML stream for `kubectl apply -f -`."""
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=99)
 
 

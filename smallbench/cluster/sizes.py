@@ -1,4 +1,4 @@
-"""Sizes of a pod for a recipe, from the planner."""
+"""PodSizes of a pod for a recipe, from the planner."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class PodSizes:
     """Of one pod; `hours` of its part of the work."""
 
     memory_gib: int
@@ -116,7 +116,7 @@ def sizes_for(
     has_gpu: bool,
     data_gib: float,
     hours: float | None,
-) -> Sizes:
+) -> PodSizes:
     """Return a pod with room for each of `needs`; `hours` overrides the plan's."""
     memory = max(need.memory_bytes for need in needs) / GIB
     checkpoint = STATE_BYTES * max(need.num_parameters for need in needs)
@@ -125,7 +125,7 @@ def sizes_for(
     save = checkpoint / SAVE_BYTES_PER_SECOND + checkpoint / UPLOAD_BYTES_PER_SECOND
     planned = [need.hours for need in needs if need.hours is not None]
     longest = hours if hours is not None else max(planned, default=None)
-    return Sizes(
+    return PodSizes(
         memory_gib=math.ceil(memory + SHM_GIB + (HOST_GIB if has_gpu else CPU_HOST_GIB)),
         scratch_gib=math.ceil(data_gib + kept * checkpoint / GIB + SCRATCH_GIB),
         save_seconds=save,

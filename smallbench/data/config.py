@@ -15,7 +15,7 @@ Separator = Literal["blank_line", "line", "file"]
 
 
 def is_trained(tokenizer: str) -> bool:
-    """Whether `--tokenizer` names what trains one, not one that is there."""
+    """Return whether `--tokenizer` names what trains one, not one that is there."""
     return tokenizer in TRAINED_KINDS or is_reference(tokenizer)
 
 

@@ -12,10 +12,13 @@ from smallbench.errors import ConfigError
 from smallbench.glue import POOLINGS
 from smallbench.registry import nearest
 
+OWN_HEAD = "head"
+"""As --pooling: the head of the model's own class."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Hyper-parameters; the defaults are those of protocol robust-v1."""
+    """Hyper-parameters; the defaults are those of all ranked protocols."""
 
     epochs: int | None = option(None, help="passes over train; none: 3 for large tasks, else 10")
     batch_size: int = option(32, help="rows per optimizer step")
@@ -29,7 +32,7 @@ class FinetuneConfig:
     pooling: str | None = option(
         None,
         help="first, mean or max of the hidden states, under a head that all encoders share; "
-        "none: the model's own head, as every ranked run has it",
+        "head: the model's own head; none: the protocol's (tiny-v1: mean, else: head)",
     )
     trust_remote_code: bool = option(
         False, help="run the Python code that comes with the model's files"
@@ -43,10 +46,14 @@ class FinetuneConfig:
         require(self.clip_norm > 0, "clip_norm", self.clip_norm, "over 0")
         key = "warmup_fraction"
         require(0 <= self.warmup_fraction < 1, key, self.warmup_fraction, "at least 0, under 1")
-        if self.pooling is not None and self.pooling not in POOLINGS:
-            raise ConfigError(
-                f"unknown pooling {self.pooling!r}; {nearest(self.pooling, POOLINGS)}"
-            )
+        if self.pooling not in (None, OWN_HEAD) and self.pooling not in POOLINGS:
+            known = [*POOLINGS, OWN_HEAD]
+            raise ConfigError(f"unknown pooling {self.pooling!r}; {nearest(self.pooling, known)}")
         for name in ("epochs", "batch_size", "max_length", "max_train_examples"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1")
+
+    @property
+    def shared_head(self) -> str | None:
+        """The pooling under the head that all encoders share; None: the model's own head."""
+        return None if self.pooling == OWN_HEAD else self.pooling

@@ -61,7 +61,7 @@ def settings_for(
         max_train_examples=config.max_train_examples,
         is_sample=data.is_sample,
         random_init=encoder.random_init,
-        pooling=config.pooling,
+        pooling=config.shared_head,
         split=data.scored_splits[0],
     )
 
@@ -119,7 +119,7 @@ def finetune(
     device = choose_device(config.device)
     torch.manual_seed(seed)
     objective = Classification(
-        encoder.classifier(task, pooling=config.pooling), is_regression=task.is_regression
+        encoder.classifier(task, pooling=config.shared_head), is_regression=task.is_regression
     )
     optim = OptimConfig(
         learning_rate=learning_rate,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from smallbench.errors import InterruptedRunError
+from smallbench.errors import ConfigError, InterruptedRunError
 from smallbench.files import try_lock
 from smallbench.glue.choice import CHOICE, choice_data, choice_rows
 from smallbench.glue.config import FinetuneConfig
@@ -32,7 +32,7 @@ from smallbench.glue.protocols import (
 )
 from smallbench.glue.readers import TaskData
 from smallbench.glue.results import RunResult, find_run, run_directory, run_name
-from smallbench.glue.tasks import Task
+from smallbench.glue.tasks import TASKS, Task
 from smallbench.stop import NEVER, Stop
 
 POLL_SECONDS = 2.0
@@ -113,18 +113,25 @@ def measure(
     unranked: other rates, seeds or settings than the protocol's, or data that are not official.
     """
     view = protocol_named(protocol)
+    for data in tasks:
+        if data.task.name in TASKS and data.task.name not in view.tasks:
+            raise ConfigError(
+                f"task {data.task.name} is not in protocol {protocol}; expected: "
+                f"{', '.join(view.tasks)}"
+            )
     plan = [
         run
         for data in tasks
         for run in plan_task(data.task, view, learning_rates=learning_rates, seeds=seeds)
     ]
     by_name = {data.task.name: data for data in tasks}
+    configs = {data.task.name: view.completed(config, data.task) for data in tasks}
     planned = [
         replace(
             settings_for(
                 encoder,
                 by_name[run.task],
-                config,
+                configs[run.task],
                 learning_rate=run.learning_rate or 0.0,
                 seed=run.seed,
             ),
@@ -136,14 +143,14 @@ def measure(
     if found := [*departures(view, planned), *unofficial]:
         print(f"unranked: {'; '.join(found)}", file=sys.stderr, flush=True)
     number, count = shard
-    cost = {data.task.name: work_of(data, config) for data in tasks}
+    cost = {data.task.name: work_of(data, configs[data.task.name]) for data in tasks}
     mine = shard_of(plan, cost, number=number, count=count)
     if not mine:
         print(f"shard {number}/{count} has nothing to do: there are fewer tasks", file=sys.stderr)
     return run_grid(
         encoder,
         tasks,
-        config,
+        configs,
         plan=mine,
         out=out,
         on_stored=on_stored,
@@ -154,22 +161,25 @@ def measure(
 def run_grid(
     encoder: Encoder,
     tasks: Sequence[TaskData],
-    config: FinetuneConfig,
+    config: FinetuneConfig | Mapping[str, FinetuneConfig],
     *,
     plan: Sequence[PlannedRun],
     out: Path,
     on_stored: Callable[[Path], None] = lambda directory: None,
+    shows_runs: bool = True,
     stop: Stop = NEVER,
 ) -> list[RunResult]:
     """The runs of `plan`, in its order, each fine-tuned here unless it is found stored.
 
-    Where another process is at one of them, it is waited for. Raises `InterruptedRunError` when
-    `stop` asks for it.
+    `config` is that of all tasks, or one for each. A run that another process is at is waited for.
+    Raises `InterruptedRunError` when `stop` asks for it.
     """
+    if isinstance(config, FinetuneConfig):
+        config = {data.task.name: config for data in tasks}
     grid = _Grid(encoder, tasks, config, out, on_stored, stop)
     results: dict[PlannedRun, RunResult] = {}
     work = sum(grid.work[run.task] for run in plan)
-    with GridDisplay(num_runs=len(plan), work=work) as display:
+    with GridDisplay(num_runs=len(plan), work=work, shows_runs=shows_runs) as display:
         pending = list(plan)
         while pending:
             waiting = []
@@ -209,15 +219,18 @@ class _Grid:
         self,
         encoder: Encoder,
         tasks: Sequence[TaskData],
-        config: FinetuneConfig,
+        configs: Mapping[str, FinetuneConfig],
         out: Path,
         on_stored: Callable[[Path], None],
         stop: Stop,
     ) -> None:
-        self.encoder, self.config, self.out = encoder, config, out
+        self.encoder, self.configs, self.out = encoder, configs, out
         self.on_stored, self.stop = on_stored, stop
-        self.data = {(d.task.name, "dev"): d.first(config.max_train_examples) for d in tasks}
-        self.work = {data.task.name: work_of(data, config) for data in tasks}
+        self.data, self.work = {}, {}
+        for data in tasks:
+            name, config = data.task.name, configs[data.task.name]
+            self.data[name, "dev"] = data.first(config.max_train_examples)
+            self.work[name] = work_of(data, config)
         self.tokenized: tuple[str, dict[str, Features]] = ("", {})
 
     def attempt(
@@ -226,8 +239,8 @@ class _Grid:
         """The result of a run; None where another process is at it, or its rate is not chosen."""
         if rate is None:
             return None
-        data = self.data_of(run)
-        settings = settings_for(self.encoder, data, self.config, learning_rate=rate, seed=run.seed)
+        data, config = self.data_of(run), self.configs[run.task]
+        settings = settings_for(self.encoder, data, config, learning_rate=rate, seed=run.seed)
         with try_lock(self.out / "locks" / f"{run.task}_{run_name(settings)}") as is_mine:
             if not is_mine:
                 return None
@@ -239,7 +252,7 @@ class _Grid:
                 result = finetune(
                     self.encoder,
                     data,
-                    self.config,
+                    config,
                     learning_rate=rate,
                     seed=run.seed,
                     out=self.out,
@@ -262,7 +275,7 @@ class _Grid:
         """The same rows as tokens; a task's are read by the tokenizer once for all of its runs."""
         data = self.data[run.task, "dev"]
         if self.tokenized[0] != run.task:
-            self.tokenized = (run.task, tokenize_task(self.encoder, data, self.config))
+            self.tokenized = (run.task, tokenize_task(self.encoder, data, self.configs[run.task]))
         features = self.tokenized[1]
         if run.split != CHOICE:
             return features

@@ -13,6 +13,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from smallbench.checkpoints.record import RECORD_NAME, read_record
 from smallbench.config import differing_keys, flatten, to_dict
 from smallbench.errors import DataError
 from smallbench.glue.choice import CHOICE
@@ -20,6 +21,7 @@ from smallbench.glue.official import order_difference
 from smallbench.glue.protocols import PROTOCOLS, chosen_rate, departures
 from smallbench.glue.results import (
     RunResult,
+    RunSettings,
     group_runs,
     read_predictions,
     read_runs,
@@ -27,8 +29,10 @@ from smallbench.glue.results import (
 )
 from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
-from smallbench.leaderboard.compute import Sizes, count_parameters
+from smallbench.leaderboard.compute import count_parameters, encoder_config
 from smallbench.leaderboard.entry import (
+    FLOPS_KEY,
+    PEAK_KEY,
     PLUGINS_FOLDER,
     SCHEMA_VERSION,
     SIZE_NAMES,
@@ -48,10 +52,10 @@ from smallbench.leaderboard.entry import (
     predictions_path,
     write_entry,
 )
-from smallbench.leaderboard.scores import ROBUST
-from smallbench.leaderboard.submission import Rejected, read_submission
+from smallbench.leaderboard.finding import Rejected
+from smallbench.leaderboard.folder import read_submission
+from smallbench.leaderboard.scores import PAPER
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.run_record import RECORD_NAME, read_record
 
 MAX_LOG_POINTS = 4_000
 """More records of a run are merged, so that a million steps stay under a megabyte."""
@@ -65,6 +69,7 @@ SHARED_SETTINGS = (
     "clip_norm",
     "precision",
     "model_sha256",
+    "pooling",
 )
 """Settings that all fine-tunings of an entry have in common."""
 
@@ -201,10 +206,10 @@ def _model(settings: Mapping[str, Any], num_parameters: int) -> Model:
         distilled_from=None,
         **{name: model.get(name) for name in SIZE_NAMES},
     )
-    sizes = Sizes.of(found, max_relative_positions=model.get("max_relative_positions"))
-    if sizes is None:
+    encoder = encoder_config(found, model)
+    if encoder is None:
         return found
-    inner = count_parameters(sizes).without_embeddings
+    inner = count_parameters(encoder).without_embeddings
     return Model(**{**vars(found), "num_parameters_without_embeddings": inner})
 
 
@@ -331,7 +336,6 @@ def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     records = [m for m in metrics if m["event"] == "train"]
     found = []
     for kept in _thinned([*first, *records], MAX_LOG_POINTS):
-        peak = kept.get("peak_memory_bytes")
         found.append(
             {
                 "step": kept["step"],
@@ -341,7 +345,7 @@ def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 # ELECTRA's generator is the masked-language model of the pair.
                 "mlm_loss": kept.get("mlm_loss", kept.get("generator_loss")),
                 "tokens_per_second": kept.get("tokens_per_second"),
-                **({"peak_memory_bytes": peak} if peak else {}),
+                **{key: kept[key] for key in (PEAK_KEY, FLOPS_KEY) if kept.get(key)},
             }
         )
     return found
@@ -381,34 +385,43 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
                     f"the GLUE runs mix {key} {different[key][0]!r} and {different[key][1]!r}; an "
                     "entry has one setting for all tasks"
                 )
-    chosen = {}
+    chosen, rows = {}, {}
     for name in TASKS:
         choice = [run for run in _of(runs, name) if run.settings.split == CHOICE]
         if choice:
             chosen[name] = chosen_rate(choice)
+            rows[name] = choice[0].data_sha256.get(CHOICE, "")
     counted = [
         run.settings
         for run in runs
         if run.settings.split == CHOICE
         or run.settings.learning_rate == chosen.get(run.settings.task)
     ]
-    # Samples are scored by the same protocol; the gold labels tell them apart.
-    real = [r for r in departures(ROBUST, counted) if not r.startswith("is_sample")]
-    is_robust = bool(chosen) and not real
     return Finetune(
-        protocol=ROBUST.name if is_robust else PROTOCOLS["paper"].name,
+        protocol=_protocol(counted, chosen),
         learning_rates=tuple(sorted({run.settings.learning_rate for run in runs})),
         chosen=chosen,
+        choice_sha256={name: sha256 for name, sha256 in rows.items() if sha256},
         num_trials=max(len(_dev(runs, name)) for name in TASKS),
         **{key: first[key] for key in SHARED_SETTINGS},
     )
 
 
+def _protocol(counted: Sequence[RunSettings], chosen: Mapping[str, float]) -> str:
+    """Return the ranked protocol that the runs follow, or `paper`."""
+    for protocol in PROTOCOLS.values():
+        # Samples are scored by the same protocol; the gold labels tell them apart.
+        other = [r for r in departures(protocol, counted) if not r.startswith("is_sample")]
+        if protocol.chooses_rate and chosen.keys() <= {*protocol.tasks} and chosen and not other:
+            return protocol.name
+    return PAPER
+
+
 def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun], dict[str, bytes]]:
-    """A line for each run on dev, and its files; runs on the choice's split stay at home."""
+    """Return a line for each run on dev or on the choice's part of train, and its files."""
     stored, content = [], {}
     for name, task in TASKS.items():
-        for run in _dev(runs, name):
+        for run in _of(runs, name):
             s = run.settings
             trial: dict[str, Any] = {
                 "learning_rate": s.learning_rate,
@@ -416,13 +429,13 @@ def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun]
                 "epochs": s.epochs,
             }
             paths = {}
-            for split in task.dev_splits:
+            for split in s.scored_splits:
                 path = predictions_path(name, split=split, **trial)
                 values = read_predictions(run_directory(glue, s), task, split)
                 content[path] = predictions_bytes(task, values)
                 paths[split] = path
             stored.append(StoredRun(task=name, predictions=paths, **trial))
-    if not stored:
+    if not any("dev" in run.predictions for run in stored):
         raise DataError(f"{glue} has no run that was scored on dev yet")
     return stored, content
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from smallbench.glue.protocols import NOTHING
-from smallbench.glue.tasks import TASKS
+from smallbench.glue.protocols import NOTHING, PROTOCOLS
+from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.ranking import (
@@ -19,10 +19,48 @@ from smallbench.leaderboard.ranking import (
     rank_ranges,
     score_interval,
 )
-from smallbench.leaderboard.scores import ROBUST, VIEWS, View, ViewName
+from smallbench.leaderboard.scores import VIEWS, View, ViewName
 from smallbench.leaderboard.statistics import Interval, interval
 from smallbench.leaderboard.table import escape, markdown_line
 from smallbench.leaderboard.text import show
+from smallbench.leaderboard.tracks import TRACKS
+
+BoardName = str
+"""`robust` (the first track), another track's name, or `paper`."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """A ranking: a view of the entries that a track admits. Each is a tab of the site."""
+
+    name: BoardName
+    view: ViewName
+    title: str
+    page: str
+    rule: str
+    track: str | None
+    protocol: str
+    tasks: Mapping[str, Task]
+    """The tasks that AVG is the mean of."""
+
+
+def _boards() -> dict[BoardName, Board]:
+    found = {}
+    for number, track in enumerate(TRACKS.values()):
+        name = track.name if number else "robust"
+        tasks = {task: TASKS[task] for task in track.tasks}
+        found[name] = Board(
+            name, "robust", track.title, track.page, track.rule, track.name, track.protocol, tasks
+        )
+    rule = "best dev score of all trials, and scores reported elsewhere"
+    found["paper"] = Board(
+        "paper", "paper", "Best dev scores", "paper.html", rule, None, "paper", TASKS
+    )
+    return found
+
+
+BOARDS: Mapping[BoardName, Board] = _boards()
+"""In the order of the tabs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +84,14 @@ class BoardRow:
     """The simultaneous ranges of all pairs of this view."""
 
 
-def board(
-    evaluations: Iterable[Evaluation], view: ViewName, *, track: str | None = None
-) -> list[BoardRow]:
-    """The rows of a view, best AVG first, those without AVG last; rejected entries are left out.
+def board_rows(evaluations: Iterable[Evaluation], name: BoardName) -> list[BoardRow]:
+    """Return the rows of a board, best AVG first, those without AVG last.
 
-    `track` leaves out entries that it does not admit.
-
-    Reported entries are best dev scores: they stand in the paper's view, by their AVG and unranked,
-    since nothing says how sure they are.
+    Rejected entries, and entries that the board's track does not admit, are left out. Reported
+    scores are best dev scores: they are in the paper's view, by their AVG and without a rank,
+    because nothing says how sure they are.
     """
+    view, track = BOARDS[name].view, BOARDS[name].track
     rows = []
     for evaluation in evaluations:
         entry, found = evaluation.entry, evaluation.views.get(view)
@@ -101,22 +137,16 @@ def _placed(
                    together=together)  # fmt: skip
 
 
-HEADINGS: dict[ViewName, str] = {
-    "robust": f"{ROBUST.name}: {ROBUST.score_is}",
-    "paper": "paper: best dev score of all trials, which dev itself chose; never ranked with the "
-    "robust view",
-}
-
-
 def render_board(evaluations: Sequence[Evaluation]) -> str:
-    """Both views as Markdown tables, one after the other."""
+    """Every board as a Markdown table, one after the other."""
     parts = []
-    for name in VIEWS:
-        columns = [task.column for task in TASKS.values()]
+    for name, tab in BOARDS.items():
+        columns = [task.column for task in tab.tasks.values()]
         header = ["Rank", "Model", "Tier", "Params", *columns, "AVG", "95 % interval"]
-        parts += [f"## {HEADINGS[name]}", "", markdown_line(header)]
+        protocol = f"{tab.protocol}: {PROTOCOLS[tab.protocol].score_is}"
+        parts += [f"## {tab.title}", "", f"{tab.rule}. {protocol}.", "", markdown_line(header)]
         parts.append("|--:|---|---|" + "--:|" * (len(header) - 3))
-        parts += [markdown_line(_cells(row)) for row in board(evaluations, name)]
+        parts += [markdown_line(_cells(row, tab)) for row in board_rows(evaluations, name)]
         parts.append("")
     rejected = [show(evaluation.folder.name) for evaluation in evaluations if evaluation.rejected]
     if rejected:
@@ -124,7 +154,7 @@ def render_board(evaluations: Sequence[Evaluation]) -> str:
     return "\n".join(parts)
 
 
-def _cells(row: BoardRow) -> list[str]:
+def _cells(row: BoardRow, tab: Board) -> list[str]:
     if row.view is not None:
         scores = {name: cell.score for name, cell in row.view.tasks.items()}
         sure = row.interval
@@ -136,7 +166,7 @@ def _cells(row: BoardRow) -> list[str]:
         escape(row.entry.name),
         f"*{row.evaluation.tier}*",
         f"{row.entry.model.num_parameters / 1e6:.1f}M",
-        *(_number(scores.get(name)) for name in TASKS),
+        *(_number(scores.get(name)) for name in tab.tasks),
         _number(row.average),
         NOTHING if sure is None else f"{sure.low:.2f} to {sure.high:.2f}",
     ]
@@ -173,7 +203,7 @@ def compare(a: View, b: View) -> list[Difference]:
     A task's interval is by itself and of these pretrainings; that of AVG is the board's, of the two
     recipes.
     """
-    assert a.name == b.name, "views are never mixed"
+    assert (a.name, a.protocol) == (b.name, b.protocol), "views are never mixed"
     rows = []
     for name in TASKS:
         if name in a.tasks and name in b.tasks:
@@ -206,8 +236,9 @@ def render_comparison(a: Evaluation, b: Evaluation) -> str:
     """Each view that both have, as a table for a terminal."""
     lines = [f"A: {show(a.folder.name)}", f"B: {show(b.folder.name)}"]
     for name in VIEWS:
-        if name not in a.views or name not in b.views:
-            lines += ["", f"{name}: not in both"]
+        protocols = {view.protocol for e in (a, b) if (view := e.views.get(name))}
+        if name not in a.views or name not in b.views or len(protocols) > 1:
+            lines += ["", f"{name}: not in both under one protocol"]
             continue
         lines += ["", f"{'':<6}{'A':>8}{'B':>8}{'A − B':>8}{'95 % interval':>20}  {name}"]
         for row in compare(a.views[name], b.views[name]):

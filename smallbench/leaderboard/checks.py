@@ -15,25 +15,26 @@ from datetime import date
 import numpy as np
 
 from smallbench.config import digest, flatten
+from smallbench.errors import ConfigError
 from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard import claims, log_check
-from smallbench.leaderboard.compute import (
-    count_parameters,
-)
+from smallbench.leaderboard.compute import count_parameters
 from smallbench.leaderboard.finding import Finding, Found
+from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Labels
-from smallbench.leaderboard.scores import ROBUST, RunScores, robust_departures
-from smallbench.leaderboard.submission import (
-    Submission,
-)
+from smallbench.leaderboard.scores import RunScores, tasks_of, unranked_reasons
 from smallbench.leaderboard.text import MARKUP, show
-from smallbench.leaderboard.tracks import flops_of, sizes_of
+from smallbench.leaderboard.tracks import encoder_of, flops_of, logged_flops, protocol_of
 
 Check = Callable[[Submission, RunScores], Found]
 PERCENT = 0.01
 NEARLY_EQUAL = 0.002
 """Share of rows; seeds of one model differ in some 3 % of SST-2 and QQP, in more elsewhere."""
+PROCESSORS = ("x86_64", "AMD64", "aarch64", "arm64")
+"""Names of the device of a run without a card (`platform.machine`)."""
+MAX_PROCESSOR_FLOPS = 1e15
+"""Per second: no processor of 2025 has as much (128 cores with AMX in bf16 have about 0.7e15)."""
 MAX_MARKS = 4
 """Combining marks on one letter; no script needs more."""
 
@@ -128,11 +129,15 @@ def _model(submission: Submission, scores: RunScores) -> Found:
         configured = flat.get(f"model.{name}", flat.get(f"objective.{name}"))
         if configured is not None and configured != value:
             yield "rejected", f"model.{name} {value}, but {configured} in the configuration"
-    sizes = sizes_of(entry)
-    if sizes is None:
+    try:
+        encoder = encoder_of(entry)
+    except ConfigError as error:
+        yield "rejected", f"its sizes are no {show(model.architecture)}'s: {show(str(error))}"
+        return
+    if encoder is None:
         yield "not done", f"the parameters of architecture {model.architecture!r} are not counted"
         return
-    count = count_parameters(sizes)
+    count = count_parameters(encoder)
     claims = (
         ("num_parameters", model.num_parameters, count.total),
         (
@@ -185,7 +190,18 @@ def _compute(submission: Submission, scores: RunScores) -> Found:
     hardware, precision = entry.hardware, entry.pretrain.precision
     if hardware.count != 1:
         yield "rejected", f"{hardware.count} GPUs; the benchmark is for one"
-    gpu, flops = gpu_of_device(hardware.gpu), flops_of(entry)
+    gpu, counted = gpu_of_device(hardware.gpu), flops_of(entry)
+    logged = logged_flops(submission.train_log)
+    flops = counted or logged
+    if counted and logged and abs(logged / counted - 1) > 5 * PERCENT:
+        yield (
+            "rejected",
+            f"{logged:.3g} training FLOPs in the log, but its sizes make {counted:.3g}",
+        )
+    if flops and hardware.gpu in PROCESSORS:
+        if flops > entry.pretrain.gpu_active_seconds * MAX_PROCESSOR_FLOPS:
+            yield "rejected", "more operations a second than any processor has"
+        return
     peak = gpu.peak_tflops.get(precision) if gpu else None
     if peak is None:
         yield "not done", f"no peak of {show(hardware.gpu)!r} in {precision} is known"
@@ -268,8 +284,8 @@ def _rows(submission: Submission, scores: RunScores) -> Found:
 def _metrics(submission: Submission, scores: RunScores) -> Found:
     """Answers of models that learned something, scored against the official labels."""
     gold = scores.gold
-    for name, task in TASKS.items():
-        runs = [run for run in submission.runs if run.task == name]
+    for name in tasks_of(submission):
+        task, runs = TASKS[name], [run for run in submission.runs if run.task == name]
         if not runs:
             yield "flagged", f"{name} is missing, so there is no AVG"
             continue
@@ -324,9 +340,9 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
     unknown = {run.learning_rate for run in submission.runs} - set(finetune.learning_rates)
     if unknown:
         yield "rejected", f"a run has learning rate {min(unknown):g}, which is not in the grid"
-    if finetune.protocol == ROBUST.name:
-        for departure in robust_departures(submission):
-            yield "flagged", f"not {ROBUST.name}, so not ranked: {departure}"
+    if protocol_of(submission.entry.measured) is not None:
+        for reason in unranked_reasons(submission):
+            yield "flagged", f"not {finetune.protocol}, so not ranked: {reason}"
 
 
 def _each(*checks: Check) -> Check:
@@ -360,6 +376,7 @@ CHECKS: Mapping[str, Check] = {
     "rows": _rows,
     "seeds": _seeds,
     "protocol": _protocol,
+    "choice": claims.choice,
     "metrics": _metrics,
     "splits": claims.splits,
 }

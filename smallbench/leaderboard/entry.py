@@ -16,7 +16,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -174,6 +174,10 @@ class Finetune:
     clip_norm: float
     precision: str
     model_sha256: str
+    choice_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Task to the hash of the rows of train that chose its rate."""
+    pooling: str | None = None
+    """`first`, `mean` or `max` under the head that all encoders share; None: the model's own."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,7 @@ class StoredRun:
     seed: int
     epochs: int
     predictions: Mapping[str, str]
-    """Dev split to its file below the entry's folder."""
+    """Dev split, or `choice`, to its file below the entry's folder."""
     pretraining_seed: int | None = None
     """If the entry measures several pretrainings of its recipe; None: `pretrain.seed`."""
 
@@ -305,19 +309,25 @@ def _tuples(section: Mapping[str, Any]) -> dict[str, Any]:
 # ---- lines of the log
 
 MAX_LOGGED = 1e15  # of a line of the log: seconds, losses, rates
-PEAK_KEY = "peak_memory_bytes"  # may be absent: logs of version 0.1 have none
+MAX_LOGGED_FLOPS = 1e24
+PEAK_KEY, FLOPS_KEY = "peak_memory_bytes", "train_flops"
+_LIMITS = {PEAK_KEY: MAX_LOGGED, FLOPS_KEY: MAX_LOGGED_FLOPS}
+"""Keys that a line may lack: a CPU has no card, and logs of version 0.1 have neither."""
 _LOG_KEYS = ("step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256")
 
 
 def is_log_line(line: Any) -> bool:
     """Return whether a line of the log has the keys and types of the schema's `train_log_line`."""
-    if not isinstance(line, dict) or set(line) - {PEAK_KEY} != set(_LOG_KEYS):
+    if not isinstance(line, dict) or line.keys() - _LIMITS != set(_LOG_KEYS):
         return False
-    numbers = [line[key] for key in _LOG_KEYS[:-1]] + [line.get(PEAK_KEY)]
-    if any(isinstance(n, bool) or not isinstance(n, int | float | None) for n in numbers):
-        return False
-    if any(n is not None and abs(n) > MAX_LOGGED for n in numbers):
-        return False
+    for key in line.keys() - {"sha256"}:
+        number = line[key]
+        if isinstance(number, bool) or not isinstance(number, int | float | None):
+            return False
+        if number is not None and abs(number) > _LIMITS.get(key, MAX_LOGGED):
+            return False
+        if key in _LIMITS and number is not None and number < 0:
+            return False
     counts = (line["step"], line["tokens"])
     return (
         all(isinstance(n, int) and 0 <= n < 1 << 53 for n in counts)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 
-from smallbench.leaderboard.entry import link
+from smallbench.leaderboard.entry import FLOPS_KEY, link
 from smallbench.leaderboard.finding import Found
+from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.scores import RunScores
-from smallbench.leaderboard.submission import Submission
 
 PERCENT = 0.01
 
@@ -72,6 +75,9 @@ def log(submission: Submission, scores: RunScores) -> Found:
     step_times = np.diff(seconds) / np.diff(step)
     if step_times.std() < MIN_VARIATION * step_times.mean():
         yield "rejected", "step times do not vary: they were not measured"
+    flops: list[Any] = [line.get(FLOPS_KEY) for line in lines[1:]]
+    if any(flops) and (None in flops or any(a >= b for a, b in pairwise(flops))):
+        yield "rejected", "train_flops do not rise in every line"
     losses = [line["loss"] for line in lines if line["loss"] is not None]
     if not losses or losses[-1] >= losses[0]:
         yield "flagged", "the loss does not fall"

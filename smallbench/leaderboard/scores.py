@@ -1,8 +1,8 @@
 """An entry's scores, computed from its predictions: the robust view and the paper's.
 
 Both are views of the same runs and are never ranked together. *robust*: the mean over the published
-seeds at the learning rate that was chosen on a part of train. *paper*: the best dev score of all
-trials, shown with their number and the maximum to expect of five.
+seeds of the entry's protocol at the learning rate that was chosen on a part of train. *paper*: the
+best dev score of all trials, shown with their number and the maximum to expect of five.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Literal
 import numpy as np
 
 from smallbench.glue.metrics import compute_metrics, is_failed_run
-from smallbench.glue.protocols import DEFAULT, PROTOCOLS
+from smallbench.glue.protocols import PROTOCOLS
 from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import StoredRun
+from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Gold, Labels
 from smallbench.leaderboard.ranking import Scored, failure_rates, score_interval
 from smallbench.leaderboard.statistics import (
@@ -29,11 +30,11 @@ from smallbench.leaderboard.statistics import (
     interval,
     mean_of_runs,
 )
-from smallbench.leaderboard.submission import Submission
+from smallbench.leaderboard.tracks import protocol_of
 
 ViewName = Literal["robust", "paper"]
 VIEWS: tuple[ViewName, ...] = ("robust", "paper")
-ROBUST = PROTOCOLS[DEFAULT]
+PAPER = "paper"
 PAPER_TRIALS = 5
 """The expected maximum is of so many trials, to compare entries that tried more or fewer."""
 
@@ -126,6 +127,8 @@ class View:
     """One entry's scores under one protocol."""
 
     name: ViewName
+    protocol: str
+    """A key of `PROTOCOLS`. Entries of different protocols are never compared."""
     tasks: dict[str, TaskScore]
     """In the order of the paper's columns; tasks without predictions or gold are absent."""
     task_draws: dict[str, Floats] = field(repr=False)
@@ -133,8 +136,8 @@ class View:
 
     @cached_property
     def draws(self) -> Floats | None:
-        """[R] draws of AVG, the plain mean of the eight tasks; None unless all are there."""
-        if len(self.tasks) < len(TASKS):
+        """[R] draws of AVG, the plain mean of the protocol's tasks; None unless all are there."""
+        if not self.tasks.keys() >= {*PROTOCOLS[self.protocol].tasks}:
             return None
         average: Floats = np.stack(list(self.task_draws.values())).mean(axis=0)
         return average
@@ -173,38 +176,52 @@ class View:
         return score_interval(scored, failure_rates([scored], len(scored.draws)))
 
 
-def robust_departures(submission: Submission) -> tuple[str, ...]:
-    """How the runs are not those of robust-v1, each in a few words; none: it can be ranked.
+def tasks_of(submission: Submission) -> tuple[str, ...]:
+    """Return the tasks that an entry's AVG needs."""
+    protocol = protocol_of(submission.entry.measured)
+    return tuple(TASKS) if protocol is None else protocol.tasks
 
-    `protocols.departures` asks the same of runs as they are stored; here the choice's runs are not,
-    only the rate that they chose.
+
+def unranked_reasons(submission: Submission) -> tuple[str, ...]:
+    """Return how the runs are not those of the entry's protocol, each in a few words; none: they
+    can be ranked.
+
+    `protocols.departures` asks the same of stored runs, which an entry does not have.
     """
     finetune = submission.entry.measured.finetune
+    protocol = protocol_of(submission.entry.measured)
+    if protocol is None:
+        return (f"protocol {finetune.protocol}",)
     found = [
-        f"{name} {getattr(finetune, name):g}, not {value:g}"
-        for name, value in ROBUST.fixed.items()
+        f"{name} {_word(getattr(finetune, name))}, not {_word(value)}"
+        for name, value in protocol.fixed.items()
         if hasattr(finetune, name) and getattr(finetune, name) != value
     ]
-    if finetune.protocol != ROBUST.name:
-        found.append(f"protocol {finetune.protocol}")
-    if tuple(sorted(finetune.learning_rates)) != ROBUST.learning_rates:
+    if tuple(sorted(finetune.learning_rates)) != protocol.learning_rates:
         found.append("another grid of learning rates")
+    pretrainings = set()
     for name in dict.fromkeys(run.task for run in submission.runs):
         runs, task = _robust_runs(submission, name), TASKS[name]
-        if name not in finetune.chosen:
+        by_pretraining: dict[int | None, list[int]] = {}
+        for run in runs:
+            by_pretraining.setdefault(run.pretraining_seed, []).append(run.seed)
+        pretrainings.add(frozenset(by_pretraining))
+        if name not in protocol.tasks:
+            found.append(f"{name} is not among its tasks")
+        elif name not in finetune.chosen:
             found.append(f"{name}: no learning rate was chosen on train")
-        elif any(
-            tuple(sorted(r.seed for r in runs if r.pretraining_seed == of)) != ROBUST.seeds(task)
-            for of in {run.pretraining_seed for run in runs} or {None}
-        ):
+        elif {tuple(sorted(seeds)) for seeds in by_pretraining.values()} != {protocol.seeds(task)}:
             seeds = ", ".join(str(run.seed) for run in runs) or "none"
             found.append(f"{name}: seeds {seeds} at the chosen rate, not the published ones")
-        elif {run.epochs for run in runs} != {task.default_epochs}:
-            found.append(f"{name}: epochs other than {task.default_epochs}")
-    if len({frozenset(r.pretraining_seed for r in _robust_runs(submission, n)) for n in
-            {run.task for run in submission.runs}}) > 1:  # fmt: skip
+        elif {run.epochs for run in runs} != {protocol.epochs(task)}:
+            found.append(f"{name}: epochs other than {protocol.epochs(task)}")
+    if len(pretrainings) > 1:
         found.append("tasks were measured on different pretrainings")
     return tuple(found)
+
+
+def _word(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def _robust_runs(submission: Submission, task: str) -> list[StoredRun]:
@@ -214,14 +231,18 @@ def _robust_runs(submission: Submission, task: str) -> list[StoredRun]:
 
 
 def robust_view(scores: RunScores) -> View | None:
-    """The ranking's view; None where the runs are not those of robust-v1."""
-    if robust_departures(scores.submission):
+    """Return the ranking's view; None if the runs are not those of the entry's protocol."""
+    if unranked_reasons(scores.submission):
         return None
-    return _view("robust", scores, {n: _robust_runs(scores.submission, n) for n in TASKS})
+    tasks = tasks_of(scores.submission)
+    runs = {name: _robust_runs(scores.submission, name) for name in tasks}
+    return _view("robust", scores, runs)
 
 
-def paper_view(scores: RunScores) -> View:
-    """The best of all trials."""
+def paper_view(scores: RunScores) -> View | None:
+    """Return the best of all trials; None for a protocol without all eight tasks."""
+    if {*tasks_of(scores.submission)} != TASKS.keys():
+        return None
     runs = {name: [r for r in scores.submission.runs if r.task == name] for name in TASKS}
     return _view("paper", scores, runs)
 
@@ -232,7 +253,8 @@ def _view(name: ViewName, scores: RunScores, runs: Mapping[str, Sequence[StoredR
     for task, of_task in runs.items():
         if of_task and scores.gold.has(task):
             tasks[task], draws[task] = _score(name, task, of_task, scores)
-    return View(name, tasks, draws)
+    protocol = PAPER if name == "paper" else scores.submission.entry.measured.finetune.protocol
+    return View(name, protocol, tasks, draws)
 
 
 def _score(

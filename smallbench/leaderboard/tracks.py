@@ -1,7 +1,7 @@
-"""The tracks of the board: what a ranking admits, as a table. Each is a tab of the site.
+"""The tracks of the board: which entries a ranking admits, as a table. Each is a tab of the site.
 
-An entry declares no track: its card, the peak memory in its log, its parameters, its training FLOPs
-and its protocol decide. A further track is a further row.
+An entry declares no track. Its protocol, its card, the peak memory and the FLOPs in its log, and
+its parameters decide. A further track is a further row.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from smallbench.config import flatten
-from smallbench.glue.protocols import DEFAULT
-from smallbench.glue.tasks import TASKS
+from smallbench.errors import ConfigError
+from smallbench.glue.protocols import DEFAULT, PROTOCOLS, Protocol
 from smallbench.gpus import GIB, gpu_of_device
-from smallbench.leaderboard.compute import Sizes, train_flops
-from smallbench.leaderboard.entry import Entry, Measured
+from smallbench.leaderboard.compute import encoder_config, train_flops
+from smallbench.leaderboard.entry import FLOPS_KEY, PEAK_KEY, Entry, Measured
+from smallbench.models.config import EncoderConfig
+
+Log = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -25,22 +28,24 @@ class Track:
     name: str
     title: str
     page: str
-    tasks: tuple[str, ...]
     protocol: str
     max_memory_bytes: int | None = None
     """Of the card, by its name, and of the run, by the peak in its log."""
     max_parameters: int | None = None
     max_train_flops: float | None = None
-    """By the model's own count (`compute.train_flops`)."""
+    """Of the pretraining, by the model's own count."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that AVG is the mean of."""
+        return PROTOCOLS[self.protocol].tasks
 
     @property
     def rule(self) -> str:
         """The limits in a sentence."""
-        parts = []
+        parts = ["any hardware"]
         if self.max_memory_bytes:
-            parts.append(f"one card of at most {self.max_memory_bytes / GIB:.0f} GB")
-        else:
-            parts.append("one card of any kind")
+            parts = [f"one card of at most {self.max_memory_bytes / GIB:.0f} GB"]
         if self.max_parameters:
             parts.append(f"at most {self.max_parameters / 1e6:.0f}M parameters")
         if self.max_train_flops:
@@ -48,73 +53,95 @@ class Track:
         return ", ".join(parts)
 
 
-_ALL = tuple(TASKS)
 TRACKS: Mapping[str, Track] = {
     track.name: track
     for track in (
         # Kanakarajan et al. 2021 used one V100 of 16 GB. 30M and 6e18 FLOPs are our choice.
-        Track("small", "One 16 GB card", "index.html", _ALL, DEFAULT, 16 * GIB, 30_000_000, 6e18),
-        Track("any", "Any hardware", "any.html", _ALL, DEFAULT),
+        Track("small", "One 16 GB card", "index.html", DEFAULT, 16 * GIB, 30_000_000, 6e18),
+        # About half an hour of two CPU cores; the number is our choice.
+        Track("tiny", "Two CPU cores", "tiny.html", "tiny-v1", max_train_flops=2e14),
+        Track("any", "Any hardware", "any.html", DEFAULT),
     )
 }
 """Name to track, in the order of the tabs; the first is the board's front page."""
 
 
-def tracks_of(entry: Entry, log: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Track to the reasons why the entry is not in it; empty: it is."""
+def protocol_of(entry: Measured) -> Protocol | None:
+    """Return the protocol of the tracks that the entry can be in; None: it is not ranked."""
+    found = PROTOCOLS.get(entry.finetune.protocol)
+    return found if found is not None and found.chooses_rate else None
+
+
+def tracks_of(entry: Entry, log: Log) -> dict[str, tuple[str, ...]]:
+    """Return each track with the reasons why the entry is not in it; none: it is."""
     if entry.reported is not None:
         return dict.fromkeys(TRACKS, ("reported scores are not ranked",))
-    measured = entry.measured
-    peak = max((line.get("peak_memory_bytes") or 0 for line in log), default=0)
-    return {name: tuple(_departures(track, measured, peak)) for name, track in TRACKS.items()}
+    return {name: tuple(_departures(track, entry.measured, log)) for name, track in TRACKS.items()}
 
 
-def _departures(track: Track, entry: Measured, peak: int) -> Iterator[str]:
-    gpu, most = gpu_of_device(entry.hardware.gpu), track.max_memory_bytes
+def _departures(track: Track, entry: Measured, log: Log) -> Iterator[str]:
+    if entry.finetune.protocol != track.protocol:
+        yield f"protocol {entry.finetune.protocol}, but the track has {track.protocol}"
+        return
+    most = track.max_memory_bytes
     if most is not None:
+        gpu, has = gpu_of_device(entry.hardware.gpu), entry.hardware.memory_bytes
         if gpu is None:
             yield f"the memory of card {entry.hardware.gpu!r} is not known"
-        elif gpu.memory_bytes > most:
-            yield f"{gpu.name} has {gpu.memory_bytes / GIB:.1f} GB, the track {most / GIB:.0f}"
-        has = entry.hardware.memory_bytes
-        if has is not None and has > most:
-            yield f"the card has {has / GIB:.1f} GB, the track {most / GIB:.0f}"
-        if peak > most:
-            yield f"the log has a peak of {peak / GIB:.1f} GB, the track {most / GIB:.0f}"
-    if track.max_parameters is not None and entry.model.num_parameters > track.max_parameters:
-        yield f"{entry.model.num_parameters:,} parameters, the track {track.max_parameters:,}"
+        for what, size in (
+            (f"{gpu.name} has" if gpu else "", gpu.memory_bytes if gpu else 0),
+            ("the card has", has or 0),
+            ("the log has a peak of", highest(log, PEAK_KEY) or 0),
+        ):
+            if size > most:
+                yield f"{what} {size / GIB:.1f} GB, but the limit is {most / GIB:.0f}"
+    num = entry.model.num_parameters
+    if track.max_parameters is not None and num > track.max_parameters:
+        yield f"{num:,} parameters, but the limit is {track.max_parameters:,}"
     if track.max_train_flops is not None:
-        flops = flops_of(entry)
-        if flops is None:
-            yield f"the FLOPs of architecture {entry.model.architecture!r} are not counted"
-        elif flops > track.max_train_flops:
-            yield f"{flops:.2g} training FLOPs, the track {track.max_train_flops:.2g}"
+        # Both, because either alone could be made up: a count from the sizes, and the trainer's.
+        known = [count for count in (flops_of(entry), logged_flops(log)) if count is not None]
+        if not known:
+            yield "its training FLOPs are neither counted here nor in its log"
+        elif max(known) > track.max_train_flops:
+            yield f"{max(known):.3g} training FLOPs, but the limit is {track.max_train_flops:.2g}"
 
 
-def sizes_of(entry: Measured) -> Sizes | None:
-    """Return the sizes of an entry's model; None if its architecture cannot be counted."""
-    span = flatten(entry.provenance.config).get("model.max_relative_positions")
-    return Sizes.of(
-        entry.model, max_relative_positions=span if isinstance(span, int) and span > 0 else None
-    )
+def highest(log: Log, key: str) -> float | None:
+    """Return the highest value of a key in a log; None if no line has it."""
+    return max((line[key] for line in log if line.get(key)), default=None)
+
+
+def logged_flops(log: Log) -> float | None:
+    """Return the trainer's own count at the end of a log; None if the last line has none."""
+    return highest(log, FLOPS_KEY) if log and log[-1].get(FLOPS_KEY) else None
+
+
+def encoder_of(entry: Measured) -> EncoderConfig | None:
+    """Return an entry's encoder; None if it is not counted here (`compute.encoder_config`)."""
+    settings = entry.provenance.config.get("model")
+    return encoder_config(entry.model, settings if isinstance(settings, dict) else {})
 
 
 def flops_of(entry: Measured) -> float | None:
-    """Return the training FLOPs by the model's own count; None if they cannot be counted."""
-    sizes = sizes_of(entry)
-    if sizes is None:
-        return None
+    """Return the training FLOPs from an entry's sizes; None if they cannot be counted."""
     flat = flatten(entry.provenance.config)
-    return train_flops(
-        sizes,
-        entry.pretrain.stages,
-        objective=entry.model.objective,
-        mask_fraction=_fraction(flat.get("objective.mask_fraction"), 0.15),
-        generator_width=_fraction(flat.get("objective.generator_width"), 0.25),
-    )
+    try:
+        encoder = encoder_of(entry)
+        if encoder is None:
+            return None
+        return train_flops(
+            encoder,
+            entry.pretrain.stages,
+            objective=entry.model.objective,
+            mask_fraction=_fraction(flat.get("objective.mask_fraction"), 0.15),
+            generator_width=_fraction(flat.get("objective.generator_width"), 0.25),
+        )
+    except ConfigError:  # sizes of no encoder, which a check rejects
+        return None
 
 
 def _fraction(value: Any, default: float) -> float:
-    """A configured fraction, or the default if it is none."""
+    """A configured fraction, or the default if there is none."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and 0 < value <= 1 else default

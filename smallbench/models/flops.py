@@ -2,6 +2,8 @@
 
 Both count matrix products only, 2 a multiply-add, and what the model needs, not what is computed:
 no recomputation, no padding, and only the chosen positions in the head.
+
+The formula needs no torch: the leaderboard counts an entry's operations with it.
 """
 
 from __future__ import annotations
@@ -11,16 +13,12 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
-from torch.utils.flop_counter import FlopCounterMode
-
-from smallbench.batch import Batch
-
 if TYPE_CHECKING:
     from smallbench.models.config import EncoderConfig
     from smallbench.models.encoder import Encoder, Head
+
+SCORE_TERMS = {"bert": 1, "electra": 1, "roberta": 1, "deberta": 3}
+"""Architecture → products of L × L × D that make an attention score; DeBERTa has two more."""
 
 
 def transformer_flops(
@@ -30,14 +28,14 @@ def transformer_flops(
     num_rows: int,
     length: int,
     num_targets: int,
-    num_score_terms: int = 1,
+    architecture: str,
 ) -> int:
     """Return the operations of a transformer encoder with one of this project's heads.
 
-    `num_score_terms` is the number of products of L × L × D that make an attention score.
+    `architecture` is a key of `SCORE_TERMS`.
     """
     c = config
-    attention = 4 * c.hidden_size**2 + (1 + num_score_terms) * length * c.hidden_size
+    attention = 4 * c.hidden_size**2 + (1 + SCORE_TERMS[architecture]) * length * c.hidden_size
     layer = attention + 2 * c.hidden_size * c.intermediate_size
     factorised = c.embedding_size != c.hidden_size
     per_token = c.num_hidden_layers * layer
@@ -59,6 +57,12 @@ def counted_flops(
     The model is built and run on fake tensors, which hold no data; on real ones if what it computes
     depends on the data.
     """
+    from torch._subclasses import FakeTensorMode
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+    )
+
     try:
         return _count(architecture, config, head, length, FakeTensorMode())
     except (DataDependentOutputException, DynamicOutputShapeException):
@@ -72,6 +76,11 @@ def _count(
     length: int,
     tensors: AbstractContextManager[Any],
 ) -> tuple[int, int]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from smallbench.batch import Batch
+
     with torch.random.fork_rng(devices=[]), tensors, torch.no_grad():
         # The counter looks for gradient functions of what requires a gradient.
         model = architecture(config, head=head).eval().requires_grad_(False)

@@ -46,7 +46,7 @@ class CorruptionConfig(ObjectiveConfig):
             )
 
     def mask_fraction_at(self, fraction: float) -> float:
-        """The part of the tokens that are targets when that part of the run is done."""
+        """Return the part of the tokens that are targets when that part of the run is done."""
         first, last = self.mask_fraction, self.final_mask_fraction
         return first if last is None else first + (last - first) * fraction
 

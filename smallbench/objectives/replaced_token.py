@@ -117,7 +117,7 @@ class ReplacedToken(PretrainObjective):
         return Sums(losses=losses, counts=counts)
 
     def fill(self, batch: Batch, sampled_M: Tensor) -> tuple[Batch, Tensor]:
-        """The discriminator's input, and labels_BL: 1 where a token is not the original.
+        """Return the discriminator's input, and labels_BL: 1 where a token is not the original.
 
         A sample that happens to be the original counts as original (§3.1).
         """

@@ -13,7 +13,7 @@ class TrackerConfig:
     """Nothing leaves the machine unless asked; `SMALLBENCH_TRACKER=wandb` asks for every job."""
 
     tracker: Literal["none", "wandb"] = option(
-        "none", help="also show the numbers in Weights & Biases; offline where it has no key"
+        "none", help="also show the numbers in Weights & Biases; offline if it has no key"
     )
     wandb_project: str = option(
         "smallbench", help="project there; the entity is WANDB_ENTITY's, or the key's"

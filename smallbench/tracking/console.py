@@ -12,10 +12,10 @@ from smallbench.tracking.base import Record
 
 
 class Console:
-    """A progress bar with ETA where stderr is a terminal, else one JSON line a record on stdout."""
+    """A progress bar with ETA if stderr is a terminal, else one JSON line a record on stdout."""
 
     def __init__(self, *, num_steps: int | None, first_step: int, description: str) -> None:
-        """`num_steps` is None where a run ends by the clock."""
+        """`num_steps` is None if a run ends by the clock."""
         self._shows_eta = num_steps is None  # else the bar does
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
@@ -50,5 +50,5 @@ class Console:
 
 
 def _show(value: float | None, style: str) -> str:
-    """A number, or a dash for one that was not finite or not measured."""
+    """Return a number, or a dash for one that was not finite or not measured."""
     return "–" if value is None else format(value, style)

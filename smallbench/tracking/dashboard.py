@@ -54,7 +54,7 @@ def build_workspace(entity: str, project: str, *, tasks: Sequence[str]) -> Any:
 def save_dashboard(project: str, *, tasks: Sequence[str]) -> str:
     """Make the dashboard as a new view of `project`; its address.
 
-    Raises `UnavailableError` where W&B cannot be reached or knows no key.
+    Raises `UnavailableError` if W&B cannot be reached or knows no key.
     """
     import wandb_workspaces  # noqa: F401 - where it is missing, the error below would hide it
 

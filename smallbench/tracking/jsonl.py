@@ -13,7 +13,10 @@ from smallbench.tracking.base import Record
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records; a last line cut by a kill is left out. Raises `DataError` on other damage."""
+    """Return all records; a last line cut by a kill is left out.
+
+    Raises `DataError` on other damage.
+    """
     return parse_metrics(path.read_text(), str(path)) if path.exists() else []
 
 

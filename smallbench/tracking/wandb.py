@@ -49,7 +49,7 @@ RESTARTED = {ExitCode.INTERRUPTED, ExitCode.SIGTERM, ExitCode.SIGINT}
 
 
 def row_of(record: Record) -> dict[str, Any]:
-    """A record as W&B shows it: everything under the event's name, and the axes."""
+    """Return a record as W&B shows it: everything under the event's name, and the axes."""
     event = record["event"]
     return {
         **{f"{event}/{key}": value for key, value in record.items() if key != "event"},
@@ -60,7 +60,7 @@ def row_of(record: Record) -> dict[str, Any]:
 
 
 def open_views(config: TrackerConfig, **arguments: Any) -> list[WandbRun]:
-    """The trackers that `config` asks for, none or one; the arguments are `WandbRun`'s."""
+    """Return the trackers that `config` asks for, none or one; the arguments are `WandbRun`'s."""
     return [] if config.tracker == "none" else [WandbRun(config, **arguments)]
 
 
@@ -103,7 +103,7 @@ def views_of_run(
 
 
 def import_wandb() -> Any:
-    """The library, quiet about itself."""
+    """Return the library, quiet about itself."""
     # Its reports to its makers are sent when the interpreter exits, which would wait for them.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -112,7 +112,7 @@ def import_wandb() -> Any:
 
 
 def entity_of_key() -> str:
-    """WANDB_ENTITY, or the one that the key belongs to; raises where there is no key."""
+    """WANDB_ENTITY, or the one that the key belongs to; raises if no key is found."""
     wandb = import_wandb()
     if not has_key():
         raise UnavailableError("W&B knows no key here")
@@ -122,7 +122,7 @@ def entity_of_key() -> str:
 
 
 class WandbRun:
-    """A run in W&B while its context lasts; raises `ModuleNotFoundError` where that is missing."""
+    """A run in W&B while its context lasts; raises `ModuleNotFoundError` if that is missing."""
 
     def __init__(
         self,
@@ -223,7 +223,7 @@ class WandbRun:
         self._work.put(work)
 
     def asked_to_stop(self) -> bool:
-        """Whether somebody pressed the Stop button of the run's page."""
+        """Return whether somebody pressed the Stop button of the run's page."""
         return self._stop_pressed.is_set()
 
     # In the thread
@@ -246,7 +246,7 @@ class WandbRun:
                 self._wandb.teardown(self._exit_code)
 
     def _init(self) -> Any:
-        """The run: online where there is a key and the server answers, else offline."""
+        """Return the run: online where there is a key and the server answers, else offline."""
         wandb = self._wandb
         settings = wandb.Settings(
             silent=True,
@@ -332,7 +332,7 @@ def _with_axes(run: Any) -> Any:
 
 
 def _sentence(problem: Exception) -> str:
-    """What went wrong, on one line."""
+    """Return what went wrong, on one line."""
     return " ".join(str(problem).split()) or type(problem).__name__
 
 

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
+from smallbench.checkpoints.state import distinct_state
 from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.base import Objective, Sums
 from smallbench.train.compiled_ops import compiled_ops, ops_directory
@@ -36,7 +37,6 @@ from smallbench.train.memory import keep_freed_memory
 from smallbench.train.optim import MOMENTS, build_adamw, check_states
 from smallbench.train.precision import DTYPES
 from smallbench.train.processes import Processes
-from smallbench.train.weights import distinct_state
 
 Offload = Literal["none", "optimizer", "parameters"]
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
+from smallbench.checkpoints.state import distinct_state, load_distinct
 from smallbench.objectives.base import Objective, Sums
 from smallbench.train.config import OptimizerConfig
 from smallbench.train.memory import keep_freed_memory
 from smallbench.train.optim import build_optimizer, check_states, load_states, states_of
 from smallbench.train.precision import DTYPES
 from smallbench.train.processes import ALONE, Processes
-from smallbench.train.weights import distinct_state, load_distinct
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smallbench.checkpoints.state import distinct_state
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import DataError, UnavailableError
 from smallbench.models.convert import body_of, target_of
 from smallbench.objectives.base import PretrainObjective
-from smallbench.train.checkpoint import CheckpointStore
-from smallbench.train.weights import distinct_state
 
 
 def load_initial_weights(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +29,18 @@ class Machine:
     fitting_rows: int
     """Rows of a micro-batch that fit, by plan."""
     processes: Processes = ALONE
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the run's record keeps of each attempt."""
+        is_gpu = self.device.type == "cuda"
+        return {
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name(self.device) if is_gpu else platform.machine(),
+            "num_devices": self.processes.size,
+            "precision": self.precision,
+            "engine": asdict(self.engine),
+            "num_threads": torch.get_num_threads(),
+        }
 
 
 def choose_machine(config: PretrainConfig, stop: Stop = NEVER) -> Machine:

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from smallbench.checkpoints.record import RECORD_NAME
 from smallbench.config import differing_keys, to_dict
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.gpus import Gpu, gpu_of_device
 from smallbench.train.config import PretrainConfig
-from smallbench.train.run_record import RECORD_NAME
 
 SPEED_KEYS = (
     "model.",

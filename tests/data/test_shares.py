@@ -21,7 +21,7 @@ from smallbench.data.shares import prepare_share
 from smallbench.data.transfer import local_corpus
 from smallbench.errors import ConfigError, InterruptedRunError
 from smallbench.stop import NEVER, Stop
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
 from tests.data.test_prepare import content
 from tests.servers.s3 import Bucket

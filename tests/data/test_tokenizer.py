@@ -141,11 +141,11 @@ def test_vocabulary_with_capitals_is_cased(tmp_path: Path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "holds no tokenizer.json"),
+        ({}, "has no tokenizer.json"),
         ({"vocab.txt": "a\nb"}, r"no \[PAD\]"),
         ({"vocab.json": "{}"}, "merges.txt is missing"),
-        ({"tokenizer.json": "{"}, "no readable tokenizer"),
-        ({"tokenizer.json": json.dumps({"model": {"type": "?"}})}, "no readable tokenizer"),
+        ({"tokenizer.json": "{"}, "cannot be read as a tokenizer"),
+        ({"tokenizer.json": json.dumps({"model": {"type": "?"}})}, "cannot be read as a tokenizer"),
     ],
 )
 def test_unusable_tokenizer_is_one_sentence(tmp_path: Path, files: dict[str, str], message: str):

@@ -37,6 +37,7 @@ def test_robust_v1_is_as_it_was_published():
     assert dict(ROBUST.fixed) == {
         "batch_size": 32, "max_length": 128, "weight_decay": 0.01, "warmup_fraction": 0.1,
         "clip_norm": 1.0, "max_train_examples": None, "is_sample": False, "random_init": False,
+        "pooling": None,
     }  # fmt: skip
     assert {name: ROBUST.seeds(task) for name, task in TASKS.items()} == {
         name: (1, 2, 3) if name in {"mnli", "qqp"} else (1, 2, 3, 4, 5) for name in TASKS
@@ -45,6 +46,44 @@ def test_robust_v1_is_as_it_was_published():
     assert {name: task.default_epochs for name, task in TASKS.items()} == {
         name: 10 if name in ten else 3 for name in TASKS
     }
+
+
+def test_tiny_v1_is_as_it_was_published():
+    tiny = PROTOCOLS["tiny-v1"]
+    assert tiny.learning_rates == (3e-4, 6e-4, 1e-3)
+    assert tiny.fixed == ROBUST.fixed | {"pooling": "mean"}
+    assert tiny.tasks == ("cola", "sst2", "mrpc", "stsb", "rte")
+    assert {tiny.seeds(TASKS[name]) for name in tiny.tasks} == {(1, 2, 3)}
+    assert {name: tiny.epochs(TASKS[name]) for name in tiny.tasks} == {
+        "cola": 5, "sst2": 1, "mrpc": 5, "stsb": 5, "rte": 5,
+    }  # fmt: skip
+
+
+def test_a_protocol_gives_the_epochs_and_the_pooling_that_are_not_chosen():
+    tiny, cola = PROTOCOLS["tiny-v1"], TASKS["cola"]
+    found = tiny.completed(FinetuneConfig(), cola)
+    assert (found.epochs, found.shared_head) == (5, "mean")
+    found = ROBUST.completed(FinetuneConfig(), cola)
+    assert (found.epochs, found.shared_head) == (10, None)
+    found = tiny.completed(FinetuneConfig(epochs=2, pooling="head"), cola)
+    assert (found.epochs, found.shared_head) == (2, None)
+
+
+def test_the_average_is_over_the_tasks_of_the_protocol():
+    tiny = PROTOCOLS["tiny-v1"]
+    runs = [
+        run_of(name, seed=seed, learning_rate=rate, split=split, pooling="mean",
+               epochs=tiny.epochs(TASKS[name]))
+        for name in tiny.tasks
+        for split, rate, seed in [
+            *(("choice", rate, 0) for rate in tiny.learning_rates),
+            *(("dev", 3e-4, seed) for seed in (1, 2, 3)),
+        ]
+    ]  # fmt: skip
+    found = summarize([*runs, run_of("mnli")], "tiny-v1")
+    assert (found.average, found.departures, list(found.tasks)) == (50.0, (), [*tiny.tasks])
+    assert summarize(runs).average is None, "robust-v1 has eight tasks"
+    assert "AVG over all 5 tasks: 50.00" in results_table(found)
 
 
 def test_defaults_are_robust_v1_and_the_flag_knows_every_protocol():
@@ -154,7 +193,7 @@ def test_results_table_is_as_printed():
         "| CoLA | matthews | 45.00 | 5.00 | 45.00 | 40.00 | 50.00 | 5 | 0 | 0.0001 |\n"
         "| STS-B | spearman | 82.50 | – | 82.50 | 82.50 | 82.50 | 1 | 0 | 0.0001 |\n"
         "\n"
-        "AVG over all eight tasks: – (missing: SST-2, MRPC, QQP, MNLI, QNLI, RTE). "
+        "AVG over all 8 tasks: – (missing: SST-2, MRPC, QQP, MNLI, QNLI, RTE). "
         "Mean over the 2 present: 63.75\n"
         "Unranked: learning_rate 0.0001, not 5e-05,0.0001,0.0002,0.0003; "
         "seeds 1, not 1,2,3,4,5\n"

@@ -193,7 +193,7 @@ def test_mistakes_are_one_sentence_and_start_nothing(folder, corpus):
         (["pretrain", "bert-tiny", f"--data={folder}", f"--run_dir={run}"], 65, "prepare"),
         (["pretrain", "bert-tiny", f"--data={corpus}", f"--run_dir={run}",
           "--sequence_length=64"], 78, "sequence_length 64 != 32"),
-        (["export", f"--run={folder}", f"--out={run}"], 65, "holds no run"),
+        (["export", f"--run={folder}", f"--out={run}"], 65, "is not a run"),
         (["glue", f"--model={folder}", f"--glue={folder}/glue", f"--out={run}"], 65,
          "no run (no run.json)"),
         (["glue", f"--model={folder}", f"--glue={folder}/nothing", f"--out={run}"], 65, "nothing"),

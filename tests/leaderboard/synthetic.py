@@ -15,12 +15,15 @@ import numpy as np
 
 from smallbench import files
 from smallbench.config import digest
+from smallbench.glue.metrics import compute_metrics
+from smallbench.glue.protocols import CHOICE_SEED, PROTOCOLS
 from smallbench.glue.readers import SAMPLE_MARKER
 from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
-from smallbench.leaderboard.compute import Sizes, count_parameters, train_flops
+from smallbench.leaderboard.compute import count_parameters, train_flops
 from smallbench.leaderboard.entry import (
     SCHEMA_VERSION,
+    SIZE_NAMES,
     Data,
     Energy,
     Entry,
@@ -37,7 +40,9 @@ from smallbench.leaderboard.entry import (
     predictions_path,
     write_entry,
 )
-from smallbench.leaderboard.gold import Gold
+from smallbench.leaderboard.gold import Choice, Gold
+from smallbench.leaderboard.tracks import TRACKS
+from smallbench.models import ARCHITECTURES as MODELS
 
 # Accuracy (or correlation) that a small encoder reaches, and how far seeds scatter, in points.
 LEVELS = {
@@ -50,7 +55,6 @@ LEVELS = {
     "qnli": (0.87, 0.3),
     "rte": (0.66, 1.9),
 }
-RATES = (5e-5, 1e-4, 2e-4, 3e-4)
 GPU = "Tesla V100-SXM2-16GB"
 ARCHITECTURES = ("bert", "roberta", "deberta", "electra")
 VOCAB_SIZE = 30_522
@@ -69,7 +73,17 @@ def synthetic_gold(seed: int = 0, *, scale: float = 1.0) -> Gold:
             else:
                 weights = np.array([0.31, 0.69]) if name in ("cola", "mrpc") else None
                 labels[name][split] = rng.choice(task.num_labels, size, p=weights)
-    return Gold(labels, frozenset(TASKS))
+    choices = {}
+    for number, (name, task) in enumerate(TASKS.items()):
+        size = max(40, round(min(task.split("train").num_rows // 10, 2_000) * scale))
+        own = np.random.default_rng([seed, number])
+        drawn = (
+            own.uniform(0, 5, size)
+            if task.is_regression
+            else own.integers(0, task.num_labels, size)
+        )
+        choices[name] = Choice(hashlib.sha256(drawn.tobytes()).hexdigest(), drawn)
+    return Gold(labels, frozenset(TASKS), choices=choices)
 
 
 def write_gold(folder: Path, gold: Gold) -> None:
@@ -111,15 +125,18 @@ class Made:
     train_log: list[dict]
 
 
-def synthetic_entry(slug: str, gold: Gold, *, seed: int, quality: float = 0.0) -> Made:
+def synthetic_entry(
+    slug: str, gold: Gold, *, seed: int, quality: float = 0.0, track: str = "small"
+) -> Made:
     """An entry of tier *logged*; `quality` is in points of AVG above a small encoder's."""
     rng = np.random.default_rng(seed)
+    protocol, is_tiny = PROTOCOLS[TRACKS[track].protocol], track == "tiny"
     architecture = ARCHITECTURES[seed % 4]
-    hidden = (192, 256, 384)[seed % 3]
-    sizes = Sizes(
-        architecture=architecture,
-        num_hidden_layers=12,
+    hidden = 64 if is_tiny else (192, 256, 384)[seed % 3]
+    encoder = MODELS.config_class(architecture)(
+        num_hidden_layers=2 if is_tiny else 12,
         hidden_size=hidden,
+        num_attention_heads=4,
         intermediate_size=4 * hidden,
         embedding_size=hidden if architecture == "roberta" else 128,
         vocab_size=VOCAB_SIZE,
@@ -127,21 +144,22 @@ def synthetic_entry(slug: str, gold: Gold, *, seed: int, quality: float = 0.0) -
         type_vocab_size={"roberta": 1, "deberta": 0}.get(architecture, 2),
     )
     objective = "replaced_token" if architecture == "electra" else "masked_lm"
-    count = count_parameters(sizes)
+    count = count_parameters(encoder)
     steps, batch, length = int(rng.integers(20, 1000)) * 1000, 128, 128
+    if is_tiny:
+        steps = 2_000
     flops = train_flops(
-        sizes, [Stage(steps, batch, length)], objective=objective, mask_fraction=0.15,
+        encoder, [Stage(steps, batch, length)], objective=objective, mask_fraction=0.15,
         generator_width=0.25,
     )  # fmt: skip
-    seconds = flops / (rng.uniform(0.2, 0.45) * 1e12 * gpu_of_device(GPU).peak_tflops["fp16"])
+    assert flops is not None
+    gpu = None if is_tiny else gpu_of_device(GPU)
+    seconds = flops / (rng.uniform(0.2, 0.45) * 1e12 * (gpu.peak_tflops["fp16"] if gpu else 0.3))
     config = {
         "recipe": f"{architecture}-small",
         "sequence_length": length,
         "model": {
-            name: getattr(sizes, name)
-            for name in ("architecture", "hidden_size", "num_hidden_layers", "intermediate_size",
-                         "embedding_size", "vocab_size", "max_position_embeddings",
-                         "type_vocab_size")
+            name: getattr(encoder, name) for name in ("architecture", *SIZE_NAMES)
         }
         | ({"max_relative_positions": 512} if architecture == "deberta" else {}),
         "objective": {"objective": objective, "mask_fraction": 0.15}
@@ -149,15 +167,24 @@ def synthetic_entry(slug: str, gold: Gold, *, seed: int, quality: float = 0.0) -
         "train": {"max_steps": steps, "global_batch_size": batch, "seed": 1 + seed},
     }  # fmt: skip
     log = chained(
-        _train_log(rng, steps=steps, tokens_per_step=batch * length, seconds=seconds),
+        _train_log(
+            rng,
+            steps=steps,
+            tokens_per_step=batch * length,
+            seconds=seconds,
+            flops=flops,
+            peak=None if is_tiny else 9 << 30,
+        ),
         config_digest=digest(config),
     )
-    chosen = {task: float(RATES[rng.integers(4)]) for task in TASKS}
+    rates = protocol.learning_rates
+    chosen = {task: float(rates[rng.integers(len(rates))]) for task in protocol.tasks}
     runs, predictions = [], {}
-    for name, task in TASKS.items():
-        level, spread = LEVELS[name]
-        for run_seed in range(1, task.default_num_seeds + 1):
-            place = {"learning_rate": chosen[name], "seed": run_seed, "epochs": task.default_epochs}
+    for name in protocol.tasks:
+        task, (level, spread) = TASKS[name], LEVELS[name]
+        for run_seed in protocol.seeds(task):
+            epochs = protocol.epochs(task)
+            place = {"learning_rate": chosen[name], "seed": run_seed, "epochs": epochs}
             ability = np.clip(level + quality / 100 + rng.normal(0, spread / 100), 0.05, 0.99)
             paths = {}
             for split in task.dev_splits:
@@ -166,6 +193,7 @@ def synthetic_entry(slug: str, gold: Gold, *, seed: int, quality: float = 0.0) -
                 predictions[path] = predictions_bytes(task, values)
                 paths[split] = path
             runs.append(StoredRun(task=name, predictions=paths, **place))
+    _add_choices(runs, predictions, gold, protocol, chosen, seed=seed)
     entry = Entry(
         schema_version=SCHEMA_VERSION,
         slug=slug,
@@ -180,11 +208,11 @@ def synthetic_entry(slug: str, gold: Gold, *, seed: int, quality: float = 0.0) -
         model=Model(
             num_parameters=count.total,
             num_parameters_without_embeddings=count.without_embeddings,
+            architecture=architecture,
             objective=objective,
-            num_attention_heads=hidden // 64,
             from_scratch=True,
             distilled_from=None,
-            **{k: v for k, v in sizes.__dict__.items() if k != "max_relative_positions"},
+            **{name: getattr(encoder, name) for name in SIZE_NAMES},
         ),
         data=Data(
             name="OpenWebText",
@@ -206,22 +234,22 @@ def synthetic_entry(slug: str, gold: Gold, *, seed: int, quality: float = 0.0) -
             seed=1 + seed,
         ),
         hardware=Hardware(
-            gpu=GPU,
+            gpu=GPU if gpu else "x86_64",
             count=1,
-            memory_bytes=16 << 30,
-            peak_tflops=gpu_of_device(GPU).peak_tflops["fp16"],
-            driver="535.161.08",
+            memory_bytes=16 << 30 if gpu else None,
+            peak_tflops=gpu.peak_tflops["fp16"] if gpu else None,
+            driver="535.161.08" if gpu else None,
             torch="2.13.0",
             usd_per_hour=float(rng.choice([0.35, 0.55, 0.9])),
         ),
         energy=Energy(
-            kwh=float(rng.uniform(0.5, 0.9)) * gpu_of_device(GPU).tdp_watts * seconds / 3.6e6,
-            method="nvml",
+            kwh=float(rng.uniform(0.5, 0.9)) * gpu.tdp_watts * seconds / 3.6e6 if gpu else None,
+            method="nvml" if gpu else None,
             gco2_per_kwh=float(rng.choice([56.0, 380.0])),
         ),
         finetune=Finetune(
-            protocol="robust-v1",
-            learning_rates=RATES,
+            protocol=protocol.name,
+            learning_rates=rates,
             chosen=chosen,
             num_trials=5,
             batch_size=32,
@@ -231,6 +259,8 @@ def synthetic_entry(slug: str, gold: Gold, *, seed: int, quality: float = 0.0) -
             clip_norm=1.0,
             precision="fp16",
             model_sha256=hashlib.sha256(slug.encode()).hexdigest(),
+            pooling=protocol.fixed["pooling"],
+            choice_sha256={name: gold.choices[name].sha256 for name in protocol.tasks},
         ),
         provenance=Provenance(
             code_version="0.1.0",
@@ -246,10 +276,26 @@ def synthetic_entry(slug: str, gold: Gold, *, seed: int, quality: float = 0.0) -
     return Made(entry, runs, predictions, log)
 
 
-def _train_log(rng, *, steps: int, tokens_per_step: int, seconds: float, num_records: int = 400):
+def _add_choices(runs, predictions, gold, protocol, chosen, *, seed):
+    """The runs that chose a learning rate: what was chosen has the best score."""
+    rng = np.random.default_rng([seed, 1])
+    for name in protocol.tasks:
+        task, labels = TASKS[name], gold.choices[name].labels
+        made = [answers(name, labels, ability=LEVELS[name][0], rng=rng)
+                for _ in protocol.learning_rates]  # fmt: skip
+        made.sort(key=lambda values: compute_metrics(task, values, labels)[task.ranking_metric])
+        others = [rate for rate in protocol.learning_rates if rate != chosen[name]]
+        for rate, values in zip([*others, chosen[name]], made, strict=True):
+            place = {"learning_rate": rate, "seed": CHOICE_SEED, "epochs": protocol.epochs(task)}
+            path = predictions_path(name, split="choice", **place)
+            predictions[path] = predictions_bytes(task, values)
+            runs.append(StoredRun(task=name, predictions={"choice": path}, **place))
+
+
+def _train_log(rng, *, steps, tokens_per_step, seconds, flops, peak, num_records=400):
     first = math.log(VOCAB_SIZE) + 0.1
     yield {"step": 0, "tokens": 0, "seconds": 0.0, "loss": first, "mlm_loss": first,
-           "tokens_per_second": None, "peak_memory_bytes": 9 << 30}  # fmt: skip
+           "tokens_per_second": None}  # fmt: skip
     shares = rng.normal(1, 0.02, num_records)
     times = seconds * np.cumsum(shares) / shares.sum()
     marks = np.linspace(0, steps, num_records + 1).round().astype(int)[1:]
@@ -263,7 +309,8 @@ def _train_log(rng, *, steps: int, tokens_per_step: int, seconds: float, num_rec
             "loss": loss,
             "mlm_loss": loss,
             "tokens_per_second": (step - last_step) * tokens_per_step / (time - last_time),
-            "peak_memory_bytes": 9 << 30,
+            "train_flops": flops * step / steps,
+            **({"peak_memory_bytes": peak} if peak else {}),
         }
         last_step, last_time = step, time
 

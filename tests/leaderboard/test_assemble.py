@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smallbench.config import override_all
+from smallbench.config import from_dict, override_all
 from smallbench.errors import DataError
-from smallbench.glue.protocols import CHOICE_SEED
+from smallbench.glue.protocols import CHOICE_SEED, PROTOCOLS
 from smallbench.glue.results import RunResult, RunSettings, SplitResult, run_directory, write_run
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.assemble import (
@@ -20,10 +20,10 @@ from smallbench.leaderboard.assemble import (
     _thinned,
     write_new_entry,
 )
-from smallbench.leaderboard.compute import Sizes, count_parameters
+from smallbench.leaderboard.compute import count_parameters
 from smallbench.leaderboard.entry import Stage
 from smallbench.leaderboard.evaluation import evaluate
-from smallbench.leaderboard.scores import ROBUST
+from smallbench.models.config import ElectraConfig
 from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.pretrain import pretrain
@@ -31,6 +31,7 @@ from tests.glue.runs import run_of
 from tests.leaderboard.synthetic import LEVELS, answers, synthetic_gold
 
 STEPS = 220
+ROBUST = PROTOCOLS["robust-v1"]
 GOLD = synthetic_gold(scale=0.01)
 AUTHOR = Author(
     name=None, authors=("Ada",), license="Apache-2.0", date="2026-11-25", contains_glue=False
@@ -53,8 +54,7 @@ def run_dir(corpus, tmp_path_factory):
 
 
 def num_parameters(model):
-    sizes = {name: model[name] for name in Sizes.__annotations__ if name in model}
-    return count_parameters(Sizes(**sizes)).total
+    return count_parameters(from_dict(ElectraConfig, model)).total
 
 
 def settings_of(run_dir, task, **changes):
@@ -85,13 +85,17 @@ def write(out, settings, score=0.5):
     task, rng = TASKS[settings.task], np.random.default_rng(settings.seed)
     splits = settings.scored_splits
     metrics = SplitResult(dict.fromkeys(task.metrics, score), 10, failed=False)
-    result = RunResult(settings, dict.fromkeys(splits, metrics), {"dev": "cd" * 32}, ())
+    choice = GOLD.choices[task.name]
+    hashes = {"dev": "cd" * 32, "choice": choice.sha256}
+    result = RunResult(settings, dict.fromkeys(splits, metrics), hashes, ())
     level = LEVELS[task.name][0]
     values = {
-        s: answers(task.name, GOLD.labels[task.name].get(s, GOLD.labels[task.name]["dev"]),
-                   ability=level, rng=rng)
-        for s in splits
+        s: answers(task.name, GOLD.labels[task.name][s], ability=level, rng=rng)
+        for s in splits if s != "choice"
     }  # fmt: skip
+    if settings.split == "choice":
+        is_best = settings.learning_rate == 2e-4
+        values["choice"] = choice.labels if is_best else np.roll(choice.labels, 1)
     write_run(run_directory(out, settings), result, values)
 
 

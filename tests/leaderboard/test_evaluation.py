@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smallbench.glue.choice import choice_data
 from smallbench.glue.metrics import compute_metrics
+from smallbench.glue.readers import load_task
+from smallbench.glue.samples import write_sample_glue
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import evaluation as module
-from smallbench.leaderboard.board import board, compare, render_board, render_comparison
+from smallbench.leaderboard.board import board_rows, compare, render_board, render_comparison
 from smallbench.leaderboard.evaluation import (
     VERIFIED_FILE,
     evaluate,
@@ -21,10 +24,15 @@ from smallbench.leaderboard.evaluation import (
     report,
     report_dict,
 )
-from smallbench.leaderboard.gold import NO_GOLD, Gold
+from smallbench.leaderboard.folder import (
+    chosen_tasks,
+    fingerprint,
+    read_files,
+    read_submission,
+)
+from smallbench.leaderboard.gold import NO_GOLD, Gold, read_gold, with_choices
 from smallbench.leaderboard.scores import PAPER_TRIALS
 from smallbench.leaderboard.statistics import expected_maximum
-from smallbench.leaderboard.submission import fingerprint, read_files, read_submission
 from tests.leaderboard.synthetic import (
     synthetic_entry,
     synthetic_gold,
@@ -136,16 +144,19 @@ def test_what_is_kept_is_what_is_computed_and_a_change_is_seen(root, tmp_path, m
 def test_the_board_ranks_each_view_by_itself_with_ties_as_ranges(root):
     evaluations = evaluate_all(root, GOLD)
     for view in ("robust", "paper"):
-        rows = board(evaluations, view)
+        rows = board_rows(evaluations, view)
         assert [row.average for row in rows] == sorted((r.average for r in rows), reverse=True)
         assert rows[-1].entry.slug == "weak"
         assert str(rows[-1].rank) == "3"
         assert {str(row.rank) for row in rows[:2]} in ({"1–2"}, {"1", "2"})
         assert {row.view.name for row in rows} == {view}
-    again = board(list(reversed(evaluations)), "robust")
-    assert [row.entry.slug for row in again] == [r.entry.slug for r in board(evaluations, "robust")]
-    robust, paper = render_board(evaluations).split("## paper")
-    assert robust.count("*logged*") == paper.count("*logged*") == 3
+    again = board_rows(list(reversed(evaluations)), "robust")
+    assert [row.entry.slug for row in again] == [
+        r.entry.slug for r in board_rows(evaluations, "robust")
+    ]
+    small, tiny, others, paper = render_board(evaluations).split("## ")[1:]
+    assert small.count("*logged*") == others.count("*logged*") == paper.count("*logged*") == 3
+    assert "*logged*" not in tiny
 
 
 def test_a_comparison_goes_task_by_task_and_within_a_view(root):
@@ -163,6 +174,28 @@ def test_a_comparison_goes_task_by_task_and_within_a_view(root):
     text = render_comparison(strong, weak)
     assert "robust" in text
     assert "paper" in text
+
+
+def test_the_rows_that_choose_are_read_from_train_and_kept(tmp_path, monkeypatch):
+    write_sample_glue(tmp_path / "glue")
+    gold = read_gold(tmp_path / "glue")
+    assert not gold.choices  # a board without such entries reads no train split
+    data = choice_data(load_task(TASKS["rte"], tmp_path / "glue")).splits["choice"]
+    found = with_choices(gold, ["rte"], cache=tmp_path / "cache").choices
+    assert set(found) == {"rte"}
+    assert found["rte"].sha256 == data.sha256
+    assert np.array_equal(found["rte"].labels, data.labels)
+    with monkeypatch.context() as patch:
+        patch.setattr("smallbench.leaderboard.gold.read_tsv", None)  # not read again
+        kept = with_choices(gold, ["rte"], cache=tmp_path / "cache").choices["rte"]
+    assert (kept.sha256, kept.labels.tolist()) == (data.sha256, data.labels.tolist())
+    (tmp_path / "glue" / "RTE" / "train.tsv").unlink()
+    assert not with_choices(gold, ["rte"], cache=tmp_path / "cache").choices
+
+
+def test_the_tasks_that_chose_a_rate_are_seen_before_an_entry_is_read(root, tmp_path):
+    assert chosen_tasks([root / "weak"]) == set(TASKS)
+    assert chosen_tasks([tmp_path / "missing", tmp_path]) == set()
 
 
 def test_a_report_ends_with_the_verdict(root):
@@ -207,7 +240,7 @@ def test_the_job_validates_compares_and_ranks_without_torch(root, tmp_path):
     assert "A leads" in done.stdout
     done = smallbench("leaderboard", "table", f"--submissions={root}", glue)
     assert done.returncode == 0, done.stderr
-    assert "## robust-v1" in done.stdout
+    assert "robust-v1: mean over seeds" in done.stdout
 
     done = smallbench(
         "leaderboard", "build", f"--submissions={root}", glue, f"--out={tmp_path}/site"

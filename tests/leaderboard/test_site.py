@@ -23,16 +23,16 @@ import pytest
 from jobs.leaderboard import Options
 from smallbench.errors import DataError, UnavailableError, UsageError
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard.board import board
+from smallbench.leaderboard.board import board_rows
 from smallbench.leaderboard.entry import schema
 from smallbench.leaderboard.evaluation import evaluate, evaluate_all
+from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.gold import NO_GOLD
 from smallbench.leaderboard.site import build as module
 from smallbench.leaderboard.site.build import build_site
 from smallbench.leaderboard.site.charts import Strips, pareto, record_chart, records
 from smallbench.leaderboard.site.rows import Usage, rows
 from smallbench.leaderboard.site.serve import server
-from smallbench.leaderboard.submission import read_submission
 from tests.leaderboard.pages import local_target, read_pages
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
@@ -146,7 +146,7 @@ def test_each_view_has_its_own_page_and_order(pages, site, entries):
     written = json.loads((site / "leaderboard.json").read_text())["views"]
     for view, name in (("robust", "index.html"), ("paper", "paper.html")):
         expected = sorted(
-            board(entries, view),
+            board_rows(entries, view),
             key=lambda row: (
                 row.view is None, row.view is None and not row.entry.reported.scores
             ),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smallbench.leaderboard.board import board
+from smallbench.leaderboard.board import board_rows
 from smallbench.leaderboard.entry import ENTRY_FILE, entry_to_dict
 from smallbench.leaderboard.evaluation import evaluate_all
 from smallbench.leaderboard.gold import NO_GOLD
@@ -25,13 +25,13 @@ def test_a_row_of_the_paper_is_there_as_the_package_has_it(row):
 def test_every_entry_is_accepted_and_the_papers_are_unranked_in_its_view_only():
     evaluations = evaluate_all(SUBMISSIONS, NO_GOLD)
     assert [e.folder.name for e in evaluations if e.rejected] == []
-    rows = board(evaluations, "paper")
+    rows = board_rows(evaluations, "paper")
     reported = [row for row in rows if row.evaluation.tier == "reported"]
     assert [row.entry.name for row in reported] == [
         "BERT-Base", "ELECTRA-DeBERTa", "ELECTRA", "DeBERTa", "BERT", "RoBERTa"
     ]  # fmt: skip
     assert all(row.rank is None for row in reported)
-    assert not [row for row in board(evaluations, "robust") if row.view is None]
+    assert not [row for row in board_rows(evaluations, "robust") if row.view is None]
 
 
 def test_the_cells_that_no_count_gives_are_flagged():

@@ -17,7 +17,7 @@ import pytest
 from smallbench import retry
 from smallbench.errors import ConfigError, CredentialsError, ExitCode, UnavailableError
 from smallbench.files import sha256_file, temporary_sibling
-from smallbench.storage import s3
+from smallbench.storage import open_storage, s3
 from smallbench.storage.base import (
     AlreadyExistsError,
     NotFoundError,
@@ -25,7 +25,6 @@ from smallbench.storage.base import (
     check_path,
     is_remote,
     join,
-    open_storage,
 )
 from smallbench.storage.config import StorageConfig
 from tests.servers.proxy import Answer
@@ -243,7 +242,7 @@ def test_what_looks_like_a_url_is_one_or_is_refused(url: str, tmp_path: Path, mo
 
 def test_boto3_is_imported_only_where_it_is_used() -> None:
     program = (
-        "import sys; from smallbench.storage.base import open_storage; open_storage('x').list(); "
+        "import sys; from smallbench.storage import open_storage; open_storage('x').list(); "
         "print(any(m.startswith('boto') for m in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

@@ -15,8 +15,8 @@ import pytest
 
 from smallbench import retry
 from smallbench.errors import CredentialsError, UnavailableError
-from smallbench.storage import s3
-from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, open_storage
+from smallbench.storage import open_storage, s3
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
 from smallbench.storage.s3 import S3Storage
 from tests.servers.proxy import (
     Answer,

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from smallbench.checkpoints.store import CheckpointStore
+from smallbench.checkpoints.state import random_state
 
 from smallbench.config import override_all
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.recipes import RECIPES
 from smallbench.train.batches import CorruptedRows
 from smallbench.train.budget import Budget
-from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.engines import EngineChoice, build_engine
 from smallbench.train.memory_trace import random_rows, stand_in_objective
 from smallbench.train.precision import choose_precision
 from smallbench.train.processes import join_processes
-from smallbench.train.randomness import random_state
 from smallbench.train.trainer import Callback, Trainer
 
 CPU = torch.device("cpu")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.errors import ConfigError, DataError, DivergedError, InterruptedRunError
 from smallbench.export.huggingface import export
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import CosineSchedule, MuonConfig
 from smallbench.train.pretrain import pretrain
 from tests.train.test_pretrain import StopAfter, outcome, tiny

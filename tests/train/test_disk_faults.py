@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import ExitCode
-from smallbench.train.checkpoint import CheckpointStore
 from tests.train.test_kills import VALUES
 from tests.train.test_pretrain import outcome
 

@@ -14,6 +14,9 @@ import time
 import pytest
 
 from smallbench import retry
+from smallbench.checkpoints import store as checkpoint_module
+from smallbench.checkpoints.remote_run import RemoteRun
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import (
     CredentialsError,
     DataError,
@@ -25,16 +28,12 @@ from smallbench.errors import (
 )
 from smallbench.files import read_json
 from smallbench.stop import NEVER, SignalStop, Stop
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train import checkpoint as checkpoint_module
-from smallbench.train import pretrain as pretrain_module
-from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import DurabilityConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.pretrain import pretrain
-from smallbench.train.remote import RemoteRun
 from tests.servers.proxy import Answer, CutRequest, CutResponse, Gone, Stall
 from tests.train.test_kills import VALUES, forked, status_of
 from tests.train.test_pretrain import StopAfter, outcome, tiny
@@ -44,18 +43,8 @@ LAST = VALUES["train__max_steps"]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
     monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(retry, "LONGEST_PAUSE_SECONDS", 0.5)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(corpus, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("uninterrupted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
-        pretrain(tiny(**VALUES), data=corpus, run_dir=run_dir)
-    return outcome(run_dir)
 
 
 def on_s3(bucket, **values):
@@ -299,7 +288,7 @@ def test_no_time_for_a_save_is_143_and_tries_none(corpus, tmp_path, uninterrupte
         stop = Stop(stop.asked, lambda: left)
         pretrain(tiny(**VALUES), data=corpus, run_dir=tmp_path, stop=stop)
 
-    with pytest.raises(UnsavedError, match="continues from step 3") as caught:
+    with pytest.raises(UnsavedError, match="resumes from step 3") as caught:
         run_with(0.0, stop=StopAfter(5))
     assert caught.value.exit_code == ExitCode.SIGTERM
     assert CheckpointStore(tmp_path).steps() == [3]

@@ -11,13 +11,12 @@ import time
 import pytest
 import torch
 
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.config import to_dict
 from smallbench.errors import ConfigError, InterruptedRunError, UnavailableError
 from smallbench.files import write_json
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train import machine as machine_module
-from smallbench.train import pretrain as pretrain_module
-from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import TrainConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.engines import EngineChoice, choose_engine
@@ -25,13 +24,6 @@ from smallbench.train.memory import is_out_of_memory
 from smallbench.train.pretrain import pretrain
 from smallbench.train.processes import Processes
 from tests.train.test_pretrain import StopAfter, outcome, tiny
-
-
-@pytest.fixture(autouse=True)
-def _no_measuring(monkeypatch):
-    """Half a second for each run, and nothing that the laws are about."""
-    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
-
 
 OFFLOADED = {"train__engine": "deepspeed", "train__offload": "optimizer"}
 

@@ -16,16 +16,15 @@ import pytest
 import torch
 from botocore.httpsession import URLLib3Session
 
+from smallbench.checkpoints import store as checkpoint_module
+from smallbench.checkpoints.remote_run import RemoteRun
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.files import read_json
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.storage.s3 import PART_BYTES
-from smallbench.train import checkpoint as checkpoint_module
-from smallbench.train import pretrain as pretrain_module
-from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import DurabilityConfig
 from smallbench.train.pretrain import pretrain
-from smallbench.train.remote import RemoteRun
 from tests.train.test_pretrain import outcome, tiny
 
 VALUES = {
@@ -53,12 +52,6 @@ OPERATIONS = [
     (LocalStorage, "delete"),
 ]
 """What the protocol consists of, on the disk and in the storage."""
-
-
-@pytest.fixture(autouse=True)
-def _no_measuring(monkeypatch):
-    """Half a second for each run, and nothing that the laws are about."""
-    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
 
 
 def run(corpus, folder, name="run"):
@@ -114,15 +107,6 @@ def killing_at(number, *, after, action, operations=OPERATIONS):
         action()
 
     return patched
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(corpus, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("uninterrupted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
-        pretrain(tiny(**VALUES), data=corpus, run_dir=run_dir)
-    return outcome(run_dir)
 
 
 def assert_nothing_is_left(folder):
@@ -188,9 +172,7 @@ NUM_REQUESTS = 80
 def larger(corpus, tmp_path_factory):
     """An uninterrupted run whose checkpoints travel in several parts."""
     run_dir = tmp_path_factory.mktemp("larger")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
-        pretrain(tiny(**LARGER), data=corpus, run_dir=run_dir)
+    pretrain(tiny(**LARGER), data=corpus, run_dir=run_dir)
     assert (CheckpointStore(run_dir).newest().directory / "engine.pt").stat().st_size > PART_BYTES
     return outcome(run_dir)
 

@@ -76,7 +76,7 @@ def test_compiled_equals_eager(family, corpus, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_both_networks_are_watched(corpus, tmp_path):
+def test_both_networks_are_watched(corpus, tmp_path, drawn):
     pretrain(small("electra", train__max_steps=6), data=corpus, run_dir=tmp_path)
     records = read_metrics(tmp_path / "metrics.jsonl")
     held_out = [r for r in records if r["event"] == "eval"][-1]

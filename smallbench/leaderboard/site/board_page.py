@@ -6,18 +6,16 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.board import BOARDS, BoardName
 from smallbench.leaderboard.entry import LOG_FILE, TIERS, Entry, Tier
 from smallbench.leaderboard.reproduce import commands_of
 from smallbench.leaderboard.site import charts
 from smallbench.leaderboard.site.environment import environment_of_site
 from smallbench.leaderboard.site.rows import (
     ARCHITECTURES,
-    BOARDS,
     METRICS,
     OBJECTIVES,
     SIZES,
-    BoardName,
     Row,
 )
 
@@ -30,7 +28,7 @@ TIER_MEANINGS: Mapping[Tier, str] = {
 BUDGETS = ((24, "≤ 1 GPU-day"), (96, "≤ 4 GPU-days"), (168, "≤ 1 GPU-week"))
 """Of GPU-hours; four days is what a system of the paper took on a V100."""
 CAPTIONS: Mapping[str, str] = {
-    "robust": "Entries ranked by protocol robust-v1, best AVG first",
+    "robust": "Entries ranked by one protocol, best AVG first",
     "paper": "Entries by their best dev scores, best AVG first",
 }
 MAX_NEWS = 110
@@ -50,6 +48,7 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
     strips = charts.Strips.of(shown)
     return {
         "tab": tab,
+        "tasks": tab.tasks,
         "boards": BOARDS,
         "view": tab.view,
         "rows": found,
@@ -58,7 +57,7 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
         "strips": strips and _Strips(strips),
         "best": {
             name: max((row.cells[name].score for row in shown if name in row.cells), default=None)
-            for name in TASKS
+            for name in tab.tasks
         },
         "note_list": note_list,
         "notes": {row.slug: [numbers[note] for note in row.entry.notes] for row in shown},
@@ -74,7 +73,7 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
         "news": {row.slug: _news(row.entry) for row in shown},
         "cards": {row.gpu for row in shown if row.gpu},
         "charts": [chart for key in charts.COSTS if (chart := charts.scatter(shown, key))],
-        "by_task": charts.by_task(shown[:NUM_COMPARED_ROWS]),
+        "by_task": charts.by_task(shown[:NUM_COMPARED_ROWS], tab.tasks),
         "records": charts.records(found),
         "record_chart": charts.record_chart(found),
         "data": {
@@ -82,7 +81,7 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
             "tasks": [
                 {"key": name, "column": task.column, "title": task.title,
                  "metric": METRICS[task.ranking_metric]}
-                for name, task in TASKS.items()
+                for name, task in tab.tasks.items()
             ],
             "rows": [
                 row.as_dict()

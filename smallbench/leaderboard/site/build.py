@@ -20,6 +20,7 @@ from smallbench.errors import DataError, UsageError
 from smallbench.files import temporary_sibling
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import site
+from smallbench.leaderboard.board import BOARDS, BoardName
 from smallbench.leaderboard.entry import (
     schema,
 )
@@ -30,7 +31,7 @@ from smallbench.leaderboard.site import charts, exports
 from smallbench.leaderboard.site.board_page import board_page
 from smallbench.leaderboard.site.entry_page import copy_files, entry_page
 from smallbench.leaderboard.site.environment import environment_of_site
-from smallbench.leaderboard.site.rows import BOARDS, METRICS, BoardName, Row, rows
+from smallbench.leaderboard.site.rows import METRICS, Row, rows
 from smallbench.leaderboard.text import show
 
 if TYPE_CHECKING:
@@ -187,8 +188,7 @@ def _write(
     }
     for name in BOARDS:
         newest = max((row.entry.date for row in views[name]), default=None)
-        title = BOARDS[name].title
-        texts[f"{name}.tex"] = exports.latex_text(views[name], title=title, newest=newest)
+        texts[f"{name}.tex"] = exports.latex_text(views[name], BOARDS[name], newest=newest)
     if site_url is not None:
         texts["feed.xml"] = exports.atom_text(views, site_url=site_url)
     for name, text in texts.items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from smallbench.glue.tasks import TASKS, Task
+from smallbench.glue.tasks import Task
 from smallbench.leaderboard.site.rows import Row, Usage
 from smallbench.leaderboard.statistics import Interval
 from smallbench.report.runs import Series
@@ -149,10 +149,12 @@ def loss_curve(points: Sequence[tuple[float, float]]) -> Chart | None:
     )
 
 
-def by_task(rows: Sequence[Row]) -> list[tuple[Task, list[tuple[Row, str, str]]]]:
+def by_task(
+    rows: Sequence[Row], tasks: Mapping[str, Task]
+) -> list[tuple[Task, list[tuple[Row, str, str]]]]:
     """Each task's scores of a few rows side by side: paths of intervals and dots on one scale."""
     found = []
-    for name, task in TASKS.items():
+    for name, task in tasks.items():
         cells = [(row, row.cells[name]) for row in rows if name in row.cells]
         if not cells:
             continue

@@ -10,7 +10,8 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard.site.rows import BoardName, Row
+from smallbench.leaderboard.board import Board, BoardName
+from smallbench.leaderboard.site.rows import Row
 
 SCHEMA_VERSION = 1
 ATOM = "http://www.w3.org/2005/Atom"
@@ -62,12 +63,12 @@ def _inert(value: Any) -> Any:
     return f"'{value}" if is_formula else value
 
 
-def latex_text(rows: Sequence[Row], *, title: str, newest: str | None) -> str:
-    """A board as a LaTeX table (booktabs): ranks, AVG with its interval, tasks."""
-    columns = [task.column for task in TASKS.values()]
+def latex_text(rows: Sequence[Row], tab: Board, *, newest: str | None) -> str:
+    """Return a board as a LaTeX table (booktabs): ranks, AVG with its interval, tasks."""
+    columns = [task.column for task in tab.tasks.values()]
     lines = [
         r"\begin{table}",
-        rf"\caption{{Small-Bench NLP, {_latex(title)}, entries up to {newest or 'none'}.}}",
+        rf"\caption{{Small-Bench NLP, {_latex(tab.title)}, entries up to {newest or 'none'}.}}",
         r"\begin{tabular}{ll" + "r" * (len(columns) + 2) + "}",
         r"\toprule",
         " & ".join(["Rank", "Model", "Params", "AVG (95\\,\\% interval)", *columns]) + r" \\",
@@ -77,7 +78,7 @@ def latex_text(rows: Sequence[Row], *, title: str, newest: str | None) -> str:
         average = "--" if row.average is None else f"{row.average:.2f}"
         if row.interval is not None:
             average += f" ({row.interval.low:.1f}--{row.interval.high:.1f})"
-        cells = [f"{row.cells[n].score:.1f}" if n in row.cells else "--" for n in TASKS]
+        cells = [f"{row.cells[n].score:.1f}" if n in row.cells else "--" for n in tab.tasks]
         rank = "--" if row.rank is None else str(row.rank).replace("–", "--")
         size = f"{row.entry.model.num_parameters / 1e6:.1f}M"
         words = [rank, _latex(row.entry.name), size, average, *cells]

@@ -12,13 +12,12 @@ from typing import Any
 
 from smallbench.glue.tasks import TASKS, Task
 from smallbench.gpus import gpu_of_device
-from smallbench.leaderboard.board import BoardRow, board
+from smallbench.leaderboard.board import BoardName, BoardRow, board_rows
 from smallbench.leaderboard.entry import Entry, Tier
 from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.ranking import RankRange
-from smallbench.leaderboard.scores import TaskScore, ViewName
+from smallbench.leaderboard.scores import TaskScore
 from smallbench.leaderboard.statistics import Interval
-from smallbench.leaderboard.tracks import TRACKS
 
 METRICS = {
     "matthews": "Matthews correlation",
@@ -28,35 +27,6 @@ METRICS = {
     "f1": "F1",
 }
 """How a reader calls them."""
-
-BoardName = str
-"""`robust` (the first track), another track's name, or `paper`."""
-
-
-@dataclass(frozen=True)
-class Board:
-    """A tab of the site: a view, of the entries that a track admits."""
-
-    name: BoardName
-    view: ViewName
-    title: str
-    page: str
-    rule: str
-    track: str | None
-
-
-def _boards() -> dict[BoardName, Board]:
-    found = {}
-    for number, track in enumerate(TRACKS.values()):
-        name = track.name if number else "robust"
-        found[name] = Board(name, "robust", track.title, track.page, track.rule, track.name)
-    rule = "best dev score of all trials, and scores reported elsewhere"
-    found["paper"] = Board("paper", "paper", "Best dev scores", "paper.html", rule, None)
-    return found
-
-
-BOARDS: Mapping[BoardName, Board] = _boards()
-"""In the order of the tabs."""
 
 OBJECTIVES = {"masked_lm": "masked tokens", "replaced_token": "replaced tokens"}
 SHORT_OBJECTIVES = {"masked_lm": "MLM", "replaced_token": "RTD"}
@@ -243,8 +213,7 @@ class Row:
 
 def rows(evaluations: Sequence[Evaluation], name: BoardName) -> list[Row]:
     """The rows of a tab in the board's order, reported ones last."""
-    tab = BOARDS[name]
-    found = [_row(one) for one in board(evaluations, tab.view, track=tab.track)]
+    found = [_row(one) for one in board_rows(evaluations, name)]
     # A reference of which only AVG is known comes last.
     return sorted(found, key=lambda row: (row.tier == "reported", not row.cells))
 

@@ -28,6 +28,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from smallbench.checkpoints.manifest import (
+    METRICS,
+    DamagedError,
+    OtherVersionError,
+    attempt_name,
+    check_file,
+    parse_manifest,
+    sealed,
+    step_name,
+    step_of,
+)
+from smallbench.checkpoints.retention import Retention
+from smallbench.checkpoints.state import load_distinct, restore_random_state
+from smallbench.checkpoints.tensor_file import save_tensors
 from smallbench.errors import ConflictError, DataError, UnavailableError
 from smallbench.files import (
     sha256_file,
@@ -39,21 +53,6 @@ from smallbench.files import (
 )
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
 from smallbench.storage.local import UNFINISHED, LocalStorage
-from smallbench.train.manifest import (
-    METRICS,
-    DamagedError,
-    OtherVersionError,
-    attempt_name,
-    check_file,
-    parse_manifest,
-    sealed,
-    step_name,
-    step_of,
-)
-from smallbench.train.randomness import restore_random_state
-from smallbench.train.retention import Retention
-from smallbench.train.tensor_file import save_tensors
-from smallbench.train.weights import load_distinct
 
 FILES_AT_ONCE = 2
 """Of an upload: while one is begun or ended, which are requests that carry nothing, the other one's
@@ -85,7 +84,10 @@ class Checkpoint:
         """Optimizer and loss scale."""
         state: dict[str, Any] = torch.load(
             # Mapped, not read: whoever takes the state makes the only copy of it.
-            self.directory / "engine.pt", weights_only=True, map_location="cpu", mmap=True
+            self.directory / "engine.pt",
+            weights_only=True,
+            map_location="cpu",
+            mmap=True,
         )
         return state
 

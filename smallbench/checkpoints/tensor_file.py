@@ -42,4 +42,4 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         stream.write(text)
         for name in names:
             content = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            stream.write(content.numpy())
+            stream.write(content.numpy().data)

@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from smallbench.errors import ConfigError, ConflictError, DataError
-from smallbench.files import exclusive_lock
-from smallbench.storage.base import NotFoundError, Storage, is_remote, open_storage
-from smallbench.storage.config import StorageConfig
-from smallbench.storage.local import LocalStorage
-from smallbench.train.checkpoint import (
+from smallbench.checkpoints.lease import RunLease
+from smallbench.checkpoints.manifest import METRICS, DamagedError, step_name
+from smallbench.checkpoints.record import LOCK_NAME, RECORD_NAME, parse_record
+from smallbench.checkpoints.remote_run import RemoteRun
+from smallbench.checkpoints.retention import Retention
+from smallbench.checkpoints.store import (
     CheckpointStore,
     newest_checkpoint,
     restore_metrics,
 )
-from smallbench.train.lease import RunLease
-from smallbench.train.manifest import METRICS, DamagedError, step_name
-from smallbench.train.record import LOCK_NAME
-from smallbench.train.remote import RemoteRun
-from smallbench.train.retention import Retention
-from smallbench.train.run_record import RECORD_NAME, parse_record
+from smallbench.errors import ConfigError, ConflictError, DataError
+from smallbench.files import exclusive_lock
+from smallbench.storage import open_storage
+from smallbench.storage.base import NotFoundError, Storage, is_remote
+from smallbench.storage.config import StorageConfig
+from smallbench.storage.local import LocalStorage
 
 
 def open_run(url: str, config: StorageConfig) -> Storage:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from smallbench.train.tensor_file import save_tensors
+from smallbench.checkpoints.tensor_file import save_tensors
 
 
 def test_the_file_is_what_safetensors_would_write_byte_for_byte(tmp_path):

@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from smallbench.checkpoints.manifest import attempt_name
 from smallbench.errors import ConflictError, UnavailableError, UnsavedError
 from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, get_json
-from smallbench.train.manifest import attempt_name
 
 LEASE = "lease.json"
 
