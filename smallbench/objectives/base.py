@@ -39,6 +39,8 @@ class Objective(nn.Module, ABC):
 
     weights: Mapping[str, float]
     """Term → its weight in the loss."""
+    initial_loss_scale = 2.0**16
+    """Of fp16's gradients; PyTorch's default."""
 
     @abstractmethod
     def num_targets(self, batch: Batch) -> Mapping[str, int]:

@@ -175,6 +175,11 @@ class TrainConfig:
         False,
         help="torch.compile the objective; needs a C++ compiler or Triton",
     )
+    deterministic: bool = option(
+        False,
+        help="only kernels that add in the same order each time: exact resume on GPUs also for "
+        "rows longer than 128 tokens, slower",
+    )
     engine: Literal["auto", "torch", "deepspeed"] = option(
         "auto", help="what computes the steps; auto: torch unless something must be offloaded"
     )
@@ -385,6 +390,7 @@ RESUMABLE_KEYS = frozenset(
         "offload",
         "zero_stage",
         "checkpoint_activations",
+        "deterministic",
         "max_nonfinite_steps",
     )
 )

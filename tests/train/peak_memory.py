@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from smallbench.checkpoints.store import CheckpointStore
-from smallbench.checkpoints.state import random_state
 
+from smallbench.checkpoints.state import random_state
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.config import override_all
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.recipes import RECIPES

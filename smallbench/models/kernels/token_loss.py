@@ -74,7 +74,12 @@ def sample(weights_MV: Tensor, uniforms_M: Tensor) -> Tensor:
 
     Inverts the distribution function at `uniforms_M` in [0, 1).
     """
+    is_strict = torch.are_deterministic_algorithms_enabled()
+    if is_strict:  # CUDA's scan of each row is deterministic, but PyTorch refuses every float one
+        torch.use_deterministic_algorithms(False)
     cumulated_MV = weights_MV.cumsum(dim=-1)
+    if is_strict:
+        torch.use_deterministic_algorithms(True)
     heights_M1 = uniforms_M[:, None] * cumulated_MV[:, -1:]  # rounding: not quite 1
     columns_M = torch.searchsorted(cumulated_MV, heights_M1, right=True).squeeze(1)
     return columns_M.clamp(max=weights_MV.shape[1] - 1)
