@@ -21,6 +21,8 @@ __all__ = ["browser", "ceph", "ceph_bucket", "moto", "moto_bucket", "proxy", "s3
 # last bits, depends on the number of threads.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# DeepSpeed keeps the first accelerator of a process: tests of GPUs use processes of their own.
+os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
 for name in [n for n in os.environ if n.startswith("SMALLBENCH_")]:
     if not name.startswith("SMALLBENCH_TEST_"):
