@@ -253,8 +253,9 @@ def _reproduce(options: Options) -> None:
     from smallbench.leaderboard import reproduce
     from smallbench.leaderboard.assemble import Author, write_new_entry
     from smallbench.leaderboard.evaluation import evaluate_each
+    from smallbench.leaderboard.finding import Rejected
+    from smallbench.leaderboard.folder import read_submission
     from smallbench.leaderboard.gold import read_gold
-    from smallbench.leaderboard.submission import Rejected, read_submission
 
     assert options.entry is not None
     assert options.glue is not None

@@ -26,7 +26,8 @@ from smallbench.glue.results import RESULT_FILE, read_predictions, read_run
 from smallbench.glue.samples import write_sample_glue
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.entry import ENTRY_FILE, LOG_FILE, RUNS_FILE
-from smallbench.leaderboard.submission import Rejected, parse_submission, read_files
+from smallbench.leaderboard.finding import Rejected
+from smallbench.leaderboard.folder import parse_submission, read_files
 from smallbench.recipes import RECIPES
 from tests.glue.runs import run_of
 from tests.glue.test_results import write

@@ -52,8 +52,9 @@ from smallbench.leaderboard.entry import (
     predictions_path,
     write_entry,
 )
+from smallbench.leaderboard.finding import Rejected
+from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.scores import PAPER
-from smallbench.leaderboard.submission import Rejected, read_submission
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.run_record import RECORD_NAME, read_record
 
@@ -426,11 +427,12 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
                     f"the GLUE runs mix {key} {different[key][0]!r} and {different[key][1]!r}; an "
                     "entry has one setting for all tasks"
                 )
-    chosen = {}
+    chosen, rows = {}, {}
     for name in TASKS:
         choice = [run for run in _of(runs, name) if run.settings.split == CHOICE]
         if choice:
             chosen[name] = chosen_rate(choice)
+            rows[name] = choice[0].data_sha256.get(CHOICE, "")
     counted = [
         run.settings
         for run in runs
@@ -441,6 +443,7 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
         protocol=_protocol(counted, chosen),
         learning_rates=tuple(sorted({run.settings.learning_rate for run in runs})),
         chosen=chosen,
+        choice_sha256={name: sha256 for name, sha256 in rows.items() if sha256},
         num_trials=max(len(_dev(runs, name)) for name in TASKS),
         **{key: first[key] for key in SHARED_SETTINGS},
     )
@@ -457,10 +460,10 @@ def _protocol(counted: Sequence[RunSettings], chosen: Mapping[str, float]) -> st
 
 
 def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun], dict[str, bytes]]:
-    """A line for each run on dev, and its files; runs on the choice's split stay at home."""
+    """Return a line for each run on dev or on the choice's part of train, and its files."""
     stored, content = [], {}
     for name, task in TASKS.items():
-        for run in _dev(runs, name):
+        for run in _of(runs, name):
             s = run.settings
             trial: dict[str, Any] = {
                 "learning_rate": s.learning_rate,
@@ -468,13 +471,13 @@ def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun]
                 "epochs": s.epochs,
             }
             paths = {}
-            for split in task.dev_splits:
+            for split in s.scored_splits:
                 path = predictions_path(name, split=split, **trial)
                 values = read_predictions(run_directory(glue, s), task, split)
                 content[path] = predictions_bytes(task, values)
                 paths[split] = path
             stored.append(StoredRun(task=name, predictions=paths, **trial))
-    if not stored:
+    if not any("dev" in run.predictions for run in stored):
         raise DataError(f"{glue} has no run that was scored on dev yet")
     return stored, content
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from smallbench.errors import DataError
 from smallbench.leaderboard.entry import ENTRY_FILE, LOG_FILE, PREDICTIONS_FOLDER, RUNS_FILE
 from smallbench.leaderboard.evaluation import VERIFIED_FILE
-from smallbench.leaderboard.submission import PREDICTIONS_NAME
+from smallbench.leaderboard.folder import PREDICTIONS_NAME
 from smallbench.leaderboard.text import show
 
 ROOT = "submissions"

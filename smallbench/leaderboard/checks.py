@@ -21,9 +21,9 @@ from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard import claims, log_check
 from smallbench.leaderboard.compute import count_parameters
 from smallbench.leaderboard.finding import Finding, Found
+from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Labels
 from smallbench.leaderboard.scores import RunScores, tasks_of, unranked_reasons
-from smallbench.leaderboard.submission import Submission
 from smallbench.leaderboard.text import MARKUP, show
 from smallbench.leaderboard.tracks import encoder_of, flops_of, logged_flops, protocol_of
 
@@ -378,6 +378,7 @@ CHECKS: Mapping[str, Check] = {
     "rows": _rows,
     "seeds": _seeds,
     "protocol": _protocol,
+    "choice": claims.choice,
     "metrics": _metrics,
     "splits": claims.splits,
 }

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from smallbench.glue.choice import CHOICE
+from smallbench.glue.metrics import compute_metrics
+from smallbench.glue.protocols import CHOICE_SEED
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard.entry import PEAK_KEY
+from smallbench.leaderboard.entry import PEAK_KEY, StoredRun
 from smallbench.leaderboard.finding import Found
+from smallbench.leaderboard.folder import Submission
+from smallbench.leaderboard.gold import Labels
 from smallbench.leaderboard.scores import RunScores
-from smallbench.leaderboard.submission import Submission
 from smallbench.leaderboard.tracks import TRACKS, highest, protocol_of, tracks_of
 
 FIRST_DATE = "2021-09-22"
@@ -84,6 +90,50 @@ def splits(submission: Submission, scores: RunScores) -> Found:
                 f"{metrics[task.ranking_metric]:.1f}: one of them is noise",
             )
             return
+
+
+def choice(submission: Submission, scores: RunScores) -> Found:
+    """The learning rate that was chosen on a part of train, computed again from the predictions."""
+    entry = submission.entry.measured
+    protocol = protocol_of(entry)
+    for name, rate in entry.finetune.chosen.items() if protocol else ():
+        assert protocol is not None
+        runs = [run for run in submission.choices if run.task == name]
+        known = scores.gold.choices.get(name)
+        settings = {(run.seed, run.epochs) for run in runs}
+        if (
+            tuple(sorted(run.learning_rate for run in runs)) != protocol.learning_rates
+            or settings != {(CHOICE_SEED, protocol.epochs(TASKS[name]))}
+        ):  # fmt: skip
+            yield "not done", f"{name}: the predictions that chose its learning rate are not here"
+        elif known is None:
+            yield "not done", f"{name}: no labels of the rows of train that chose its learning rate"
+        elif entry.finetune.choice_sha256.get(name) != known.sha256:
+            yield "not done", f"{name}: its learning rate was chosen on other rows of train"
+        else:
+            yield from _best_rate(submission, runs, rate, known.labels)
+
+
+def _best_rate(
+    submission: Submission, runs: Sequence[StoredRun], chosen: float, labels: Labels
+) -> Found:
+    """The chosen rate has the best score, up to a last bit."""
+    task, found = TASKS[runs[0].task], {}
+    for run in runs:
+        path = run.predictions[CHOICE]
+        values = submission.predictions[path]
+        if len(values) != len(labels):
+            yield "rejected", f"{path} has {len(values):,} rows, expected {len(labels):,}"
+            return
+        metrics = compute_metrics(task, values, labels)
+        found[run.learning_rate] = 100 * metrics[task.ranking_metric]
+    rate = max(found, key=lambda rate: found[rate])
+    if found.get(chosen, -100.0) < found[rate] - 1e-9:
+        yield (
+            "rejected",
+            f"{task.name}: learning rate {chosen:g} was chosen, but {rate:g} has the best score "
+            f"({found[rate]:.2f}) on the part of train that chooses",
+        )
 
 
 def track(submission: Submission, scores: RunScores) -> Found:

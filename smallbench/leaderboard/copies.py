@@ -12,15 +12,11 @@ from numpy.typing import NDArray
 
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.entry import Entry
-from smallbench.leaderboard.finding import Finding
-from smallbench.leaderboard.submission import (
+from smallbench.leaderboard.finding import Finding, Rejected
+from smallbench.leaderboard.folder import list_files, parse_submission, read_bytes, read_files
+from smallbench.leaderboard.predictions import (
     MAX_LINE_BYTES,
     MAX_PREDICTIONS_BYTES,
-    Rejected,
-    list_files,
-    parse_submission,
-    read_bytes,
-    read_files,
     trailer,
     unpack,
 )

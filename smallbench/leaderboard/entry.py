@@ -16,7 +16,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -174,6 +174,8 @@ class Finetune:
     clip_norm: float
     precision: str
     model_sha256: str
+    choice_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Task to the hash of the rows of train that chose its rate."""
     pooling: str | None = None
     """`first`, `mean` or `max` under the head that all encoders share; None: the model's own."""
 
@@ -258,7 +260,7 @@ class StoredRun:
     seed: int
     epochs: int
     predictions: Mapping[str, str]
-    """Dev split to its file below the entry's folder."""
+    """Dev split, or `choice`, to its file below the entry's folder."""
     pretraining_seed: int | None = None
     """If the entry measures several pretrainings of its recipe; None: `pretrain.seed`."""
 

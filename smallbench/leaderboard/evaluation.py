@@ -25,7 +25,8 @@ from threadpoolctl import threadpool_limits
 from smallbench import files
 from smallbench.errors import DataError
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard import statistics, submission
+from smallbench.leaderboard import folder as reading
+from smallbench.leaderboard import statistics
 from smallbench.leaderboard.checks import run_checks
 from smallbench.leaderboard.copies import (
     Answers,
@@ -36,8 +37,16 @@ from smallbench.leaderboard.copies import (
     shared_evidence,
 )
 from smallbench.leaderboard.entry import ENTRY_FILE, Entry, Tier, entry_from_dict, entry_to_dict
-from smallbench.leaderboard.finding import Finding
-from smallbench.leaderboard.gold import Gold, labels_sha256
+from smallbench.leaderboard.finding import Finding, Rejected
+from smallbench.leaderboard.folder import (
+    chosen_tasks,
+    fingerprint,
+    parse_json,
+    parse_submission,
+    read_bytes,
+    read_files,
+)
+from smallbench.leaderboard.gold import Gold, labels_sha256, with_choices
 from smallbench.leaderboard.guard import LIMITS, Failure, Limits, call_each
 from smallbench.leaderboard.scores import (
     RunScores,
@@ -48,14 +57,6 @@ from smallbench.leaderboard.scores import (
     robust_view,
 )
 from smallbench.leaderboard.statistics import Interval
-from smallbench.leaderboard.submission import (
-    Rejected,
-    fingerprint,
-    parse_json,
-    parse_submission,
-    read_bytes,
-    read_files,
-)
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.tracks import tracks_of
 
@@ -146,8 +147,9 @@ def evaluate_each(
     def one(folder: Path) -> Evaluation:
         return evaluate(folder, gold, cache=cache)
 
+    gold = with_choices(gold, chosen_tasks(folders), cache=cache)
     with threadpool_limits(1):  # a process for each core; threads would only be in their way
-        submission.prepare()
+        reading.prepare()
         statistics.prepare(gold.labels)
         found = call_each(one, folders, limits=limits)
     return [
@@ -305,7 +307,8 @@ def _gold_key(gold: Gold) -> str:
         for name, splits in gold.labels.items()
         for split, labels in splits.items()
     ]
-    return "\n".join([*parts, *sorted(gold.pinned), str(gold.is_sample)])
+    choices = [f"{name} {choice.sha256}" for name, choice in sorted(gold.choices.items())]
+    return "\n".join([*parts, *choices, *sorted(gold.pinned), str(gold.is_sample)])
 
 
 def _write(path: Path, evaluation: Evaluation) -> None:

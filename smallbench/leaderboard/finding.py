@@ -20,3 +20,12 @@ class Finding:
 
 Found = Iterator[tuple[Verdict, str]]
 """What a check yields; nothing is a pass."""
+
+
+class Rejected(ValueError):  # noqa: N818 - a verdict, not a fault of ours
+    """The folder cannot be an entry; `check` is which of the checks says so."""
+
+    def __init__(self, check: str, reason: str) -> None:
+        super().__init__(reason)
+        self.check = check
+        self.reason = reason

@@ -8,18 +8,22 @@ a task without a hash are used and flagged.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smallbench import files
 from smallbench.errors import DataError
+from smallbench.glue.choice import CHOICE, choice_rows
 from smallbench.glue.official import PINS, order_difference, split_difference
 from smallbench.glue.readers import (
     HUB,
+    HUB_REVISION,
     SAMPLE_MARKER,
     Examples,
     load_task,
@@ -33,6 +37,15 @@ Labels = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
+class Choice:
+    """The part of a task's train split that chooses the learning rate (`glue.choice`)."""
+
+    sha256: str
+    """Of the rows, in their order."""
+    labels: Labels
+
+
+@dataclass(frozen=True, eq=False)
 class Gold:
     """Labels by task and dev split."""
 
@@ -41,6 +54,10 @@ class Gold:
     """Tasks whose labels are known to be the official ones."""
     is_sample: bool = False
     """Whether they are of generated stand-ins; scores on them say nothing about GLUE."""
+    source: str | None = None
+    """Where the rest of GLUE can be read: a folder or `hub`."""
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    """Task to the rows of train that choose a learning rate; those that `with_choices` read."""
 
     def has(self, task: str) -> bool:
         """Whether predictions of this task can be scored."""
@@ -86,7 +103,55 @@ def read_gold(source: str | Path) -> Gold:
         name: {split: _labels(examples.labels) for split, examples in splits.items()}
         for name, splits in found.items()
     }
-    return Gold(labels, frozenset(name for name in found if name in known), is_sample)
+    pinned = frozenset(name for name in found if name in known)
+    return Gold(labels, pinned, is_sample, source=str(source))
+
+
+def with_choices(gold: Gold, tasks: Collection[str], *, cache: Path | None = None) -> Gold:
+    """Return `gold` with the labels of the choice's rows of these tasks, if it has their train.
+
+    Reading a large train split takes seconds, so `cache` keeps what was found by the file's hash.
+    """
+    if gold.source is None:
+        return gold
+    choices = dict(gold.choices)
+    for name in sorted({*tasks} - choices.keys()):
+        task = TASKS[name]
+        file = Path(gold.source) / task.directory / task.split("train").file
+        if gold.source == HUB:
+            key = f"{HUB}-{HUB_REVISION}"
+        elif file.is_file():
+            with file.open("rb") as stream:
+                key = hashlib.file_digest(stream, "sha256").hexdigest()
+        else:
+            continue
+        kept = None if cache is None else cache / f"choice-{name}-{key}.npz"
+        choices[name] = (kept and _kept(kept)) or _read_choice(task, gold.source, file, kept)
+    return replace(gold, choices=choices)
+
+
+def _kept(path: Path) -> Choice | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return Choice(str(stored["sha256"]), stored["labels"])
+    except (OSError, ValueError, KeyError, BadZipFile):
+        return None  # missing or damaged: read again and replaced
+
+
+def _read_choice(task: Task, source: str, file: Path, kept: Path | None) -> Choice:
+    if source == HUB:
+        train = load_task(task, source).splits["train"]
+    else:
+        train = read_tsv(task, task.split("train"), file)
+    rows = train.take(choice_rows(train)[CHOICE], split=CHOICE)
+    found = Choice(rows.sha256, _labels(rows.labels))
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = files.temporary_sibling(kept)
+        with temporary.open("wb") as stream:
+            np.savez(stream, sha256=np.array(found.sha256), labels=found.labels)
+        temporary.replace(kept)
+    return found
 
 
 def _require_official(task: Task, dev: Mapping[str, Examples], source: str | Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from smallbench.leaderboard.entry import FLOPS_KEY, link
 from smallbench.leaderboard.finding import Found
+from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.scores import RunScores
-from smallbench.leaderboard.submission import Submission
 
 PERCENT = 0.01
 

@@ -18,7 +18,7 @@ from smallbench.errors import DataError
 from smallbench.leaderboard.board import compare
 from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.evaluation import Evaluation
-from smallbench.leaderboard.submission import Submission
+from smallbench.leaderboard.folder import Submission
 
 MAX_LOSS_DIFFERENCE = 0.05
 """Of the last logged loss: chosen, not measured."""

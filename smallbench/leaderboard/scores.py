@@ -19,6 +19,7 @@ from smallbench.glue.metrics import compute_metrics, is_failed_run
 from smallbench.glue.protocols import PROTOCOLS
 from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import StoredRun
+from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Gold, Labels
 from smallbench.leaderboard.ranking import Scored, failure_rates, score_interval
 from smallbench.leaderboard.statistics import (
@@ -29,7 +30,6 @@ from smallbench.leaderboard.statistics import (
     interval,
     mean_of_runs,
 )
-from smallbench.leaderboard.submission import Submission
 from smallbench.leaderboard.tracks import protocol_of
 
 ViewName = Literal["robust", "paper"]

@@ -15,7 +15,8 @@ import numpy as np
 
 from smallbench import files
 from smallbench.config import digest
-from smallbench.glue.protocols import PROTOCOLS
+from smallbench.glue.metrics import compute_metrics
+from smallbench.glue.protocols import CHOICE_SEED, PROTOCOLS
 from smallbench.glue.readers import SAMPLE_MARKER
 from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
@@ -39,7 +40,7 @@ from smallbench.leaderboard.entry import (
     predictions_path,
     write_entry,
 )
-from smallbench.leaderboard.gold import Gold
+from smallbench.leaderboard.gold import Choice, Gold
 from smallbench.leaderboard.tracks import TRACKS
 from smallbench.models import ARCHITECTURES as MODELS
 
@@ -72,7 +73,17 @@ def synthetic_gold(seed: int = 0, *, scale: float = 1.0) -> Gold:
             else:
                 weights = np.array([0.31, 0.69]) if name in ("cola", "mrpc") else None
                 labels[name][split] = rng.choice(task.num_labels, size, p=weights)
-    return Gold(labels, frozenset(TASKS))
+    choices = {}
+    for number, (name, task) in enumerate(TASKS.items()):
+        size = max(40, round(min(task.split("train").num_rows // 10, 2_000) * scale))
+        own = np.random.default_rng([seed, number])
+        drawn = (
+            own.uniform(0, 5, size)
+            if task.is_regression
+            else own.integers(0, task.num_labels, size)
+        )
+        choices[name] = Choice(hashlib.sha256(drawn.tobytes()).hexdigest(), drawn)
+    return Gold(labels, frozenset(TASKS), choices=choices)
 
 
 def write_gold(folder: Path, gold: Gold) -> None:
@@ -182,6 +193,7 @@ def synthetic_entry(
                 predictions[path] = predictions_bytes(task, values)
                 paths[split] = path
             runs.append(StoredRun(task=name, predictions=paths, **place))
+    _add_choices(runs, predictions, gold, protocol, chosen, seed=seed)
     entry = Entry(
         schema_version=SCHEMA_VERSION,
         slug=slug,
@@ -248,6 +260,7 @@ def synthetic_entry(
             precision="fp16",
             model_sha256=hashlib.sha256(slug.encode()).hexdigest(),
             pooling=protocol.fixed["pooling"],
+            choice_sha256={name: gold.choices[name].sha256 for name in protocol.tasks},
         ),
         provenance=Provenance(
             code_version="0.1.0",
@@ -261,6 +274,22 @@ def synthetic_entry(
         ),
     )
     return Made(entry, runs, predictions, log)
+
+
+def _add_choices(runs, predictions, gold, protocol, chosen, *, seed):
+    """The runs that chose a learning rate: what was chosen has the best score."""
+    rng = np.random.default_rng([seed, 1])
+    for name in protocol.tasks:
+        task, labels = TASKS[name], gold.choices[name].labels
+        made = [answers(name, labels, ability=LEVELS[name][0], rng=rng)
+                for _ in protocol.learning_rates]  # fmt: skip
+        made.sort(key=lambda values: compute_metrics(task, values, labels)[task.ranking_metric])
+        others = [rate for rate in protocol.learning_rates if rate != chosen[name]]
+        for rate, values in zip([*others, chosen[name]], made, strict=True):
+            place = {"learning_rate": rate, "seed": CHOICE_SEED, "epochs": protocol.epochs(task)}
+            path = predictions_path(name, split="choice", **place)
+            predictions[path] = predictions_bytes(task, values)
+            runs.append(StoredRun(task=name, predictions={"choice": path}, **place))
 
 
 def _train_log(rng, *, steps, tokens_per_step, seconds, flops, peak, num_records=400):

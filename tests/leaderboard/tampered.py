@@ -111,7 +111,8 @@ def rerun(folder: Path, change) -> None:
 
 def prediction(folder: Path, task: str, number: int = 0, split: str = "dev") -> Path:
     lines = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
-    return folder / [x for x in lines if x["task"] == task][number]["predictions"][split]
+    found = [x["predictions"] for x in lines if x["task"] == task and split in x["predictions"]]
+    return folder / found[number][split]
 
 
 def retext(path: Path, change) -> None:
@@ -590,10 +591,57 @@ def rate_outside_the_grid(folder):
     rerun(folder, lambda lines: [{**lines[0], "learning_rate": 0.01}, *lines[1:]])
 
 
+def chosen_file(folder: Path, is_best: bool) -> Path:
+    """A file that chose RTE's learning rate: the best, or one of the others."""
+    rate = json.loads((folder / "entry.json").read_text())["finetune"]["chosen"]["rte"]
+    paths = [prediction(folder, "rte", number, "choice") for number in range(4)]
+    return next(path for path in paths if (f"lr-{rate:g}_" in path.name) == is_best)
+
+
+@case("rejected", "choice", r"rte: learning rate .* was chosen, but .* has the best score")
+def rate_chosen_on_dev(folder):
+    best, other = chosen_file(folder, True), chosen_file(folder, False)
+    contents = best.read_bytes(), other.read_bytes()
+    other.write_bytes(contents[0])
+    best.write_bytes(contents[1])
+
+
+@case("not done", "choice", r"rte: the predictions that chose its learning rate are not here")
+def choice_left_out(folder):
+    for number in range(4):
+        prediction(folder, "rte", number, "choice").unlink()
+    rerun(folder, lambda lines: [x for x in lines if x["task"] != "rte" or x["seed"]])
+
+
+@case("not done", "choice", r"rte: the predictions that chose its learning rate are not here")
+def choice_among_fewer_rates(folder):
+    path = chosen_file(folder, False)
+    rerun(folder, lambda lines: [x for x in lines if path.name not in str(x["predictions"])])
+    path.unlink()
+
+
+@case("not done", "choice", r"rte: its learning rate was chosen on other rows of train")
+def choice_on_other_rows(folder):
+    edit(folder, "finetune", "choice_sha256", "rte", to="0123456789abcdef" * 4)
+
+
+@case("rejected", "choice", r"rte_.*choice.tsv.gz has 39 rows, expected 40")
+def choice_with_a_row_missing(folder):
+    retext(chosen_file(folder, True), lambda text: text[: text[:-1].rindex(b"\n") + 1])
+
+
+@case("rejected", "runs", r"rte has \('dev',\)")
+def run_of_dev_and_choice_at_once(folder):
+    rerun(folder, lambda lines: [
+        {**x, "predictions": {**x["predictions"], "choice": "predictions/x.tsv.gz"}}
+        if (x["task"], x["seed"]) == ("rte", 1) else x for x in lines
+    ])  # fmt: skip
+
+
 @case("flagged", "metrics", r"rte is missing, so there is no AVG")
 def task_left_out(folder):
-    for number in range(5):
-        prediction(folder, "rte", number).unlink()
+    for path in (folder / "predictions").glob("rte_*"):
+        path.unlink()
     rerun(folder, lambda lines: [x for x in lines if x["task"] != "rte"])
 
 

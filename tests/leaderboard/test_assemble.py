@@ -85,13 +85,17 @@ def write(out, settings, score=0.5):
     task, rng = TASKS[settings.task], np.random.default_rng(settings.seed)
     splits = settings.scored_splits
     metrics = SplitResult(dict.fromkeys(task.metrics, score), 10, failed=False)
-    result = RunResult(settings, dict.fromkeys(splits, metrics), {"dev": "cd" * 32}, ())
+    choice = GOLD.choices[task.name]
+    hashes = {"dev": "cd" * 32, "choice": choice.sha256}
+    result = RunResult(settings, dict.fromkeys(splits, metrics), hashes, ())
     level = LEVELS[task.name][0]
     values = {
-        s: answers(task.name, GOLD.labels[task.name].get(s, GOLD.labels[task.name]["dev"]),
-                   ability=level, rng=rng)
-        for s in splits
+        s: answers(task.name, GOLD.labels[task.name][s], ability=level, rng=rng)
+        for s in splits if s != "choice"
     }  # fmt: skip
+    if settings.split == "choice":
+        is_best = settings.learning_rate == 2e-4
+        values["choice"] = choice.labels if is_best else np.roll(choice.labels, 1)
     write_run(run_directory(out, settings), result, values)
 
 

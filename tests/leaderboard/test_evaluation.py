@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smallbench.glue.choice import choice_data
 from smallbench.glue.metrics import compute_metrics
+from smallbench.glue.readers import load_task
+from smallbench.glue.samples import write_sample_glue
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import evaluation as module
 from smallbench.leaderboard.board import board_rows, compare, render_board, render_comparison
@@ -21,10 +24,15 @@ from smallbench.leaderboard.evaluation import (
     report,
     report_dict,
 )
-from smallbench.leaderboard.gold import NO_GOLD, Gold
+from smallbench.leaderboard.folder import (
+    chosen_tasks,
+    fingerprint,
+    read_files,
+    read_submission,
+)
+from smallbench.leaderboard.gold import NO_GOLD, Gold, read_gold, with_choices
 from smallbench.leaderboard.scores import PAPER_TRIALS
 from smallbench.leaderboard.statistics import expected_maximum
-from smallbench.leaderboard.submission import fingerprint, read_files, read_submission
 from tests.leaderboard.synthetic import (
     synthetic_entry,
     synthetic_gold,
@@ -166,6 +174,28 @@ def test_a_comparison_goes_task_by_task_and_within_a_view(root):
     text = render_comparison(strong, weak)
     assert "robust" in text
     assert "paper" in text
+
+
+def test_the_rows_that_choose_are_read_from_train_and_kept(tmp_path, monkeypatch):
+    write_sample_glue(tmp_path / "glue")
+    gold = read_gold(tmp_path / "glue")
+    assert not gold.choices  # a board without such entries reads no train split
+    data = choice_data(load_task(TASKS["rte"], tmp_path / "glue")).splits["choice"]
+    found = with_choices(gold, ["rte"], cache=tmp_path / "cache").choices
+    assert set(found) == {"rte"}
+    assert found["rte"].sha256 == data.sha256
+    assert np.array_equal(found["rte"].labels, data.labels)
+    with monkeypatch.context() as patch:
+        patch.setattr("smallbench.leaderboard.gold.read_tsv", None)  # not read again
+        kept = with_choices(gold, ["rte"], cache=tmp_path / "cache").choices["rte"]
+    assert (kept.sha256, kept.labels.tolist()) == (data.sha256, data.labels.tolist())
+    (tmp_path / "glue" / "RTE" / "train.tsv").unlink()
+    assert not with_choices(gold, ["rte"], cache=tmp_path / "cache").choices
+
+
+def test_the_tasks_that_chose_a_rate_are_seen_before_an_entry_is_read(root, tmp_path):
+    assert chosen_tasks([root / "weak"]) == set(TASKS)
+    assert chosen_tasks([tmp_path / "missing", tmp_path]) == set()
 
 
 def test_a_report_ends_with_the_verdict(root):

@@ -26,13 +26,13 @@ from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.board import board_rows
 from smallbench.leaderboard.entry import schema
 from smallbench.leaderboard.evaluation import evaluate, evaluate_all
+from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.gold import NO_GOLD
 from smallbench.leaderboard.site import build as module
 from smallbench.leaderboard.site.build import build_site
 from smallbench.leaderboard.site.charts import Strips, pareto, record_chart, records
 from smallbench.leaderboard.site.rows import Usage, rows
 from smallbench.leaderboard.site.serve import server
-from smallbench.leaderboard.submission import read_submission
 from tests.leaderboard.pages import local_target, read_pages
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 

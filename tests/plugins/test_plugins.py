@@ -21,7 +21,7 @@ from smallbench import plugins
 from smallbench.config import from_dict, override_all, to_dict
 from smallbench.errors import ConfigError
 from smallbench.files import write_text
-from smallbench.leaderboard.submission import read_submission
+from smallbench.leaderboard.folder import read_submission
 from smallbench.models import ARCHITECTURES
 from smallbench.recipes import recipe_config
 from smallbench.registry import Registry

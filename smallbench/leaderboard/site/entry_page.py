@@ -22,16 +22,12 @@ from smallbench.leaderboard.entry import (
     Measured,
 )
 from smallbench.leaderboard.evaluation import Evaluation
+from smallbench.leaderboard.folder import MAX_BYTES, list_files, read_bytes
+from smallbench.leaderboard.predictions import MAX_PREDICTIONS_BYTES
 from smallbench.leaderboard.scores import ViewName
 from smallbench.leaderboard.site import charts
 from smallbench.leaderboard.site.board_page import command_of
 from smallbench.leaderboard.site.rows import METRICS, Cell, Row, Usage
-from smallbench.leaderboard.submission import (
-    MAX_BYTES,
-    MAX_PREDICTIONS_BYTES,
-    list_files,
-    read_bytes,
-)
 from smallbench.report.scale import Scale, short
 
 

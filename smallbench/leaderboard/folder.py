@@ -1,4 +1,4 @@
-"""A submission's folder as somebody sent it: read as data, under limits, trusting nothing.
+"""An entry's folder as somebody sent it: read as data, under limits, trusting nothing.
 
 Nothing in it is executed, followed or unpacked: only files of known names are opened, each is read
 up to a fixed size, and what does not fit raises `Rejected`, which names the check and the reason.
@@ -11,19 +11,19 @@ import json
 import os
 import re
 import stat
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, product, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import numpy as np
 from numpy.typing import NDArray
 
-from smallbench.glue.tasks import TASKS, Task
+from smallbench.glue.choice import CHOICE
+from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.entry import (
     ENTRY_FILE,
     LOG_FILE,
@@ -37,40 +37,33 @@ from smallbench.leaderboard.entry import (
     is_log_line,
     schema,
 )
+from smallbench.leaderboard.finding import Rejected
+from smallbench.leaderboard.predictions import (
+    MAX_PREDICTIONS_BYTES,
+    parse_predictions,
+    possible_lines,
+)
 from smallbench.leaderboard.text import JOINERS, is_invisible, name_of, show, texts
 from smallbench.plugins import sha256_of
 
 # Several times what an honest entry needs, and little enough to read in seconds.
 MAX_FILES = 1_000
 MAX_BYTES = {ENTRY_FILE: 256 << 10, RUNS_FILE: 1 << 20, LOG_FILE: 16 << 20}
-MAX_PREDICTIONS_BYTES = 1 << 20  # compressed; QQP's are about 100 kB
-MAX_LINE_BYTES = 40  # 40429<TAB>not_duplicate, or a number with every digit
 MAX_FOLDER_BYTES = 64 << 20
 MAX_RUNS = 300  # four learning rates with five seeds on eight tasks are 160
 MAX_LOG_LINES = 50_000
 MAX_RECORD_BYTES = 4 << 10  # a line of either .jsonl; they have about 300
 MAX_JSON_DEPTH = 12
-MAX_SCORE = 1_000_000
 # Sums and ratios of such numbers, and a chart's scale over them, stay finite.
 MAX_NUMBER, MIN_NUMBER = 1e30, 1e-30
 
 PREDICTIONS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
+_TASK = re.compile(rb'"task": ?"([a-z0-9]+)"')
 FOLDERS = {
     PREDICTIONS_FOLDER: (PREDICTIONS_NAME, MAX_PREDICTIONS_BYTES),
     PLUGINS_FOLDER: (re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.py"), 1 << 20),
 }
 """Folder of an entry → how its files are called, and how large they may be."""
-HEADER = b"index\tprediction"
-NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
-
-
-class Rejected(ValueError):  # noqa: N818 - a verdict, not a fault of ours
-    """The folder cannot be an entry; `check` is which of the checks says so."""
-
-    def __init__(self, check: str, reason: str) -> None:
-        super().__init__(reason)
-        self.check = check
-        self.reason = reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +73,9 @@ class Submission:
     folder: Path
     entry: Entry
     runs: Sequence[StoredRun]
+    """Those that were scored on dev."""
+    choices: Sequence[StoredRun]
+    """Those that chose a learning rate, scored on a part of train (`glue.choice`)."""
     predictions: Mapping[str, NDArray[Any]]
     """File to [N] classes or scores."""
     train_log: Sequence[Mapping[str, Any]]
@@ -103,15 +99,33 @@ def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
         extra = sorted(set(contents) - {ENTRY_FILE})
         if extra:
             raise Rejected("files", f"tier 'reported' has {ENTRY_FILE} only, not {show(extra[0])}")
-        return Submission(folder, entry, (), {}, ())
+        return Submission(folder, entry, (), (), {}, ())
     runs = _parse_runs(contents)
     predictions = {
-        path: _parse_predictions(contents[path], path, TASKS[run.task], split)
+        path: parse_predictions(contents[path], path, TASKS[run.task], split)
         for run in runs
         for split, path in run.predictions.items()
     }
     _require_plugins(entry, contents)
-    return Submission(folder, entry, runs, predictions, _parse_log(contents))
+    on_dev = [run for run in runs if "dev" in run.predictions]
+    if not on_dev:
+        raise Rejected("runs", f"{RUNS_FILE} has no run on dev")
+    choices = [run for run in runs if CHOICE in run.predictions]
+    return Submission(folder, entry, on_dev, choices, predictions, _parse_log(contents))
+
+
+def chosen_tasks(folders: Iterable[Path]) -> set[str]:
+    """Return the tasks of which an entry has predictions that chose a learning rate.
+
+    A glance before the entries are read one by one: a folder that cannot be read has none.
+    """
+    found: set[str] = set()
+    for folder in folders:
+        with suppress(Rejected):
+            for line in read_bytes(folder / RUNS_FILE, MAX_BYTES[RUNS_FILE]).splitlines():
+                if b'"choice"' in line and (task := _TASK.search(line)):
+                    found.add(task[1].decode())
+    return found & TASKS.keys()
 
 
 def prepare() -> None:
@@ -119,7 +133,7 @@ def prepare() -> None:
     _validator(""), _validator("run")
     for task in TASKS.values():
         if not task.is_regression:
-            for split in task.dev_splits:
+            for split in (*task.dev_splits, CHOICE):
                 possible_lines(task, split)
 
 
@@ -349,9 +363,11 @@ def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
         place = f"{RUNS_FILE}, line {number}"
         _require_valid(line, "run", check="runs", place=place)
         run = StoredRun(**line)
-        if set(run.predictions) != set(TASKS[run.task].dev_splits):
+        splits = set(run.predictions)
+        if splits not in ({CHOICE}, set(TASKS[run.task].dev_splits)):
             raise Rejected("runs", f"{place}: {run.task} has {TASKS[run.task].dev_splits}")
-        trial = (run.task, run.learning_rate, run.seed, run.epochs, run.pretraining_seed)
+        trial = (run.task, run.learning_rate, run.seed, run.epochs, run.pretraining_seed,
+                 CHOICE in splits)  # fmt: skip
         if trial in trials:
             raise Rejected("seeds", f"{place}: {run.task} has seed {run.seed} twice")
         trials.add(trial)
@@ -369,88 +385,6 @@ def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
     if stray:
         raise Rejected("runs", f"{stray[0]} belongs to no run")
     return runs
-
-
-def unpack(content: bytes, place: str, limit: int) -> bytes:
-    """What a gzip file of one member holds, unpacked no further than `limit` bytes."""
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        text = unpacker.decompress(content, limit + 1)
-    except zlib.error:
-        raise Rejected("predictions", f"{place} is no gzip file, or damaged") from None
-    if len(text) > limit:
-        raise Rejected("predictions", f"{place} unpacks to over {limit:,} bytes")
-    if not unpacker.eof:
-        raise Rejected("predictions", f"{place} is cut off")
-    if unpacker.unused_data:
-        raise Rejected("predictions", f"{place} goes on behind its end")
-    return text
-
-
-def trailer(path: Path) -> bytes:
-    """CRC-32 and length of what a gzip file holds: its last eight bytes, whatever its packing."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise Rejected("files", f"{show(path.name)}: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as stream:
-        stream.seek(max(0, os.fstat(descriptor).st_size - 8))
-        return stream.read(8)
-
-
-def _parse_predictions(content: bytes, place: str, task: Task, split: str) -> NDArray[Any]:
-    """[N] classes or scores: one for each row of the official dev set, in its order."""
-    text = unpack(content, place, MAX_LINE_BYTES * (task.split(split).num_rows + 1))
-    first, *lines, last = text.split(b"\n") if b"\n" in text else (text, b"")
-    if first != HEADER or last:
-        raise Rejected("predictions", f"{place} is no table of index<TAB>prediction")
-    if task.label_names is not None:
-        known = possible_lines(task, split)
-        found = np.fromiter(map(known.get, lines, repeat(-1)), np.int32, len(lines))
-        rows, classes = np.divmod(found, task.num_labels)
-        if (rows == np.arange(len(lines))).all():
-            return classes.astype(np.int8)
-    return _parse_lines(lines, place, task)
-
-
-@cache
-def possible_lines(task: Task, split: str) -> dict[bytes, int]:
-    """Each line that an official dev set's predictions can have, to row × classes + class.
-
-    Looked up, a board's lines take a tenth of the time that taking them apart does.
-    """
-    assert task.label_names is not None
-    places = product(range(task.split(split).num_rows), task.label_names)
-    return {f"{row}\t{label}".encode(): number for number, (row, label) in enumerate(places)}
-
-
-def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]:
-    """One by one, and the reason where a line is not as it must be."""
-    words = []
-    for number, line in enumerate(lines):
-        index, tab, word = line.partition(b"\t")
-        if not tab or b"\t" in word:
-            raise Rejected("predictions", f"{place} has a line that is not index<TAB>prediction")
-        if index != str(number).encode():
-            raise Rejected("predictions", f"{place}: indices are not 0, 1, 2, … in this order")
-        words.append(word.decode("utf-8", "replace"))
-    if task.label_names is not None:
-        numbers = {label: number for number, label in enumerate(task.label_names)}
-        unknown = set(words) - set(numbers)
-        if unknown:
-            raise Rejected(
-                "predictions",
-                f"{place}: {show(min(unknown))!r} is no label of {task.name} "
-                f"({', '.join(task.label_names)})",
-            )
-        return np.array([numbers[word] for word in words], dtype=np.int8)
-    wrong = next((word for word in words if not NUMBER.fullmatch(word)), None)
-    if wrong is not None:
-        raise Rejected("predictions", f"{place}: {show(wrong)!r} is no number as JSON writes it")
-    scores = np.array(words, dtype=np.float64)
-    if not (np.abs(scores) <= MAX_SCORE).all():
-        raise Rejected("predictions", f"{place} has a score beyond ±{MAX_SCORE:,}")
-    return scores
 
 
 # ---- the training log
