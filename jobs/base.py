@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
+
+from smallbench.errors import UsageError, nearest
 
 # In the order in which a newcomer meets them. A job is one file and one line here.
 JOBS = {
@@ -14,6 +16,7 @@ JOBS = {
     "prepare": "raw text → clean documents → a tokenizer and token shards",
     "pretrain": "token shards → a trained encoder; run it again to resume exactly",
     "ablate": "variants × seeds under one FLOPs budget → differences with their p-values",
+    "enter": "a recipe → an entry of the board: pretrain, export, glue, entry in one command",
     "export": "a run → a directory that from_pretrained loads without custom code",
     "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
     "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
@@ -39,7 +42,8 @@ class Job:
     an option to the configuration key that it sets. `prints_config` is False where the output is
     an answer to read or parse, not a run to log. `plan` says in some lines what would be done, for
     `--dry_run`. `examples` are whole command lines; `--help`
-    shows them, and a test parses each.
+    shows them, and a test parses each. `doc` is the text of `--help`, if it is not that of the
+    module. `actions` are jobs of their own that the first word names (`glue show`).
     """
 
     name: str
@@ -51,6 +55,8 @@ class Job:
     prints_config: bool = True
     plan: Callable[[Any], str] | None = None
     examples: tuple[str, ...] = ()
+    doc: str = ""
+    actions: Mapping[str, Job] = field(default_factory=dict)
 
 
 def load(name: str) -> Job:
@@ -58,3 +64,16 @@ def load(name: str) -> Job:
     job = import_module(f"jobs.{name}").JOB
     assert isinstance(job, Job)
     return job
+
+
+def chosen(job: Job, arguments: Sequence[str]) -> tuple[Job, list[str]]:
+    """Return the action that the first word names, or the job itself, and the rest of the line.
+
+    Raises `UsageError` for an unknown action of a job whose line begins with no other word.
+    """
+    first, rest = (arguments[0], [*arguments[1:]]) if arguments else ("-", [])
+    if first in job.actions:
+        return job.actions[first], rest
+    if job.actions and not job.words and not first.startswith("-"):
+        raise UsageError(f"unknown action {first!r} of {job.name!r}; {nearest(first, job.actions)}")
+    return job, [*arguments]

@@ -15,7 +15,7 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 import smallbench
-from jobs.base import JOBS, load
+from jobs.base import JOBS, chosen, load
 from jobs.manual import manual, overview
 from jobs.resolve import as_yaml, named_config, resolve
 from smallbench import files, plugins
@@ -75,11 +75,11 @@ def _dispatch(arguments: list[str]) -> None:
     elif arguments[0] not in JOBS:
         raise UsageError(f"unknown job {arguments[0]!r}; {nearest(arguments[0], JOBS)}")
     else:
-        job = load(arguments[0])
-        if {"--help", "-h"} & {argument.partition("=")[0] for argument in arguments[1:]}:
-            print(manual(job, named_config(job, arguments[1:])))
+        job, rest = chosen(load(arguments[0]), arguments[1:])
+        if {"--help", "-h"} & {argument.partition("=")[0] for argument in rest}:
+            print(manual(job, named_config(job, rest)))
             return
-        shared, options, config = resolve(job, arguments[1:], os.environ)
+        shared, options, config = resolve(job, rest, os.environ)
         if shared.dry_run:
             print(f"# smallbench {job.name}\n{as_yaml(job, options, config)}", end="")
             if job.plan is not None:

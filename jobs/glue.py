@@ -2,24 +2,20 @@
 
 The encoder is a directory from 'smallbench export', the --run_dir of a pretraining (with the same
 scores), or any on the Hugging Face hub. Protocol robust-v1 chooses the learning rate on a tenth of
-train, then runs the published seeds; paper runs every rate with every seed and takes the best dev
-score. What is set otherwise makes the result unranked: --learning_rate=3e-4 --seeds=1 is a quick
-look.
+train, then runs the published seeds; tiny-v1 does so for the track of small budgets; paper runs
+every rate with every seed and takes the best dev score. What is set otherwise makes the result
+unranked: --learning_rate=3e-4 --seeds=1 is a quick look.
 
 Finished runs are stored in --out and never repeated, so an interrupted command continues where it
 was. To share the work, start the same command several times on one --out; or give each machine its
 --shard and an --out of its own, then merge. An --out in a bucket is one place for all of them.
-
-show prints the table of stored runs; merge brings those of several folders to --out; submit-file
-writes the zip for GLUE's own server to --out; check-file checks such a zip.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -34,41 +30,27 @@ from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
 
 if TYPE_CHECKING:
+    from smallbench.glue.protocols import Summary
     from smallbench.glue.results import RunResult
 
-NEEDED = {
-    "measure": ("model", "glue", "out"),
-    "show": ("run",),
-    "merge": ("run", "out"),
-    "submit-file": ("run", "out"),
-    "check-file": ("run",),
-}
-"""The options without which an action cannot start."""
+ProtocolName = Literal["robust-v1", "tiny-v1", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
-    """Flags of `smallbench glue`."""
+    """Flags of `smallbench glue`, which measures."""
 
-    action: Literal["measure", "show", "merge", "submit-file", "check-file"] = option(
-        "measure", help="what to do"
+    model: Location = option(
+        help="export or run directory, URL of an export, or a model's id on the hub"
     )
-    run: tuple[Location, ...] = option(
-        (), help="show, merge, submit-file: --out of earlier runs; check-file: a zip"
+    glue: Location = option(
+        help="folder in the official TSV layout, hub, or samples: generated stand-ins"
     )
-    model: Location | None = option(
-        None, help="export or run directory, URL of an export, or a model's id on the hub"
+    out: Location = option(help="folder or URL where results are stored")
+    tasks: tuple[str, ...] | None = option(
+        None, help="none: every task of the protocol that --glue has"
     )
-    glue: Location | None = option(
-        None, help="folder in the official TSV layout, hub, or samples: generated stand-ins"
-    )
-    out: Location | None = option(
-        None, help="where results are stored, also a URL, or the zip is written"
-    )
-    tasks: tuple[str, ...] | None = option(None, help="none: every task that --glue has")
-    protocol: Literal["robust-v1", "tiny-v1", "paper"] = option(
-        "robust-v1", help="which runs, and what the score is"
-    )
+    protocol: ProtocolName = option("robust-v1", help="which runs, and what the score is")
     learning_rate: tuple[float, ...] | None = option(
         None, help="one, or several to choose from; none: the protocol's"
     )
@@ -88,64 +70,117 @@ class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
             require(values is None or min(values) >= 0, name, values, "at least 0")
         for task in self.tasks or ():
             task_named(task)
-        for name in NEEDED[self.action]:
-            if not getattr(self, name):
-                raise UsageError(f"'glue {self.action}' needs --{name}; see smallbench glue --help")
-        if len(self.run) > 1 and self.action != "merge":
-            raise UsageError(f"'glue {self.action}' takes one --run; merge the folders first")
-        if self.action in {"merge", "submit-file"} and "://" in str(self.out):
-            raise UsageError(f"'glue {self.action}' writes to a local --out, not to {self.out}")
-        if self.steps and self.action != "measure":
-            raise UsageError(f"'glue {self.action}' takes no --steps")
         self.part()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(StorageConfig):
+    """Flags of `smallbench glue show`."""
+
+    run: Location = option(help="--out of an earlier 'smallbench glue'")
+    protocol: ProtocolName = option("robust-v1", help="what the score is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions(ShowOptions):
+    """Flags of `smallbench glue submit-file`."""
+
+    out: Path = option(help="zip to write")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(StorageConfig):
+    """Flags of `smallbench glue merge`."""
+
+    run: tuple[Location, ...] = option(help="--out of each shard", metavar="DIR[,DIR…]")
+    out: Path = option(help="folder that gets the runs of all")
+    protocol: ProtocolName = option("robust-v1", help="what the score is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Flags of `smallbench glue check-file`."""
+
+    run: Path = option(help="zip to check", metavar="FILE.zip")
+
+
 def run(options: Options) -> None:
-    """Do it, and print the table."""
-    from smallbench.glue.protocols import results_table, summarize
-    from smallbench.glue.remote import results_folder
-    from smallbench.glue.results import merge_runs, read_runs
-    from smallbench.glue.submission import check_submission, write_submission
+    """Measure the encoder, or several of its checkpoints, and print the table."""
     from smallbench.glue.tracking import show_summary
 
     if options.steps:
-        if not (Path(options.model or "") / "run.json").is_file():
+        if not (Path(options.model) / "run.json").is_file():
             raise UsageError(
                 f"--steps names checkpoints of a run, and --model={options.model} is not the "
                 "directory of one"
             )
         measure_steps(options, options.steps)
         return
-    if options.action == "check-file":
-        print(check_submission(Path(options.run[0])))
-        return
+    summary = show(measure_model(options), options.protocol)
+    is_remote = "://" in options.out
+    if options.part()[1] == 1:
+        if summary is not None:
+            folder = Path(tempfile.gettempdir() if is_remote else options.out)
+            show_summary(options, summary, model=options.model, folder=folder)
+        print(f"Beside the paper's rows: {command('leaderboard', results=options.out)}")
+    elif is_remote:
+        print(f"When all shards are done: {command('glue', 'show', options.out)}")
+    else:
+        print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
+
+
+def show(runs: Sequence[RunResult], protocol: str) -> Summary | None:
+    """Print the table of stored runs; a shard may have none."""
+    from smallbench.glue.protocols import results_table, summarize
+
+    if not runs:
+        return None
+    summary = summarize(runs, protocol)
+    print(results_table(summary))
+    return summary
+
+
+def show_stored(options: ShowOptions) -> None:
+    """Print the table of stored runs."""
+    from smallbench.glue.remote import results_folder
+    from smallbench.glue.results import read_runs
+
+    with results_folder(options.run, options) as folder:
+        show(read_runs(folder), options.protocol)
+
+
+def merge(options: MergeOptions) -> None:
+    """Copy the runs of several folders to --out and print their table.
+
+    The folders are those of one model's shards. Two copies of a run that differ are refused.
+    """
+    from contextlib import ExitStack
+
+    from smallbench.glue.remote import results_folder
+    from smallbench.glue.results import merge_runs
+
     with ExitStack() as stack:
-        found = [stack.enter_context(results_folder(url, options)) for url in options.run]
-        if options.action == "submit-file":
-            assert options.out is not None
-            print(write_submission(found[0], Path(options.out), protocol=options.protocol))
-            return
-        if options.action == "measure":
-            runs = measure_model(options)
-        elif options.action == "merge":
-            assert options.out is not None
-            runs = merge_runs(found, Path(options.out))
-        else:
-            runs = read_runs(found[0])
-        if runs:
-            summary = summarize(runs, options.protocol)
-            print(results_table(summary))
-            if options.action == "measure" and options.part()[1] == 1:
-                assert options.out is not None
-                folder = Path(tempfile.gettempdir() if "://" in options.out else options.out)
-                show_summary(options, summary, model=str(options.model), folder=folder)
-    if options.action == "measure":
-        if options.part()[1] > 1 and "://" in str(options.out):
-            print(f"When all shards are done: {command('glue', 'show', options.out)}")
-        elif options.part()[1] > 1:
-            print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
-        else:
-            print(f"Beside the paper's rows: {command('leaderboard', results=options.out)}")
+        folders = [stack.enter_context(results_folder(url, options)) for url in options.run]
+        show(merge_runs(folders, options.out), options.protocol)
+
+
+def submit(options: SubmitOptions) -> None:
+    """Write the zip for GLUE's own server from stored test predictions.
+
+    A task's predictions are those of its best dev run. The zip is checked before it is written.
+    """
+    from smallbench.glue.remote import results_folder
+    from smallbench.glue.submission import write_submission
+
+    with results_folder(options.run, options) as folder:
+        print(write_submission(folder, options.out, protocol=options.protocol))
+
+
+def check(options: CheckOptions) -> None:
+    """Check a zip for GLUE's own server, whoever wrote it."""
+    from smallbench.glue.submission import check_submission
+
+    print(check_submission(options.run))
 
 
 def measure_steps(options: Options, steps: Sequence[int]) -> None:
@@ -154,10 +189,10 @@ def measure_steps(options: Options, steps: Sequence[int]) -> None:
     from smallbench.glue.protocols import summarize
     from smallbench.glue.steps import step_folder, steps_table
 
-    require_steps(Path(str(options.model)), steps)
+    require_steps(Path(options.model), steps)
     summaries = {}
     for step in sorted(steps):
-        part = replace(options, steps=None, out=Location(step_folder(str(options.out), step)))
+        part = replace(options, steps=None, out=Location(step_folder(options.out, step)))
         if runs := measure_model(part, step=step):
             summaries[step] = summarize(runs, options.protocol)
     if summaries:
@@ -178,9 +213,6 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
     from smallbench.glue.tasks import task_named
     from smallbench.stop import SignalStop
 
-    assert options.model is not None
-    assert options.glue is not None
-    assert options.out is not None
     with (
         SignalStop() as stop,
         glue_source(options.glue) as glue,
@@ -210,23 +242,48 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
         )
 
 
-JOB = Job(
+def _action(run: Callable[..., None], options: type, example: str) -> tuple[str, Job]:
+    """An action's name and its job; its docstring is its help."""
+    name = example.split()[0]
+    return name, Job(
+        name=f"glue {name}",
+        options=options,
+        run=run,
+        words=("run",),
+        prints_config=False,
+        doc=run.__doc__ or "",
+        examples=(f"smallbench glue {example}",),
+    )
+
+
+MEASURE = Job(
     name="glue",
     options=Options,
     run=run,
-    words=("action", "run"),
+    doc=__doc__,
     examples=(
         "smallbench glue --model=runs/tiny/export --glue=glue_data --out=glue",
         "smallbench glue --model=runs/tiny/export --glue=glue_data --out=look --tasks=cola"
         " --learning_rate=3e-4 --seeds=1,2",
+        "smallbench glue --model=runs/tiny --glue=glue_data --out=tiny --protocol=tiny-v1",
         "smallbench glue --model=bert-base-uncased --glue=hub --out=shard3 --shard=3/8",
         "smallbench glue --model=s3://lab/bert --glue=hub --out=s3://lab/glue --shard=3/8",
         "smallbench glue --model=runs/tiny --glue=glue_data --out=way --steps=1000,2000",
-        "smallbench glue merge shard1,shard2,shard3 --out=glue",
-        "smallbench glue show glue --protocol=paper",
-        "smallbench glue submit-file --run=glue --out=glue.zip",
     ),
 )
+ACTIONS = {
+    "measure": MEASURE,
+    **dict(
+        _action(*parts)
+        for parts in (
+            (show_stored, ShowOptions, "show glue --protocol=paper"),
+            (merge, MergeOptions, "merge shard1,shard2,shard3 --out=glue"),
+            (submit, SubmitOptions, "submit-file glue --out=glue.zip"),
+            (check, CheckOptions, "check-file glue.zip"),
+        )
+    ),
+}
+JOB = replace(MEASURE, actions=ACTIONS)
 
 if __name__ == "__main__":
     from jobs.cli import entry

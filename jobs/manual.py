@@ -59,8 +59,9 @@ def manual(job: Job, config: Any = None) -> str:
     page = [
         f"usage: smallbench {job.name}{word} [--option=value …]{sections}",
         "",
-        _prose(import_module(f"jobs.{job.name}").__doc__ or ""),
+        _prose(job.doc or import_module(f"jobs.{job.name}").__doc__ or ""),
         "",
+        *_action_rows(job),
         "options:",
         *_option_rows(job.options, job.words),
         "",
@@ -88,6 +89,18 @@ def manual(job: Job, config: Any = None) -> str:
         _wrap(EXIT_CODES),
     ]
     return "\n".join(page)
+
+
+def _action_rows(job: Job) -> list[str]:
+    if not job.actions:
+        return []
+    rows = [
+        row
+        for name, action in job.actions.items()
+        for row in _row(name, action.doc.partition("\n")[0].rstrip("."))
+    ]
+    return [f"actions, each with a --help of its own ('smallbench {job.name} ACTION --help'):",
+            *rows, ""]  # fmt: skip
 
 
 def _option_rows(cls: type, words: Sequence[str]) -> list[str]:

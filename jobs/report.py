@@ -2,17 +2,19 @@
 
 The page needs no server, no network and no JavaScript: it can be mailed, or kept beside a paper.
 A run is a --run_dir or, of one in a bucket, STORAGE/NAME; one that is going on is drawn as far as
-it is. With --tensorboard the same records are written as event files for TensorBoard.
+it is. --glue adds the GLUE scores of its checkpoints: the --out of 'smallbench glue --steps=…', or
+of a whole measurement. With --tensorboard the same records are also event files for TensorBoard.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.base import Job
 from smallbench.config import option, require
+from smallbench.errors import DataError
 from smallbench.storage.config import StorageConfig
 
 
@@ -21,6 +23,9 @@ class Options(StorageConfig):
     """Flags of `smallbench report`."""
 
     runs: tuple[str, ...] = option(help="run directories, or URLs of runs", metavar="RUN[,RUN…]")
+    glue: tuple[Path, ...] = option(
+        (), help="--out of 'smallbench glue' on these runs or their checkpoints"
+    )
     out: Path = option(Path("report.html"), help="page to write", metavar="FILE.html")
     tensorboard: Path | None = option(
         None, help="also write event files for TensorBoard below this directory"
@@ -33,12 +38,20 @@ class Options(StorageConfig):
 
 def run(options: Options) -> None:
     """Write the page, and event files where asked."""
+    from smallbench.glue.steps import scores_by_step
     from smallbench.report.page import write_report
     from smallbench.report.runs import read_runs
     from smallbench.report.tensorboard import write_events
 
-    runs = read_runs(options.runs, options)
-    write_report(runs, options.out)
+    scores, tasks = scores_by_step(options.glue)
+    runs = [
+        replace(run, scores=scores.pop(run.record["run_id"], {}))
+        for run in read_runs(options.runs, options)
+    ]
+    if scores:
+        raise DataError(f"--glue has scores of other runs: {', '.join(scores)}; leave them out")
+    said = [f"GLUE along the way is the mean of {', '.join(tasks)}."] if tasks else []
+    write_report(runs, options.out, sentences=said)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB, open it in a browser")
     if options.tensorboard is not None:
         write_events(runs, options.tensorboard)
@@ -52,6 +65,7 @@ JOB = Job(
     words=("runs",),
     examples=(
         "smallbench report runs/tiny",
+        "smallbench report runs/a,runs/b --glue=way_a,way_b --out=scores.html",
         "smallbench report runs/a runs/b s3://lab/runs/c --out=compared.html --tensorboard=tb",
     ),
 )

@@ -346,10 +346,11 @@ def _fits_another(job: Job, key: str) -> bool:
     """Whether a variable is another job's, or in a section whose keys a plug-in may bring."""
     for name in base.JOBS:
         other = base.load(name)
+        known = [one for one in (other, *other.actions.values()) if one.name != job.name]
+        if any(key in annotations_of(one.options) for one in known):
+            return True
         if name == job.name:
             continue
-        if key in annotations_of(other.options):
-            return True
         config = named_config(other, ())
         if config is not None and (
             key in keys_of(config)

@@ -1,8 +1,8 @@
 """Generated stand-ins for the eight GLUE tasks, for trying the whole path without any data set.
 
-They have GLUE's folders, files, columns and labels, and a few hundred rows of template English that
-a small encoder can learn. They are NOT GLUE: the folder carries `SAMPLE.json`, by which readers,
-results and tables know and say so.
+They have GLUE's folders, files and labels, the columns that are read, and a few hundred rows of
+template English that a small encoder can learn. They are NOT GLUE: the folder carries
+`SAMPLE.json`, by which readers, results and tables know and say so.
 """
 
 from __future__ import annotations
@@ -90,46 +90,16 @@ def generate(task: Task, *, seed: int = 0) -> dict[str, list[Pair]]:
 
 
 def _file_rows(task: Task, split: Split, examples: list[Pair]) -> list[list[str]]:
-    """A file's rows in the official columns, header first where there is one."""
-    columns = _COLUMNS[task.name]
-    if split.is_test:
-        columns = ("index", *task.tsv_texts)
-        if split.folder is None:
-            columns = _TEST_COLUMNS.get(task.name, columns)
-    elif task.name == "mnli" and split.name == "train":
-        columns = tuple(name for name in columns if name not in _ANNOTATORS)
-    rows = [] if task.headerless and not split.is_test else [list(columns)]
+    """A file's rows with the columns that are read, header first if there is one."""
+    columns = ("index", *task.tsv_texts) if split.is_test else (*task.tsv_texts, task.tsv_label)
+    rows = [list(columns)]
+    if task.headerless and not split.is_test:
+        columns, rows = task.headerless, []
     for number, (texts, label) in enumerate(examples):
-        known = {"index": str(number), "id": str(number), task.tsv_label: label}
+        known = {"index": str(number), task.tsv_label: label}
         known |= dict(zip(task.tsv_texts, texts, strict=True))
-        if task.name == "cola":
-            known |= {"source": "sample", "mark": "" if label == "1" else "*"}
         rows.append([known.get(name, "-") for name in columns])
     return rows
-
-
-_ANNOTATORS = ("label2", "label3", "label4", "label5")
-_MNLI = (
-    "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse "
-    "sentence2_parse sentence1 sentence2 label1 label2 label3 label4 label5 gold_label"
-)
-_STSB = "index genre filename year old_index source1 source2 sentence1 sentence2 score"
-_COLUMNS = {
-    "cola": ("source", "label", "mark", "sentence"),
-    "sst2": ("sentence", "label"),
-    "mrpc": ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
-    "stsb": tuple(_STSB.split()),
-    "qqp": ("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
-    "mnli": tuple(_MNLI.split()),
-    "qnli": ("index", "question", "sentence", "label"),
-    "rte": ("index", "sentence1", "sentence2", "label"),
-}
-_TEST_COLUMNS = {
-    "mrpc": ("index", "#1 ID", "#2 ID", "#1 String", "#2 String"),
-    "stsb": _COLUMNS["stsb"][:-1],
-    "qqp": ("id", "question1", "question2"),
-    "mnli": tuple(_MNLI.split()[:10]),
-}
 
 
 # ---- words

@@ -118,94 +118,69 @@ def _splits(title: str, train: int, dev: int, test: int) -> tuple[Split, ...]:
     )
 
 
-# Epochs and numbers of seeds: protocol robust-v1. Large tasks get 3 epochs, small ones 10; the two
-# largest get 3 seeds, all others 5.
+def _task(
+    name: str,
+    title: str,
+    texts: str,
+    metrics: str,
+    sizes: tuple[int, int, int] | tuple[Split, ...],
+    *,
+    labels: str | None,
+    column: str | None = None,
+    tsv_texts: tuple[str, ...] | None = None,
+    tsv_label: str = "label",
+    is_large: bool = False,
+    num_seeds: int = 5,
+    **more: Any,
+) -> Task:
+    """A row of the table; lists are words. Epochs and numbers of seeds are robust-v1's."""
+    first, *further = metrics.split()
+    return Task(
+        name=name,
+        title=title,
+        column=column or title,
+        hub_texts=tuple(texts.split()),
+        tsv_texts=tsv_texts or tuple(texts.split()),
+        tsv_label=tsv_label,
+        label_names=None if labels is None else tuple(labels.split()),
+        ranking_metric=first,
+        further_metrics=tuple(further),
+        splits=sizes if isinstance(sizes[0], Split) else _splits(title, *sizes),
+        default_epochs=3 if is_large else 10,
+        default_num_seeds=num_seeds,
+        **more,
+    )
+
+
+_TEXTS = "sentence1 sentence2"
 _ROWS = (
-    Task(
-        name="cola",
-        title="CoLA",
-        column="CoLA",
-        hub_texts=("sentence",),
-        tsv_texts=("sentence",),
-        tsv_label="label",
-        label_names=("unacceptable", "acceptable"),
-        ranking_metric="matthews",
-        further_metrics=("accuracy",),
-        splits=_splits("CoLA", 8_551, 1_043, 1_063),
-        default_epochs=10,
-        default_num_seeds=5,
-        headerless=("source", "label", "mark", "sentence"),
+    _task(
+        "cola", "CoLA", "sentence", "matthews accuracy", (8_551, 1_043, 1_063),
+        labels="unacceptable acceptable", headerless=("source", "label", "mark", "sentence"),
     ),
-    Task(
-        name="sst2",
-        title="SST-2",
-        column="SST",
-        hub_texts=("sentence",),
-        tsv_texts=("sentence",),
-        tsv_label="label",
-        label_names=("negative", "positive"),
-        ranking_metric="accuracy",
-        further_metrics=(),
-        splits=_splits("SST-2", 67_349, 872, 1_821),
-        default_epochs=3,
-        default_num_seeds=5,
+    _task(
+        "sst2", "SST-2", "sentence", "accuracy", (67_349, 872, 1_821),
+        labels="negative positive", column="SST", is_large=True,
     ),
-    Task(
-        name="mrpc",
-        title="MRPC",
-        column="MRPC",
-        hub_texts=("sentence1", "sentence2"),
-        tsv_texts=("#1 String", "#2 String"),
+    _task(
+        "mrpc", "MRPC", _TEXTS, "accuracy f1", (3_668, 408, 1_725),
+        labels="not_equivalent equivalent", tsv_texts=("#1 String", "#2 String"),
         tsv_label="Quality",
-        label_names=("not_equivalent", "equivalent"),
-        ranking_metric="accuracy",
-        further_metrics=("f1",),
-        splits=_splits("MRPC", 3_668, 408, 1_725),
-        default_epochs=10,
-        default_num_seeds=5,
     ),
-    Task(
-        name="stsb",
-        title="STS-B",
-        column="STS",
-        hub_texts=("sentence1", "sentence2"),
-        tsv_texts=("sentence1", "sentence2"),
-        tsv_label="score",
-        label_names=None,
-        ranking_metric="spearman",
-        further_metrics=("pearson",),
-        splits=_splits("STS-B", 5_749, 1_500, 1_379),
-        default_epochs=10,
-        default_num_seeds=5,
+    _task(
+        "stsb", "STS-B", _TEXTS, "spearman pearson", (5_749, 1_500, 1_379),
+        labels=None, column="STS", tsv_label="score",
     ),
-    Task(
-        name="qqp",
-        title="QQP",
-        column="QQP",
-        hub_texts=("question1", "question2"),
-        tsv_texts=("question1", "question2"),
-        tsv_label="is_duplicate",
-        label_names=("not_duplicate", "duplicate"),
-        ranking_metric="accuracy",
-        further_metrics=("f1",),
-        splits=_splits("QQP", 363_846, 40_430, 390_965),
-        default_epochs=3,
-        default_num_seeds=3,
+    _task(
+        "qqp", "QQP", "question1 question2", "accuracy f1", (363_846, 40_430, 390_965),
+        labels="not_duplicate duplicate", tsv_label="is_duplicate", is_large=True, num_seeds=3,
         # Line breaks inside questions cut a few rows of the official train.tsv
         # (nyu-mll/GLUE-baselines#5); the hub's 363,846 rows are those without them.
         may_have_short_rows=True,
     ),
-    Task(
-        name="mnli",
-        title="MNLI",
-        column="MNLI",
-        hub_texts=("premise", "hypothesis"),
-        tsv_texts=("sentence1", "sentence2"),
-        tsv_label="gold_label",
-        label_names=("entailment", "neutral", "contradiction"),
-        ranking_metric="accuracy",
-        further_metrics=(),
-        splits=(
+    _task(
+        "mnli", "MNLI", "premise hypothesis", "accuracy",
+        (
             Split("train", "train.tsv", "train", 392_702),
             Split("dev", "dev_matched.tsv", "validation_matched", 9_815),
             Split("dev_mismatched", "dev_mismatched.tsv", "validation_mismatched", 9_832),
@@ -216,41 +191,18 @@ _ROWS = (
             # The diagnostic set: never scored here, predicted by the MNLI model for a submission.
             Split("test_ax", "AX.tsv", "test", 1_104, "AX.tsv", folder="AX", hub_config="ax"),
         ),
-        default_epochs=3,
-        default_num_seeds=3,
-        names_in_files=True,
+        labels="entailment neutral contradiction", tsv_texts=("sentence1", "sentence2"),
+        tsv_label="gold_label", is_large=True, num_seeds=3, names_in_files=True,
     ),
-    Task(
-        name="qnli",
-        title="QNLI",
-        column="QNLI",
-        hub_texts=("question", "sentence"),
-        tsv_texts=("question", "sentence"),
-        tsv_label="label",
-        label_names=("entailment", "not_entailment"),
-        ranking_metric="accuracy",
-        further_metrics=(),
-        splits=_splits("QNLI", 104_743, 5_463, 5_463),
-        default_epochs=3,
-        default_num_seeds=5,
-        names_in_files=True,
+    _task(
+        "qnli", "QNLI", "question sentence", "accuracy", (104_743, 5_463, 5_463),
+        labels="entailment not_entailment", is_large=True, names_in_files=True,
     ),
-    Task(
-        name="rte",
-        title="RTE",
-        column="RTE",
-        hub_texts=("sentence1", "sentence2"),
-        tsv_texts=("sentence1", "sentence2"),
-        tsv_label="label",
-        label_names=("entailment", "not_entailment"),
-        ranking_metric="accuracy",
-        further_metrics=(),
-        splits=_splits("RTE", 2_490, 277, 3_000),
-        default_epochs=10,
-        default_num_seeds=5,
-        names_in_files=True,
+    _task(
+        "rte", "RTE", _TEXTS, "accuracy", (2_490, 277, 3_000),
+        labels="entailment not_entailment", names_in_files=True,
     ),
-)
+)  # fmt: skip
 
 TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 """Task name to row, in the order of the paper's columns."""

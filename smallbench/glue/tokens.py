@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from smallbench.data.backends import read_vocabulary
 from smallbench.errors import DataError
 from smallbench.glue.weights import find_file
 
@@ -18,6 +19,11 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     find_file(model, TOKENIZER_FILE)  # a git-lfs pointer is named
+    if vocabulary := find_file(model, "vocab.txt"):
+        try:
+            read_vocabulary(vocabulary)
+        except DataError as error:
+            raise DataError(f"{vocabulary}: {error}") from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ImportError):

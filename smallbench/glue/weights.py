@@ -118,7 +118,10 @@ def _shards(model: str, index: Path) -> list[Path]:
     mapping = read_json(index).get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise DataError(f"{index} has no weight_map; download the model again")
-    shards = {name: find_file(model, name) for name in sorted(set(map(str, mapping.values())))}
+    names = sorted(set(map(str, mapping.values())))
+    if outside := [name for name in names if name != Path(name).name]:
+        raise DataError(f"{index} names {outside[0]!r}; expected names of files in its own folder")
+    shards = {name: find_file(model, name) for name in names}
     if missing := [name for name, path in shards.items() if path is None]:
         raise DataError(
             f"{model} lacks {', '.join(missing[:3])}, {len(missing)} of the {len(shards)} files "

@@ -89,20 +89,22 @@ def board_rows(evaluations: Iterable[Evaluation], name: BoardName) -> list[Board
     """Return the rows of a board, best AVG first, those without AVG last.
 
     Rejected entries, and entries that the board's track does not admit, are left out. Reported
-    scores are best dev scores: they are in the paper's view, by their AVG and without a rank,
-    because nothing says how sure they are.
+    scores are on the boards of their protocol, by their AVG and without a rank, because nothing
+    says how sure they are.
     """
-    view, track = BOARDS[name].view, BOARDS[name].track
+    view, track, protocol = BOARDS[name].view, BOARDS[name].track, BOARDS[name].protocol
     rows = []
     for evaluation in evaluations:
         entry, found = evaluation.entry, evaluation.views.get(view)
         if entry is None or evaluation.rejected:
             continue
+        if entry.reported is not None:
+            if entry.reported.protocol == protocol:
+                rows.append(BoardRow(entry, evaluation, None, entry.reported.average, None))
+            continue
         if track is not None and track not in evaluation.tracks:
             continue
-        if entry.reported is not None and view == "paper":
-            rows.append(BoardRow(entry, evaluation, None, entry.reported.average, None))
-        elif found is not None:
+        if found is not None:
             rows.append(BoardRow(entry, evaluation, found, found.average, None))
     rows.sort(key=lambda row: (row.average is None, -(row.average or 0.0), row.entry.slug))
     scored = {

@@ -1,8 +1,8 @@
 """Runs as one self-contained HTML page: nothing is fetched, and nothing needs JavaScript.
 
 A chart's lines are SVG paths that stretch with the page; labels are text of the page, so that they
-stay readable at any width. Each chart holds its lines against steps, tokens and hours, of which
-the style sheet shows one. JavaScript only adds the values under the pointer.
+stay readable at any width. Each chart holds its lines against steps, tokens, hours and FLOPs, of
+which the style sheet shows one. JavaScript only adds the values under the pointer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from smallbench import __version__
 from smallbench.config import differing_keys
 from smallbench.files import write_text
-from smallbench.report.runs import AXES, Run, Series
+from smallbench.report.runs import AXES, SCORE, Run, Series
 from smallbench.report.scale import (
     Scale,
     Tick,
@@ -36,7 +36,13 @@ MAX_DOTS = 60
 
 NUM_COLORS = 8
 
-KINDS = {"train": "training", "eval": "held-out", "entropy": "unigram entropy of held-out tokens"}
+KINDS = {
+    "train": "training",
+    "eval": "held-out",
+    "entropy": "unigram entropy of held-out tokens",
+    "glue": "GLUE",
+}
+SCORES = Panel("GLUE along the way", (SCORE,), "mean of the tasks × 100")
 
 ENTROPY = "eval/unigram_entropy"
 
@@ -119,14 +125,15 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    axes = [_axis(runs, name) for name in AXES]
+    axes = [axis for name in AXES if (axis := _axis(runs, name))]
+    sections = {**SECTIONS, "Learning": (SCORES, *SECTIONS["Learning"])}
     return environment.get_template("page.html").render(
         runs=runs,
         title=title or ", ".join(run.name for run in runs),
         tables=tables,
         sentences=sentences,
         axes=axes,
-        sections={name: list(_charts(runs, axes, panels)) for name, panels in SECTIONS.items()},
+        sections={name: list(_charts(runs, axes, panels)) for name, panels in sections.items()},
         kinds=KINDS,
         totals=_totals(runs),
         differences=_differences(runs),
@@ -142,10 +149,13 @@ def render(
 # Charts
 
 
-def _axis(runs: Sequence[Run], name: str) -> Axis:
+def _axis(runs: Sequence[Run], name: str) -> Axis | None:
+    """Return the axis, or None for FLOPs that no run has logged."""
     longest = max(
         run.series(f"{event}/step", name).x[-1:] for run in runs for event in run.by_event
     )
+    if name == "flops" and not any(longest):
+        return None
     scale = Scale(0.0, (longest[0] if longest else 0.0) or 1.0)
     return Axis(
         name,
@@ -207,7 +217,7 @@ def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> Line:
         parts.append(("L" if pen_is_down else "M") + point)
         points.append(point)
         pen_is_down = True
-    dots = kind == "eval" and len(points) <= MAX_DOTS
+    dots = kind in {"eval", "glue"} and len(points) <= MAX_DOTS
     return Line(
         run,
         kind,

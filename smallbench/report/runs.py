@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from smallbench.config import flatten
 from smallbench.errors import DataError
@@ -19,7 +21,13 @@ from smallbench.train.run_record import RECORD_NAME, parse_record
 
 Records = Sequence[Mapping[str, Any]]
 
-AXES = {"step": "steps", "tokens": "tokens", "hours": "hours of training"}
+AXES = {
+    "step": "steps",
+    "tokens": "tokens",
+    "hours": "hours of training",
+    "flops": "training FLOPs",
+}
+SCORE = "glue/score"
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class Run:
     name: str
     record: Mapping[str, Any]
     records: Records
+    scores: Mapping[int, float] = field(default_factory=dict)
+    """Of GLUE, by the step of the checkpoint that was fine-tuned."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -45,15 +55,37 @@ class Run:
 
     @cached_property
     def by_event(self) -> dict[str, Records]:
-        """Records of training and of evaluation."""
-        return {e: [r for r in self.records if r["event"] == e] for e in ("train", "eval")}
+        """Records of training, of evaluation and of fine-tuning on GLUE."""
+        found = {e: [r for r in self.records if r["event"] == e] for e in ("train", "eval")}
+        scores = [
+            {key: self._at(step, key) for key in ("tokens", "train_seconds")}
+            | {"step": step, "score": score}
+            for step, score in sorted(self.scores.items())
+        ]
+        return {**found, "glue": scores}
+
+    def _at(self, step: int, key: str) -> float:
+        """What the training records say of a step, or of the line between the nearest two."""
+        rows = [r for r in self.records if r["event"] == "train" and r.get(key) is not None]
+        if not rows:
+            return 0.0
+        steps, values = zip((0, 0.0), *((row["step"], row[key]) for row in rows), strict=True)
+        return float(np.interp(step, steps, values))
+
+    def position(self, record: Mapping[str, Any], axis: str) -> float:
+        """Return where a record lies on an axis."""
+        if axis == "hours":
+            return float(record["train_seconds"] / 3600)
+        if axis == "flops":  # only training records have them
+            return float(record.get("train_flops") or self._at(record["step"], "train_flops"))
+        return float(record[axis])
 
     def series(self, key: str, axis: str) -> Series:
-        """`train/loss` and the like against `step`, `tokens` or `hours`; empty where not logged."""
+        """`train/loss` and the like against a key of `AXES`; empty if it was not logged."""
         event, _, name = key.partition("/")
         rows = [record for record in self.by_event[event] if name in record]
         return Series(
-            tuple(position(record, axis) for record in rows),
+            tuple(self.position(record, axis) for record in rows),
             tuple(_finite(record[name]) for record in rows),
         )
 
@@ -64,7 +96,7 @@ class Run:
             # A finished run that was started again repeated nothing.
             behind = [r for r in self.records if r["step"] >= attempt.get("first_step", math.inf)]
             if behind and behind[0]["step"] < self.records[-1]["step"]:
-                places.append(position(behind[0], axis))
+                places.append(self.position(behind[0], axis))
         return places
 
     def totals(self) -> dict[str, Any]:
@@ -87,11 +119,6 @@ class Run:
             "median_mfu": median(rates) if rates else None,
             "attempts": len(self.record["attempts"]),
         }
-
-
-def position(record: Mapping[str, Any], axis: str) -> float:
-    """Where a record lies on an axis."""
-    return float(record["train_seconds"] / 3600 if axis == "hours" else record[axis])
 
 
 def read_run(url: str, config: StorageConfig | None = None) -> Run:

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.base import chosen
 from jobs.cli import main
-from jobs.glue import Options, run
+from jobs.glue import JOB, Options, run
+from jobs.resolve import resolve
 from smallbench import plugins
 from smallbench.errors import ConfigError, UsageError
 from smallbench.export.huggingface import export
@@ -18,18 +20,36 @@ from tests.train.test_recipes import small
 MEASURE = {"model": "m", "glue": "g", "out": "o"}
 
 
-def test_every_action_says_what_it_needs():
-    for action, given, missing in [
-        ("measure", {"glue": "g", "out": "o"}, "model"),
-        ("show", {}, "run"),
-        ("merge", {"run": ("a", "b")}, "out"),
-        ("submit-file", {"out": "glue.zip"}, "run"),
-        ("check-file", {}, "run"),
-    ]:
-        with pytest.raises(UsageError, match=f"'glue {action}' needs --{missing}"):
-            Options(action=action, **given)
-    with pytest.raises(UsageError, match="takes one --run"):
-        Options(action="show", run=("a", "b"))
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [
+        ("glue --glue=g --out=o", "--model"),
+        ("glue measure --model=m --glue=g", "--out"),
+        ("glue show", "RUN"),
+        ("glue merge a,b", "--out"),
+        ("glue submit-file --out=glue.zip", "RUN"),
+        ("glue check-file", "RUN"),
+        ("glue show a b", "stray word 'b'"),
+        ("glue shwo a", "unknown action 'shwo' of 'glue'; did you mean 'show'?"),
+        ("glue show a --seeds=1", "unknown --seeds"),
+    ],
+)
+def test_every_action_has_its_own_flags_and_says_what_it_needs(line, missing, capsys):
+    assert main(line.split()) == 2
+    assert missing in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", JOB.actions)
+def test_every_action_has_its_own_help(name, capsys):
+    action = JOB.actions[name]
+    assert main(["glue", name, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert action.doc.partition("\n")[0] in " ".join(page.split())
+    for example in action.examples:
+        assert example in page
+        job, words = chosen(JOB, example.split()[2:])
+        assert job.options is action.options
+        resolve(job, words, {})
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The page says what the runs' files say, needs nothing but itself, and stays small."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -134,3 +135,23 @@ def test_records_of_another_kind_are_refused_by_the_right_name(line, reason, tmp
     with pytest.raises(DataError, match=reason) as refused:
         read_run(url)
     assert "run.json" not in str(refused.value)
+
+
+def test_glue_scores_are_drawn_at_the_flops_of_their_checkpoints(tmp_path):
+    rows = [
+        {**row, "train_flops": 1e12 * row["step"]} if row["event"] == "train" else row
+        for row in records(every=10)
+    ]
+    run = replace(read_run(write_run(tmp_path / "r", rows=rows)), scores={25: 50.0, 100: 60.0})
+    found = run.series("glue/score", "flops")
+    assert (found.x, found.y) == ((2.5e13, 1e14), (50.0, 60.0))
+    assert run.series("eval/loss", "flops").x == (0.0, 2e13, 4e13, 6e13, 8e13, 1e14)
+    page = render([run])
+    assert "<h3>GLUE along the way</h3>" in page
+    assert "training FLOPs" in page
+
+
+def test_flops_that_were_not_logged_are_no_axis(tmp_path):
+    page = render([read_run(write_run(tmp_path / "r"))])
+    assert "training FLOPs" not in page
+    assert "GLUE along the way" not in page
