@@ -340,8 +340,8 @@ JOB = Job(
     shortcuts={"seed": "train.seed"},
     examples=(
         "smallbench enter tiny bert-tiny --data=corpus --glue=GLUE --out=entries/bert-tiny-1",
-        "smallbench enter tiny my_idea.py:gated --data=corpus --glue=GLUE --out=entries/gated-2"
-        " --seed=2 --authors=Ada",
+        "smallbench enter tiny deberta-tiny --data=corpus --glue=GLUE --out=entries/deberta-2"
+        " --seed=2 --authors=Ada,Alan --license=Apache-2.0",
         "smallbench enter small electra-small --data=corpus --glue=hub --out=entries/electra",
         "smallbench enter tiny bert-tiny --data=corpus --glue=GLUE --out=entries/random"
         " --random_weights --code=https://example.org/code",
