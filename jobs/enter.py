@@ -174,12 +174,12 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
     """Pretrain and export; what is exported is complete."""
+    from smallbench.checkpoints.record import open_record
     from smallbench.data.shards import TokenRows
     from smallbench.export.huggingface import export
     from smallbench.files import read_json
     from smallbench.train.build import fit_to_data, open_corpus
     from smallbench.train.pretrain import pretrain
-    from smallbench.train.record import open_record
 
     run_dir, exported = out / "run", out / "export"
     marker = exported / "smallbench.json"
@@ -229,9 +229,9 @@ def fine_tune(
 
 def write(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
     """Write the entry, dated by the run's own record; an equal one stays as it is."""
+    from smallbench.checkpoints.record import RECORD_NAME, read_record
     from smallbench.leaderboard.assemble import Author, write_new_entry, write_random_entry
     from smallbench.leaderboard.entry import Links
-    from smallbench.train.run_record import RECORD_NAME, read_record
 
     announce("4/4 entry")
     run_dir, glue = options.out / "run", options.out / "glue"
