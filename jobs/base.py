@@ -16,6 +16,7 @@ JOBS = {
     "prepare": "raw text → clean documents → a tokenizer and token shards",
     "pretrain": "token shards → a trained encoder; run it again to resume exactly",
     "ablate": "variants × seeds under one FLOPs budget → differences with their p-values",
+    "enter": "a recipe → an entry of the board: pretrain, export, glue, entry in one command",
     "export": "a run → a directory that from_pretrained loads without custom code",
     "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
     "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",

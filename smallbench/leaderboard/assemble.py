@@ -18,7 +18,7 @@ from smallbench.config import differing_keys, flatten, to_dict
 from smallbench.errors import DataError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.official import order_difference
-from smallbench.glue.protocols import PROTOCOLS, chosen_rate, departures
+from smallbench.glue.protocols import PROTOCOLS, chosen_rate, departures, summarize
 from smallbench.glue.results import (
     RunResult,
     RunSettings,
@@ -45,6 +45,7 @@ from smallbench.leaderboard.entry import (
     Model,
     Pretrain,
     Provenance,
+    Reported,
     Stage,
     StoredRun,
     chained,
@@ -140,6 +141,47 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
     return entry
 
 
+def write_random_entry(
+    out: Path, *, run_dir: Path, runs: Sequence[RunResult], protocol: str, author: Author
+) -> Entry:
+    """Write the reference of random weights of a run's shape to the new folder `out`.
+
+    Its scores are reported: the board shows them without a rank. Raises `DataError` if `runs` are
+    not all runs of `protocol`.
+    """
+    record, summary = _read_record(run_dir), summarize(runs, protocol)
+    own = ("random_init", "is_sample")
+    missing = [reason for reason in summary.departures if not reason.startswith(own)]
+    if summary.average is None or missing or not summary.random_init:
+        raise DataError(f"not the runs of {protocol} on random weights: {missing or 'incomplete'}")
+    recipe = record["config"]["recipe"]
+    entry = Entry(
+        schema_version=SCHEMA_VERSION,
+        slug=out.resolve().name,
+        name=author.name or f"{recipe}, random weights",
+        date=author.date,
+        authors=author.authors,
+        contact=author.contact,
+        license=author.license,
+        links=author.links,
+        tier="reported",
+        notes=("A reference, not ranked: what pretraining must beat.", *author.notes),
+        model=_model(record["config"], summary.num_parameters),
+        reported=Reported(
+            f"random weights of {recipe}, fine-tuned by protocol {protocol}",
+            {name: round(task.score, 4) for name, task in summary.tasks.items()},
+            round(summary.average, 4),
+            protocol,
+        ),
+    )
+    write_entry(out, entry)
+    try:
+        read_submission(out)
+    except Rejected as error:
+        raise DataError(f"{out} is written, but would be rejected: {error.reason}") from None
+    return entry
+
+
 # ---- the pretraining run
 
 
@@ -179,11 +221,6 @@ def _require_same_model(
 def _require_official_rows(runs: Sequence[RunResult], glue: Path) -> None:
     """Raise `DataError` for runs on other rows; samples are marked by their gold labels."""
     for run in runs:
-        if run.unofficial is None:
-            raise DataError(
-                f"{glue}: the data of the {run.settings.task} runs were not checked against the "
-                "official rows; run the same 'smallbench glue' command again"
-            )
         if run.unofficial:
             raise DataError(f"{glue} is not of the official rows: {run.unofficial[0]}")
         if run.settings.split == CHOICE or run.settings.is_sample:

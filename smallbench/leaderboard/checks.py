@@ -173,6 +173,8 @@ def _tokens(submission: Submission, scores: RunScores) -> Found:
             f"num_tokens {pretrain.num_tokens:,}, but steps × batch × length is {tokens:,}",
         )
     flat = flatten(entry.provenance.config)
+    if flat.get("schedule.along") in ("hours", "flops"):  # such a run does not look at max_steps
+        flat.pop("train.max_steps", None)
     for key, value in (
         ("train.max_steps", pretrain.num_steps),
         ("train.global_batch_size", pretrain.global_batch_size),

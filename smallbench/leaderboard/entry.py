@@ -203,6 +203,8 @@ class Reported:
     source: str
     scores: Mapping[str, float]
     average: float
+    protocol: str = "paper"
+    """The board that shows them."""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,12 @@ def differences(entries: Sequence[Scored]) -> Differences:
     variance = np.diag(covariance)
     learned_EE = np.maximum(variance[:, None] + variance[None, :] - 2 * covariance, 0.0)
     quantile = _joint_quantile(draws_ER, learned_EE)
-    half = quantile * np.sqrt(learned_EE + _failure_variance(entries))
+    failures_EE = failure_variance(
+        runs=[entry.num_runs for entry in entries],
+        failed=[entry.num_failed for entry in entries],
+        spread=[entry.failure_spread for entry in entries],
+    )
+    half = quantile * np.sqrt(learned_EE + failures_EE)
     np.fill_diagonal(half, 0.0)
     return Differences(difference_EE, half)
 
@@ -169,13 +174,17 @@ def _joint_quantile(draws_ER: Floats, variance_EE: Floats) -> float:
     return float(np.quantile(largest_R, JOINT_LEVEL))
 
 
-def _failure_variance(entries: Sequence[Scored]) -> Floats:
-    """[E, E] variance of each difference that is due to failed runs, at the pair's common rate."""
-    runs = np.array([entry.num_runs for entry in entries], dtype=np.float64)
-    failed = np.array([entry.num_failed for entry in entries], dtype=np.float64)
-    spread = np.array([entry.failure_spread for entry in entries])
-    rate = (failed[:, None] + failed) / np.maximum(runs[:, None] + runs, 1.0)
-    found: Floats = (spread[:, None] + spread) * rate * (1 - rate)
+def failure_variance(
+    *, runs: Sequence[int], failed: Sequence[int], spread: Sequence[float]
+) -> Floats:
+    """Return [E, E] the variance of each difference that is due to failed runs.
+
+    The probability of a failure is the pair's common rate; without runs it is 0.
+    """
+    runs_E, failed_E, spread_E = (np.array(values, np.float64) for values in (runs, failed, spread))
+    rate = (failed_E[:, None] + failed_E) / np.maximum(runs_E[:, None] + runs_E, 1.0)
+    rate = np.where(runs_E[:, None] + runs_E > 0, rate, 0.0)
+    found: Floats = (spread_E[:, None] + spread_E) * rate * (1 - rate)
     return found
 
 

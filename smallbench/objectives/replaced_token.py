@@ -56,6 +56,9 @@ class ReplacedToken(PretrainObjective):
     """The objective with both networks; `model`, the discriminator, is what is exported."""
 
     head: Head = "replaced"
+    # The discriminator's weight of 50 makes gradients so large that with PyTorch's 2¹⁶ the first
+    # five steps would overflow and be skipped.
+    initial_loss_scale = 2.0**11
 
     def __init__(self, config: ReplacedTokenConfig, model: EncoderConfig, vocabulary: Vocabulary):
         super().__init__()

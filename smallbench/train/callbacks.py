@@ -21,6 +21,7 @@ from smallbench.tracking.base import Tracker
 from smallbench.train.budget import Budget, Progress
 from smallbench.train.compare_plan import PeakMeter
 from smallbench.train.engine import Engine
+from smallbench.train.memory import exhaustion_raised
 from smallbench.train.trainer import Callback, StepResult, add_means, count_targets
 from smallbench.train.usage import UsageMeter
 
@@ -182,9 +183,11 @@ class HeldOutLoss(Callback):
             self._log(progress)
 
     def _log(self, progress: Progress) -> None:
-        self._is_begun = True
+        self._is_begun = False  # evaluate again after a restart with a smaller micro-batch
         start, objective = time.perf_counter(), self.trainer.objective
-        means = evaluate(objective, self.trainer.engine, self._batches, beat=self.trainer.beat)
+        with exhaustion_raised(lambda: None):
+            means = evaluate(objective, self.trainer.engine, self._batches, beat=self.trainer.beat)
+        self._is_begun = True
         loss = sum(w * means[f"{term}_loss"] for term, w in objective.weights.items())
         record = {
             **_begin("eval", progress),

@@ -185,6 +185,11 @@ class TrainConfig:
         False,
         help="torch.compile the objective; needs a C++ compiler or Triton",
     )
+    deterministic: bool = option(
+        False,
+        help="only kernels that add in the same order each time: exact resume on GPUs also for "
+        "rows longer than 128 tokens, slower",
+    )
     engine: Literal["auto", "torch", "deepspeed"] = option(
         "auto", help="backend of the steps; auto: torch unless something must be offloaded"
     )
@@ -367,6 +372,7 @@ RESUMABLE_KEYS = frozenset(
         "device", "keep_last", "keep_every_steps", "milestones", "log_every_steps",
         "eval_every_steps", "num_eval_rows", "save_every_steps", "save_every_minutes",
         "micro_batch_size", "engine", "offload", "zero_stage", "checkpoint_activations",
+        "deterministic",
         "max_nonfinite_steps",
     )
 )  # fmt: skip

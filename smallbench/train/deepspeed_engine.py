@@ -121,6 +121,7 @@ class DeepSpeedEngine:
         self._adam = self._optimizer if self.stage == 0 else self._optimizer.optimizer
         # The masters were made of weights that had been rounded.
         self.load_weights(initial)
+        self._load_loss_scale({"scale": objective.initial_loss_scale})
 
     def _load_ops(self) -> None:
         """Load the ops that are used; they stay in DeepSpeed's table of ops."""
@@ -158,8 +159,11 @@ class DeepSpeedEngine:
             "reduce_bucket_size": BUCKET_ELEMENTS,
             "allgather_bucket_size": BUCKET_ELEMENTS,
         }
-        pin = self.device.type == "cuda" and can_lock_memory()
+        pin = False
         if self.offload != "none":
+            # The largest buffer of ZeRO: all float32 masters.
+            num_bytes = 4 * sum(shape.numel() for shape in shapes_of(self.module).values())
+            pin = self.device.type == "cuda" and can_pin(num_bytes)
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pin}
         if self.offload == "parameters":
             zero["offload_param"] = {"device": "cpu", "pin_memory": pin}
@@ -425,11 +429,21 @@ def default_stage(offload: Offload, processes: Processes) -> int:
     return {"optimizer": 2, "parameters": 3}[offload]
 
 
-def can_lock_memory() -> bool:
-    """Return whether the process may lock as much memory as pinned buffers need."""
-    try:
-        import resource
+def can_pin(num_bytes: int) -> bool:
+    """Return whether so many bytes of the host's memory can be page-locked; warn if not.
 
-        return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] in {-1, resource.RLIM_INFINITY}
-    except (ImportError, OSError):
+    CUDA's driver decides, not RLIMIT_MEMLOCK: containers set that low, and it does not apply.
+    """
+    try:
+        torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        print(
+            f"warning: {num_bytes / 2**30:.1f} GiB of the host's memory cannot be page-locked "
+            f"({reason}); offloading continues with pageable memory, whose copies are slower. Give "
+            "the container more memory",
+            file=sys.stderr,
+        )
         return False
+    torch._C._host_emptyCache()  # torch keeps freed pinned blocks otherwise
+    return True

@@ -103,7 +103,9 @@ class TorchEngine:
         self.clip_norm = optim.clip_norm
         self.optimizer, self._kind = build_optimizer(self.module, optim), optim.optimizer
         # fp16 alone needs its loss scaled: bf16 has the exponent range of fp32.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(
+            device.type, init_scale=objective.initial_loss_scale, enabled=precision == "fp16"
+        )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return a context that casts to bf16 or fp16; none for fp32."""

@@ -7,6 +7,8 @@ pages again; that was a seventh of a BERT step, and half of transformers'.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -37,10 +39,39 @@ class MemoryExhaustedError(Exception):
         self.is_undone = is_undone
 
 
+OUT_OF_MEMORY = (
+    "CUDA error: out of memory",
+    "cudaErrorMemoryAllocation",
+    # A library's handle or workspace: cuBLAS, cuBLASLt, cuDNN, cuSOLVER, cuSPARSE.
+    "_STATUS_ALLOC_FAILED",
+    # On the host: PyTorch's allocator, and oneDNN's code generator.
+    "DefaultCPUAllocator",
+    "could not create a primitive",
+)
+"""Texts of a failed allocation in errors that have no class of their own."""
+
+CUDA_OUT_OF_MEMORY = 2
+"""cudaErrorMemoryAllocation, the `error_code` of an `AcceleratorError`."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that an allocation failed, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # Host allocators do not have an error class: PyTorch's, and oneDNN's code generator.
-    words = ("DefaultCPUAllocator", "could not create a primitive")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    if not isinstance(error, RuntimeError):  # `AcceleratorError` is one
+        return False
+    is_code = getattr(error, "error_code", None) == CUDA_OUT_OF_MEMORY
+    return is_code or any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+@contextmanager
+def exhaustion_raised(undo: Callable[[], None] | None) -> Iterator[None]:
+    """Raise `MemoryExhaustedError` if the block runs out of memory, after `undo` if it can be."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if undo is not None:
+            undo()
+        raise MemoryExhaustedError(str(error), is_undone=undo is not None) from None

@@ -68,6 +68,7 @@ from smallbench.train.callbacks import (
 )
 from smallbench.train.compare_plan import ComparePlan, PeakMeter
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
+from smallbench.train.determinism import deterministic
 from smallbench.train.engine import Engine
 from smallbench.train.engines import build_engine
 from smallbench.train.initial import load_initial_weights
@@ -192,6 +193,7 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
     """Train from `checkpoint`, or from the seed, to the end or to the first request to stop."""
     config, machine, memory = run.config, run.machine, PeakMeter(run.machine.device)
     with ExitStack() as stack:
+        stack.enter_context(deterministic(config.train.deterministic))
         # 5. The objective with its model, the engine that holds its weights, and where it stands.
         objective = _build_objective(run, is_new=checkpoint is None)
         engine = build_engine(

@@ -7,9 +7,9 @@ loss, checkpoints, uploads) is callbacks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from smallbench.stop import NEVER, Stop
 from smallbench.train.batches import BatchSource
 from smallbench.train.budget import Budget, Progress
 from smallbench.train.engine import Engine
-from smallbench.train.memory import MemoryExhaustedError, is_out_of_memory
+from smallbench.train.memory import exhaustion_raised
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Trainer:
         means: dict[str, Tensor] = {}
         loss = torch.zeros((), device=engine.device)
         mine = micro_batches[engine.processes.rank :: engine.processes.size]
-        with self._undone_without_memory(generators):
+        with exhaustion_raised(partial(self._undo, generators)):
             for number, host_batch in enumerate(mine):
                 if number and self._asked_to_stop():
                     self._undo(generators)
@@ -187,7 +187,7 @@ class Trainer:
                 engine.backward(share, is_last=number == len(mine) - 1)
                 loss += share.detach()
                 add_means(means, sums, totals)
-        with self._undone_without_memory(None):
+        with exhaustion_raised(None):
             update = engine.step(learning_rate=learning_rate)
         progress.step += 1
         progress.position = next_position
@@ -222,18 +222,6 @@ class Trainer:
     def _undo(self, generators: Mapping[str, Tensor]) -> None:
         self.engine.discard_gradients()
         restore_random_state(generators)
-
-    @contextmanager
-    def _undone_without_memory(self, generators: Mapping[str, Tensor] | None) -> Iterator[None]:
-        """If the block runs out of memory, undo it, or say that this cannot be done."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if generators is not None:
-                self._undo(generators)
-            raise MemoryExhaustedError(str(error), is_undone=generators is not None) from None
 
 
 MIN_SKIPPED_AT_END = 3

@@ -256,7 +256,7 @@ def test_the_job_validates_compares_and_ranks_without_torch(root, tmp_path):
     assert "is rejected: slug" in done.stderr
     done = smallbench("leaderboard", "validate")
     assert done.returncode == 2
-    assert "needs --entry" in done.stderr
+    assert "ENTRY is missing" in done.stderr
 
 
 @pytest.mark.real_data

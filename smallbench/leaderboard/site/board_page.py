@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from smallbench.leaderboard.board import BOARDS, BoardName
-from smallbench.leaderboard.entry import LOG_FILE, TIERS, Entry, Tier
+from smallbench.leaderboard.entry import TIERS, Entry, Tier
 from smallbench.leaderboard.reproduce import commands_of
-from smallbench.leaderboard.site import charts
 from smallbench.leaderboard.site.environment import environment_of_site
 from smallbench.leaderboard.site.rows import (
     ARCHITECTURES,
@@ -18,6 +17,7 @@ from smallbench.leaderboard.site.rows import (
     SIZES,
     Row,
 )
+from smallbench.leaderboard.site.strips import Strips, records, strip
 
 TIER_MEANINGS: Mapping[Tier, str] = {
     "reported": "Scores printed elsewhere: nobody can recompute them, so they have no rank.",
@@ -25,15 +25,15 @@ TIER_MEANINGS: Mapping[Tier, str] = {
     "logged": "Also, the training log, the operations and the commit fit together.",
     "verified": "Also, the board’s keepers repeated it within stated tolerances.",
 }
-BUDGETS = ((24, "≤ 1 GPU-day"), (96, "≤ 4 GPU-days"), (168, "≤ 1 GPU-week"))
-"""Of GPU-hours; four days is what a system of the paper took on a V100."""
+BUDGETS = ((1, "≤ 1 hour"), (24, "≤ 1 day"), (96, "≤ 4 days"), (168, "≤ 1 week"))
+"""Of hours; four days is what a system of the paper took on a V100."""
 CAPTIONS: Mapping[str, str] = {
     "robust": "Entries ranked by one protocol, best AVG first",
     "paper": "Entries by their best dev scores, best AVG first",
 }
 MAX_NEWS = 110
 NUM_COMPARED_ROWS = 8
-"""Rows of the charts by task."""
+"""Rows of the table by task."""
 LARGE = 100
 """Rows above which a browser lays out only those in sight."""
 
@@ -45,7 +45,7 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
     shown = found or fallback
     note_list = list(dict.fromkeys(note for row in shown for note in row.entry.notes))
     numbers = {note: number for number, note in enumerate(note_list, start=1)}
-    strips = charts.Strips.of(shown)
+    strips = Strips.of(shown)
     return {
         "tab": tab,
         "tasks": tab.tasks,
@@ -72,12 +72,10 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
         "kinds": _kinds(shown),
         "news": {row.slug: _news(row.entry) for row in shown},
         "cards": {row.gpu for row in shown if row.gpu},
-        "charts": [chart for key in charts.COSTS if (chart := charts.scatter(shown, key))],
-        "by_task": charts.by_task(shown[:NUM_COMPARED_ROWS], tab.tasks),
-        "records": charts.records(found),
-        "record_chart": charts.record_chart(found),
+        "compared": [row for row in shown if row.cells][:NUM_COMPARED_ROWS],
+        "records": records(found),
         "data": {
-            "view": tab.view,
+            "board": tab.name,
             "tasks": [
                 {"key": name, "column": task.column, "title": task.title,
                  "metric": METRICS[task.ranking_metric]}
@@ -90,7 +88,6 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
                     "command": row.entry.provenance
                     and f"smallbench leaderboard reproduce submissions/{row.slug} --glue=hub",
                     "notes": list(row.entry.notes),
-                    "has_curve": (row.evaluation.folder / LOG_FILE).is_file(),
                 }
                 for row in shown
             ],
@@ -106,7 +103,7 @@ def _bits(flags: Iterable[bool]) -> str:
 class _Strips:
     """A view's strips, as the template draws them."""
 
-    def __init__(self, strips: charts.Strips) -> None:
+    def __init__(self, strips: Strips) -> None:
         self._strips = strips
         self._macro = environment_of_site().get_template("macros.html").module.interval_svg  # type: ignore[attr-defined]
 
@@ -114,7 +111,7 @@ class _Strips:
         """The AVG of a row with its interval, over the leader's."""
         assert row.average is not None
         scale, leader = self._strips.scale, self._strips.leader
-        line, dots = charts.strip([row.average], row.interval, scale)
+        line, dots = strip([row.average], row.interval, scale)
         lead = leader and (
             f"{100 * scale.place(leader.low):.1f}",
             f"{100 * (scale.place(leader.high) - scale.place(leader.low)):.1f}",

@@ -27,11 +27,11 @@ from smallbench.leaderboard.entry import (
 from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.finding import Finding
 from smallbench.leaderboard.guard import Failure, call_each
-from smallbench.leaderboard.site import charts, exports
+from smallbench.leaderboard.site import exports
 from smallbench.leaderboard.site.board_page import board_page
 from smallbench.leaderboard.site.entry_page import copy_files, entry_page
 from smallbench.leaderboard.site.environment import environment_of_site
-from smallbench.leaderboard.site.rows import METRICS, Row, rows
+from smallbench.leaderboard.site.rows import METRICS, Row, rows, task_leads
 from smallbench.leaderboard.text import show
 
 if TYPE_CHECKING:
@@ -155,8 +155,8 @@ def _write(
         "newest": max(dates, default=None),
         "tasks": TASKS,
         "metrics": METRICS,
-        "size": charts.SIZE,
     }
+    leads = {name: task_leads(found) for name, found in views.items()}
     environment = environment_of_site()
     environment.globals.update(shared)
 
@@ -176,11 +176,12 @@ def _write(
         copied = copy_files(next(iter(found.values())).evaluation, folder / place)
         content = entry_page(found, views, copied)
         _page(template, folder, f"{place}/index.html", "../../", content)
-        if content["curve"]:
-            # A script, because a page of file:// may not fetch.
-            points = json.dumps(content["curve_data"]["points"], separators=(",", ":"))
-            script = f'smallbench.curve("{slug}",{points})\n'
-            (folder / place / "curve.js").write_text(script, encoding="utf-8")
+        # A script, because a page of file:// may not fetch.
+        data = {"points": content["curve_data"]["points"],
+                "leads": {name: leads[name].get(slug) for name in found}}  # fmt: skip
+        script = json.dumps(data, separators=(",", ":"))
+        script = f'smallbench.loaded("{slug}",{script})\n'
+        (folder / place / "data.js").write_text(script, encoding="utf-8")
     texts = {
         MARKER: exports.json_text(views, rejected),
         "leaderboard.csv": exports.csv_text(views),

@@ -25,10 +25,14 @@ from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.folder import MAX_BYTES, list_files, read_bytes
 from smallbench.leaderboard.predictions import MAX_PREDICTIONS_BYTES
 from smallbench.leaderboard.scores import ViewName
-from smallbench.leaderboard.site import charts
 from smallbench.leaderboard.site.board_page import command_of
+from smallbench.leaderboard.site.environment import compact
 from smallbench.leaderboard.site.rows import METRICS, Cell, Row, Usage
-from smallbench.report.scale import Scale, short
+from smallbench.leaderboard.site.strips import curve_points, strip
+from smallbench.report.scale import Scale
+
+NUM_LOSSES = 10
+"""Rows of the table of losses, for a reader without scripts."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,7 @@ def entry_page(
     view, row = next(iter(found.items()))  # the one that it belongs to first
     entry, evaluation = row.entry, row.evaluation
     downloads, log = files
-    points = charts.curve_points(log)
-    curve = charts.loss_curve(points)
+    points = curve_points(log)
     findings = evaluation.findings
     counts = {v: sum(f.verdict == v for f in findings) for v in ("passed", "flagged", "not done")}
     return {
@@ -96,7 +99,7 @@ def entry_page(
         "links": row.links,
         "figures": list(_figures(found, views)),
         "views": [_view_table(name, one) for name, one in _tables(found).items()],
-        "curve": curve,
+        "losses": points[:: max(1, len(points) // NUM_LOSSES)],
         "curve_data": {"name": entry.name, "points": points},
         "command": command_of(entry),
         "provenance": _provenance(entry),
@@ -142,7 +145,7 @@ def _figures(
     remark = f"{inner / 1e6:.1f}M without embeddings" if inner else ""
     yield "Parameters", f"{model.num_parameters / 1e6:.1f}M", remark
     if usage.hours is not None and usage.tokens is not None:
-        yield "GPU-hours", f"{usage.hours:,.1f}", f"{_compact(usage.tokens)} tokens"
+        yield "Hours", f"{usage.hours:,.1f}", f"{compact(usage.tokens)} tokens"
     if usage.usd is not None:
         yield "Cost", f"${usage.usd:,.2f}", "of the machine’s time"
     if usage.kwh is not None:
@@ -173,19 +176,21 @@ def _view_table(view: ViewName, row: Row) -> dict[str, Any]:
     for name, cell in row.cells.items():
         task, details = TASKS[name], cell.details
         scale = Scale(cell.score - width, cell.score + width)
-        drawn = charts.strip(details.runs, details.interval, scale) if details else ("", "")
+        drawn = strip(details.runs, details.interval, scale) if details else ("", "")
         further = [
             (_metric_name(key), value)
             for key, value in (details.metrics if details else {}).items()
             if key != task.ranking_metric
         ]
         lines.append(Line(task, cell, drawn, further))
-    titles = {"robust": "Protocol robust-v1", "paper": "Best dev scores"}
+    title = "Best dev scores"
+    if view == "robust" and row.view is not None:
+        title = f"Protocol {row.view.protocol}"
     notes = {"robust": "mean over seeds", "paper": "best of the trials"}
     measured = row.entry.reported is None
     return {
         "name": view,
-        "title": titles[view],
+        "title": title,
         "note": notes[view] if measured else f"as reported: {row.entry.reported.source}",  # type: ignore[union-attr]
         "measured": measured,
         "lines": lines,
@@ -248,7 +253,7 @@ def _details(entry: Entry, usage: Usage) -> Iterator[tuple[str, list[tuple[str, 
             ("Corpus", data.name),
             ("Revision", data.revision),
             ("Unique tokens", _count(data.unique_tokens)),
-            ("Epochs", f"{data.epochs:.2f}"),
+            ("Epochs", f"{data.epochs:.3g}"),
             ("SHA-256", data.sha256),
         ],
     )
@@ -275,7 +280,7 @@ def _hardware_details(measured: Measured) -> Iterator[tuple[str, list[tuple[str,
     yield (
         "Hardware and energy",
         [
-            ("GPU", hardware.gpu),
+            ("Device", hardware.gpu),
             ("Memory", hardware.memory_bytes and f"{hardware.memory_bytes / 2**30:.0f} GiB"),
             ("Peak", hardware.peak_tflops and f"{hardware.peak_tflops:g} TFLOP/s"),
             ("Driver", hardware.driver),
@@ -305,11 +310,6 @@ def _hardware_details(measured: Measured) -> Iterator[tuple[str, list[tuple[str,
             ("Precision", finetune.precision),
         ],
     )
-
-
-def _compact(value: float) -> str:
-    """7.47B, as `charts.js` writes it."""
-    return short(value).replace(" ", "").replace("G", "B")
 
 
 def _count(value: int | None) -> str | None:
