@@ -292,11 +292,10 @@ def code_sha256() -> str:
     """
     sha = hashlib.sha256()
     package = package_files("smallbench")
-    parts = [package, package / "leaderboard", package / "glue"]
-    for place in parts:
-        for file in sorted(place.iterdir(), key=lambda file: file.name):
-            if file.name.endswith((".py", ".json")):
-                sha.update(file.name.encode() + b"\n" + file.read_bytes())
+    places = [package, *(package / name for name in ("leaderboard", "glue", "models"))]
+    for file in sorted((f for place in places for f in place.iterdir()), key=str):
+        if file.name.endswith((".py", ".json")):
+            sha.update(file.name.encode() + b"\n" + file.read_bytes())
     return sha.hexdigest()
 
 

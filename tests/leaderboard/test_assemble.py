@@ -16,13 +16,12 @@ from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.assemble import (
     Author,
     _require_official_rows,
-    _stages,
-    _thinned,
     write_new_entry,
 )
 from smallbench.leaderboard.compute import count_parameters
 from smallbench.leaderboard.entry import Stage
 from smallbench.leaderboard.evaluation import evaluate
+from smallbench.leaderboard.run_sections import stages_of, thinned
 from smallbench.models.config import ElectraConfig
 from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
@@ -204,13 +203,13 @@ def test_a_thinned_log_says_the_same_throughput():
          100 / (t - times[n - 1]) if n else None}
         for n, t in enumerate(times)
     ]  # fmt: skip
-    kept = _thinned(records, 50)
+    kept = thinned(records, 50)
     assert len(kept) <= 52
     assert (kept[0], kept[-1]["step"]) == (records[0], 1000)
     spans = np.diff([record["train_seconds"] for record in kept])
     rates = np.array([record["tokens_per_second"] for record in kept[1:]])
     assert rates @ spans == pytest.approx(100_000)
-    assert _thinned(records, 5000) == records
+    assert thinned(records, 5000) == records
 
 
 def test_the_stages_of_a_batch_ramp_add_up():
@@ -218,7 +217,7 @@ def test_the_stages_of_a_batch_ramp_add_up():
     for step in range(10, 1001, 10):
         tokens += 10 * 32 * (64 if step <= 300 else 128)
         records.append({"step": step, "tokens": tokens, "train_seconds": float(step)})
-    assert _stages(records, length=32) == (Stage(300, 64, 32), Stage(700, 128, 32))
+    assert stages_of(records, length=32) == (Stage(300, 64, 32), Stage(700, 128, 32))
 
 
 @pytest.mark.parametrize(

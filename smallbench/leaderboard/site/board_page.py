@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from smallbench.leaderboard.board import BOARDS, BoardName
-from smallbench.leaderboard.entry import TIERS, Entry, Tier
+from smallbench.leaderboard.entry import TIERS, Entry
 from smallbench.leaderboard.reproduce import commands_of
 from smallbench.leaderboard.site.environment import environment_of_site
 from smallbench.leaderboard.site.rows import (
@@ -19,18 +19,6 @@ from smallbench.leaderboard.site.rows import (
 )
 from smallbench.leaderboard.site.strips import Strips, records, strip
 
-TIER_MEANINGS: Mapping[Tier, str] = {
-    "reported": "Scores printed elsewhere: nobody can recompute them, so they have no rank.",
-    "claimed": "Scores recomputed from the predictions; the rest is the authors’ word.",
-    "logged": "Also, the training log, the operations and the commit fit together.",
-    "verified": "Also, the board’s keepers repeated it within stated tolerances.",
-}
-BUDGETS = ((1, "≤ 1 hour"), (24, "≤ 1 day"), (96, "≤ 4 days"), (168, "≤ 1 week"))
-"""Of hours; four days is what a system of the paper took on a V100."""
-CAPTIONS: Mapping[str, str] = {
-    "robust": "Entries ranked by one protocol, best AVG first",
-    "paper": "Entries by their best dev scores, best AVG first",
-}
 MAX_NEWS = 110
 NUM_COMPARED_ROWS = 8
 """Rows of the table by task."""
@@ -38,7 +26,7 @@ LARGE = 100
 """Rows above which a browser lays out only those in sight."""
 
 
-def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[str, Any]:
+def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dict[str, Any]:
     """Return the variables of `board.html`."""
     found, tab = views[view], BOARDS[view]
     fallback = [] if found or tab.view != "robust" else views["paper"]
@@ -62,11 +50,8 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
         "note_list": note_list,
         "notes": {row.slug: [numbers[note] for note in row.entry.notes] for row in shown},
         "tiers": [tier for tier in reversed(TIERS) if any(row.tier == tier for row in shown)],
-        "tier_meanings": TIER_MEANINGS,
         "large": LARGE,
-        "budgets": BUDGETS,
         "sizes": SIZES,
-        "captions": CAPTIONS,
         "facts": list(_facts(found, views)),
         "brackets": list(_brackets(found)),
         "kinds": _kinds(shown),

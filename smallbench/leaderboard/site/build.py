@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
     from markupsafe import Markup
 
+MANY_ENTRIES = 100
+"""As many are written by several processes."""
 MARKER = "leaderboard.json"
 """Its content tells a site from a folder that looks like one."""
 WRITTEN = {*(tab.page for tab in BOARDS.values()), "submit.html", "entries", "static"}
@@ -156,7 +158,6 @@ def _write(
         "tasks": TASKS,
         "metrics": METRICS,
     }
-    leads = {name: task_leads(found) for name, found in views.items()}
     environment = environment_of_site()
     environment.globals.update(shared)
 
@@ -166,22 +167,7 @@ def _write(
         _page(environment.get_template("board.html"), folder, page, "", content)
     body = _markdown(environment)
     _page(environment.get_template("submit.html"), folder, "submit.html", "", {"body": body})
-    template = environment.get_template("entry.html")
-    places: dict[str, dict[BoardName, Row]] = {}
-    for view, of_view in views.items():
-        for row in of_view:
-            places.setdefault(row.slug, {})[view] = row
-    for slug, found in places.items():
-        place = f"entries/{slug}"
-        copied = copy_files(next(iter(found.values())).evaluation, folder / place)
-        content = entry_page(found, views, copied)
-        _page(template, folder, f"{place}/index.html", "../../", content)
-        # A script, because a page of file:// may not fetch.
-        data = {"points": content["curve_data"]["points"],
-                "leads": {name: leads[name].get(slug) for name in found}}  # fmt: skip
-        script = json.dumps(data, separators=(",", ":"))
-        script = f'smallbench.loaded("{slug}",{script})\n'
-        (folder / place / "data.js").write_text(script, encoding="utf-8")
+    _write_entries(views, folder, environment.get_template("entry.html"))
     texts = {
         MARKER: exports.json_text(views, rejected),
         "leaderboard.csv": exports.csv_text(views),
@@ -194,6 +180,35 @@ def _write(
         texts["feed.xml"] = exports.atom_text(views, site_url=site_url)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def _write_entries(views: exports.Views, folder: Path, template: Template) -> None:
+    """Write each entry's page and files; those of a large board by as many processes as cores."""
+    leads = {name: task_leads(found) for name, found in views.items()}
+    places: dict[str, dict[BoardName, Row]] = {}
+    for view, of_view in views.items():
+        for row in of_view:
+            places.setdefault(row.slug, {})[view] = row
+
+    def write(slug: str) -> None:
+        found, place = places[slug], f"entries/{slug}"
+        copied = copy_files(next(iter(found.values())).evaluation, folder / place)
+        content = entry_page(found, views, copied)
+        _page(template, folder, f"{place}/index.html", "../../", content)
+        # A script, because a page of file:// may not fetch.
+        data = {"points": content["curve_data"]["points"],
+                "leads": {name: leads[name].get(slug) for name in found}}  # fmt: skip
+        script = json.dumps(data, separators=(",", ":"))
+        script = f'smallbench.loaded("{slug}",{script})\n'
+        (folder / place / "data.js").write_text(script, encoding="utf-8")
+
+    if len(places) < MANY_ENTRIES:
+        for slug in places:
+            write(slug)
+        return
+    for failure in call_each(write, places):
+        if isinstance(failure, Failure):
+            raise DataError(failure.reason)
 
 
 # ---- templates
