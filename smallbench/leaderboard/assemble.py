@@ -1,7 +1,7 @@
-"""An entry from a pretraining run and a GLUE run: whatever the two know is taken from them.
+"""Make an entry from a pretraining run and a GLUE run.
 
-Read here are `run.json` and `metrics.jsonl` of the one, and the stored runs of the other. What no
-run can know (who, under which licence, at what price) comes in as `Author`.
+Inputs are `run.json` and `metrics.jsonl` of the first, and the stored runs of the second. `Author`
+has what no run knows: who, under which licence, at what price.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ class Author:
 def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> Entry:
     """Write a complete entry to the new folder `out`, whose name is its slug.
 
-    Raises `DataError` where a run is not finished, the two do not belong together, or the result is
-    not what the schema demands.
+    Raises `DataError` if a run is not finished, the two do not belong together, or the result does
+    not fit the schema.
     """
     if out.exists():
-        raise DataError(f"{out} is there already; delete it or choose another --out")
+        raise DataError(f"{out} exists; delete it or choose another --out")
     record = _read_record(run_dir)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     records = [m for m in metrics if m["event"] == "train"]
@@ -183,7 +183,7 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
     except (KeyError, IndexError, TypeError):
         finished = None
     if finished is None:
-        raise DataError(f"{run_dir}/run.json is no record of a pretraining; give its --run_dir")
+        raise DataError(f"{run_dir}/run.json is not of a pretraining; give its --run_dir")
     return record
 
 

@@ -145,7 +145,7 @@ def provenance_of(
         git_commit=commit or None,
         dirty=any((found or "").endswith("+dirty") for found in commits),
         image_digest=image_digest or last.get("image_digest"),
-        # Where things lay on that machine is nobody's business.
+        # Paths of that machine stay private.
         command=("smallbench", *(_without_place(argument) for argument in arguments)),
         config_digest=record["config_digest"],
         config=record["config"],
@@ -193,9 +193,9 @@ def log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def thinned(records: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
-    """The first, the last, and every so-manieth between; the throughput is that of the whole way.
+    """Keep the first, the last and every n-th record between them.
 
-    Averaged over time from the logged rates, so it still says what was measured.
+    The throughput of a record is the mean since the one before, over time.
     """
     every = -(-len(records) // most)
     kept: list[Mapping[str, Any]] = []

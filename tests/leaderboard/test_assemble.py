@@ -156,7 +156,7 @@ def test_an_entry_knows_what_its_runs_know_and_passes(run_dir, glue, tmp_path):
 
 
 def test_an_entry_is_never_overwritten(run_dir, glue, tmp_path):
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists; delete it"):
         write_new_entry(tmp_path, run_dir=run_dir, glue=glue, author=AUTHOR)
 
 

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 MANY_ENTRIES = 100
 """As many are written by several processes."""
 MARKER = "leaderboard.json"
-"""Its content tells a site from a folder that looks like one."""
+"""Its content shows that a folder is a site."""
 WRITTEN = {*(tab.page for tab in BOARDS.values()), "submit.html", "entries", "static"}
 WRITTEN |= {MARKER, "leaderboard.csv", "entry.schema.json", "feed.xml"}
 WRITTEN |= {f"{name}.tex" for name in BOARDS}
-"""All that a site's folder holds: with anything else in it, it is not only ours to replace."""
+"""All that a site's folder holds. With anything else in it, it is not replaced."""
 
 
 def build_site(
@@ -56,8 +56,9 @@ def build_site(
 
     Returns the evaluations as shown: an entry that cannot be rendered is rejected and left out.
 
-    `site_url`, where it will be hosted, gives it a feed and canonical links; `is_sample` says that
-    the labels are generated stand-ins. Raises `DataError` where `out` holds what no build wrote.
+    `site_url`, the address where it will be hosted, gives it a feed and canonical links;
+    `is_sample` says that the labels are generated stand-ins. Raises `DataError` if `out` holds
+    anything else than a site.
     """
     if site_url is not None:
         site_url = _checked_url(site_url)
@@ -118,12 +119,12 @@ def _check_replaceable(out: Path) -> None:
         return
     remedy = "choose another --out, or empty it"
     if not out.is_dir():
-        raise DataError(f"{out} is there and no folder; {remedy}")
+        raise DataError(f"{out} exists and is not a folder; {remedy}")
     names = {path.name for path in out.iterdir()}
     if foreign := sorted(names - WRITTEN):
-        raise DataError(f"{out} holds {foreign[0]!r}, which no build of a site wrote; {remedy}")
+        raise DataError(f"{out} has {foreign[0]!r}, which is not part of a site; {remedy}")
     if names and not _is_ours(out / MARKER):
-        raise DataError(f"{out} is there and no site, by its {MARKER}; {remedy}")
+        raise DataError(f"{out} exists, but its {MARKER} is not that of a site; {remedy}")
 
 
 def _is_ours(marker: Path) -> bool:
@@ -139,7 +140,9 @@ def _checked_url(site_url: str) -> str:
 
     parts = urlsplit(site_url)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise UsageError(f"--site_url={site_url} is no address such as https://example.org/board")
+        raise UsageError(
+            f"Invalid --site_url={site_url}: expected an address such as https://example.org/board"
+        )
     return site_url.rstrip("/")
 
 

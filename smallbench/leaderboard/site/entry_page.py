@@ -44,7 +44,7 @@ class Download:
 
 
 def copy_files(evaluation: Evaluation, target: Path) -> tuple[list[Download], list[Any]]:
-    """Put an entry's files where its page will be; what they are, and its training log."""
+    """Copy an entry's files beside its page; return the downloads and the training log."""
     target.mkdir(parents=True)
     names = list_files(evaluation.folder)
     whats = {

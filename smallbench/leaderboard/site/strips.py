@@ -64,7 +64,7 @@ def records(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
 def curve_points(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
     """Tokens and loss of a training log, as many points as a screen shows.
 
-    The loss of masked tokens, or the total where there is none.
+    The loss of masked tokens, or the total if there is none.
     """
     key = "mlm_loss" if log and log[-1]["mlm_loss"] is not None else "loss"
     series = Series(tuple(line["tokens"] for line in log), tuple(line[key] for line in log))
