@@ -9,7 +9,6 @@ from typing import Any
 from smallbench.leaderboard.board import BOARDS, BoardName
 from smallbench.leaderboard.entry import TIERS, Entry
 from smallbench.leaderboard.reproduce import commands_of
-from smallbench.leaderboard.site.environment import environment_of_site
 from smallbench.leaderboard.site.rows import (
     ARCHITECTURES,
     METRICS,
@@ -17,7 +16,7 @@ from smallbench.leaderboard.site.rows import (
     SIZES,
     Row,
 )
-from smallbench.leaderboard.site.strips import Strips, records, strip
+from smallbench.leaderboard.site.strips import Strips, records
 
 MAX_NEWS = 110
 NUM_COMPARED_ROWS = 8
@@ -33,7 +32,6 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
     shown = found or fallback
     note_list = list(dict.fromkeys(note for row in shown for note in row.entry.notes))
     numbers = {note: number for number, note in enumerate(note_list, start=1)}
-    strips = Strips.of(shown)
     return {
         "tab": tab,
         "tasks": tab.tasks,
@@ -42,7 +40,7 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
         "rows": found,
         "fallback": fallback,
         "counts": {name: len(of_view) for name, of_view in views.items()},
-        "strips": strips and _Strips(strips),
+        "strips": Strips.of(shown),
         "best": {
             name: max((row.cells[name].score for row in shown if name in row.cells), default=None)
             for name in tab.tasks
@@ -83,25 +81,6 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
 def _bits(flags: Iterable[bool]) -> str:
     """Flags as a hexadecimal number, the first its lowest bit: a quarter of a character each."""
     return f"{sum(1 << index for index, flag in enumerate(flags) if flag):x}"
-
-
-class _Strips:
-    """A view's strips, as the template draws them."""
-
-    def __init__(self, strips: Strips) -> None:
-        self._strips = strips
-        self._macro = environment_of_site().get_template("macros.html").module.interval_svg  # type: ignore[attr-defined]
-
-    def draw(self, row: Row) -> Any:
-        """The AVG of a row with its interval, over the leader's."""
-        assert row.average is not None
-        scale, leader = self._strips.scale, self._strips.leader
-        line, dots = strip([row.average], row.interval, scale)
-        lead = leader and (
-            f"{100 * scale.place(leader.low):.1f}",
-            f"{100 * (scale.place(leader.high) - scale.place(leader.low)):.1f}",
-        )
-        return self._macro(line, dots, lead, row.interval is None)
 
 
 Fact = tuple[str, tuple[str, str], str]

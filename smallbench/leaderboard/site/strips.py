@@ -39,6 +39,15 @@ class Strips:
         leader = next((row.interval for row in rows if row.interval), None)
         return cls(Scale(low - air, high + air), leader)
 
+    def draw(self, row: Row) -> tuple[str, str, tuple[str, str] | None, bool]:
+        """Return the arguments of the templates' `interval_svg`."""
+        assert row.average is not None
+        line, dots = strip([row.average], row.interval, self.scale)
+        if self.leader is None:
+            return line, dots, None, row.interval is None
+        low, high = (100 * self.scale.place(end) for end in (self.leader.low, self.leader.high))
+        return line, dots, (f"{low:.1f}", f"{high - low:.1f}"), row.interval is None
+
 
 def strip(values: Iterable[float], interval: Interval | None, scale: Scale) -> tuple[str, str]:
     """Paths of an interval and of dots on a line of 100."""
