@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,10 +107,10 @@ def write(out, settings, score=0.5):
     write_run(run_directory(out, settings), result, values)
 
 
-@pytest.fixture
-def glue(run_dir, tmp_path):
+@pytest.fixture(scope="module")
+def stored(run_dir, tmp_path_factory):
     """robust-v1's runs of all tasks: 2e-4 is chosen everywhere."""
-    out = tmp_path / "results"
+    out = tmp_path_factory.mktemp("stored")
     for name, task in TASKS.items():
         for rate in ROBUST.learning_rates:
             settings = settings_of(
@@ -119,6 +120,11 @@ def glue(run_dir, tmp_path):
         for seed in ROBUST.seeds(task):
             write(out, settings_of(run_dir, name, learning_rate=2e-4, seed=seed))
     return out
+
+
+@pytest.fixture
+def glue(stored, tmp_path):
+    return shutil.copytree(stored, tmp_path / "results")
 
 
 def test_an_entry_knows_what_its_runs_know_and_passes(run_dir, glue, tmp_path):
