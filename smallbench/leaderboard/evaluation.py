@@ -111,6 +111,7 @@ def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluati
     except Rejected as error:
         return _refused(folder, None, error)
     sha256 = fingerprint(contents)
+    gold = with_choices(gold, chosen_tasks([folder]), cache=cache)  # here if nobody did before
     kept = None if cache is None else cache / _key(sha256, gold)
     if kept is not None and (evaluation := _read(kept, folder)):
         return evaluation
@@ -147,7 +148,7 @@ def evaluate_each(
     def one(folder: Path) -> Evaluation:
         return evaluate(folder, gold, cache=cache)
 
-    gold = with_choices(gold, chosen_tasks(folders), cache=cache)
+    gold = with_choices(gold, chosen_tasks(folders), cache=cache)  # once for all processes
     with threadpool_limits(1):  # a process for each core; threads would only be in their way
         reading.prepare()
         statistics.prepare(gold.labels)
