@@ -174,19 +174,23 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
     """Pretrain and export; what is exported is complete."""
-    from smallbench.data.shards import TokenRows
+    from smallbench.checkpoints.record import open_record
     from smallbench.export.huggingface import export
     from smallbench.files import read_json
-    from smallbench.train.build import fit_to_data, open_corpus
+    from smallbench.train.build import fit_to_data, open_corpus, record_of
+    from smallbench.train.config import resumable_keys
     from smallbench.train.pretrain import pretrain
-    from smallbench.train.record import open_record
 
     run_dir, exported = out / "run", out / "export"
     marker = exported / "smallbench.json"
     if marker.is_file():  # also refuses another configuration, corpus or plug-in
-        manifest = TokenRows(data, "train").manifest
-        fitted = fit_to_data(config, open_corpus(data))
-        record = open_record(run_dir, fitted, data=data, manifest=manifest, has_checkpoints=True)
+        corpus = open_corpus(data)
+        record = open_record(
+            run_dir,
+            record_of(fit_to_data(config, corpus), corpus.rows, data),
+            resumable=resumable_keys(config),
+            has_checkpoints=True,
+        )
         if read_json(marker).get("run_id") == record["run_id"]:
             announce(f"1/4 pretrain, 2/4 export: {exported} is complete")
             return
@@ -229,9 +233,9 @@ def fine_tune(
 
 def write(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
     """Write the entry, dated by the run's own record; an equal one stays as it is."""
+    from smallbench.checkpoints.record import RECORD_NAME, read_record
     from smallbench.leaderboard.assemble import Author, write_new_entry, write_random_entry
     from smallbench.leaderboard.entry import Links
-    from smallbench.train.run_record import RECORD_NAME, read_record
 
     announce("4/4 entry")
     run_dir, glue = options.out / "run", options.out / "glue"
@@ -340,8 +344,8 @@ JOB = Job(
     shortcuts={"seed": "train.seed"},
     examples=(
         "smallbench enter tiny bert-tiny --data=corpus --glue=GLUE --out=entries/bert-tiny-1",
-        "smallbench enter tiny my_idea.py:gated --data=corpus --glue=GLUE --out=entries/gated-2"
-        " --seed=2 --authors=Ada",
+        "smallbench enter tiny deberta-tiny --data=corpus --glue=GLUE --out=entries/deberta-2"
+        " --seed=2 --authors=Ada,Alan --license=Apache-2.0",
         "smallbench enter small electra-small --data=corpus --glue=hub --out=entries/electra",
         "smallbench enter tiny bert-tiny --data=corpus --glue=GLUE --out=entries/random"
         " --random_weights --code=https://example.org/code",

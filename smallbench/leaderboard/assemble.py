@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smallbench.checkpoints.record import RECORD_NAME, read_record
 from smallbench.config import differing_keys, to_dict
 from smallbench.errors import DataError
 from smallbench.glue.choice import CHOICE
@@ -51,7 +52,6 @@ from smallbench.leaderboard.run_sections import (
 )
 from smallbench.leaderboard.scores import PAPER
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.run_record import RECORD_NAME, read_record
 
 SHARED_SETTINGS = (
     "batch_size",
@@ -212,11 +212,6 @@ def _require_same_model(
 def _require_official_rows(runs: Sequence[RunResult], glue: Path) -> None:
     """Raise `DataError` for runs on other rows; samples are marked by their gold labels."""
     for run in runs:
-        if run.unofficial is None:
-            raise DataError(
-                f"{glue}: the data of the {run.settings.task} runs were not checked against the "
-                "official rows; run the same 'smallbench glue' command again"
-            )
         if run.unofficial:
             raise DataError(f"{glue} is not of the official rows: {run.unofficial[0]}")
         if run.settings.split == CHOICE or run.settings.is_sample:

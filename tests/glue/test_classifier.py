@@ -13,10 +13,11 @@ from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.encoder import Encoder
 from smallbench.glue.finetune import finetune
 from smallbench.glue.readers import load_task
-from smallbench.glue.results import check_run, run_directory
+from smallbench.glue.results import run_directory
 from smallbench.glue.tasks import TASKS
 from smallbench.models import config as models
 from smallbench.models.convert import target_of
+from tests.glue.runs import check_run
 
 QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32")
 
