@@ -324,7 +324,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
-def test_what_no_build_wrote_is_never_replaced(files, site, entries, tmp_path):
+def test_a_folder_that_is_not_only_a_site_is_never_replaced(files, site, entries, tmp_path):
     out = tmp_path / "out"
     for name, text in files.items():
         path = out / name
@@ -355,8 +355,8 @@ def test_the_folder_one_is_in_is_not_replaced(out, entries, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "https://a.b/?q=1"])
-def test_an_address_that_is_none_is_refused(url, entries, tmp_path):
-    with pytest.raises(UsageError, match="is no address"):
+def test_an_invalid_address_is_refused(url, entries, tmp_path):
+    with pytest.raises(UsageError, match="Invalid --site_url"):
         build_site(entries, tmp_path / "site", site_url=url)
 
 
@@ -427,7 +427,7 @@ def test_the_job_serves_what_it_built_on_this_machine_only(tmp_path):
 
 
 @pytest.mark.parametrize("port", [-1, 65_536, 99_999_999])
-def test_a_port_that_is_none_is_refused(port):
+def test_an_invalid_port_is_refused(port):
     with pytest.raises(UsageError, match=f"--port={port}: expected 0 to 65535"):
         ServeOptions(port=port)
 
