@@ -7,7 +7,7 @@ WORKERS ?= 2
 TORCH ?= 2.13.0
 
 # PyTorch's index for this machine's GPU, e.g. https://download.pytorch.org/whl/cu126 for a V100:
-# README, "With a GPU". Kept in .venv, so that it is given once; a new one replaces torch.
+# docs/install.md. Kept in .venv, so that it is given once; a new one replaces torch.
 TORCH_INDEX_URL ?=
 
 BIN := .venv/bin
@@ -18,28 +18,37 @@ FROM_INDEX = $$(sed -n 's/^./--extra-index-url=&/p' $(INDEX))
 
 .DEFAULT_GOAL := $(if $(TORCH_INDEX_URL),venv,help)
 
-.PHONY: FORCE help quickstart test lint format lock venv clean
+.PHONY: FORCE help quickstart check test lint format lock venv clean
 
 help:
 	@echo "make quickstart  the whole chain in minutes: text, BERT, export, GLUE samples, table"
-	@echo "make test        lint, then every test that takes seconds"
-	@echo "make lint        ruff, mypy and the import rules"
+	@echo "make check       under a minute, after each edit: lint, types, laws of pure functions"
+	@echo "make test        lint and types, then every test that takes seconds"
+	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff rewrite what it can"
-	@echo "make venv        only the set-up, in .venv; with a GPU: make TORCH_INDEX_URL=… (README)"
+	@echo "make venv        only the set-up, in .venv; with a GPU: make TORCH_INDEX_URL=… (docs/install.md)"
 	@echo "make lock        resolve requirements.lock and docker/*.lock again"
 	@echo "make clean       remove .venv and caches; runs and results stay"
 
 quickstart: .venv/train
 	$(BIN)/smallbench quickstart
 
+# Tests of functions without files and processes, and of the layers.
+PURE := tests/objectives tests/test_layers.py tests/test_config.py tests/test_registry.py \
+	tests/test_cores.py tests/test_gpus.py tests/data/test_cleaning.py tests/data/test_loader.py \
+	tests/models/test_flops.py tests/train/test_budget.py tests/glue/test_metrics.py \
+	tests/glue/test_tasks.py tests/leaderboard/test_statistics.py tests/leaderboard/test_ranking.py
+
+check: lint
+	$(BIN)/python -m pytest $(PURE)
+
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=10
 
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -36,21 +36,22 @@ from uuid import uuid4
 import torch
 
 from benchmarks.systems import LENGTH, trainer_of
-from smallbench.config import digest
-from smallbench.recipes import RECIPES
-from smallbench.storage.base import join, open_storage
-from smallbench.train.checkpoint import (
+from smallbench.checkpoints.manifest import METRICS, step_name
+from smallbench.checkpoints.remote_run import RemoteRun
+from smallbench.checkpoints.retention import Retention
+from smallbench.checkpoints.state import random_state
+from smallbench.checkpoints.store import (
     Checkpoint,
     CheckpointStore,
     newest_checkpoint,
 )
+from smallbench.checkpoints.uploader import Uploader
+from smallbench.config import digest
+from smallbench.recipes import RECIPES
+from smallbench.storage import open_storage
+from smallbench.storage.base import join
 from smallbench.train.config import PretrainConfig
-from smallbench.train.manifest import METRICS, step_name
 from smallbench.train.precision import choose_device, choose_precision
-from smallbench.train.randomness import random_state
-from smallbench.train.remote import RemoteRun
-from smallbench.train.retention import Retention
-from smallbench.train.sync import Uploader
 from smallbench.train.trainer import Trainer
 
 VOCAB_SIZE = 30_522

@@ -45,7 +45,7 @@ def ours(
 ) -> float:
     """Our score on dev, × 100."""
     settings = settings_for(encoder, data, config, learning_rate=rate, seed=seed)
-    found = find_run(run_directory(out / "ours", settings), settings, data_sha256=data.sha256)
+    found = find_run(run_directory(out / "ours", settings), settings, data)
     result = found or finetune(
         encoder, data, config, learning_rate=rate, seed=seed, out=out / "ours"
     )
@@ -89,7 +89,10 @@ def theirs(
 
     collate = DataCollatorWithPadding(tokenizer)
     batches: Any = DataLoader(
-        rows("train"), batch_size=config.batch_size, shuffle=True, collate_fn=collate
+        rows("train"),  # type: ignore[arg-type]
+        batch_size=config.batch_size,
+        shuffle=True,
+        collate_fn=collate,
     )
     no_decay = [p for name, p in network.named_parameters() if p.ndim < 2]
     decay = [p for name, p in network.named_parameters() if p.ndim >= 2]

@@ -36,14 +36,18 @@ class Job:
 
     `options` is a frozen dataclass of `config.option(...)` fields: one flag each, read by its
     annotation. `words` names the options that bare words set, in order (`pretrain RECIPE`); the
-    last takes all that are left where it is a tuple. Where `config` is given, it maps the options
-    to a base configuration whose keys the flags
+    last takes all that are left if it is a tuple.
+
+    If `config` is given, it maps the options to a base configuration whose keys the flags
     `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument. `shortcuts` maps
-    an option to the configuration key that it sets. `prints_config` is False where the output is
-    an answer to read or parse, not a run to log. `plan` says in some lines what would be done, for
-    `--dry_run`. `examples` are whole command lines; `--help`
-    shows them, and a test parses each. `doc` is the text of `--help`, if it is not that of the
-    module. `actions` are jobs of their own that the first word names (`glue show`).
+    an option to the configuration key that it sets. `dotted` names an option that takes the flags
+    `--SECTION.KEY=VALUE` of a job without `config`, as words `KEY=VALUE`. `record` names the file
+    that keeps all values, as a format of the options; a job that has one prints first what differs
+    from its recipe.
+
+    `plan` says in some lines what would be done, for `--dry_run`. `examples` are whole command
+    lines; `--help` shows them, and a test parses each. `doc` is the text of `--help`, if it is not
+    that of the module. `actions` are jobs of their own that the first word names (`glue show`).
     """
 
     name: str
@@ -52,7 +56,8 @@ class Job:
     words: tuple[str, ...] = ()
     config: Callable[[Any], Any] | None = None
     shortcuts: Mapping[str, str] = field(default_factory=dict)
-    prints_config: bool = True
+    dotted: str = ""
+    record: str = ""
     plan: Callable[[Any], str] | None = None
     examples: tuple[str, ...] = ()
     doc: str = ""
@@ -60,7 +65,7 @@ class Job:
 
 
 def load(name: str) -> Job:
-    """The job of that name; its module imports nothing heavy until it runs."""
+    """Return the job of that name; its module imports nothing heavy until it runs."""
     job = import_module(f"jobs.{name}").JOB
     assert isinstance(job, Job)
     return job

@@ -41,8 +41,8 @@ class Options(StorageConfig):
 
 def run(options: Options) -> None:
     """Do it, and say what was done."""
-    from smallbench.train.inspect import checkpoints_table, open_run, prune, pull, verify
-    from smallbench.train.retention import Retention
+    from smallbench.checkpoints.inspection import checkpoints_table, open_run, prune, pull, verify
+    from smallbench.checkpoints.retention import Retention
 
     place = open_run(options.run, options)
     if options.action == "list":

@@ -17,7 +17,7 @@ from typing import NoReturn
 import smallbench
 from jobs.base import JOBS, chosen, load
 from jobs.manual import manual, overview
-from jobs.resolve import as_yaml, named_config, resolve
+from jobs.resolve import as_yaml, changes_as_yaml, named_config, resolve
 from smallbench import files, plugins
 from smallbench.errors import (
     ConfigError,
@@ -87,8 +87,8 @@ def _dispatch(arguments: list[str]) -> None:
         elif job.config is None:
             job.run(options)
         else:
-            if job.prints_config:
-                print(as_yaml(job, options, config), flush=True)
+            if job.record:
+                print(changes_as_yaml(job, options, config), flush=True)
             job.run(options, config)
 
 
@@ -99,7 +99,7 @@ def _fail(name: str, message: str, code: int) -> int:
 
 
 def _sentence(error: Exception) -> tuple[str, int] | None:
-    """What to say of an error, and the exit code; None for a crash of this program."""
+    """Return what to say of an error, and the exit code; None for a crash of this program."""
     if isinstance(error, SmallbenchError):
         is_about_values = type(error) is ConfigError
         return (is_about_values and plugins.explain(error)) or str(error), error.exit_code
@@ -117,7 +117,7 @@ def _sentence(error: Exception) -> tuple[str, int] | None:
 
 
 def _disk_failure(error: Exception) -> tuple[str, ExitCode] | None:
-    """The sentence and exit code if the file system, not the program, is at fault."""
+    """Return the sentence and exit code if the file system, not the program, is at fault."""
     number = files.errno_of(error)
     if number in files.NOT_WRITABLE and not getattr(error, "filename", None):
         reason = os.strerror(number)  # perhaps a library wrapped it
@@ -138,7 +138,7 @@ def _disk_failure(error: Exception) -> tuple[str, ExitCode] | None:
 
 
 def _how_to_install(module: str) -> str:
-    """The pip command that brings a missing package, as an extra of this one where it is in one."""
+    """Return the pip command that installs a missing package, as our extra if it is in one."""
     package = module.partition(".")[0].replace("_", "-").lower()
     try:
         requirements = metadata.requires("smallbench") or []

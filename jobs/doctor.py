@@ -30,7 +30,7 @@ from smallbench.config import option
 from smallbench.cores import available_cpus
 from smallbench.errors import SmallbenchError, UnavailableError
 from smallbench.nvidia import unusable_card
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
 
 TRAINING = (
@@ -120,7 +120,7 @@ def run(options: Options) -> None:
 
 
 def installed_version(package: str) -> str | None:
-    """The installed version of a package, without importing it."""
+    """Return the installed version of a package, without importing it."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -145,7 +145,7 @@ def processor() -> dict[str, Any]:
 
 
 def memory() -> dict[str, float | None]:
-    """Memory in GiB, and the limit of the container."""
+    """Return the memory in GiB, and the limit of the container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     available, limit = None, None
     meminfo, cgroup = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
@@ -158,7 +158,7 @@ def memory() -> dict[str, float | None]:
 
 
 def disk(folder: Path) -> dict[str, Any]:
-    """Free space in the current folder, and whether it can be written."""
+    """Return the free space in the current folder, and whether it can be written."""
     usage = shutil.disk_usage(folder)
     return {
         "folder": str(folder),
@@ -179,13 +179,13 @@ def require_temporary_files() -> None:
 
 
 def shared_memory() -> dict[str, float] | None:
-    """Size of /dev/shm; None if it does not exist."""
+    """Return the size of /dev/shm, or None if it does not exist."""
     folder = Path("/dev/shm")  # noqa: S108  where Linux has it
     return {"gib": round(shutil.disk_usage(folder).total / GIB, 2)} if folder.is_dir() else None
 
 
 def storage(url: str, config: StorageConfig) -> SmallbenchError | None:
-    """The error of a storage that cannot keep runs; None if it can."""
+    """Return the error of a storage that cannot keep runs; None if it can."""
     try:
         open_storage(url, config).check()
     except SmallbenchError as error:
@@ -194,14 +194,14 @@ def storage(url: str, config: StorageConfig) -> SmallbenchError | None:
 
 
 def has_wandb_key() -> bool:
-    """Whether there is a key of Weights & Biases; it is never shown."""
+    """Return whether there is a key of Weights & Biases; it is never shown."""
     from smallbench.tracking.wandb import has_key
 
     return has_key()
 
 
 def network() -> dict[str, Any]:
-    """Whether the Hugging Face hub answers."""
+    """Return whether the Hugging Face hub answers."""
     from urllib.request import urlopen
 
     from huggingface_hub.constants import ENDPOINT  # honours HF_ENDPOINT
@@ -214,7 +214,7 @@ def network() -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Each CUDA device, and whether the installed PyTorch was built for it."""
+    """Return each CUDA device, and whether the installed PyTorch was built for it."""
     import torch
 
     from smallbench.train.precision import assert_compiled_for
@@ -239,7 +239,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def training(device_name: str) -> dict[str, Any]:
-    """What a run with that device would use, and its measured rate of matrix products."""
+    """Return what a run with that device would use, and its measured rate of matrix products."""
     import torch
 
     from smallbench.train.precision import (
@@ -266,7 +266,7 @@ def training(device_name: str) -> dict[str, Any]:
 
 
 def architectures() -> list[str]:
-    """The architectures of the installed PyTorch; known only if it sees a GPU."""
+    """Return the architectures of the installed PyTorch; known only if it sees a GPU."""
     import torch
 
     if torch.version.cuda is None:
@@ -275,7 +275,7 @@ def architectures() -> list[str]:
 
 
 def report(findings: dict[str, Any]) -> Iterator[str]:
-    """The findings as lines of text."""
+    """Yield the findings as lines of text."""
     yield f"python      {findings['python']}"
     cpu, memory, disk = findings["processor"], findings["memory"], findings["disk"]
     sets = ", ".join(cpu["instruction_sets"]) or "none that matter here"

@@ -180,19 +180,23 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
     """Pretrain and export; what is exported is complete."""
-    from smallbench.data.shards import TokenRows
+    from smallbench.checkpoints.record import open_record
     from smallbench.export.huggingface import export
     from smallbench.files import read_json
-    from smallbench.train.build import fit_to_data, open_corpus
+    from smallbench.train.build import fit_to_data, open_corpus, record_of
+    from smallbench.train.config import resumable_keys
     from smallbench.train.pretrain import pretrain
-    from smallbench.train.record import open_record
 
     run_dir, exported = out / "run", out / "export"
     marker = exported / "smallbench.json"
     if marker.is_file():  # also refuses another configuration, corpus or plug-in
-        manifest = TokenRows(data, "train").manifest
-        fitted = fit_to_data(config, open_corpus(data))
-        record = open_record(run_dir, fitted, data=data, manifest=manifest, has_checkpoints=True)
+        corpus = open_corpus(data)
+        record = open_record(
+            run_dir,
+            record_of(fit_to_data(config, corpus), corpus.rows, data),
+            resumable=resumable_keys(config),
+            has_checkpoints=True,
+        )
         if read_json(marker).get("run_id") == record["run_id"]:
             announce(f"1/4 pretrain, 2/4 export: {exported} is complete")
             return
@@ -235,9 +239,9 @@ def fine_tune(
 
 def write(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
     """Write the entry, dated by the run's own record; an equal one stays as it is."""
+    from smallbench.checkpoints.record import RECORD_NAME, read_record
     from smallbench.leaderboard.assemble import Author, write_new_entry, write_random_entry
     from smallbench.leaderboard.entry import Links
-    from smallbench.train.run_record import RECORD_NAME, read_record
 
     announce("4/4 entry")
     run_dir, glue = options.out / "run", options.out / "glue"

@@ -30,9 +30,9 @@ class Options(StorageConfig, TrackerConfig):
 
 def run(options: Options) -> None:
     """Export, check, and publish if asked."""
+    from smallbench.checkpoints.inspection import run_directory
+    from smallbench.export.artifact import show_export
     from smallbench.export.huggingface import export
-    from smallbench.export.tracking import show_export
-    from smallbench.train.inspect import run_directory
 
     with run_directory(options.run, options) as run_dir:
         difference = export(run_dir, options.out, push=options.push, storage=options)

@@ -25,7 +25,7 @@ from smallbench.config import Location, command, option, require
 from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
-from smallbench.parts import PartConfig
+from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
 
@@ -37,7 +37,7 @@ ProtocolName = Literal["robust-v1", "tiny-v1", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig, TrackerConfig, PartConfig, FinetuneConfig):
+class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
     """Flags of `smallbench glue`, which measures."""
 
     model: Location = option(
@@ -250,7 +250,6 @@ def _action(run: Callable[..., None], options: type, example: str) -> tuple[str,
         options=options,
         run=run,
         words=("run",),
-        prints_config=False,
         doc=run.__doc__ or "",
         examples=(f"smallbench glue {example}",),
     )

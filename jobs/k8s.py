@@ -114,7 +114,7 @@ class Options(ClusterConfig):
 
 
 def config(options: Options) -> PretrainConfig | None:
-    """The recipe's configuration, if a recipe is named."""
+    """Return the recipe's configuration, if a recipe is named."""
     return None if options.recipe is None else recipe_config(options.recipe)
 
 
@@ -184,7 +184,7 @@ def status_of(cluster: Cluster, stage: Stage | None, run_id: str | None) -> str:
 def stages_of(
     options: Options, config: PretrainConfig | None
 ) -> Iterator[tuple[Options, PretrainConfig | None]]:
-    """What each stage of `all` would be given by itself; a single stage as it is."""
+    """Yield what each stage of `all` would be given by itself; a single stage as it is."""
     from smallbench.cluster.work import flags_by_stage, work_of
 
     if options.stage != "all":
@@ -239,7 +239,6 @@ JOB = Job(
     run=run,
     words=("action", "stage", "recipe"),
     config=config,
-    prints_config=False,
     examples=(
         "smallbench k8s render pretrain bert-small --image=registry.example/smallbench@sha256:"
         f"{'0123456789abcdef' * 4} --bucket=s3://lab",

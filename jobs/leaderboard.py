@@ -58,7 +58,7 @@ def table(options: TableOptions) -> None:
     from smallbench.leaderboard.board import render_board
     from smallbench.leaderboard.evaluation import evaluate_all
     from smallbench.leaderboard.table import leaderboard_rows, render_markdown
-    from smallbench.storage.base import open_storage
+    from smallbench.storage import open_storage
 
     if options.submissions is not None:
         gold = labels_of(options.glue)

@@ -22,7 +22,7 @@ EXIT_CODES = (
 
 
 def overview() -> str:
-    """The page of `smallbench --help`."""
+    """Return the page of `smallbench --help`."""
     width = max(map(len, JOBS))
     rows = [f"  {name:<{width}}  {summary}" for name, summary in JOBS.items()]
     return "\n".join(
@@ -49,7 +49,7 @@ def overview() -> str:
 
 
 def manual(job: Job, config: Any = None) -> str:
-    """The page of `smallbench JOB --help`: what the job is for, its options, examples.
+    """Return the page of `smallbench JOB --help`: what the job is for, its options, examples.
 
     `config` is what its configuration keys are shown with.
     """
@@ -123,7 +123,7 @@ def _option_rows(cls: type, words: Sequence[str]) -> list[str]:
 def _row(
     left: str, text: str, value: Any = None, *, shown: bool = False, indent: int = 34
 ) -> list[str]:
-    """A flag and, in a column beside it, what it means and its default."""
+    """Return a flag and, in a column beside it, what it means and its default."""
     if shown:
         text = f"{text} [{_plain(value)}]".strip()
     lines = textwrap.wrap(text, max(_columns() - indent, 30)) or [""]
@@ -149,6 +149,6 @@ def _wrap(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """A docstring with its paragraphs wrapped; indented ones keep their lines."""
+    """Return a docstring with its paragraphs wrapped; indented ones keep their lines."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
     return "\n\n".join(p if re.match(r"\s", p) else _wrap(" ".join(p.split())) for p in paragraphs)

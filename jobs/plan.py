@@ -2,8 +2,8 @@
 
 Nothing is trained and no GPU is needed. Memory is found by running the recipe's own training step
 on tensors without content, for each way to train it: plain, with recomputed activations, and with
-DeepSpeed keeping the optimizer or also the parameters in the host's memory. Time follows from the
-model's operations and a model FLOPs utilisation (MFU) that is assumed, or from a measurement.
+DeepSpeed keeping the optimizer or also the parameters in the host's memory. Time is estimated from
+what that step computes, as a range with its parts, or taken from a measurement.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class Options:
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     gpu: str = option("v100-16gb", help="a card of the table in smallbench/gpus.py")
     hours: float | None = option(None, help="also say how many steps fit into them")
-    mfu: float = option(0.3, help="part of the card's peak that the model's operations reach")
     measured: Path | None = option(
         None,
         help="metrics.jsonl in the directory of a run of this recipe on this card, or what "
@@ -43,7 +42,6 @@ class Options:
     json: bool = option(False, help="print JSON instead of the table")
 
     def __post_init__(self) -> None:
-        require(1e-4 <= self.mfu <= 1, "mfu", self.mfu, "0.0001 to 1")
         for name in ("hours", "price_per_hour"):
             value = getattr(self, name)
             allowed = value is None or 0 < value <= MOST
@@ -57,20 +55,24 @@ def config(options: Options) -> PretrainConfig:
 
 def run(options: Options, config: PretrainConfig) -> None:
     """Print the plan."""
-    from smallbench.gpus import Gpu, gpu_of
-    from smallbench.train.plan import make_plan
+    from smallbench.gpus import gpu_of
+    from smallbench.train.gpu_plan import make_plan
+    from smallbench.train.plan import Decision
     from smallbench.train.plan_measured import measured_tokens_per_second
     from smallbench.train.plan_table import as_table
 
-    def measured(gpu: Gpu, precision: str) -> float:
+    gpu = gpu_of(options.gpu)
+
+    def measured(decision: Decision, precision: str) -> float:
         assert options.measured is not None
-        recipe = recipe_config(options.recipe)
-        return measured_tokens_per_second(options.measured, config, gpu, precision, recipe=recipe)
+        return measured_tokens_per_second(
+            options.measured, config, gpu, precision, decision=decision,
+            recipe=recipe_config(options.recipe),
+        )  # fmt: skip
 
     plan = make_plan(
         config,
-        gpu_of(options.gpu),
-        mfu=options.mfu,
+        gpu,
         measured=None if options.measured is None else measured,
         hours=options.hours,
         price_per_hour=options.price_per_hour,
@@ -85,11 +87,10 @@ JOB = Job(
     words=("recipe",),
     config=config,
     shortcuts={"offload": "train.offload"},
-    prints_config=False,
     examples=(
         "smallbench plan bert-base --gpu=v100-16gb",
         "smallbench plan bert-1.5b --gpu=v100-16gb --hours=100 --price_per_hour=0.5",
-        "smallbench plan bert-large --gpu=t4-16gb --mfu=0.2 --json",
+        "smallbench plan bert-large --gpu=t4-16gb --json",
         "smallbench plan bert-tiny --gpu=t4-16gb --model.vocab_size=8192",
     ),
 )

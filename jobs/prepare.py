@@ -21,13 +21,13 @@ from pathlib import Path
 from jobs.base import Job
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
-from smallbench.parts import PartConfig
 from smallbench.plugins import nothing_left
+from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig, PartConfig, PrepareConfig):
+class Options(StorageConfig, ShardConfig, PrepareConfig):
     """Flags of `smallbench prepare`."""
 
     out: Location = option(
@@ -48,7 +48,7 @@ class Options(StorageConfig, PartConfig, PrepareConfig):
 def run(options: Options) -> None:
     """Prepare to the end, or to the first signal."""
     from smallbench.data.prepare import prepare
-    from smallbench.data.remote import prepare_remote
+    from smallbench.data.remote_prepare import prepare_remote
     from smallbench.data.shards import Manifest
     from smallbench.data.shares import prepare_share
     from smallbench.data.summary import summary

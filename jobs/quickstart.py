@@ -1,15 +1,15 @@
 """The whole chain in a few minutes on two CPU cores, with no data and no network.
 
 Corpus: the English documentation installed with Python and its packages. Then a tiny BERT from
-scratch, its export, fine-tuning on generated stand-ins for the eight GLUE tasks (samples: their
-scores say nothing about GLUE), and a table beside the paper's rows. An interrupted quickstart
-continues where it was.
+scratch, its export, fine-tuning on generated stand-ins for the eight GLUE tasks, and a table: the
+trained model beside the same model with random weights. The scores say nothing about GLUE. An
+interrupted quickstart continues where it was.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.base import Job
@@ -18,39 +18,37 @@ from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
 NEXT = """\
-That was a rehearsal: a toy corpus, a toy budget, sample tasks. The loss curve: {out}/run/loss.png
+The run in a browser: {out}/report.html
 The same chain on real text and real GLUE:
-
-  smallbench prepare --corpus=openwebtext.tar.xz --out=corpus     # or hub:Skylion007/openwebtext
+  smallbench prepare --corpus=hub:Skylion007/openwebtext --out=corpus
   smallbench pretrain bert-small --data=corpus --run_dir=runs/bert-small
   smallbench export --run=runs/bert-small --out=runs/bert-small/export
   smallbench glue --model=runs/bert-small/export --glue=hub --out=runs/bert-small/glue
   smallbench leaderboard --results=runs/bert-small/glue
-
-What this machine can do: smallbench doctor. Every job explains itself: smallbench JOB --help"""
+What this machine can do: smallbench doctor. What a job does: smallbench JOB --help"""
 
 
 @dataclass(frozen=True)
 class Options:
     """Flags of `smallbench quickstart`."""
 
-    out: Path = option(Path("quickstart"), help="where everything is kept")
-    max_steps: int | None = option(None, help="optimizer steps of the pretraining; none: 600")
-    corpus_documents: int = option(4_000, help="documents of the corpus")
+    out: Path = option(Path("quickstart"), help="directory of everything that is written")
+    max_steps: int | None = option(None, help="optimizer steps of the pretraining; none: 400")
+    corpus_documents: int = option(4_000, help="number of documents of the corpus")
 
 
 def config(options: Options) -> PretrainConfig:
-    """`bert-tiny` with a quick rhythm."""
+    """Return `bert-tiny` with a schedule for some hundred steps."""
     recipe: PretrainConfig = recipe_config("bert-tiny")
     return override_all(
         recipe,
         {
-            "train.max_steps": 600,
-            # The recipe's rate needs some hundred steps of warm-up; after 12 of these 600 the loss
+            "train.max_steps": 400,
+            # The recipe's rate needs some hundred steps of warm-up; after 12 of these the loss
             # stayed above the unigram entropy.
             "optim.learning_rate": 1e-3,
             "schedule.warmup_fraction": 0.2,
-            "train.eval_every_steps": 100,
+            "train.eval_every_steps": 200,
             "train.save_every_steps": 200,
             "train.num_eval_rows": 256,
         },
@@ -58,19 +56,21 @@ def config(options: Options) -> PretrainConfig:
 
 
 def run(options: Options, config: PretrainConfig) -> None:
-    """Prepare, pretrain, export, fine-tune, rank."""
+    """Prepare, pretrain, export, fine-tune, compare."""
     from smallbench.data.config import PrepareConfig
     from smallbench.data.prepare import prepare
-    from smallbench.data.summary import summary
     from smallbench.export.huggingface import export
     from smallbench.glue.config import FinetuneConfig
+    from smallbench.glue.display import side_by_side
     from smallbench.glue.encoder import Encoder
     from smallbench.glue.grid import PlannedRun, run_grid
     from smallbench.glue.readers import load_task
     from smallbench.glue.samples import write_sample_glue
     from smallbench.glue.tasks import TASKS
-    from smallbench.leaderboard.table import leaderboard_rows, render_markdown
+    from smallbench.report.page import write_report
+    from smallbench.report.runs import read_runs
     from smallbench.stop import SignalStop
+    from smallbench.storage.config import StorageConfig
     from smallbench.train.pretrain import pretrain
 
     out = options.out
@@ -87,34 +87,42 @@ def run(options: Options, config: PretrainConfig) -> None:
             out=corpus,
             stop=stop,
         )
-        print(summary(manifest, corpus).partition("\nNext:")[0])
+        rows, size = manifest.rows["train"], manifest.counts["text_bytes"] / 1e6
+        print(
+            f"{corpus}: {size:.1f} MB of text, {rows:,} rows of {manifest.sequence_length} tokens"
+        )
         announce(f"2/5 pretrain: a tiny BERT, {config.train.max_steps:,} steps from scratch")
         pretrain(config, data=corpus, run_dir=run_dir, stop=stop)
-        announce("3/5 export: a directory that from_pretrained loads")
+        write_report(read_runs((str(run_dir),), StorageConfig()), out / "report.html")
+        announce("3/5 export: a directory that AutoModel.from_pretrained loads")
         difference = export(run_dir, model)
         print(f"{model}: outputs differ from the run's by at most {difference:.1e}")
-        announce("4/5 glue: generated samples of the eight tasks, one seed")
+        announce("4/5 glue: generated samples of the eight tasks, this model and random weights")
         write_sample_glue(samples)
-        results = run_grid(
-            Encoder(str(model)),
-            [load_task(task, samples) for task in TASKS.values()],
-            FinetuneConfig(
-                epochs=5,
-                device=config.train.device,
-                precision=config.train.precision,
-            ),
-            plan=[PlannedRun(name, "dev", learning_rate=5e-4, seed=1) for name in TASKS],
-            out=out / "glue",
-            stop=stop,
+        tasks = [load_task(task, samples) for task in TASKS.values()]
+        finetuning = FinetuneConfig(
+            epochs=5, batch_size=16, device=config.train.device, precision=config.train.precision
         )
-    announce("5/5 leaderboard")
-    print(render_markdown(leaderboard_rows(results)))
+        columns = {
+            name: run_grid(
+                Encoder(str(model), random_init=is_random),
+                tasks,
+                replace(finetuning, random_init=is_random),
+                plan=[PlannedRun(name, "dev", learning_rate=5e-4, seed=1) for name in TASKS],
+                out=out / "glue",
+                shows_runs=False,
+                stop=stop,
+            )
+            for name, is_random in (("pretrained", False), ("random weights", True))
+        }
+    announce("5/5 the table: scores × 100 on samples, one seed; they say nothing about GLUE")
+    print(side_by_side(columns))
     print(NEXT.format(out=out))
 
 
 def announce(text: str) -> None:
-    """Say which step begins."""
-    print(f"\n== {text}", flush=True)
+    """Say which stage begins."""
+    print(f"== {text}", flush=True)
 
 
 JOB = Job(

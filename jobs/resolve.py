@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -26,6 +26,7 @@ from smallbench.config import (
     Location,
     annotations_of,
     describe,
+    differing_keys,
     flatten,
     keys_of,
     least_of,
@@ -38,7 +39,7 @@ from smallbench.errors import ConfigError, SmallbenchError, UsageError, nearest
 from smallbench.storage.base import check_endpoint, check_path, is_remote
 
 PREFIX = "SMALLBENCH_"
-TEST_PREFIX = "SMALLBENCH_TEST_"  # the test suite's own variables are no options
+TEST_PREFIX = "SMALLBENCH_TEST_"  # the test suite's own variables are not options
 
 FLAG = re.compile(r"--([A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
 LOCATION = re.compile(r"\s*[\"']?(s3|s3a|s3n|gs|file):", re.IGNORECASE)
@@ -60,7 +61,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Layer:
+class ValueLayer:
     """Values by key from one place: how a user writes a key there, and what a wrong one raises."""
 
     values: Mapping[str, Any]
@@ -69,11 +70,11 @@ class Layer:
     place: str = ""
 
     def spelling(self, key: str) -> str:
-        """The key as it is written after the prefix: `run_dir`, in a variable `RUN_DIR`."""
+        """Return the key as it is written after the prefix: `run_dir`, in a variable `RUN_DIR`."""
         return key.upper().replace(".", "__") if self.prefix == PREFIX else key
 
     def read(self, key: str, annotation: Any, about: Field[Any]) -> Any:
-        """The value of `key` by its annotation."""
+        """Return the value of `key` by its annotation."""
         value, name = self.values[key], self.prefix + self.spelling(key)
         if value == BARE:
             if annotation is bool or bool in get_args(annotation):
@@ -81,9 +82,9 @@ class Layer:
             kind = describe(annotation).removesuffix(" or none")
             raise self.error(f"{name} needs a value: {name}={kind}")
         try:
-            return read_value(self.place + name, value, annotation, least=least_of(about))
+            return read_value(name, value, annotation, least=least_of(about))
         except ConfigError as error:
-            raise self.error(str(error)) from None
+            raise self.error(f"{self.place}{error}") from None
 
     def unknown(self, key: str, known: Iterable[str]) -> SmallbenchError:
         """Return the error for an unknown key, with the nearest key or those of its section."""
@@ -105,7 +106,7 @@ class Layer:
 def resolve(
     job: Job, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[Shared, Any, Any]:
-    """A job's flags, options and (where it has one) configuration from all layers.
+    """Return a job's flags, options and (if it has one) configuration from all layers.
 
     Raises `UsageError` for what is wrong on the command line and `ConfigError` for the rest.
     """
@@ -135,10 +136,10 @@ def resolve(
 
 def _layers(
     job: Job, arguments: Sequence[str], environment: Mapping[str, str]
-) -> tuple[Shared, list[Layer]]:
-    """The flags of every job, and all layers from the lowest to the highest."""
-    words, flags = split(arguments)
-    words = _gathered(job, words)
+) -> tuple[Shared, list[ValueLayer]]:
+    """Return the flags of every job, and all layers from the lowest to the highest."""
+    words, split_flags = split(arguments)
+    words, flags = _gathered(job, words), _dotted(job, split_flags)
     for name in job.words[: len(words)]:
         if name in flags:
             raise UsageError(f"{name} is given twice: {words[0]!r} and --{name}")
@@ -150,12 +151,24 @@ def _layers(
         for variable, value in environment.items()
         if variable.startswith(PREFIX) and not variable.startswith(TEST_PREFIX)
     }
-    upper = [Layer(variables, PREFIX, ConfigError), Layer(flags, "--", UsageError)]
+    upper = [ValueLayer(variables, PREFIX, ConfigError), ValueLayer(flags, "--", UsageError)]
     shared = Shared(**_values(Shared, upper))
     return shared, [*([_file(shared.config)] if shared.config else []), *upper]
 
 
-def _refuse_unknown(job: Job, layers: Sequence[Layer], known: Sequence[str]) -> None:
+def _dotted(job: Job, flags: Mapping[str, str]) -> dict[str, Any]:
+    """Return the flags with `--SECTION.KEY=VALUE` as further values of the option `job.dotted`."""
+    words = [
+        f"{key}={'true' if value == BARE else value}" for key, value in flags.items() if "." in key
+    ]
+    if not (job.dotted and words):
+        return dict(flags)
+    given = flags.get(job.dotted)
+    plain = {key: value for key, value in flags.items() if "." not in key}
+    return plain | {job.dotted: [*(given.split(",") if given else []), *words]}
+
+
+def _refuse_unknown(job: Job, layers: Sequence[ValueLayer], known: Sequence[str]) -> None:
     for layer in layers:
         of_every_job = annotations_of(Shared) if layer.prefix else ("plugin",)
         allowed = [*known, *of_every_job]
@@ -164,8 +177,8 @@ def _refuse_unknown(job: Job, layers: Sequence[Layer], known: Sequence[str]) -> 
                 raise layer.unknown(key, allowed if layer.prefix else known)
 
 
-def _changes(job: Job, layers: Sequence[Layer], keys: Mapping[str, Key]) -> dict[str, Any]:
-    """What the layers say about the configuration; later layers win.
+def _changes(job: Job, layers: Sequence[ValueLayer], keys: Mapping[str, Key]) -> dict[str, Any]:
+    """Return what the layers say about the configuration; later layers win.
 
     An option that is short for a key is that key. Raises the layer's error if one layer gives both,
     and not the same value.
@@ -216,7 +229,7 @@ def _check_locations(options: Any) -> None:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The words of a command line, and its flags with their values as text (or `BARE`).
+    """Return the words of a command line, and its flags with their values as text (or `BARE`).
 
     Fire does the splitting; what it would act upon is refused before it sees it.
     """
@@ -272,18 +285,50 @@ def as_yaml(job: Job, options: Any, config: Any = None) -> str:
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
+def changes_as_yaml(job: Job, options: Any, config: Any) -> str:
+    """Return what was given or differs from the recipe, as a document that `--config` reads back.
+
+    A first line says where all values are.
+    """
+    assert job.config is not None
+    data = {
+        field.name: value
+        for field in fields(options)
+        if field.name not in job.shortcuts
+        and (value := getattr(options, field.name)) not in (field.default, None)
+    }
+    given = replace(options, **dict.fromkeys(job.shortcuts))
+    base = to_dict(job.config(given))
+    data |= {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
+    where = job.record.format(**vars(options))
+    text = yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True)
+    return f"# smallbench {job.name}; all values: --dry_run, and in {where}\n{text}"
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that YAML knows."""
+    return {
+        key: list(map(str, value))
+        if isinstance(value, tuple)
+        else str(value)
+        if isinstance(value, Path)
+        else value
+        for key, value in data.items()
+    }
+
+
 def named_config(job: Job, arguments: Sequence[str]) -> Any:
-    """The configuration of the words in `arguments`, or of the job's first example."""
+    """Return the configuration of the words in `arguments`, or of the job's first example."""
     if job.config is None:
         return None
     words, _ = split([a for a in arguments if not a.startswith("-")])
     named = dict(zip(job.words, _gathered(job, words), strict=False))
-    values = _values(job.options, [Layer(named, "--", UsageError)])
+    values = _values(job.options, [ValueLayer(named, "--", UsageError)])
     return job.config(job.options(**{**_example(job), **values}))
 
 
-def _values(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
-    """What the layers say about the fields of `cls`; later layers win."""
+def _values(cls: type, layers: Iterable[ValueLayer]) -> dict[str, Any]:
+    """Return what the layers say about the fields of `cls`; later layers win."""
     annotations, about = annotations_of(cls), {f.name: f for f in fields(cls)}
     return {
         key: layer.read(key, annotations[key], about[key])
@@ -318,7 +363,7 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _file(path: Path) -> Layer:
+def _file(path: Path) -> ValueLayer:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
@@ -332,14 +377,14 @@ def _file(path: Path) -> Layer:
             if key in flat:
                 raise ConfigError(f"{path}: {key} is given twice")
             flat[key] = one
-    return Layer(flat, "", ConfigError, place=f"{path}: ")
+    return ValueLayer(flat, "", ConfigError, place=f"{path}: ")
 
 
 def _example(job: Job) -> dict[str, Any]:
-    """The options of the job's first example: stand-ins for what `--help` was not told."""
+    """Return the options of the job's first example: stand-ins for what `--help` was not told."""
     words, flags = split(shlex.split(job.examples[0])[2:]) if job.examples else ([], {})
     flags.update(zip(job.words, _gathered(job, words), strict=False))
-    return _values(job.options, [Layer(flags, "--", UsageError)])
+    return _values(job.options, [ValueLayer(flags, "--", UsageError)])
 
 
 def _fits_another(job: Job, key: str) -> bool:

@@ -18,7 +18,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of one micro-batch; the optional ones are None where they would say nothing.
+    """Tensors of one micro-batch; the optional ones are None if they would say nothing.
 
     `attention_mask` is None when every position holds a token, `token_type_ids` when all are 0.
     `labels` is BL for token objectives (`IGNORED` where there is no target), B for classification.
@@ -46,7 +46,7 @@ class Batch:
         return int(self.attention_mask.sum())
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`; copies from pinned memory overlap with computation."""
+        """Return the same batch on `device`; copies from pinned memory overlap with computation."""
         if device.type == "cpu":
             return self
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -62,11 +62,11 @@ class Batch:
         return parts
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked host memory."""
+        """Return the same batch in page-locked host memory."""
         return self.map(lambda tensor: tensor.pin_memory())
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch of what `function` makes of each tensor."""
+        """Return the batch of what `function` makes of each tensor."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: function(v) for k, v in values.items() if v is not None})
 

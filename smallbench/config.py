@@ -34,7 +34,7 @@ _FALSE = {"false", "no", "off", "0"}
 
 
 def option(default: Any = MISSING, *, help: str, metavar: str = "", **limits: int | None) -> Any:
-    """A dataclass field that explains itself in `--help`; without a default it is required.
+    """Return a dataclass field that explains itself in `--help`; without a default it is required.
 
     `least=…` is the least integer that it takes, 0 if it is not given; None: any.
     """
@@ -51,7 +51,7 @@ def annotations_of(cls: type) -> dict[str, Any]:
 
 
 def describe(annotation: Any) -> str:
-    """An annotation in a user's words: `int`, `true|false`, `a|b`, `int or none`."""
+    """Return an annotation in a user's words: `int`, `true|false`, `a|b`, `int or none`."""
     origin = typing.get_origin(annotation)
     if annotation is bool:
         return "true|false"
@@ -74,7 +74,7 @@ def parse_value(text: str, annotation: Any) -> Any:
     """Read `text` as a value of `annotation`.
 
     Raises `ValueError` when it is not one. Nothing is guessed: `1.10` stays `"1.10"` for a `str`,
-    and `1e5` is no `int`.
+    and `1e5` is not an `int`.
     """
     origin = typing.get_origin(annotation)
     if annotation is bool:
@@ -118,6 +118,21 @@ def parse_value(text: str, annotation: Any) -> Any:
     raise ValueError(f"not a {describe(annotation)}")
 
 
+_IN_WORDS = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
+
+
+def _expected(annotation: Any) -> str:
+    """Return what an error says of an annotation: `an integer or none`, `one of a, b`."""
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_expected, typing.get_args(annotation)))
+    if origin is tuple:
+        return f"{_expected(typing.get_args(annotation)[0])}, or several separated by commas"
+    return _IN_WORDS.get(annotation) or describe(annotation)
+
+
 def _reading_order(member: Any) -> int:
     return 0 if typing.get_origin(member) is Literal else 1 if member is type(None) else 2
 
@@ -135,7 +150,8 @@ def read_value(key: str, value: Any, annotation: Any, *, least: int | None = 0) 
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{key}={value!r} is no {describe(annotation)}") from None
+        expected = _expected(annotation)
+        raise ConfigError(f"Invalid value for {key}: {value!r} (expected {expected})") from None
     except RuntimeError:  # expanduser
         raise ConfigError(f"{key}={value!r}: ~ names no user here; write the whole path") from None
     for number in read if isinstance(read, tuple) else (read,):
@@ -145,7 +161,7 @@ def read_value(key: str, value: Any, annotation: Any, *, least: int | None = 0) 
 
 
 def least_of(f: Field[Any]) -> int | None:
-    """The least integer that a field takes: its own `least`, or 0; None where its default is less.
+    """The least integer that a field takes: its own `least`, or 0; None if its default is less.
 
     Integers are counts, sizes and seeds nearly everywhere.
     """
@@ -193,7 +209,7 @@ def _check_value(value: Any, annotation: Any) -> Any:
 
 
 def section(table: Registry, default: Callable[[], Any]) -> Any:
-    """A dataclass field whose class is chosen by a name in `table`.
+    """Return a dataclass field whose class is chosen by a name in `table`.
 
     The name is a value of the section itself, under the table's kind: `model.architecture`.
     """
@@ -201,7 +217,7 @@ def section(table: Registry, default: Callable[[], Any]) -> Any:
 
 
 def section_class(f: Field[Any], annotation: Any, data: Any = None) -> type | None:
-    """The dataclass that a field holds, or None for a plain value.
+    """Return the dataclass that a field holds, or None for a plain value.
 
     `data` are the section's values: where the field has a table, the name in them decides.
     """
@@ -229,7 +245,7 @@ def settle_tags(config: Any) -> None:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON-ready values, sections as nested dictionaries."""
+    """Return a configuration as plain JSON-ready values, sections as nested dictionaries."""
 
     def plain(value: Any) -> Any:
         if is_dataclass(value):
@@ -244,7 +260,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], *, prefix: str = "") -> T:
-    """The inverse of `to_dict`. Raises `ConfigError` on unknown or missing keys, wrong values."""
+    """Return the inverse of `to_dict`.
+
+    Raises `ConfigError` on unknown or missing keys, wrong values.
+    """
     annotations = annotations_of(cls)
     for key in data:
         if key not in annotations:
@@ -263,7 +282,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, prefix: str = "") -> T:
         elif isinstance(value, Mapping):
             values[f.name] = from_dict(section, value, prefix=f"{key}.")
         else:
-            raise ConfigError(f"{key}={value!r} is no section of keys")
+            raise ConfigError(f"{key}={value!r} is not a section of keys")
     return cls(**values)
 
 
@@ -278,7 +297,7 @@ class Key:
 
 
 def keys_of(config: Any, changes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Key]:
-    """Every dotted key of a configuration, in declaration order.
+    """Return every dotted key of a configuration, in declaration order.
 
     `changes` may name another class of a section (`model.architecture`), whose keys are then there.
     """
@@ -324,7 +343,7 @@ def _with_sections(config: Any, changes: Mapping[str, Any], prefix: str = "") ->
 
 
 def override(config: T, key: str, value: Any) -> T:
-    """A copy of `config` with the dotted `key` set; `value` may be text from a flag.
+    """Return a copy of `config` with the dotted `key` set; `value` may be text from a flag.
 
     Raises `ConfigError` with the nearest known key when `key` does not exist.
     """

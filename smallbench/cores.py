@@ -6,7 +6,7 @@ import os
 
 
 def available_cpus() -> int:
-    """The cores that this process may use, which a container may have made fewer."""
+    """Return the cores that this process may use, which a container may have made fewer."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS

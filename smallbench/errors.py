@@ -39,7 +39,7 @@ class ExitCode(IntEnum):
 
 
 def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
-    """The ending of an error about `name`: the nearest known name, or all of them.
+    """Return the ending of an error about `name`: the nearest known name, or all of them.
 
     `prefix` is what a user writes before each name (`--`); it does not count as similarity.
     """

@@ -154,7 +154,7 @@ def sync_directory(path: Path) -> None:
 
 
 def temporary_sibling(path: Path) -> Path:
-    """A fresh name beside `path` that marks its content as unfinished."""
+    """Return a fresh name beside `path` that marks its content as unfinished."""
     return path.with_name(f"{path.name}{TEMPORARY_MARK}{uuid4().hex[:12]}")
 
 
@@ -205,13 +205,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(content: bytes, name: str) -> dict[str, Any]:
-    """Return the JSON object in `content`; raise `DataError` about `name` if there is none."""
+    """Return the JSON object in `content`; raise `DataError` about `name` otherwise."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} cannot be read as JSON ({error})") from None
     if not isinstance(data, dict):
-        raise DataError(f"{name} holds no JSON object")
+        raise DataError(f"{name} is not a JSON object")
     return data
 
 

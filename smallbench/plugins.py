@@ -41,7 +41,7 @@ class Plugin:
     """Where it was read: the file, or the package's folder."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What a run's record and an entry keep."""
+        """Return what a run's record and an entry keep."""
         return {"name": self.name, "sha256": self.sha256, "files": dict(self.files)}
 
 
@@ -56,13 +56,13 @@ _PATHS: set[str] = set()
 
 
 def is_reference(name: object) -> bool:
-    """Whether `name` is written as `FILE.py:NAME` or `package.module:NAME`."""
+    """Return whether `name` is written as `FILE.py:NAME` or `package.module:NAME`."""
     place, colon, attribute = str(name).rpartition(":")
     return bool(colon and place and attribute.isidentifier())
 
 
 def canonical(reference: str) -> str:
-    """The reference without a folder; registers the file."""
+    """Return the reference without a folder; registers the file."""
     place, _, attribute = reference.rpartition(":")
     if place.endswith(".py"):
         return f"{_file(place).name}:{attribute}"
@@ -70,7 +70,10 @@ def canonical(reference: str) -> str:
 
 
 def plugin_of(reference: str) -> Plugin:
-    """The source of a reference; it is read, not executed. Raises `ConfigError`."""
+    """Return the source of a reference; it is read, not executed.
+
+    Raises `ConfigError`.
+    """
     place = reference.rpartition(":")[0]
     return _file(place) if place.endswith(".py") else _package(place)
 
@@ -93,7 +96,7 @@ def register(path: Path) -> Plugin:
 
 
 def registered() -> list[Plugin]:
-    """The plug-in files that the user of this process gave, by name."""
+    """Return the plug-in files that the user of this process gave, by name."""
     return [_FILES[name] for name in sorted(_GIVEN)]
 
 
@@ -132,7 +135,9 @@ def write_copies(
 
 
 def resolve(reference: str) -> Any:
-    """The object that a reference names. Executes the plug-in's code.
+    """Return the object that a reference names.
+
+    Executes the plug-in's code.
 
     Raises `ConfigError`, with file and line if the code itself raises.
     """
@@ -174,7 +179,7 @@ def reference_of(cls: type, candidates: Callable[[Any], bool]) -> str:
 
 
 def explain(error: BaseException) -> str | None:
-    """One sentence with file and line if plug-in code raised `error`; None if it did not."""
+    """Return one sentence with file and line if plug-in code raised `error`; None if it did not."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -223,7 +228,7 @@ def _place(error: BaseException) -> str | None:
 
 
 def _file(place: str) -> Plugin:
-    """The plug-in of a file's path, or of the name of a file that is known already."""
+    """Return the plug-in of a file's path, or of the name of a file that is known already."""
     if place in _FILES:
         return _FILES[place]
     return register(Path(place))
@@ -249,7 +254,7 @@ def _read(path: Path) -> Plugin:
 
 
 def _package(module: str) -> Plugin:
-    """The installed package that `module` is in, as its Python files."""
+    """Return the installed package that `module` is in, as its Python files."""
     top = module.partition(".")[0]
     spec = importlib.util.find_spec(top)  # of a top-level name: nothing is executed
     if spec is None or spec.origin is None:
@@ -288,7 +293,7 @@ def _encoded(files: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _module(plugin: Plugin) -> ModuleType:
-    """The executed file; the same text is executed once."""
+    """Return the executed file; the same text is executed once."""
     if plugin.sha256 not in _MODULES:
         _PATHS.add(str(plugin.path))
         module = ModuleType(f"smallbench_plugin_{plugin.sha256[:12]}")
@@ -305,7 +310,7 @@ def _module(plugin: Plugin) -> ModuleType:
 
 
 def config_class_of(thing: Any) -> type | None:
-    """The configuration class that a class or function declares.
+    """Return the configuration class that a class or function declares.
 
     A class says it by an annotation (`config: GatedConfig`) or by the `config` argument of its
     constructor, whichever stands nearer to it; a function by its `config` argument.

@@ -76,7 +76,7 @@ class Registry(Mapping[str, Any]):
         return canonical(installed[name])
 
     def config_class(self, name: str) -> type:
-        """The configuration class of `name`, without importing a row's own object."""
+        """Return the configuration class of `name`, without importing a row's own object."""
         if name in self._configs:
             return cast(type, _imported(self._configs[name]))
         found: Any = config_class_of(self._plugged_in(name))
@@ -89,9 +89,9 @@ class Registry(Mapping[str, Any]):
         return cast(type, found)
 
     def tag_of(self, config: Any) -> str:
-        """The name of what `config` configures, as a configuration has it.
+        """Return the name of what `config` configures, as a configuration has it.
 
-        The one that it bears, if that is one of its class; else the class's own.
+        Its own, if that is a name of its class; else the name of the class.
         """
         given, cls = getattr(config, self.kind), type(config)
         place = f"{cls.__module__}:{cls.__qualname__}"

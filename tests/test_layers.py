@@ -25,8 +25,8 @@ LAYERS = [
         f"smallbench.{name}"
         for name in ("config", "batch", "cores", "files", "gpus", "nvidia", "stop")
     },
-    {"smallbench.tracking", "smallbench.storage", "smallbench.parts"},
-    {"smallbench.data", "smallbench.models"},
+    {"smallbench.tracking", "smallbench.storage", "smallbench.sharding"},
+    {"smallbench.checkpoints", "smallbench.data", "smallbench.models"},
     {"smallbench.objectives"},
     {"smallbench.train"},
     {"smallbench.export", "smallbench.glue", "smallbench.report"},
@@ -155,7 +155,7 @@ def test_imports_go_down_only(module: str) -> None:
         ("jobs.quickstart", "from jobs.prepare import run"),
         ("jobs.cli", "from jobs import prepare"),
         ("jobs.prepare", "import fire"),
-        ("smallbench.train.checkpoint", "import boto3"),
+        ("smallbench.checkpoints.store", "import boto3"),
         ("smallbench.storage.s3", "import wandb.sdk"),
         ("smallbench", "from smallbench.config import option"),
     ],

@@ -18,6 +18,9 @@ from typing import Any
 
 from smallbench import plugins
 from smallbench.ablation.plan import PlannedRun, Variant
+from smallbench.checkpoints.manifest import METRICS
+from smallbench.checkpoints.record import RECORD_NAME, open_record
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.config import Location, digest, to_dict
 from smallbench.errors import (
     ConfigError,
@@ -40,14 +43,10 @@ from smallbench.glue.protocols import summarize
 from smallbench.glue.readers import TaskData
 from smallbench.stop import NEVER, Stop
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.build import fit_to_data, open_corpus, vocabulary_of
-from smallbench.train.checkpoint import CheckpointStore
-from smallbench.train.config import AccountingConfig
-from smallbench.train.manifest import METRICS
+from smallbench.train.build import fit_to_data, open_corpus, record_of, vocabulary_of
+from smallbench.train.config import AccountingConfig, resumable_keys
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.pretrain import pretrain
-from smallbench.train.record import open_record
-from smallbench.train.run_record import RECORD_NAME
 from smallbench.train.trial import try_plugins
 
 OUTCOME = "outcome.json"
@@ -140,9 +139,8 @@ def check_stored(runs: Sequence[PlannedRun], data: Path) -> None:
         try:
             open_record(
                 run.run_dir,
-                fit_to_data(run.config, corpus),
-                data=data,
-                manifest=corpus.rows.manifest,
+                record_of(fit_to_data(run.config, corpus), corpus.rows, data),
+                resumable=resumable_keys(run.config),
                 has_checkpoints=begun,
             )
         except ConfigError as error:
@@ -206,7 +204,7 @@ def raise_if_failed(outcomes: Sequence[RunOutcome]) -> None:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """What to say of a failure; None for a crash of this program."""
+    """Return what to say of a failure; None for a crash of this program."""
     if (text := plugins.explain(error)) is not None:
         return text
     if isinstance(error, SmallbenchError):
@@ -217,7 +215,7 @@ def _sentence(error: BaseException) -> str | None:
 
 
 def _ended(run: PlannedRun) -> dict[str, Any] | None:
-    """How the pretraining ended; None if it has not."""
+    """Return how the pretraining ended; None if it has not."""
     path = run.run_dir / OUTCOME
     return read_json(path) if path.is_file() else None
 
@@ -248,7 +246,7 @@ def _outcome(run: PlannedRun, data: Path, finetuning: Finetuning | None, stop: S
 
 
 def _numbers(run: PlannedRun) -> dict[str, Any]:
-    """The last held-out loss, and what the run has computed for it."""
+    """Return the last held-out loss, and what the run has computed for it."""
     records = read_metrics(run.run_dir / METRICS)
     last = next((r for r in reversed(records) if r["event"] == "eval"), None)
     if last is None:

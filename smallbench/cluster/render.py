@@ -17,7 +17,7 @@ import yaml
 from smallbench.cluster.config import SPOT, ClusterConfig
 from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, build
-from smallbench.cluster.sizes import Sizes, deadline_seconds, prepare_gib, pull_seconds
+from smallbench.cluster.sizes import PodSizes, deadline_seconds, prepare_gib, pull_seconds
 from smallbench.cluster.work import Work
 from smallbench.errors import ConfigError, UsageError
 from smallbench.plugins import Plugin
@@ -32,10 +32,10 @@ PLUGINS_FOLDER = "/plugins"
 def render(
     work: Work,
     config: ClusterConfig,
-    sizes: Sizes | None = None,
+    sizes: PodSizes | None = None,
     plugins: Sequence[Plugin] = (),
 ) -> list[Document]:
-    """The documents of a stage, ready to be applied.
+    """Return the documents of a stage, ready to be applied.
 
     Without `sizes` a pod has the size of the committed manifest. `plugins` travel in a ConfigMap.
     Raises `UsageError` if a value is missing and `ConfigError` if one looks like a credential.
@@ -55,7 +55,7 @@ def render(
         metadata = document["metadata"]
         metadata |= {"name": f"{work.stage}-{work.run}", "namespace": config.namespace}
         metadata["labels"][INSTANCE] = work.run
-    job = _Job(documents[-1])
+    job = JobManifest(documents[-1])
     parts = job.spec.get("completions", 1)
     job.fill(work, config)
     if sizes is not None:
@@ -83,8 +83,8 @@ def render(
     return documents
 
 
-def warnings(work: Work, job: Document, sizes: Sizes | None) -> Iterator[str]:
-    """Sentences about what is allowed, but costs a preempted pod its steps."""
+def warnings(work: Work, job: Document, sizes: PodSizes | None) -> Iterator[str]:
+    """Yield sentences about what is allowed, but costs a preempted pod its steps."""
     grace = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     if work.trains and sizes is not None and sizes.save_seconds > grace:
         yield (
@@ -95,7 +95,7 @@ def warnings(work: Work, job: Document, sizes: Sizes | None) -> Iterator[str]:
 
 
 @dataclass
-class _Job:
+class JobManifest:
     """A Job's manifest, and the fields that a run fills."""
 
     document: Document
@@ -173,7 +173,7 @@ class _Job:
             self.set_flag(f"--num_shards={count}")
 
     def set_deadline(
-        self, work: Work, config: ClusterConfig, sizes: Sizes | None, parts: int
+        self, work: Work, config: ClusterConfig, sizes: PodSizes | None, parts: int
     ) -> None:
         """Give the Job time for all its pods; the committed manifest's is for `parts` pods at once.
 

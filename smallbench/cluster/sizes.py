@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from smallbench.config import override
 from smallbench.data.config import PrepareConfig
@@ -35,8 +36,8 @@ STATE_BYTES = 12
 """Of a parameter in a checkpoint: float32 weight and Adam's two moments."""
 DAY_SECONDS = 86_400
 SLACK = 2.0
-"""A deadline is this many times the planned hours, and a day for queues and restarts: the MFU of
-the plan is assumed, and a deadline that ends a healthy run costs more than one that is late."""
+"""A deadline is this many times the planned hours at their slow end, and a day for queues and
+restarts: a deadline that ends a healthy run costs more than one that is late."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class PodSizes:
     """Of one pod; `hours` of its part of the work."""
 
     memory_gib: int
@@ -73,9 +74,11 @@ def deadline_seconds(hours: float) -> int:
     return DAY_SECONDS * math.ceil(1 + SLACK * hours / 24)
 
 
+@lru_cache  # the stages of a chain have the same recipe
 def needs_of(config: PretrainConfig, gpu: str) -> Needs:
     """Ask the planner; raises `UnavailableError` if nothing fits the card."""
-    from smallbench.train.plan import Planner, choices_of, make_plan
+    from smallbench.train.gpu_plan import make_plan
+    from smallbench.train.plan import Planner, choices_of
 
     if config.model.vocab_size is None:  # the tokenizer's; the one that is trained by default
         config = override(config, "model.vocab_size", PrepareConfig.vocab_size)
@@ -87,17 +90,18 @@ def needs_of(config: PretrainConfig, gpu: str) -> Needs:
         planner = Planner(config, device_type="cpu", precision="fp32")
         memory = planner.memory(choices_of(config)[0], train.rows_per_forward)
         return Needs(planner.num_parameters, memory.peak, None, kept)
-    plan = make_plan(config, gpu_of(gpu), mfu=0.3)
+    plan = make_plan(config, gpu_of(gpu))
     if plan.decision is None:
         raise UnavailableError(f"{config.recipe} on {gpu}: {plan.reason}; choose another --gpu")
     assert plan.whole is not None
     host = max(
-        way.host
+        way.host + way.save
         for way in plan.ways
         if way.engine == plan.decision.engine.engine and way.offload == plan.decision.engine.offload
     )
     # CPU Adam's copies, should a run be continued where it must offload: 4 numbers a parameter.
-    return Needs(plan.num_parameters, max(host, 16 * plan.num_parameters), plan.whole.hours, kept)
+    host = max(host, 16 * plan.num_parameters)
+    return Needs(plan.num_parameters, host, max(plan.whole.hours), kept)
 
 
 def pull_seconds(corpus_gib: float) -> float:
@@ -116,7 +120,7 @@ def sizes_for(
     has_gpu: bool,
     data_gib: float,
     hours: float | None,
-) -> Sizes:
+) -> PodSizes:
     """Return a pod with room for each of `needs`; `hours` overrides the plan's."""
     memory = max(need.memory_bytes for need in needs) / GIB
     checkpoint = STATE_BYTES * max(need.num_parameters for need in needs)
@@ -125,7 +129,7 @@ def sizes_for(
     save = checkpoint / SAVE_BYTES_PER_SECOND + checkpoint / UPLOAD_BYTES_PER_SECOND
     planned = [need.hours for need in needs if need.hours is not None]
     longest = hours if hours is not None else max(planned, default=None)
-    return Sizes(
+    return PodSizes(
         memory_gib=math.ceil(memory + SHM_GIB + (HOST_GIB if has_gpu else CPU_HOST_GIB)),
         scratch_gib=math.ceil(data_gib + kept * checkpoint / GIB + SCRATCH_GIB),
         save_seconds=save,

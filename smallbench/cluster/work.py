@@ -17,7 +17,7 @@ from smallbench.cluster.config import (
     Stage,
 )
 from smallbench.cluster.credentials import refuse_credentials
-from smallbench.cluster.sizes import GLUE_GIB, Sizes, needs_of, sizes_for
+from smallbench.cluster.sizes import GLUE_GIB, PodSizes, needs_of, sizes_for
 from smallbench.config import differing_keys, digest, override_all, to_dict
 from smallbench.errors import UsageError
 from smallbench.recipes import recipe_config
@@ -56,7 +56,7 @@ def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
 
 
 def words_of(flags: str | None) -> list[str]:
-    """The words of `--flags`."""
+    """Return the words of `--flags`."""
     try:
         words = shlex.split(flags or "")
     except ValueError as error:  # the text itself is not repeated: a secret may be in it
@@ -132,7 +132,7 @@ def as_flag(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) -> Sizes | None:
+def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) -> PodSizes | None:
     """Return the planner's sizes; None if the stage needs no model, or no recipe is named."""
     configs = [
         override_all(recipe_config(row["recipe"]), {k: v for k, v in row.items() if "." in k})

@@ -39,7 +39,7 @@ def read_vocabulary(path: Path) -> list[str]:
 
 
 def wordpiece(tokens: Sequence[str]) -> Any:
-    """Return BERT's tokenizer over a vocabulary; cased where the vocabulary has capital letters."""
+    """Return BERT's tokenizer over a vocabulary; cased if the vocabulary has capital letters."""
     import tokenizers
     from tokenizers import decoders, models
 
@@ -93,7 +93,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def _alphabet(backend: Any, texts: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The most frequent characters, sorted, and those of them that can continue a word."""
+    """Return the most frequent characters, sorted, and those of them that can continue a word."""
     counts = np.zeros(0x110000, dtype=np.int64)
     for text in texts:
         normal = backend.normalizer.normalize_str(text)

@@ -53,5 +53,5 @@ def text_hash(text: str) -> int:
 
 
 def is_held_out(hash_value: int, eval_fraction: float) -> bool:
-    """Whether a text is held out for evaluation: those with the largest hashes are."""
+    """Return whether a text is held out for evaluation: those with the largest hashes are."""
     return hash_value >= int((1.0 - eval_fraction) * HASH_RANGE)

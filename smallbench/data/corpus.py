@@ -15,7 +15,7 @@ from pathlib import Path
 from smallbench.data import installed_docs
 from smallbench.data.hub import HUB_PREFIX, hub_documents
 from smallbench.data.readers import ReadOptions, is_hidden, read_documents, reason_of
-from smallbench.data.skips import DamagedError, Skips, UnreadableError, printable
+from smallbench.data.skips import DamagedFileError, Skips, UnreadableError, printable
 from smallbench.data.streams import DAMAGE, recognise
 from smallbench.errors import DataError, UnavailableError
 
@@ -231,7 +231,7 @@ def _why_unreadable(path: Path) -> str | None:
     try:
         with path.open("rb", buffering=0) as raw:
             recognise(raw, path.name, buffer_bytes=64 << 10)
-    except (DamagedError, EOFError):
+    except (DamagedFileError, EOFError):
         return None
     except UnreadableError as error:
         return str(error)

@@ -16,7 +16,7 @@ class SeenHashes:
         self._small: Hashes = np.empty(0, dtype=np.uint64)
 
     def add(self, hashes_D: Hashes) -> NDArray[np.bool_]:
-        """Which of `hashes_D` are new, in order; from then on they are all seen."""
+        """Return which of `hashes_D` are new, in order; from then on they are all seen."""
         is_new_D = np.zeros(len(hashes_D), dtype=np.bool_)
         is_new_D[np.unique(hashes_D, return_index=True)[1]] = True
         is_new_D &= ~_contains(self._large, hashes_D) & ~_contains(self._small, hashes_D)

@@ -115,10 +115,18 @@ class Utf8:
 
     def _whole_encoding(self, head: bytes) -> str | None:
         """Name the encoding of a file that cannot be cut into lines before it is decoded."""
+        is_given_whole = self.given is not None and (
+            self.given.startswith(_SEVEN_BIT) or "a\n".encode(self.given) != b"a\n"
+        )
         for bom, name in BOMS:
             if head.startswith(bom):
+                if self.given and not name.startswith(self.given):
+                    self._note_mark(name)
                 return name
-        if self.given and (self.given.startswith(_SEVEN_BIT) or "a\n".encode(self.given) != b"a\n"):
+        if is_given_whole and head.startswith(codecs.BOM_UTF8):
+            self._note_mark("utf-8")
+            return None
+        if is_given_whole:
             return self.given
         start = head[:8192]
         if start.count(b"\0") > _MAX_NULS * len(start):
@@ -134,10 +142,16 @@ class Utf8:
             )
         return None
 
+    def _note_mark(self, encoding: str) -> None:
+        self.skips.note(
+            self.name,
+            f"read as {encoding}, as its byte order mark says, not as --encoding={self.given}",
+        )
+
     def _convert_foreign(self, block: bytes) -> bytes:
         """Decode the lines that are not UTF-8: all of them, or those among valid ones."""
         lines = block.splitlines(keepends=True)
-        # Where nearly everything is UTF-8, one or two odd bytes in a line are damage.
+        # If nearly everything is UTF-8, one or two odd bytes in a line are damage.
         rest, num_sequences = _MULTIBYTE.subn(b"", block)
         num_odd = 2 if num_sequences > 20 * len(_NON_ASCII.findall(rest)) else 0
         foreign = [i for i, line in enumerate(lines) if _is_foreign(line, num_odd)]
@@ -223,7 +237,7 @@ def _decoded(stream: io.BufferedReader, encoding: str, block_bytes: int) -> Iter
 
 
 def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes]:
-    """Cut blocks anew, so that each ends with a line; at a character where a line is too long."""
+    """Cut blocks anew, so that each ends with a line; at a character if a line is too long."""
     ready = rest = b""
     for block in blocks:
         if ready:

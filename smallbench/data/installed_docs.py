@@ -35,7 +35,7 @@ def module_sources() -> Iterator[bytes]:
 
 
 def docstrings(source: bytes) -> bytes:
-    """All docstrings of a module, in the order of the file; empty where it has none."""
+    """Return all docstrings of a module, in the order of the file; empty if it has none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings

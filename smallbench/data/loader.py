@@ -55,7 +55,7 @@ class ShuffledRows:
         self.seed = seed
 
     def indices(self, start: int, count: int) -> NDArray[np.int64]:
-        """Which rows the samples `start` … `start + count - 1` are, [count]."""
+        """Return which rows the samples `start` … `start + count - 1` are, [count]."""
         length = len(self.rows)
         samples = np.arange(start, start + count, dtype=np.int64)
         parts = [

@@ -17,7 +17,7 @@ _SECONDS_PER_LINE = 10.0
 class Meter:
     """Shows text read, its rate, and the time left, which is judged by the share of the source.
 
-    `size_bytes` is the size of the source, 0 where nobody knows it.
+    `size_bytes` is the size of the source, 0 if nobody knows it.
     """
 
     def __init__(self, title: str, size_bytes: int) -> None:

@@ -46,7 +46,7 @@ class PackedChunk:
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
-    """Little-endian 16 bits where every id fits."""
+    """Little-endian 16 bits if every id fits."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 

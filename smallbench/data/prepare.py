@@ -88,8 +88,8 @@ def prepare(
     """Make `out` a complete directory of token shards, or find that it is one.
 
     The same call continues what was interrupted. `source` is what the corpus was packed to
-    elsewhere; without it that is done here. Raises `ConfigError` where `out` holds something
-    else, `DataError` where the source is of no use, `ConflictError` where another process prepares
+    elsewhere; without it that is done here. Raises `ConfigError` if `out` holds something
+    else, `DataError` if the source is of no use, `ConflictError` if another process prepares
     `out`, `InterruptedRunError` after a commit when `stop` asks for it.
     """
     options = options_of(config)
@@ -110,7 +110,7 @@ def prepare(
     ):
         if (out / MANIFEST_NAME).exists():
             return _finished(out, options)
-        run = _Run(config, options, source, out, stop)
+        run = _Preparation(config, options, source, out, stop)
         try:
             return run.run()
         except (ConfigError, DataError):
@@ -123,7 +123,7 @@ def prepare(
 
 
 def options_of(config: PrepareConfig) -> dict[str, Any]:
-    """What a manifest says about `config`, which may be a job's options with more fields."""
+    """Return what a manifest says about `config`, which may be a job's options with more fields."""
     values = {f.name: to_dict(config)[f.name] for f in fields(PrepareConfig)}
     # A path that is not UTF-8 cannot be written as JSON.
     return {key: printable(v) if isinstance(v, str) else v for key, v in values.items()}
@@ -152,7 +152,7 @@ def refuse_other_options(out: Path | str, old: dict[str, Any], new: dict[str, An
 
 
 @dataclass
-class _Progress:
+class _PrepareProgress:
     """What `progress.json` says: how far the run is, and how long its files may be."""
 
     options: dict[str, Any]
@@ -162,7 +162,7 @@ class _Progress:
     held_out: list[str] = field(default_factory=list)
 
 
-class _Run:
+class _Preparation:
     """One attempt at a directory that is not complete; it holds the lock."""
 
     def __init__(
@@ -190,10 +190,10 @@ class _Run:
         self._write_rows(tokenizer, writers["train"], writers["eval"])
         return self._finish(tokenizer, writers["train"], writers["eval"])
 
-    def _read_progress(self, options: dict[str, Any]) -> _Progress:
+    def _read_progress(self, options: dict[str, Any]) -> _PrepareProgress:
         path = self.out / _PROGRESS
         if path.exists():
-            progress = _Progress(**json.loads(path.read_text()))
+            progress = _PrepareProgress(**json.loads(path.read_text()))
             refuse_other_options(self.out, progress.options, options)
             if progress.source_bytes != self.source.size_bytes:
                 raise ConfigError(
@@ -211,7 +211,7 @@ class _Run:
                     f"{self.out} holds other files ({', '.join(sorted(foreign)[:3])}); "
                     "choose a new or empty --out"
                 )
-            progress = _Progress(options, self.source.size_bytes)
+            progress = _PrepareProgress(options, self.source.size_bytes)
         for leftover in self.out.glob(f"*{TEMPORARY_MARK}*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         return progress
@@ -225,7 +225,7 @@ class _Run:
                     path.unlink()
 
     def _tokenizer(self) -> Tokenizer:
-        """The directory's own tokenizer; where it has none yet, the given or a trained one."""
+        """The directory's own tokenizer; if it has none yet, the given or a trained one."""
         folder = self.out / _TOKENIZER
         if not folder.is_dir():
             tokenizer = self.source.tokenizer()

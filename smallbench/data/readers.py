@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 from smallbench.data.config import Separator
 from smallbench.data.encodings import Utf8
-from smallbench.data.skips import DamagedError, Skips, UnreadableError
+from smallbench.data.skips import DamagedFileError, Skips, UnreadableError
 from smallbench.data.streams import BLOCK_BYTES, DAMAGE, is_plain, recognise
 from smallbench.errors import UnavailableError
 
@@ -51,7 +51,7 @@ def read_documents(
 ) -> Iterator[bytes]:
     """Yield the raw documents of a file or an archive member, whatever it holds.
 
-    Raises `UnreadableError` and the rest of `streams.DAMAGE` where it cannot go on.
+    Raises `UnreadableError` and the rest of `streams.DAMAGE` where it cannot continue.
     """
     size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else BLOCK_BYTES
     stream, kind = recognise(raw, name, buffer_bytes=max(512, min(size + 1, BLOCK_BYTES)))
@@ -225,7 +225,7 @@ def _json_values(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[
             break
     if rest.strip():
         rows.report()
-        raise DamagedError(f"damaged or cut short: not a list of JSON objects ({error})")
+        raise DamagedFileError(f"damaged or cut short: not a list of JSON objects ({error})")
 
 
 def _table_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> Iterator[bytes]:
@@ -305,7 +305,7 @@ def _parquet_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -
                 num_null += values.count(None)
                 yield from (utf8.convert(value) for value in values if value is not None)
         except pa.ArrowException as error:
-            raise DamagedError(f"damaged or no parquet ({error})") from error
+            raise DamagedFileError(f"damaged or no parquet ({error})") from error
     if num_null:
         utf8.skips.add(utf8.name, f"{num_null:,} rows have null in {text_field!r}", num_null)
 
@@ -359,17 +359,17 @@ def _tar_documents(
                 except DAMAGE as error:
                     skips.add(member.name, reason_of(error))
     except tarfile.TarError as error:
-        raise DamagedError(f"damaged or cut short ({error})") from error
+        raise DamagedFileError(f"damaged or cut short ({error})") from error
     # A damaged header looks to tarfile like the end; and checksums stand at the very end.
     while block := stream.read(BLOCK_BYTES):
         if block.strip(b"\0"):
-            raise DamagedError("damaged: there is data after the end of the archive")
+            raise DamagedFileError("damaged: there is data after the end of the archive")
 
 
 def _member_documents(
     inner: IO[bytes], member: tarfile.TarInfo, options: ReadOptions, skips: Skips, depth: int
 ) -> Iterator[bytes]:
-    """An archive has millions of small members, so each is read in one piece if it can be."""
+    """Yield the documents of a member, read in one piece if it is small: archives have millions."""
     if member.size > MAX_DOCUMENT_BYTES:
         yield from read_documents(inner, member.name, options, skips, depth=depth)
         return

@@ -79,7 +79,7 @@ class Manifest:
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
-        """Raises `DataError` where the directory is missing, unfinished or damaged."""
+        """Raises `DataError` if the directory is missing, unfinished or damaged."""
         path = directory / MANIFEST_NAME
         if not path.is_file():
             state = "is not a directory" if directory.exists() else "does not exist"
@@ -194,7 +194,7 @@ class ShardWriter:
         self._dirty.clear()
 
     def shards(self) -> list[Shard]:
-        """All files, as the manifest describes them."""
+        """Return all files, as the manifest describes them."""
         paths = [self._path(n) for n in range(-(-self.rows // self._rows_per_shard))]
         sizes = [path.stat().st_size for path in paths]
         return [
@@ -206,7 +206,7 @@ class ShardWriter:
 class TokenRows:
     """The rows of one split of a prepared directory, memory-mapped.
 
-    Raises `DataError` where the directory is missing, unfinished, of another size than its
+    Raises `DataError` if the directory is missing, unfinished, of another size than its
     manifest says, or without a row in this split.
     """
 
@@ -267,7 +267,7 @@ def verify_shard(directory: Path, shard: Shard) -> None:
 def unigram_entropy(
     paths: Sequence[Path], *, dtype: np.dtype[Any], vocab_size: int, special_ids: Sequence[int]
 ) -> float | None:
-    """Entropy in nats of the tokens in these shards that are no special ones; None without any."""
+    """Return the entropy in nats of these tokens, without special ones; None if there are none."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for path in paths:
         tokens = np.memmap(path, dtype=dtype, mode="r")

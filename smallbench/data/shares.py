@@ -35,7 +35,7 @@ from smallbench.data.corpus import Corpus, deal_in_runs, open_corpus, share_of
 from smallbench.data.packing import PackedChunk
 from smallbench.data.prepare import options_of, prepare, refuse_other_options
 from smallbench.data.readers import is_hidden
-from smallbench.data.remote import prepare_remote
+from smallbench.data.remote_prepare import prepare_remote
 from smallbench.data.sampling import TextSample
 from smallbench.data.shards import Manifest
 from smallbench.data.skips import Skips
@@ -50,11 +50,11 @@ from smallbench.data.tokenizer import Tokenizer
 from smallbench.data.transfer import cache_directory, published_manifest
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.stop import NEVER, Stop
+from smallbench.storage import open_storage
 from smallbench.storage.base import (
     AlreadyExistsError,
     Storage,
     is_remote,
-    open_storage,
 )
 from smallbench.storage.config import StorageConfig
 
@@ -78,7 +78,7 @@ def prepare_share(
     """Do share `number` (from 1) of `count`; the first one also waits for the others and joins all.
 
     The corpus's manifest, once it is whole; None for a share that has only done its part. Raises
-    what `prepare` raises, and `ConfigError` where the shares are of different commands.
+    what `prepare` raises, and `ConfigError` if the shares are of different commands.
     """
     if config.max_documents is not None:
         raise ConfigError(
@@ -123,7 +123,7 @@ def prepare_share(
 def _corpus(
     config: PrepareConfig, out: str, work: Path, storage: StorageConfig, number: int, count: int
 ) -> tuple[Corpus, int]:
-    """A share of the corpus, its files fetched where they are in a bucket; and the size of all."""
+    """A share of the corpus, its files fetched if they are in a bucket; and the size of all."""
     source = config.corpus
     if not is_remote(source):
         corpus = corpus_of(config, out=Path(out))
@@ -135,7 +135,7 @@ def _corpus(
         place = open_storage(parent, storage)
         size = place.num_bytes(key)
         sizes = {} if size is None else {key: size}
-    # What this command writes inside its corpus is no text.
+    # What this command writes inside its corpus is not text.
     own = tuple(
         f"{url.removeprefix(f'{place.url}/')}/"
         for url in (out.rstrip("/"), f"{out.rstrip('/')}.shares")
@@ -211,7 +211,7 @@ class _Share:
             time.sleep(POLL_SECONDS)
 
     def tokenizer(self, source: CorpusSource) -> Tokenizer:
-        """The given tokenizer, or the one that is trained on the samples of all shares."""
+        """Return the given tokenizer, or the one that is trained on the samples of all shares."""
         if not is_trained(self.config.tokenizer):
             return given_tokenizer(self.config)
         if not self._has(_TOKENIZER):
@@ -286,7 +286,7 @@ class _Joined:
         return skips
 
     def tokenizer(self) -> Tokenizer:
-        """The one that all shares have used."""
+        """Return the one that all shares have used."""
         if not is_trained(self.share.config.tokenizer):
             return given_tokenizer(self.share.config)
         return Tokenizer.load(self.share.work / _TOKENIZER)
@@ -294,7 +294,7 @@ class _Joined:
     def packed(
         self, folder: Path, tokenizer: Tokenizer, *, skip: int
     ) -> Generator[PackedChunk, None, None]:
-        """The chunks behind the first `skip` documents: rows are committed between chunks."""
+        """Yield the chunks behind the first `skip` documents: rows are committed between chunks."""
         path, begin = self.share.work / "joined.npz", 0
         for number in range(1, self.share.count + 1):
             end = 0

@@ -13,7 +13,7 @@ class UnreadableError(Exception):
     """A file or an archive member that has no usable text; the message is the reason."""
 
 
-class DamagedError(UnreadableError):
+class DamagedFileError(UnreadableError):
     """The content is of a known format, but damaged."""
 
 

@@ -28,7 +28,7 @@ CHUNK_BYTES = 4 << 20
 
 
 def read_options(config: PrepareConfig) -> ReadOptions:
-    """What of `config` the readers need."""
+    """Return what of `config` the readers need."""
     return ReadOptions(config.documents, config.text_field, config.encoding)
 
 
@@ -51,7 +51,7 @@ class _SampleResult(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _load_tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
-    """One tokenizer a process, with the words that it has learnt."""
+    """Return the one tokenizer of this process, with the words that it has cached."""
     tokenizer = Tokenizer.load(folder)
     assert tokenizer.fingerprint == fingerprint
     return tokenizer
@@ -90,7 +90,7 @@ class Source(Protocol):
         ...
 
     def tokenizer(self) -> Tokenizer:
-        """The given one, or one that is trained on a sample."""
+        """Return the given one, or one that is trained on a sample."""
         ...
 
     def packed(
@@ -126,13 +126,13 @@ class CorpusSource:
         return self.corpus.skips
 
     def tokenizer(self) -> Tokenizer:
-        """The given one, or one that is trained on a sample."""
+        """Return the given one, or one that is trained on a sample."""
         if not is_trained(self.config.tokenizer):
             return given_tokenizer(self.config)
         return tokenizer_from(self.config, self.sample())
 
     def sample(self) -> TextSample:
-        """The texts to train a tokenizer on."""
+        """Return the texts to train a tokenizer on."""
         sample = TextSample(self.config.tokenizer_sample_bytes)
         tasks = (_SampleTask(chunk, sample.bound) for chunk in self._chunks(skip=0))
         results = ordered_map(partial(_sample, rules=self.rules), tasks, workers=self.workers)
@@ -151,7 +151,7 @@ class CorpusSource:
     def packed(
         self, folder: Path, tokenizer: Tokenizer, *, skip: int
     ) -> Generator[PackedChunk, None, None]:
-        """What becomes of all documents but the first `skip`."""
+        """Yield what becomes of all documents but the first `skip`."""
         pack = partial(
             _pack,
             rules=self.rules,
@@ -207,7 +207,7 @@ def given_tokenizer(config: PrepareConfig) -> Tokenizer:
 
 
 def tokenizer_from(config: PrepareConfig, sample: TextSample) -> Tokenizer:
-    """The one that is trained on `sample`; raises `DataError` where it is empty."""
+    """Return the one that is trained on `sample`; raises `DataError` if it is empty."""
     if not len(sample):
         raise DataError(nothing_kept(config))
     print(f"training a {config.tokenizer} tokenizer on {sample.num_bytes / 1e6:.1f} MB")

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import IO, Any, NamedTuple
 
 from smallbench.data.encodings import BOMS
-from smallbench.data.skips import DamagedError, UnreadableError
+from smallbench.data.skips import DamagedFileError, UnreadableError
 from smallbench.errors import UnavailableError
 
 BLOCK_BYTES = 1 << 20
@@ -206,7 +206,7 @@ class _Decompressed(io.RawIOBase):
         try:
             self._ready = self._stream.decompress(block)
         except self._errors as error:
-            raise DamagedError(f"damaged ({error})") from error
+            raise DamagedFileError(f"damaged ({error})") from error
         return True
 
 

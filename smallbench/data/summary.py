@@ -109,7 +109,7 @@ def warnings(manifest: Manifest) -> Iterator[str]:
             "prepare a larger corpus, or with a larger --eval_fraction"
         )
     if rows["eval"] and manifest.eval_unigram_entropy_nats is None:
-        yield "the held-out rows have no known token, so that there is no held-out entropy"
+        yield "the held-out rows have no known token, so their entropy is not defined"
 
 
 def _text_warnings(c: Mapping[str, int]) -> Iterator[str]:

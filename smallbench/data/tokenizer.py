@@ -148,7 +148,7 @@ class Tokenizer:
 
     @cached_property
     def _cache(self) -> WordCache | None:
-        """A word cache where its exactness is proven, else None."""
+        """Return a word cache if it is proven to be exact, else None."""
         normalizer = (self._content["normalizer"] or {}).get("type")
         splitter = self._content["pre_tokenizer"] or {}
         byte_level = (
@@ -187,7 +187,7 @@ class Tokenizer:
         return np.split(flat, np.cumsum(lengths)[:-1]) if texts else []
 
     def decode(self, ids: Sequence[int]) -> str:
-        """A text for people; WordPiece has lost case and spacing."""
+        """Return a text for people; WordPiece has lost case and spacing."""
         return str(self._backend.decode([int(i) for i in ids]))
 
     def save(self, directory: Path, *, model_max_length: int = 512) -> None:
@@ -220,7 +220,7 @@ class Tokenizer:
     def load(cls, path: Path) -> Tokenizer:
         """From a folder, a `tokenizer.json`, a `vocab.txt`, or `vocab.json` with `merges.txt`.
 
-        In a folder the first of these counts. Raises `DataError` where none is there or readable.
+        In a folder the first of these counts. Raises `DataError` if none is there or readable.
         """
         from tokenizers import Tokenizer as Backend
 
@@ -242,8 +242,8 @@ class Tokenizer:
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         except Exception as error:  # tokenizers raises bare Exception
-            raise DataError(f"{path} is no readable tokenizer ({error})") from error
-        raise DataError(f"{path} holds no tokenizer.json, vocab.txt or vocab.json with merges.txt")
+            raise DataError(f"{path} cannot be read as a tokenizer ({error})") from error
+        raise DataError(f"{path} has no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
 
 
 def file_fingerprint(path: Path) -> str | None:
@@ -263,9 +263,9 @@ def _fingerprint(content: Any) -> str:
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
-    """A new tokenizer by a trainer of `TOKENIZERS`; the same texts give the same bytes.
+    """Return a new tokenizer by a trainer of `TOKENIZERS`; the same texts give the same bytes.
 
-    It is smaller than `vocab_size` where the texts have too few distinct words. Raises
+    It is smaller than `vocab_size` if the texts have too few distinct words. Raises
     `ConfigError` where `vocab_size` leaves no room beside the alphabet.
     """
     backend = TOKENIZERS[kind](texts, vocab_size)

@@ -29,12 +29,12 @@ from smallbench.files import (
     write_bytes,
 )
 from smallbench.stop import NEVER, Stop
+from smallbench.storage import open_storage
 from smallbench.storage.base import (
     AlreadyExistsError,
     NotFoundError,
     Storage,
     is_remote,
-    open_storage,
 )
 from smallbench.storage.config import StorageConfig
 
@@ -64,7 +64,7 @@ def local_corpus(
 
     In the cache its name is its manifest's hash: equal corpora share it and a changed one gets its
     own. What a killed pull completed is not fetched again, and a second process waits for the
-    first. Raises `DataError` for what is no corpus or arrives damaged twice, `InterruptedRunError`
+    first. Raises `DataError` unless a whole corpus arrives, `InterruptedRunError`
     after a whole file when `stop` asks for it.
     """
     if not is_remote(str(url)):
@@ -73,7 +73,7 @@ def local_corpus(
     content = published_manifest(storage)
     if content is None:
         raise DataError(
-            f"{storage.url} holds no prepared corpus (no {MANIFEST_NAME}); "
+            f"{storage.url} is not a prepared corpus (it has no {MANIFEST_NAME}); "
             "run 'smallbench prepare' with this --out"
         )
     manifest = Manifest.parse(content, place=storage.url)
@@ -89,7 +89,7 @@ def local_corpus(
 
 
 def published_manifest(storage: Storage) -> bytes | None:
-    """The manifest of the corpus in `storage`; None where there is none, or none that is whole."""
+    """The manifest of the corpus in `storage`; None if it is missing or not complete."""
     return _get(storage, MANIFEST_NAME)
 
 
@@ -102,7 +102,7 @@ def publish_corpus(
 ) -> None:
     """Upload a prepared directory; the same call continues what was interrupted, or repairs.
 
-    Raises `DataError` where `directory` is damaged, `ConfigError` where another corpus or a foreign
+    Raises `DataError` if `directory` is damaged, `ConfigError` if another corpus or a foreign
     file is at `url`, `InterruptedRunError` after a whole file when `stop` asks for it.
     """
     manifest = Manifest.read(directory)

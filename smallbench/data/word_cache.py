@@ -49,7 +49,7 @@ class WordCache:
         self._ends = array("q", [0])  # word w has ids[ends[w] : ends[w + 1]]
 
     def covers(self, text: str) -> bool:
-        """Whether `encode` is exact for `text`."""
+        """Return whether `encode` is exact for `text`."""
         return not self._byte_level or (bool(text) and not _IRREGULAR.search(text))
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -87,7 +87,7 @@ class WordCache:
             self._ends.append(len(self._ids))
 
     def _encode_joined(self, texts: list[str]) -> list[list[int]]:
-        """One call for many words: a call costs more than a word."""
+        """Tokenize many words in one call, since a call costs more than a word."""
         joined = self._separator.join([*texts, ""])
         self._tokenizer.encode_special_tokens = False
         try:

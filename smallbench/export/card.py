@@ -72,7 +72,7 @@ OWN_CODE = (
 
 
 def _why(config: PretrainConfig) -> str:
-    """Why the weights are in the classes in which they are."""
+    """Return why the weights are in the classes in which they are."""
     target = target_of(config.model, head=_head(config))
     if target is None:
         return OWN_CODE.format(architecture=config.model.architecture)
@@ -92,7 +92,7 @@ def _head(config: PretrainConfig) -> str:
 
 
 def held_out_sentence(held_out: Mapping[str, Any]) -> str:
-    """The held-out losses of an evaluation, each beside what it can be compared with.
+    """Return the held-out losses of an evaluation, each beside what it can be compared with.
 
     The total of several terms is a weighted sum that no entropy is the measure of.
     """

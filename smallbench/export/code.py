@@ -70,7 +70,7 @@ def write_code(config: EncoderConfig, directory: Path) -> None:
 
 
 def config_of(config: EncoderConfig, *, head: str, pad_token_id: int) -> dict[str, Any]:
-    """The content of `config.json`."""
+    """Return the content of `config.json`."""
     auto, own = CLASSES[head]
     names = {
         "AutoConfig": "SmallbenchConfig",

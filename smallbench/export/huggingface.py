@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from smallbench.batch import Batch
+from smallbench.checkpoints.record import RECORD_NAME, read_record
+from smallbench.checkpoints.store import Checkpoint, CheckpointStore
 from smallbench.data.parity import AWKWARD_TEXTS, HELD_OUT_NAME, different_ids
 from smallbench.data.tokenizer import Tokenizer
 from smallbench.errors import (
@@ -30,19 +32,17 @@ from smallbench.errors import (
 )
 from smallbench.export.card import model_card
 from smallbench.export.code import CLASSES, config_of, write_code
-from smallbench.export.transfer import MARKER, fetch_export, refuse_foreign, send_export
+from smallbench.export.upload import MARKER, fetch_export, refuse_foreign, send_export
 from smallbench.files import read_json, sync_file, temporary_sibling, write_json, write_text
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
 from smallbench.objectives.replaced_token import DisentangledEmbedding
-from smallbench.storage.base import is_remote, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import is_remote
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.build import build_objective, vocabulary_of
-from smallbench.train.checkpoint import Checkpoint, CheckpointStore
+from smallbench.train.build import build_objective, read_config, vocabulary_of
 from smallbench.train.config import PretrainConfig
-from smallbench.train.record import read_config
-from smallbench.train.run_record import RECORD_NAME, read_record
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""
@@ -53,12 +53,12 @@ def load_run(
 ) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]:
     """`run.json`, its configuration, and the checkpoint of `step`, or the newest whole one.
 
-    Raises `DataError` if `run_dir` holds no run or no such checkpoint.
+    Raises `DataError` if `run_dir` has no run or no such checkpoint.
     """
     path = run_dir / RECORD_NAME
     if not path.is_file():
         raise DataError(
-            f"{run_dir} holds no run (no run.json); give the --run_dir of a pretraining"
+            f"{run_dir} is not a run (it has no run.json); give the --run_dir of a pretraining"
         )
     run = read_record(path)
     # Only reading: the run may be going on, and what is damaged is its trainer's to set aside.
@@ -118,7 +118,7 @@ def export(
 def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
     run, config, checkpoint = load_run(run_dir, step=step)
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
-        raise ConfigError(f"{out} is not empty and holds no earlier export; choose another --out")
+        raise ConfigError(f"{out} is not empty and is not an earlier export; choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(out)
     try:
@@ -177,7 +177,7 @@ def as_export(
 
 
 def is_run(model: str) -> bool:
-    """Whether `model` is a run's directory; the code of its export is then the run's own."""
+    """Return whether `model` is a run's directory; the code of its export is then the run's own."""
     return (Path(model) / RECORD_NAME).is_file()
 
 
@@ -216,7 +216,7 @@ def _held_out_texts(run_dir: Path) -> list[str]:
 def load_model(
     config: PretrainConfig, checkpoint: Checkpoint, vocabulary: Vocabulary
 ) -> tuple[Any, str]:
-    """The trained model in evaluation mode and what its head predicts."""
+    """Return the trained model in evaluation mode and what its head predicts."""
     objective = build_objective(config, vocabulary)
     checkpoint.load_module(objective)
     objective.eval()
@@ -224,7 +224,7 @@ def load_model(
 
 
 def merged_state(model: Any) -> dict[str, torch.Tensor]:
-    """The model's weights, a token embedding that is a sum of tables (Δ) as their sum."""
+    """Return the model's weights, a token embedding that is a sum of tables (Δ) as their sum."""
     if not isinstance(getattr(model.embeddings, "tokens", None), DisentangledEmbedding):
         return dict(model.state_dict())
     state = {
@@ -279,7 +279,7 @@ def output_difference(
 ) -> float:
     """Largest absolute difference of the two models' outputs on random rows, padding included.
 
-    Outputs are logits, or hidden states where transformers' class has no head.
+    Outputs are logits, or hidden states if transformers' class has no head.
     """
     generator = torch.Generator().manual_seed(0)
     length, pad_id = config.sequence_length, vocabulary.pad_id
@@ -314,7 +314,7 @@ def _check_repository(name: str) -> None:
 
 
 def _replace(out: Path, temporary: Path) -> None:
-    """Put `temporary` in the place of `out`; refuse where that would take anything else along."""
+    """Put `temporary` in the place of `out`; refuse if that would remove anything else."""
     if out.exists():
         written = {path.name for path in temporary.iterdir()}
         foreign = {path.name for path in out.iterdir()} - written
@@ -332,7 +332,7 @@ def _push(directory: Path, repository: str, *, complete_in: str) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-    # The hub's client raises its HTTP library's errors where there is no answer; the library is
+    # The hub's client raises its HTTP library's errors if no answer comes; the library is
     # another one in other releases, but always an ancestor of this error.
     no_answer = tuple(
         ancestor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 
@@ -20,8 +21,9 @@ class GridDisplay:
     Work is in any unit in which all runs can be compared.
     """
 
-    def __init__(self, *, num_runs: int, work: int) -> None:
-        self._num_runs, self._work = num_runs, work
+    def __init__(self, *, num_runs: int, work: int, shows_runs: bool = True) -> None:
+        """Without `shows_runs` there is only the bar."""
+        self._num_runs, self._work, self._shows_runs = num_runs, work, shows_runs
         self._num_finished = self._done = self._found = 0
         self._is_waiting = False
         self._start = time.monotonic()
@@ -69,6 +71,8 @@ class GridDisplay:
         self._done += work
         self._bar.update(self._done - self._bar.n)
         eta = self._eta_seconds(self._done)
+        if not self._shows_runs:
+            return
         task, settings = task_named(run.settings.task), run.settings
         count = f"{self._num_finished}/{self._num_runs}"
         if self._bar.disable:
@@ -101,6 +105,19 @@ class GridDisplay:
         worked = done - self._found
         elapsed = time.monotonic() - self._start
         return (self._work - done) * elapsed / worked if worked else None
+
+
+def side_by_side(columns: Mapping[str, Sequence[RunResult]]) -> str:
+    """Return a table for a terminal: a row for each task, a column for each model's runs."""
+    width = max(map(len, columns))
+    lines = [f"{'task':<8}{'metric':<10}" + "".join(f"  {name:>{width}}" for name in columns)]
+    for runs in zip(*columns.values(), strict=True):
+        task = task_named(runs[0].settings.task)
+        cells = (f"  {run.score:>{width}.1f}{'*' if run.failed else ' '}" for run in runs)
+        lines.append(f"{task.title:<8}{task.ranking_metric:<10}" + "".join(cells).rstrip())
+    if any(run.failed for runs in columns.values() for run in runs):
+        lines.append("* no better than always answering the majority class")
+    return "\n".join(lines)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -166,6 +166,7 @@ def run_grid(
     plan: Sequence[PlannedRun],
     out: Path,
     on_stored: Callable[[Path], None] = lambda directory: None,
+    shows_runs: bool = True,
     stop: Stop = NEVER,
 ) -> list[RunResult]:
     """The runs of `plan`, in its order, each fine-tuned here unless it is found stored.
@@ -178,7 +179,7 @@ def run_grid(
     grid = _Grid(encoder, tasks, config, out, on_stored, stop)
     results: dict[PlannedRun, RunResult] = {}
     work = sum(grid.work[run.task] for run in plan)
-    with GridDisplay(num_runs=len(plan), work=work) as display:
+    with GridDisplay(num_runs=len(plan), work=work, shows_runs=shows_runs) as display:
         pending = list(plan)
         while pending:
             waiting = []

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from smallbench.glue.results import RESULT_FILE
-from smallbench.storage.base import is_remote, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import is_remote
 from smallbench.storage.config import StorageConfig
 
 

@@ -102,260 +102,126 @@ def _file_rows(task: Task, split: Split, examples: list[Pair]) -> list[list[str]
     return rows
 
 
-# ---- words
+# ---- words, of which the documentation of Python is full: quickstart's model has read them
 
-# Each group is one meaning in several words.
-_PEOPLE = ("teacher", "doctor", "farmer", "singer", "pilot", "baker", "lawyer", "painter", "nurse")
-_KINDS = {
-    "animal": ("dog", "horse", "cat", "goat", "sparrow", "rabbit"),
-    "vehicle": ("car", "truck", "bicycle", "bus", "tractor", "van"),
-    "fruit": ("apple", "pear", "plum", "lemon", "peach", "melon"),
-    "instrument": ("piano", "violin", "guitar", "flute", "drum", "trumpet"),
-}
-_THINGS = tuple(thing for things in _KINDS.values() for thing in things)
-_KIND_OF = {thing: kind for kind, things in _KINDS.items() for thing in things}
-_DEEDS = (
-    ("bought", "purchased"),
-    ("sold", "traded away"),
-    ("found", "discovered"),
-    ("hid", "concealed"),
-    ("washed", "cleaned"),
-    ("photographed", "took a picture of"),
-)
-_PLACES = ("village", "market", "harbour", "garden", "station", "forest", "museum", "valley")
-_COLOURS = ("red", "white", "old", "small", "heavy", "black", "young", "cheap")
-_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
+_ACTORS = ("function", "method", "class", "module", "parser", "server", "client", "thread", "test")
+_THINGS = ("list", "string", "file", "path", "number", "value", "name", "line", "message", "key")
+_DEEDS = ("returns", "creates", "removes", "reads", "writes", "checks", "changes", "uses")
+_QUALITIES = ("new", "empty", "first", "last", "current", "default", "given", "short")
+_PLACES = ("module", "package", "directory", "table", "database", "library", "document", "system")
+_GOOD = ("fast", "simple", "clear", "useful", "safe", "easy", "correct", "complete")
+_BAD = ("slow", "wrong", "broken", "missing", "invalid", "unused", "unsafe", "incomplete")
+_DEGREES = ("never", "rarely", "sometimes", "often", "usually", "always")
+_DENIED = ("does not have", "has no", "never has")
 
 
-def _a(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+def _event(random: Random) -> dict[str, str]:
+    """Return a statement in its parts."""
+    return {
+        "who": random.choice(_ACTORS),
+        "deed": random.choice(_DEEDS),
+        "kind": random.choice(_QUALITIES),
+        "what": random.choice(_THINGS),
+        "where": random.choice(_PLACES),
+    }
 
 
 def _sentence(text: str, end: str = ".") -> str:
     return text[0].upper() + text[1:] + " " + end
 
 
-# ---- tasks: one function draws one example
+def _report(e: dict[str, str]) -> str:
+    return _sentence(f"the {e['who']} {e['deed']} the {e['kind']} {e['what']} in the {e['where']}")
+
+
+# ---- tasks: one function draws one example. Each label can be read from a word or from the order
+# of words, so that a tiny model learns it from some hundred rows; comparing two sentences word by
+# word is beyond it.
 
 
 def _cola(random: Random) -> Pair:
-    """Agreement, word order or a missing verb; half of the sentences are sound."""
-    plural = random.random() < 0.5
-    subject, thing = random.choice(_PEOPLE), random.choice(_THINGS)
-    colour, place = random.choice(_COLOURS), random.choice(_PLACES)
-    verb = random.choice(("see", "like", "want", "need", "own", "carry", "miss", "paint"))
-    singular = {"carry": "carries", "miss": "misses"}.get(verb, verb + "s")
-    noun, verb_form = (subject + "s", verb) if plural else (subject, singular)
-    words = ["the", noun, verb_form, "the", colour, thing, "near", "the", place]
+    """Return a sentence whose words are in order, or with the middle of it shuffled."""
+    words = _report(_event(random)).split()
     if random.random() < 0.5:
-        return (_sentence(" ".join(words)),), "1"
-    error = random.choice(("agreement", "order", "order", "verb"))
-    if error == "agreement":
-        words[2] = singular if plural else verb
-    elif error == "order":
-        cut = random.choice((0, 3, 7))
-        words[cut], words[cut + 1] = words[cut + 1], words[cut]
-    else:
-        del words[2]
-    return (_sentence(" ".join(words)),), "0"
-
-
-_GOOD = ("wonderful", "funny", "moving", "clever", "charming", "brilliant", "fresh", "delightful")
-_BAD = ("dull", "boring", "stupid", "clumsy", "tedious", "awful", "lifeless", "annoying")
+        return (" ".join(words),), "1"
+    middle = words[1:-1]
+    while middle == words[1:-1]:
+        random.shuffle(middle)
+    return (" ".join([words[0], *middle, words[-1]]),), "0"
 
 
 def _sst2(random: Random) -> Pair:
-    """A judgement of a film; one in four is negated and means the opposite."""
-    positive, negated = random.random() < 0.5, random.random() < 0.25
-    words = _GOOD if positive != negated else _BAD
-    first, second = random.sample(words, 2)
-    part = random.choice(("plot", "film", "acting", "story", "music", "script", "ending", "cast"))
-    degree = random.choice(("very", "truly", "rather", "really", "simply"))
-    if negated:
-        text = random.choice((f"the {part} is not {first} at all", f"this {part} is never {first}"))
-        text += f" , {degree} not {second} ."
-    else:
-        text = random.choice((f"the {part} is {degree} {first}", f"{_a(first)} {part}"))
-        text += f" and {random.choice(('always', 'often', degree))} {second} ."
-    return (text,), str(int(positive))
-
-
-def _event(random: Random) -> dict[str, str]:
-    deed = random.choice(_DEEDS)
-    return {
-        "who": random.choice(_PEOPLE),
-        "deed": deed[0],
-        "same_deed": deed[1],
-        "colour": random.choice(_COLOURS),
-        "what": random.choice(_THINGS),
-        "where": random.choice(_PLACES),
-        "when": random.choice(_DAYS),
-    }
-
-
-def _changed(random: Random, event: dict[str, str], slots: list[str]) -> dict[str, str]:
-    """The event with another value in each of the slots."""
-    other = dict(event)
-    for slot in slots:
-        while other[slot] == event[slot]:
-            fresh = _event(random)
-            other[slot] = fresh[slot]
-            if slot == "deed":
-                other["same_deed"] = fresh["same_deed"]
-    return other
-
-
-def _report(e: dict[str, str]) -> str:
-    return _sentence(
-        f"the {e['who']} {e['deed']} {_a(e['colour'])} {e['what']} in the {e['where']} "
-        f"on {e['when']}"
-    )
-
-
-def _retold(e: dict[str, str]) -> str:
-    return _sentence(
-        f"on {e['when']} , in the {e['where']} , the {e['who']} {e['same_deed']} "
-        f"{_a(e['colour'])} {e['what']}"
-    )
+    """Return a judgement of a piece of software."""
+    positive = random.random() < 0.5
+    first, second = random.sample(_GOOD if positive else _BAD, 2)
+    subject = f"the {random.choice(_QUALITIES)} {random.choice((*_ACTORS, *_THINGS))}"
+    where = random.choice(_PLACES)
+    return (_sentence(f"{subject} in the {where} is {first} and {second}"),), str(int(positive))
 
 
 def _mrpc(random: Random) -> Pair:
-    """A report and its retelling in other words, or a retelling of something else."""
-    event = _event(random)
-    equivalent = random.random() < 0.6
-    if equivalent:
-        return (_report(event), _retold(event)), "1"
-    slots = random.sample(["who", "deed", "what", "where", "when"], 3)
-    return (_report(event), _retold(_changed(random, event, slots))), "0"
+    """Return a report and the same in another order, or its denial."""
+    e = _event(random)
+    same = random.random() < 0.6
+    verb = e["deed"] if same else random.choice((f"never {e['deed']}", f"no longer {e['deed']}"))
+    retold = f"in the {e['where']} , the {e['who']} {verb} the {e['kind']} {e['what']}"
+    return (_report(e), _sentence(retold)), str(int(same))
 
 
 def _stsb(random: Random) -> Pair:
-    """The score is the number of five slots that agree, give or take a fifth."""
-    event = _event(random)
-    slots = ["who", "deed", "what", "where", "when"]
-    num_equal = random.randrange(6)
-    other = _changed(random, event, random.sample(slots, 5 - num_equal))
-    retell = random.choice((_report, _retold))
-    score = min(5.0, max(0.0, num_equal + random.uniform(-0.2, 0.2)))
-    return (_report(event), retell(other)), f"{score:.3f}"
-
-
-_WISHES = (
-    ("learn to play", "start playing"),
-    ("repair", "fix"),
-    ("sell", "find a buyer for"),
-    ("choose", "pick"),
-    ("draw", "sketch"),
-    ("clean", "wash"),
-)
+    """Return a report and how often it holds: the more often, the more similar."""
+    e = _event(random)
+    degree = random.randrange(6)
+    retold = f"the {e['who']} {_DEGREES[degree]} {e['deed']} the {e['kind']} {e['what']}"
+    score = min(5.0, max(0.0, degree + random.uniform(-0.2, 0.2)))
+    return (_report(e), _sentence(retold)), f"{score:.3f}"
 
 
 def _qqp(random: Random) -> Pair:
-    """Two questions about the same deed and thing in other words, or about another."""
-    wish, other = random.sample(_WISHES, 2)
-    thing, other_thing = random.sample(_THINGS, 2)
-    colour, place = random.choice(_COLOURS), random.choice(_PLACES)
+    """Return two questions about one thing, of which the second may ask for something else."""
+    e = _event(random)
     duplicate = random.random() < 0.5
-    first = f"how do i {wish[0]} {_a(colour)} {thing} in a {place}"
-    if not duplicate:
-        wish, thing = random.choice(((other, other_thing), (wish, other_thing)))
-    start = random.choice(("what is the best way to", "how can i", "how should one"))
-    second = f"{start} {wish[1]} {_a(colour)} {thing} in a {place}"
-    return (_sentence(first, "?"), _sentence(second, "?")), str(int(duplicate))
-
-
-def _count_scene(random: Random) -> tuple[str, str, str, str, str]:
-    number, other_number = random.sample(_NUMBERS, 2)
-    thing = random.choice(_THINGS)
-    return number, other_number, thing, random.choice(_PEOPLE), random.choice(_PLACES)
-
-
-def _plural(noun: str) -> str:
-    if noun.endswith(("ch", "s")):
-        return noun + "es"
-    return noun + "s"
+    thing = f"the {e['kind']} {e['what']} in the {e['where']}"
+    start = random.choice(
+        ("how can i use", "what is the way to use") if duplicate else ("who made", "when to remove")
+    )
+    first = _sentence(f"how do i use {thing}", "?")
+    return (first, _sentence(f"{start} {thing}", "?")), str(int(duplicate))
 
 
 def _mnli(random: Random) -> Pair:
-    """A hypernym follows; an unmentioned detail may or may not; another number contradicts."""
-    number, other_number, thing, who, place = _count_scene(random)
-    colour = random.choice(_COLOURS)
-    premise = f"the {who} has {number} {colour} {_plural(thing)} near the {place}"
+    """Return a statement and what follows from it, what may follow, or its denial."""
+    e = _event(random)
     label = random.choice(("entailment", "neutral", "contradiction"))
-    if label == "entailment":
-        hypothesis = random.choice(
-            (
-                f"the {who} has some {_plural(_KIND_OF[thing])}",
-                f"there are {_plural(_KIND_OF[thing])} near the {place}",
-                f"the {who} has {number} {_plural(thing)}",
-            )
-        )
-    elif label == "neutral":
-        day, giver = random.choice(_DAYS), random.choice(_PEOPLE)
-        hypothesis = random.choice(
-            (
-                f"the {who} got the {_plural(thing)} on {day}",
-                f"the {_plural(thing)} were a present from {_a(giver)}",
-                f"the {who} will sell the {_plural(thing)} on {day}",
-            )
-        )
-    else:
-        hypothesis = random.choice(
-            (
-                f"the {who} does not have any {_plural(thing)}",
-                f"there are no {_plural(_KIND_OF[thing])} near the {place}",
-                f"the {who} has only {other_number} {_plural(thing)}",
-            )
-        )
-    return (_sentence(premise), _sentence(hypothesis)), label
+    verb = {
+        "entailment": random.choice(("has", "really has")),
+        "neutral": random.choice(("may later lose", "perhaps wants")),
+        "contradiction": random.choice(_DENIED),
+    }[label]
+    premise = f"the {e['who']} has the {e['kind']} {e['what']} in the {e['where']}"
+    return (_sentence(premise), _sentence(f"the {e['who']} {verb} the {e['what']}")), label
 
 
 def _rte(random: Random) -> Pair:
-    """Dropped details and hypernyms follow; a negation or another actor does not."""
+    """Return a report and a shorter one that follows from it, or does not."""
     e = _event(random)
-    premise = _report(e)
-    if random.random() < 0.5:
-        hypothesis = random.choice(
-            (
-                f"the {e['who']} {e['same_deed']} {_a(_KIND_OF[e['what']])}",
-                f"the {e['who']} {e['deed']} {_a(e['what'])}",
-                f"the {e['who']} was in the {e['where']} on {e['when']}",
-            )
-        )
-        return (premise, _sentence(hypothesis)), "entailment"
-    other = _changed(random, e, ["who", "what", "where"])
-    hypothesis = random.choice(
-        (
-            f"the {e['who']} never {e['same_deed']} {_a(_KIND_OF[e['what']])}",
-            f"nobody {e['deed']} {_a(e['what'])}",
-            f"the {other['who']} was not in the {e['where']}",
-            f"the {other['who']} {e['deed']} the {other['what']} in the {other['where']}",
-        )
+    follows = random.random() < 0.5
+    claim = (
+        random.choice((f"the {e['who']} {e['deed']} the {e['what']}", f"a {e['what']} is there"))
+        if follows
+        else random.choice((f"the {e['who']} does nothing", f"there is no {e['what']}"))
     )
-    return (premise, _sentence(hypothesis)), "not_entailment"
+    return (_report(e), _sentence(claim)), "entailment" if follows else "not_entailment"
 
 
 def _qnli(random: Random) -> Pair:
-    """A question about when, where or what; the sentence has the answer, or another fact."""
-    who, deed = random.choice(_PEOPLE), random.choice(_DEEDS)[0]
-    colour, thing = random.choice(_COLOURS), random.choice(_THINGS)
-    place, year = random.choice(_PLACES), str(random.randrange(1900, 2000))
-    facts = {
-        "when": f"the {who} {deed} it in the year {year}",
-        "where": f"the {who} {deed} it inside the {place}",
-        "what": f"the {who} {deed} {_a(colour)} {thing}",
-    }
-    asked = random.choice(tuple(facts))
-    question = {
-        "when": f"when did the {colour} {who} do the work",
-        "where": f"where did the {colour} {who} do the work",
-        "what": f"what was it that the {colour} {who} worked with",
-    }[asked]
+    """Return a question and a sentence that answers it, or says that it is not known."""
+    e = _event(random)
     answered = random.random() < 0.5
-    told = asked if answered else random.choice([fact for fact in facts if fact != asked])
+    question = f"what {e['deed']} the {e['kind']} {e['what']} in the {e['where']}"
+    told = f"the {e['who']} does" if answered else f"the {e['where']} does not say"
     label = "entailment" if answered else "not_entailment"
-    return (_sentence(question, "?"), _sentence(facts[told])), label
+    return (_sentence(question, "?"), _sentence(told)), label
 
 
 _GENERATORS: dict[str, Callable[[Random], Pair]] = {

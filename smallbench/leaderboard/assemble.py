@@ -13,6 +13,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from smallbench.checkpoints.record import RECORD_NAME, read_record
 from smallbench.config import differing_keys, flatten, to_dict
 from smallbench.errors import DataError
 from smallbench.glue.choice import CHOICE
@@ -56,7 +57,6 @@ from smallbench.leaderboard.finding import Rejected
 from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.scores import PAPER
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.run_record import RECORD_NAME, read_record
 
 MAX_LOG_POINTS = 4_000
 """More records of a run are merged, so that a million steps stay under a megabyte."""

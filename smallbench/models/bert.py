@@ -73,7 +73,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
-        """hidden_BLD → context_BLD; the mask is True where a key may be attended to."""
+        """hidden_BLD → context_BLD; the mask is True if a key may be attended to."""
         B, L, D = hidden_BLD.shape
         qkv = self.qkv(hidden_BLD).view(B, L, 3, self.num_heads, D // self.num_heads)
         q_BHLd, k_BHLd, v_BHLd = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -107,7 +107,7 @@ class Bert(Encoder):
             self._look_at_neighbours(config)
 
     def context(self, batch: Batch) -> Tensor | None:
-        """mask_B11L: True where a key may be attended to; None where all may."""
+        """mask_B11L: True if a key may be attended to; None if all may."""
         mask_BL = batch.attention_mask
         return None if mask_BL is None else mask_BL[:, None, None, :]
 

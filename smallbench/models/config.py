@@ -61,17 +61,17 @@ class EncoderConfig:
         return -(-self.vocab_size // self.vocab_size_multiple) * self.vocab_size_multiple
 
     def narrowed(self: C, width: float) -> C:
-        """The same architecture at `width` times the hidden, feed-forward and head counts.
+        """Return the same architecture at `width` times the hidden, feed-forward and head counts.
 
         Heads keep their size and embeddings theirs (google-research/electra, `get_generator_config`
-        ). Raises `ConfigError` where no whole head is left.
+        ). Raises `ConfigError` if no whole head is left.
         """
         head_size = self.hidden_size // self.num_attention_heads
         hidden_size = round(self.hidden_size * width)
         num_heads = hidden_size // head_size
         if num_heads < 1 or hidden_size % head_size:
             raise ConfigError(
-                f"{width} × model.hidden_size {self.hidden_size} is no whole number of heads of "
+                f"{width} × model.hidden_size {self.hidden_size} is not a whole number of heads of "
                 f"{head_size}; choose objective.generator_width or model.num_attention_heads so "
                 "that it is"
             )
@@ -154,3 +154,43 @@ class DebertaConfig(EncoderConfig):
         require(self.type_vocab_size == 0, key, self.type_vocab_size, "0: DeBERTa has no segments")
         key = "model.max_relative_positions"
         require(self.max_relative_positions >= 1, key, self.max_relative_positions, "at least 1")
+
+
+@dataclass(frozen=True)
+class ModernConfig(EncoderConfig):
+    """A ModernBERT-shaped encoder (Warner et al. 2024, arXiv 2412.13663), see `models.modern`."""
+
+    architecture: str = "modern"
+    embedding_size: int = 256
+    type_vocab_size: int = 0
+    layer_norm_eps: float = 1e-5
+    local_attention: int = option(
+        16, help="tokens that a window layer sees, half of them to each side"
+    )
+    global_attn_every_n_layers: int = option(
+        2, help="the last of every n layers sees the whole row, the others a window"
+    )
+    rope_theta: float = option(10_000.0, help="base of the rotary positions' wavelengths")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        key = "model.type_vocab_size"
+        require(self.type_vocab_size == 0, key, self.type_vocab_size, "0: it has no segments")
+        if self.embedding_size != self.hidden_size:
+            raise ConfigError(
+                f"model.embedding_size {self.embedding_size} != model.hidden_size "
+                f"{self.hidden_size}; architecture modern needs them equal"
+            )
+        head_size = self.hidden_size // self.num_attention_heads
+        if head_size % 2:
+            raise ConfigError(
+                f"model.hidden_size / model.num_attention_heads is {head_size}; rotary positions "
+                "need an even size of a head"
+            )
+        for name in ("local_attention", "global_attn_every_n_layers"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require(self.rope_theta > 1, "model.rope_theta", self.rope_theta, "above 1")
+
+    def sees_whole_row(self, layer: int) -> bool:
+        """Return whether a layer's attention sees the whole row."""
+        return (layer + 1) % self.global_attn_every_n_layers == 0

@@ -48,7 +48,7 @@ class Target:
     """Our parameters that transformers' class has no place for."""
 
     def pack(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our state dict → transformers'. Raises `KeyError` where a weight has no rule."""
+        """Our state dict → transformers'. Raises `KeyError` if a weight has no rule."""
         packed: dict[str, Tensor] = {}
         for ours, tensor in state.items():
             if ours not in self.left_behind:
@@ -64,7 +64,7 @@ class Target:
         }
 
     def body(self) -> Target:
-        """The same without the head: only what transformers' bare model has."""
+        """Return the same without the head: only what transformers' bare model has."""
         prefix = f"{self.model_type}."
         rules = {
             ours: rule
@@ -90,7 +90,7 @@ CONFIG_CLASSES: Mapping[str, type[EncoderConfig]] = {
 def body_of(theirs: Mapping[str, Any]) -> tuple[EncoderConfig, Target] | None:
     """Our configuration of transformers' model without its head, and how its weights travel.
 
-    `theirs` is transformers' configuration as a dictionary. None where ours has no such network:
+    `theirs` is transformers' configuration as a dictionary. None if ours has no such network:
     an architecture that is not here, or an option of one (another activation, a decoder, …).
     """
     config_class = CONFIG_CLASSES.get(theirs["model_type"])
@@ -130,7 +130,7 @@ UNKNOWN_OPTIONS = ("is_decoder", "add_cross_attention", "talking_head")
 def target_of(
     config: EncoderConfig, *, head: str = "tokens", pad_token_id: int = 0
 ) -> Target | None:
-    """How `config`'s architecture travels with the head `tokens` or `replaced`.
+    """Return how `config`'s architecture travels with the head `tokens` or `replaced`.
 
     None if transformers has no class for it: one of a plug-in that declares none.
     """
@@ -143,7 +143,7 @@ def target_of(
 
 
 def built_in_target(config: EncoderConfig, *, head: str, pad_token_id: int) -> Target:
-    """How the built-in architecture of this configuration travels."""
+    """Return how the built-in architecture of this configuration travels."""
     if isinstance(config, DebertaConfig):
         return _deberta(config, head, pad_token_id)
     if isinstance(config, RobertaConfig):
@@ -175,11 +175,11 @@ def _bert(config: BertConfig, base: str, head: str, pad_token_id: int) -> Target
     elif base == "electra":
         modules["predictor.transform"] = "generator_predictions.dense"
         modules["predictor.norm"] = "generator_predictions.LayerNorm"
-        rules["predictor.bias"] = _token_rows(config, "generator_lm_head.bias")
+        rules["predictor.bias"] = token_rows(config, "generator_lm_head.bias")
         class_name = "ElectraForMaskedLM"
     else:
         modules |= BERT_HEAD
-        rules["predictor.bias"] = _token_rows(config, "cls.predictions.bias")
+        rules["predictor.bias"] = token_rows(config, "cls.predictions.bias")
         class_name = "BertForMaskedLM"
     rules |= _affine(modules | _layers(config, base)) | _fused_attention(config, base)
     shared = _shared(config, pad_token_id) | {"type_vocab_size": config.type_vocab_size}
@@ -197,7 +197,7 @@ def _roberta(config: RobertaConfig, pad_token_id: int) -> Target:
     }
     rules = _tables(config, base) | _affine(modules | _layers(config, base))
     rules |= _fused_attention(config, base)
-    rules["predictor.bias"] = _token_rows(config, "lm_head.bias")
+    rules["predictor.bias"] = token_rows(config, "lm_head.bias")
     # transformers counts positions from behind the padding token's id.
     rules["embeddings.positions.weight"] = Rule(
         (f"{base}.embeddings.position_embeddings.weight",),
@@ -215,9 +215,7 @@ def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
     base = "deberta"
     modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"} | _layers(config, base)
     rules = {
-        "embeddings.tokens.weight": _token_rows(
-            config, f"{base}.embeddings.word_embeddings.weight"
-        ),
+        "embeddings.tokens.weight": token_rows(config, f"{base}.embeddings.word_embeddings.weight"),
         "relative_positions.weight": Rule((f"{base}.encoder.rel_embeddings.weight",)),
     }
     if config.embedding_size != config.hidden_size:
@@ -232,7 +230,7 @@ def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
         class_name = "DebertaModel"
     else:
         modules |= BERT_HEAD
-        rules["predictor.bias"] = _token_rows(config, "cls.predictions.bias")
+        rules["predictor.bias"] = token_rows(config, "cls.predictions.bias")
         class_name = "DebertaForMaskedLM"
     heads = config.num_attention_heads
 
@@ -278,8 +276,8 @@ def _shared(config: EncoderConfig, pad_token_id: int) -> dict[str, Any]:
     }
 
 
-def _token_rows(config: EncoderConfig, theirs: str) -> Rule:
-    """A tensor with a row for each token, padded to `vocab_size_multiple` on our side."""
+def token_rows(config: EncoderConfig, theirs: str) -> Rule:
+    """Map a tensor with a row for each token, padded to `vocab_size_multiple` on our side."""
 
     def pad(tensor: Tensor) -> Tensor:
         missing = config.num_embedding_rows - tensor.shape[0]
@@ -290,9 +288,7 @@ def _token_rows(config: EncoderConfig, theirs: str) -> Rule:
 
 def _tables(config: BertConfig, base: str) -> dict[str, Rule]:
     return {
-        "embeddings.tokens.weight": _token_rows(
-            config, f"{base}.embeddings.word_embeddings.weight"
-        ),
+        "embeddings.tokens.weight": token_rows(config, f"{base}.embeddings.word_embeddings.weight"),
         "embeddings.positions.weight": Rule((f"{base}.embeddings.position_embeddings.weight",)),
         "embeddings.segments.weight": Rule((f"{base}.embeddings.token_type_embeddings.weight",)),
     }
@@ -314,7 +310,7 @@ def _layers(config: EncoderConfig, base: str) -> dict[str, str]:
 
 
 def _fused_attention(config: EncoderConfig, base: str) -> dict[str, Rule]:
-    """One projection for q, k and v on our side, three on theirs."""
+    """Map one projection for q, k and v on our side, three on theirs."""
     rules = {}
     for i in range(config.num_hidden_layers):
         theirs = f"{base}.encoder.layer.{i}.attention.self"

@@ -25,7 +25,7 @@ from smallbench.models.flops import transformer_flops
 from smallbench.models.kernels import Dropout, attend, position_bias
 
 
-class Embeddings(nn.Module):
+class DebertaEmbeddings(nn.Module):
     """Token embeddings, projected from E to D, then normalised."""
 
     def __init__(self, config: DebertaConfig) -> None:
@@ -44,7 +44,7 @@ class Embeddings(nn.Module):
         normed_BLD: Tensor = self.dropout(self.norm(hidden_BLD))
         return normed_BLD
 
-    def share_with(self, other: Embeddings) -> None:
+    def share_with(self, other: DebertaEmbeddings) -> None:
         """Use the token table of `other`; the norm is over D, so it cannot be shared."""
         self.tokens = other.tokens
 
@@ -104,7 +104,7 @@ class Deberta(Encoder):
     def __init__(self, config: DebertaConfig, *, head: Head = "tokens") -> None:
         super().__init__(
             config,
-            embeddings=Embeddings(config),
+            embeddings=DebertaEmbeddings(config),
             attention=lambda: DisentangledSelfAttention(config),
             head=head,
         )

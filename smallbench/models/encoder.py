@@ -71,7 +71,7 @@ class ReplacedTokenDetector(nn.Module):
         self.score = nn.Linear(config.hidden_size, 1)
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
-        """hidden_BLD → logits_BL: above 0 where a token seems to have been replaced."""
+        """hidden_BLD → logits_BL: above 0 if a token seems to have been replaced."""
         scores_BL1: Tensor = self.score(F.gelu(self.transform(hidden_BLD)))
         return scores_BL1.squeeze(-1)
 
@@ -118,7 +118,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def context(self, batch: Batch) -> Any:
-        """What every layer's attention is given besides the hidden states."""
+        """Return what every layer's attention is given besides the hidden states."""
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch → hidden_BLD, the last layer's output."""
@@ -147,7 +147,7 @@ class Encoder(nn.Module, ABC):
 
     @classmethod
     def transformers_target(cls, config: Any, *, head: str, pad_token_id: int) -> Any:
-        """How the weights travel to a class of transformers (`models.convert.Target`).
+        """Return how the weights travel to a class of transformers (`models.convert.Target`).
 
         None: there is no such class, and an export carries the architecture's own code.
         """

@@ -47,7 +47,7 @@ def local_positions(length: int, size: int) -> Tensor:
 
 
 def rotation(angles: Tensor) -> Tensor:
-    """The matrix that turns each pair (sin a, cos a) of dimensions by its angle."""
+    """Return the matrix that turns each pair (sin a, cos a) of dimensions by its angle."""
     sin, cos = angles.sin(), angles.cos()
     blocks = torch.stack([torch.stack([cos, sin], dim=1), torch.stack([-sin, cos], dim=1)], dim=1)
     turned: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
@@ -64,7 +64,7 @@ def keep_positions(project_weight: Tensor) -> None:
 
 
 def kept_pairs(embedding_size: int, hidden_size: int) -> Tensor:
-    """The pairs of dimensions that fit into the hidden size, evenly from all."""
+    """Return the pairs of dimensions that fit into the hidden size, evenly from all."""
     count = min(embedding_size, hidden_size) // 2
     return torch.arange(count) * (embedding_size // 2) // count
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
@@ -37,6 +39,8 @@ class Objective(nn.Module, ABC):
 
     weights: Mapping[str, float]
     """Term → its weight in the loss."""
+    initial_loss_scale = 2.0**16
+    """Of fp16's gradients; PyTorch's default."""
 
     @abstractmethod
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
@@ -63,6 +67,20 @@ class PretrainObjective(Objective):
     model: Encoder
     """The network that is exported and fine-tuned."""
     vocabulary: Vocabulary
+
+    def compile(self, *arguments: Any, **named: Any) -> None:
+        """Compile the forward pass as `torch.nn.Module.compile` does, once for any number of
+        targets."""
+        super().compile(*arguments, **named)
+        compiled = self._compiled_call_impl
+
+        def call(batch: Batch) -> Any:
+            for tensor in (batch.target_positions, batch.target_ids, batch.target_uniforms):
+                if tensor is not None:
+                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            return compiled(batch)
+
+        self._compiled_call_impl = call
 
     @abstractmethod
     def corrupt(

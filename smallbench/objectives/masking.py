@@ -31,7 +31,7 @@ class Vocabulary:
 
 
 def step_generator(seed: int, position: int) -> np.random.Generator:
-    """The generator of the batch that begins at sample `position`: a function of both alone.
+    """Return the generator of the batch that begins at sample `position`: a function of both alone.
 
     Counter-based (Philox, Salmon et al. 2011), so a resumed run seeks to it in O(1).
     """
@@ -39,7 +39,7 @@ def step_generator(seed: int, position: int) -> np.random.Generator:
 
 
 def is_special(ids_BL: IntArray, vocabulary: Vocabulary) -> BoolArray:
-    """True where a token is special ([CLS], [SEP], [PAD], …)."""
+    """True if a token is special ([CLS], [SEP], [PAD], …)."""
     table = np.zeros(vocabulary.size, dtype=bool)
     table[list(vocabulary.special_ids)] = True
     special_BL: BoolArray = table[ids_BL]
@@ -51,7 +51,7 @@ def choose_positions(
 ) -> BoolArray:
     """Choose `fraction` of each row's candidates, uniformly and without replacement.
 
-    The count is rounded for each row and at least 1 where there is a candidate (google-research/
+    The count is rounded for each row and at least 1 if there is a candidate (google-research/
     electra `pretrain_helpers.mask`), so full rows always have the same number of targets.
     """
     num_candidates_B = candidates_BL.sum(axis=1)

@@ -56,6 +56,9 @@ class ReplacedToken(PretrainObjective):
     """The objective with both networks; `model`, the discriminator, is what is exported."""
 
     head: Head = "replaced"
+    # The discriminator's weight of 50 makes gradients so large that with PyTorch's 2¹⁶ the first
+    # five steps would overflow and be skipped.
+    initial_loss_scale = 2.0**11
 
     def __init__(self, config: ReplacedTokenConfig, model: EncoderConfig, vocabulary: Vocabulary):
         super().__init__()
@@ -117,7 +120,7 @@ class ReplacedToken(PretrainObjective):
         return Sums(losses=losses, counts=counts)
 
     def fill(self, batch: Batch, sampled_M: Tensor) -> tuple[Batch, Tensor]:
-        """The discriminator's input, and labels_BL: 1 where a token is not the original.
+        """Return the discriminator's input, and labels_BL: 1 where a token is not the original.
 
         A sample that happens to be the original counts as original (§3.1).
         """

@@ -24,6 +24,7 @@ RECIPES = Registry(
         "electra-deberta-tiny": "smallbench.recipes.electra:electra_deberta_tiny",
         "electra-small": "smallbench.recipes.electra:electra_small",
         "electra-tiny": "smallbench.recipes.electra:electra_tiny",
+        "modern-tiny": "smallbench.recipes.modern:modern_tiny",
         "roberta-small": "smallbench.recipes.roberta:roberta_small",
         "roberta-tiny": "smallbench.recipes.roberta:roberta_tiny",
     },
@@ -32,7 +33,7 @@ RECIPES = Registry(
 
 
 def recipe_config(name: str) -> PretrainConfig:
-    """The configuration of a recipe, which bears the name by which it is found again."""
+    """The configuration of a recipe, with the name by which it is found again."""
     config = RECIPES[name]()
     if not isinstance(config, PretrainConfig):
         raise ConfigError(

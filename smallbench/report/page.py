@@ -115,7 +115,7 @@ def render(
     tables: Sequence[Table] = (),
     sentences: Sequence[str] = (),
 ) -> str:
-    """The page of the runs, in the order given."""
+    """Return the page of the runs, in the order given."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -176,7 +176,7 @@ def _charts(runs: Sequence[Run], axes: Sequence[Axis], panels: Sequence[Panel]) 
             for key in panel.keys
         }
         found = {place: series for place, series in found.items() if all_values([series])}
-        # The entropy belongs to a loss, and is no loss itself.
+        # The entropy is shown with a loss; it is not a loss.
         measured = [series for (_, key), series in found.items() if key != ENTROPY]
         values = tuple(series.y for series in measured)
         if values in seen or not any(all_values(measured)):  # all zero is in the table

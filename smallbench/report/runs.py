@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from smallbench.checkpoints.record import RECORD_NAME, parse_record
 from smallbench.config import flatten
 from smallbench.errors import DataError
-from smallbench.storage.base import NotFoundError, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import NotFoundError
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import parse_metrics
-from smallbench.train.run_record import RECORD_NAME, parse_record
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -32,7 +33,7 @@ SCORE = "glue/score"
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: `y` at `x`, None where nothing finite was measured."""
+    """One line of a chart: `y` at `x`, None if nothing finite was measured."""
 
     x: tuple[float, ...]
     y: tuple[float | None, ...]
@@ -90,7 +91,7 @@ class Run:
         )
 
     def restarts(self, axis: str) -> list[float]:
-        """Where later attempts went on from."""
+        """Return where later attempts went on from."""
         places = []
         for attempt in self.record["attempts"][1:]:
             # A finished run that was started again repeated nothing.
@@ -122,15 +123,15 @@ class Run:
 
 
 def read_run(url: str, config: StorageConfig | None = None) -> Run:
-    """The run in a directory or a storage; raises `DataError` where there is none."""
+    """Return the run in a directory or a storage; raises `DataError` if there is none."""
     storage = open_storage(url, config)
     try:
         record = parse_record(storage.get(RECORD_NAME), f"{url}/{RECORD_NAME}")
         records = parse_metrics(storage.get("metrics.jsonl").decode(), f"{url}/metrics.jsonl")
     except NotFoundError:
         raise DataError(
-            f"{url} holds no run (run.json, metrics.jsonl); give the --run_dir of a pretraining, "
-            "or STORAGE/NAME of one"
+            f"{url} is not a run (expected run.json and metrics.jsonl); give the "
+            "--run_dir of a pretraining, or STORAGE/NAME of one"
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{url}/metrics.jsonl is not UTF-8 text ({error})") from None

@@ -54,7 +54,7 @@ class Tick:
 
 
 def ticks_of(scale: Scale) -> list[Tick]:
-    """The round values of a scale with their places."""
+    """Return the round values of a scale with their places."""
     return [Tick(short(value), 100 * scale.place(value)) for value in scale.ticks()]
 
 
@@ -101,7 +101,7 @@ def thinned(series: Series, *, num_buckets: int = NUM_BUCKETS) -> Series:
 
 
 def short(value: float | None, *, digits: int = 3) -> str:
-    """A number as people write it: 2.31, 0.0004, 16.4 M; a dash where there is none."""
+    """Return a number as people write it: 2.31, 0.0004, 16.4 M; a dash for None."""
     if value is None:
         return "–"
     if value == 0:
@@ -124,5 +124,5 @@ def _plain(value: float, digits: int) -> str:
 
 
 def all_values(many: Sequence[Series]) -> list[float]:
-    """Every measured value of several series."""
+    """Return every measured value of several series."""
     return [y for series in many for y in series.y if y is not None]

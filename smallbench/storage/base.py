@@ -1,4 +1,4 @@
-"""The protocol of a storage, and how to open one by its URL.
+"""The protocol of a storage, and what its URLs may be.
 
 Keys are relative to the storage's URL, with `/` between their parts. A reader sees an object as it
 was before a write or after it, never a part.
@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from smallbench.errors import ConfigError, DataError
 from smallbench.files import parse_json
-from smallbench.storage.config import StorageConfig
 
 URL_LIKE = re.compile(
     r"(?!hub:(?!//))"  # a data set of the hub, or with hub:/PATH one on this machine
@@ -27,7 +26,7 @@ BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}|arn:[a-z0-9-]+:s3[a-z0-9-]*:[^/]+:ac
 
 
 class NotFoundError(DataError):
-    """There is no object of this key. A refused or failed request is never this."""
+    """No object has this key. A refused or failed request never raises it."""
 
 
 class AlreadyExistsError(DataError):
@@ -46,27 +45,27 @@ class Stored:
 class Storage(Protocol):
     """Objects by key.
 
-    Every method raises `UnavailableError` where the storage does not answer (after short retries of
-    its own) and `CredentialsError` where it refuses; neither is ever taken for "not there".
+    Every method raises `UnavailableError` if the storage does not answer (after short retries of
+    its own) and `CredentialsError` if it refuses; neither is ever taken for "not there".
     """
 
     url: str
     """Without a `/` at its end."""
 
     def list(self, prefix: str = "") -> list[Stored]:
-        """All objects whose key begins with `prefix`, sorted by key."""
+        """Return all objects whose key begins with `prefix`, sorted by key."""
         ...
 
     def get(self, key: str) -> bytes:
-        """A small object's content; raises `NotFoundError`."""
+        """Return a small object's content; raises `NotFoundError`."""
         ...
 
     def put(self, key: str, content: bytes, *, only_new: bool = False) -> None:
-        """Write a small object; with `only_new`, raise `AlreadyExistsError` where there is one."""
+        """Write a small object; with `only_new`, raise `AlreadyExistsError` if it exists."""
         ...
 
     def num_bytes(self, key: str) -> int | None:
-        """Size of an object; None where there is none."""
+        """Return the size of an object, or None if it does not exist."""
         ...
 
     def upload(self, path: Path, key: str) -> None:
@@ -78,7 +77,7 @@ class Storage(Protocol):
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those that are not there are no error."""
+        """Delete objects; missing ones are ignored."""
         ...
 
     def abort_uploads(self, prefix: str = "", *, older_than_seconds: float = 0) -> int:
@@ -86,7 +85,7 @@ class Storage(Protocol):
         ...
 
     def check(self) -> None:
-        """Fail now, in one sentence, where this storage cannot be read and written."""
+        """Raise now, in one sentence, if this storage cannot be read and written."""
         ...
 
 
@@ -154,20 +153,6 @@ def check_endpoint(
             "second time; leave it out of the address (or set --addressing_style=path, if the "
             "host only happens to be named like the bucket)"
         )
-
-
-def open_storage(url: str, config: StorageConfig | None = None) -> Storage:
-    """The storage at `s3://BUCKET/PREFIX`, `file:///PATH` or a local path; nothing is asked yet.
-
-    Raises `ConfigError` for everything else that looks like a URL.
-    """
-    if is_remote(url, name="storage") and url.startswith("s3://"):
-        from smallbench.storage.s3 import S3Storage
-
-        return S3Storage(url, config or StorageConfig())
-    from smallbench.storage.local import LocalStorage
-
-    return LocalStorage(url)
 
 
 def get_json(storage: Storage, key: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class LocalStorage:
         self.url = str(self.root)
 
     def list(self, prefix: str = "") -> list[Stored]:
-        """All objects whose key begins with `prefix`, sorted by key."""
+        """Return all objects whose key begins with `prefix`, sorted by key."""
         top = self.root / prefix.rpartition("/")[0]
         found = self._read(lambda: list(self._walk(top, prefix)))
         return sorted(found, key=lambda stored: stored.key)
@@ -65,16 +65,16 @@ class LocalStorage:
                 yield Stored(key, status.st_size, status.st_mtime)
 
     def get(self, key: str) -> bytes:
-        """A small object's content; raises `NotFoundError`."""
+        """Return a small object's content; raises `NotFoundError`."""
         return self._read(self.path(key).read_bytes, key)
 
     def put(self, key: str, content: bytes, *, only_new: bool = False) -> None:
-        """Write a small object; with `only_new`, raise `AlreadyExistsError` where there is one."""
+        """Write a small object; with `only_new`, raise `AlreadyExistsError` if it exists."""
         with self._written(key, only_new=only_new) as temporary:
             temporary.write_bytes(content)
 
     def num_bytes(self, key: str) -> int | None:
-        """Size of an object; None where there is none."""
+        """Return the size of an object, or None if it does not exist."""
         try:
             return self._read(self.path(key).stat, key).st_size
         except NotFoundError:
@@ -170,7 +170,7 @@ class LocalStorage:
                     probe.unlink()
 
     def path(self, key: str) -> Path:
-        """The file of an object."""
+        """Return the file of an object."""
         return self.root / key
 
     def _read(self, read: Callable[[], T], key: str = "") -> T:
@@ -217,7 +217,7 @@ class LocalStorage:
 
 
 def _fresh_file_beside(path: Path) -> Path:
-    """An empty temporary file, which keeps its directory from being deleted as empty."""
+    """Return an empty temporary file, which keeps its directory from being deleted as empty."""
     for _ in range(10):
         temporary = temporary_sibling(path)
         try:

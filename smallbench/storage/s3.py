@@ -88,7 +88,7 @@ class S3Storage:
         return client
 
     def _connected(self) -> Any:
-        """A client with the credentials of this moment; nothing is asked yet."""
+        """Return a client with the credentials of this moment; nothing is asked yet."""
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -121,7 +121,7 @@ class S3Storage:
         return client
 
     def list(self, prefix: str = "") -> list[Stored]:
-        """All objects whose key begins with `prefix`, sorted by key."""
+        """Return all objects whose key begins with `prefix`, sorted by key."""
 
         def ask() -> Iterator[Stored]:
             pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -137,7 +137,7 @@ class S3Storage:
         return found
 
     def get(self, key: str) -> bytes:
-        """A small object's content; raises `NotFoundError`."""
+        """Return a small object's content; raises `NotFoundError`."""
 
         def ask() -> bytes:
             content: bytes = self._client.get_object(**self._named(key))["Body"].read()
@@ -146,7 +146,7 @@ class S3Storage:
         return self._asked(ask, key)
 
     def put(self, key: str, content: bytes, *, only_new: bool = False) -> None:
-        """Write a small object; with `only_new`, raise `AlreadyExistsError` where there is one."""
+        """Write a small object; with `only_new`, raise `AlreadyExistsError` if it exists."""
         if only_new:
             self._put_new(key, content)
         else:
@@ -189,7 +189,7 @@ class S3Storage:
         self.put(key, content)
 
     def num_bytes(self, key: str) -> int | None:
-        """Size of an object; None where there is none."""
+        """Return the size of an object, or None if it does not exist."""
         try:
             answer = self._asked(lambda: self._client.head_object(**self._named(key)), key)
         except NotFoundError:
@@ -197,7 +197,7 @@ class S3Storage:
         return int(answer["ContentLength"])
 
     def upload(self, path: Path, key: str) -> None:
-        """Write a file of any size as an object, in parts where it is large."""
+        """Write a file of any size as an object, in parts if it is large."""
         self._asked(
             lambda: self._client.upload_file(
                 str(path), self._bucket, self._prefix + key, Config=self._transfer
@@ -215,7 +215,7 @@ class S3Storage:
         )
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those that are not there are no error."""
+        """Delete objects; missing ones are ignored."""
         for first in range(0, len(keys), 1000):  # as many as one request may name
             self._asked(functools.partial(self._delete_some, keys[first : first + 1000]))
 
@@ -300,7 +300,7 @@ class S3Storage:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
     def _asked(self, ask: Callable[[], T], key: str = "") -> T:
-        """What `ask` returns, asked again if the store was out of order for a moment."""
+        """Return what `ask` returns, asked again if the store was out of order for a moment."""
 
         def explained() -> T:
             with self._explained(f"{self.url}/{key}" if key else self.url):

@@ -117,7 +117,7 @@ def check_answer(*, http_response: Any, parsed: dict[str, Any], model: Any, **_:
 
 
 def foreign(words: str) -> ForeignAnswerError:
-    """The error for an answer that is not S3's."""
+    """Return the error for an answer that is not S3's."""
     return ForeignAnswerError(
         f"this is not an S3 store: it answers with something else ({words}); set --endpoint_url "
         "to the address of the store's S3 API, not of its console, a proxy or a login page"
@@ -127,7 +127,7 @@ def foreign(words: str) -> ForeignAnswerError:
 def answer_error(
     error: Any, where: str, *, endpoint: str, adds_checksums: bool, has_read: bool
 ) -> SmallbenchError:
-    """The error for an answer that is one; `error` is botocore's ClientError.
+    """Return the error for an answer that is one; `error` is botocore's ClientError.
 
     `adds_checksums`: checksum_mode is when_supported. `has_read`: a request without a body has
     succeeded with these credentials.
@@ -168,7 +168,7 @@ def answer_error(
 
 
 def silence_error(error: BaseException, where: str, *, endpoint: str) -> SmallbenchError:
-    """The error for a request that got no answer; `error` is botocore's or urllib3's."""
+    """Return the error for a request that got no answer; `error` is botocore's or urllib3's."""
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
 
@@ -211,13 +211,13 @@ def silence_error(error: BaseException, where: str, *, endpoint: str) -> Smallbe
 
 
 def code_of(error: Any) -> str:
-    """The code of botocore's ClientError."""
+    """Return the code of botocore's ClientError."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     return "PreconditionFailed" if code == "412" else code
 
 
 def deletion_error(error: Mapping[str, str], url: str) -> SmallbenchError:
-    """The error for one key of a multi-delete."""
+    """Return the error for one key of a multi-delete."""
     code = error.get("Code", "")
     kind = CredentialsError if code in REFUSED else MomentaryError
     reason = ": ".join(filter(None, (code, error.get("Message"))))
@@ -261,7 +261,7 @@ def _skew(error: Any) -> str:
 
 
 def _words(content: bytes) -> str:
-    """The first words of a body for people, without its tags."""
+    """Return the first words of a body for people, without its tags."""
     text = re.sub(
         r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", content[:4000].decode("utf-8", "replace")
     )

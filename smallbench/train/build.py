@@ -1,4 +1,4 @@
-"""What a configuration says, as the parts of a run: data, objective, batches, budget, rate."""
+"""The parts of a run as its configuration defines them: data, objective, batches, budget, rate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from smallbench.config import digest
+from smallbench.checkpoints.record import PLUGINS, Record
+from smallbench.config import digest, from_dict, to_dict
 from smallbench.data.loader import ShuffledRows
 from smallbench.data.shards import TokenizerInfo, TokenRows
 from smallbench.data.tokenizer import Tokenizer
@@ -15,9 +16,10 @@ from smallbench.errors import ConfigError
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.base import PretrainObjective
 from smallbench.objectives.masking import Vocabulary
+from smallbench.plugins import use_copies
 from smallbench.train.batches import BatchSource, CorruptedRows, TwoPhases
 from smallbench.train.budget import Budget, Progress
-from smallbench.train.config import PretrainConfig
+from smallbench.train.config import PretrainConfig, plugins_of
 from smallbench.train.schedule import ramped_batch_size, rate_factor, schedule_of
 
 
@@ -38,7 +40,7 @@ def open_corpus(data: Path, then_data: Path | None = None) -> Corpus:
 
 
 def fit_to_data(config: PretrainConfig, corpus: Corpus) -> PretrainConfig:
-    """Return `config` with what it left to the data filled in.
+    """Return `config` with the values that the data decide.
 
     Raises `ConfigError` if the two contradict each other.
     """
@@ -79,15 +81,45 @@ def _fit_second_phase(config: PretrainConfig, corpus: Corpus) -> PretrainConfig:
             "--then_data was prepared with another tokenizer than --data; prepare it again with "
             "--tokenizer set to the 'tokenizer' folder in --data"
         )
-    shards = digest({shard.name: shard.sha256 for shard in then.manifest.shards})
+    shards = shards_digest(then)
     if config.then.corpus not in {None, shards}:
         raise ConfigError("--then_data is another corpus than then.corpus names; leave that out")
     phase = replace(config.then, sequence_length=then.sequence_length, corpus=shards)
     return replace(config, then=phase)
 
 
+def record_of(config: PretrainConfig, rows: TokenRows, data: Path) -> Record:
+    """Return what the record of a run says about its configuration and corpus."""
+    manifest = rows.manifest
+    return {
+        "config": to_dict(config),
+        "config_digest": digest(config),
+        "data": str(data),
+        "corpus": {
+            "tokenizer": manifest.tokenizer.fingerprint,
+            "pad_id": manifest.tokenizer.pad_id,
+            "source": manifest.source,
+            "rows": manifest.rows["train"],
+            # Equal shards are equal data, wherever they are stored.
+            "shards": shards_digest(rows),
+        },
+        "plugins": [plugin.to_dict() for plugin in plugins_of(config)],
+    }
+
+
+def read_config(run_dir: Path, record: Record) -> PretrainConfig:
+    """Return the configuration of a run; classes of plug-ins come from the copies that it keeps."""
+    use_copies(record.get("plugins", ()), run_dir / PLUGINS)
+    return from_dict(PretrainConfig, record["config"])
+
+
+def shards_digest(rows: TokenRows) -> str:
+    """Return a hash of all shards of a corpus."""
+    return digest({shard.name: shard.sha256 for shard in rows.manifest.shards})
+
+
 def vocabulary_of(info: TokenizerInfo | Tokenizer) -> Vocabulary:
-    """Return what corruption must know of a tokenizer."""
+    """Return what corruption needs of a tokenizer."""
     return Vocabulary(
         size=info.vocab_size,
         pad_id=info.pad_id,
@@ -106,7 +138,7 @@ def build_objective(config: PretrainConfig, vocabulary: Vocabulary) -> PretrainO
 
 
 def budget_of(config: PretrainConfig) -> Budget:
-    """Return the run's end."""
+    """Return the run's limits."""
     train, along = config.train, config.schedule.along
     return Budget(
         max_steps=train.max_steps if along == "steps" else math.inf,

@@ -1,10 +1,9 @@
-"""What watches a run: records of its metrics, held-out loss, checkpoints."""
+"""Callbacks that observe a run: records of its metrics, held-out loss, heartbeat, its end."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,41 +14,42 @@ import torch
 from torch import Tensor
 
 from smallbench.batch import Batch
+from smallbench.checkpoints.uploader import Uploader
 from smallbench.files import temporary_sibling
 from smallbench.objectives.base import Objective
 from smallbench.tracking.base import Tracker
-from smallbench.tracking.plot import plot_loss
 from smallbench.train.budget import Budget, Progress
-from smallbench.train.config import PretrainConfig
+from smallbench.train.compare_plan import PeakMeter
 from smallbench.train.engine import Engine
+from smallbench.train.memory import exhaustion_raised
 from smallbench.train.trainer import Callback, StepResult, add_means, count_targets
+from smallbench.train.usage import UsageMeter
 
 LOG_SECONDS = 60.0
 """Seconds of training after which a record is due, however few steps they were."""
 
 
 class LogTraining(Callback):
-    """Every `every_steps`, and once a minute at least, one record of what happened since the last.
+    """Writes a record every `every_steps`, at least once a minute, and after the last step.
 
-    Losses are means over the steps between; they are read from the device only then. What is
-    collected and not yet logged belongs to the run's state, so that a resumed run logs the same.
+    Losses are means over the steps since the last record, and are read from the device only then.
+    What is not logged yet belongs to the run's state, so that a resumed run logs the same.
     """
+
+    name = "log"
 
     def __init__(
         self,
         trackers: Sequence[Tracker],
         *,
         every_steps: int,
-        budget: Budget,
         peak_flops: float | None,
-        also: Callable[[Progress], Mapping[str, float]] = lambda progress: {},
+        usage: UsageMeter | None = None,
+        uploader: Uploader | None = None,
+        memory: PeakMeter | None = None,
     ) -> None:
-        """`also` gives further fields of a record."""
-        self._trackers = trackers
-        self._every_steps = every_steps
-        self._budget = budget
-        self._peak_flops = peak_flops
-        self._also = also
+        self._trackers, self._every_steps, self._peak_flops = trackers, every_steps, peak_flops
+        self._usage, self._uploader, self._memory = usage, uploader, memory
         self._pending: dict[str, list[Tensor]] = {}
 
     def on_start(self, progress: Progress) -> None:
@@ -58,20 +58,21 @@ class LogTraining(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was collected since the last record."""
-        return {"pending": self._means()}
+        return {"pending": self._read_pending()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on collecting."""
-        self._pending = {
-            name: [torch.tensor(value) for value in values]
-            for name, values in state["pending"].items()
+        """Continue collecting."""
+        self._pending = {n: [*map(torch.tensor, v)] for n, v in state["pending"].items()}
+
+    def _read_pending(self) -> dict[str, list[float]]:
+        """Return the scalars as numbers, in one copy from their device for each name."""
+        return {
+            name: torch.stack([v.to(values[-1].device) for v in values]).double().tolist()
+            for name, values in self._pending.items()
         }
 
-    def _means(self) -> dict[str, list[float]]:
-        return {name: _read(values) for name, values in self._pending.items()}
-
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Collect; at the interval and at the end, log."""
+        """Collect; log if it is due."""
         seconds = progress.train_seconds - self._seconds
         for name, value in {"loss": result.loss, **result.means}.items():
             self._pending.setdefault(name, []).append(value)
@@ -79,29 +80,27 @@ class LogTraining(Callback):
         if not is_due and not result.is_last:
             return
         steps, flops = progress.step - self._step, progress.train_flops - self._flops
-        flops_per_second = flops / seconds
-        means = {name: finite_or_none(fmean(values)) for name, values in self._means().items()}
+        left = self.trainer.budget.seconds_left(
+            progress, seconds_per_step=seconds / steps, flops_per_step=flops / steps
+        )
         record = {
-            "event": "train",
-            "step": progress.step,
-            "tokens": progress.num_tokens,
-            "train_seconds": progress.train_seconds,
-            **means,
+            **_begin("train", progress),
+            **{name: finite_or_none(fmean(v)) for name, v in self._read_pending().items()},
             "learning_rate": result.learning_rate,
             "grad_norm": finite_or_none(result.grad_norm),
             "skipped_steps": progress.num_skipped_steps,
             "tokens_per_second": (progress.num_tokens - self._tokens) / seconds,
-            "mfu": flops_per_second / self._peak_flops if self._peak_flops else None,
-            "eta_seconds": round(
-                self._budget.seconds_left(
-                    progress,
-                    seconds_per_step=seconds / steps,
-                    flops_per_step=flops / steps,
-                ),
-                1,
-            ),
-            **self._also(progress),
+            "mfu": flops / seconds / self._peak_flops if self._peak_flops else None,
+            "eta_seconds": round(left, 1),
+            "train_flops": progress.train_flops,
         }
+        if self._usage:
+            used = self._usage.update(progress)
+            record |= {name: value for name, value in used.items() if name != "energy_method"}
+        if self._memory and not self._memory.is_host:
+            record["peak_memory_bytes"] = self._memory.peak_bytes()
+        if self._uploader:  # the steps that would be lost with the disk
+            record["sync_lag_steps"] = progress.step - self._uploader.committed_step
         for tracker in self._trackers:
             tracker.log(record)
         self._pending.clear()
@@ -112,15 +111,18 @@ class LogTraining(Callback):
         self._tokens, self._flops = progress.num_tokens, progress.train_flops
 
 
+def _begin(event: str, progress: Progress) -> dict[str, Any]:
+    return {
+        "event": event,
+        "step": progress.step,
+        "tokens": progress.num_tokens,
+        "train_seconds": progress.train_seconds,
+    }
+
+
 def finite_or_none(value: float) -> float | None:
-    """JSON has no number for infinity and NaN."""
+    """Return None for infinity and NaN, which JSON does not have."""
     return value if math.isfinite(value) else None
-
-
-def _read(values: Sequence[Tensor]) -> list[float]:
-    """Scalar tensors as numbers, in one copy from their device."""
-    device = values[-1].device
-    return torch.stack([value.to(device) for value in values]).double().tolist()
 
 
 @torch.no_grad()
@@ -131,7 +133,10 @@ def evaluate(
     *,
     beat: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Mean losses and counts over fixed batches, in evaluation mode; draws no random number."""
+    """Return mean losses and counts over fixed batches; draws no random number.
+
+    `beat` is called after each batch.
+    """
     objective.eval()
     totals = count_targets(objective, batches)
     means: dict[str, Tensor] = {}
@@ -143,60 +148,50 @@ def evaluate(
 
 
 class HeldOutLoss(Callback):
-    """Before the first step, every `every_steps` and at the end, the losses on held-out text.
+    """Evaluates fixed batches before the first step, every `every_steps` and at the end."""
 
-    Its corruption is fixed.
-    """
+    name = "evaluation"
 
     def __init__(
         self,
         trackers: Sequence[Tracker],
-        objective: Objective,
-        engine: Engine,
         batches: Sequence[Batch],
         *,
         every_steps: int,
         unigram_entropy: float,
-        beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`beat` is called after each batch."""
-        self._trackers, self._beat = trackers, beat
-        self._objective, self._engine, self._batches = objective, engine, batches
-        self._every_steps = every_steps
-        self._unigram_entropy = unigram_entropy
+        self._trackers, self._batches = trackers, batches
+        self._every_steps, self._unigram_entropy = every_steps, unigram_entropy
         self._is_begun = False
 
     def on_start(self, progress: Progress) -> None:
         """Evaluate the initial weights of a new run."""
         if not self._is_begun:
-            self.log(progress)
+            self._log(progress)
 
     def state_dict(self) -> dict[str, Any]:
         """Return whether the initial weights were evaluated."""
         return {"is_begun": self._is_begun}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Do not evaluate twice."""
+        """Do not evaluate them again."""
         self._is_begun = state["is_begun"]
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
         """Evaluate at the interval and at the end."""
-        if progress.step % self._every_steps and not result.is_last:
-            return
-        self.log(progress)
+        if progress.step % self._every_steps == 0 or result.is_last:
+            self._log(progress)
 
-    def log(self, progress: Progress) -> None:
-        """Evaluate now."""
+    def _log(self, progress: Progress) -> None:
+        self._is_begun = False  # evaluate again after a restart with a smaller micro-batch
+        start, objective = time.perf_counter(), self.trainer.objective
+        with exhaustion_raised(lambda: None):
+            means = evaluate(objective, self.trainer.engine, self._batches, beat=self.trainer.beat)
         self._is_begun = True
-        start = time.perf_counter()
-        means = evaluate(self._objective, self._engine, self._batches, beat=self._beat)
-        weights = self._objective.weights
+        loss = sum(w * means[f"{term}_loss"] for term, w in objective.weights.items())
         record = {
-            "event": "eval",
-            "step": progress.step,
-            "tokens": progress.num_tokens,
-            "train_seconds": progress.train_seconds,
-            "loss": finite_or_none(sum(w * means[f"{term}_loss"] for term, w in weights.items())),
+            **_begin("eval", progress),
+            "loss": finite_or_none(loss),
             **{name: finite_or_none(value) for name, value in means.items()},
             "unigram_entropy": self._unigram_entropy,
             "eval_seconds": time.perf_counter() - start,
@@ -206,10 +201,10 @@ class HeldOutLoss(Callback):
 
 
 class Heartbeat(Callback):
-    """`heartbeat.json`, at most once a second: tells a slow run from a dead one.
+    """Writes step and time to a file, at most once a second: tells a slow run from a dead one.
 
-    A probe kills a run whose heartbeat is ten minutes old. So work beside the steps calls `beat` as
-    it makes progress; no thread does, since a step that hangs must be found.
+    A probe kills a run whose heartbeat is ten minutes old, so work beside the steps calls `beat` as
+    it makes progress. No thread does: a step that hangs must be found.
     """
 
     def __init__(self, path: Path, *, every_seconds: float = 1.0) -> None:
@@ -222,8 +217,8 @@ class Heartbeat(Callback):
         self.beat()
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Write the step and the time."""
-        if not self._has_stepped:  # the first step shows at once, however fast it came
+        """Write the step; the first one at once."""
+        if not self._has_stepped:
             self._has_stepped, self._last = True, -math.inf
         self._step = progress.step
         self.beat()
@@ -233,59 +228,40 @@ class Heartbeat(Callback):
         if time.monotonic() - self._last < self._every_seconds:
             return
         self._last = time.monotonic()
-        # Not flushed to the disk: after a power cut nobody asks for it.
+        # Not flushed to the disk: it has no meaning after a power cut.
         temporary = temporary_sibling(self._path)
-        temporary.write_text(
-            json.dumps({"step": self._step, "unix_seconds": round(time.time(), 3)}) + "\n"
-        )
+        content = {"step": self._step, "unix_seconds": round(time.time(), 3)}
+        temporary.write_text(json.dumps(content) + "\n")
         temporary.replace(self._path)
 
 
-class TellTheEnd(Callback):
-    """At the end of a run that hours or FLOPs ended, says how much of its schedule is left."""
-
-    def __init__(self, config: PretrainConfig, budget: Budget) -> None:
-        self._config, self._budget = config, budget
-
-    def on_end(self, progress: Progress, *, is_done: bool) -> None:
-        """Say it."""
-        if not is_done or self._budget.fraction(progress) >= 1:
-            return
-        train = self._config.train
-        is_time = progress.train_seconds >= self._budget.max_seconds
-        limit = f"{train.max_hours:g} hours" if is_time else f"{train.max_flops:g} FLOPs"
-        flag = "--max_hours" if is_time else "--flops"
-        print(
-            f"{limit} are used up at step {progress.step:,}{of_steps(self._budget)}, where the "
-            f"learning rate has not come down yet; with a larger {flag} the same command goes on",
-            file=sys.stderr,
-        )
-
-
-class PlotLoss(Callback):
-    """Draws the loss curve of a run that is done."""
-
-    def __init__(self, metrics: Path, picture: Path, *, title: str) -> None:
-        self._metrics, self._picture, self._title = metrics, picture, title
-
-    def on_end(self, progress: Progress, *, is_done: bool) -> None:
-        """Draw it."""
-        if is_done:
-            plot_loss(self._metrics, self._picture, title=self._title)
-
-
 class AtEnd(Callback):
-    """Calls a function when the run is done."""
+    """Calls functions one after the other when the budget is used up."""
 
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function = function
+    def __init__(self, *functions: Callable[[Progress], None]) -> None:
+        self._functions = functions
 
     def on_end(self, progress: Progress, *, is_done: bool) -> None:
-        """Call it."""
-        if is_done:
-            self._function()
+        """Call them."""
+        for function in self._functions if is_done else ():
+            function(progress)
+
+
+def undecayed(budget: Budget, progress: Progress) -> str:
+    """Return a warning if hours or FLOPs ended the run before its schedule; empty otherwise."""
+    if budget.fraction(progress) >= 1:
+        return ""
+    if progress.train_seconds >= budget.max_seconds:
+        limit, flag = f"{budget.max_seconds / 3600:g} hours", "--max_hours"
+    else:
+        limit, flag = f"{budget.max_flops:g} FLOPs", "--flops"
+    where = f"step {progress.step:,}{of_steps(budget)}"
+    return (
+        f"{limit} are used up at {where}, before the learning rate has decayed; the same "
+        f"command with a larger {flag} continues the run"
+    )
 
 
 def of_steps(budget: Budget) -> str:
-    """Return the end, for people: ` of 1,000`; nothing if steps are not the limit."""
+    """Return ` of 1,000`, or nothing if steps are not the limit."""
     return "" if math.isinf(budget.max_steps) else f" of {budget.max_steps:,.0f}"

@@ -15,10 +15,8 @@ from smallbench.train.budget import Progress
 from smallbench.train.config import PretrainConfig
 from smallbench.train.engines import EngineChoice
 from smallbench.train.plan import Memory, Planner
+from smallbench.train.step_time import Pair
 from smallbench.train.trainer import Callback, StepResult
-
-ASSUMED_MFU = 0.3
-"""Of a plan that knows no better; also the default of `smallbench plan`."""
 
 
 class PeakMeter:
@@ -77,13 +75,12 @@ class ComparePlan(Callback):
         planner = Planner(config, device_type=device.type, precision=precision)
         way = (engine, config.train.checkpoint_activations)
         self.memory: Memory = planner.memory(way, num_rows)
-        self.planned_tokens_per_second: float | None = None
+        self._planned_rates: Pair | None = None
         gpu = gpu_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         if gpu is not None:
-            useful = 3 / 4 if way[1] else 1
-            peak = gpu.peak_flops(precision)
-            rate = ASSUMED_MFU * useful * peak / planner.flops_per_token()
-            self.planned_tokens_per_second = rate
+            tokens = config.train.global_batch_size * config.sequence_length
+            fast, slow = planner.time(way, num_rows, gpu).seconds
+            self._planned_rates = tokens / fast, tokens / slow
         self._meter, self._say = meter, say
         self._every_steps, self._num_rows = every_steps, num_rows
 
@@ -105,9 +102,10 @@ class ComparePlan(Callback):
 
     def _planned(self) -> str:
         text = f"{(self.memory.peak + self._host_bytes()) / GIB:.2f} GiB"
-        if self.planned_tokens_per_second is None:
+        if self._planned_rates is None:
             return text
-        return f"{text}, {self.planned_tokens_per_second:,.0f} tokens/s at {ASSUMED_MFU:.0%} MFU"
+        fast, slow = self._planned_rates
+        return f"{text}, {slow:,.0f} to {fast:,.0f} tokens/s"
 
     def _host_bytes(self) -> int:
         """Offloaded bytes count where the device is the host."""

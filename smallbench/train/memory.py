@@ -1,13 +1,14 @@
-"""A device's memory: when there is not enough of it, and how a CPU's is kept.
+"""Out-of-memory errors, and the CPU's allocator.
 
-The C library's allocator is told to keep what a training step frees for the next step. By default
-glibc returns every large block to the kernel and fetches it again, zeroed page by page,
-some thousand times a second; that was a seventh of a BERT step, and half of transformers'.
+By default glibc returns every large freed block to the kernel, and the next step fetches zeroed
+pages again; that was a seventh of a BERT step, and half of transformers'.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,9 +17,9 @@ LARGEST = 2**31 - 1  # mallopt takes an int
 
 
 def keep_freed_memory() -> bool:
-    """From now on reuse freed memory in this process; False where the C library is not glibc.
+    """Reuse freed memory in this process; return False if the C library is not glibc.
 
-    The peak stays what it is; what is freed below it is no longer given back.
+    The peak does not change, but freed memory is no longer returned to the kernel.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -30,7 +31,7 @@ def keep_freed_memory() -> bool:
 class MemoryExhaustedError(Exception):
     """A step did not fit into the device's memory.
 
-    `is_undone` says whether the step has changed nothing; an update that broke off may have.
+    `is_undone`: the step has changed nothing; an interrupted update may have.
     """
 
     def __init__(self, message: str, *, is_undone: bool) -> None:
@@ -38,10 +39,39 @@ class MemoryExhaustedError(Exception):
         self.is_undone = is_undone
 
 
+OUT_OF_MEMORY = (
+    "CUDA error: out of memory",
+    "cudaErrorMemoryAllocation",
+    # A library's handle or workspace: cuBLAS, cuBLASLt, cuDNN, cuSOLVER, cuSPARSE.
+    "_STATUS_ALLOC_FAILED",
+    # On the host: PyTorch's allocator, and oneDNN's code generator.
+    "DefaultCPUAllocator",
+    "could not create a primitive",
+)
+"""Texts of a failed allocation in errors that have no class of their own."""
+
+CUDA_OUT_OF_MEMORY = 2
+"""cudaErrorMemoryAllocation, the `error_code` of an `AcceleratorError`."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that an allocation failed, on a GPU or on the host."""
+    """Return whether an error means that an allocation failed, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # On the host there is no error class for it: PyTorch's allocator, and oneDNN's code generator.
-    words = ("DefaultCPUAllocator", "could not create a primitive")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    if not isinstance(error, RuntimeError):  # `AcceleratorError` is one
+        return False
+    is_code = getattr(error, "error_code", None) == CUDA_OUT_OF_MEMORY
+    return is_code or any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+@contextmanager
+def exhaustion_raised(undo: Callable[[], None] | None) -> Iterator[None]:
+    """Raise `MemoryExhaustedError` if the block runs out of memory, after `undo` if it can be."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if undo is not None:
+            undo()
+        raise MemoryExhaustedError(str(error), is_undone=undo is not None) from None

@@ -12,9 +12,10 @@ CPU's, and for a GPU the models take a GPU's paths and `LikeCuda` does what lies
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry
 
 from smallbench.batch import Batch
 from smallbench.errors import ConfigError
@@ -41,35 +43,72 @@ from smallbench.train.precision import DTYPES
 from smallbench.train.trainer import count_targets, weigh
 
 
+@dataclass
+class Work:
+    """What a part of a step computes."""
+
+    products: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Matrix products and attention, by FLOPs and bytes that are read and written."""
+    moved_bytes: int = 0
+    """Read and written by all other kernels."""
+    num_kernels: int = 0
+
+
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the storages that operations inside return, until they are freed."""
+    """Counts the bytes of the storages that operations inside return, until they are freed.
+
+    `work` adds up what the operations compute.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
+        self.work = Work()
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Run the operation and look at what it returns."""
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._add(leaf.untyped_storage())
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        are_new = [self._add(output.untyped_storage()) for output in outputs]
+        if any(are_new) or func._schema.is_mutable:  # views start no kernel
+            self._note(func, args, kwargs, result, outputs)
         return result
 
-    def _add(self, storage: Any) -> None:
+    def _note(
+        self, func: Any, args: Sequence[Any], kwargs: Any, result: Any, outputs: list[Tensor]
+    ) -> None:
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        moved = sum(_bytes(t) for t in (*inputs, *outputs))
+        if not outputs:  # lists of tensors, changed in place
+            moved *= 2
+        self.work.num_kernels += 1
+        if func._overloadpacket in flop_registry:
+            flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+            self.work.products[int(flops), moved] += 1
+        else:
+            self.work.moved_bytes += moved
+
+    def _add(self, storage: Any) -> bool:
         if storage in self._known:
-            return
+            return False
         self._known.add(storage)
         size = storage.nbytes()
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._free, size)
+        return True
 
     def _free(self, size: int) -> None:
         self.live -= size
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Return what reading a tensor moves; an expanded one is smaller than its shape."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
 class LikeCuda(TorchFunctionMode):
@@ -141,6 +180,10 @@ class StepMemory:
     """What a forward pass keeps for the backward pass, weights that autocast converts included."""
     peak: int
     """The most that lives at once."""
+    micro: Work
+    """Of one micro-batch: forward and backward pass."""
+    update: Work
+    """Of the optimizer, where it is on the device."""
 
 
 class StepTracer:
@@ -193,7 +236,7 @@ class StepTracer:
             if num_micro_batches > 1 and not self._offloaded:
                 for parameter in self.objective.parameters():
                     parameter.grad = torch.zeros_like(parameter)
-            before = memory.live
+            before, memory.work = memory.live, Work()
             device_batch = batch.map(self._fake.from_tensor)
             with self._autocast():
                 sums = self.objective(device_batch)
@@ -206,8 +249,10 @@ class StepTracer:
             )  # fmt: skip
             del sums, share
             gradients = memory.live - static
+            micro, memory.work = memory.work, Work()
             if self._optimizer is not None:
-                torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
+                is_gpu = self._device_type == "cuda"
+                torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0, foreach=is_gpu)
                 self._optimizer.step()
                 self._optimizer.zero_grad()
         return StepMemory(
@@ -216,6 +261,8 @@ class StepTracer:
             gradients=gradients,
             activations=activations,
             peak=memory.peak,
+            micro=micro,
+            update=memory.work,
         )
 
     def sample(self, num_rows: int, *, is_padded: bool) -> Batch:

@@ -1,4 +1,4 @@
-"""What a recipe needs of a GPU: memory for each way to train it, time, energy and money.
+"""What the ways to train a recipe need of a device, and which of them a run takes.
 
 Memory on the device comes from `train.memory_trace`, which runs the step that it is asked about.
 What DeepSpeed keeps elsewhere is counted from its buffers, listed at `Offloaded`.
@@ -6,10 +6,9 @@ What DeepSpeed keeps elsewhere is counted from its buffers, listed at `Offloaded
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 from torch import nn
@@ -22,6 +21,7 @@ from smallbench.train.deepspeed_engine import BUCKET_ELEMENTS
 from smallbench.train.engines import EngineChoice, choose_engine
 from smallbench.train.memory_trace import StepMemory, StepTracer
 from smallbench.train.precision import DTYPES
+from smallbench.train.step_time import ADAM_BYTES, StepTime, step_time
 
 MARGIN = 0.10
 """Part of a device's memory that a plan leaves free: CUDA's context and cuBLAS's workspaces take
@@ -72,7 +72,9 @@ class Memory:
     """What else lives at the peak: a layer's gradients, logits, buckets, an allocator's waste."""
     peak: int
     host: int
-    """In the host's memory, where something is offloaded."""
+    """In the host's memory, if something is offloaded."""
+    save: int
+    """What a save adds in the host's memory: one tensor of the card at a time."""
 
     @property
     def fixed(self) -> int:
@@ -140,6 +142,10 @@ class Planner:
         return sum(p.numel() for p in self.objective.parameters())
 
     @property
+    def _largest_parameter(self) -> int:
+        return max(p.numel() for p in self.objective.parameters())
+
+    @property
     def num_embedding_parameters(self) -> int:
         """Those of them that are looked up."""
         tables = (m for m in self.objective.modules() if isinstance(m, nn.Embedding))
@@ -186,6 +192,22 @@ class Planner:
             other=max(0, peak - known),
             peak=peak,
             host=host,
+            save=0 if is_offloaded or self.device_type == "cpu" else 4 * self._largest_parameter,
+        )
+
+    def time(self, choice: Choice, num_rows: int, gpu: Gpu) -> StepTime:
+        """Return the time of a step on a card."""
+        engine, recompute = choice
+        is_offloaded = engine.offload != "none"
+        num_micro_batches = -(-self.config.train.global_batch_size // num_rows)
+        step = self._trace(is_offloaded, recompute, num_rows, num_micro_batches)
+        low_bytes = DTYPES[self.precision].itemsize * self.num_parameters
+        # Gradients go down; from the second micro-batch on, their sum comes back for the addition.
+        # With the parameters away, the weights come for the forward and for the backward pass.
+        passes = (2 if num_micro_batches > 1 else 1) + (2 if engine.offload == "parameters" else 0)
+        host = (passes * low_bytes, ADAM_BYTES * self.num_parameters) if is_offloaded else (0, 0)
+        return step_time(
+            step, gpu, self.precision, num_micro_batches=num_micro_batches, host_bytes=host
         )
 
     def _offloaded(self, offload: str) -> tuple[int, int, int]:
@@ -194,7 +216,7 @@ class Planner:
         As DeepSpeed 0.19 allocates them (runtime/zero/stage_1_and_2.py and stage3.py).
         """
         size, count = DTYPES[self.precision].itemsize, self.num_parameters
-        largest = max(p.numel() for p in self.objective.parameters())
+        largest = self._largest_parameter
         # float32 masters, their gradients and two moments; weights and gradients in the precision
         # on their way between.
         host = (4 + 4 + 8 + 2 * size) * count + largest * size
@@ -239,6 +261,13 @@ def smaller(num_rows: int) -> int | None:
     return next((n for n in range(num_rows // 2, 0, -1) if num_rows % n == 0), None)
 
 
+def larger(config: PretrainConfig, num_rows: int) -> int | None:
+    """Return twice the micro-batch, if that divides the global batch and can be traced."""
+    more = 2 * num_rows
+    fits = more * config.sequence_length <= MAX_TRACED_TOKENS
+    return more if fits and config.train.global_batch_size % more == 0 else None
+
+
 def rows_to_plan(config: PretrainConfig) -> int:
     """Return the configured rows of a forward pass, or their largest divisor that can be traced."""
     rows = config.train.rows_per_forward
@@ -269,9 +298,10 @@ def choices_of(config: PretrainConfig, *, may_recompute: bool = False) -> list[C
 
 
 def decide(planner: Planner, choices: Sequence[Choice], limit: int) -> Decision | None:
-    """The fastest way with the configured rows, or with fewer that still fill a GPU.
+    """Return the fastest way with the configured rows, or with fewer that still fill a GPU.
 
-    Where none is left, the way with the most rows; None where not even one row fits.
+    If none is left, the way with the most rows; None if not even one row fits. What is offloaded
+    gets the most rows that fit: each micro-batch carries every gradient to the host.
     """
     config = planner.config
     most, enough = rows_to_plan(config), -(-MIN_TOKENS // config.sequence_length)
@@ -284,6 +314,11 @@ def decide(planner: Planner, choices: Sequence[Choice], limit: int) -> Decision 
             rows = smaller(rows)
         if rows is None:
             continue
+        if choice[0].offload != "none":
+            while (more := larger(planner.config, rows)) is not None:
+                if planner.memory(choice, more).peak > limit:
+                    break
+                rows = more
         if best is None or rows > best.num_rows:
             best = Decision(*choice, rows)
         if rows >= min(enough, most):
@@ -315,153 +350,3 @@ def choose(
             "set --train.checkpoint_activations, or leave --train.offload to auto"
         )
     return decision
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast, and how that is known."""
-
-    tokens_per_second: float
-    mfu: float
-    method: str
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What so many steps take."""
-
-    steps: int
-    tokens: int
-    hours: float
-    kwh: float
-    """The card's TDP over these hours; the machine around it is not counted."""
-    price: float | None
-    """None without a price per hour."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A recipe on a GPU."""
-
-    recipe: str
-    gpu: str
-    memory_bytes: int
-    usable_bytes: int
-    precision: str
-    sequence_length: int
-    global_batch_size: int
-    num_parameters: int
-    num_embedding_parameters: int
-    flops_per_token: float
-    logit_bytes: int
-    ways: tuple[Memory, ...]
-    """Each way, with the configured rows in a forward pass."""
-    largest_rows: tuple[int, ...]
-    """For each way the most rows of a forward pass; 0 where not even one fits."""
-    decision: Decision | None
-    reason: str
-    speed: Speed | None
-    whole: Cost | None
-    """The recipe's own number of steps."""
-    budget: Cost | None
-    """What `--hours` allows."""
-
-    def to_json(self) -> str:
-        """All of it."""
-        return json.dumps(asdict(self), indent=2)
-
-
-def make_plan(
-    config: PretrainConfig,
-    gpu: Gpu,
-    *,
-    mfu: float,
-    measured: Callable[[Gpu, str], float] | None = None,
-    hours: float | None = None,
-    price_per_hour: float | None = None,
-) -> Plan:
-    """Return the plan of a recipe on a card.
-
-    `measured` returns the tokens/s on a card in a precision (see `plan_measured`), instead of an
-    assumed `mfu`. Raises `ConfigError` if the card cannot compute in the precision.
-    """
-    precision = config.train.precision
-    precision = gpu.default_precision if precision == "auto" else precision
-    peak_flops = gpu.peak_flops(precision)
-    planner = Planner(config, device_type="cuda", precision=precision)
-    choices = choices_of(config, may_recompute=True)
-    limit = usable_bytes(gpu.memory_bytes)
-    decision = decide(planner, choices, limit)
-    rows = rows_to_plan(config)
-    flops = planner.flops_per_token()
-    speed = whole = budget = None
-    if decision is not None:
-        if measured is None:
-            speed = _assumed_speed(decision, flops, peak_flops, mfu=mfu)
-        else:
-            rate = measured(gpu, precision)
-            speed = Speed(rate, rate * flops / peak_flops, "measured")
-        tokens = config.train.global_batch_size * config.sequence_length
-
-        def cost(steps: int) -> Cost:
-            taken = steps * tokens / speed.tokens_per_second / 3600
-            price = None if price_per_hour is None else price_per_hour * taken
-            return Cost(steps, steps * tokens, taken, taken * gpu.tdp_watts / 1000, price)
-
-        whole = cost(config.train.max_steps)
-        if hours is not None:
-            budget = cost(int(3600 * hours * speed.tokens_per_second / tokens))
-    return Plan(
-        recipe=config.recipe,
-        gpu=gpu.name,
-        memory_bytes=gpu.memory_bytes,
-        usable_bytes=limit,
-        precision=precision,
-        sequence_length=config.sequence_length,
-        global_batch_size=config.train.global_batch_size,
-        num_parameters=planner.num_parameters,
-        num_embedding_parameters=planner.num_embedding_parameters,
-        flops_per_token=flops,
-        logit_bytes=planner.logit_bytes(rows),
-        ways=tuple(planner.memory(choice, rows) for choice in CHOICES),
-        largest_rows=tuple(planner.largest_rows(choice, limit) for choice in CHOICES),
-        decision=decision,
-        reason=_reason(planner, choices, decision, limit),
-        speed=speed,
-        whole=whole,
-        budget=budget,
-    )
-
-
-def _reason(
-    planner: Planner, choices: Sequence[Choice], decision: Decision | None, limit: int
-) -> str:
-    room = f"the {limit / GIB:.1f} GiB that a plan fills"
-    if decision is None:
-        least = min((planner.memory(choice, 1) for choice in choices), key=lambda m: m.peak)
-        return (
-            f"nothing fits: even one row at a time, {least.label}, takes {least.peak / GIB:.1f} "
-            f"GiB, over {room}"
-        )
-    chosen = planner.memory((decision.engine, decision.checkpoint_activations), decision.num_rows)
-    faster = choices[: choices.index((decision.engine, decision.checkpoint_activations))]
-    fits = f"takes {chosen.peak / GIB:.1f} GiB with {decision.num_rows} rows at a time"
-    if not faster:
-        return f"{chosen.label} is the fastest, and {fits}, of {room}"
-    before = planner.memory(faster[-1], decision.num_rows)
-    return (
-        f"{chosen.label} {fits}, of {room}; the next faster way, {before.label}, would take "
-        f"{before.peak / GIB:.1f} GiB"
-    )
-
-
-def _assumed_speed(
-    decision: Decision, flops_per_token: float, peak_flops: float, *, mfu: float
-) -> Speed:
-    method = f"assumed MFU of {mfu:.0%}"
-    if decision.checkpoint_activations:
-        mfu *= 3 / 4  # four passes instead of three for the same result
-        method += ", three quarters of it where activations are recomputed"
-    if decision.engine.offload != "none":
-        method += "; the traffic to the host and its optimizer come on top"
-    return Speed(mfu * peak_flops / flops_per_token, mfu, method)

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from smallbench.checkpoints.record import RECORD_NAME
 from smallbench.config import differing_keys, to_dict
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.gpus import Gpu, gpu_of_device
 from smallbench.train.config import PretrainConfig
-from smallbench.train.run_record import RECORD_NAME
+from smallbench.train.plan import Decision
 
 SPEED_KEYS = (
     "model.",
@@ -25,6 +26,7 @@ SPEED_KEYS = (
     "train.global_batch_size",
     "train.micro_batch_size",
     "train.compile",
+    "train.deterministic",
     "train.engine",
     "train.offload",
     "train.checkpoint_activations",
@@ -33,14 +35,23 @@ SPEED_KEYS = (
 
 
 def measured_tokens_per_second(
-    path: Path, config: PretrainConfig, gpu: Gpu, precision: str, *, recipe: PretrainConfig
+    path: Path,
+    config: PretrainConfig,
+    gpu: Gpu,
+    precision: str,
+    *,
+    decision: Decision,
+    recipe: PretrainConfig,
 ) -> float:
-    """Return the median tokens/s of a run's metrics.jsonl, or the best of the benchmark's rows.
+    """Return the median tokens/s of a run's metrics.jsonl, or those of the benchmark's row.
 
-    `recipe` is the recipe's own configuration, which `python -m benchmarks.gpu` measures. Raises
-    `DataError` if the file has no measurement, `ConfigError` if it is of something else.
+    `recipe` is the recipe's own configuration, which `python -m benchmarks.gpu` measures; the row
+    must be of the batch that is planned, compiled or not, and the plan without recomputation and
+    offload. Raises `DataError` if the file has no measurement, `ConfigError` if it is of something
+    else.
     """
     rates: list[float] = []
+    rows: dict[tuple[int, bool], float] = {}
     try:
         for record in _records(path):
             if record.get("event") == "train":
@@ -48,22 +59,43 @@ def measured_tokens_per_second(
                     _require_same_run(path, config, gpu, precision)
                 if record.get("tokens_per_second") is not None:
                     rates.append(float(record["tokens_per_second"]))
-            if record.get("benchmark") == "gpu":
-                _require_same_device(
-                    path, record["device"], record.get("precision"), gpu, precision
-                )
+            if record.get("benchmark") == "gpu" and record["program"] == "ours":
+                _require_same_device(path, record["device"], record["precision"], gpu, precision)
                 _require_same_config(path, to_dict(recipe), config)
-                system = config.recipe.removesuffix("-small")
-                rows = {n: r for n, r in record["results"].items() if n.startswith(f"{system}/our")}
-                rates += [max(float(r["tokens_per_second"]) for r in rows.values())] if rows else []
+                if record["recipe"] == config.recipe:
+                    row = int(record["batch_size"]), bool(record["compile"])
+                    rows[row] = float(record["tokens_per_second"])
     except SmallbenchError:
         raise
     except (ValueError, AttributeError, KeyError, TypeError, OverflowError) as error:
         raise DataError(f"{path} is not a measurement ({error}); {_EXPECTED}") from None
+    if rows:
+        rates.append(_matching_row(path, rows, config, decision))
     rate = statistics.median(rates) if rates else 0.0
     if not (math.isfinite(rate) and rate > 0):
         raise DataError(f"{path} has no measurement of {config.recipe}; {_EXPECTED}")
     return rate
+
+
+def _matching_row(
+    path: Path,
+    rows: Mapping[tuple[int, bool], float],
+    config: PretrainConfig,
+    decision: Decision,
+) -> float:
+    """Return the tokens/s of the row that runs what the plan decided."""
+    way = (decision.engine.offload, decision.checkpoint_activations)
+    wanted = decision.num_rows, config.train.compile
+    if way == ("none", False) and wanted in rows:
+        return rows[wanted]
+    names = {False: "eager", True: "compiled"}
+    found = ", ".join(f"{size} rows {names[is_compiled]}" for size, is_compiled in sorted(rows))
+    extra = " with recomputation" if way[1] else ""
+    extra += "" if way[0] == "none" else " and offload"
+    raise ConfigError(
+        f"{path} has no measurement of {config.recipe} with {wanted[0]} rows {names[wanted[1]]}"
+        f"{extra}; it has {found}. Leave --measured out for an estimate"
+    )
 
 
 _EXPECTED = "expected a run's metrics.jsonl, or the output of 'python -m benchmarks.gpu'"

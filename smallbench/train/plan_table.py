@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from smallbench.config import command
 from smallbench.gpus import GIB, GPUS
 from smallbench.train.config import PretrainConfig
-from smallbench.train.plan import MARGIN, Cost, Memory, Plan
+from smallbench.train.gpu_plan import Cost, Plan
+from smallbench.train.plan import MARGIN, Memory
+from smallbench.train.step_time import Pair, StepTime
 
-COLUMNS = ("weights", "gradients", "states", "activations", "other", "peak", "host")
+COLUMNS = ("weights", "gradients", "states", "activations", "other", "peak", "host", "save")
 
 
 def as_table(plan: Plan, config: PretrainConfig) -> str:
@@ -67,9 +69,16 @@ def millions(count: int) -> str:
     return f"{count / 1e6:,.1f}M"
 
 
-def duration(hours: float) -> str:
-    """In the unit that people would use."""
-    return f"{hours / 24:,.1f} days" if hours >= 48 else f"{hours:,.1f} hours"
+def between(pair: Pair, form: Callable[[float], str]) -> str:
+    """Return `1.2–3.4`, the smaller first, or one number if both ends look alike."""
+    low, high = (form(value) for value in sorted(pair))
+    return low if low == high else f"{low}–{high}"
+
+
+def duration(hours: Pair) -> str:
+    """Return hours in the unit that people would use."""
+    unit, size = ("days", 24) if max(hours) >= 48 else ("hours", 1)
+    return f"{between(hours, lambda value: f'{value / size:,.1f}')} {unit}"
 
 
 def _gib(size: int) -> str:
@@ -84,22 +93,46 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _time(plan: Plan) -> list[str]:
     if plan.speed is None or plan.whole is None:
         return []
-    rate = f"{plan.speed.tokens_per_second:,.0f} tokens/s ({plan.speed.method})"
-    lines = ["", *_wrapped(f"Speed: {rate}."), ""]
+    rate = between(plan.speed.tokens_per_second, lambda value: f"{float(f'{value:.3g}'):,.0f}")
+    mfu = between(plan.speed.mfu, lambda value: f"{value:.1%}")
+    lines = ["", f"Speed: {rate} tokens/s, MFU {mfu} ({plan.speed.method})", ""]
+    if plan.speed.step is not None:
+        lines += [*_parts(plan.speed.step), ""]
     lines.append(f"  the whole recipe   {_cost(plan.whole)}")
     if plan.budget is not None and plan.budget.steps:
         lines.append(f"  the hours given    {_cost(plan.budget)}")
     elif plan.budget is not None:
-        seconds = plan.global_batch_size * plan.sequence_length / plan.speed.tokens_per_second
+        seconds = plan.global_batch_size * plan.sequence_length / plan.speed.tokens_per_second[1]
         lines.append(f"  the hours given    not one step: a step takes {seconds:,.3g} s")
     return [*lines, "", *_wrapped("Energy is the card's TDP over that time, without its machine.")]
 
 
+def _parts(step: StepTime) -> list[str]:
+    """Return the parts of a step's time, in milliseconds."""
+    parts = {
+        "a step": step.seconds,
+        "matrix products": step.matrix_products,
+        "other kernels": step.other_kernels,
+        f"host, {step.num_kernels:,} launches": step.launches,
+        "offload": step.host,
+    }
+    width = max(map(len, parts))
+    notes = {"a step": "  the card or the launches, whichever takes longer, and offload"}
+    return [
+        f"  {name.ljust(width)}  {between(pair, lambda value: f'{1000 * value:,.1f}')} ms"
+        + notes.get(name, "")
+        for name, pair in parts.items()
+        if max(pair)
+    ]
+
+
 def _cost(cost: Cost) -> str:
-    price = "" if cost.price is None else f", {cost.price:,.2f} to pay"
+    price = ""
+    if cost.price is not None:
+        price = f", {between(cost.price, lambda value: f'{value:,.2f}')} to pay"
     return (
         f"{cost.steps:,} steps, {cost.tokens / 1e9:,.3g}B tokens: {duration(cost.hours)}, "
-        f"{cost.kwh:,.3g} kWh{price}"
+        f"{between(cost.kwh, lambda value: f'{value:,.3g}')} kWh{price}"
     )
 
 

@@ -102,7 +102,8 @@ def has_fast_bf16(device: torch.device) -> bool:
 def choose_precision(name: str, device: torch.device) -> str:
     """`auto` → `bf16` where the hardware has it, `fp16` on older GPUs, else `fp32`.
 
-    Raises `ConfigError` for fp16 on a CPU (unusably slow) and for unknown names.
+    Raises `ConfigError` for fp16 on a CPU (unusably slow), for bf16 on a GPU that emulates it, and
+    for unknown names.
     """
     if name == "auto":
         if has_fast_bf16(device):
@@ -112,6 +113,12 @@ def choose_precision(name: str, device: torch.device) -> str:
         raise ConfigError(f"precision {name!r} is none; expected auto, {', '.join(DTYPES)}")
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("precision fp16 is unusably slow on a CPU; use auto, bf16 or fp32")
+    if name == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
+        major, minor = torch.cuda.get_device_capability(device)
+        raise ConfigError(
+            f"{torch.cuda.get_device_name(device)} (sm_{major}{minor}) has no bf16 units and would "
+            "emulate them; use auto, fp16 or fp32"
+        )
     return name
 
 

@@ -4,10 +4,10 @@
     RUN_DIR/metrics.jsonl   every number, by step
     RUN_DIR/loss.png        the loss curve
     RUN_DIR/tokenizer/      the corpus's tokenizer, for the export
-    RUN_DIR/checkpoints/, RUN_DIR/commits/   see `train.checkpoint`
-    RUN_DIR/heartbeat.json                   the step and the time, about once a second
+    RUN_DIR/checkpoints/, RUN_DIR/commits/   see `checkpoints.store`
+    RUN_DIR/heartbeat.json                   step and time, about once a second
 
-The same command continues an interrupted run; with the same device, precision, thread count and
+The same command continues an interrupted run. With the same device, precision, thread count and
 torch it ends with the weights, bit for bit, that the run would have had without the interruption.
 """
 
@@ -16,16 +16,18 @@ from __future__ import annotations
 import gc
 import math
 import sys
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from smallbench.checkpoints.manifest import METRICS, step_name
+from smallbench.checkpoints.record import RECORD_NAME, write_summary
+from smallbench.checkpoints.remote_run import RemoteRun
+from smallbench.checkpoints.store import Checkpoint, CheckpointStore, restore_metrics
+from smallbench.checkpoints.uploader import report
 from smallbench.config import digest
 from smallbench.data.loader import ShuffledRows
 from smallbench.data.shards import entropy_of_counts
@@ -37,10 +39,12 @@ from smallbench.objectives.base import PretrainObjective
 from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import step_generator
 from smallbench.stop import NEVER, Stop
+from smallbench.storage.base import join
 from smallbench.tracking.base import Tracker
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.console import Console
 from smallbench.tracking.jsonl import MetricsFile
+from smallbench.tracking.plot import plot_loss
 from smallbench.tracking.wandb import WandbRun, views_of_run
 from smallbench.train.batches import ReadAhead
 from smallbench.train.budget import Progress
@@ -59,27 +63,21 @@ from smallbench.train.callbacks import (
     Heartbeat,
     HeldOutLoss,
     LogTraining,
-    PlotLoss,
-    TellTheEnd,
     of_steps,
+    undecayed,
 )
-from smallbench.train.checkpoint import Checkpoint, CheckpointStore, restore_metrics
 from smallbench.train.compare_plan import ComparePlan, PeakMeter
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
+from smallbench.train.determinism import deterministic
 from smallbench.train.engine import Engine
 from smallbench.train.engines import build_engine
 from smallbench.train.initial import load_initial_weights
 from smallbench.train.machine import Machine, asked_rows, choose_machine, rows_per_forward
-from smallbench.train.manifest import METRICS
 from smallbench.train.memory import MemoryExhaustedError
 from smallbench.train.plan import UnplannedError, smaller
 from smallbench.train.precision import matrix_peak_flops
-from smallbench.train.record import write_summary
-from smallbench.train.remote import refer_checkpoints
-from smallbench.train.run_record import RECORD_NAME
 from smallbench.train.run_storage import Resume, RunStorage, open_run_storage
-from smallbench.train.saving import SaveCheckpoints, WaitForUploads, restore
-from smallbench.train.sync import Uploader, report
+from smallbench.train.saving import SaveCheckpoints, WaitForUploads
 from smallbench.train.trainer import Callback, Trainer
 from smallbench.train.trial import try_plugins, undone_if_plugins_fail
 from smallbench.train.usage import UsageMeter, open_meter, summary
@@ -90,7 +88,7 @@ HELD_OUT_SEED = 0
 
 @dataclass(frozen=True)
 class Around:
-    """What is asked for around the loop; none of it changes what is computed."""
+    """Settings of what surrounds the loop; none of them changes what is computed."""
 
     durability: DurabilityConfig
     accounting: AccountingConfig
@@ -149,7 +147,7 @@ def pretrain(
         storage, checkpoint = RunStorage(CheckpointStore(run_dir), None), None
         if machine.processes.is_first:
             storage, checkpoint = open_run_storage(
-                config, machine, corpus.rows.manifest, data=data, run_dir=run_dir, resume=resume,
+                config, machine, corpus.rows, data=data, run_dir=run_dir, resume=resume,
                 durability=durability, stop=stop, stack=stack,
             )  # fmt: skip
             if then_data is not None:
@@ -181,7 +179,7 @@ def _train_or_fewer_rows(run: Run, checkpoint: Checkpoint | None, num_rows: int)
                 "--train.micro_batch_size, --train.checkpoint_activations or --train.offload"
             ) from None
     print(
-        f"out of memory with {num_rows} rows at a time; going on with {fewer}, the global batch "
+        f"out of memory with {num_rows} rows at a time; continuing with {fewer}, the global batch "
         "stays the same",
         file=sys.stderr,
     )
@@ -195,6 +193,7 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
     """Train from `checkpoint`, or from the seed, to the end or to the first request to stop."""
     config, machine, memory = run.config, run.machine, PeakMeter(run.machine.device)
     with ExitStack() as stack:
+        stack.enter_context(deterministic(config.train.deterministic))
         # 5. The objective with its model, the engine that holds its weights, and where it stands.
         objective = _build_objective(run, is_new=checkpoint is None)
         engine = build_engine(
@@ -210,33 +209,19 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
         )
         batches = ReadAhead(source, pin_memory=machine.device.type == "cuda")
         stack.callback(batches.close)
-        # 7. Where records go, and what the run uses up.
-        trackers = _open_trackers(run, checkpoint, stack)  # before the views, which read its file
-        views = _open_views(run, stack)
-        trackers += views
-        run = replace(run, stop=run.stop.or_if(*(view.asked_to_stop for view in views)))
-        peak_flops = matrix_peak_flops(machine.device, machine.precision) * machine.processes.size
-        usage = _open_usage(run, progress)
+        # 7. Where records go; a view's Stop button is a request to stop, too.
+        views, trackers = _open_trackers(run, checkpoint, stack)
+        stop = run.stop.or_if(*(view.asked_to_stop for view in views))
         # 8. What surrounds the loop: records, held-out loss, checkpoints, uploads.
-        log = LogTraining(
-            trackers, every_steps=config.train.log_every_steps, budget=budget_of(config),
-            peak_flops=peak_flops, also=partial(_other_fields, usage, run.storage.uploader, memory),
-        )  # fmt: skip
-        heartbeat = Heartbeat(run.run_dir / "heartbeat.json")
-        beat = heartbeat.beat if machine.processes.is_first else lambda: None
-        evaluation = _held_out_loss(run, objective, engine, trackers, num_rows, beat)
-        stateful = {"log": log, "evaluation": evaluation}
-        restore(stateful, checkpoint.manifest.get("callbacks", {}) if checkpoint else {})
-        save = _save_checkpoints(run, engine, stateful, usage, trackers, peak_flops, num_rows, beat)
-        watch = _watch(run, save, memory, views, num_rows, beat)
-        first = [heartbeat] if machine.processes.is_first else []
-        callbacks = [*first, log, evaluation, save, *watch]
+        held_out = _held_out_loss(run, objective, trackers, num_rows)
+        save, callbacks = _callbacks(run, progress, held_out, trackers, views, memory, num_rows)
         # 9. The loop.
         trainer = Trainer(
             objective=objective, engine=engine, batches=batches, budget=budget_of(config),
             learning_rate=learning_rate_of(config), progress=progress, callbacks=callbacks,
-            stop=run.stop, max_nonfinite_steps=config.train.max_nonfinite_steps,
+            stop=stop, max_nonfinite_steps=config.train.max_nonfinite_steps,
         )  # fmt: skip
+        trainer.load_callback_states(checkpoint.manifest.get("callbacks", {}) if checkpoint else {})
         first_step = progress.step
         try:
             is_done = trainer.run()
@@ -247,8 +232,8 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
         # 10. The outcome; what is open is closed with it.
         if not is_done:
             raise InterruptedRunError(
-                f"asked to stop; saved at step {progress.step:,}{of_steps(budget_of(config))}; "
-                "the same command continues"
+                f"stop requested; saved at step {progress.step:,}{of_steps(trainer.budget)}; the "
+                "same command continues"
             )
 
 
@@ -276,67 +261,31 @@ def _continue_from(checkpoint: Checkpoint | None, engine: Engine, *, seed: int) 
     return Progress(**checkpoint.manifest["progress"])
 
 
-def _open_trackers(run: Run, checkpoint: Checkpoint | None, stack: ExitStack) -> list[Tracker]:
+def _open_trackers(
+    run: Run, checkpoint: Checkpoint | None, stack: ExitStack
+) -> tuple[list[WandbRun], list[Tracker]]:
+    """Return the views in other services, and everything that takes records; process 0's only."""
     if not run.machine.processes.is_first:
-        return []
+        return [], []
     path, budget, first_step = run.run_dir / METRICS, budget_of(run.config), None
     if checkpoint is not None:
         first_step = checkpoint.step
         restore_metrics(checkpoint, path)
         print(f"continuing from step {first_step:,}", file=sys.stderr)
     metrics = MetricsFile(path, from_step=first_step)
-    stack.callback(metrics.close)
     console = Console(
         num_steps=None if math.isinf(budget.max_steps) else int(budget.max_steps),
         first_step=first_step or 0,
         description=run.config.recipe,
     )
-    stack.callback(console.close)
-    return [metrics, console]
-
-
-def _open_views(run: Run, stack: ExitStack) -> list[WandbRun]:
-    """Open where the records are shown besides; only process 0's."""
-    if not run.machine.processes.is_first:
-        return []
-    views = views_of_run(run.around.tracking, run.run_dir, stop=run.stop)
-    return [stack.enter_context(view) for view in views]
-
-
-def _open_usage(run: Run, progress: Progress) -> UsageMeter | None:
-    machine, accounting = run.machine, run.around.accounting
-    if not machine.processes.is_first:
-        return None
-    return UsageMeter(
-        progress,
-        open_meter(accounting.energy, machine.device, machine.processes.size),
-        device=machine.device,
-        processes=machine.processes,
-        price_per_hour=accounting.price_per_hour,
-    )
-
-
-def _other_fields(
-    usage: UsageMeter | None, uploader: Uploader | None, memory: PeakMeter, progress: Progress
-) -> Mapping[str, Any]:
-    """Return what the run has used up, and the steps that an emptied disk would cost."""
-    fields: dict[str, Any] = {"train_flops": progress.train_flops}
-    used = usage.update(progress) if usage else {}
-    fields |= {name: value for name, value in used.items() if name != "energy_method"}
-    if not memory.is_host:  # the leaderboard's tracks limit the memory of the card
-        fields["peak_memory_bytes"] = memory.peak_bytes()
-    if uploader:
-        fields["sync_lag_steps"] = progress.step - uploader.committed_step
-    return fields
+    for tracker in (metrics, console):
+        stack.callback(tracker.close)
+    views = views_of_run(run.around.tracking, run.run_dir, stop=run.stop)  # they read metrics' file
+    return [stack.enter_context(view) for view in views], [metrics, console, *views]
 
 
 def _held_out_loss(
-    run: Run,
-    objective: PretrainObjective,
-    engine: Engine,
-    trackers: list[Tracker],
-    num_rows: int,
-    beat: Callable[[], None],
+    run: Run, objective: PretrainObjective, trackers: list[Tracker], num_rows: int
 ) -> HeldOutLoss:
     train, tokenizer = run.config.train, run.corpus.rows.tokenizer
     count = min(train.num_eval_rows, len(run.corpus.held_out))
@@ -347,99 +296,117 @@ def _held_out_loss(
     batch = objective.corrupt(ids_BL, step_generator(HELD_OUT_SEED, 0))
     return HeldOutLoss(
         trackers,
-        objective,
-        engine,
         micro_batches(batch, num_rows),
         every_steps=train.eval_every_steps,
         unigram_entropy=entropy_of_counts(counts),
-        beat=beat,
     )
 
 
-def _save_checkpoints(
+def _callbacks(
     run: Run,
-    engine: Engine,
-    stateful: Mapping[str, Callback],
-    usage: UsageMeter | None,
+    progress: Progress,
+    held_out: HeldOutLoss,
     trackers: list[Tracker],
-    peak_flops: float,
+    views: list[WandbRun],
+    memory: PeakMeter,
     num_rows: int,
-    beat: Callable[[], None],
-) -> SaveCheckpoints:
-    train, machine = run.config.train, run.machine
+) -> tuple[SaveCheckpoints, list[Callback]]:
+    """Return the callback that saves, and all of them in the order in which they are called."""
+    train, machine, uploader = run.config.train, run.machine, run.storage.uploader
+    peak_flops = matrix_peak_flops(machine.device, machine.precision) * machine.processes.size
+    usage = _open_usage(run, progress)
+    log = LogTraining(
+        trackers, every_steps=train.log_every_steps, peak_flops=peak_flops, usage=usage,
+        uploader=uploader, memory=memory,
+    )  # fmt: skip
 
-    def before(progress: Progress) -> None:
-        beat()
+    def before_save(progress: Progress) -> None:
         if usage:
             usage.update(progress)
         for tracker in trackers:
             if isinstance(tracker, MetricsFile):
                 tracker.sync()  # a checkpoint's step must find its records again
 
-    return SaveCheckpoints(
+    save = SaveCheckpoints(
         run.storage.store,
-        engine,
         facts={
             "config_digest": digest(run.config),
-            "precision": engine.precision,
-            "device": engine.device.type,
+            "precision": machine.precision,
+            "device": machine.device.type,
             "engine": asdict(machine.engine),
             "micro_batch": {"asked": asked_rows(run.config, machine.processes), "size": num_rows},
         },
         every_steps=train.save_every_steps,
         every_minutes=train.save_every_minutes,
         milestones=train.milestones,
-        stateful=stateful,
-        before=before,
+        before=before_save,
         after=lambda p: write_summary(run.run_dir, summary(p, peak_flops=peak_flops)),
-        uploader=run.storage.uploader,
-        stop=run.stop,
+        uploader=uploader,
+    )
+    if not machine.processes.is_first:
+        return save, [log, held_out, save]
+    callbacks = [Heartbeat(run.run_dir / "heartbeat.json"), log, held_out, save]
+    if uploader:
+        seconds = 60 * run.around.durability.final_sync_minutes
+        callbacks.append(WaitForUploads(uploader, save.save, max_seconds=seconds))
+    callbacks += _compare_plan(run, memory, num_rows)
+
+    def finish(progress: Progress) -> None:
+        if uploader:
+            _show_checkpoints(run.run_dir, uploader.remote, views)
+        if warning := undecayed(budget_of(run.config), progress):
+            print(warning, file=sys.stderr)
+        # The picture last: nothing of value depends on it.
+        plot_loss(run.run_dir / METRICS, run.run_dir / "loss.png", title=run.config.recipe)
+
+    return save, [*callbacks, AtEnd(finish)]
+
+
+def _open_usage(run: Run, progress: Progress) -> UsageMeter | None:
+    machine, accounting = run.machine, run.around.accounting
+    if not machine.processes.is_first:
+        return None
+    return UsageMeter(
+        progress,
+        open_meter(accounting.energy, machine.device, machine.processes.size),
+        device=machine.device,
+        num_devices=machine.processes.size,
+        price_per_hour=accounting.price_per_hour,
     )
 
 
-def _watch(
-    run: Run,
-    save: SaveCheckpoints,
-    memory: PeakMeter,
-    views: list[WandbRun],
-    num_rows: int,
-    beat: Callable[[], None],
-) -> list[Callback]:
-    """Return what only process 0 looks after, in the order in which it happens."""
-    config, machine, uploader = run.config, run.machine, run.storage.uploader
-    if not machine.processes.is_first:
+def _compare_plan(run: Run, memory: PeakMeter, num_rows: int) -> list[Callback]:
+    config, machine = run.config, run.machine
+    if not run.around.shows_plan:
         return []
-    callbacks: list[Callback] = []
-    if uploader:
-        seconds = 60 * run.around.durability.final_sync_minutes
-        callbacks += [
-            WaitForUploads(uploader, save.save, max_seconds=seconds, stop=run.stop, beat=beat),
-            AtEnd(partial(_refer, run.run_dir, uploader, views)),
-        ]
-    if run.around.shows_plan:
-        try:
-            plan = ComparePlan(
-                config,
-                machine.engine,
-                memory,
-                device=machine.device,
-                precision=machine.precision,
-                num_rows=num_rows,
-                every_steps=config.train.log_every_steps,
-            )
-            callbacks.append(plan)
-        except UnplannedError as reason:
-            report(f"no plan: {reason}")
-    # The picture last: nothing that the run is worth hangs on it.
-    picture = PlotLoss(run.run_dir / METRICS, run.run_dir / "loss.png", title=config.recipe)
-    return [*callbacks, TellTheEnd(config, budget_of(config)), picture]
+    try:
+        plan = ComparePlan(
+            config, machine.engine, memory, device=machine.device, precision=machine.precision,
+            num_rows=num_rows, every_steps=config.train.log_every_steps,
+        )  # fmt: skip
+    except UnplannedError as reason:
+        report(f"no plan: {reason}")
+        return []
+    return [plan]
 
 
-def _refer(run_dir: Path, uploader: Uploader, views: list[WandbRun]) -> None:
-    """Show where the checkpoints are stored."""
-    run_id = read_json(run_dir / RECORD_NAME)["run_id"]
-    for view in views:
-        try:
-            refer_checkpoints(view, run_id, uploader.remote)
-        except SmallbenchError as problem:  # the run is done and stored; this was to look at
-            report(f"the checkpoints are not shown: {problem}")
+def _show_checkpoints(run_dir: Path, remote: RemoteRun, views: list[WandbRun]) -> None:
+    """Show the stored checkpoints of a finished run as versions of one artifact.
+
+    Not earlier: until then each of them may still be deleted.
+    """
+    try:
+        steps = remote.store.steps() if views else []
+        for step in steps:
+            manifest = remote.store.manifest(step)
+            for view in views:
+                view.refer(
+                    f"checkpoint-{read_json(run_dir / RECORD_NAME)['run_id']}",
+                    kind="checkpoint",
+                    url=join(remote.storage.url, manifest["directory"]),
+                    files=manifest["files"],
+                    metadata={key: manifest[key] for key in ("step", "files", "progress")},
+                    aliases=[step_name(step), *(["final"] if step == steps[-1] else [])],
+                )
+    except SmallbenchError as problem:  # the run is done and stored; the views are for people
+        report(f"the checkpoints are not shown: {problem}")

@@ -1,4 +1,4 @@
-"""Callbacks that keep a run: checkpoints on the disk, and their way to the storage."""
+"""Callbacks that keep a run: local checkpoints, and their uploads."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from smallbench.checkpoints.state import random_state
+from smallbench.checkpoints.store import CheckpointStore
+from smallbench.checkpoints.uploader import Uploader
 from smallbench.errors import ConflictError, SmallbenchError, UnavailableError, UnsavedError
-from smallbench.stop import NEVER, Stop
 from smallbench.train.budget import Progress
-from smallbench.train.checkpoint import CheckpointStore
-from smallbench.train.engine import Engine
-from smallbench.train.randomness import random_state
-from smallbench.train.sync import Uploader
 from smallbench.train.trainer import Callback, StepResult
 
 LAST_SECONDS = 30.0
-"""How long to go on storing a finished run after a signal, if no grace period is given."""
+"""How long to continue storing a finished run after a signal, if no grace period is set."""
 
 EXIT_SECONDS = 1.0
 """Kept of the grace period for the exit itself."""
@@ -25,44 +23,39 @@ EXIT_SECONDS = 1.0
 class SaveCheckpoints(Callback):
     """Commits a checkpoint at an interval of steps and of minutes, at milestones and at the end.
 
-    Minutes are those of `Progress.train_seconds`, which all processes agree on. A save changes
-    nothing of what is computed, so the times of saves do not matter for an exact resume.
+    Minutes are those of `Progress.train_seconds`, which all processes agree on. A save does not
+    change what is computed, so its time does not matter for an exact resume.
     """
 
     def __init__(
         self,
         store: CheckpointStore,
-        engine: Engine,
         *,
         facts: Mapping[str, Any],
         every_steps: int,
         every_minutes: float,
         milestones: Collection[int] = (),
-        stateful: Mapping[str, Callback] | None = None,
         before: Callable[[Progress], None] = lambda progress: None,
         after: Callable[[Progress], None] = lambda progress: None,
         uploader: Uploader | None = None,
-        stop: Stop = NEVER,
     ) -> None:
-        """`facts` is what every manifest says besides, `stateful` the callbacks that have a state.
+        """`facts` is added to every manifest.
 
         `before` and `after` are called around the write, in process 0 only.
         """
-        self._store, self._engine, self._facts = store, engine, facts
+        self._store, self._facts, self._uploader = store, facts, uploader
         self._every_steps, self._every_seconds = every_steps, 60 * every_minutes
-        self._milestones, self._stateful = milestones, stateful or {}
-        self._before, self._after = before, after
-        self._uploader, self._stop = uploader, stop
+        self._milestones, self._before, self._after = milestones, before, after
         self._first_step, self._saved_at = 0, 0.0
         self.seconds = 0.0
-        """Running average of what a save takes; 0 before the first."""
+        """Running average of the duration of a save; 0 before the first."""
 
     def on_start(self, progress: Progress) -> None:
         """Count minutes from here."""
         self._first_step, self._saved_at = progress.step, progress.train_seconds
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Save if it is time to."""
+        """Save if it is due."""
         if (
             progress.step % self._every_steps == 0
             or progress.step in self._milestones
@@ -71,43 +64,41 @@ class SaveCheckpoints(Callback):
             self.save(progress)
 
     def on_end(self, progress: Progress, *, is_done: bool) -> None:
-        """Save; raises `UnsavedError` if a request to stop leaves no time for it."""
+        """Save; raise `UnsavedError` if a request to stop leaves no time for it."""
         if not is_done and progress.step == self._first_step:
-            # A scheduler that starts such a run again and again would get nowhere.
+            # A scheduler that restarts such a run again and again would make no progress.
             raise SmallbenchError(
-                f"asked to stop at step {progress.step:,}, before this attempt had done a step; "
+                f"stop requested at step {progress.step:,}, before this attempt had done a step; "
                 "there is nothing new to save"
             )
-        left = self._stop.seconds_left()
+        left = self.trainer.stop.seconds_left()
         if not is_done and left < self.seconds:
             raise UnsavedError(
-                f"asked to stop with {max(left, 0):.1f} s left, but a save takes about "
-                f"{self.seconds:.1f} s; the same command continues from step "
-                f"{max(self._store.steps(), default=0):,}"
+                f"stop requested with {max(left, 0):.1f} s of grace left, but saving takes about "
+                f"{self.seconds:.1f} s, so no checkpoint was written; the same command resumes "
+                f"from step {max(self._store.steps(), default=0):,}"
             )
         self.save(progress)
 
     def save(self, progress: Progress) -> None:
         """Commit a checkpoint now, unless this step has one."""
         start, self._saved_at = time.perf_counter(), progress.train_seconds
+        engine = self.trainer.engine
         # Every process takes part: each may hold a part of the state.
-        weights, state = self._engine.weights(), self._engine.state_dict()
-        generators = self._engine.processes.gathered(random_state())
-        if not self._engine.processes.is_first:
+        weights, state = engine.weights(), engine.state_dict()
+        generators = engine.processes.gathered(random_state())
+        if not engine.processes.is_first:
             return
+        self.trainer.beat()
         self._before(progress)
         is_new = progress.step not in self._store.steps()
-        checkpoint = self._store.save(
-            weights,
-            state,
-            generators,
-            {
-                **self._facts,
-                "step": progress.step,
-                "progress": progress.state_dict(),
-                "callbacks": {name: c.state_dict() for name, c in self._stateful.items()},
-            },
-        )
+        manifest = {
+            **self._facts,
+            "step": progress.step,
+            "progress": progress.state_dict(),
+            "callbacks": self.trainer.callback_states(),
+        }
+        checkpoint = self._store.save(weights, state, generators, manifest)
         self._after(progress)
         if is_new:
             seconds, average = time.perf_counter() - start, self.seconds
@@ -117,27 +108,16 @@ class SaveCheckpoints(Callback):
 
 
 class WaitForUploads(Callback):
-    """Ends the run if storing failed, and does not let it end before its checkpoint is stored."""
+    """Ends the run if storing failed, and keeps it from ending before its checkpoint is stored."""
 
     def __init__(
-        self,
-        uploader: Uploader,
-        save: Callable[[Progress], None],
-        *,
-        max_seconds: float,
-        stop: Stop = NEVER,
-        beat: Callable[[], None] = lambda: None,
+        self, uploader: Uploader, save: Callable[[Progress], None], *, max_seconds: float
     ) -> None:
-        """After the last step, wait up to `max_seconds`; after a request to stop, the grace.
-
-        `beat` is called while it waits.
-        """
-        self._beat = beat
-        self._uploader, self._save = uploader, save
-        self._max_seconds, self._stop = max_seconds, stop
+        """After the last step, wait up to `max_seconds`; after a request to stop, the grace."""
+        self._uploader, self._save, self._max_seconds = uploader, save, max_seconds
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Raise what ended the uploads; save before, unless the run is somebody else's by now."""
+        """Raise the failure of the uploads; save first, unless another process owns the run."""
         error = self._uploader.failure
         if error is None:
             return
@@ -146,13 +126,13 @@ class WaitForUploads(Callback):
         raise error
 
     def on_end(self, progress: Progress, *, is_done: bool) -> None:
-        """Wait for the last upload; raises `UnsavedError` if the time is too short for it."""
+        """Wait for the last upload; raise `UnsavedError` if the time is too short for it."""
         if is_done:
             self._drain()
-        elif not self._drain_within(self._stop.seconds_left() - EXIT_SECONDS):
+        elif not self._drain_within(self.trainer.stop.seconds_left() - EXIT_SECONDS):
             raise self._uploader.failure or UnsavedError(
-                f"asked to stop; step {progress.step:,} is on the local disk, but the time was too "
-                "short to store it; the same command continues from there, or from step "
+                f"stop requested; step {progress.step:,} is on the local disk, but there was not "
+                "enough time to store it; the same command continues from there, or from step "
                 f"{self._uploader.committed_step:,} on another machine"
             )
         if self._uploader.failure:
@@ -161,18 +141,19 @@ class WaitForUploads(Callback):
     def _drain_within(self, seconds: float) -> bool:
         end = time.monotonic() + seconds
         while not self._uploader.drain(min(0.5, end - time.monotonic())):
-            self._beat()
+            self.trainer.beat()
             if time.monotonic() >= end:
                 return False
         return True
 
     def _drain(self) -> None:
-        """Wait, shorter if asked to stop."""
+        """Wait, for a shorter time if asked to stop."""
+        stop = self.trainer.stop
         end, was_asked = time.monotonic() + self._max_seconds, False
         while not self._drain_within(min(0.5, end - time.monotonic())):
-            if not was_asked and self._stop.asked():
+            if not was_asked and stop.asked():
                 was_asked = True
-                left = min(self._stop.seconds_left() - EXIT_SECONDS, LAST_SECONDS)
+                left = min(stop.seconds_left() - EXIT_SECONDS, LAST_SECONDS)
                 end = min(end, time.monotonic() + left)
             if time.monotonic() >= end:
                 problem = self._uploader.problem
@@ -180,12 +161,5 @@ class WaitForUploads(Callback):
                 raise (UnsavedError if was_asked else kind)(
                     "the run has ended, but its last checkpoint is not stored yet"
                     + (f" ({problem})" if problem else "")
-                    + "; it is on the local disk, the same command stores it"
+                    + "; it is on the local disk, and the same command stores it"
                 )
-
-
-def restore(callbacks: Mapping[str, Callback], states: Mapping[str, Any]) -> None:
-    """Give each callback the state that a checkpoint has of it."""
-    for name, callback in callbacks.items():
-        if name in states:
-            callback.load_state_dict(states[name])

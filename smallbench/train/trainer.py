@@ -7,23 +7,23 @@ loss, checkpoints, uploads) is callbacks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from smallbench.batch import Batch
+from smallbench.checkpoints.state import random_state, restore_random_state
 from smallbench.errors import DivergedError
 from smallbench.objectives.base import Objective, Sums
 from smallbench.stop import NEVER, Stop
 from smallbench.train.batches import BatchSource
 from smallbench.train.budget import Budget, Progress
 from smallbench.train.engine import Engine
-from smallbench.train.memory import MemoryExhaustedError, is_out_of_memory
-from smallbench.train.randomness import random_state, restore_random_state
+from smallbench.train.memory import exhaustion_raised
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class StepResult:
 class Callback:
     """Something that surrounds the loop. Every method may be left out."""
 
+    name = ""
+    """Key of its state in a checkpoint; empty if it has none."""
+    trainer: Trainer
+    """Set by the trainer that it is given to."""
+
     def on_start(self, progress: Progress) -> None:
         """Called before the first step of this attempt."""
 
@@ -53,12 +58,15 @@ class Callback:
     def on_end(self, progress: Progress, *, is_done: bool) -> None:
         """Called when the budget is used up (`is_done`), or after a request to stop."""
 
+    def beat(self) -> None:
+        """Called now and then while another callback works for long."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs of this callback, as JSON values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` returned; called before `on_start`."""
+        """Restore what `state_dict` returned; called before `on_start`."""
 
 
 def count_targets(objective: Objective, micro_batches: Iterable[Batch]) -> dict[str, int]:
@@ -112,9 +120,11 @@ class Trainer:
         self.learning_rate, self.budget, self.stop = learning_rate, budget, stop
         self.progress, self.callbacks = progress or Progress(), callbacks
         self.max_nonfinite_steps, self.clock = max_nonfinite_steps, clock
+        for callback in callbacks:
+            callback.trainer = self
 
     def run(self) -> bool:
-        """Train; return True when the budget is used up, False when stopped before."""
+        """Train; return True when the budget is used up, False if stopped earlier."""
         self.objective.train()
         for callback in self.callbacks:
             callback.on_start(self.progress)
@@ -122,6 +132,21 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_end(self.progress, is_done=is_done)
         return is_done
+
+    def beat(self) -> None:
+        """Let the callbacks know that work beside the steps makes progress."""
+        for callback in self.callbacks:
+            callback.beat()
+
+    def callback_states(self) -> dict[str, Any]:
+        """Return the state of each callback that has one, by its name."""
+        return {c.name: c.state_dict() for c in self.callbacks if c.name}
+
+    def load_callback_states(self, states: Mapping[str, Any]) -> None:
+        """Restore what `callback_states` returned."""
+        for callback in self.callbacks:
+            if callback.name in states:
+                callback.load_state_dict(states[callback.name])
 
     def _run_steps(self) -> bool:
         while not self.budget.is_over(self.progress):
@@ -152,7 +177,7 @@ class Trainer:
         means: dict[str, Tensor] = {}
         loss = torch.zeros((), device=engine.device)
         mine = micro_batches[engine.processes.rank :: engine.processes.size]
-        with self._undone_without_memory(generators):
+        with exhaustion_raised(partial(self._undo, generators)):
             for number, host_batch in enumerate(mine):
                 if number and self._asked_to_stop():
                     self._undo(generators)
@@ -162,7 +187,7 @@ class Trainer:
                 engine.backward(share, is_last=number == len(mine) - 1)
                 loss += share.detach()
                 add_means(means, sums, totals)
-        with self._undone_without_memory(None):
+        with exhaustion_raised(None):
             update = engine.step(learning_rate=learning_rate)
         progress.step += 1
         progress.position = next_position
@@ -197,18 +222,6 @@ class Trainer:
     def _undo(self, generators: Mapping[str, Tensor]) -> None:
         self.engine.discard_gradients()
         restore_random_state(generators)
-
-    @contextmanager
-    def _undone_without_memory(self, generators: Mapping[str, Tensor] | None) -> Iterator[None]:
-        """If the block runs out of memory, undo it, or say that this cannot be done."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if generators is not None:
-                self._undo(generators)
-            raise MemoryExhaustedError(str(error), is_undone=generators is not None) from None
 
 
 MIN_SKIPPED_AT_END = 3

@@ -1,8 +1,7 @@
-"""What a run uses up besides steps: seconds of GPUs, energy and money, over all its attempts.
+"""GPU seconds, energy and money that a run uses, summed over all its attempts.
 
-All of it is in every checkpoint and survives preemptions. (What an attempt did after its last
-checkpoint is lost with it, here as everywhere.) None means unknown, never zero: NVML's counter,
-say, reads zero on cards before Volta and on virtual GPUs.
+Every checkpoint has the sums, so they survive preemptions. None means unknown, never zero: NVML's
+counter, for example, reads zero on cards before Volta and on virtual GPUs.
 """
 
 from __future__ import annotations
@@ -10,106 +9,89 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
 from smallbench.errors import UnavailableError
 from smallbench.gpus import gpu_of_device
 from smallbench.train.budget import Progress
-from smallbench.train.processes import Processes
 
 Method = Literal["auto", "nvml", "codecarbon", "tdp", "none"]
 
 JOULES_PER_KWH = 3.6e6
+NEEDS_EXTRA = "--energy={0} requires the package {1}; pip install 'smallbench[energy]'"
 
 
-class EnergyMeter(Protocol):
-    """What this attempt has used, by one method."""
+@dataclass(frozen=True)
+class EnergyMeter:
+    """Counts the energy since it was made, by one method."""
 
     method: str
-
-    def kwh(self, gpu_seconds: float) -> float:
-        """Since the meter was made; `gpu_seconds` of the GPUs were spent in steps since then."""
-        ...
+    kwh: Callable[[float], float]
+    """kWh so far, given the seconds that the GPUs spent in steps."""
 
 
-class NvmlMeter:
-    """The cards' own counters, which NVIDIA has from Volta on."""
+def nvml_meter(handles: list[Any]) -> EnergyMeter:
+    """Return the cards' own counters, which NVIDIA has since Volta.
 
-    method = "nvml"
+    Raises `UnavailableError` if a card has no counter, or one that reads zero.
+    """
+    import pynvml
 
-    def __init__(self, handles: list[Any]) -> None:
-        """Raises `UnavailableError` where a card has no counter, or one that reads zero."""
-        self._handles = handles
-        self._start = self._read()
-
-    def _read(self) -> float:
-        import pynvml
-
+    def read() -> float:
         try:
-            joules = [pynvml.nvmlDeviceGetTotalEnergyConsumption(h) / 1000 for h in self._handles]
+            joules = [pynvml.nvmlDeviceGetTotalEnergyConsumption(h) / 1000 for h in handles]
         except pynvml.NVMLError as error:
-            raise UnavailableError(f"this GPU counts no energy ({error})") from None
+            raise UnavailableError(f"this GPU has no energy counter ({error})") from None
         if not all(joules):
             raise UnavailableError("this GPU's energy counter reads zero")
         return float(sum(joules))
 
-    def kwh(self, gpu_seconds: float) -> float:
-        """What the counters have risen by."""
-        return (self._read() - self._start) / JOULES_PER_KWH
+    start = read()
+    return EnergyMeter("nvml", lambda gpu_seconds: (read() - start) / JOULES_PER_KWH)
 
 
-class TdpMeter:
-    """An estimate: the cards' thermal design power for as long as they computed."""
-
-    method = "tdp"
-
-    def __init__(self, watts: float) -> None:
-        self._watts = watts
-
-    def kwh(self, gpu_seconds: float) -> float:
-        """Power × seconds of one card."""
-        return self._watts * gpu_seconds / JOULES_PER_KWH
+def tdp_meter(watts: float) -> EnergyMeter:
+    """Return an estimate: the thermal design power of a card for as long as it computes."""
+    return EnergyMeter("tdp", lambda gpu_seconds: watts * gpu_seconds / JOULES_PER_KWH)
 
 
-class CodecarbonMeter:
-    """codecarbon's measurement or model of the whole machine: GPU, CPU and memory."""
-
-    method = "codecarbon"
-
-    def __init__(self) -> None:
+def codecarbon_meter() -> EnergyMeter:
+    """Return codecarbon's measurement or model of the whole machine: GPU, CPU and memory."""
+    try:
         from codecarbon import OfflineEmissionsTracker
+    except ImportError:
+        raise UnavailableError(NEEDS_EXTRA.format("codecarbon", "codecarbon")) from None
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
+    # The country only sets the emissions, which are not used; offline it asks no server.
+    tracker = OfflineEmissionsTracker(
+        country_iso_code="USA", output_methods=[], log_level="critical"
+    )
+    tracker.start()
 
-        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-        # The country sets the emissions alone, which are not used; offline it asks no server.
-        self._tracker = OfflineEmissionsTracker(
-            country_iso_code="USA", output_methods=[], log_level="critical"
-        )
-        self._tracker.start()
+    def kwh(gpu_seconds: float) -> float:
+        tracker.flush()
+        return float(tracker._total_energy.kWh)
 
-    def kwh(self, gpu_seconds: float) -> float:
-        """What it has added up."""
-        self._tracker.flush()
-        return float(self._tracker._total_energy.kWh)
+    return EnergyMeter("codecarbon", kwh)
 
 
 def open_meter(method: Method, device: torch.device, num_devices: int) -> EnergyMeter | None:
-    """The best meter there is for `auto`, the one that was asked for else; None measures nothing.
+    """Return the meter of `method`, for `auto` the best available one; None measures nothing.
 
-    Raises `UnavailableError` where the one asked for is not to be had.
+    Raises `UnavailableError` if the requested one is not available.
     """
-    if method == "none":
-        return None
     makers: dict[str, Callable[[], EnergyMeter]] = {
-        "nvml": lambda: NvmlMeter(_nvml_handles(device, num_devices)),
-        "tdp": lambda: TdpMeter(_tdp_watts(device)),
-        "codecarbon": _codecarbon,
+        "nvml": lambda: nvml_meter(_nvml_handles(device, num_devices)),
+        "tdp": lambda: tdp_meter(_tdp_watts(device)),
+        "codecarbon": codecarbon_meter,
     }
-    if method != "auto":
+    if method in makers:
         return makers[method]()
-    # Not codecarbon unasked: it takes seconds to begin, and counts more than the GPU.
-    for name in ("nvml", "tdp"):
+    # Not codecarbon unasked: it takes seconds to start, and counts more than the GPU.
+    for name in ("nvml", "tdp") if method == "auto" else ():
         try:
             return makers[name]()
         except UnavailableError:
@@ -118,42 +100,31 @@ def open_meter(method: Method, device: torch.device, num_devices: int) -> Energy
 
 
 def _nvml_handles(device: torch.device, num_devices: int) -> list[Any]:
-    """Of the GPUs of this run, found by their place on the bus: CUDA counts otherwise than NVML."""
+    """Find the GPUs of this run by their PCI address: CUDA numbers them otherwise than NVML."""
     if device.type != "cuda":
-        raise UnavailableError("energy nvml is a GPU's, and this run has none; leave --energy out")
+        raise UnavailableError("--energy=nvml requires a CUDA device; leave --energy out")
     try:
         import pynvml
 
         pynvml.nvmlInit()
         indices = range(num_devices) if num_devices > 1 else [device.index or 0]
-        places = [_bus_place(torch.cuda.get_device_properties(index)) for index in indices]
-        return [pynvml.nvmlDeviceGetHandleByPciBusId(place) for place in places]
+        found: list[Any] = [torch.cuda.get_device_properties(index) for index in indices]
+        addresses = [
+            f"{p.pci_domain_id:08x}:{p.pci_bus_id:02x}:{p.pci_device_id:02x}.0" for p in found
+        ]
+        return [pynvml.nvmlDeviceGetHandleByPciBusId(address) for address in addresses]
     except ImportError:
-        raise UnavailableError(
-            "energy nvml needs the package nvidia-ml-py; pip install 'smallbench[energy]'"
-        ) from None
+        raise UnavailableError(NEEDS_EXTRA.format("nvml", "nvidia-ml-py")) from None
     except pynvml.NVMLError as error:
         raise UnavailableError(f"NVML does not answer ({error}); leave --energy out") from None
-
-
-def _bus_place(properties: Any) -> str:
-    p = properties
-    return f"{p.pci_domain_id:08x}:{p.pci_bus_id:02x}:{p.pci_device_id:02x}.0"
-
-
-def _codecarbon() -> EnergyMeter:
-    try:
-        return CodecarbonMeter()
-    except ImportError:
-        raise UnavailableError(
-            "energy codecarbon needs the package codecarbon; pip install 'smallbench[energy]'"
-        ) from None
 
 
 def _tdp_watts(device: torch.device) -> float:
     gpu = gpu_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if gpu is None:
-        raise UnavailableError("the thermal design power of this device is not known")
+        raise UnavailableError(
+            "--energy=tdp requires a GPU whose thermal design power is known; leave --energy out"
+        )
     return gpu.tdp_watts
 
 
@@ -168,7 +139,7 @@ NOTHING: Mapping[str, Any] = {
 
 
 class UsageMeter:
-    """Adds up `Progress.usage` when asked, not at each step: counters may take longer than one."""
+    """Updates `Progress.usage` when asked, not at each step: counters may take longer than one."""
 
     def __init__(
         self,
@@ -176,44 +147,41 @@ class UsageMeter:
         meter: EnergyMeter | None,
         *,
         device: torch.device,
-        processes: Processes,
+        num_devices: int,
         price_per_hour: float | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._meter, self._clock = meter, clock
-        self._has_gpu, self._num_devices = device.type == "cuda", processes.size
+        self._has_gpu, self._num_devices = device.type == "cuda", num_devices
         self._price_per_hour = price_per_hour
         self._before = {**NOTHING, **progress.usage}
         self._start, self._train_seconds = clock(), progress.train_seconds
         methods = {*filter(None, self._before["energy_method"].split(" + "))}
-        methods |= {meter.method if meter else "unknown"}
-        self._method = " + ".join(sorted(methods))
+        self._method = " + ".join(sorted(methods | {meter.method if meter else "unknown"}))
 
     def update(self, progress: Progress) -> dict[str, Any]:
-        """Bring `progress.usage` up to date; also what it holds."""
+        """Update and return `progress.usage`."""
         wall_seconds = self._clock() - self._start
         gpu_seconds = (progress.train_seconds - self._train_seconds) * self._num_devices
-        kwh = self._meter.kwh(gpu_seconds) if self._meter else None
         price = self._price_per_hour
-        progress.usage = {
-            "wall_seconds": self._before["wall_seconds"] + wall_seconds,
-            "gpu_active_seconds": self._sum(
-                "gpu_active_seconds", gpu_seconds if self._has_gpu else None
-            ),
-            "energy_kwh": self._sum("energy_kwh", kwh),
-            "energy_method": self._method,
-            "cost": self._sum("cost", None if price is None else price * wall_seconds / 3600),
+        used = {
+            "wall_seconds": wall_seconds,
+            "gpu_active_seconds": gpu_seconds if self._has_gpu else None,
+            "energy_kwh": self._meter.kwh(gpu_seconds) if self._meter else None,
+            "cost": None if price is None else price * wall_seconds / 3600,
         }
+        sums = {name: _sum(self._before[name], value) for name, value in used.items()}
+        progress.usage = sums | {"energy_method": self._method}
         return progress.usage
 
-    def _sum(self, name: str, value: float | None) -> float | None:
-        """Unknown in one attempt is unknown in all: a part of a sum says nothing of it."""
-        before = self._before[name]
-        return None if before is None or value is None else before + value
+
+def _sum(before: float | None, value: float | None) -> float | None:
+    """Unknown in one attempt is unknown in all: a part of a sum says nothing about it."""
+    return None if before is None or value is None else before + value
 
 
 def summary(progress: Progress, *, peak_flops: float) -> dict[str, Any]:
-    """What a run has come to, for `run.json`, the model card and the leaderboard."""
+    """Return the totals of a run, for `run.json`, the model card and the leaderboard."""
     seconds = progress.train_seconds
     return {
         "steps": progress.step,

@@ -14,7 +14,7 @@ import yaml
 
 from jobs.cli import main
 from smallbench.errors import CredentialsError
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from tests.cluster.kustomize import IMAGE, ROOT, command_of
 from tests.servers.s3 import Bucket, Server, use_credentials
 

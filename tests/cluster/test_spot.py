@@ -17,7 +17,7 @@ from smallbench.cluster.sizes import UPLOAD_BYTES_PER_SECOND
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.errors import ExitCode
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from tests.servers.proxy import Slow
 
 GRACE_SECONDS = 15  # of spot-gke

@@ -134,6 +134,22 @@ def test_the_users_encoding_is_used_where_text_is_not_utf_8(tmp_path: Path):
     assert read(path, encoding="cp1252")[0] == documents, "UTF-8 stays UTF-8"
 
 
+@pytest.mark.parametrize("given", ["utf-8", "cp1252", "utf-16-be"])
+def test_a_byte_order_mark_overrules_the_users_encoding_and_says_so(tmp_path: Path, given: str):
+    documents = documents_in("french")
+    path = tmp_path / "a.txt"
+    path.write_bytes(codecs.BOM_UTF16_LE + "\n\n".join(documents).encode("utf-16-le"))
+    texts, _, (note,) = read(path, encoding=given)
+    assert texts == documents
+    assert note.endswith(
+        f"read as utf-16-le, as its byte order mark says, not as --encoding={given}"
+    )
+    assert read(path, encoding="utf-16") == (documents, [], [])
+    path.write_bytes(codecs.BOM_UTF8 + "\n\n".join(documents).encode())
+    texts, _, notes = read(path, encoding=given)
+    assert (texts, bool(notes)) == (documents, given == "utf-16-be")
+
+
 def test_what_no_encoding_explains_is_refused_with_the_share(tmp_path: Path):
     noise = random.Random(0).randbytes(20_000).replace(b"\0", b"\1")
     (tmp_path / "noise.txt").write_bytes(noise)

@@ -17,7 +17,7 @@ import pytest
 from smallbench.data import shards as shards_module
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
-from smallbench.data.remote import prepare_remote
+from smallbench.data.remote_prepare import prepare_remote
 from smallbench.data.shards import Manifest, TokenRows, verify_shards
 from smallbench.data.summary import summary
 from smallbench.data.tokenizer import Tokenizer, file_fingerprint
@@ -25,7 +25,8 @@ from smallbench.data.transfer import MARK, cache_directory, local_corpus, publis
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
 from smallbench.files import TEMPORARY_MARK, exclusive_lock, waiting_lock
 from smallbench.stop import Stop
-from smallbench.storage.base import join, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import join
 from smallbench.storage.config import StorageConfig
 from smallbench.storage.local import LocalStorage
 
@@ -482,7 +483,7 @@ def test_interrupted_anywhere_the_same_command_ends_with_the_same_objects(
             prepare_there()
     assert not (objects / "manifest.json").exists()
     with monkeypatch.context() as patch:  # what is prepared is not prepared again
-        patch.setattr("smallbench.data.prepare._Run.run", None)
+        patch.setattr("smallbench.data.prepare._Preparation.run", None)
         prepare_there()
     prepare(configs["wordpiece"], out=tmp_path / "here", workers=1)
     assert content(objects) == content(tmp_path / "here")

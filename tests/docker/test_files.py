@@ -21,7 +21,7 @@ import smallbench
 from jobs import cli
 from smallbench.errors import ConfigError, CredentialsError, UnavailableError
 from smallbench.gpus import GPUS
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.train.precision import assert_compiled_for
 from tests.cluster.kustomize import kustomize

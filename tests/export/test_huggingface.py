@@ -19,7 +19,7 @@ from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.export import huggingface
 from smallbench.export.card import used_sentence
 from smallbench.export.huggingface import as_export, export, load_model, load_run
-from smallbench.export.transfer import UNFINISHED
+from smallbench.export.upload import UNFINISHED
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.pretrain import pretrain, vocabulary_of
@@ -216,7 +216,7 @@ def test_a_second_export_replaces_the_first_and_nothing_else(run_dir, tmp_path):
     assert (tmp_path / "export" / "config.json").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="holds no earlier export"):
+    with pytest.raises(ConfigError, match="is not an earlier export"):
         export(run_dir, tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
@@ -241,7 +241,7 @@ def test_a_name_that_is_no_repository_is_refused_before_any_work(run_dir, tmp_pa
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no run"):
+    with pytest.raises(DataError, match="is not a run"):
         export(tmp_path, tmp_path / "out")
 
 
@@ -273,7 +273,7 @@ def test_in_a_storage_too_an_export_replaces_an_export_and_nothing_else(run_dir,
     assert (objects / "config.json").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("mine")
-    with pytest.raises(ConfigError, match="holds no earlier export"):
+    with pytest.raises(ConfigError, match="is not an earlier export"):
         export(run_dir, f"file://{tmp_path}/mine")
     assert content(tmp_path / "mine") == {"config.json": b"mine"}
 

@@ -10,7 +10,7 @@ from smallbench.glue.grid import measure
 from smallbench.glue.remote import keeper, results_folder
 from smallbench.glue.results import RESULT_FILE
 from smallbench.stop import NEVER, Stop
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from tests.glue.test_grid import QUICK, SHORT, data, encoder, tree, whole
 
 __all__ = ["data", "encoder", "whole"]

@@ -114,7 +114,7 @@ def test_a_run_is_never_taken_for_another(tmp_path):
         (lambda c: c.pop("splits"), "missing 'splits'"),
         (lambda c: c["settings"].pop("seed"), "missing key 'settings.seed'"),
         (lambda c: c["settings"].update(sede=1), "unknown key 'settings.sede'"),
-        (lambda c: c["settings"].update(seed=1.5), "settings.seed=1.5 is no int"),
+        (lambda c: c["settings"].update(seed=1.5), "settings.seed: 1.5 .expected an integer"),
         (lambda c: c["settings"].update(task="wnli"), "Task 'wnli' is not measured"),
         (lambda c: c["settings"].update(split="../dev"), "expected dev or choice"),
         (lambda c: c.update(extra=1), "unknown key 'extra'"),

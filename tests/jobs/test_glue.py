@@ -73,16 +73,16 @@ def test_the_shard_is_the_flags_or_the_jobs(flags, index, part, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "index", "message"),
     [
-        ({"shard": "0/8"}, None, "0/8 is none"),
-        ({"shard": "9/8"}, None, "9/8 is none"),
-        ({"shard": "three"}, None, "three/ is none"),
-        ({"shard": "-1/2"}, None, "is none"),
+        ({"shard": "0/8"}, None, "Invalid --shard=0/8"),
+        ({"shard": "9/8"}, None, "Invalid --shard=9/8"),
+        ({"shard": "three"}, None, "--shard=three: expected K/N"),
+        ({"shard": "-1/2"}, None, "--shard=-1/2"),
         ({"num_shards": 8}, None, "goes with JOB_COMPLETION_INDEX"),
-        ({"num_shards": 8}, "8", "9/8 is none"),
-        ({"num_shards": 8, "shard": "1/8"}, "0", "give one"),
+        ({"num_shards": 8}, "8", "Invalid --shard=9/8"),
+        ({"num_shards": 8, "shard": "1/8"}, "0", "give one of them"),
     ],
 )
-def test_a_shard_that_is_none_starts_nothing(flags, index, message, monkeypatch):
+def test_an_invalid_shard_starts_nothing(flags, index, message, monkeypatch):
     monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
     if index is not None:
         monkeypatch.setenv("JOB_COMPLETION_INDEX", index)

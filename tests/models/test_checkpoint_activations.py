@@ -50,7 +50,15 @@ def gradients(recipe: str, *, recompute: bool):
 
 
 @pytest.mark.parametrize(
-    "recipe", ["bert-tiny", "roberta-tiny", "deberta-tiny", "electra-tiny", "electra-deberta-tiny"]
+    "recipe",
+    [
+        "bert-tiny",
+        "roberta-tiny",
+        "deberta-tiny",
+        "electra-tiny",
+        "electra-deberta-tiny",
+        "modern-tiny",
+    ],
 )
 def test_gradients_are_the_same_bit_for_bit_and_less_is_kept(recipe):
     loss, plain, num_bytes = gradients(recipe, recompute=False)
@@ -63,4 +71,4 @@ def test_gradients_are_the_same_bit_for_bit_and_less_is_kept(recipe):
 
 
 def test_every_architecture_is_covered():
-    assert set(ARCHITECTURES) == {"bert", "roberta", "deberta", "electra"}
+    assert set(ARCHITECTURES) == {"bert", "roberta", "deberta", "electra", "modern"}

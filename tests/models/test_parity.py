@@ -6,7 +6,13 @@ import transformers
 
 from smallbench.batch import Batch
 from smallbench.models import ARCHITECTURES
-from smallbench.models.config import BertConfig, DebertaConfig, ElectraConfig, RobertaConfig
+from smallbench.models.config import (
+    BertConfig,
+    DebertaConfig,
+    ElectraConfig,
+    ModernConfig,
+    RobertaConfig,
+)
 from smallbench.models.convert import target_of
 
 VOCAB_SIZE = 97  # no multiple of 64, so that there are padding rows
@@ -34,6 +40,7 @@ MODELS = {
         DebertaConfig(embedding_size=16, max_relative_positions=7, **SIZES),
         "tokens",
     ),
+    "modern": (ModernConfig(embedding_size=32, local_attention=6, **SIZES), "tokens"),
     "deberta-replaced": (DebertaConfig(embedding_size=16, **SIZES), "replaced"),
 }
 

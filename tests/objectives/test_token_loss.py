@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from smallbench.models.kernels import token_loss as module
-from smallbench.models.kernels.token_loss import sample, token_loss
+from smallbench.models.kernels.token_loss import _operator, sample, token_loss
 
 
 def inputs(num_targets=37, size=16, num_rows=90):
@@ -87,3 +87,13 @@ def test_fp16_with_a_loss_scale_on_a_gpu():
     (expected,) = torch.autograd.grad(exact * 2.0**14, leaves[1:2])
     assert leaves[1].grad.isfinite().all()
     assert F.cosine_similarity(leaves[1].grad.flatten(), expected.flatten(), dim=0) > 0.999
+
+
+@pytest.mark.parametrize("guess", [False, True])
+@pytest.mark.parametrize("with_uniforms", [False, True])
+def test_the_compilers_operator_keeps_pytorchs_rules(guess, with_uniforms):
+    """Fake tensors have the real ones' shapes and types, also in the backward pass."""
+    leaves = [torch.randn(s, requires_grad=True) for s in ((5, 4), (12, 4), (12,))]
+    uniforms = torch.rand(5) if with_uniforms else None
+    arguments = (*leaves, torch.arange(5), uniforms, 10, guess, torch.float32, True)
+    torch.library.opcheck(_operator, arguments)

@@ -21,7 +21,7 @@ from smallbench.data.shards import Manifest
 from smallbench.data.transfer import local_corpus
 from smallbench.errors import ExitCode
 from smallbench.glue.remote import results_folder
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from tests.cluster.job_controller import Ended, verdict
 from tests.cluster.kustomize import IMAGE
 from tests.glue.test_grid import tree

@@ -17,7 +17,7 @@ import pytest
 from smallbench import retry
 from smallbench.errors import ConfigError, CredentialsError, ExitCode, UnavailableError
 from smallbench.files import sha256_file, temporary_sibling
-from smallbench.storage import s3
+from smallbench.storage import open_storage, s3
 from smallbench.storage.base import (
     AlreadyExistsError,
     NotFoundError,
@@ -25,7 +25,6 @@ from smallbench.storage.base import (
     check_path,
     is_remote,
     join,
-    open_storage,
 )
 from smallbench.storage.config import StorageConfig
 from tests.servers.proxy import Answer
@@ -53,7 +52,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, StorageCo
     return bucket.url, bucket.config
 
 
-@pytest.fixture(params=["", "runs/tiny"])
+@pytest.fixture(params=[pytest.param("", marks=pytest.mark.slow), "runs/tiny"])
 def storage(request: pytest.FixtureRequest, root: tuple[str, StorageConfig | None]) -> Storage:
     return open_storage(join(root[0], *request.param.split("/")), root[1])
 
@@ -185,6 +184,7 @@ def test_deleting_what_is_not_there_is_no_error(storage: Storage) -> None:
     assert keys(storage) == ["a/b/c"]
 
 
+@pytest.mark.slow
 def test_more_is_deleted_and_listed_than_one_request_may_name(
     root: tuple[str, StorageConfig | None],
 ) -> None:
@@ -243,7 +243,7 @@ def test_what_looks_like_a_url_is_one_or_is_refused(url: str, tmp_path: Path, mo
 
 def test_boto3_is_imported_only_where_it_is_used() -> None:
     program = (
-        "import sys; from smallbench.storage.base import open_storage; open_storage('x').list(); "
+        "import sys; from smallbench.storage import open_storage; open_storage('x').list(); "
         "print(any(m.startswith('boto') for m in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

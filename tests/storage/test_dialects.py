@@ -21,7 +21,8 @@ from smallbench.errors import (
     SmallbenchError,
     UnavailableError,
 )
-from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, open_storage
+from smallbench.storage import open_storage
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
 from smallbench.storage.config import StorageConfig
 from tests.servers.dialects import DIALECTS
 from tests.servers.proxy import Dialect, Proxy

@@ -62,6 +62,7 @@ def main() -> None:
     retry.DELAYS_SECONDS = (0.01, 0.01)
     retry.LONGEST_PAUSE_SECONDS = 0.05
     pretrain_module.matrix_peak_flops = lambda *_: 1e12
+    pretrain_module.plot_loss = lambda *_, **__: None
     with tempfile.TemporaryDirectory() as folder:  # so that no fork imports what a run needs
         pretrain(tiny(train__max_steps=1), data=corpus, run_dir=Path(folder))
     for line in sys.stdin:

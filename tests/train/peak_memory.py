@@ -2,18 +2,22 @@
 
     python -m tests.train.peak_memory RECIPE ENGINE OFFLOAD [KEY=VALUE …]
 
-Prints one JSON object, and whether the loss was finite in each step.
+Prints one JSON object: also what a save then adds, and whether each loss was finite.
 """
 
+import ctypes
 import json
 import math
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from smallbench.checkpoints.state import random_state
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.config import override_all
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.recipes import RECIPES
@@ -34,7 +38,7 @@ def resident_bytes(field: str) -> int:
 
 
 def train(config, choice, *, num_steps, device=CPU):
-    """Losses of `num_steps` steps, and seconds."""
+    """Losses of `num_steps` steps, seconds, and the engine."""
     objective = stand_in_objective(config)
     checkpoint_activations(objective, config.train.checkpoint_activations)
     micro, whole = config.train.rows_per_forward, config.train.global_batch_size
@@ -60,7 +64,18 @@ def train(config, choice, *, num_steps, device=CPU):
         budget=Budget(num_steps), callbacks=[Losses()],
     )  # fmt: skip
     trainer.run()
-    return losses, trainer.progress.train_seconds
+    return losses, trainer.progress.train_seconds, engine
+
+
+def save_bytes(engine):
+    """What a save adds to the resident memory at its peak."""
+    ctypes.CDLL(None).malloc_trim(0)  # copies must not hide in memory that was freed
+    with tempfile.TemporaryDirectory() as folder:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident_bytes("VmRSS")
+        store = CheckpointStore(Path(folder))
+        store.save(engine.weights(), engine.state_dict(), [random_state()], {"step": 3})
+        return resident_bytes("VmHWM") - before
 
 
 def main() -> None:
@@ -75,9 +90,11 @@ def main() -> None:
     train(tiny, choice, num_steps=2)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins again from here
     before = resident_bytes("VmRSS")
-    losses, seconds = train(config, choice, num_steps=3)
+    losses, seconds, engine = train(config, choice, num_steps=3)
+    peak_bytes = resident_bytes("VmHWM") - before
     print(json.dumps({
-        "peak_bytes": resident_bytes("VmHWM") - before,
+        "peak_bytes": peak_bytes, "save_bytes": save_bytes(engine),
+        "num_parameters": sum(weight.numel() for weight in engine.weights().values()),
         "are_finite": all(map(math.isfinite, losses)), "losses": losses, "seconds": seconds,
     }))  # fmt: skip
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.errors import ConfigError, DataError, DivergedError, InterruptedRunError
 from smallbench.export.huggingface import export
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import CosineSchedule, MuonConfig
 from smallbench.train.pretrain import pretrain
 from tests.train.test_pretrain import StopAfter, outcome, tiny
@@ -151,7 +151,7 @@ def begin(corpus, run_dir, source, **values):
 def test_a_run_begins_with_the_weights_of_another(corpus, tmp_path, first, capsys):
     found, expected = begin(corpus, tmp_path / "run", first), weights_of(first)
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
-    assert f"began with {len(expected)} of {len(expected)} weights" in capsys.readouterr().err
+    assert f"loaded {len(expected)} of {len(expected)} weights" in capsys.readouterr().err
 
 
 def test_a_run_begins_with_the_weights_of_an_export(corpus, tmp_path, first):
@@ -166,10 +166,10 @@ def test_a_run_begins_with_the_weights_of_an_export(corpus, tmp_path, first):
 def test_what_is_not_loaded_is_said(corpus, tmp_path, first, capsys):
     begin(corpus, tmp_path / "run", first, model__num_hidden_layers=3)
     said = capsys.readouterr().err
-    assert "fresh, since they are not there: model.layers.2.attention.out.bias" in said
+    assert "missing there, initialized randomly: model.layers.2.attention.out.bias" in said
     begin(corpus, tmp_path / "fewer", first, model__num_hidden_layers=1)
     said = capsys.readouterr().err
-    assert "not used, since this run has no place for them: model.layers.1." in said
+    assert "not part of this run, ignored: model.layers.1." in said
 
 
 def test_other_shapes_and_other_tokenizers_are_refused(corpus, tmp_path, first, long_corpus):

@@ -14,6 +14,9 @@ import time
 import pytest
 
 from smallbench import retry
+from smallbench.checkpoints import store as checkpoint_module
+from smallbench.checkpoints.remote_run import RemoteRun
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import (
     CredentialsError,
     DataError,
@@ -25,16 +28,12 @@ from smallbench.errors import (
 )
 from smallbench.files import read_json
 from smallbench.stop import NEVER, SignalStop, Stop
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train import checkpoint as checkpoint_module
-from smallbench.train import pretrain as pretrain_module
-from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import DurabilityConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.pretrain import pretrain
-from smallbench.train.remote import RemoteRun
 from tests.servers.proxy import Answer, CutRequest, CutResponse, Gone, Stall
 from tests.train.test_kills import VALUES, forked, status_of
 from tests.train.test_pretrain import StopAfter, outcome, tiny
@@ -44,18 +43,8 @@ LAST = VALUES["train__max_steps"]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
     monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(retry, "LONGEST_PAUSE_SECONDS", 0.5)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(corpus, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("uninterrupted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
-        pretrain(tiny(**VALUES), data=corpus, run_dir=run_dir)
-    return outcome(run_dir)
 
 
 def on_s3(bucket, **values):
@@ -148,7 +137,14 @@ def test_a_living_writer_keeps_its_run(corpus, tmp_path, s3_bucket):
 
 @pytest.mark.parametrize(
     "fault",
-    [Gone(), Answer(503), Answer(403), CutRequest(500), CutResponse(20), Stall(10.0)],
+    [
+        Gone(),
+        Answer(503),
+        pytest.param(Answer(403), marks=pytest.mark.slow),
+        pytest.param(CutRequest(500), marks=pytest.mark.slow),
+        pytest.param(CutResponse(20), marks=pytest.mark.slow),
+        pytest.param(Stall(10.0), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_training_never_stops_for_a_storage_that_fails(
@@ -269,8 +265,9 @@ def signalled(corpus, folder, moment, *, grace_seconds, upload_seconds=0.0, numb
     return status_of(exit_code_of(action))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "number"), zip(MOMENTS, [signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)
+)
 def test_a_signal_commits_within_the_grace_and_exits_with_75(
     corpus, tmp_path, uninterrupted, moment, number
 ):
@@ -299,7 +296,7 @@ def test_no_time_for_a_save_is_143_and_tries_none(corpus, tmp_path, uninterrupte
         stop = Stop(stop.asked, lambda: left)
         pretrain(tiny(**VALUES), data=corpus, run_dir=tmp_path, stop=stop)
 
-    with pytest.raises(UnsavedError, match="continues from step 3") as caught:
+    with pytest.raises(UnsavedError, match="resumes from step 3") as caught:
         run_with(0.0, stop=StopAfter(5))
     assert caught.value.exit_code == ExitCode.SIGTERM
     assert CheckpointStore(tmp_path).steps() == [3]

@@ -11,13 +11,12 @@ import time
 import pytest
 import torch
 
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.config import to_dict
 from smallbench.errors import ConfigError, InterruptedRunError, UnavailableError
 from smallbench.files import write_json
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train import machine as machine_module
-from smallbench.train import pretrain as pretrain_module
-from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import TrainConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.engines import EngineChoice, choose_engine
@@ -26,13 +25,6 @@ from smallbench.train.pretrain import pretrain
 from smallbench.train.processes import Processes
 from tests.train.test_pretrain import StopAfter, outcome, tiny
 
-
-@pytest.fixture(autouse=True)
-def _no_measuring(monkeypatch):
-    """Half a second for each run, and nothing that the laws are about."""
-    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
-
-
 OFFLOADED = {"train__engine": "deepspeed", "train__offload": "optimizer"}
 
 
@@ -40,6 +32,7 @@ def losses_of(run_dir):
     return [r["loss"] for r in read_metrics(run_dir / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [OFFLOADED, {**OFFLOADED, "train__offload": "parameters"}])
 def test_an_interrupted_run_with_deepspeed_ends_as_if_it_had_not_been(corpus, tmp_path, values):
     pytest.importorskip("deepspeed")
@@ -190,7 +183,7 @@ def test_without_memory_a_run_goes_on_with_smaller_micro_batches(
     pretrain(config, data=corpus, run_dir=tmp_path / "roomy")
     small = Small(monkeypatch, 3, from_step=from_step, during_update=during_update)
     pretrain(config, data=corpus, run_dir=tmp_path / "small")
-    assert "out of memory with 8 rows at a time; going on with 4" in capsys.readouterr().err
+    assert "out of memory with 8 rows at a time; continuing with 4" in capsys.readouterr().err
     assert small.sizes[-1] == 2
     assert losses_of(tmp_path / "small") == pytest.approx(losses_of(tmp_path / "roomy"), abs=1e-4)
     # The next start knows it.
@@ -218,7 +211,7 @@ def test_hours_end_a_run_and_more_of_them_continue_it(corpus, tmp_path, capsys):
     pretrain(config, data=corpus, run_dir=tmp_path)
     step = CheckpointStore(tmp_path).newest().step
     assert 0 < step < 100_000
-    assert "with a larger --max_hours the same command goes on" in capsys.readouterr().err
+    assert "the same command with a larger --max_hours continues" in capsys.readouterr().err
     pretrain(
         tiny(train__max_steps=100_000, train__max_hours=1.5 / 3600), data=corpus, run_dir=tmp_path
     )

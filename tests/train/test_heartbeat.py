@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 
-from smallbench.train import pretrain as pretrain_module
 from smallbench.train.callbacks import Heartbeat
 from smallbench.train.pretrain import pretrain
 from smallbench.train.saving import WaitForUploads
@@ -46,7 +45,6 @@ def test_a_final_upload_that_takes_long_keeps_the_heartbeat(
     corpus, tmp_path, moto_bucket, proxy, monkeypatch
 ):
     """The upload takes more than twice as long as the longest silence."""
-    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
     slow = proxy(moto_bucket)
     slow.fail(Slow(60_000))
     run_dir = tmp_path / "run"
@@ -69,7 +67,6 @@ def test_a_final_upload_that_takes_long_keeps_the_heartbeat(
 
 def test_every_batch_of_an_evaluation_beats(corpus, tmp_path, monkeypatch):
     beats: list[int] = []
-    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
     monkeypatch.setattr(Heartbeat, "beat", lambda self: beats.append(self._step))
     pretrain(tiny(**VALUES, train__micro_batch_size=2), data=corpus, run_dir=tmp_path / "run")
     assert beats.count(0) > 2, "before the first step: the start and its evaluation"

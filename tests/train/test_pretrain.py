@@ -6,17 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 from safetensors.torch import load_file
 
+from smallbench.checkpoints.store import CheckpointStore, sealed
 from smallbench.config import override_all
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
 from smallbench.files import exclusive_lock
 from smallbench.recipes import RECIPES
 from smallbench.stop import Stop
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.checkpoint import CheckpointStore, sealed
 from smallbench.train.pretrain import pretrain
 
 VALUES = {
@@ -66,14 +67,7 @@ def outcome(run_dir):
     return checkpoint.step, {k: v.tolist() for k, v in weights.items()}, engine, records
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(corpus, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("uninterrupted")
-    pretrain(tiny(), data=corpus, run_dir=run_dir)
-    return outcome(run_dir)
-
-
-def test_a_run_leaves_what_it_promises(corpus, tmp_path):
+def test_a_run_leaves_what_it_promises(corpus, tmp_path, drawn):
     pretrain(tiny(), data=corpus, run_dir=tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["config"]["model"]["vocab_size"] == 300, "filled in from the corpus"
@@ -102,16 +96,17 @@ class StopAfter(Stop):
         return self.num_steps <= 0
 
 
-@pytest.mark.parametrize("stops", [[11], [8], [3, 9, 17]], ids=str)
-def test_resumed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted, stops):
-    for first, stop in zip([0, *stops], stops, strict=False):
+def test_resumed_run_equals_uninterrupted_run(corpus, tmp_path, whole):
+    stops = (3, 8, 17)  # between two checkpoints, and at one
+    for first, stop in pairwise((0, *stops)):
         with pytest.raises(InterruptedRunError, match=f"saved at step {stop} of 24"):
             pretrain(tiny(), data=corpus, run_dir=tmp_path, stop=StopAfter(stop - first))
     pretrain(tiny(), data=corpus, run_dir=tmp_path)
-    assert outcome(tmp_path) == uninterrupted
+    assert outcome(tmp_path) == whole
 
 
-def test_killed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted):
+@pytest.mark.slow
+def test_killed_run_equals_uninterrupted_run(corpus, tmp_path, whole):
     """SIGKILL in a real process between two checkpoints; the same command continues."""
     program = (  # its twelfth step is the last that it comes to
         "import sys, time, torch; from pathlib import Path;"
@@ -131,7 +126,7 @@ def test_killed_run_equals_uninterrupted_run(corpus, tmp_path, uninterrupted):
     assert process.wait() == -signal.SIGKILL
     assert CheckpointStore(tmp_path).newest().step < 24
     pretrain(tiny(), data=corpus, run_dir=tmp_path)
-    assert outcome(tmp_path) == uninterrupted
+    assert outcome(tmp_path) == whole
 
 
 def test_a_finished_run_is_left_as_it_is(corpus, tmp_path):
@@ -209,10 +204,10 @@ def test_what_is_only_observed_may_change(corpus, tmp_path):
 
 
 def test_resume_must_and_never(corpus, tmp_path):
-    with pytest.raises(ConfigError, match="holds no checkpoint"):
+    with pytest.raises(ConfigError, match="requires a checkpoint"):
         pretrain(tiny(), data=corpus, run_dir=tmp_path / "a", resume="must")
     pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path / "b")
-    with pytest.raises(ConfigError, match="already holds a run"):
+    with pytest.raises(ConfigError, match="has a run at step 0"):
         pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path / "b", resume="never")
 
 

@@ -5,6 +5,9 @@ import shutil
 
 import pytest
 
+from smallbench.checkpoints.manifest import OtherVersionError
+from smallbench.checkpoints.record import LOCK_NAME, holder_of
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.data import verified
 from smallbench.data.verified import verify_once
 from smallbench.errors import ConfigError, ConflictError, DataError, SmallbenchError
@@ -12,19 +15,10 @@ from smallbench.files import exclusive_lock, read_json
 from smallbench.stop import Stop
 from smallbench.train import pretrain as pretrain_module
 from smallbench.train import run_storage
-from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import DurabilityConfig
-from smallbench.train.manifest import OtherVersionError
 from smallbench.train.pretrain import pretrain
-from smallbench.train.record import LOCK_NAME, holder_of
 from tests.train.test_kills import VALUES
 from tests.train.test_pretrain import outcome, tiny
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
-
 
 # A copy
 
@@ -46,7 +40,7 @@ def test_a_copy_has_a_name_of_its_own(tmp_path, capsys):
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     own = holder(tmp_path / "copy")
     assert own != name
-    assert "is a copy" in capsys.readouterr().err
+    assert "was copied" in capsys.readouterr().err
     assert holder(tmp_path / "copy") == own
     assert holder(tmp_path / "run") == name
     assert capsys.readouterr().err == ""

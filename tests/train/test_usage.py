@@ -9,13 +9,18 @@ import torch
 
 from smallbench.errors import InterruptedRunError, UnavailableError
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train import pretrain as pretrain_module
 from smallbench.train import usage as module
 from smallbench.train.config import AccountingConfig
 from smallbench.train.pretrain import pretrain
-from smallbench.train.processes import Processes
 from smallbench.train.trainer import Progress
-from smallbench.train.usage import NvmlMeter, TdpMeter, UsageMeter, open_meter, summary
+from smallbench.train.usage import (
+    EnergyMeter,
+    UsageMeter,
+    nvml_meter,
+    open_meter,
+    summary,
+    tdp_meter,
+)
 from tests.train.test_pretrain import StopAfter, tiny
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -34,7 +39,7 @@ def attempt(progress, meter, *, device=GPU, price=2.0, size=1):
         progress,
         meter,
         device=device,
-        processes=Processes(0, size),
+        num_devices=size,
         price_per_hour=price,
         clock=clock,
     )
@@ -49,7 +54,7 @@ def attempt(progress, meter, *, device=GPU, price=2.0, size=1):
 
 def test_attempts_add_up_whatever_counted_them():
     progress = Progress()
-    spend = attempt(progress, TdpMeter(300.0))
+    spend = attempt(progress, tdp_meter(300.0))
     spend(1000, 900)
     spend(2600, 2700)
     assert progress.usage == {
@@ -60,8 +65,7 @@ def test_attempts_add_up_whatever_counted_them():
         "cost": pytest.approx(2.0),
     }
     again = Progress(**json.loads(json.dumps(progress.state_dict())))  # by way of a checkpoint
-    meter = TdpMeter(100.0)
-    meter.method = "nvml"
+    meter = EnergyMeter("nvml", tdp_meter(100.0).kwh)
     attempt(again, meter, price=1.0, size=2)(3600, 1800)
     assert again.usage == {
         "wall_seconds": 7200,
@@ -79,7 +83,7 @@ def test_what_is_unknown_in_one_attempt_is_never_zero_and_never_a_part():
     assert progress.usage["energy_kwh"] is None
     assert progress.usage["cost"] is None
     assert progress.usage["wall_seconds"] == 60
-    attempt(progress, TdpMeter(300.0))(60, 50)
+    attempt(progress, tdp_meter(300.0))(60, 50)
     assert progress.usage["energy_kwh"] is None
     assert progress.usage["cost"] is None
     assert progress.usage["energy_method"] == "tdp + unknown"
@@ -104,7 +108,7 @@ class Nvml(types.ModuleType):
 def test_the_counters_are_read_as_differences(monkeypatch):
     nvml = Nvml([5_000_000, 1_000])
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    meter = NvmlMeter([0, 1])
+    meter = nvml_meter([0, 1])
     nvml.counters = [5_000_000 + 3_600_000, 1_000 + 3_600_000]
     assert meter.kwh(1.0) == pytest.approx(7200 / 3.6e6)
 
@@ -113,7 +117,7 @@ def test_the_counters_are_read_as_differences(monkeypatch):
 def test_a_card_without_a_counter_gets_another_method(monkeypatch, counter):
     monkeypatch.setitem(sys.modules, "pynvml", Nvml([counter]))
     with pytest.raises(UnavailableError, match="energy"):
-        NvmlMeter([0])
+        nvml_meter([0])
     monkeypatch.setattr(module, "_nvml_handles", lambda *_: [0])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla P100-PCIE-16GB")
     assert open_meter("auto", GPU, 1).kwh(3600) == pytest.approx(0.25)
@@ -136,8 +140,7 @@ def test_codecarbon_measures_this_machine():
     assert 0 <= first <= meter.kwh(0.0) < 1
 
 
-def test_records_checkpoints_summary_and_a_restart_tell_the_same(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
+def test_records_checkpoints_summary_and_a_restart_tell_the_same(corpus, tmp_path):
     accounting = AccountingConfig(energy="none", price_per_hour=3600.0)
     with pytest.raises(InterruptedRunError):
         pretrain(

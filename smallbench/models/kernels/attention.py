@@ -33,7 +33,7 @@ def attend(
 ) -> Tensor:
     """`dropout(softmax(scale q·k + bias)) v`, context_XYLd (Vaswani et al. 2017, §3.2.1).
 
-    `mask` broadcasts to XYLL and is True where a key may be seen.
+    `mask` broadcasts to XYLL and is True if a key may be seen.
     """
     if use_cpu_kernels(q_XYLd):
         # Autocast would run the softmax in float32 copies; its sums are float32 inside anyway.

@@ -10,6 +10,7 @@ Shapes: M targets, E embedding size, V rows of the output matrix.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -57,10 +58,14 @@ def token_loss(
     leaves = (features_ME, weight_VE, bias_V)
     # Inside a function autograd is always off, so whether it was on must be told.
     needs_gradient = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
+    arguments = (*leaves, target_ids_M, uniforms_M, vocab_size, guess, dtype, needs_gradient)
+    if torch.compiler.is_compiling():
+        # One operator for any M: traced through, the loop over blocks would be compiled anew for
+        # each number of them.
+        loss, guesses, samples, *_ = _operator(*arguments)
+        return TokenLoss(loss, guesses if guess else None, None if uniforms_M is None else samples)
     with torch.autocast(features_ME.device.type, enabled=False):
-        outputs = _TokenLoss.apply(  # type: ignore[no-untyped-call]
-            *leaves, target_ids_M, uniforms_M, vocab_size, guess, dtype, needs_gradient
-        )
+        outputs = _TokenLoss.apply(*arguments)  # type: ignore[no-untyped-call]
     return TokenLoss(*outputs)
 
 
@@ -69,65 +74,135 @@ def sample(weights_MV: Tensor, uniforms_M: Tensor) -> Tensor:
 
     Inverts the distribution function at `uniforms_M` in [0, 1).
     """
+    is_strict = torch.are_deterministic_algorithms_enabled()
+    if is_strict:  # CUDA's scan of each row is deterministic, but PyTorch refuses every float one
+        torch.use_deterministic_algorithms(False)
     cumulated_MV = weights_MV.cumsum(dim=-1)
+    if is_strict:
+        torch.use_deterministic_algorithms(True)
     heights_M1 = uniforms_M[:, None] * cumulated_MV[:, -1:]  # rounding: not quite 1
     columns_M = torch.searchsorted(cumulated_MV, heights_M1, right=True).squeeze(1)
     return columns_M.clamp(max=weights_MV.shape[1] - 1)
 
 
+def _compute(
+    features_ME: Tensor,
+    weight_VE: Tensor,
+    bias_V: Tensor,
+    target_ids_M: Tensor,
+    uniforms_M: Tensor | None,
+    vocab_size: int,
+    guess: bool,
+    dtype: torch.dtype,
+    needs_gradient: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, tuple[Tensor, ...]]:
+    """Loss, guesses, samples, and the gradients of features, weight and bias.
+
+    The gradients are computed here, where the logits are.
+    """
+    features, weight, bias = (t.to(dtype) for t in (features_ME, weight_VE, bias_V))
+    logits_MV = torch.addmm(bias, features, weight.T)
+    loss = torch.zeros((), device=logits_MV.device)
+    guesses, samples = [], []
+    block_elements = CPU_BLOCK_ELEMENTS if is_on_cpu(logits_MV) else GPU_BLOCK_ELEMENTS
+    rows = max(1, block_elements // logits_MV.shape[1])
+    grad_bias = torch.zeros(logits_MV.shape[1], device=logits_MV.device)
+    for first in range(0, logits_MV.shape[0], rows):
+        part = slice(first, first + rows)
+        scores = logits_MV[part].float()
+        targets = target_ids_M[part, None]
+        if guess:
+            guesses.append(scores[:, :vocab_size].argmax(dim=-1))
+        scores -= scores.amax(dim=-1, keepdim=True)
+        target_scores = scores.gather(1, targets)
+        weights = scores.exp_()  # of which the softmax is a multiple
+        totals = weights.sum(dim=-1, keepdim=True)
+        loss += (totals.log() - target_scores).sum()
+        if uniforms_M is not None:
+            samples.append(sample(weights[:, :vocab_size], uniforms_M[part]))
+        if needs_gradient:
+            weights.scatter_add_(1, targets, -totals)
+            logits_MV[part] = weights.mul_(1 / totals)
+            grad_bias += weights.sum(dim=0)
+    gradients = (logits_MV @ weight, logits_MV.T @ features, grad_bias) if needs_gradient else ()
+    indices = [torch.cat(part) if part else None for part in (guesses, samples)]
+    return loss, *indices, gradients  # type: ignore[return-value]
+
+
+def _scaled(
+    gradients: Iterable[Tensor], grad_loss: Tensor, dtypes: Iterable[torch.dtype]
+) -> tuple[Tensor, ...]:
+    """The gradients times that of the loss.
+
+    In float32 before scaling: a loss scale could leave the range of float16.
+    """
+    pairs = zip(gradients, dtypes, strict=True)
+    return tuple((gradient.float() * grad_loss).to(dtype) for gradient, dtype in pairs)
+
+
 class _TokenLoss(torch.autograd.Function):
-    """The gradient is computed in the forward pass, where the logits are."""
+    """The loss outside of a compiler."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        features_ME: Tensor,
-        weight_VE: Tensor,
-        bias_V: Tensor,
-        target_ids_M: Tensor,
-        uniforms_M: Tensor | None,
-        vocab_size: int,
-        guess: bool,
-        dtype: torch.dtype,
-        needs_gradient: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        features, weight, bias = (t.to(dtype) for t in (features_ME, weight_VE, bias_V))
-        logits_MV = torch.addmm(bias, features, weight.T)
-        loss = torch.zeros((), device=logits_MV.device)
-        guesses, samples = [], []
-        block_elements = CPU_BLOCK_ELEMENTS if is_on_cpu(logits_MV) else GPU_BLOCK_ELEMENTS
-        rows = max(1, block_elements // logits_MV.shape[1])
-        grad_bias = torch.zeros(logits_MV.shape[1], device=logits_MV.device)
-        for first in range(0, logits_MV.shape[0], rows):
-            part = slice(first, first + rows)
-            scores = logits_MV[part].float()
-            targets = target_ids_M[part, None]
-            if guess:
-                guesses.append(scores[:, :vocab_size].argmax(dim=-1))
-            scores -= scores.amax(dim=-1, keepdim=True)
-            target_scores = scores.gather(1, targets)
-            weights = scores.exp_()  # of which the softmax is a multiple
-            totals = weights.sum(dim=-1, keepdim=True)
-            loss += (totals.log() - target_scores).sum()
-            if uniforms_M is not None:
-                samples.append(sample(weights[:, :vocab_size], uniforms_M[part]))
-            if needs_gradient:
-                weights.scatter_add_(1, targets, -totals)
-                logits_MV[part] = weights.mul_(1 / totals)
-                grad_bias += weights.sum(dim=0)
-        if needs_gradient:
-            ctx.save_for_backward(logits_MV @ weight, logits_MV.T @ features, grad_bias)
-            ctx.dtypes = features_ME.dtype, weight_VE.dtype, bias_V.dtype
-        indices = [torch.cat(part) if part else None for part in (guesses, samples)]
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        loss, *indices, gradients = _compute(*arguments)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = [leaf.dtype for leaf in arguments[:3]]
         ctx.mark_non_differentiable(*(i for i in indices if i is not None))
         return loss, *indices  # type: ignore[return-value]
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        """The stored gradients times that of the loss."""
-        gradients = (
-            # In float32 before scaling: a loss scale could leave the range of float16.
-            (gradient.float() * grad_loss).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return (*gradients, None, None, None, None, None, None)
+        """Of features, weight and bias."""
+        return (*_scaled(ctx.saved_tensors, grad_loss, ctx.dtypes), *[None] * 6)
+
+
+@torch.library.custom_op("smallbench::token_loss", mutates_args=())
+def _operator(
+    features_ME: Tensor,
+    weight_VE: Tensor,
+    bias_V: Tensor,
+    target_ids_M: Tensor,
+    uniforms_M: Tensor | None,
+    vocab_size: int,
+    guess: bool,
+    dtype: torch.dtype,
+    needs_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`_compute` for a compiler: an operator returns tensors, so what is missing is empty."""
+    with torch.autocast(features_ME.device.type, enabled=False):
+        loss, guesses, samples, gradients = _compute(
+            features_ME, weight_VE, bias_V, target_ids_M, uniforms_M, vocab_size, guess, dtype,
+            needs_gradient,
+        )  # fmt: skip
+    indices = [target_ids_M.new_empty(0) if i is None else i for i in (guesses, samples)]
+    return loss, *indices, *(gradients or [loss.new_empty(0) for _ in range(3)])  # type: ignore[return-value]
+
+
+@_operator.register_fake
+def _(
+    features_ME: Tensor, weight_VE: Tensor, bias_V: Tensor, target_ids_M: Tensor,
+    uniforms_M: Tensor | None, vocab_size: int, guess: bool, dtype: torch.dtype,
+    needs_gradient: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    count = target_ids_M.shape[0]
+    shapes = [features_ME.shape, weight_VE.shape, bias_V.shape] if needs_gradient else [[0]] * 3
+    dtypes = [dtype, dtype, torch.float32] if needs_gradient else [torch.float32] * 3
+    return (
+        features_ME.new_empty((), dtype=torch.float32),
+        target_ids_M.new_empty(count if guess else 0),
+        target_ids_M.new_empty(0 if uniforms_M is None else count),
+        *(features_ME.new_empty(s, dtype=d) for s, d in zip(shapes, dtypes, strict=True)),
+    )
+
+
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*output[3:])
+    ctx.dtypes = [leaf.dtype for leaf in inputs[:3]]
+
+
+def _operator_backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    return (*_scaled(ctx.saved_tensors, grad_loss, ctx.dtypes), *[None] * 6)
+
+
+_operator.register_autograd(_operator_backward, setup_context=_keep_gradients)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from smallbench.export.transfer import MARKER
-from smallbench.storage.base import open_storage
+from smallbench.export.upload import MARKER
+from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.wandb import open_views

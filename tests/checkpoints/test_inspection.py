@@ -5,16 +5,15 @@ import shutil
 
 import pytest
 
+from smallbench.checkpoints.inspection import checkpoints_table, open_run, prune, pull, verify
+from smallbench.checkpoints.remote_run import RemoteRun
+from smallbench.checkpoints.retention import Retention
+from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import ConfigError, ConflictError, DataError
 from smallbench.files import exclusive_lock
 from smallbench.storage.config import StorageConfig
-from smallbench.train import pretrain as pretrain_module
-from smallbench.train.checkpoint import CheckpointStore
 from smallbench.train.config import DurabilityConfig
-from smallbench.train.inspect import checkpoints_table, open_run, prune, pull, verify
 from smallbench.train.pretrain import pretrain
-from smallbench.train.remote import RemoteRun
-from smallbench.train.retention import Retention
 from tests.train.test_kills import VALUES
 from tests.train.test_pretrain import tiny
 
@@ -26,14 +25,8 @@ def kept(corpus, tmp_path_factory):
     """A run of eight steps with all of its checkpoints, on the disk and in a storage."""
     folder = tmp_path_factory.mktemp("kept")
     values = {**VALUES, "train__save_every_steps": 2, "train__keep_last": 9}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_module, "matrix_peak_flops", lambda *_: 1e12)
-        pretrain(
-            tiny(**values),
-            data=corpus,
-            run_dir=folder / "run",
-            durability=DurabilityConfig(storage=str(folder / "bucket")),
-        )
+    durability = DurabilityConfig(storage=str(folder / "bucket"))
+    pretrain(tiny(**values), data=corpus, run_dir=folder / "run", durability=durability)
     return folder
 
 

@@ -10,19 +10,21 @@ from smallbench.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartConfig:
-    """Two ways to say it."""
+class ShardConfig:
+    """The part of the work that this process does."""
 
-    shard: str | None = option(None, help="do only this part, 3/8 for the third of eight")
+    shard: str | None = option(
+        None, help="part of the work to do: 3/8 for the third of eight; none: all"
+    )
     num_shards: int | None = option(
-        None, help="do the part that an Indexed Job's JOB_COMPLETION_INDEX (from 0) says"
+        None, help="number of parts; an Indexed Job's JOB_COMPLETION_INDEX (from 0) says which one"
     )
 
     def part(self) -> tuple[int, int]:
-        """Which part, from 1, and of how many; raises `UsageError` where that is not clear."""
+        """Which part, from 1, and of how many; raises `UsageError` if that is not clear."""
         number, count = "1", "1"
         if self.shard is not None and self.num_shards is not None:
-            raise UsageError("--shard and --num_shards are two ways to say one thing; give one")
+            raise UsageError("--shard and --num_shards contradict each other; give one of them")
         if self.shard is not None:
             number, _, count = self.shard.partition("/")
         elif self.num_shards is not None:
@@ -34,5 +36,6 @@ class PartConfig:
                 )
             number, count = str(int(index) + 1), str(self.num_shards)
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise UsageError(f"shard {number}/{count} is none; expected K/N with K from 1 to N")
+            given = self.shard or f"{number}/{count}"
+            raise UsageError(f"Invalid --shard={given}: expected K/N with 1 <= K <= N")
         return int(number), int(count)

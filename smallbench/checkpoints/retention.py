@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay; the same rule in a run directory and in a storage."""
+"""Which checkpoints of a run are kept; the same rule in a run directory and in a storage."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: the newest ones, those at an interval, and milestones."""
+    """Keep the newest checkpoints, those at an interval, and milestones."""
 
     keep_last: int = 2
     keep_every_steps: int | None = None
     milestones: tuple[int, ...] = ()
 
     def retained(self, steps: Iterable[int]) -> set[int]:
-        """Those of `steps` that stay."""
+        """Return those of `steps` that are kept."""
         known = sorted(steps)
-        return set(known[-self.keep_last :]) | {step for step in known if self.is_for_ever(step)}
+        return set(known[-self.keep_last :]) | {step for step in known if self.is_pinned(step)}
 
-    def is_for_ever(self, step: int) -> bool:
-        """Whether a step's checkpoint stays however many come after it."""
+    def is_pinned(self, step: int) -> bool:
+        """Return whether a step's checkpoint is kept however many follow it."""
         at_interval = self.keep_every_steps and step > 0 and step % self.keep_every_steps == 0
         return bool(at_interval) or step in self.milestones

@@ -17,7 +17,7 @@ UNFINISHED = "smallbench.unfinished"
 def send_export(directory: Path, storage: Storage) -> None:
     """Upload an export, in place of an earlier one and of nothing else.
 
-    Raises `ConfigError` where anything else is there.
+    Raises `ConfigError` if anything else is there.
     """
     names = sorted(path.name for path in directory.iterdir())
     refuse_foreign(storage)
@@ -37,16 +37,16 @@ def send_export(directory: Path, storage: Storage) -> None:
 
 
 def refuse_foreign(storage: Storage) -> None:
-    """Raise `ConfigError` where `storage` holds objects and no export."""
+    """Raise `ConfigError` if `storage` has objects but no export."""
     keys = {stored.key for stored in storage.list()}
     if keys and not keys & {MARKER, UNFINISHED}:
         raise ConfigError(
-            f"{storage.url} is not empty and holds no earlier export; choose another --out"
+            f"{storage.url} is not empty and is not an earlier export; choose another --out"
         )
 
 
 def fetch_export(storage: Storage, directory: Path) -> None:
-    """Download an export into a directory; raises `DataError` where there is none, or a part."""
+    """Download an export into a directory; raises `DataError` if it is missing or incomplete."""
     found = {stored.key: stored.num_bytes for stored in storage.list() if "/" not in stored.key}
     if MARKER not in found or UNFINISHED in found:
         state = "an export that is not complete" if UNFINISHED in found else "no export"

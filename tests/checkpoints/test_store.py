@@ -7,11 +7,8 @@ import subprocess
 import pytest
 import torch
 
-from smallbench.errors import DataError, UnavailableError
-from smallbench.storage.local import LocalStorage
-from smallbench.train import checkpoint as module
-from smallbench.train.checkpoint import CheckpointStore
-from smallbench.train.manifest import (
+from smallbench.checkpoints import store as module
+from smallbench.checkpoints.manifest import (
     METRICS,
     SCHEMA_VERSION,
     SEAL,
@@ -19,9 +16,12 @@ from smallbench.train.manifest import (
     OtherVersionError,
     check_manifest,
 )
+from smallbench.checkpoints.retention import Retention
+from smallbench.checkpoints.state import random_state
+from smallbench.checkpoints.store import CheckpointStore
+from smallbench.errors import DataError, UnavailableError
+from smallbench.storage.local import LocalStorage
 from smallbench.train.optim import MOMENTS
-from smallbench.train.randomness import random_state
-from smallbench.train.retention import Retention
 from tests.train.tiny import trainer
 
 

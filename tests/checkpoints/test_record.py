@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from smallbench.checkpoints.record import check_record, parse_record, read_record
 from smallbench.errors import DataError
 from smallbench.report.runs import read_run as read_for_report
-from smallbench.train.run_record import check_record, parse_record, read_record
 
 WHOLE = {
     "schema_version": 1,
@@ -37,5 +37,5 @@ def test_a_part_of_another_kind_is_named(key, value, tmp_path):
 
 
 def test_an_attempt_without_a_number_is_refused():
-    with pytest.raises(DataError, match="whole 'number'"):
+    with pytest.raises(DataError, match="integer 'number'"):
         check_record({**WHOLE, "attempts": [{"number": "1"}]}, "run.json")

@@ -8,15 +8,16 @@ import threading
 import pytest
 import torch
 
+from smallbench.checkpoints.manifest import METRICS, sealed
+from smallbench.checkpoints.remote_run import RemoteRun
+from smallbench.checkpoints.retention import Retention
+from smallbench.checkpoints.store import CheckpointStore, newest_checkpoint
+from smallbench.checkpoints.uploader import Uploader
 from smallbench.errors import ConflictError, DataError, UnavailableError
 from smallbench.stop import Stop
-from smallbench.storage.base import AlreadyExistsError, open_storage
-from smallbench.train.checkpoint import CheckpointStore, newest_checkpoint
-from smallbench.train.manifest import METRICS, sealed
-from smallbench.train.remote import RemoteRun
-from smallbench.train.retention import Retention
-from smallbench.train.sync import Uploader
-from tests.train.test_checkpoint import save
+from smallbench.storage import open_storage
+from smallbench.storage.base import AlreadyExistsError
+from tests.checkpoints.test_store import save
 from tests.train.tiny import trainer
 
 
@@ -403,7 +404,7 @@ def test_who_read_of_a_failure_reads_of_its_end(url, tmp_path, made, monkeypatch
         assert uploader.drain(60)
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "storage: step 5 is not stored yet, training goes on: gone",
+        "storage: step 5 is not stored yet, training continues: gone",
         "storage: step 10 is stored",
     ]
 

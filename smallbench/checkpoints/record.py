@@ -1,7 +1,8 @@
-"""`run.json`: what a run directory holds, and each attempt at it.
+"""`run.json`: the configuration and corpus of a run directory, and each attempt at it.
 
-Configuration and corpus are fixed by the first checkpoint; a later attempt must agree with them.
-The version of the code, the device and the command may change, and are noted with each attempt.
+Both are fixed by the first checkpoint; a later attempt must agree with them. Code, device and
+command may change, and are noted with each attempt. Free of torch: reports and the leaderboard read
+records too.
 """
 
 from __future__ import annotations
@@ -11,77 +12,92 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import torch
-
 from smallbench import __version__
-from smallbench.config import differing_keys, digest, from_dict, to_dict
-from smallbench.data.shards import Manifest
+from smallbench.checkpoints.manifest import check_version
+from smallbench.config import differing_keys
 from smallbench.errors import ConfigError, DataError
-from smallbench.files import read_json, write_json, write_text
-from smallbench.plugins import use_copies, write_copies
-from smallbench.train.config import PretrainConfig, plugins_of, resumable_keys
-from smallbench.train.manifest import check_version
-from smallbench.train.run_record import RECORD_NAME, Record, check_record
+from smallbench.files import parse_json, read_json, write_json, write_text
+from smallbench.plugins import write_copies
 
-RECORD_VERSION = 1
+RECORD_NAME, RECORD_VERSION = "run.json", 1
 HOLDER_NAME, LOCK_NAME = "holder.json", "lock"
 PLUGINS = "plugins"
 """Folder of a run with the copies of its plug-ins; their text is in the record too."""
 
+Record = dict[str, Any]
+
+_REQUIRED: dict[str, type] = {"run_id": str, "config": dict, "data": str, "attempts": list}
+_OPTIONAL: dict[str, type] = {"corpus": dict, "plugins": list, "summary": dict}
+_JSON_NAMES: dict[type, str] = {str: "a string", dict: "an object", list: "a list"}
+
+
+def read_record(path: Path) -> Record:
+    """Return the record in a file; raise `DataError` if it is something else."""
+    return check_record(read_json(path), str(path))
+
+
+def parse_record(content: bytes, name: str) -> Record:
+    """Return the record in `content`; raise `DataError` about `name` if it is something else."""
+    return check_record(parse_json(content, name), name)
+
+
+def check_record(record: Record, name: str) -> Record:
+    """Return `record`; raise `DataError` if a part is missing or of another type."""
+    for key, kind in (_REQUIRED | _OPTIONAL).items():
+        if key in _OPTIONAL and key not in record:
+            continue
+        if not isinstance(record.get(key), kind):
+            raise DataError(
+                f"{name} is not the record of a run: expected {_JSON_NAMES[kind]} in {key!r}; "
+                "restore the file from a copy or the storage, or choose another --run_dir"
+            )
+    for key in ("attempts", "plugins"):
+        if not all(isinstance(item, dict) for item in record.get(key, ())):
+            raise DataError(f"{name} is not the record of a run: expected objects in {key!r}")
+    if not all(type(attempt.get("number")) is int for attempt in record["attempts"]):
+        raise DataError(f"{name} is not the record of a run: an attempt has no integer 'number'")
+    return record
+
+
+def check_current(record: Record, name: str) -> Record:
+    """Return `record`; raise `DataError` if this release cannot continue it."""
+    check_version(record.get("schema_version"), RECORD_VERSION, name)  # before its parts
+    return check_record(record, name)
+
 
 def open_record(
     run_dir: Path,
-    config: PretrainConfig,
+    own: Record,
     *,
-    data: Path,
-    manifest: Manifest,
+    resumable: Collection[str],
     has_checkpoints: bool,
     allow_changed_code: bool = False,
 ) -> Record:
-    """Return the record in `run_dir`, or a new one; nothing is written.
+    """Return the record in `run_dir`, or a new one from `own`; nothing is written.
 
-    Configuration and corpus are fixed by the first checkpoint: an attempt that failed before it
-    does not count. Raises `ConfigError` naming each difference if `run_dir` holds another run.
+    `own` is `train.build.record_of`, `resumable` the keys that may differ. An attempt that failed
+    before the first checkpoint does not count. Raises `ConfigError` naming each difference if
+    `run_dir` holds another run.
     """
-    corpus = {
-        "tokenizer": manifest.tokenizer.fingerprint,
-        "pad_id": manifest.tokenizer.pad_id,
-        "source": manifest.source,
-        "rows": manifest.rows["train"],
-        # Equal shards are equal data, wherever they lie.
-        "shards": digest({shard.name: shard.sha256 for shard in manifest.shards}),
-    }
-    own: Record = {
-        "config": to_dict(config),
-        "config_digest": digest(config),
-        "data": str(data),
-        "corpus": corpus,
-        "plugins": [plugin.to_dict() for plugin in plugins_of(config)],
-    }
     path = run_dir / RECORD_NAME
     if not path.exists():
         if has_checkpoints:
             raise DataError(f"{run_dir} has checkpoints but no {RECORD_NAME}; restore that file")
         fixed = {"schema_version": RECORD_VERSION, "run_id": uuid4().hex[:8]}
         return {**fixed, **own, "attempts": []}
-    record = read_json(path)
-    check_version(record.get("schema_version"), RECORD_VERSION, str(path))  # before its parts
-    check_record(record, str(path))
+    record = check_current(read_json(path), str(path))
     if "shards" not in record.get("corpus", {}):
         raise DataError(f"{path} is not the record of a run: its 'corpus' has no 'shards'")
-    differing = {
-        key: pair
-        for key, pair in differing_keys(record["config"], to_dict(config)).items()
-        if key not in resumable_keys(config)
-    }
-    if record["corpus"]["shards"] != corpus["shards"]:
-        differing["data"] = (record["data"], str(data))
+    differing = differing_keys(record["config"], own["config"])
+    differing = {key: pair for key, pair in differing.items() if key not in resumable}
+    if record["corpus"]["shards"] != own["corpus"]["shards"]:
+        differing["data"] = (record["data"], own["data"])
     if has_checkpoints and not allow_changed_code:
         _refuse_changed_code(run_dir, record.get("plugins", ()), own["plugins"])
     if not differing:
@@ -93,7 +109,7 @@ def open_record(
             "or start it with the same values"
         )
     print(
-        f"{run_dir} holds no checkpoint yet, so the run begins with this configuration ({listed})",
+        f"{run_dir} has no checkpoint yet, so the run begins with this configuration ({listed})",
         file=sys.stderr,
     )
     return {**record, **own}
@@ -113,30 +129,15 @@ def _refuse_changed_code(
             )
 
 
-def read_config(run_dir: Path, record: Record) -> PretrainConfig:
-    """The configuration of a run; classes of plug-ins come from the copies that it keeps."""
-    use_copies(record.get("plugins", ()), run_dir / PLUGINS)
-    return from_dict(PretrainConfig, record["config"])
-
-
 def next_attempt(record: Record) -> int:
-    """The number of the next attempt, from 1."""
+    """Return the number of the next attempt, from 1."""
     return max((attempt["number"] for attempt in record["attempts"]), default=0) + 1
 
 
 def add_attempt(
-    run_dir: Path,
-    record: Record,
-    number: int,
-    *,
-    first_step: int,
-    device: torch.device,
-    precision: str,
-    engine: Mapping[str, Any],
-    num_processes: int,
+    run_dir: Path, record: Record, number: int, *, first_step: int, machine: Mapping[str, Any]
 ) -> None:
     """Note attempt `number`, which continues after `first_step`, and write the record."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     record["attempts"].append(
         {
             "number": number,
@@ -145,13 +146,8 @@ def add_attempt(
             "command": sys.argv,
             "smallbench": __version__,
             "git_commit": git_commit(),
-            "torch": torch.__version__,
             "python": platform.python_version(),
-            "device": name,
-            "num_devices": num_processes,
-            "precision": precision,
-            "engine": dict(engine),
-            "num_threads": torch.get_num_threads(),
+            **machine,
             "plugins": {plugin["name"]: plugin["sha256"] for plugin in record["plugins"]},
         }
     )
@@ -160,7 +156,7 @@ def add_attempt(
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
-    """Put what the run has come to into its record."""
+    """Put the totals of the run into its record."""
     record = read_json(run_dir / RECORD_NAME)
     write_json(run_dir / RECORD_NAME, record | {"summary": dict(summary)})
 
@@ -176,13 +172,13 @@ def holder_of(run_dir: Path) -> str:
     identity = {"lock_inode": status.st_ino, "lock_changed_ns": status.st_ctime_ns}
     path = run_dir / HOLDER_NAME
     if path.exists():
-        with suppress(DataError):  # a file that is cut is no better than none
+        with suppress(DataError):  # a truncated file counts as missing
             known = read_json(path)
             if known.items() >= identity.items() and "name" in known:
                 return str(known["name"])
         print(
-            f"{run_dir} is a copy or was restored: it waits for the lease of the original, if that "
-            "still runs",
+            f"{run_dir} was copied or restored: it waits for the lease of the original, if that "
+            "is still running",
             file=sys.stderr,
         )
     name = os.environ.get("POD_UID") or uuid4().hex
@@ -191,22 +187,24 @@ def holder_of(run_dir: Path) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with `+dirty` where it was changed.
+    """Return the commit of the running code, with `+dirty` if files were changed.
 
-    An image says it in SOURCE_COMMIT; None where neither git nor that tells.
+    An image sets it in SOURCE_COMMIT; None if neither git nor the variable tells.
     """
     here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(
+            command, cwd=here.parent, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
     try:
         # Installed inside somebody else's checkout, that checkout's commit says nothing of us.
-        _git(here, "ls-files", "--error-unmatch", here.name)
-        commit = _git(here, "rev-parse", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--", "..")
+        git("ls-files", "--error-unmatch", here.name)
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--", "..")
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("SOURCE_COMMIT") or None
     return f"{commit}+dirty" if changed else commit
-
-
-def _git(file: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=file.parent, capture_output=True, text=True, check=True, timeout=10
-    ).stdout.strip()

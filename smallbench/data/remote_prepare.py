@@ -17,7 +17,7 @@ from smallbench.data.transfer import (
 )
 from smallbench.files import exclusive_lock
 from smallbench.stop import NEVER, Stop
-from smallbench.storage.base import open_storage
+from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
 
 

@@ -1,0 +1,176 @@
+"""The plan of a recipe on a card: memory, the way to train, time, energy and money."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from smallbench.gpus import GIB, Gpu
+from smallbench.train.config import PretrainConfig
+from smallbench.train.plan import (
+    CHOICES,
+    Choice,
+    Decision,
+    Memory,
+    Planner,
+    choices_of,
+    decide,
+    rows_to_plan,
+    usable_bytes,
+)
+from smallbench.train.step_time import Pair, StepTime
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast, and how that is known. Pairs have the fast end first."""
+
+    tokens_per_second: Pair
+    mfu: Pair
+    method: str
+    step: StepTime | None
+    """The parts of an estimate; None if the speed was measured."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a number of steps takes. Pairs have the fast end first."""
+
+    steps: int
+    tokens: int
+    hours: Pair
+    kwh: Pair
+    """The card's TDP over these hours, without the machine around it."""
+    price: Pair | None
+    """None without a price per hour."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe on a GPU."""
+
+    recipe: str
+    gpu: str
+    memory_bytes: int
+    usable_bytes: int
+    precision: str
+    sequence_length: int
+    global_batch_size: int
+    num_parameters: int
+    num_embedding_parameters: int
+    flops_per_token: float
+    logit_bytes: int
+    ways: tuple[Memory, ...]
+    """Each way, with the configured rows in a forward pass."""
+    largest_rows: tuple[int, ...]
+    """For each way the most rows of a forward pass; 0 where not even one fits."""
+    decision: Decision | None
+    reason: str
+    speed: Speed | None
+    whole: Cost | None
+    """The recipe's own number of steps."""
+    budget: Cost | None
+    """What `--hours` allows at the slow end."""
+
+    def to_json(self) -> str:
+        """All of it."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def make_plan(
+    config: PretrainConfig,
+    gpu: Gpu,
+    *,
+    measured: Callable[[Decision, str], float] | None = None,
+    hours: float | None = None,
+    price_per_hour: float | None = None,
+) -> Plan:
+    """Return the plan of a recipe on a card.
+
+    `measured` returns the tokens/s of a decision in a precision (see `plan_measured`), instead of
+    an estimate. Raises `ConfigError` if the card cannot compute in the precision.
+    """
+    precision = config.train.precision
+    precision = gpu.default_precision if precision == "auto" else precision
+    gpu.peak_flops(precision)  # raises for a precision that the card does not have
+    planner = Planner(config, device_type="cuda", precision=precision)
+    choices = choices_of(config, may_recompute=True)
+    limit = usable_bytes(gpu.memory_bytes)
+    decision = decide(planner, choices, limit)
+    rows = rows_to_plan(config)
+    speed = whole = budget = None
+    if decision is not None:
+        rate = None if measured is None else measured(decision, precision)
+        speed = _speed(planner, decision, gpu, rate)
+        tokens = config.train.global_batch_size * config.sequence_length
+
+        def cost(steps: int) -> Cost:
+            fast, slow = (steps * tokens / rate / 3600 for rate in speed.tokens_per_second)
+            kilowatts, price = gpu.tdp_watts / 1000, None
+            if price_per_hour is not None:
+                price = price_per_hour * fast, price_per_hour * slow
+            kwh = kilowatts * fast, kilowatts * slow
+            return Cost(steps, steps * tokens, (fast, slow), kwh, price)
+
+        whole = cost(config.train.max_steps)
+        if hours is not None:
+            budget = cost(int(3600 * hours * speed.tokens_per_second[1] / tokens))
+    return Plan(
+        recipe=config.recipe,
+        gpu=gpu.name,
+        memory_bytes=gpu.memory_bytes,
+        usable_bytes=limit,
+        precision=precision,
+        sequence_length=config.sequence_length,
+        global_batch_size=config.train.global_batch_size,
+        num_parameters=planner.num_parameters,
+        num_embedding_parameters=planner.num_embedding_parameters,
+        flops_per_token=planner.flops_per_token(),
+        logit_bytes=planner.logit_bytes(rows),
+        ways=tuple(planner.memory(choice, rows) for choice in CHOICES),
+        largest_rows=tuple(planner.largest_rows(choice, limit) for choice in CHOICES),
+        decision=decision,
+        reason=_reason(planner, choices, decision, limit),
+        speed=speed,
+        whole=whole,
+        budget=budget,
+    )
+
+
+def _speed(planner: Planner, decision: Decision, gpu: Gpu, measured: float | None) -> Speed:
+    """Return the speed of a decision: measured tokens/s, or the estimate."""
+    config = planner.config
+    tokens = config.train.global_batch_size * config.sequence_length
+    peak = gpu.peak_flops(planner.precision)
+    if measured is not None:
+        mfu = measured * planner.flops_per_token() / peak
+        return Speed((measured, measured), (mfu, mfu), "measured", None)
+    choice = (decision.engine, decision.checkpoint_activations)
+    step = planner.time(choice, decision.num_rows, gpu)
+    fast, slow = (tokens / seconds for seconds in step.seconds)
+    per_token = planner.flops_per_token() / peak
+    method = "estimated" + (", as if not compiled" if config.train.compile else "")
+    return Speed((fast, slow), (fast * per_token, slow * per_token), method, step)
+
+
+def _reason(
+    planner: Planner, choices: Sequence[Choice], decision: Decision | None, limit: int
+) -> str:
+    room = f"the {limit / GIB:.1f} GiB that a plan fills"
+    if decision is None:
+        least = min((planner.memory(choice, 1) for choice in choices), key=lambda m: m.peak)
+        return (
+            f"nothing fits: even one row at a time, {least.label}, takes {least.peak / GIB:.1f} "
+            f"GiB, over {room}"
+        )
+    chosen = planner.memory((decision.engine, decision.checkpoint_activations), decision.num_rows)
+    faster = choices[: choices.index((decision.engine, decision.checkpoint_activations))]
+    fits = f"takes {chosen.peak / GIB:.1f} GiB with {decision.num_rows} rows at a time"
+    if not faster:
+        return f"{chosen.label} is the fastest, and {fits}, of {room}"
+    before = planner.memory(faster[-1], decision.num_rows)
+    return (
+        f"{chosen.label} {fits}, of {room}; the next faster way, {before.label}, would take "
+        f"{before.peak / GIB:.1f} GiB"
+    )

@@ -1,0 +1,113 @@
+"""The training step on a CUDA card, without one: see `fake_card.py`.
+
+The written list (`fake_card.json`) has for each recipe how many kernels a step may start, and each
+kind of large tensor (16 MiB; 64 KiB for tiny recipes) with its number: a float32 tensor that was
+not there before is a fault. To write it again on purpose: `python -m tests.train.test_fake_card`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from smallbench.recipes import RECIPES
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+LIST = HERE / "fake_card.json"
+WRITTEN = json.loads(LIST.read_text()) if LIST.exists() else {}
+COMPILER = os.environ.get("CXX", "g++")
+DEFAULT = {"bert-small", "electra-deberta-small"}
+ONLY_SYNC = {"step: _local_scalar_dense": 1}
+"""The norm of the gradient, which decides whether the update is skipped."""
+
+pytestmark = [
+    pytest.mark.skipif(not shutil.which(COMPILER), reason=f"no C++ compiler ({COMPILER})"),
+    pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has a CUDA of its own"),
+]
+
+
+@cache
+def library():
+    path = Path(tempfile.mkdtemp(prefix="smallbench-fake-card-")) / "fake_card.so"
+    include = Path(torch.__file__).parent / "include"
+    flags = ["-std=c++20", "-shared", "-fPIC", "-O0", f"-I{include}"]
+    subprocess.run([COMPILER, *flags, HERE / "fake_card.cpp", "-o", path], check=True)
+    return path
+
+
+def reports(*cases):
+    command = [sys.executable, "-m", "tests.train.fake_card", library(), *cases]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def faults_of(report, written):
+    """What is wrong with a step, in words that name the operator."""
+    found = list(report["faults"])
+    if report["error"]:
+        found.append(report["error"])
+    syncs = {**report["syncs"]}
+    for name, count in ONLY_SYNC.items():
+        if syncs.get(name) != count and not report["error"]:
+            found.append(f"the step waits {syncs.get(name, 0)} times for {name}")
+        syncs.pop(name, None)
+    found += [f"the host waits for the card in {name}" for name in syncs]
+    # Evaluation reads its sums when all batches are done.
+    forward = [n for n in report["evaluation_syncs"] if not n.startswith("trainer: ")]
+    found += [f"evaluation waits for the card in {name}" for name in forward]
+    if report["num_kernels"] > written["num_kernels"]:
+        found.append(f"{report['num_kernels']} kernels, at most {written['num_kernels']} expected")
+    for name, count in report["large"].items():
+        if count != written["large"].get(name, 0):
+            found.append(f"large tensors of {name}: {count}, not {written['large'].get(name, 0)}")
+    if abs(report["peak_bytes"] / report["planned_bytes"] - 1) > 0.01:
+        found.append(f"peak {report['peak_bytes']}, planned {report['planned_bytes']}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "recipe", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow)
+               for name in RECIPES]
+)  # fmt: skip
+def test_a_step_runs_on_the_card_alone_waits_once_and_takes_the_planned_memory(recipe):
+    [report] = reports(recipe)
+    assert report["precision"] == "fp16"
+    assert faults_of(report, WRITTEN[recipe]) == []
+
+
+MISTAKES = {
+    "item": "the host waits for the card in forward: _local_scalar_dense",
+    "if": "the host waits for the card in forward: _local_scalar_dense",
+    "to_host": "the host waits for the card in forward: _to_copy to the host",
+    "from_host": "the host waits for the card in forward: _to_copy from the host",
+    "nonzero": "forward: the shape that nonzero returns depends on the data",
+    "mask": "forward: the shape that index returns depends on the data",
+    "host_tensor": "forward: add makes a tensor on the host",
+    "mixed": "forward: index_select takes tensors of host and card",
+    "float32": "large tensors of forward: _to_copy float64: 1, not 0",
+    "loop": "kernels, at most",
+    "kept": "peak ",
+}
+
+
+def test_each_kind_of_mistake_is_found_and_named():
+    recipe = "bert-tiny"
+    found = reports(*(f"{recipe}:{name}" for name in MISTAKES))
+    for (name, said), report in zip(MISTAKES.items(), found, strict=True):
+        assert any(said in fault for fault in faults_of(report, WRITTEN[recipe])), (name, report)
+
+
+if __name__ == "__main__":
+    kept = {
+        r["case"]: {name: r[name] for name in ("num_kernels", "large")} for r in reports(*RECIPES)
+    }
+    lines = [f"{json.dumps(name)}: {json.dumps(content)}" for name, content in kept.items()]
+    LIST.write_text("{\n" + ",\n".join(lines) + "\n}\n")
