@@ -52,7 +52,8 @@ def run_kubectl(
 
 def build(components: Sequence[str] = ()) -> list[Document]:
     """Return the documents of `k8s/base`, changed by components, each object after its rows."""
-    return list(yaml.safe_load_all(_kustomized(tuple(components))))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+    return list(yaml.load_all(_kustomized(tuple(components)), loader))
 
 
 @lru_cache  # the stages of a chain have the same components

@@ -56,8 +56,9 @@ def test_the_schemas_refuse_a_misspelt_field(built):
         kubernetes_validate.validate(document, OLDEST, strict=True)
 
 
+# The default run has each component in one set at least.
 SETS = [
-    *((name,) for name in ALL_COMPONENTS),
+    *(pytest.param((name,), marks=pytest.mark.slow) for name in ALL_COMPONENTS),
     *(
         ("gpu-v100", spot, "nvidia-runtime", "openshift", "pvc", "offline-wandb", "kueue")
         for spot in SPOT
