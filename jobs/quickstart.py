@@ -102,7 +102,7 @@ def run(options: Options, config: PretrainConfig) -> None:
         write_sample_glue(samples)
         tasks = [load_task(task, samples) for task in TASKS.values()]
         finetuning = FinetuneConfig(
-            epochs=5, batch_size=16, device=config.train.device, precision=config.train.precision
+            epochs=4, batch_size=16, device=config.train.device, precision=config.train.precision
         )
         columns = {
             name: run_grid(
