@@ -22,9 +22,9 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from jobs.base import Job
 from smallbench.config import Location, command, option
 from smallbench.errors import DataError, UsageError
+from smallbench.jobs.base import Job
 from smallbench.storage.config import StorageConfig
 
 NEEDED = {
@@ -331,6 +331,6 @@ JOB = Job(
 
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs.base import Job
 from smallbench.config import option, override_all
+from smallbench.jobs.base import Job
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
@@ -136,6 +136,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

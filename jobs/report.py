@@ -11,8 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.base import Job
 from smallbench.config import option, require
+from smallbench.jobs.base import Job
 from smallbench.storage.config import StorageConfig
 
 
@@ -57,6 +57,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from smallbench.jobs.cli import main
 
     sys.exit(main([JOB.name, *sys.argv[1:]]))

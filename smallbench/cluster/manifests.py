@@ -60,7 +60,9 @@ def build(components: Sequence[str] = ()) -> list[Document]:
 def _kustomized(components: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         # kustomize takes relative paths only.
-        here = os.path.relpath(os.path.realpath(str(files("k8s"))), os.path.realpath(folder))
+        here = os.path.relpath(
+            os.path.realpath(str(files("smallbench") / "k8s")), os.path.realpath(folder)
+        )
         content = {
             "resources": [f"{here}/base"],
             "components": [f"{here}/components/{name}" for name in components],

@@ -56,7 +56,7 @@ def run_commands(commands: Sequence[Sequence[str]]) -> None:
     """Run each, one after the other. Raises `DataError` at the first that fails."""
     for command in commands:
         print("$ " + " ".join(command), flush=True)
-        words = [sys.executable, "-m", "jobs.cli", *command[1:]]
+        words = [sys.executable, "-m", "smallbench.jobs.cli", *command[1:]]
         code = subprocess.run(words, check=False).returncode
         if code:
             raise DataError(f"{command[1]} ended with exit code {code}; nothing was compared")

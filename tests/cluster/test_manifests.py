@@ -7,10 +7,10 @@ import re
 import kubernetes_validate
 import pytest
 
-from jobs.cli import load, resolve
 from smallbench.cluster.config import COMPONENTS, SPOT
 from smallbench.cluster.manifests import build
 from smallbench.errors import ExitCode
+from smallbench.jobs.cli import load, resolve
 from tests.cluster.job_controller import Ended, job_is_over, verdict
 from tests.cluster.kustomize import (
     INDEXED,

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.cli import main
-from jobs.glue import Options, run
 from smallbench import plugins
 from smallbench.errors import ConfigError, UsageError
 from smallbench.export.huggingface import export
 from smallbench.glue.results import read_runs, run_directory, write_run
+from smallbench.jobs.cli import main
+from smallbench.jobs.glue import Options, run
 from smallbench.train.pretrain import pretrain
 from tests.glue.runs import run_of
 from tests.train.test_recipes import small

@@ -182,7 +182,7 @@ class Blocker:
             raise ImportError("blocked: " + name)
 
 sys.meta_path.insert(0, Blocker())
-from jobs.cli import main
+from smallbench.jobs.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
