@@ -28,9 +28,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jobs.base import Job
 from smallbench.config import Location, command, option, override_all, require
 from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
+from smallbench.jobs.base import Job
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import PretrainConfig
@@ -153,7 +153,13 @@ def read_tasks(track: Track, glue: str) -> list[TaskData]:
 
 def with_milestones(config: PretrainConfig, data: Path) -> PretrainConfig:
     """Return `config` with checkpoints to keep at a quarter and a half of its FLOPs."""
-    steps = num_steps(config, data)
+    from smallbench.train.plan import UnplannedError
+
+    try:
+        steps = num_steps(config, data)
+    except UnplannedError as error:  # of a plug-in; what is not known beforehand is not kept
+        print(f"no checkpoints along the way are kept: {error}", file=sys.stderr)
+        return config
     if config.train.milestones or steps < 4:
         return config
     return replace(config, train=replace(config.train, milestones=(steps // 4, steps // 2)))
@@ -289,9 +295,13 @@ def judge(folder: Path, glue: str) -> None:
 
 
 def ending(options: Options, config: PretrainConfig, folder: Path, track: Track) -> str:
-    """What was claimed without being asked, and what to do next."""
-    rate, run_dir = "6e-4", options.out / "run"
-    milestones = ",".join(map(str, config.train.milestones))
+    """Return what was claimed without being asked, and what to do next."""
+    from smallbench.files import read_json
+    from smallbench.glue.protocols import protocol_named
+
+    rates, run_dir = protocol_named(track.protocol).learning_rates, options.out / "run"
+    last = read_json(options.out / "export" / "smallbench.json")["step"]
+    steps = ",".join(map(str, (*config.train.milestones, last)))
     names = ", ".join(options.authors)
     lines = [
         f"Done: {folder}. It says: made by {names}, licence {options.license}, "
@@ -302,12 +312,13 @@ def ending(options: Options, config: PretrainConfig, folder: Path, track: Track)
         f"  {command('leaderboard', 'validate', folder, glue=options.glue)}",
         f"  cp -r {folder} submissions/     # in a clone of the board; then open a pull request",
     ]  # fmt: skip
-    if milestones:
-        path = options.out / "way"
-        line = command("glue", model=run_dir, glue=options.glue, out=path, protocol=track.protocol)
+    if config.train.milestones:
+        way = options.out / "way"
+        line = command("glue", model=run_dir, glue=options.glue, out=way, protocol=track.protocol)
+        rate = rates[len(rates) // 2]
         lines += [
-            f"  {line} --steps={milestones} --learning_rate={rate} --seeds=1    # along the way",
-            f"  {command('report', run_dir)}",
+            f"  {line} --steps={steps} --learning_rate={rate:g} --seeds=1",
+            f"  {command('report', run_dir, glue=way)}     # held-out loss and score against FLOPs",
         ]
     return "\n".join(lines)
 
@@ -353,6 +364,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])
