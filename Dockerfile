@@ -99,6 +99,7 @@ RUN /opt/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-r
 
 FROM packages AS application
 COPY pyproject.toml README.md LICENSE ./
+COPY benchmarks benchmarks
 COPY jobs jobs
 COPY k8s k8s
 # A page of the leaderboard's site; the package has a link to it.

@@ -183,7 +183,7 @@ def test_without_memory_a_run_goes_on_with_smaller_micro_batches(
     pretrain(config, data=corpus, run_dir=tmp_path / "roomy")
     small = Small(monkeypatch, 3, from_step=from_step, during_update=during_update)
     pretrain(config, data=corpus, run_dir=tmp_path / "small")
-    assert "out of memory with 8 rows at a time; going on with 4" in capsys.readouterr().err
+    assert "out of memory with 8 rows at a time; continuing with 4" in capsys.readouterr().err
     assert small.sizes[-1] == 2
     assert losses_of(tmp_path / "small") == pytest.approx(losses_of(tmp_path / "roomy"), abs=1e-4)
     # The next start knows it.
