@@ -6,9 +6,10 @@ run with one learning rate. The table has held-out loss and GLUE mean with 95 % 
 seeds, the paired difference to the baseline with its p-value, and the number of seeds that a
 difference of that size needs. OUT/ablation.md, OUT/ablation.json and OUT/report.html keep it.
 
-The runs are made one after the other on this machine; a cluster's sweep is not made yet. Ctrl-C or
-SIGTERM saves and ends with exit code 75; the same command continues and ends with the same results.
-More seeds or variants may be added to a finished one. --dry_run also prints the planned runs.
+The runs are made one after the other on this machine; a sweep on a cluster is not supported yet.
+Ctrl-C or SIGTERM saves and exits with code 75; the same command continues and ends with the same
+results. More seeds or variants may be added to a finished one. --dry_run also prints the planned
+runs.
 """
 
 from __future__ import annotations
@@ -49,28 +50,34 @@ class Options(StorageConfig):
     )
     out: Path = option(help="where runs and tables are kept; the same directory continues them")
     seeds: tuple[int, ...] = option(
-        (1, 2, 3), help="of the pretraining: weights, data order, masks, dropout"
+        (1, 2, 3), help="seeds of the pretraining: weights, data order, masks, dropout"
     )
     set: tuple[str, ...] = option(
-        (), help="configuration keys of all variants that have them", metavar="KEY=VALUE[,…]"
+        (),
+        help="configuration keys of all variants that have them; also as --SECTION.KEY=VALUE",
+        metavar="KEY=VALUE[,…]",
     )
     glue: Location | None = option(
         None,
         help="folder in the official TSV layout, hub, or samples: generated stand-ins; none: only "
         "held-out losses",
     )
-    tasks: tuple[str, ...] | None = option(None, help="none: every task that --glue has")
-    learning_rate: float = option(3e-4, help="of the fine-tuning, for all variants")
-    ft_seeds: tuple[int, ...] = option((1,), help="of the fine-tuning, for each pretraining")
+    tasks: tuple[str, ...] | None = option(
+        None, help="GLUE tasks to score; none: every task that --glue has"
+    )
+    learning_rate: float = option(3e-4, help="learning rate of the fine-tuning, for all variants")
+    ft_seeds: tuple[int, ...] = option((1,), help="seeds of the fine-tuning, for each pretraining")
     epochs: int | None = option(
-        None, help="of the fine-tuning; none: 3 for large tasks, else 10", least=1
+        None, help="epochs of the fine-tuning; none: 3 for large tasks, else 10", least=1
     )
     max_train_examples: int | None = option(
         None, help="fine-tune on the first rows of train only", least=1
     )
     device: str = option("auto", help="auto, cpu or cuda")
     deadline_hours: float | None = option(
-        None, help="of this process (a queue's limit): save and end with exit code 75 before"
+        None,
+        help="wall-clock limit for this process in hours; saves a checkpoint and exits with code "
+        "75 when reached",
     )
 
     def __post_init__(self) -> None:
@@ -235,13 +242,14 @@ JOB = Job(
     options=Options,
     run=run,
     words=("variants",),
+    dotted="set",
     plan=plan,
     examples=(
         "smallbench ablate bert-tiny deberta-tiny --data=corpus --flops=2e13 --out=ablation",
         "smallbench ablate bert-tiny my_idea.py:gated_bert_tiny --data=corpus --glue=GLUE"
         " --flops=1e14 --seeds=1,2,3 --out=ablation",
         "smallbench ablate bert-tiny deberta-tiny --data=corpus --flops=2e13 --out=ablation"
-        " --set=train.global_batch_size=64,optim.learning_rate=1e-3",
+        " --train.global_batch_size=64 --optim.learning_rate=1e-3",
     ),
 )
 

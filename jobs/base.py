@@ -16,6 +16,7 @@ JOBS = {
     "prepare": "raw text → clean documents → a tokenizer and token shards",
     "pretrain": "token shards → a trained encoder; run it again to resume exactly",
     "ablate": "variants × seeds under one FLOPs budget → differences with their p-values",
+    "enter": "a recipe → an entry of the board: pretrain, export, glue, entry in one command",
     "export": "a run → a directory that from_pretrained loads without custom code",
     "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
     "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
@@ -39,8 +40,10 @@ class Job:
 
     If `config` is given, it maps the options to a base configuration whose keys the flags
     `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument. `shortcuts` maps
-    an option to the configuration key that it sets. `record` names the file that keeps all values,
-    as a format of the options; a job that has one prints first what differs from its recipe.
+    an option to the configuration key that it sets. `dotted` names an option that takes the flags
+    `--SECTION.KEY=VALUE` of a job without `config`, as words `KEY=VALUE`. `record` names the file
+    that keeps all values, as a format of the options; a job that has one prints first what differs
+    from its recipe.
 
     `plan` says in some lines what would be done, for `--dry_run`. `examples` are whole command
     lines; `--help` shows them, and a test parses each. `doc` is the text of `--help`, if it is not
@@ -53,6 +56,7 @@ class Job:
     words: tuple[str, ...] = ()
     config: Callable[[Any], Any] | None = None
     shortcuts: Mapping[str, str] = field(default_factory=dict)
+    dotted: str = ""
     record: str = ""
     plan: Callable[[Any], str] | None = None
     examples: tuple[str, ...] = ()

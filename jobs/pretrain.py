@@ -29,26 +29,26 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
 
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
-    run_dir: Path = option(help="where the run is kept; the same directory continues it")
+    run_dir: Path = option(help="directory of the run; the same directory continues it")
     max_steps: int | None = option(
         None, help="optimizer steps, instead of the recipe's; the schedule ends there"
     )
     resume: Literal["allow", "must", "never"] = option(
-        "allow", help="whether a checkpoint in --run_dir may, must or must not be there"
+        "allow", help="whether --run_dir may, must or must not have a checkpoint"
     )
     max_hours: float | None = option(
         None,
-        help="hours in steps, over all restarts, after which the run ends; with "
-        "--schedule.along=hours its schedule is fitted to them",
+        help="training hours over all restarts after which the run ends; the schedule's length "
+        "with --schedule.along=hours",
     )
     flops: float | None = option(
         None,
-        help="floating-point operations of the model, over all restarts, after which the run ends; "
-        "with --schedule.along=flops its schedule is fitted to them",
+        help="floating-point operations of the model over all restarts after which the run ends; "
+        "the schedule's length with --schedule.along=flops",
     )
     init_from: str | None = option(
         None,
-        help="begin with the weights of a run, an export or a model on the Hugging Face hub",
+        help="initial weights: a run, an export or a model on the Hugging Face hub",
         metavar="DIR|ID",
     )
     then_data: Location | None = option(
@@ -57,16 +57,18 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
         "(--then.begin_fraction)",
     )
     engine: Literal["auto", "torch", "deepspeed"] | None = option(
-        None, help="what computes the steps, instead of the recipe's choice"
+        None, help="backend of the steps, instead of the recipe's"
     )
     offload: Literal["auto", "none", "optimizer", "parameters"] | None = option(
-        None, help="what DeepSpeed keeps in the host's memory, instead of the recipe's choice"
+        None, help="what DeepSpeed keeps in host memory, instead of the recipe's"
     )
     deadline_hours: float | None = option(
-        None, help="of this process (a queue's limit): save and end with exit code 75 before"
+        None,
+        help="wall-clock limit for this process in hours; saves a checkpoint and exits with code "
+        "75 when reached",
     )
     grace_seconds: float | None = option(
-        None, help="time between SIGTERM and SIGKILL (Kubernetes: 30); none: as long as it takes"
+        None, help="seconds between SIGTERM and SIGKILL (Kubernetes: 30); none: no limit"
     )
 
     def __post_init__(self) -> None:

@@ -138,8 +138,8 @@ def _layers(
     job: Job, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[Shared, list[ValueLayer]]:
     """Return the flags of every job, and all layers from the lowest to the highest."""
-    words, flags = split(arguments)
-    words = _gathered(job, words)
+    words, split_flags = split(arguments)
+    words, flags = _gathered(job, words), _dotted(job, split_flags)
     for name in job.words[: len(words)]:
         if name in flags:
             raise UsageError(f"{name} is given twice: {words[0]!r} and --{name}")
@@ -154,6 +154,18 @@ def _layers(
     upper = [ValueLayer(variables, PREFIX, ConfigError), ValueLayer(flags, "--", UsageError)]
     shared = Shared(**_values(Shared, upper))
     return shared, [*([_file(shared.config)] if shared.config else []), *upper]
+
+
+def _dotted(job: Job, flags: Mapping[str, str]) -> dict[str, Any]:
+    """Return the flags with `--SECTION.KEY=VALUE` as further values of the option `job.dotted`."""
+    words = [
+        f"{key}={'true' if value == BARE else value}" for key, value in flags.items() if "." in key
+    ]
+    if not (job.dotted and words):
+        return dict(flags)
+    given = flags.get(job.dotted)
+    plain = {key: value for key, value in flags.items() if "." not in key}
+    return plain | {job.dotted: [*(given.split(",") if given else []), *words]}
 
 
 def _refuse_unknown(job: Job, layers: Sequence[ValueLayer], known: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
-"""The retry policy: how often a failed call is repeated, and how long to wait in between.
+"""The retry policy: number of attempts, and backoff between them.
 
-Storages and local reads retry through `retried`; the background uploads wait with `backoff`.
+Storages and local reads retry transient errors through `retried`; background uploads use `backoff`
+until their deadline.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 DELAYS_SECONDS: tuple[float, ...] = (1, 2, 4)
-"""Upper bounds of the pauses before the second, third and fourth try of a call."""
+"""Backoff before the second, third and fourth attempt: upper bounds."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
-"""Bounds of the pauses of a background task, which is repeated until it succeeds."""
+"""Bounds of the backoff of a background task, which is retried until it succeeds."""
 
 
 def retried(action: Callable[[], T], is_transient: Callable[[Exception], bool]) -> T:
-    """Return what `action` returns; repeat it after a transient error, with jittered pauses."""
+    """Return what `action` returns; retry it after a transient error, with jittered backoff."""
     for delay in DELAYS_SECONDS:
         try:
             return action()

@@ -1,7 +1,7 @@
-"""Stopping early: whether somebody asked for it, and how much time is left to save.
+"""Requests to stop, and the time that is left to save.
 
-One `Stop` is handed down through every long operation. It is asked between two pieces of work that
-are complete in themselves, so whatever was stored by then stays usable.
+One `Stop` is passed down through every long operation, which asks it between two complete pieces of
+work, so that everything stored stays usable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import FrameType, TracebackType
 from smallbench.errors import InterruptedRunError, SmallbenchError
 
 DEADLINE_SECONDS = 60.0
-"""How long before a deadline a run is asked to save, if no grace period is set."""
+"""Time before a deadline at which a run is asked to save, if no grace period is set."""
 
 
 class Stop:

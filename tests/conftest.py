@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.browser import browser, watched
 from tests.docker.image import DOCKER
@@ -29,21 +30,26 @@ for name in [n for n in os.environ if n.startswith("SMALLBENCH_")]:
         del os.environ[name]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--run_slow", action="store_true", help="also run tests marked slow")
+# 25 generated cases a law in the inner loop, 100 with HYPOTHESIS_PROFILE=ci.
+for profile, num_examples in {"quick": 25, "ci": 100}.items():
+    settings.register_profile(
+        profile,
+        max_examples=num_examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 LONG = {"docker", "s3server", "slow", "exhaustive"}
-"""Markers whose tests run only if `-m` names them (or `--run_slow`, but for exhaustive)."""
+"""Markers whose tests run only if `-m` names them."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what takes long unless it is asked for; skip what this machine lacks."""
     expression = config.getoption("markexpr")
-    run_slow = config.getoption("--run_slow")
-    asked = {
-        marker for marker in LONG if marker in expression or (run_slow and marker != "exhaustive")
-    }
+    asked = {marker for marker in LONG if marker in expression}
     selected, deselected = [], []
     for item in items:
         markers = {mark.name for mark in item.iter_markers()} & LONG

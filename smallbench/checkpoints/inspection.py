@@ -1,4 +1,4 @@
-"""The checkpoints of a run as somebody else looks at them: a table, a check, a copy, a clearing."""
+"""The checkpoints of a run from outside: list, verify, pull and prune them."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from smallbench.storage.local import LocalStorage
 
 
 def open_run(url: str, config: StorageConfig) -> Storage:
-    """The storage of a run, a local directory being one too; raises `DataError` where none is."""
+    """Return the storage of a run, or its directory; raise `DataError` if there is no run."""
     storage = open_storage(url, config)
     if storage.num_bytes(RECORD_NAME) is None:
         raise DataError(
-            f"{storage.url} holds no run (no {RECORD_NAME}); give STORAGE/NAME of a run"
+            f"{storage.url} is not a run ({RECORD_NAME} is missing); expected STORAGE/NAME of a run"
         )
     return storage
 
 
 def checkpoints_table(storage: Storage) -> str:
-    """A line for each checkpoint, oldest first, and what else there is to know."""
+    """Return a line for each checkpoint, oldest first, and the number of damaged ones."""
     store = CheckpointStore(storage)
     lines = [f"{'step':>14}  {'attempt':>7}  {'size':>11}  {'tokens':>16}  committed"]
     committed = {stored.key: stored for stored in storage.list("commits/step-")}
@@ -64,7 +64,7 @@ def checkpoints_table(storage: Storage) -> str:
 
 
 def verify(storage: Storage, *, step: int | None = None) -> str:
-    """Read every file of one checkpoint or of all; a line for each.
+    """Read every file of one checkpoint or of all; return a line for each.
 
     Raises `DataError` naming what is damaged.
     """
@@ -76,7 +76,7 @@ def verify(storage: Storage, *, step: int | None = None) -> str:
             store.verify(number)
             lines.append(f"step {number:,}: whole")
         except DamagedError as error:
-            if number in store.steps():  # else it was pruned meanwhile
+            if number in store.steps():  # else it was pruned in the meantime
                 damaged.append(f"step {number:,}: {error}")
         except NotFoundError:
             continue
@@ -86,12 +86,12 @@ def verify(storage: Storage, *, step: int | None = None) -> str:
 
 
 def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
-    """Bring a checkpoint (the newest whole one) to the run directory `out`; its step."""
+    """Download a checkpoint (by default the newest whole one) to `out`; return its step."""
     remote = RemoteRun(storage)
     if isinstance(storage, LocalStorage) and Path(storage.url).resolve() == out.resolve():
         raise ConfigError(f"--out={out} is the run itself; choose another directory")
     with exclusive_lock(out / LOCK_NAME, f"another process uses {out}; choose another --out"):
-        remote.pull_record(out)  # first: it tells another run's directory apart
+        remote.pull_record(out)  # first: it refuses another run's directory
         store = CheckpointStore(out, retention=Retention(keep_last=2**31))
         if step is None:
             checkpoint = newest_checkpoint([remote.store], store, quarantine=False)
@@ -108,7 +108,7 @@ def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
 
 @contextmanager
 def run_directory(url: str, config: StorageConfig | None = None) -> Iterator[Path]:
-    """`url` as a path; of a URL a temporary copy of the run with its newest checkpoint."""
+    """Yield `url` as a path; a remote run is a temporary copy with its newest checkpoint."""
     if not is_remote(url, name="--run"):
         yield Path(url)
         return
@@ -118,9 +118,9 @@ def run_directory(url: str, config: StorageConfig | None = None) -> Iterator[Pat
 
 
 def prune(storage: Storage, retention: Retention) -> list[int]:
-    """Delete what neither `retention` nor the run's own asks for; the steps deleted.
+    """Delete checkpoints that neither `retention` nor the run's own keeps; return their steps.
 
-    Raises `ConflictError` while a writer may be alive, since only the run's owner may delete.
+    Raises `ConflictError` while the run's owner may be alive, since only the owner may delete.
     """
     lease = RunLease(storage).read()
     if lease and lease["expires_unix_seconds"] > time.time():
@@ -149,5 +149,5 @@ def _steps(store: CheckpointStore, step: int | None) -> list[int]:
         return steps
     if step not in steps:
         known = ", ".join(f"{s:,}" for s in steps) or "none"
-        raise ConfigError(f"{store} has no checkpoint of step {step:,}; it has {known}")
+        raise ConfigError(f"{store} has no checkpoint of step {step:,}; available: {known}")
     return [step]

@@ -1,12 +1,11 @@
-"""Who may write to a run in a storage: one owner at a time, known by its attempt and its lease.
+"""The owner of a run in a storage: one process at a time, known by its attempt and its lease.
 
-    attempts/attempt-0003.json   one for each start; whoever creates it owns the run
-    lease.json                   the owner's sign of life: {attempt, expires, holder}
+    attempts/attempt-0003.json   one for each start; the process that creates it owns the run
+    lease.json                   the owner's lease: {attempt, expires, holder}
 
-Ownership is one conditional write: of two writers that start at once, one creates the next attempt
-and the other is told that it exists. An owner that was only paused finds the next attempt there
-when it looks, before it renews its lease or commits. All methods raise `UnavailableError` and
-`CredentialsError` as the storage does.
+Ownership is one conditional write: of two processes that start at once, one creates the next
+attempt. An owner that was paused looks for a later attempt before it renews its lease or commits.
+All methods raise `UnavailableError` and `CredentialsError` as the storage does.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ class RunLease:
         stop: Stop = NEVER,
         report: Callable[[str], None] = lambda text: None,
     ) -> int:
-        """Own the run from here on; return the number of the new attempt, from `at_least` on.
+        """Take ownership of the run; return the number of the new attempt, at least `at_least`.
 
-        `holder` names the run directory: its own last attempt is known to be dead, since this
-        process holds the directory's lock. Anybody else's is waited for until its lease runs out.
-        Raises `ConflictError` if another writer is alive or was quicker.
+        `holder` names the run directory. Its own last attempt is dead, since this process holds the
+        directory's lock; another holder's lease must expire first. Raises `ConflictError` if
+        another process owns the run.
         """
         newest = self._newest_attempt()
         if newest:
@@ -57,24 +56,24 @@ class RunLease:
             self._put(f"attempts/{attempt_name(self.attempt)}.json", self._content(), only_new=True)
         except AlreadyExistsError:
             raise ConflictError(
-                f"another process has just taken over the run in {self.storage.url}; it goes on "
-                "there, this one has written nothing"
+                f"another process has just taken over the run in {self.storage.url}; this one has "
+                "written nothing"
             ) from None
         self.renew()
         return self.attempt
 
     def renew(self) -> None:
-        """Say that this attempt is alive; raises `ConflictError` if it was taken over."""
+        """Renew the lease; raise `ConflictError` if another process has taken over the run."""
         self.assert_owned()
         self._put(LEASE, self._content())
 
     def release(self) -> None:
-        """Let the next writer start at once."""
+        """Let the next process start at once."""
         self.assert_owned()
         self._put(LEASE, self._content() | {"expires_unix_seconds": 0})
 
     def read(self) -> dict[str, Any] | None:
-        """The last owner's sign of life; None if the run was never in a storage."""
+        """Return the lease; None if the run was never in this storage."""
         try:
             return get_json(self.storage, LEASE)
         except NotFoundError:
@@ -85,8 +84,8 @@ class RunLease:
         newest = self._newest_attempt()
         if newest < self.attempt:
             raise UnavailableError(
-                f"{self.storage.url} no longer holds attempt {self.attempt} of this run; bring "
-                "back the storage (is it mounted?)"
+                f"{self.storage.url} no longer has attempt {self.attempt} of this run; restore the "
+                "storage (is it mounted?)"
             )
         if newest > self.attempt:
             raise ConflictError(
@@ -110,38 +109,34 @@ class RunLease:
         names = [stored.key for stored in self.storage.list("attempts/attempt-")]
         return max((int(Path(name).stem.removeprefix("attempt-")) for name in names), default=0)
 
-    def _sign_of_life(self, attempt: int) -> dict[str, Any]:
-        """The lease, or the attempt's own file if it has not written a lease yet."""
+    def _lease_of(self, attempt: int) -> dict[str, Any]:
+        """Return the lease, or the attempt's own file if it has not written a lease yet."""
         lease = self.read()
         if lease and lease["attempt"] == attempt:
             return lease
         return get_json(self.storage, f"attempts/{attempt_name(attempt)}.json")
 
     def _wait_for(
-        self,
-        attempt: int,
-        holder: str,
-        stop: Stop,
-        report: Callable[[str], None],
+        self, attempt: int, holder: str, stop: Stop, report: Callable[[str], None]
     ) -> None:
-        seen = self._sign_of_life(attempt)
+        seen = self._lease_of(attempt)
         if seen["holder"] == holder:
             return
         left = seen["expires_unix_seconds"] - time.time()
         if seen["expires_unix_seconds"] == 0 or left < -10 * seen["lease_seconds"]:
-            return  # given back, or dead for so long that no clock can be that wrong
-        # Clocks differ: whoever is alive is seen to renew within this time.
+            return  # given back, or expired for longer than clocks differ
+        # Clocks differ, so wait: a living owner renews its lease within this time.
         seconds = min(max(left, seen["lease_seconds"] / 2), seen["lease_seconds"])
         if seconds > 1:
             report(
                 f"attempt {attempt} on {seen['host']} may still write to {self.storage.url}; "
-                f"waiting {seconds:.0f} s for its lease to run out"
+                f"waiting {seconds:.0f} s for its lease to expire"
             )
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(0.2, max(end - time.monotonic(), 0)))
-            stop.raise_if_asked("waiting for another writer's lease", UnsavedError)
-        now = self._sign_of_life(attempt)
+            stop.raise_if_asked("waiting for another process's lease", UnsavedError)
+        now = self._lease_of(attempt)
         if now["expires_unix_seconds"] not in {0, seen["expires_unix_seconds"]}:
             raise ConflictError(
                 f"attempt {attempt} on {now['host']} is writing to the run in {self.storage.url}; "

@@ -18,42 +18,41 @@ Adam's moments alone."""
 SEAL = "manifest_sha256"
 
 METRICS = "metrics.jsonl"
-"""The run's records up to the checkpoint's step, in each checkpoint: a machine with an empty disk
-continues them too."""
+"""The run's records, in each checkpoint up to its step: an empty machine continues them too."""
 
 
 class DamagedError(DataError):
-    """A checkpoint was read, and is not what its manifest says."""
+    """A checkpoint does not match its manifest."""
 
 
 class OtherVersionError(DataError):
-    """A checkpoint or a run of another release of this project: whole, but not for this one."""
+    """A checkpoint or a run that another release of this project wrote."""
 
 
 def step_name(step: int) -> str:
-    """`step-0000012000`: zero-padded, so that names sort as numbers do."""
+    """Return `step-0000012000`: zero-padded, so that names sort as numbers do."""
     return f"step-{step:010d}"
 
 
 def step_of(name: str) -> int:
-    """The step of a commit's file name or key."""
+    """Return the step of a commit's file name or key."""
     return int(Path(name).name.split(".")[0].removeprefix("step-"))
 
 
 def attempt_name(attempt: int) -> str:
-    """`attempt-0003`, as in the paths of its data."""
+    """Return `attempt-0003`, as in the paths of its data."""
     return f"attempt-{attempt:04d}"
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with a hash of itself, in place of an earlier one."""
+    """Return the manifest with a hash of itself, in place of an earlier one."""
     content = {**manifest, "schema_version": SCHEMA_VERSION}
     content.pop(SEAL, None)
     return {**content, SEAL: digest(content)}
 
 
 def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
-    """The manifest in `content`; raises as `check_manifest` does, and names `name`."""
+    """Return the manifest in `content`; raise as `check_manifest` does."""
     try:
         manifest = parse_json(content, name)
     except DataError as error:
@@ -68,22 +67,23 @@ def check_manifest(manifest: Mapping[str, Any], name: str = "the manifest") -> N
     Raises `OtherVersionError` if another release wrote it, `DamagedError` if it does not match its
     hash or names files outside its own directory.
     """
-    version = manifest.get("schema_version")
-    check_version(version, SCHEMA_VERSION, name)
+    check_version(manifest.get("schema_version"), SCHEMA_VERSION, name)
     if sealed(manifest)[SEAL] != manifest.get(SEAL):
         raise DamagedError(f"{name} does not match its own SHA-256")
     if missing := {"step", "directory", "files", "attempt"} - manifest.keys():
         raise DamagedError(f"{name} has no {sorted(missing)[0]!r}")
     directory = str(manifest["directory"])
     if not re.fullmatch(r"checkpoints/step-\d{10,}/attempt-\d{4,}", directory):
-        raise DamagedError(f"{name} names {directory!r}, which is no directory of a checkpoint")
+        raise DamagedError(
+            f"{name} names {directory!r}, which is not the directory of a checkpoint"
+        )
     for file in manifest["files"]:
         if not re.fullmatch(r"\w[\w.-]*", file):
-            raise DamagedError(f"{name} names {file!r}, which is no file of a checkpoint")
+            raise DamagedError(f"{name} names {file!r}, which is not a file of a checkpoint")
 
 
 def check_version(version: Any, expected: int, name: str) -> None:
-    """Raise `OtherVersionError` if `version` is a whole number other than `expected`."""
+    """Raise `OtherVersionError` if `version` is an integer other than `expected`."""
     if type(version) is int and version != expected:
         raise OtherVersionError(
             f"{name} has schema_version {version}; this release reads {expected}. Nothing was "
@@ -95,7 +95,7 @@ def check_version(version: Any, expected: int, name: str) -> None:
 
 
 def check_file(path: Path, expected: Mapping[str, Any]) -> None:
-    """Raise `DamagedError` if a file has not the size and SHA-256 that a manifest says.
+    """Raise `DamagedError` if a file does not have the size and SHA-256 of its manifest.
 
     Raises `UnavailableError` if it cannot be read.
     """
@@ -107,4 +107,4 @@ def check_file(path: Path, expected: Mapping[str, Any]) -> None:
             return
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise DamagedError(f"{path} is missing") from None
-    raise DamagedError(f"{path} has {num_bytes} bytes, the manifest says {expected['bytes']}")
+    raise DamagedError(f"{path} has {num_bytes} bytes; its manifest says {expected['bytes']}")

@@ -4,10 +4,9 @@
     commits/step-0000012000.json                 the manifest; its presence is the commit
     damaged/step-0000012000.json                 a manifest whose data do not match it
 
-The manifest is written last and holds the size and SHA-256 of each file and of itself, so a killed
-save leaves nothing that looks like a checkpoint. One class works on both places, since a run
-directory is a storage too. What cannot be read is never taken for damaged: `UnavailableError`
-passes through everything here.
+The manifest is written last and has the size and SHA-256 of each file and of itself, so a killed
+save leaves nothing that looks like a checkpoint. One class serves both, since a run directory is a
+storage too. A file that cannot be read is not damaged: `UnavailableError` passes through.
 """
 
 from __future__ import annotations
@@ -55,13 +54,12 @@ from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
 from smallbench.storage.local import UNFINISHED, LocalStorage
 
 FILES_AT_ONCE = 2
-"""Of an upload: while one is begun or ended, which are requests that carry nothing, the other one's
-parts are on the way."""
+"""Concurrent uploads: one sends its parts while the other waits for an answer."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint on the local disk whose files were found to match their hashes."""
+    """A committed checkpoint on the local disk, verified against its hashes."""
 
     directory: Path
     manifest: Mapping[str, Any]
@@ -72,16 +70,16 @@ class Checkpoint:
         return int(self.manifest["step"])
 
     def load_module(self, module: nn.Module) -> None:
-        """Put the saved weights into `module`; raises `RuntimeError` where they do not fit."""
+        """Load the weights into `module`; raise `RuntimeError` if they do not fit."""
         load_distinct(module, self.module_state())
 
     def module_state(self) -> dict[str, Tensor]:
-        """The saved weights by name, on the CPU."""
+        """Return the weights by name, on the CPU."""
         state: dict[str, Tensor] = load_file(self.directory / "module.safetensors")
         return state
 
     def engine_state(self) -> dict[str, Any]:
-        """Optimizer and loss scale."""
+        """Return optimizer and loss scale."""
         state: dict[str, Any] = torch.load(
             # Mapped, not read: whoever takes the state makes the only copy of it.
             self.directory / "engine.pt",
@@ -92,9 +90,9 @@ class Checkpoint:
         return state
 
     def restore_random_state(self, rank: int = 0) -> None:
-        """Put back the generators of process `rank` (dropout draws from them).
+        """Restore the generators of process `rank`, which dropout draws from.
 
-        One that was not there when the checkpoint was written keeps its own.
+        A process that is new since the checkpoint keeps its own.
         """
         states: dict[str, Tensor] = load_file(self.directory / "random.safetensors")
         prefix = random_prefix(rank)
@@ -104,16 +102,16 @@ class Checkpoint:
 
 
 def random_prefix(rank: int) -> str:
-    """What the names of a process's generators begin with."""
+    """Return the prefix of the names of a process's generators."""
     return f"process-{rank}."
 
 
 class CheckpointStore:
     """The checkpoints below a run directory (a `Path`) or a storage's URL.
 
-    One writer at a time: `assert_owned` raises `ConflictError` if another process has become the
-    writer, and is asked before every commit and every deletion of uncommitted data (a run
-    directory has a lock instead). `is_in_use(step)` protects checkpoints from pruning.
+    One process writes at a time: `assert_owned` raises `ConflictError` if another process owns the
+    run, and is called before every commit and every deletion of uncommitted data (a run directory
+    has a lock instead). `is_in_use(step)` protects checkpoints from pruning.
     """
 
     def __init__(
@@ -134,7 +132,7 @@ class CheckpointStore:
         self._is_in_use = is_in_use
         self._assert_owned = assert_owned
         self._uploaded: set[str] = set()
-        """Keys that this process has uploaded: what lies there from before may be damaged."""
+        """Keys that this process has uploaded; earlier objects may be damaged."""
 
     def __str__(self) -> str:
         return str(self._directory or self.storage.url)
@@ -142,18 +140,18 @@ class CheckpointStore:
     @property
     def run_dir(self) -> Path:
         """The run directory; only of a store that was opened with one."""
-        assert self._directory is not None, f"{self} is no run directory"
+        assert self._directory is not None, f"{self} is not a run directory"
         return self._directory
 
     # Both places
 
     def steps(self) -> list[int]:
-        """Committed steps, oldest first."""
+        """Return the committed steps, oldest first."""
         keys = [stored.key for stored in self.storage.list("commits/step-")]
         return sorted(step_of(key) for key in keys if re.fullmatch(r"commits/step-\d+\.json", key))
 
     def manifest(self, step: int) -> dict[str, Any]:
-        """The manifest of a commit; raises as `check_manifest` does, `NotFoundError` if pruned."""
+        """Return a step's manifest; raise as `check_manifest` does, `NotFoundError` if pruned."""
         return self._manifest(_commit(step))
 
     def _manifest(self, key: str) -> dict[str, Any]:
@@ -168,7 +166,7 @@ class CheckpointStore:
                 continue
 
     def verify(self, step: int) -> None:
-        """Read every file of a checkpoint; raises `DamagedError` naming what does not match."""
+        """Read every file of a checkpoint; raise `DamagedError` naming what does not match."""
         manifest = self.manifest(step)
         for name, expected in manifest["files"].items():
             if self._directory:
@@ -178,9 +176,9 @@ class CheckpointStore:
                 self._fetch(manifest, name, Path(folder) / name)
 
     def _fetch(self, manifest: Mapping[str, Any], name: str, path: Path) -> None:
-        """Download a file of a checkpoint, and once more if it does not match its hash.
+        """Download a file of a checkpoint; retry once if it does not match its hash.
 
-        The second time excludes that the network's fault is taken for the checkpoint's.
+        Otherwise a fault of the network would count as damage of the checkpoint.
         """
         key = f"{manifest['directory']}/{name}"
         for is_last in (False, True):
@@ -197,25 +195,22 @@ class CheckpointStore:
                     ) from None
 
     def quarantine(self, step: int) -> None:
-        """No longer count a damaged checkpoint as one; its files stay, for a closer look."""
+        """Remove a damaged checkpoint's commit; its files are kept for inspection."""
         try:
             content = self.storage.get(_commit(step))
-        except NotFoundError:  # pruned meanwhile
+        except NotFoundError:  # pruned in the meantime
             return
         self.storage.put(f"damaged/{step_name(step)}.json", content)
         self.storage.delete([_commit(step)])
 
     def quarantined(self) -> list[str]:
-        """Keys of the manifests that were found damaged, in this or an earlier attempt."""
+        """Return the keys of quarantined manifests, of this or an earlier attempt."""
         # Earlier releases renamed them in a run directory.
         renamed = [s.key for s in self.storage.list("commits/step-") if s.key.endswith(".damaged")]
         return [stored.key for stored in self.storage.list("damaged/step-")] + renamed
 
     def prune(self, *retentions: Retention) -> list[int]:
-        """Delete what neither the store's own retention nor another asks for, and nobody uses.
-
-        Returns the steps that were deleted.
-        """
+        """Delete unused checkpoints that no retention keeps; return their steps."""
         steps = self.steps()
         asked = (self._retention, *retentions)
         kept = set().union(*(retention.retained(steps) for retention in asked))
@@ -228,10 +223,10 @@ class CheckpointStore:
         return doomed
 
     def clean_up(self) -> int:
-        """Delete what killed writers left; how many objects it was.
+        """Delete what killed processes left; return the number of objects.
 
-        Only the owner may: every earlier attempt is known to be dead, so data of theirs without a
-        manifest will never get one.
+        Only the owner may: every earlier attempt is dead, so its data without a manifest will never
+        get one.
         """
         kept = set()
         for key in (*(s.key for s in self.storage.list("commits/step-")), *self.quarantined()):
@@ -239,7 +234,7 @@ class CheckpointStore:
                 kept.add(self._manifest(key)["directory"])
             except NotFoundError:
                 continue
-            except (DamagedError, OtherVersionError):  # which of them is meant, nobody can say
+            except (DamagedError, OtherVersionError):  # any of the step's data may be meant
                 kept.add(f"checkpoints/{step_name(step_of(key))}")
         debris = [
             stored.key
@@ -252,7 +247,7 @@ class CheckpointStore:
         return len(debris) + sum(self.storage.abort_uploads(prefix) for prefix in self._cleaned())
 
     def _cleaned(self) -> list[str]:
-        """Prefixes of what killed writers leave; a run directory holds more than ours."""
+        """Return the prefixes to clean; a run directory has other files, too."""
         if not self._is_run_dir or not self.run_dir.exists():
             return [""]
         unfinished = (p.name for p in self.run_dir.iterdir() if UNFINISHED.fullmatch(p.name))
@@ -261,11 +256,11 @@ class CheckpointStore:
     # A run directory
 
     def newest(self, *, set_aside: bool = True) -> Checkpoint | None:
-        """`newest_checkpoint` of this run directory alone."""
+        """Return `newest_checkpoint` of this run directory alone."""
         return newest_checkpoint([self], self, quarantine=set_aside)
 
     def load(self, step: int) -> Checkpoint:
-        """The checkpoint of a step; raises `DamagedError` if its bytes do not match."""
+        """Return the checkpoint of a step; raise `DamagedError` if its bytes do not match."""
         manifest = self.manifest(step)
         directory = self.run_dir / manifest["directory"]
         for name, expected in manifest["files"].items():
@@ -331,7 +326,7 @@ class CheckpointStore:
 
     @contextmanager
     def _new_directory(self, key: str) -> Iterator[Path]:
-        """A directory that appears at `key`, flushed, if the block ends without an error."""
+        """Yield a directory that is renamed to `key`, flushed, if the block ends well."""
         final = self.run_dir / key
         temporary = temporary_sibling(final)
         try:
@@ -339,7 +334,7 @@ class CheckpointStore:
                 temporary.mkdir(parents=True)
                 yield temporary
                 sync_directory(temporary)
-                if final.exists():  # of a commit that was damaged here, or never came about
+                if final.exists():  # of a damaged or missing commit
                     shutil.rmtree(final)
                 temporary.rename(final)
                 sync_directory(final.parent)
@@ -363,7 +358,7 @@ class CheckpointStore:
             if key not in self._uploaded:
                 self.storage.upload(checkpoint.directory / names[key], key)
                 self._uploaded.add(key)
-            if self._missing({key: sizes[key]}):  # what was acknowledged, is it there?
+            if self._missing({key: sizes[key]}):  # although it was acknowledged
                 self._uploaded.discard(key)
                 raise UnavailableError(f"{self.storage.url}/{key} did not arrive whole")
 
@@ -376,7 +371,7 @@ class CheckpointStore:
             try:
                 self._assert_owned()
             except ConflictError:
-                # Taken over in this very moment, perhaps by somebody to whom the data was debris.
+                # The new owner may have deleted the uncommitted data.
                 if self._missing(sizes):
                     self.storage.delete([commit])
                 raise
@@ -391,8 +386,8 @@ class CheckpointStore:
         return [key for key, size in sizes.items() if self.storage.num_bytes(key) != size]
 
     def discard(self, checkpoint: Checkpoint) -> None:
-        """Delete what has arrived of a checkpoint that will not be committed."""
-        if checkpoint.step in self.steps():  # it was, and only the answer was lost
+        """Delete the uploaded files of a checkpoint that will not be committed."""
+        if checkpoint.step in self.steps():  # committed, and only the answer was lost
             return
         stored = self.storage.list(f"{checkpoint.manifest['directory']}/")
         self._uploaded -= {item.key for item in stored}
@@ -402,11 +397,11 @@ class CheckpointStore:
 def newest_checkpoint(
     sources: Sequence[CheckpointStore], local: CheckpointStore, *, quarantine: bool = True
 ) -> Checkpoint | None:
-    """Return the newest whole checkpoint of any source, on the local disk; None if there never was.
+    """Return the newest whole checkpoint of any source; None if there never was one.
 
-    Of one step the first source's is taken; others than `local` are copied there. A damaged one is
-    passed over, loudly, and quarantined unless the caller only reads. Raises `DataError` if all
-    are damaged, `OtherVersionError` if another release wrote one, and `UnavailableError` if one
+    For equal steps the first source wins; one that is not in `local` is copied there. A damaged one
+    is skipped with a message, and quarantined unless the caller only reads. Raises `DataError` if
+    all are damaged, `OtherVersionError` if another release wrote one, and `UnavailableError` if one
     cannot be read; then nothing was changed.
     """
     for source in sources:
@@ -421,11 +416,11 @@ def newest_checkpoint(
             except DamagedError as error:
                 if quarantine:
                     source.quarantine(step)
-                print(f"checkpoint of step {step} in {source} is damaged and passed over: {error}",
+                print(f"checkpoint of step {step} in {source} is damaged and skipped: {error}",
                       file=sys.stderr)  # fmt: skip
-            except NotFoundError:  # pruned meanwhile
+            except NotFoundError:  # pruned in the meantime
                 continue
-    # Quarantined by an earlier start, they are still no reason to begin again in silence.
+    # Also if an earlier start quarantined them: no run starts again in silence.
     if any(steps) or any(source.quarantined() for source in sources):
         raise DataError(
             f"every checkpoint in {' and '.join(map(str, sources))} is damaged; remove the run to "
@@ -435,7 +430,7 @@ def newest_checkpoint(
 
 
 def restore_metrics(checkpoint: Checkpoint, path: Path) -> None:
-    """The records up to the checkpoint, as it has them, in place of whatever is at `path`."""
+    """Replace the file at `path` by the checkpoint's own records."""
     saved = checkpoint.directory / METRICS
     if saved.exists():
         write_bytes(path, saved.read_bytes())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def run_kubectl(
 
 def build(components: Sequence[str] = ()) -> list[Document]:
     """Return the documents of `k8s/base`, changed by components, each object after its rows."""
+    return list(yaml.safe_load_all(_kustomized(tuple(components))))
+
+
+@lru_cache  # the stages of a chain have the same components
+def _kustomized(components: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         # kustomize takes relative paths only.
         here = os.path.relpath(os.path.realpath(str(files("k8s"))), os.path.realpath(folder))
@@ -62,7 +68,7 @@ def build(components: Sequence[str] = ()) -> list[Document]:
         done = run_kubectl("kustomize", folder)
     if done.returncode:
         raise UnavailableError(f"kubectl kustomize: {done.stderr.strip().splitlines()[-1]}")
-    return list(yaml.safe_load_all(done.stdout))
+    return done.stdout
 
 
 def as_yaml(documents: Sequence[Document]) -> str:

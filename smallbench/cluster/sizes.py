@@ -1,10 +1,11 @@
-"""PodSizes of a pod for a recipe, from the planner."""
+"""Sizes of a pod for a recipe, from the planner."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from smallbench.config import override
 from smallbench.data.config import PrepareConfig
@@ -73,6 +74,7 @@ def deadline_seconds(hours: float) -> int:
     return DAY_SECONDS * math.ceil(1 + SLACK * hours / 24)
 
 
+@lru_cache  # the stages of a chain have the same recipe
 def needs_of(config: PretrainConfig, gpu: str) -> Needs:
     """Ask the planner; raises `UnavailableError` if nothing fits the card."""
     from smallbench.train.gpu_plan import make_plan

@@ -45,14 +45,19 @@ class PrepareConfig:
     encoding: str | None = option(
         None, help="encoding of text that is not UTF-8, such as cp1252; none: detected"
     )
-    vocab_size: int = option(30_522, help="of a trained tokenizer; the default is BERT's")
-    sequence_length: int = option(128, help="tokens in a row, [CLS] and [SEP] included")
-    eval_fraction: float = option(0.005, help="share of documents held out, chosen by their hash")
-    min_characters: int = option(200, help="documents with fewer are dropped")
-    tokenizer_sample_bytes: int = option(
-        100_000_000, help="text to train a tokenizer on: the documents with the smallest hashes"
+    vocab_size: int = option(
+        30_522, help="number of tokens of a trained tokenizer; the default is BERT's"
     )
-    max_documents: int | None = option(None, help="read no more than the first so many documents")
+    sequence_length: int = option(
+        128, help="tokens in a row, [CLS] and [SEP] included (Hugging Face: max_seq_length)"
+    )
+    eval_fraction: float = option(0.005, help="share of documents held out, chosen by their hash")
+    min_characters: int = option(200, help="characters of the shortest document that is kept")
+    tokenizer_sample_bytes: int = option(
+        100_000_000,
+        help="bytes of text to train a tokenizer on: the documents with the smallest hashes",
+    )
+    max_documents: int | None = option(None, help="number of documents to read; none: all")
 
     def __post_init__(self) -> None:
         for name in ("corpus", "tokenizer", "text_field"):

@@ -235,7 +235,6 @@ class Encoder:
 def _load_config(path: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
-    logging.getLogger("DeepSpeed").addFilter(_is_of_use)
     if find_file(path, "adapter_config.json") and not find_file(path, "config.json"):
         raise DataError(f"{path} is an adapter, not a model; merge it into its base model first")
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -412,29 +411,22 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _is_of_use(record: logging.LogRecord) -> bool:
-    """Whether a message says something that a user can use and that `Encoder` does not say itself.
-
-    transformers imports DeepSpeed, which warns that it found no GPU; and it prints a table of what
-    was loaded for every run.
-    """
-    return not any(part in record.getMessage() for part in ("Setting accelerator", "LOAD REPORT"))
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
 
 
 @contextmanager
 def _own_report() -> Iterator[None]:
-    """Without transformers' table and bar of what was loaded, which `Encoder` reports itself."""
+    """Silence transformers' table and bar of what was loaded, which `Encoder` reports itself."""
     from transformers.utils import logging as theirs
 
-    logger, had_bar = (
-        logging.getLogger("transformers.modeling_utils"),
-        theirs.is_progress_bar_enabled(),
-    )
-    logger.addFilter(_is_of_use)
+    logger = logging.getLogger("transformers.modeling_utils")
+    had_bar = theirs.is_progress_bar_enabled()
+    logger.addFilter(_is_no_report)
     theirs.disable_progress_bar()
     try:
         yield
     finally:
-        logger.removeFilter(_is_of_use)
+        logger.removeFilter(_is_no_report)
         if had_bar:
             theirs.enable_progress_bar()

@@ -260,7 +260,7 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
     if not tasks:
         raise DataError("no seed of any task has been run yet; the same command continues")
     settings = runs[0].settings
-    unofficial = tuple(dict.fromkeys(reason for run in counting for reason in run.unofficial or ()))
+    unofficial = tuple(dict.fromkeys(reason for run in counting for reason in run.unofficial))
     return Summary(
         model=settings.model,
         model_sha256=settings.model_sha256,
@@ -269,24 +269,10 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
         max_train_examples=settings.max_train_examples,
         is_sample=settings.is_sample,
         random_init=settings.random_init,
-        departures=(
-            *departures(view, [run.settings for run in counting]),
-            *unofficial,
-            *_unchecked(counting),
-        ),
+        departures=(*departures(view, [run.settings for run in counting]), *unofficial),
         unofficial=unofficial,
         tasks=tasks,
     )
-
-
-def _unchecked(runs: Sequence[RunResult]) -> list[str]:
-    names = dict.fromkeys(run.settings.task for run in runs if run.unofficial is None)
-    if not names:
-        return []
-    return [
-        f"the data of {', '.join(names)} were not checked against the official rows by the version "
-        "that stored the runs; run the same command again"
-    ]
 
 
 def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> TaskSummary:

@@ -41,8 +41,6 @@ from smallbench.glue.tasks import (
 RESULT_FILE = "result.json"
 TIMING_FILE = "timing.json"
 FORMAT = "smallbench-glue-run-3"
-FORMAT_WITHOUT_CHECK = "smallbench-glue-run-2"
-"""The format before runs stored how their data differ from the official rows."""
 TASK_FILE = "task.json"
 
 
@@ -111,8 +109,8 @@ class RunResult:
     """Name of a scored split to its scores."""
     data_sha256: dict[str, str]
     """Split name to the hash of its rows (`Examples.sha256`)."""
-    unofficial: tuple[str, ...] | None
-    """How its data differ from the official rows (`TaskData.unofficial`); None: not checked."""
+    unofficial: tuple[str, ...]
+    """How its data differ from the official rows (`TaskData.unofficial`)."""
     unknown_share: dict[str, float] = field(default_factory=dict)
     """Split name to the part of its text's tokens that the tokenizer did not know."""
     seconds: float | None = field(default=None, compare=False)
@@ -219,7 +217,7 @@ def read_run(directory: Path) -> RunResult:
     try:
         content = json.loads(path.read_bytes())
         found = content.get("format") if isinstance(content, dict) else None
-        if found not in {FORMAT, FORMAT_WITHOUT_CHECK}:
+        if found != FORMAT:
             raise ValueError(f"format {found!r}, expected {FORMAT!r}")
         if (directory / TASK_FILE).is_file():
             register_task(task_from_dict(files.read_json(directory / TASK_FILE)))
@@ -260,9 +258,7 @@ def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunRe
             str(name): config.read_value("unknown_share", share, float)
             for name, share in content.get("unknown_share", {}).items()
         },
-        unofficial=config.read_value(
-            "unofficial", content.get("unofficial"), tuple[str, ...] | None
-        ),
+        unofficial=config.read_value("unofficial", content["unofficial"], tuple[str, ...]),
         **{
             key: config.read_value(key, timing.get(key), float | None)
             for key in ("seconds", "examples_per_second")
@@ -348,26 +344,6 @@ def read_predictions(directory: Path, task: Task, split: str) -> NDArray[Any]:
                 f"{'|'.join(task.label_names) if task.label_names else 'a number'}"
             ) from None
     return np.array(values, dtype=np.int64 if task.label_names else np.float64)
-
-
-def check_run(directory: Path, data: TaskData) -> RunResult:
-    """Read a run and recompute its metrics from its stored predictions and `data`'s labels.
-
-    Raises `DataError` where the data are not those of the run or a metric differs at all.
-    """
-    run = read_run(directory)
-    task = data.task
-    if run.settings.task != task.name:
-        raise DataError(f"{directory} is a run of {run.settings.task}, not of {task.name}")
-    predictions = {}
-    for name in data.scored_splits:
-        if run.data_sha256.get(name) != data.splits[name].sha256:
-            raise DataError(f"{directory}: {name} was scored on other rows than {data.source} has")
-        predictions[name] = read_predictions(directory, task, name)
-    again = score_run(run.settings, data, predictions)
-    if again.splits != run.splits:
-        raise DataError(f"{directory}: stored metrics are not those of its stored predictions")
-    return run
 
 
 def group_runs(runs: Iterable[RunResult]) -> list[list[RunResult]]:

@@ -16,11 +16,12 @@ from smallbench.leaderboard.ranking import (
     RankRange,
     differences,
     failure_rates,
+    failure_variance,
     rank_ranges,
     score_interval,
 )
 from smallbench.leaderboard.scores import VIEWS, View, ViewName
-from smallbench.leaderboard.statistics import Interval, interval
+from smallbench.leaderboard.statistics import Floats, Interval
 from smallbench.leaderboard.table import escape, markdown_line
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.tracks import TRACKS
@@ -73,7 +74,7 @@ class BoardRow:
     """None for a reported entry."""
     average: float | None
     rank: RankRange | None
-    """None where there is nothing to rank: a reported entry, or tasks missing."""
+    """None for a reported entry, or if tasks are missing."""
     leads: frozenset[str] = frozenset()
     """Slugs of the entries that it leads."""
     interval: Interval | None = None
@@ -88,20 +89,22 @@ def board_rows(evaluations: Iterable[Evaluation], name: BoardName) -> list[Board
     """Return the rows of a board, best AVG first, those without AVG last.
 
     Rejected entries, and entries that the board's track does not admit, are left out. Reported
-    scores are best dev scores: they are in the paper's view, by their AVG and without a rank,
-    because nothing says how sure they are.
+    scores are on the boards of their protocol, by their AVG and without a rank, because nothing
+    says how sure they are.
     """
-    view, track = BOARDS[name].view, BOARDS[name].track
+    view, track, protocol = BOARDS[name].view, BOARDS[name].track, BOARDS[name].protocol
     rows = []
     for evaluation in evaluations:
         entry, found = evaluation.entry, evaluation.views.get(view)
         if entry is None or evaluation.rejected:
             continue
+        if entry.reported is not None:
+            if entry.reported.protocol == protocol:
+                rows.append(BoardRow(entry, evaluation, None, entry.reported.average, None))
+            continue
         if track is not None and track not in evaluation.tracks:
             continue
-        if entry.reported is not None and view == "paper":
-            rows.append(BoardRow(entry, evaluation, None, entry.reported.average, None))
-        elif found is not None:
+        if found is not None:
             rows.append(BoardRow(entry, evaluation, found, found.average, None))
     rows.sort(key=lambda row: (row.average is None, -(row.average or 0.0), row.entry.slug))
     scored = {
@@ -178,6 +181,9 @@ def _number(value: float | None) -> str:
 
 # ---- two entries
 
+NORMAL = 1.96
+"""Standard errors of a range that holds with 95 %."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -207,8 +213,10 @@ def compare(a: View, b: View) -> list[Difference]:
     rows = []
     for name in TASKS:
         if name in a.tasks and name in b.tasks:
-            sure = _task_difference(a, b, name)
+            half = float(half_widths((a, b), name)[0, 1])
             values = (a.tasks[name].score, b.tasks[name].score)
+            middle = values[0] - values[1]
+            sure = Interval(middle - half, middle + half)
             rows.append(Difference(TASKS[name].column, *values, sure))
     pair = [view.scored for view in (a, b)]
     if None not in pair:
@@ -218,18 +226,27 @@ def compare(a: View, b: View) -> list[Difference]:
     return rows
 
 
-def _task_difference(a: View, b: View, name: str) -> Interval:
-    """Widened by failed runs at the pair's common rate, around the difference of the scores."""
-    drawn = interval(a.task_draws[name] - b.task_draws[name])
-    x, y = a.tasks[name], b.tasks[name]
-    learned = float(a.task_draws[name].mean() - b.task_draws[name].mean())
-    runs, failed = x.num_runs + y.num_runs, x.num_failed + y.num_failed
-    rate = failed / runs if a.name == "robust" else 0.0
-    spread = x.failure_cost**2 / x.num_runs + y.failure_cost**2 / y.num_runs
-    more = 1.96 * (spread * rate * (1 - rate)) ** 0.5
-    middle = x.score - y.score
-    low, high = drawn.low - learned, drawn.high - learned
-    return Interval(middle - (low**2 + more**2) ** 0.5, middle + (high**2 + more**2) ** 0.5)
+def half_widths(views: Sequence[View], name: str) -> Floats:
+    """Return [E, E] half-widths of the ranges of all differences in one task, each by itself.
+
+    Paired: all entries met the same draws of examples. Failed runs count at the pair's common rate.
+    """
+    found = [view.tasks[name] for view in views]
+    draws_ER = np.stack([view.task_draws[name] for view in views])
+    draws_ER = draws_ER - draws_ER.mean(axis=1, keepdims=True)
+    covariance = draws_ER @ draws_ER.T / draws_ER.shape[1]
+    variance = np.diag(covariance)
+    learned_EE = np.maximum(variance[:, None] + variance - 2 * covariance, 0.0)
+    failures_EE = failure_variance(
+        runs=[
+            task.num_runs if view.name == "robust" else 0
+            for view, task in zip(views, found, strict=True)
+        ],
+        failed=[task.num_failed for task in found],
+        spread=[task.failure_cost**2 / task.num_runs for task in found],
+    )
+    half: Floats = NORMAL * np.sqrt(learned_EE + failures_EE)
+    return half
 
 
 def render_comparison(a: Evaluation, b: Evaluation) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,7 @@ class Scored:
         pooled = (PRETRAINING_WEIGHT * PRETRAINING_SD**2 + (num - 1) * own) / degrees
         return float(np.sqrt(pooled / num))
 
+    @cached_property
     def recipe_draws(self) -> Floats:
         """[R] draws with the pretraining's seed."""
         seed = hashlib.sha256(np.ascontiguousarray(self.draws).tobytes()).digest()
@@ -104,7 +106,7 @@ def score_interval(entry: Scored, rates_R: Floats) -> Interval:
     It always holds the published AVG. If that is outside because the entry had more or less luck
     with failures than the rate says, the other end alone carries the whole error.
     """
-    draws = entry.recipe_draws() - entry.failure_cost * rates_R
+    draws = entry.recipe_draws - entry.failure_cost * rates_R
     error = 100 * (1 - CONFIDENCE)
     low, high = np.percentile(draws, [error / 2, 100 - error / 2])
     if entry.score > high:
@@ -145,13 +147,18 @@ def differences(entries: Sequence[Scored]) -> Differences:
     difference_EE = scores_E[:, None] - scores_E[None, :]
     if num < 2:
         return Differences(difference_EE, np.zeros((num, num)))
-    draws_ER = np.stack([entry.recipe_draws() for entry in entries]).astype(np.float32)
+    draws_ER = np.stack([entry.recipe_draws for entry in entries]).astype(np.float32)
     draws_ER -= draws_ER.mean(axis=1, keepdims=True)
     covariance = np.cov(draws_ER)
     variance = np.diag(covariance)
     learned_EE = np.maximum(variance[:, None] + variance[None, :] - 2 * covariance, 0.0)
     quantile = _joint_quantile(draws_ER, learned_EE)
-    half = quantile * np.sqrt(learned_EE + _failure_variance(entries))
+    failures_EE = failure_variance(
+        runs=[entry.num_runs for entry in entries],
+        failed=[entry.num_failed for entry in entries],
+        spread=[entry.failure_spread for entry in entries],
+    )
+    half = quantile * np.sqrt(learned_EE + failures_EE)
     np.fill_diagonal(half, 0.0)
     return Differences(difference_EE, half)
 
@@ -169,13 +176,17 @@ def _joint_quantile(draws_ER: Floats, variance_EE: Floats) -> float:
     return float(np.quantile(largest_R, JOINT_LEVEL))
 
 
-def _failure_variance(entries: Sequence[Scored]) -> Floats:
-    """[E, E] variance of each difference that is due to failed runs, at the pair's common rate."""
-    runs = np.array([entry.num_runs for entry in entries], dtype=np.float64)
-    failed = np.array([entry.num_failed for entry in entries], dtype=np.float64)
-    spread = np.array([entry.failure_spread for entry in entries])
-    rate = (failed[:, None] + failed) / np.maximum(runs[:, None] + runs, 1.0)
-    found: Floats = (spread[:, None] + spread) * rate * (1 - rate)
+def failure_variance(
+    *, runs: Sequence[int], failed: Sequence[int], spread: Sequence[float]
+) -> Floats:
+    """Return [E, E] the variance of each difference that is due to failed runs.
+
+    The probability of a failure is the pair's common rate; without runs it is 0.
+    """
+    runs_E, failed_E, spread_E = (np.array(values, np.float64) for values in (runs, failed, spread))
+    rate = (failed_E[:, None] + failed_E) / np.maximum(runs_E[:, None] + runs_E, 1.0)
+    rate = np.where(runs_E[:, None] + runs_E > 0, rate, 0.0)
+    found: Floats = (spread_E[:, None] + spread_E) * rate * (1 - rate)
     return found
 
 

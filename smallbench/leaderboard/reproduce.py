@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from smallbench.config import flatten
 from smallbench.errors import DataError
+from smallbench.leaderboard.assemble import Author, write_new_entry
 from smallbench.leaderboard.board import compare
 from smallbench.leaderboard.entry import Entry
-from smallbench.leaderboard.evaluation import Evaluation
-from smallbench.leaderboard.folder import Submission
+from smallbench.leaderboard.evaluation import Evaluation, evaluate_each
+from smallbench.leaderboard.finding import Rejected
+from smallbench.leaderboard.folder import Submission, read_submission
+from smallbench.leaderboard.gold import Gold
 
 MAX_LOSS_DIFFERENCE = 0.05
 """Of the last logged loss: chosen, not measured."""
@@ -52,14 +57,52 @@ def _word(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def run_commands(commands: Sequence[Sequence[str]]) -> None:
-    """Run each, one after the other. Raises `DataError` at the first that fails."""
-    for command in commands:
-        print("$ " + " ".join(command), flush=True)
-        words = [sys.executable, "-m", "jobs.cli", *command[1:]]
-        code = subprocess.run(words, check=False).returncode
-        if code:
-            raise DataError(f"{command[1]} ended with exit code {code}; nothing was compared")
+class Repetition:
+    """An entry's own commands, run again in a folder, and the comparison."""
+
+    def __init__(self, folder: Path, out: str | None, *, data: str | None, glue: str) -> None:
+        """Raises `DataError` if the entry cannot be read, or has no configuration to repeat."""
+        try:
+            self._claimed = read_submission(folder)
+        except Rejected as error:
+            raise DataError(f"{folder} is rejected: {error.reason}") from None
+        entry = self._claimed.entry
+        if entry.provenance is None:
+            raise DataError(f"{folder} is reported: it has no configuration to repeat")
+        self._place = Path(out or f"reproduced/{entry.slug}")
+        self._commands = commands_of(
+            entry, run_dir=str(self._place / "run"), results=str(self._place / "glue"),
+            data=data, glue=glue,
+        )  # fmt: skip
+
+    @property
+    def script(self) -> str:
+        """The commands, a line each."""
+        return "\n".join(map(shlex.join, self._commands))
+
+    def run(self, gold: Gold, *, cache: Path | None = None) -> tuple[str, bool]:
+        """Run the commands and compare: what agrees, and whether all does.
+
+        Raises `DataError` at the first command that fails.
+        """
+        for command in self._commands:
+            print(f"$ {shlex.join(command)}", flush=True)
+            words = [sys.executable, "-m", "jobs.cli", *command[1:]]
+            code = subprocess.run(words, check=False).returncode
+            if code:
+                raise DataError(f"{command[1]} ended with exit code {code}; nothing was compared")
+        slug = self._claimed.entry.slug
+        again = self._place / "entry" / slug
+        author = Author(
+            None, ("keepers",), "CC0-1.0", self._claimed.entry.date, contains_glue=False
+        )
+        if not again.exists():
+            write_new_entry(
+                again, run_dir=self._place / "run", glue=self._place / "glue", author=author
+            )
+        pair = evaluate_each([self._claimed.folder, again], gold, cache=cache)
+        found = agreements((self._claimed, pair[0]), (read_submission(again), pair[1]))
+        return render(found, pair[0].sha256, slug), all(one.holds for one in found)
 
 
 @dataclass(frozen=True)
@@ -87,7 +130,7 @@ def agreements(
     found.append(Agreement("last loss", words[0], words[1], f"{MAX_LOSS_DIFFERENCE}", holds))
     views = [evaluation.views.get("robust") for _, evaluation in (claimed, repeated)]
     if views[0] is None or views[1] is None:
-        return [*found, Agreement("AVG", "–", "–", "both ranked by robust-v1", False)]
+        return [*found, Agreement("AVG", "–", "–", "both ranked by one protocol", False)]
     for row in compare(views[0], views[1])[-1:]:
         sure = row.interval
         holds = row.name == "AVG" and sure.low <= 0 <= sure.high

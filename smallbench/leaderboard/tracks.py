@@ -23,7 +23,7 @@ Log = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Track:
-    """What a ranking admits; None is no limit."""
+    """What a ranking admits; None: no limit."""
 
     name: str
     title: str
@@ -126,6 +126,8 @@ def encoder_of(entry: Measured) -> EncoderConfig | None:
 def flops_of(entry: Measured) -> float | None:
     """Return the training FLOPs from an entry's sizes; None if they cannot be counted."""
     flat = flatten(entry.provenance.config)
+    first = _fraction(flat.get("objective.mask_fraction"), 0.15)
+    last = _fraction(flat.get("objective.final_mask_fraction"), first)  # linear in between
     try:
         encoder = encoder_of(entry)
         if encoder is None:
@@ -134,7 +136,7 @@ def flops_of(entry: Measured) -> float | None:
             encoder,
             entry.pretrain.stages,
             objective=entry.model.objective,
-            mask_fraction=_fraction(flat.get("objective.mask_fraction"), 0.15),
+            mask_fraction=(first + last) / 2,
             generator_width=_fraction(flat.get("objective.generator_width"), 0.25),
         )
     except ConfigError:  # sizes of no encoder, which a check rejects

@@ -22,9 +22,14 @@ class ObjectiveConfig:
 class CorruptionConfig(ObjectiveConfig):
     """Dynamic masking, as BERT does it; no next-sentence prediction."""
 
-    mask_fraction: float = option(0.15, help="tokens that are targets")  # Devlin et al. 2019, §3.1
+    mask_fraction: float = option(
+        0.15,  # Devlin et al. 2019, §3.1
+        help="masking rate: share of tokens that are targets (Hugging Face: mlm_probability)",
+    )
     final_mask_fraction: float | None = option(
-        None, help="the last step's, linear in between (gpt-bert: 0.3 to 0.15); none: no change"
+        None,
+        help="masking rate of the last step, linear in between (gpt-bert: 0.3 to 0.15); "
+        "none: constant",
     )
     mask_token_fraction: float = 0.8  # of the chosen positions: become [MASK]
     random_token_fraction: float = 0.1  # become a random token; the rest stays

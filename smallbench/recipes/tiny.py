@@ -4,7 +4,8 @@ They learn something in minutes on two CPU cores. Narrow rather than shallow: at
 layers of width 128 see two and a half times the tokens that four of width 256 would. No dropout,
 since no token is seen often enough to be learned by heart (Geiping & Goldstein 2022, "Cramming",
 §4.2). The vocabulary is the corpus's; a small one (`prepare --vocab_size=8192`) keeps the
-predictor's share of the work small.
+predictor's share of the work small. All of them enter the tiny track (docs/tiny_track.md), where
+'smallbench enter' fits their schedule to its FLOPs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every tracker offers. A record is a flat, JSON-ready dictionary with `event` and `step`."""
+"""The protocol of trackers. A record is a flat, JSON-ready dictionary with `event` and `step`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Tracker(Protocol):
     """Receives the records of a run in order."""
 
     def log(self, record: Record) -> None:
-        """Take one record."""
+        """Log one record."""
         ...
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Flush and close."""
         ...

@@ -1,4 +1,4 @@
-"""Where the numbers of a job are shown besides its own files."""
+"""Configuration of trackers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class TrackerConfig:
     """Nothing leaves the machine unless asked; `SMALLBENCH_TRACKER=wandb` asks for every job."""
 
     tracker: Literal["none", "wandb"] = option(
-        "none", help="also show the numbers in Weights & Biases; offline if it has no key"
+        "none", help="also show the metrics in Weights & Biases; offline if no key is set"
     )
     wandb_project: str = option(
-        "smallbench", help="project there; the entity is WANDB_ENTITY's, or the key's"
+        "smallbench", help="W&B project; the entity is WANDB_ENTITY, or the key's"
     )

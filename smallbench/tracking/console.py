@@ -1,4 +1,4 @@
-"""What a person or a log collector sees of a run: a bar on a terminal, JSON lines elsewhere."""
+"""The console output of a run: a progress bar on a terminal, otherwise JSON lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Console:
     """A progress bar with ETA if stderr is a terminal, else one JSON line a record on stdout."""
 
     def __init__(self, *, num_steps: int | None, first_step: int, description: str) -> None:
-        """`num_steps` is None if a run ends by the clock."""
+        """`num_steps` is None if hours or FLOPs end the run."""
         self._shows_eta = num_steps is None  # else the bar does
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
@@ -44,11 +44,10 @@ class Console:
             self._bar.write(f"step {record['step']:,} {record['event']}: {numbers}", sys.stderr)
 
     def close(self) -> None:
-        """Leave the bar's last state on the screen."""
+        """Close the bar; its last state stays on the screen."""
         if self._bar is not None:
             self._bar.close()
 
 
 def _show(value: float | None, style: str) -> str:
-    """Return a number, or a dash for one that was not finite or not measured."""
     return "–" if value is None else format(value, style)

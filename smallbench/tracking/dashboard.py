@@ -12,11 +12,11 @@ from smallbench.tracking.wandb import entity_of_key
 NAME = "Small-Bench"
 
 AXIS = "tokens"
-"""What charts begin with: two runs with different batches are alike in it, not in steps."""
+"""Default axis of the charts: runs with different batch sizes are comparable in tokens."""
 
 
 def build_workspace(entity: str, project: str, *, tasks: Sequence[str]) -> Any:
-    """The dashboard as an object, with a bar for each of the GLUE `tasks`; nothing is sent."""
+    """Return the dashboard, with a bar for each of the GLUE `tasks`; nothing is sent."""
     import wandb_workspaces.reports.v2 as reports
     from wandb_workspaces import workspaces
 
@@ -52,18 +52,18 @@ def build_workspace(entity: str, project: str, *, tasks: Sequence[str]) -> Any:
 
 
 def save_dashboard(project: str, *, tasks: Sequence[str]) -> str:
-    """Make the dashboard as a new view of `project`; its address.
+    """Save the dashboard as a new view of `project`; return its address.
 
-    Raises `UnavailableError` if W&B cannot be reached or knows no key.
+    Raises `UnavailableError` if W&B cannot be reached or no key is set.
     """
-    import wandb_workspaces  # noqa: F401 - where it is missing, the error below would hide it
+    import wandb_workspaces  # noqa: F401 - if it is missing, the error below would hide that
 
     try:
         workspace = build_workspace(entity_of_key(), project, tasks=tasks)
         workspace.save()
         return str(workspace.url)
-    except Exception as problem:  # its client raises as many kinds as there are ways to fail
+    except Exception as problem:  # of any class
         raise UnavailableError(
-            f"the dashboard was not made ({' '.join(str(problem).split())}); it needs a key "
+            f"the dashboard was not saved ({' '.join(str(problem).split())}); it needs a key "
             "('wandb login') and W&B's server"
         ) from problem

@@ -13,17 +13,14 @@ from smallbench.tracking.base import Record
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return all records; a last line cut by a kill is left out.
-
-    Raises `DataError` on other damage.
-    """
+    """Return all records but a truncated last line; raise `DataError` on other damage."""
     return parse_metrics(path.read_text(), str(path)) if path.exists() else []
 
 
 def parse_metrics(content: str, name: str) -> list[dict[str, Any]]:
-    """`read_metrics` of a file's content; `name` is for the error."""
+    """Return the records in a file's content; `name` is for the error."""
     *lines, last = content.split("\n")
-    # Every whole line ends in a newline, so what follows the last newline was cut.
+    # Every whole line ends in a newline, so the rest was cut by a kill.
     del last
     try:
         records = [json.loads(line) for line in lines]
@@ -31,18 +28,18 @@ def parse_metrics(content: str, name: str) -> list[dict[str, Any]]:
         raise DataError(f"{name} is not one JSON object a line ({error})") from None
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or type(record.get("step")) is not int:
-            raise DataError(f"{name}, line {number}: expected a JSON object with a whole 'step'")
+            raise DataError(f"{name}, line {number}: expected a JSON object with an integer 'step'")
     return records
 
 
 class MetricsFile:
-    """Appends records to a file; opened at a step, it first drops what lies behind that step.
+    """Appends records to a file.
 
-    A resumed run repeats the steps since its checkpoint, and their records with them.
+    A resumed run repeats the steps since its checkpoint, so later records are dropped first.
     """
 
     def __init__(self, path: Path, *, from_step: int | None = None) -> None:
-        """`from_step` is where a resumed run stands; None is a new run with an empty file."""
+        """`from_step` is the step of a resumed run; None starts an empty file."""
         kept: list[dict[str, Any]] = []
         if from_step is not None:
             kept = [record for record in read_metrics(path) if record["step"] <= from_step]
@@ -55,7 +52,7 @@ class MetricsFile:
         self._stream.flush()
 
     def sync(self) -> None:
-        """Force the lines to disk: called before a checkpoint that counts on them."""
+        """Flush the lines to disk, before a checkpoint that relies on them."""
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:

@@ -1,14 +1,12 @@
 """Weights & Biases as a view of a run's records.
 
-All talking to it happens in one thread, so that a slow or absent server can neither hold up a step
-nor end a run. Each record becomes one row, `train/loss` and so on, with `step`, `tokens` and
-`hours` beside it; W&B's own step is never set, because it drops what is logged behind it.
+One thread talks to it, so a slow or absent server can neither delay a step nor end a run. Each
+record becomes one row with `step`, `tokens` and `hours`; W&B's own step is never set, because W&B
+drops rows behind its last step.
 
-What has been logged is known from the other side. A run that continues online asks the server how
-far each kind of record came, and logs what is missing of `metrics.jsonl` and nothing twice: the
-steps that a killed attempt had logged and that are repeated give the same numbers. An offline
-attempt cannot ask, so it begins with all records: a row's number is its record's, and when it is
-sent, rows that are there already are not taken twice.
+No row is logged twice or lost. An online attempt asks the server for the last row of each kind of
+record, and logs the later records of `metrics.jsonl`. An offline attempt logs all records again: a
+row's number is its record's, so `wandb sync` skips rows that the server has.
 """
 
 from __future__ import annotations
@@ -33,23 +31,23 @@ from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.jsonl import read_metrics
 
 INIT_SECONDS = 20.0
-"""How long a server may take to answer at the start; then the attempt goes offline."""
+"""Timeout of the server at the start; after it the attempt is offline."""
 
 FINISH_SECONDS = 20.0
-"""How long W&B may go on uploading at the end; what is left is in the directory for `sync`."""
+"""Timeout of the last uploads; what is left stays in the directory for `wandb sync`."""
 
 EXIT_SECONDS = 1.0
-"""Kept of a grace for the way out."""
+"""Kept of the grace period for the exit itself."""
 
 AXES = ("step", "tokens", "hours")
 """In every row, so that each metric can be shown against each of them."""
 
 RESTARTED = {ExitCode.INTERRUPTED, ExitCode.SIGTERM, ExitCode.SIGINT}
-"""Ends after which a scheduler starts the run again."""
+"""Exit codes after which a scheduler starts the run again."""
 
 
 def row_of(record: Record) -> dict[str, Any]:
-    """Return a record as W&B shows it: everything under the event's name, and the axes."""
+    """Return a record as W&B shows it: the fields under the event's name, and the axes."""
     event = record["event"]
     return {
         **{f"{event}/{key}": value for key, value in record.items() if key != "event"},
@@ -60,20 +58,14 @@ def row_of(record: Record) -> dict[str, Any]:
 
 
 def open_views(config: TrackerConfig, **arguments: Any) -> list[WandbRun]:
-    """Return the trackers that `config` asks for, none or one; the arguments are `WandbRun`'s."""
+    """Return the trackers of `config`, none or one; the arguments are `WandbRun`'s."""
     return [] if config.tracker == "none" else [WandbRun(config, **arguments)]
 
 
-def views_of_run(
-    config: TrackerConfig,
-    run_dir: Path,
-    *,
-    stop: Stop = NEVER,
-) -> list[WandbRun]:
-    """`open_views` for the pretraining run in `run_dir`.
+def views_of_run(config: TrackerConfig, run_dir: Path, *, stop: Stop = NEVER) -> list[WandbRun]:
+    """Return `open_views` for the pretraining run in `run_dir`, under the run's own id.
 
-    Its id is the run's, so that it continues wherever `run.json` is. Records that are in
-    `metrics.jsonl` now are logged first.
+    The present records of `metrics.jsonl` are logged first.
     """
     record = read_json(run_dir / "run.json")
     attempt = record["attempts"][-1]
@@ -103,8 +95,7 @@ def views_of_run(
 
 
 def import_wandb() -> Any:
-    """Return the library, quiet about itself."""
-    # Its reports to its makers are sent when the interpreter exits, which would wait for them.
+    """Return the library, without its error reports, for which the exit would wait."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
@@ -112,17 +103,17 @@ def import_wandb() -> Any:
 
 
 def entity_of_key() -> str:
-    """WANDB_ENTITY, or the one that the key belongs to; raises if no key is found."""
+    """Return WANDB_ENTITY, or the key's entity; raise `UnavailableError` if there is no key."""
     wandb = import_wandb()
     if not has_key():
-        raise UnavailableError("W&B knows no key here")
+        raise UnavailableError("no W&B key is set")
     return os.environ.get("WANDB_ENTITY") or str(
         wandb.Api(timeout=int(INIT_SECONDS)).default_entity
     )
 
 
 class WandbRun:
-    """A run in W&B while its context lasts; raises `ModuleNotFoundError` if that is missing."""
+    """A context in which W&B shows a run; raises `ModuleNotFoundError` if wandb is missing."""
 
     def __init__(
         self,
@@ -138,7 +129,7 @@ class WandbRun:
         at_end: Callable[[], Mapping[str, Any]] = dict,
         stop: Stop = NEVER,
     ) -> None:
-        """`at_end` gives values for the summary; `stop` says how long the end may take."""
+        """`at_end` returns the summary; `stop` limits how long the end may take."""
         self._wandb = import_wandb()
         self._arguments: dict[str, Any] = {
             "project": config.wandb_project,
@@ -148,12 +139,12 @@ class WandbRun:
             "job_type": job_type,
             "dir": str(folder),
             "config": dict(settings),
-            "allow_val_change": True,  # what is looked at and kept may change with an attempt
+            "allow_val_change": True,  # resumable keys may change with an attempt
         }
         self._at_end, self._stop = at_end, stop
         self._records = records
         self._newest: dict[str, int] = {}
-        """The step of each event's last row that W&B had before this attempt."""
+        """Last step of each event that W&B had before this attempt."""
         self._is_offline = self._is_given_up = False
         self._stop_pressed = threading.Event()
         self._work: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
@@ -170,7 +161,7 @@ class WandbRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Finish, in bounded time."""
+        """Finish in bounded time."""
         if error is not None:
             self._exit_code = int(getattr(error, "exit_code", ExitCode.CRASH))
         self._work.put(None)
@@ -178,20 +169,18 @@ class WandbRun:
         self._thread.join(timeout=max(min(INIT_SECONDS + 2 * FINISH_SECONDS + 5, left), 0))
         if self._thread.is_alive():
             self._is_given_up = True
-            _say("W&B took too long to finish; the next attempt, or wandb sync, brings the rest")
-            # Its own hook would wait again when the interpreter exits; this takes that hook away.
+            _say("W&B took too long to finish; the next attempt or wandb sync sends the rest")
+            # Else its own hook would wait again at the interpreter's exit.
             teardown = threading.Thread(target=self._wandb.teardown, daemon=True)
             teardown.start()
             teardown.join(timeout=EXIT_SECONDS / 2)
-
-    # What a run asks for
 
     def log(self, record: Record) -> None:
         """Show a record, unless an earlier attempt has."""
         self._work.put(lambda run: self._log(run, record))
 
     def close(self) -> None:
-        """As a tracker; leaving the context finishes the run."""
+        """Do nothing: the end of the context finishes the run."""
 
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Show a table."""
@@ -210,23 +199,21 @@ class WandbRun:
         metadata: Mapping[str, Any],
         aliases: Sequence[str] = (),
     ) -> None:
-        """An artifact whose files stay where they are, below the `url` of a storage."""
-        place = url if "://" in url else f"file://{url}"
+        """Show an artifact whose files stay below the `url` of a storage."""
+        base = url if "://" in url else f"file://{url}"
         names = list(files)
 
         def work(run: Any) -> None:
             artifact = self._wandb.Artifact(name, type=kind, metadata=dict(metadata))
             for path in names:
-                artifact.add_reference(f"{place}/{path}", name=path, checksum=False)
+                artifact.add_reference(f"{base}/{path}", name=path, checksum=False)
             run.log_artifact(artifact, aliases=list(aliases))
 
         self._work.put(work)
 
     def asked_to_stop(self) -> bool:
-        """Return whether somebody pressed the Stop button of the run's page."""
+        """Return whether the Stop button of the run's page was pressed."""
         return self._stop_pressed.is_set()
-
-    # In the thread
 
     def _serve(self) -> None:
         try:
@@ -237,24 +224,23 @@ class WandbRun:
             while (work := self._work.get()) is not None:
                 work(run)
             self._finish(run)
-        except Exception as problem:  # whatever it is, it must not end a training
-            if self._is_given_up:
-                return
-            _say(f"W&B has failed and shows no more of this run: {_sentence(problem)}")
+        except Exception as problem:  # no failure of it may end a training
+            if not self._is_given_up:
+                _say(f"W&B has failed and shows no more of this run: {_sentence(problem)}")
         finally:
-            if not self._is_given_up:  # else that has been done
+            if not self._is_given_up:  # otherwise done by __exit__
                 self._wandb.teardown(self._exit_code)
 
     def _init(self) -> Any:
-        """Return the run: online where there is a key and the server answers, else offline."""
+        """Return an online run if there is a key and the server answers, else an offline one."""
         wandb = self._wandb
         settings = wandb.Settings(
             silent=True,
-            console="off",  # its copy of what we print would be made by whoever prints
+            console="off",  # capturing the output would cost the thread that prints
             init_timeout=INIT_SECONDS,
-            finish_timeout=FINISH_SECONDS,  # 0, the default, waits for ever
+            finish_timeout=FINISH_SECONDS,  # 0, the default, never ends
             finish_timeout_raises=True,
-            # Else it sends SIGINT, which may be the second. (A lambda, since settings are copied.)
+            # By default it sends SIGINT, which may be the second. A lambda: settings are copied.
             stop_fn=lambda: self._stop_pressed.set(),
         )
         chosen = wandb.setup().settings
@@ -272,13 +258,13 @@ class WandbRun:
                     if key.endswith("/step")
                 }
                 return _with_axes(run)
-        except Exception as problem:  # it raises as many kinds as there are ways to fail
+        except Exception as problem:  # of any class
             if self._is_given_up:
                 raise
             _say(f"W&B at {chosen.base_url} cannot be used, going offline: {_sentence(problem)}")
-            wandb.teardown()  # its service still has a run of this id, and writes no other
+            wandb.teardown()  # its service still has a run of this id, and starts no second one
         self._is_offline = True
-        # Not resumed: else `sync` would count on from what is there, and append all of it again.
+        # Not resumed: `sync` would append all rows to those on the server.
         return _with_axes(wandb.init(**self._arguments, mode="offline", settings=settings))
 
     def _log(self, run: Any, record: Record) -> None:
@@ -286,9 +272,9 @@ class WandbRun:
             run.log(row_of(record))
 
     def _replace_older(self, run: Any) -> None:
-        """Delete the offline directories of earlier attempts: this one has their records again.
+        """Delete the offline directories of earlier attempts, whose records this one repeats.
 
-        One that was sent later would take the run's summary back to where it ended.
+        Sent later, one of them would reset the run's summary.
         """
         own = Path(run.dir).parent
         for older in own.parent.glob("offline-run-*"):
@@ -298,7 +284,7 @@ class WandbRun:
     def _finish(self, run: Any) -> None:
         run.summary.update(dict(self._at_end()))
         if self._exit_code in RESTARTED:
-            run.mark_preempting()  # else the page calls a run failed that goes on elsewhere
+            run.mark_preempting()  # else the page says "failed" while another machine continues
         command = f"wandb sync {shlex.quote(str(Path(run.dir).parent))}"
         try:
             run.finish(exit_code=self._exit_code)
@@ -310,7 +296,7 @@ class WandbRun:
 
 
 def has_key(settings: Any = None) -> bool:
-    """Whether W&B could log in without asking; looks in variables and files, at no server."""
+    """Return whether variables or files hold a key; no server is asked."""
     from wandb.sdk.lib import wbauth
 
     settings = settings or import_wandb().setup().settings
@@ -325,14 +311,13 @@ def has_key(settings: Any = None) -> bool:
 def _with_axes(run: Any) -> Any:
     for axis in AXES:
         run.define_metric(axis)
-    # The axis that a page begins with; the others can be chosen there, for each chart or for all.
+    # The default axis of a page; the others can be chosen there.
     for event in ("train", "eval"):
         run.define_metric(f"{event}/*", step_metric="step")
     return run
 
 
 def _sentence(problem: Exception) -> str:
-    """Return what went wrong, on one line."""
     return " ".join(str(problem).split()) or type(problem).__name__
 
 

@@ -1,6 +1,6 @@
-"""Where the trainer's batches come from: a function of the position alone, read ahead by a thread.
+"""Sources of batches: functions of the position alone, read ahead by a thread.
 
-A source keeps no state, so the data position of a checkpoint is one integer and seeking is O(1).
+A source has no state, so the data position of a checkpoint is one integer and seeking is O(1).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Rows = npt.NDArray[np.int64]
 
 
 class BatchSource(Protocol):
-    """Gives the micro-batches of the step that begins at a position."""
+    """Returns the micro-batches of the step that begins at a position."""
 
     def read(
         self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
     ) -> tuple[list[Batch], int]:
-        """The step's micro-batches, on the host, and the position of the next step.
+        """Return the step's micro-batches, on the host, and the position of the next step.
 
-        `fraction` is the part of the run that the batch is made for, `next_fraction` that of the
-        step after it: schedules of the batch's size and corruption go by them.
+        `fraction` is the completed part of the run, `next_fraction` that of the next step: the
+        batch size and the corruption depend on them.
         """
         ...
 
@@ -36,8 +36,8 @@ class BatchSource(Protocol):
 class CorruptedRows:
     """Pretraining's source: positions count samples of an endless shuffled stream.
 
-    `take(start, count)` gives clean rows, `corrupt(rows, generator, fraction)` one global batch of
-    them, which is cut into micro-batches. `batch_size(fraction)` says how large it is.
+    `take(start, count)` returns clean rows, and `corrupt(rows, generator, fraction)` makes of them
+    a global batch of `batch_size(fraction)` rows, which is cut into micro-batches.
     """
 
     def __init__(
@@ -49,15 +49,13 @@ class CorruptedRows:
         micro_batch_size: int,
         seed: int,
     ) -> None:
-        self._take, self._corrupt = take, corrupt
-        self._batch_size = batch_size
-        self._micro_batch_size = micro_batch_size
-        self._seed = seed
+        self._take, self._corrupt, self._seed = take, corrupt, seed
+        self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
 
     def read(
         self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
     ) -> tuple[list[Batch], int]:
-        """The micro-batches of the samples from `position` on."""
+        """Return the micro-batches of the samples from `position` on."""
         count = self._batch_size(fraction)
         rows_BL = self._take(position, count)
         batch = self._corrupt(rows_BL, step_generator(self._seed, position), fraction)
@@ -65,9 +63,9 @@ class CorruptedRows:
 
 
 class TwoPhases:
-    """The rows of `first`, and from the part `begin_fraction` of the run on those of `then`.
+    """The rows of `first`, and after `begin_fraction` of the run those of `then`.
 
-    Both count the same position: a stream can begin anywhere, and never ends.
+    Both share one position: a stream can begin anywhere, and never ends.
     """
 
     def __init__(self, first: BatchSource, then: BatchSource, *, begin_fraction: float) -> None:
@@ -76,7 +74,7 @@ class TwoPhases:
     def read(
         self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
     ) -> tuple[list[Batch], int]:
-        """The micro-batches of the phase that `fraction` is in."""
+        """Return the micro-batches of the phase that `fraction` is in."""
         source = self._first if fraction < self._begin_fraction else self._then
         return source.read(position, fraction)
 
@@ -93,7 +91,7 @@ class ReadAhead:
     def read(
         self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
     ) -> tuple[list[Batch], int]:
-        """As the source's; waits only where the thread has not kept up."""
+        """Return the source's answer; wait only if the thread is not done yet."""
         if self._next is None or self._next[0] != (position, fraction):
             self._submit(position, fraction)
         assert self._next is not None

@@ -1,7 +1,7 @@
-"""Where a run stands, where it ends, and what part of it is done.
+"""The progress of a run, its budget, and the completed part of it.
 
-Everything that changes during a run (learning rate, batch size, masking rate, phase) is a function
-of that part. Seconds and FLOPs are summed over all restarts; every checkpoint holds them.
+Learning rate, batch size, masking rate and phase are functions of that part. Seconds and FLOPs are
+summed over all restarts.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ Along = Literal["steps", "hours", "flops"]
 
 @dataclass
 class Progress:
-    """Where a run stands; the whole of it is in every checkpoint."""
+    """The progress of a run; every checkpoint has it."""
 
     step: int = 0
-    """Optimizer steps done, skipped ones included."""
+    """Completed optimizer steps, including skipped ones."""
     position: int = 0
-    """Where the next step's batch begins in the source."""
+    """Position in the source at which the next step's batch begins."""
     batch_fraction: float = 0.0
-    """The part of the run by which the next step's batch is made. It is known one step early, since
-    batches are made while the step before them computes."""
+    """Completed part of the run for which the next step's batch is made, one step early."""
     num_tokens: int = 0
     train_seconds: float = 0.0
-    """Seconds spent in steps; saving and evaluating are not in it. Equal in all processes."""
+    """Seconds spent in steps, without saving and evaluating. Equal in all processes."""
     train_flops: float = 0.0
     num_skipped_steps: int = 0
     num_skipped_in_a_row: int = 0
     usage: dict[str, Any] = field(default_factory=dict)
-    """What the run has used up besides, see `train.usage`."""
+    """Energy, time and cost, see `train.usage`."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all fields."""
@@ -40,7 +39,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Budget:
-    """The end of a run, in up to three units, and the unit of its schedule."""
+    """The limits of a run, and the unit of its schedule."""
 
     max_steps: float = math.inf
     max_seconds: float = math.inf
@@ -57,16 +56,16 @@ class Budget:
         ]
 
     def done(self, progress: Progress) -> float:
-        """Return what is done of `total`."""
+        """Return the completed part of `total`, in its unit."""
         values = {"hours": progress.train_seconds, "flops": progress.train_flops}
         return values.get(self.along, progress.step)
 
     def fraction(self, progress: Progress) -> float:
-        """Return the part of the schedule that is done, 0 to 1."""
+        """Return the completed part of the schedule, 0 to 1."""
         return min(self.done(progress) / self.total, 1.0) if self.total else 1.0
 
     def is_over(self, progress: Progress) -> bool:
-        """Return whether any limit is reached."""
+        """Return whether the budget is exhausted."""
         return (
             progress.step >= self.max_steps
             or progress.train_seconds >= self.max_seconds
@@ -76,7 +75,7 @@ class Budget:
     def seconds_left(
         self, progress: Progress, *, seconds_per_step: float, flops_per_step: float = 0.0
     ) -> float:
-        """Return how long the rest takes at this speed."""
+        """Return how long the rest of the run takes at this speed."""
         steps = self.max_steps - progress.step
         if flops_per_step:
             steps = min(steps, (self.max_flops - progress.train_flops) / flops_per_step)

@@ -40,7 +40,7 @@ def open_corpus(data: Path, then_data: Path | None = None) -> Corpus:
 
 
 def fit_to_data(config: PretrainConfig, corpus: Corpus) -> PretrainConfig:
-    """Return `config` with what it left to the data filled in.
+    """Return `config` with the values that the data decide.
 
     Raises `ConfigError` if the two contradict each other.
     """
@@ -100,7 +100,7 @@ def record_of(config: PretrainConfig, rows: TokenRows, data: Path) -> Record:
             "pad_id": manifest.tokenizer.pad_id,
             "source": manifest.source,
             "rows": manifest.rows["train"],
-            # Equal shards are equal data, wherever they lie.
+            # Equal shards are equal data, wherever they are stored.
             "shards": shards_digest(rows),
         },
         "plugins": [plugin.to_dict() for plugin in plugins_of(config)],
@@ -119,7 +119,7 @@ def shards_digest(rows: TokenRows) -> str:
 
 
 def vocabulary_of(info: TokenizerInfo | Tokenizer) -> Vocabulary:
-    """Return what corruption must know of a tokenizer."""
+    """Return what corruption needs of a tokenizer."""
     return Vocabulary(
         size=info.vocab_size,
         pad_id=info.pad_id,
@@ -138,7 +138,7 @@ def build_objective(config: PretrainConfig, vocabulary: Vocabulary) -> PretrainO
 
 
 def budget_of(config: PretrainConfig) -> Budget:
-    """Return the run's end."""
+    """Return the run's limits."""
     train, along = config.train, config.schedule.along
     return Budget(
         max_steps=train.max_steps if along == "steps" else math.inf,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from smallbench.config import option, require, section, settle_tags
 from smallbench.errors import ConfigError
@@ -16,6 +17,29 @@ from smallbench.storage.config import StorageConfig
 from smallbench.train import OPTIMIZERS, SCHEDULES
 
 
+def check(config: Any, section: str, **ranges: str) -> None:
+    """Raise `ConfigError` if a value is outside its range, such as `>= 1` or `[0, 1)`.
+
+    None is in every range.
+    """
+    for name, expected in ranges.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if expected[0] in "[(":
+            low, high = map(float, expected[1:-1].split(","))
+            is_inside = low <= value <= high
+            is_inside &= value != low or expected[0] == "["
+            is_inside &= value != high or expected[-1] == "]"
+        else:
+            sign, bound = expected.split()
+            is_inside = COMPARISONS[sign](value, float(bound))
+        require(is_inside, section + name, value, expected)
+
+
+COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le}
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """What every optimizer has. Norms and biases do not decay."""
@@ -26,9 +50,7 @@ class OptimizerConfig:
     clip_norm: float = option(1.0, help="largest norm of the gradient of all parameters together")
 
     def __post_init__(self) -> None:
-        require(self.learning_rate >= 0, "optim.learning_rate", self.learning_rate, "at least 0")
-        require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "over 0")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        check(self, "optim.", learning_rate=">= 0", clip_norm="> 0", weight_decay=">= 0")
 
 
 @dataclass(frozen=True)
@@ -42,9 +64,7 @@ class OptimConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("beta1", "beta2"):
-            require(0 <= getattr(self, name) < 1, f"optim.{name}", getattr(self, name), "[0, 1)")
-        require(self.epsilon > 0, "optim.epsilon", self.epsilon, "over 0")
+        check(self, "optim.", beta1="[0, 1)", beta2="[0, 1)", epsilon="> 0")
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,7 @@ class MuonConfig(OptimConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "[0, 1)")
+        check(self, "optim.", momentum="[0, 1)")
 
 
 @dataclass(frozen=True)
@@ -70,9 +90,7 @@ class AdafactorConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.beta2_decay <= 0, "optim.beta2_decay", self.beta2_decay, "at most 0")
-        key = "optim.clip_threshold"
-        require(self.clip_threshold >= 1, key, self.clip_threshold, "at least 1")
+        check(self, "optim.", beta2_decay="<= 0", clip_threshold=">= 1")
 
 
 @dataclass(frozen=True)
@@ -85,20 +103,16 @@ class ScheduleConfig:
         help="unit of the schedule: steps (up to max_steps), hours (up to max_hours) or flops "
         "(up to max_flops)",
     )
-    warmup_fraction: float = option(0.01, help="part of the run in which the rate rises")
+    warmup_fraction: float = option(0.01, help="part of the run during which the rate rises")
     initial_batch_size: int | None = option(
         None, help="sequences per step at the start, up to train.global_batch_size; none: no ramp"
     )
     # Geiping & Goldstein 2022, "Cramming", §4.3: over 60 % of the budget.
-    batch_ramp_fraction: float = option(0.6, help="part of the run in which the batch grows")
+    batch_ramp_fraction: float = option(0.6, help="part of the run during which the batch grows")
 
     def __post_init__(self) -> None:
-        key = "schedule.warmup_fraction"
-        require(0 <= self.warmup_fraction < 1, key, self.warmup_fraction, "at least 0, under 1")
-        key, size = "schedule.initial_batch_size", self.initial_batch_size
-        require(size is None or size >= 1, key, size, "at least 1, or none")
-        key = "schedule.batch_ramp_fraction"
-        require(0 < self.batch_ramp_fraction <= 1, key, self.batch_ramp_fraction, "over 0 to 1")
+        ranges = {"warmup_fraction": "[0, 1)", "batch_ramp_fraction": "(0, 1]"}
+        check(self, "schedule.", initial_batch_size=">= 1", **ranges)
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,7 @@ class CosineSchedule(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.final_rate <= 1, "schedule.final_rate", self.final_rate, "0 to 1")
+        check(self, "schedule.", final_rate="[0, 1]")
 
 
 @dataclass(frozen=True)
@@ -122,8 +136,7 @@ class ConstantSchedule(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        key = "schedule.decay_fraction"
-        require(0 < self.decay_fraction <= 1, key, self.decay_fraction, "over 0 to 1")
+        check(self, "schedule.", decay_fraction="(0, 1]")
 
 
 @dataclass(frozen=True)
@@ -137,10 +150,7 @@ class PhaseConfig:
     corpus: str | None = option(None, help="hash of its corpus; filled in from --then_data")
 
     def __post_init__(self) -> None:
-        length = self.sequence_length
-        require(length is None or length >= 8, "then.sequence_length", length, "at least 8")
-        key = "then.begin_fraction"
-        require(0 < self.begin_fraction < 1, key, self.begin_fraction, "over 0 and under 1")
+        check(self, "then.", sequence_length=">= 8", begin_fraction="(0, 1)")
 
 
 @dataclass(frozen=True)
@@ -150,18 +160,18 @@ class TrainConfig:
     max_steps: int = option(1_000_000, help="optimizer steps; the schedule ends there")
     max_hours: float | None = option(
         None,
-        help="hours in steps, over all restarts: the run ends there, and with schedule.along=hours "
-        "its schedule does",
+        help="training hours over all restarts after which the run ends; the schedule's length "
+        "with schedule.along=hours",
     )
     max_flops: float | None = option(
         None,
-        help="floating-point operations of the model, over all restarts: the run ends there, and "
-        "with schedule.along=flops its schedule does",
+        help="floating-point operations of the model over all restarts after which the run ends; "
+        "the schedule's length with schedule.along=flops",
     )
     init_from: str | None = option(
         None,
-        help="directory of a run or an export, or id of a model on the Hugging Face hub, whose "
-        "weights the run begins with; none: fresh weights",
+        help="initial weights: directory of a run or an export, or id of a model on the Hugging "
+        "Face hub; none: random weights",
     )
     global_batch_size: int = option(128, help="sequences per optimizer step")
     micro_batch_size: int | None = option(
@@ -181,18 +191,18 @@ class TrainConfig:
         "rows longer than 128 tokens, slower",
     )
     engine: Literal["auto", "torch", "deepspeed"] = option(
-        "auto", help="what computes the steps; auto: torch unless something must be offloaded"
+        "auto", help="backend of the steps; auto: torch unless something must be offloaded"
     )
     offload: Literal["auto", "none", "optimizer", "parameters"] = option(
-        "auto", help="what lies in the host's memory (ZeRO-Offload); auto: what the GPU needs"
+        "auto", help="what is kept in host memory (ZeRO-Offload); auto: only what does not fit"
     )
     zero_stage: int | None = option(
         None, help="DeepSpeed's ZeRO stage 0 to 3; none: 2 with offload, 3 with the parameters'"
     )
     checkpoint_activations: bool = option(
-        False, help="keep each layer's input only and compute the rest again: less memory, slower"
+        False, help="recompute each layer in the backward pass: less memory, slower"
     )
-    log_every_steps: int = option(50, help="steps between two records; one a minute at least")
+    log_every_steps: int = option(50, help="steps between two records; at least one a minute")
     eval_every_steps: int = option(5_000, help="held-out loss at this interval and at the end")
     num_eval_rows: int = option(2_048, help="held-out sequences that are evaluated")
     save_every_steps: int = option(5_000, help="checkpoint at this interval and at the end")
@@ -209,27 +219,14 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in (
-            "global_batch_size",
-            "num_eval_rows",
-            "max_nonfinite_steps",
-            "log_every_steps",
-            "eval_every_steps",
-            "save_every_steps",
-            "keep_last",
-        ):
-            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        every = self.keep_every_steps
-        require(every is None or every >= 1, "train.keep_every_steps", every, "at least 1, or none")
-        require(min(self.milestones, default=1) >= 1, "train.milestones", self.milestones, "over 0")
-        require(self.rows_per_forward >= 1, "train.micro_batch_size", self.micro_batch_size, "1")
-        require(self.max_steps >= 0, "train.max_steps", self.max_steps, "at least 0")
-        hours = self.max_hours
-        require(hours is None or hours > 0, "train.max_hours", hours, "over 0, or none")
-        flops, minutes = self.max_flops, self.save_every_minutes
-        require(flops is None or flops > 0, "train.max_flops", flops, "over 0, or none")
-        require(minutes > 0, "train.save_every_minutes", minutes, "over 0")
-        require(self.seed >= 0, "train.seed", self.seed, "at least 0")
+        counts = (
+            "global_batch_size", "num_eval_rows", "max_nonfinite_steps", "log_every_steps",
+            "eval_every_steps", "save_every_steps", "keep_last", "keep_every_steps",
+            "micro_batch_size",
+        )  # fmt: skip
+        check(self, "train.", **dict.fromkeys(counts, ">= 1"), max_steps=">= 0", seed=">= 0")
+        check(self, "train.", max_hours="> 0", max_flops="> 0", save_every_minutes="> 0")
+        require(min(self.milestones, default=1) >= 1, "train.milestones", self.milestones, "> 0")
         self._check_engine()
         if self.global_batch_size % self.rows_per_forward:
             raise ConfigError(
@@ -239,7 +236,7 @@ class TrainConfig:
 
     def _check_engine(self) -> None:
         stage = self.zero_stage
-        require(stage in {None, 0, 1, 2, 3}, "train.zero_stage", stage, "0 to 3, or none")
+        check(self, "train.", zero_stage="[0, 3]")
         if self.engine == "torch" and self.offload in {"optimizer", "parameters"}:
             raise ConfigError(
                 f"train.offload {self.offload!r} needs train.engine deepspeed, not 'torch'"
@@ -262,47 +259,44 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DurabilityConfig(StorageConfig):
-    """Where a run is kept besides its directory, and how long it bears with a storage's silence."""
+    """Remote storage of a run, and its timeouts."""
 
     storage: str | None = option(
         None,
-        help="also keep the run in s3://BUCKET/PREFIX or a directory, under the name of --run_dir",
+        help="s3://BUCKET/PREFIX or directory that also keeps the run, under --run_dir's name",
         metavar="URL",
     )
     lease_seconds: float = option(
-        60.0, help="how long a silent writer counts as alive before another may take over its run"
+        60.0, help="time without a renewal after which another process may take over the run"
     )
     max_unsynced_minutes: float = option(
-        24 * 60.0, help="end with exit code 69 when nothing could be stored for so long"
+        24 * 60.0, help="time without a successful upload after which the run exits with code 69"
     )
     allow_changed_code: bool = option(
-        False, help="continue although a plug-in of the run is not the one that it began with"
+        False, help="continue a run although the code of its plug-ins has changed"
     )
     final_sync_minutes: float = option(
-        30.0, help="after the last step, try so long to store it before exit code 69"
+        30.0, help="how long to retry the upload after the last step before exit code 69"
     )
 
     def __post_init__(self) -> None:
-        seconds = self.lease_seconds
-        require(0 < seconds <= 86_400, "lease_seconds", seconds, "over 0, at most a day")
-        for name in ("max_unsynced_minutes", "final_sync_minutes"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        check(self, "", lease_seconds="(0, 86400]")
+        check(self, "", max_unsynced_minutes=">= 0", final_sync_minutes=">= 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccountingConfig:
-    """How it is counted what a run uses up."""
+    """How energy and cost are counted."""
 
     energy: Literal["auto", "nvml", "codecarbon", "tdp", "none"] = option(
-        "auto", help="how energy is counted; auto: the GPU's counter, or an estimate by its TDP"
+        "auto", help="meter of energy; auto: the GPU's counter, or an estimate from its TDP"
     )
     price_per_hour: float | None = option(
-        None, help="of the machine, in any currency: what the run costs, over all restarts"
+        None, help="price of the machine per hour, in any currency; the run's cost is recorded"
     )
 
     def __post_init__(self) -> None:
-        price = self.price_per_hour
-        require(price is None or price >= 0, "price_per_hour", price, "at least 0, or none")
+        check(self, "", price_per_hour=">= 0")
 
 
 @dataclass(frozen=True)
@@ -320,29 +314,28 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         settle_tags(self)
-        length, segments = self.sequence_length, self.objective.two_segment_fraction
-        require(length >= 8, "sequence_length", length, "at least 8")
-        for key, tokens in (
-            ("sequence_length", length),
-            ("then.sequence_length", self.then.sequence_length or 0),
-        ):
-            if tokens > self.model.max_position_embeddings:
+        check(self, "", sequence_length=">= 8")
+        segments, positions = (
+            self.objective.two_segment_fraction,
+            self.model.max_position_embeddings,
+        )
+        for phase, length in (("", self.sequence_length), ("then.", self.then.sequence_length)):
+            if length and length > positions:
                 raise ConfigError(
-                    f"{key} {tokens} is over model.max_position_embeddings "
-                    f"{self.model.max_position_embeddings}"
+                    f"{phase}sequence_length {length} is over model.max_position_embeddings "
+                    f"{positions}"
                 )
         if self.model.type_vocab_size < 2 and segments > 0:
             raise ConfigError(
-                f"objective.two_segment_fraction {segments} needs two segments, but "
-                f"model.architecture {self.model.architecture!r} has none; set it to 0"
+                f"objective.two_segment_fraction {segments} requires segment embeddings, which "
+                f"model.architecture {self.model.architecture!r} does not have; set it to 0"
             )
-        along = self.schedule.along
-        if along != "steps" and getattr(self.train, f"max_{along}") is None:
+        train, along = self.train, self.schedule.along
+        if along != "steps" and getattr(train, f"max_{along}") is None:
             raise ConfigError(
                 f"schedule.along {along!r} needs train.max_{along}; set it, or leave "
                 "schedule.along out"
             )
-        train = self.train
         if self.optim.optimizer != "adamw" and (
             train.engine == "deepspeed"
             or train.offload in {"optimizer", "parameters"}
@@ -352,19 +345,19 @@ class PretrainConfig:
                 f"the DeepSpeed engine supports optim.optimizer 'adamw' only, not "
                 f"{self.optim.optimizer!r}; use --train.engine=torch --train.offload=none"
             )
-        first, size = self.schedule.initial_batch_size, self.train.rows_per_forward
-        if first is not None and (first % size or first > self.train.global_batch_size):
+        first, size = self.schedule.initial_batch_size, train.rows_per_forward
+        if first is not None and (first % size or first > train.global_batch_size):
             raise ConfigError(
                 f"schedule.initial_batch_size {first} must be a multiple of train.micro_batch_size "
                 f"{size} (set that too) and at most train.global_batch_size "
-                f"{self.train.global_batch_size}"
+                f"{train.global_batch_size}"
             )
         if isinstance(self.objective, ReplacedTokenConfig):
-            self.model.narrowed(self.objective.generator_width)  # raises where that cannot be
+            self.model.narrowed(self.objective.generator_width)  # raises if that is not possible
 
 
 def plugins_of(config: PretrainConfig) -> list[Plugin]:
-    """The code of a user's own that `config` names; each file and package once."""
+    """Return the plug-ins that `config` names, each file and package once."""
     names = [config.recipe]
     for f in fields(config):
         if table := f.metadata.get("table"):
@@ -376,26 +369,15 @@ def plugins_of(config: PretrainConfig) -> list[Plugin]:
 RESUMABLE_KEYS = frozenset(
     f"train.{name}"
     for name in (
-        "device",
-        "keep_last",
-        "keep_every_steps",
-        "milestones",
-        "log_every_steps",
-        "eval_every_steps",
-        "num_eval_rows",
-        "save_every_steps",
-        "save_every_minutes",
-        "micro_batch_size",
-        "engine",
-        "offload",
-        "zero_stage",
-        "checkpoint_activations",
+        "device", "keep_last", "keep_every_steps", "milestones", "log_every_steps",
+        "eval_every_steps", "num_eval_rows", "save_every_steps", "save_every_minutes",
+        "micro_batch_size", "engine", "offload", "zero_stage", "checkpoint_activations",
         "deterministic",
         "max_nonfinite_steps",
     )
-)
-"""Keys that may change when a run continues: they decide what is looked at, kept and tolerated, not
-what is learned. (Another micro-batch sums in another order and draws dropout in another.)"""
+)  # fmt: skip
+"""Keys that may change when a run continues: they decide what is observed, kept and tolerated, not
+what is learned. (Another micro-batch sums in another order and draws other dropout masks.)"""
 
 
 def resumable_keys(config: PretrainConfig) -> frozenset[str]:

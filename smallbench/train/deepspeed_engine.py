@@ -1,12 +1,11 @@
-"""DeepSpeed behind the engine's protocol: ZeRO, and what ZeRO-Offload keeps in the host's memory.
+"""DeepSpeed behind the engine's protocol: ZeRO and ZeRO-Offload.
 
-What there is to know about DeepSpeed is in this file. Its own checkpoints are not used: weights and
-moments leave it by name, in float32, so that a run's checkpoint is the same whatever trained it and
-nothing needs pickle.
+DeepSpeed's own checkpoints are not used: weights and moments leave it by name, in float32, so that
+checkpoints do not depend on the engine and need no pickle.
 
-With stage 0 the weights stay in float32 and steps are autocast, as `TorchEngine` does. From stage 1
-on the weights that compute are bf16 or fp16, and float32 masters are kept (Rajbhandari et al. 2020,
-"ZeRO"; Ren et al. 2021, "ZeRO-Offload").
+With stage 0 the weights stay in float32 and steps are autocast, as in `TorchEngine`. From stage 1
+on the model has bf16 or fp16 weights and float32 masters (Rajbhandari et al. 2020, "ZeRO"; Ren et
+al. 2021, "ZeRO-Offload").
 """
 
 from __future__ import annotations
@@ -41,20 +40,20 @@ from smallbench.train.processes import Processes
 Offload = Literal["none", "optimizer", "parameters"]
 
 BUCKET_ELEMENTS = int(5e7)
-"""Of a gradient bucket: DeepSpeed's default of 5e8 is a gigabyte that a 16 GB card has not got."""
+"""Size of a gradient bucket: DeepSpeed's default of 5e8 takes a gigabyte, too much for 16 GB."""
 
 OLDEST = (0, 19, 5)
-"""Before 0.19.0 offloading with gradient accumulation loses gradients without a word (DeepSpeed
-#7967, #7981: a norm of 0.350 where 0.531 is right)."""
+"""Before 0.19.0 offloading with gradient accumulation silently loses gradients (DeepSpeed #7967,
+#7981: a norm of 0.350 instead of 0.531)."""
 
 
 def require_deepspeed() -> Any:
-    """The module; raises `UnavailableError` where it is missing or too old."""
+    """Return the module; raise `UnavailableError` if it is missing or too old."""
     try:
         import deepspeed
     except ImportError:
         raise UnavailableError(
-            "train.engine deepspeed needs a package that is missing; "
+            "train.engine deepspeed requires the package deepspeed; "
             "pip install 'smallbench[deepspeed]'"
         ) from None
     version = tuple(int(part) for part in deepspeed.__version__.split("+")[0].split(".")[:3])
@@ -63,7 +62,7 @@ def require_deepspeed() -> Any:
             f"deepspeed {deepspeed.__version__} loses gradients when it offloads; "
             f"pip install 'deepspeed>={'.'.join(map(str, OLDEST))}'"
         )
-    # It has a line for everything it does, and one for each op that it could compile.
+    # It logs a line for every action, and one for each op that it could compile.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings(  # from within its communication, at every call
         "ignore", message=r"`torch\.distributed\..*` is deprecated", category=FutureWarning
@@ -86,13 +85,13 @@ class DeepSpeedEngine:
         zero_stage: int | None = None,
         micro_batch_size: int = 1,
     ) -> None:
-        # Read when deepspeed is imported first: it would take a GPU that is not to be used.
+        # Read by the first import of deepspeed, which would otherwise take the GPU.
         os.environ.setdefault("DS_ACCELERATOR", device.type)
         deepspeed = require_deepspeed()
         if device.type == "cpu":
             keep_freed_memory()
         self.device, self.precision, self.processes = device, precision, processes
-        # On the host: the device may have no room for them twice.
+        # On the host: the device may not have room for two copies.
         initial = {
             name: weight.to("cpu", copy=True) for name, weight in distinct_state(objective).items()
         }
@@ -100,11 +99,15 @@ class DeepSpeedEngine:
         self.clip_norm = optim.clip_norm
         self.offload = offload
         self.stage = default_stage(offload, processes) if zero_stage is None else zero_stage
-        # Compilers and ops report on stdout, where the metrics are.
+        # Compilers and ops print to stdout, which the metrics use.
         with compiled_ops(), redirect_stdout(sys.stderr), op_errors_explained():
             self._load_ops()
+        # A global that an earlier engine with autocast has set: ZeRO would round gradients.
+        from deepspeed.runtime import torch_autocast
+
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
         plain_linear = F.linear
-        # Not in that context: here processes wait for each other, and one would not have the lock.
+        # Outside that context, since processes wait for each other here, and one holds its lock.
         with redirect_stdout(sys.stderr):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=self.module,
@@ -112,8 +115,8 @@ class DeepSpeedEngine:
                 config=self._config(micro_batch_size),
                 dist_init_required=False,
             )
-        # ZeRO-3 puts one of its own there, which keeps no gathered weights but rounds otherwise,
-        # and leaves it for the whole process.
+        # ZeRO-3 replaces it for the whole process by one that does not keep gathered weights, but
+        # rounds differently.
         self._linear, F.linear = F.linear, plain_linear
         self._adam = self._optimizer if self.stage == 0 else self._optimizer.optimizer
         # The masters were made of weights that had been rounded.
@@ -121,14 +124,14 @@ class DeepSpeedEngine:
         self._load_loss_scale({"scale": objective.initial_loss_scale})
 
     def _load_ops(self) -> None:
-        """All that will be asked for; they stay in DeepSpeed's table of ops."""
+        """Load the ops that are used; they stay in DeepSpeed's table of ops."""
         from deepspeed.comm.torch import build_shm_op
         from deepspeed.ops.op_builder import CPUAdamBuilder
 
         if self.offload != "none":
             builder = CPUAdamBuilder()
-            # An image compiles it where there is no GPU. DeepSpeed passes over what was compiled
-            # beside another accelerator, though this op runs on the CPU beside each of them.
+            # Images are built without a GPU. DeepSpeed ignores ops that were compiled for another
+            # accelerator, although this one runs on the CPU.
             with suppress(ImportError):
                 builder._loaded_ops[builder.name] = import_module(builder.absolute_name())
             builder.load()
@@ -181,7 +184,7 @@ class DeepSpeedEngine:
         }
 
     def forward(self, batch: Batch) -> Sums:
-        """The objective's sums; its weights are rounded already, or DeepSpeed autocasts."""
+        """Return the objective's sums; weights are already rounded, or DeepSpeed autocasts."""
         with self._its_linear():
             sums: Sums = self._engine(batch)
         return sums
@@ -202,7 +205,7 @@ class DeepSpeedEngine:
             F.linear = before
 
     def step(self, *, learning_rate: float) -> Update:
-        """One AdamW step at `learning_rate`, or none where the gradient is not finite."""
+        """Do an AdamW step at `learning_rate`; skip it if the gradient is not finite."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         if self.stage == 0:
@@ -222,10 +225,10 @@ class DeepSpeedEngine:
         return Update(grad_norm=norm, skipped=not self._engine.was_step_applied())
 
     def _forget_powers(self) -> None:
-        """Let CPU Adam compute the powers of beta of this step anew.
+        """Make CPU Adam recompute the powers of beta, by a call for step 0.
 
-        Its C++ multiplies the last step's on where the steps follow each other, and a run that went
-        on from a checkpoint would differ in the last bits. After a call for step 0 they do not.
+        Its C++ code otherwise multiplies those of the last step, and a resumed run would differ in
+        the last bits.
         """
         if self.offload == "none":
             return
@@ -234,7 +237,7 @@ class DeepSpeedEngine:
         self._adam.ds_opt_adam.adam_update(self._adam.opt_id, 0, *numbers, *nothing)
 
     def _plain_step(self) -> Update:
-        """Without ZeRO, DeepSpeed neither tells the norm nor looks whether it is finite."""
+        """Without ZeRO, DeepSpeed neither returns the norm nor checks that it is finite."""
         scaler = self._engine.torch_autocast_z0_gradscaler
         if scaler:
             scaler.unscale_(self._optimizer)
@@ -309,7 +312,7 @@ class DeepSpeedEngine:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps and moments by name, and the loss scale."""
+        """Return steps and moments by name, and the loss scale."""
         states = list(self._adam.state.values())
         self._link_moments()
         named = self._parameters() if states else []
@@ -327,7 +330,7 @@ class DeepSpeedEngine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises `DataError` where the state is of other parameters."""
+        """Load a `state_dict`; raise `DataError` if it is of other parameters."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         states = check_states(state["optimizer"], "adamw", shapes_of(self.module))
@@ -344,7 +347,7 @@ class DeepSpeedEngine:
                     safe_set_full_optimizer_state(parameter, value.to(self.device), moment)
 
     def _make_moments(self, num_steps: int) -> None:
-        """What Adam and ZeRO would make in their first step."""
+        """Make the state that Adam and ZeRO would make in their first step."""
         is_torch = isinstance(self._adam, torch.optim.AdamW)
         for parameter in self._masters():
             self._adam.state[parameter] = {
@@ -356,16 +359,16 @@ class DeepSpeedEngine:
         self._link_moments()
 
     def _link_moments(self) -> None:
-        """Let each parameter find its part of the flat moments.
+        """Link each parameter to its part of the flat moments.
 
-        ZeRO does so when Adam has updated its first group, and then the second has no moments yet.
+        ZeRO does so after Adam has updated its first group, when the second has no moments yet.
         """
         if self.stage in {1, 2}:
             self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
 
     def _masters(self) -> list[Tensor]:
-        """The tensors that Adam updates: flat partitions of many parameters under ZeRO."""
+        """Return the tensors that Adam updates: flat partitions under ZeRO."""
         if self.stage == 3:
             return list(self._optimizer.fp32_partitioned_groups_flat)
         if self.stage:
@@ -420,7 +423,7 @@ def op_errors_explained() -> Iterator[None]:
 
 
 def default_stage(offload: Offload, processes: Processes) -> int:
-    """What the offload needs; without one, what several GPUs can share: nothing on one."""
+    """Return the stage that the offload requires; without offload, 2 for several GPUs, else 0."""
     if offload == "none":
         return 2 if processes.size > 1 else 0
     return {"optimizer": 2, "parameters": 3}[offload]

@@ -1,8 +1,7 @@
-"""The engine: where a loss becomes an update. `TorchEngine` is plain PyTorch.
+"""The engine turns a loss into an update. `TorchEngine` is plain PyTorch.
 
-The trainer and the checkpoints know the protocol only. Weights and optimizer state leave an engine
-whole, in float32 and by the parameters' names, whatever it cuts, rounds or keeps elsewhere: a run
-may go on with another engine, another offload or another number of GPUs.
+Weights and optimizer state leave an engine whole, in float32 and by the parameters' names, so a run
+may continue with another engine, another offload or another number of GPUs.
 """
 
 from __future__ import annotations
@@ -28,19 +27,18 @@ from smallbench.train.processes import ALONE, Processes
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimizer step did."""
+    """The result of one optimizer step."""
 
     grad_norm: float
     """Norm of the whole gradient before clipping; may be non-finite."""
     skipped: bool
-    """True where the gradient was not finite and the weights were left alone."""
+    """True if the gradient was not finite and the weights were left unchanged."""
 
 
 class Engine(Protocol):
     """Owns the objective's gradients, the optimizer and the loss scale.
 
-    Where there are several processes, gradients are summed over them, and all must call the methods
-    in step, `weights` and `state_dict` too.
+    With several processes, gradients are summed over them, and all call every method in step.
     """
 
     device: torch.device
@@ -48,7 +46,7 @@ class Engine(Protocol):
     processes: Processes
 
     def forward(self, batch: Batch) -> Sums:
-        """The objective's sums of a micro-batch on `device`, in the engine's precision."""
+        """Return the objective's sums of a micro-batch, in the engine's precision."""
         ...
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
@@ -56,30 +54,30 @@ class Engine(Protocol):
         ...
 
     def step(self, *, learning_rate: float) -> Update:
-        """Clip, update, clear the gradients; skip the update where they are not finite."""
+        """Clip, update, clear the gradients; skip the update if they are not finite."""
         ...
 
     def discard_gradients(self) -> None:
-        """Forget what `backward` has added since the last step; no step may follow."""
+        """Clear the gradients since the last step."""
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights in float32 by name, one that several parts share under its first name.
+        """Return the weights in float32 by name; a shared weight has its first name.
 
-        The engine's own memory if it can be, for `state_dict` too; whole in process 0 alone.
+        They are the engine's own memory if possible, for `state_dict` too; whole in process 0 only.
         """
         ...
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """The inverse of `weights`; raises `RuntimeError` where names or shapes do not fit."""
+        """Load what `weights` returned; raise `RuntimeError` if names or shapes differ."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """`optimizer`: its name, and its state of each parameter; `scaler`: the loss scale."""
+        """Return `optimizer`: its name and state by parameter, and `scaler`: the loss scale."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`, also of another engine's."""
+        """Load a `state_dict`, also another engine's; raise `DataError` if it does not fit."""
         ...
 
 
@@ -110,13 +108,13 @@ class TorchEngine:
         )
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Autocast to bf16 or fp16, or nothing for fp32."""
+        """Return a context that casts to bf16 or fp16; none for fp32."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
     def forward(self, batch: Batch) -> Sums:
-        """The objective's sums, under autocast."""
+        """Return the objective's sums, under autocast."""
         with self.autocast():
             sums: Sums = self.objective(batch)
         return sums
@@ -143,36 +141,34 @@ class TorchEngine:
         return Update(grad_norm=norm, skipped=not finite)
 
     def discard_gradients(self) -> None:
-        """Forget what `backward` has added since the last step."""
+        """Clear the gradients since the last step."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def weights(self) -> dict[str, Tensor]:
-        """The module's own tensors, not copies of them."""
+        """Return the module's own tensors, not copies of them."""
         return distinct_state(self.module)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Put `weights` into the module."""
+        """Load `weights` into the module."""
         load_distinct(self.module, weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state by name, and the loss scale."""
+        """Return the optimizer's state by name, and the loss scale."""
+        states = states_of(self.module, self.optimizer)
         return {
-            "optimizer": {
-                "optimizer": self._kind,
-                "states": states_of(self.module, self.optimizer),
-            },
+            "optimizer": {"optimizer": self._kind, "states": states},
             "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises `DataError` if the state is of another optimizer or other parameters."""
+        """Load a `state_dict`; raise `DataError` for another optimizer or other parameters."""
         states = check_states(state["optimizer"], self._kind, shapes_of(self.module))
         load_states(self.module, self.optimizer, states)
         load_loss_scale(self.scaler, state["scaler"])
 
 
 def load_loss_scale(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> None:
-    """Put back a loss scale; of another engine's, which counts otherwise, the scale alone."""
+    """Restore a loss scale; another engine's counters are not loaded."""
     if not scaler.is_enabled() or "scale" not in state:
         return
     own = scaler.state_dict()
@@ -181,8 +177,5 @@ def load_loss_scale(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> N
 
 
 def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
-    """Return the whole shape of each parameter by name.
-
-    DeepSpeed leaves an empty tensor in place of a parameter that it has cut into partitions.
-    """
+    """Return the whole shape of each parameter, also of one that DeepSpeed has partitioned."""
     return {n: torch.Size(getattr(p, "ds_shape", p.shape)) for n, p in module.named_parameters()}

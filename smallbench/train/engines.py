@@ -1,4 +1,4 @@
-"""Which engine computes a run's steps, and how it is built."""
+"""The choice of an engine, and its construction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smallbench.train.processes import Processes
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine with nothing left to choose."""
+    """An engine with its options resolved."""
 
     engine: Literal["torch", "deepspeed"] = "torch"
     offload: Literal["none", "optimizer", "parameters"] = "none"
@@ -23,7 +23,7 @@ class EngineChoice:
 
 
 def choose_engine(train: TrainConfig) -> EngineChoice:
-    """What a configuration asks for, with nothing offloaded where that is left open."""
+    """Return the engine of a configuration; `auto` offloads nothing."""
     offload = "none" if train.offload == "auto" else train.offload
     engine = train.engine
     if engine == "auto":
@@ -41,7 +41,7 @@ def build_engine(
     processes: Processes,
     micro_batch_size: int,
 ) -> Engine:
-    """The chosen engine for `objective`, which it may change in place."""
+    """Return the engine for `objective`, which it may change in place."""
     if choice.engine == "torch":
         return TorchEngine(
             objective, optim, device=device, precision=precision, processes=processes

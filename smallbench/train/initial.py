@@ -1,4 +1,4 @@
-"""Begin with the weights of another run, of an export, or of a model on the Hugging Face hub."""
+"""Initial weights from another run, from an export, or from a model on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -16,15 +16,11 @@ from smallbench.models.convert import body_of, target_of
 from smallbench.objectives.base import PretrainObjective
 
 
-def load_initial_weights(
-    objective: PretrainObjective,
-    source: str,
-    tokenizer: Path,
-) -> str:
-    """Load what `source` has of the weights of `objective`; return what was and what was not.
+def load_initial_weights(objective: PretrainObjective, source: str, tokenizer: Path) -> str:
+    """Load the weights of `source` into `objective`; return a report of what was loaded.
 
     `tokenizer` is the folder of the run's tokenizer. Raises `DataError` if a weight has another
-    shape, if no weight fits, or if the tokens have other ids there.
+    shape, if no weight fits, or if the token ids differ.
     """
     path = Path(source)
     is_run = (path / "run.json").is_file()
@@ -34,17 +30,17 @@ def load_initial_weights(
     for name in found.keys() & own.keys():
         if found[name].shape != own[name].shape:
             raise DataError(
-                f"--init_from={source}: {name} has the shape {list(found[name].shape)} there and "
+                f"--init_from={source}: {name} has the shape {list(found[name].shape)}, but "
                 f"{list(own[name].shape)} in this run; set the same --model values"
             )
     loaded = {name: tensor for name, tensor in found.items() if name in own}
     if not loaded:
-        raise DataError(f"--init_from={source} has none of this run's weights")
+        raise DataError(f"--init_from={source} does not have any of this run's weights")
     objective.load_state_dict(loaded, strict=False)
-    lines = [f"began with {len(loaded)} of {len(own)} weights, from {source}"]
+    lines = [f"loaded {len(loaded)} of {len(own)} weights from {source}"]
     for names, what in (
-        (own.keys() - loaded.keys(), "fresh, since they are not there"),
-        (found.keys() - own.keys(), "not used, since this run has no place for them"),
+        (own.keys() - loaded.keys(), "missing there, initialized randomly"),
+        (found.keys() - own.keys(), "not part of this run, ignored"),
     ):
         if names:
             lines.append(f"{what}: {', '.join(sorted(names))}")
@@ -63,7 +59,7 @@ def _of_export(source: str, objective: PretrainObjective) -> dict[str, Tensor]:
     import transformers
 
     try:
-        # Never a question on the standard input of a batch job.
+        # Else transformers asks a question on standard input.
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         theirs = config.to_dict()
         name = (theirs.get("architectures") or [""])[0]
@@ -77,14 +73,14 @@ def _of_export(source: str, objective: PretrainObjective) -> dict[str, Tensor]:
         ) from None
     if body_of(theirs) is None:
         raise DataError(
-            f"--init_from={source}: its architecture {theirs.get('model_type')!r}, with the "
-            "options that it has, is not one of this project's"
+            f"--init_from={source}: unsupported architecture {theirs.get('model_type')!r}, or "
+            "unsupported options of it"
         )
     pad_token_id = theirs.get("pad_token_id") or 0
     target = target_of(objective.model.config, head=objective.head, pad_token_id=pad_token_id)
     if target is None:
         raise DataError(
-            f"--init_from={source}: no class of transformers has the architecture "
+            f"--init_from={source}: transformers does not support the architecture "
             f"{objective.model.config.architecture!r}; expected a run directory"
         )
     missing = set(loading["missing_keys"])
@@ -99,9 +95,9 @@ def _of_export(source: str, objective: PretrainObjective) -> dict[str, Tensor]:
 def _with_prefix(
     state: Mapping[str, Tensor], model_type: str, missing: set[str]
 ) -> dict[str, Tensor]:
-    """Return the weights that were in the files, a bare model's under the names of one with a head.
+    """Return the loaded weights, a bare model's under the names of a model with a head.
 
-    Electra's and BERT's encoders are one network here, whichever class it travels in.
+    ELECTRA's and BERT's encoders are one network here.
     """
     known = {name: tensor for name, tensor in state.items() if name not in missing}
     bases = ("bert.", "electra.", "roberta.", "deberta.")

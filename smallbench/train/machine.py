@@ -1,4 +1,4 @@
-"""What a run computes with: device, number format, engine, processes, and how many rows fit."""
+"""The hardware of a run: device, precision, engine, processes, and how many rows fit."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from smallbench.train.processes import ALONE, Processes, join_processes, local_d
 
 @dataclass(frozen=True)
 class Machine:
-    """Everything about the hardware that was chosen for a run."""
+    """The resolved choices of a run's hardware."""
 
     device: torch.device
     precision: str
     engine: EngineChoice
     fitting_rows: int
-    """Rows of a micro-batch that fit, by plan."""
+    """Rows of a micro-batch that fit, according to the plan."""
     processes: Processes = ALONE
 
     def facts(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def choose_machine(config: PretrainConfig, stop: Stop = NEVER) -> Machine:
     )
     fitting_rows = decision.num_rows
     for later in others:
-        # As many tokens in longer rows: what does not fit there does not fit here.
+        # A longer row has more tokens, so fewer rows may fit in the later phase.
         if later.engine != decision.engine:
             decision = later
         if later.num_rows < phases_of(config)[1].train.rows_per_forward:
@@ -99,10 +99,10 @@ def asked_rows(config: PretrainConfig, processes: Processes) -> int:
 def rows_per_forward(
     config: PretrainConfig, machine: Machine, found: Mapping[str, Any] | None = None
 ) -> int:
-    """Return the rows of a micro-batch: what is asked for, or as many of them as fit.
+    """Return the rows of a micro-batch: the configured number, or as many of them as fit.
 
-    `found` is what a checkpoint's attempt found out. Raises `ConfigError` if the processes cannot
-    share a global batch evenly.
+    `found` is the result of an earlier attempt. Raises `ConfigError` if the processes cannot share
+    a global batch evenly.
     """
     size, asked = machine.processes.size, asked_rows(config, machine.processes)
     for batch_size in (config.train.global_batch_size, config.schedule.initial_batch_size):

@@ -1,8 +1,7 @@
-"""A device's memory: when there is not enough of it, and how a CPU's is kept.
+"""Out-of-memory errors, and the CPU's allocator.
 
-The C library's allocator is told to keep what a training step frees for the next step. By default
-glibc returns every large block to the kernel and fetches it again, zeroed page by page,
-some thousand times a second; that was a seventh of a BERT step, and half of transformers'.
+By default glibc returns every large freed block to the kernel, and the next step fetches zeroed
+pages again; that was a seventh of a BERT step, and half of transformers'.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ LARGEST = 2**31 - 1  # mallopt takes an int
 
 
 def keep_freed_memory() -> bool:
-    """From now on reuse freed memory in this process; False where the C library is not glibc.
+    """Reuse freed memory in this process; return False if the C library is not glibc.
 
-    The peak stays what it is; what is freed below it is no longer given back.
+    The peak does not change, but freed memory is no longer returned to the kernel.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -32,7 +31,7 @@ def keep_freed_memory() -> bool:
 class MemoryExhaustedError(Exception):
     """A step did not fit into the device's memory.
 
-    `is_undone` says whether the step has changed nothing; an update that broke off may have.
+    `is_undone`: the step has changed nothing; an interrupted update may have.
     """
 
     def __init__(self, message: str, *, is_undone: bool) -> None:

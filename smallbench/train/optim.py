@@ -1,9 +1,8 @@
 """The optimizers: a row of `OPTIMIZERS` is a function `(module, config)`.
 
-Groups hold their parameters in the module's order. The state leaves an optimizer by the names of
-the parameters, so that it does not depend on groups or on the engine that holds it. (PyTorch's
-`distributed.checkpoint.state_dict` does the same, but takes a step to make a state that is not
-there yet, and such a state is not what a run has before its first step.)
+Groups keep the module's order. The state is saved by the parameters' names, so it does not depend
+on groups or on the engine. (PyTorch's `distributed.checkpoint.state_dict` does the same, but makes
+a missing state by a step, which a run does not have before its first step.)
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from smallbench.train import OPTIMIZERS
 from smallbench.train.config import AdafactorConfig, MuonConfig, OptimConfig, OptimizerConfig
 
 States = dict[str, dict[str, Any]]
-"""Parameter's name → what the optimizer keeps of it, by the optimizer's own names."""
+"""Parameter's name → its state, by the optimizer's own names."""
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -29,9 +28,9 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
 
 
 def decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
-    """Return groups of matrices, which decay, and of vectors, which do not.
+    """Return a group of matrices, which decay, and one of biases and norms, which do not.
 
-    Vectors are biases and norms (google-research/bert `optimization.py`).
+    As google-research/bert's `optimization.py`.
     """
     parameters = [p for p in parameters if p.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -59,8 +58,8 @@ def _adamw(parameters: Iterable[Tensor], config: OptimConfig) -> torch.optim.Ada
 def build_muon(module: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
     """Return Muon for the matrices of hidden layers, AdamW for embeddings, heads and vectors.
 
-    Hidden layers are what a `ModuleList` holds. Muon's update is scaled to AdamW's root mean
-    square, so both share one learning rate (Liu et al. 2025, arXiv 2502.16982, §2.2).
+    Hidden layers are those in a `ModuleList`. Muon's update is scaled to AdamW's root mean square,
+    so both share one learning rate (Liu et al. 2025, arXiv 2502.16982, §2.2).
     """
     stacks = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
     inside = {p for stack in stacks for p in stack.parameters()}
@@ -69,8 +68,8 @@ def build_muon(module: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
     hidden = [p for p in hidden if p.requires_grad]
     if not hidden:
         raise ConfigError(
-            "optim.optimizer 'muon' needs matrices in a torch.nn.ModuleList, and this model has "
-            "none; use 'adamw'"
+            "optim.optimizer 'muon' requires matrices in a torch.nn.ModuleList, which this model "
+            "does not have; use 'adamw'"
         )
     chosen = set(hidden)
     muon = torch.optim.Muon(
@@ -101,14 +100,13 @@ class Combined(torch.optim.Optimizer):
     """Several optimizers over different parameters that step together."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
-        # Not the base class's: it would keep groups of its own, and a state that is loaded gives
-        # each part new ones.
+        # The base class's would copy the groups, and loading a state replaces those of each part.
         self.optimizers = optimizers
         self.defaults = {}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The parts' own groups: a learning rate that is set here is theirs."""
+        """The groups of all parts, not copies of them."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -134,7 +132,7 @@ def states_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> States:
 
 
 def load_states(module: nn.Module, optimizer: torch.optim.Optimizer, states: States) -> None:
-    """Put back what `states_of` gave."""
+    """Load what `states_of` returned."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     for part in parts_of(optimizer):
         content = part.state_dict()
@@ -161,24 +159,24 @@ def check_states(saved: Mapping[str, Any], kind: str, shapes: Mapping[str, torch
     """
     if saved.get("optimizer") != kind:
         raise DataError(
-            f"the checkpoint holds the state of the optimizer {saved.get('optimizer')!r}, this run "
-            f"uses {kind!r}; start a new run, with --init_from for the weights alone"
+            f"the checkpoint has the state of the optimizer {saved.get('optimizer')!r}, but this "
+            f"run uses {kind!r}; start a new run, with --init_from to keep the weights"
         )
     states: States = saved["states"]
     for name, state in states.items():
         if name not in shapes:
-            raise DataError(f"the checkpoint's optimizer state is of {name!r}, which is not here")
+            raise DataError(f"the checkpoint has an optimizer state of {name!r}, an unknown weight")
         for key, value in state.items():
             if isinstance(value, Tensor) and not _fits(value.shape, shapes[name]):
                 raise DataError(
                     f"the checkpoint's optimizer state {key!r} of {name!r} has the shape "
-                    f"{list(value.shape)}, the model's is {list(shapes[name])}"
+                    f"{list(value.shape)}, expected {list(shapes[name])}"
                 )
     return states
 
 
 def _fits(shape: torch.Size, parameter: torch.Size) -> bool:
-    """Return whether a state may belong to a parameter: a scalar, its shape, or a factor of it."""
+    """Return whether a state fits a parameter: a scalar, its shape, or a factor of it."""
     if not shape:
         return True
     pairs = zip(shape, parameter, strict=False)
@@ -186,4 +184,4 @@ def _fits(shape: torch.Size, parameter: torch.Size) -> bool:
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps of a parameter, by torch's and DeepSpeed's common names."""
+"""AdamW's state of a parameter, in torch and in DeepSpeed."""

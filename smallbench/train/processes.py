@@ -1,8 +1,8 @@
 """The processes of a run: one, or one for each GPU of a machine, as `torchrun` starts them.
 
-Process 0 alone writes and talks. Every process draws and corrupts the whole global batch, which is
-cheap, and computes on its share of the micro-batches, so that a step is the same for any number of
-processes but for the order of its sums.
+Only process 0 writes and prints. Every process draws and corrupts the whole global batch, which is
+cheap, and computes its share of the micro-batches, so the number of processes only changes the
+order of sums.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among its like. With one process every method does nothing at once."""
+    """Rank and world size, with collectives that do nothing for one process."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and talks."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process; all must ask."""
+        """Return whether `flag` is set in any process; all must call it."""
         return flag if self.size == 1 else any(self.gathered(flag))
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of all processes' tensors, in place."""
+        """Sum the tensors of all processes in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def first_of(self, value: Any) -> Any:
-        """Process 0's `value`, a plain object, in all of them."""
+        """Return process 0's `value` in all processes."""
         if self.size == 1:
             return value
         values = [value]
@@ -57,7 +57,7 @@ class Processes:
         return values[0]
 
     def gathered(self, value: Any) -> list[Any]:
-        """Every process's `value`, by rank."""
+        """Return every process's `value`, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -69,21 +69,20 @@ ALONE = Processes()
 
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What `torchrun` sets in the environment of each process."""
+"""Environment variables that `torchrun` sets."""
 
 SAY_SECONDS = 5.0
-"""How long to wait for the other processes before saying so."""
+"""How long to wait for the other processes before a message is printed."""
 
 
 def join_processes(
     device: torch.device, *, needs_group: bool = False, stop: Stop = NEVER
 ) -> Processes:
-    """Return this process's place among those that `torchrun` started; `ALONE` outside it.
+    """Join the processes that `torchrun` started; return `ALONE` outside of it.
 
-    With `needs_group` there is a process group even for one process: DeepSpeed wants one, and would
-    otherwise ask MPI for it. It needs no port: a store in memory does. Raises `ConfigError` if the
-    environment is not that of `torchrun`, `UnsavedError` if asked to stop while the other processes
-    are waited for.
+    `needs_group` makes a process group even for one process, with a store in memory: DeepSpeed
+    would otherwise ask MPI for one. Raises `ConfigError` if the environment is not that of
+    `torchrun`, `UnsavedError` if asked to stop while waiting for the other processes.
     """
     size = launched_size()
     if size == 1 and not needs_group:
@@ -100,10 +99,10 @@ def join_processes(
 
 
 def launched_size() -> int:
-    """Return how many processes were started together, by the environment.
+    """Return the world size of the environment.
 
-    Raises `ConfigError` for variables that a scheduler (SLURM, MPI) has left, or that contradict
-    each other.
+    Raises `ConfigError` for variables of another launcher (SLURM, MPI), or that contradict each
+    other.
     """
     text = os.environ.get("WORLD_SIZE", "1")
     if text == "1":
@@ -127,7 +126,7 @@ def launched_size() -> int:
 
 
 def _meet(backend: str, size: int, stop: Stop) -> None:
-    """Wait for the other processes, in a thread: PyTorch's own wait does not let a signal in."""
+    """Wait for the other processes in a thread, since PyTorch's wait blocks signals."""
     failures: list[Exception] = []
 
     def join() -> None:
@@ -154,7 +153,7 @@ def _meet(backend: str, size: int, stop: Stop) -> None:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Return the GPU that `torchrun` means for this process; any other device as it is."""
+    """Return the GPU that `torchrun` assigns to this process; any other device unchanged."""
     if device.type != "cuda" or launched_size() == 1 or "LOCAL_RANK" not in os.environ:
         return device
     mine = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -1,7 +1,7 @@
-"""Schedules: pure functions of what is done, in steps, seconds, FLOPs or parts of the run.
+"""Schedules: pure functions of the completed part of a run.
 
 A row of `SCHEDULES` is a function `(fraction, config)`: the multiplier on the peak learning rate
-when `fraction` of the run after the warm-up is done, 1 at 0. All share one linear warm-up.
+after `fraction` of the run that follows the warm-up, 1 at 0. All share one linear warm-up.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def constant(fraction: float, config: ConstantSchedule) -> float:
 def rate_factor(
     done: float, *, total: float, warmup: float, decay: Callable[[float], float]
 ) -> float:
-    """Return the multiplier on the peak learning rate for the step before which `done` was done.
+    """Return the multiplier on the peak learning rate of the step after `done`.
 
-    Rises linearly to 1 over the warm-up, then follows `decay(fraction of the rest)`. All in the
-    same unit: steps, seconds or FLOPs.
+    It rises linearly to 1 over the warm-up, then follows `decay(fraction of the rest)`. All
+    arguments have one unit: steps, seconds or FLOPs.
     """
     if done < warmup:
         return (done + 1) / (warmup + 1)

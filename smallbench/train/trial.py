@@ -1,6 +1,6 @@
-"""What happens before and after a run with plug-ins: a step to try, and nothing left of a failure.
+"""A trial step for plug-ins, and the clean-up after one that fails.
 
-A mistake in a user's own code shows in seconds, before a directory or a storage is touched.
+A mistake in a user's own code is found in seconds, before a directory or a storage is touched.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TRIAL_ROWS = 2
 
 
 def try_plugins(config: PretrainConfig, rows: TokenRows, vocabulary: Vocabulary) -> None:
-    """Train a step of two rows on the CPU if `config` names plug-ins, and forget it.
+    """Train a step of two rows on the CPU if `config` names plug-ins, and discard it.
 
-    Raises what their code raises, and `ConfigError` if they break what the trainer relies on.
+    Raises what their code raises, and `ConfigError` if they violate a protocol.
     """
     if not plugins_of(config):
         return
@@ -88,5 +88,5 @@ def _described(value: Any) -> str:
 
 
 def undone_if_plugins_fail(run_dir: Path) -> AbstractContextManager[None]:
-    """Delete what a run left in `run_dir` if a plug-in ended it before the first checkpoint."""
+    """Delete the files in `run_dir` if a plug-in ends the run before the first checkpoint."""
     return nothing_left(run_dir, is_kept=lambda: any((run_dir / "commits").glob("step-*")))

@@ -161,6 +161,18 @@ def test_a_broken_command_is_refused_before_anything_runs(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_keys_may_be_given_as_flags_beside_set(corpus, tmp_path, capsys):
+    words = [*VARIANTS, *flags(corpus, tmp_path / "o"), "--dry_run"]
+    assert main(["ablate", *words, "--train.milestones=2,4", "--train.compile"]) == 0
+    said = capsys.readouterr().out
+    assert "- train.milestones=2,4\n" in said
+    assert "- train.compile=true\n" in said
+    assert main(["ablate", *words, "--train.global_batch_size=4"]) == 78
+    assert "gives train.global_batch_size twice" in capsys.readouterr().err
+    assert main(["ablate", *words, "--optim.learning_rat=1"]) == 78
+    assert "did you mean 'optim.learning_rate'" in capsys.readouterr().err
+
+
 def test_another_budget_or_corpus_in_one_folder_is_refused(whole, corpus, tmp_path, capsys):
     other = shutil.copytree(corpus, tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
+from smallbench.cluster import manifests
 from smallbench.errors import ExitCode
 from tests.cluster.kustomize import IMAGE, KUBECTL
 from tests.servers.kubernetes import Kubernetes, running
@@ -30,6 +31,7 @@ def _kubectl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", f"{Path(KUBECTL).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
+    manifests._kustomized.cache_clear()
 
 
 @pytest.fixture

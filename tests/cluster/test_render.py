@@ -103,7 +103,7 @@ def env_values(job):
 
 
 def test_the_committed_manifests_are_those_of_the_default_recipe():
-    """PodSizes and all: the planner's for bert-small on the paper's card, but for names."""
+    """Sizes and all: the planner's for bert-small on the paper's card, but for names."""
     committed = jobs(build())
     for stage in ("pretrain", "export", "glue"):
         expected = deepcopy(committed[stage])

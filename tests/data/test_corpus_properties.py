@@ -131,20 +131,15 @@ def check_damage(file, compression: str, place: float, cut: bool) -> None:
         assert (count > 0) == bool(named)
 
 
-FAST = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
 SLOW = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 DAMAGE = (st.sampled_from(["gzip", "bzip2", "xz", "zstd", "twice"]), st.floats(0, 1), st.booleans())
 
 
-@FAST
 @given(files(), st.sampled_from(sorted(COMPRESS)))
 def test_documents_in_are_documents_out(file, compression):
     check_documents(file, compression)
 
 
-@FAST
 @given(files(), *DAMAGE)
 def test_damage_is_refused_or_named(file, compression, place, cut):
     check_damage(file, compression, place, cut)
@@ -164,7 +159,6 @@ def test_damage_is_refused_or_named_many_times(file, compression, place, cut):
     check_damage(file, compression, place, cut)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.binary(max_size=400), st.sampled_from(NAMES))
 def test_any_bytes_are_read_or_refused_in_one_sentence(content: bytes, name: str):
     with tempfile.TemporaryDirectory() as folder:

@@ -133,12 +133,6 @@ def check_parity(backend: tokenizers.Tokenizer, texts: list[str]) -> None:
 TEXTS = st.lists(st.text("ab theTHE éñÉ東 .,-'\n\t\u00a0\u0301▁Ġ0", max_size=30), max_size=4)
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 @given(backends(), TEXTS)
 def test_any_accepted_tokenizer_gives_equal_ids_in_transformers(backend, texts):
     check_parity(backend, texts)

@@ -93,7 +93,9 @@ def all_shares(config: PrepareConfig, out: str, tmp_path: Path, storage=None, co
         return [done.result(timeout=120) for done in running]
 
 
-@pytest.mark.parametrize("count", [2, 3, 12])
+@pytest.mark.parametrize(
+    "count", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 12))]
+)
 def test_shares_make_the_bytes_of_one_machine(config: PrepareConfig, tmp_path: Path, count: int):
     """12: more shares than files."""
     prepare(config, out=tmp_path / "one", workers=1)
@@ -127,6 +129,7 @@ def test_a_source_without_files_is_the_first_ones_work(
     assert content(tmp_path / "shared") == content(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_corpus_and_result_in_a_bucket(config: PrepareConfig, s3_bucket: Bucket, tmp_path: Path):
     """The same rows and tokenizer as from a local folder."""
     prepare(config, out=tmp_path / "one", workers=1)
@@ -155,8 +158,16 @@ class StopAt(Stop):
         return self.left < 0
 
 
-@pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.parametrize("after", [0, 2, 5, 9])
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [
+        (number, after)
+        if (number, after) in {(1, 5), (2, 2)}
+        else pytest.param(number, after, marks=pytest.mark.slow)
+        for number in (1, 2)
+        for after in (0, 2, 5, 9)
+    ],
+)
 def test_an_interrupted_share_goes_on_elsewhere(
     config: PrepareConfig, tmp_path: Path, number: int, after: int
 ):

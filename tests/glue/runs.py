@@ -2,7 +2,14 @@
 
 from dataclasses import replace
 
-from smallbench.glue.results import RunResult, RunSettings, SplitResult
+from smallbench.glue.results import (
+    RunResult,
+    RunSettings,
+    SplitResult,
+    read_predictions,
+    read_run,
+    score_run,
+)
 from smallbench.glue.tasks import TASKS
 
 
@@ -39,3 +46,13 @@ def run_of(task="cola", score=0.5, failed=False, **changes):
         seconds=12.5,
         examples_per_second=96.0,
     )
+
+
+def check_run(directory, data):
+    """The run, whose metrics are those of its stored predictions."""
+    run = read_run(directory)
+    predictions = {
+        name: read_predictions(directory, data.task, name) for name in data.scored_splits
+    }
+    assert score_run(run.settings, data, predictions).splits == run.splits
+    return run

@@ -10,9 +10,10 @@ from smallbench.glue.encoder import Encoder
 from smallbench.glue.features import EpochBatches, Features, epoch_batches, tokenize
 from smallbench.glue.finetune import finetune
 from smallbench.glue.readers import load_task
-from smallbench.glue.results import check_run, run_directory
+from smallbench.glue.results import run_directory
 from smallbench.glue.tasks import TASKS
 from smallbench.stop import Stop
+from tests.glue.runs import check_run
 
 QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32")
 RUN = {"learning_rate": 1e-3, "seed": 1}

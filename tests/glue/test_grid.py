@@ -76,7 +76,7 @@ def test_shards_have_every_run_once_and_what_chooses_together(protocol, count):
     assert Counter(run for shard in shards for run in shard) == Counter(plan)
     loads = [sum(cost[run.task] for run in shard) for shard in shards]
     largest = max(cost.values())
-    if protocol == "robust-v1":
+    if PROTOCOLS[protocol].chooses_rate:
         homes = {task: {k for k, shard in enumerate(shards) for run in shard if run.task == task}
                  for task in TASKS}  # fmt: skip
         assert {len(home) for home in homes.values()} == {1}
@@ -193,6 +193,7 @@ def test_what_another_worker_is_at_is_left_to_it(encoder, data, whole, tmp_path,
     assert tree(tmp_path / "mine") == tree(tmp_path / "theirs")
 
 
+@pytest.mark.slow
 def test_workers_on_one_folder_share_the_work(model, glue, tmp_path):
     """Two processes with the same command: each run is made once, all of them by both together."""
     command = [

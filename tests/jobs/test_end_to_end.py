@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from smallbench.glue.samples import write_sample_glue
+from tests.command import command as smallbench
 from tests.servers.proxy import Stall
 
 SMALLBENCH = Path(sys.executable).with_name("smallbench")
@@ -20,14 +21,6 @@ TINY = [
     "--model.embedding_size=16", "--model.num_hidden_layers=1", "--train.global_batch_size=8",
     "--train.num_eval_rows=16",
 ]  # fmt: skip
-
-
-def smallbench(*words, code=0):
-    done = subprocess.run(
-        [SMALLBENCH, *map(str, words)], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == code, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +131,9 @@ def test_a_run_kept_in_a_storage_outlives_its_machine(folder, corpus):
     assert "nothing" in smallbench("checkpoints", "prune", url).stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_same_command_finishes(folder, corpus, number):
     run = folder / f"run-{number.name}"
     command = [
@@ -161,7 +156,12 @@ def test_a_signal_saves_and_the_same_command_finishes(folder, corpus, number):
 
 
 @pytest.mark.parametrize(
-    "program", [[SMALLBENCH, "pretrain"], [sys.executable, "-m", "jobs.pretrain"]], ids=["", "-m"]
+    "program",
+    [
+        [SMALLBENCH, "pretrain"],
+        pytest.param([sys.executable, "-m", "jobs.pretrain"], marks=pytest.mark.slow),
+    ],
+    ids=["", "-m"],
 )
 def test_an_upload_under_way_does_not_hold_up_the_exit(
     corpus, tmp_path, moto_bucket, proxy, program

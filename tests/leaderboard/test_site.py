@@ -4,9 +4,9 @@ import base64
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -20,19 +20,19 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from jobs.leaderboard import Options
+from jobs.leaderboard import ServeOptions
 from smallbench.errors import DataError, UnavailableError, UsageError
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard.board import board_rows
+from smallbench.leaderboard.board import board_rows, compare
 from smallbench.leaderboard.entry import schema
 from smallbench.leaderboard.evaluation import evaluate, evaluate_all
 from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.gold import NO_GOLD
 from smallbench.leaderboard.site import build as module
 from smallbench.leaderboard.site.build import build_site
-from smallbench.leaderboard.site.charts import Strips, pareto, record_chart, records
-from smallbench.leaderboard.site.rows import Usage, rows
+from smallbench.leaderboard.site.rows import Usage, rows, task_leads
 from smallbench.leaderboard.site.serve import server
+from smallbench.leaderboard.site.strips import Strips, records
 from tests.leaderboard.pages import local_target, read_pages
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
@@ -324,7 +324,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
-def test_what_no_build_wrote_is_never_replaced(files, site, entries, tmp_path):
+def test_a_folder_that_is_not_only_a_site_is_never_replaced(files, site, entries, tmp_path):
     out = tmp_path / "out"
     for name, text in files.items():
         path = out / name
@@ -355,8 +355,8 @@ def test_the_folder_one_is_in_is_not_replaced(out, entries, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "https://a.b/?q=1"])
-def test_an_address_that_is_none_is_refused(url, entries, tmp_path):
-    with pytest.raises(UsageError, match="is no address"):
+def test_an_invalid_address_is_refused(url, entries, tmp_path):
+    with pytest.raises(UsageError, match="Invalid --site_url"):
         build_site(entries, tmp_path / "site", site_url=url)
 
 
@@ -374,11 +374,6 @@ def test_scores_on_stand_ins_say_so_on_every_page(entries, tmp_path):
         assert "nothing on these pages says anything about GLUE" in page.text
 
 
-def test_the_pareto_front_has_who_is_beaten_by_nobody():
-    points = [(1, 70.0), (2, 69.0), (2, 72.0), (3, 72.0), (4, 75.0), (4, 74.0)]
-    assert pareto(points) == [(1, 70.0), (2, 72.0), (4, 75.0)]
-
-
 def test_records_rise_and_are_of_ranked_entries(entries):
     found = records(rows(entries, "robust"))
     averages = [row.average for row, _ in found]
@@ -389,22 +384,6 @@ def test_records_rise_and_are_of_ranked_entries(entries):
     assert records(rows(entries[-6:], "paper")) == [], "reported entries set none"
 
 
-def test_the_record_is_drawn_from_the_first_day_to_the_last(entries):
-    found = [row for row in rows(entries, "robust") if row.rank]
-    days = ["2025-03-01", "2025-01-01", "2025-12-31"]
-    dated = [
-        replace(row, entry=replace(row.entry, date=day))
-        for row, day in zip(found, days, strict=False)
-    ]
-    chart = record_chart(dated)
-    assert [tick.label for tick in chart.x_ticks] == ["2025-01-01", "2025-12-31"]
-    heights = [int(y) for y in re.findall(r"V(\d+)", dict(chart.paths)["line"])]
-    assert heights
-    assert heights == sorted(heights, reverse=True), "what is better is higher"
-    assert dict(chart.paths)["dots"].count("M") == len(records(dated))
-    assert record_chart(dated[:1]) is None
-
-
 def test_strips_share_one_scale_that_holds_the_best(entries):
     found = rows(entries, "robust")
     strips = Strips.of(found)
@@ -412,6 +391,19 @@ def test_strips_share_one_scale_that_holds_the_best(entries):
     assert 0 < strips.scale.place(found[0].interval.low) < 1
     assert 0 < strips.scale.place(found[0].interval.high) < 1
     assert Strips.of([]) is None
+
+
+def test_a_lead_on_a_task_is_a_difference_whose_range_is_above_zero(entries):
+    """As `leaderboard compare` says of the same two."""
+    found = rows(entries, "robust")
+    leads = task_leads(found)
+    for a, b in itertools.combinations(range(len(found)), 2):
+        for difference in compare(found[a].view, found[b].view)[:-1]:
+            task = next(name for name, task in TASKS.items() if task.column == difference.name)
+            bits = [int(leads[found[one].slug][task], 16) >> other & 1 for one, other in
+                    ((a, b), (b, a))]  # fmt: skip
+            expected = {"A leads": [1, 0], "B leads": [0, 1], "tie": [0, 0]}
+            assert bits == expected[difference.verdict]
 
 
 def test_the_job_serves_what_it_built_on_this_machine_only(tmp_path):
@@ -435,9 +427,9 @@ def test_the_job_serves_what_it_built_on_this_machine_only(tmp_path):
 
 
 @pytest.mark.parametrize("port", [-1, 65_536, 99_999_999])
-def test_a_port_that_is_none_is_refused(port):
-    with pytest.raises(UsageError, match=f"--port={port} is none"):
-        Options(action="serve", port=port)
+def test_an_invalid_port_is_refused(port):
+    with pytest.raises(UsageError, match=f"--port={port}: expected 0 to 65535"):
+        ServeOptions(port=port)
 
 
 @pytest.mark.skipif(not shutil.which("java"), reason="the Nu HTML checker needs Java")

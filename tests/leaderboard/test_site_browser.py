@@ -14,7 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from smallbench.leaderboard.evaluation import evaluate_all
 from smallbench.leaderboard.gold import NO_GOLD
 from smallbench.leaderboard.site.build import build_site
-from smallbench.leaderboard.site.rows import rows
+from smallbench.leaderboard.site.rows import rows, task_leads
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
 pytestmark = pytest.mark.browser
@@ -32,6 +32,9 @@ AXE = {"resultTypes": ["violations"], "preload": False}
 @pytest.fixture(scope="module")
 def entries(tmp_path_factory):
     root = tmp_path_factory.mktemp("entries")
+    for number in range(5):
+        tiny = synthetic_entry(f"tiny-{number}", GOLD, seed=number, track="tiny")
+        write_made(root, tiny)
     for number in range(NUM_ENTRIES):
         made = synthetic_entry(f"entry-{number}", GOLD, seed=number, quality=2 - 3 * number)
         notes = (f"A note on {number}.",)
@@ -43,7 +46,8 @@ def entries(tmp_path_factory):
 def site(entries, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built") / "site"
     build_site(entries, folder)
-    build_site(entries[NUM_ENTRIES:], folder.parent / "unmeasured")
+    reported = [entry for entry in entries if entry.tier == "reported"]
+    build_site(reported, folder.parent / "unmeasured")
     build_site(entries[:1], folder.parent / "single")
     return folder
 
@@ -239,6 +243,13 @@ def test_up_to_four_are_pinned_and_compared_side_by_side(opened, entries):
             names = ", ".join(other.entry.name for other in found)
             assert (f"{word} {names}" in said) if found else (word not in said)
     dialog.locator("svg[aria-label^='Pretraining loss']").wait_for()
+    leads = task_leads(rows(entries, "robust"))
+    order = [row.slug for row in rows(entries, "robust")]
+    for column, row in enumerate(four):
+        said = dialog.locator(f".verdict[data-task=qqp][data-slug={row.slug}]").inner_text()
+        led = [other.entry.name for other in four
+               if int(leads[row.slug]["qqp"], 16) >> order.index(other.slug) & 1]  # fmt: skip
+        assert (f"leads {', '.join(led)}" in said) if led else ("leads" not in said), column
     page.keyboard.press("Escape")
     assert not page.locator("dialog[open]").count()
     page.go_back()
@@ -345,14 +356,24 @@ def test_focus_is_always_seen(opened):
 # ---- everybody
 
 
-@pytest.mark.parametrize("width", [1280, 375])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (375, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(375, "light", marks=pytest.mark.slow),
+        pytest.param(768, "light", marks=pytest.mark.slow),
+        pytest.param(1920, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_axe_finds_nothing_and_no_page_is_wider_than_its_window(opened, width, scheme):
     looks = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
     for address in (
         "index.html",
         "index.html?pin=entry-0,entry-1&compare=1",
         "paper.html?pin=entry-0",
+        "tiny.html",
         "submit.html",
         "entries/entry-0/index.html",
         "entries/reported-electra/index.html",
@@ -381,21 +402,40 @@ def test_axe_finds_nothing_and_no_page_is_wider_than_its_window(opened, width, s
         page.close()
 
 
-def test_without_javascript_all_rows_charts_and_pages_are_there(opened, entries):
+def test_without_javascript_all_rows_tables_and_pages_are_there(opened, entries):
     page = opened(java_script_enabled=False)
     assert shown(page) == all_slugs(entries)
-    for selector in (".controls", ".tools"):
+    for selector in (".controls", ".tools", "#scatter"):
         assert page.locator(f"{selector}:visible").count() == 0
-    assert page.locator("#scatter svg[role=img]:visible").count() == 4
-    assert page.locator("#by-task .strip:visible").count() == 8 * NUM_SMALL
+    assert page.locator("#by-task tbody tr:visible").count() == NUM_SMALL
+    assert page.locator("#by-task tbody .range:visible").count() == 8 * NUM_SMALL
     assert page.locator(".records li:visible").count() >= 1
-    assert page.locator("#records svg[role=img]:visible").count() == 1
-    assert page.locator(".strip:visible").count() >= NUM_SMALL
+    assert page.locator(".strip:visible").count() == NUM_SMALL
     page.click("#entry-1 .model a >> nth=0")
-    assert page.locator("#curve svg[role=img]:visible").count() == 1
+    assert page.locator("#curve td:visible").count() >= 20
     assert page.locator("[data-view=robust] .strip:visible").count() == 8
     page.click("text=Submit")
     assert page.locator("h1").inner_text() == "Submitting to the leaderboard"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["index.html", "tiny.html", "any.html", "paper.html", "../unmeasured/index.html"],
+)
+def test_five_rows_are_above_the_fold(opened, address):
+    page = opened(address, viewport={"width": 1280, "height": 800})
+    bottoms = page.locator(".board tbody tr[id]").evaluate_all(
+        "all => all.map(row => row.getBoundingClientRect().bottom)"
+    )
+    assert sum(bottom <= 800 for bottom in bottoms) >= 5
+
+
+def test_the_tab_of_a_track_has_its_own_tasks(opened, entries):
+    page = opened("tiny.html")
+    assert shown(page) == all_slugs(entries, "tiny")
+    columns = page.locator(".board thead .task button").all_inner_texts()
+    assert columns == ["CoLA", "SST", "MRPC", "STS", "RTE"]
+    assert page.locator(".tabs a").all_inner_texts()[1].startswith("Two CPU cores")
 
 
 def test_charts_are_drawn_again_with_what_the_table_shows(opened, entries):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import smallbench.leaderboard
-from jobs.leaderboard import Options, run
+from jobs.leaderboard import TableOptions, table
 from smallbench.errors import DataError
 from smallbench.glue.results import (
     RunResult,
@@ -137,12 +137,12 @@ def test_the_job_prints_what_it_writes(tmp_path, capsys):
         directory = run_directory(tmp_path / "a", result.settings)
         write_run(directory, result, {"dev": np.zeros(100, dtype=int)})
     out = tmp_path / "table.md"
-    run(Options(results=(tmp_path / "a",), out=out))
+    table(TableOptions(results=(tmp_path / "a",), out=out))
     printed = capsys.readouterr().out
     assert out.read_text() == printed
     assert "org/mine" in printed
     with pytest.raises(DataError, match="has no finished runs"):
-        run(Options(results=(tmp_path / "b",)))
+        table(TableOptions(results=(tmp_path / "b",)))
 
 
 def test_the_leaderboard_imports_no_torch():

@@ -26,6 +26,7 @@ from smallbench.models import ARCHITECTURES
 from smallbench.recipes import recipe_config
 from smallbench.registry import Registry
 from smallbench.train.config import PretrainConfig, plugins_of
+from tests.command import command
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 IDEAS = ("gated_bert", "span_masking", "lion", "char_words", "word_order")
@@ -50,14 +51,11 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "_GIVEN", set())
 
 
-def smallbench(*words: str, cwd: Path, wait: bool = True) -> Any:
-    command = [sys.executable, "-m", "jobs.cli", *words]
+def process(*words: str, **options: Any) -> subprocess.Popen[bytes]:
+    """The console script in a process of its own, to be killed or to know nothing of a plug-in."""
+    line = [sys.executable, "-m", "jobs.cli", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    if not wait:
-        return subprocess.Popen(command, cwd=cwd, env=environment, stderr=subprocess.DEVNULL)
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL, **options)
 
 
 def write(folder: Path, name: str, text: str) -> str:
@@ -268,38 +266,38 @@ WITH_CODE = ("gated_bert", "span_masking", "lion")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_an_idea_trains_resumes_exactly_exports_and_makes_an_entry(
-    name: str, corpus: Path, tmp_path: Path
+    name: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     data = str(corpus)
     if name == "char_words":
         words = f"--corpus=text.txt --out=corpus --tokenizer={HERE}/char_words.py:char_words"
         sizes = ["--vocab_size=60", "--sequence_length=32", "--eval_fraction=0.2"]
         text = "\n\n".join(f"document {n} " + f"tells of {n * n} words. " * 20 for n in range(80))
         (tmp_path / "text.txt").write_text(text)
-        run_well("prepare", *words.split(), *sizes, cwd=tmp_path)
+        command("prepare", *words.split(), *sizes)
         data = "corpus"
     line = ["pretrain", *RUNS[name], f"--data={data}", *SMALL]
-    run_well(*line, "--run_dir=whole", cwd=tmp_path)
-    killed = smallbench(*line, "--run_dir=killed", cwd=tmp_path, wait=False)
+    command(*line, "--run_dir=whole")
+    killed = process(*line, "--run_dir=killed")
     deadline = time.monotonic() + 300
     while not list((tmp_path / "killed" / "commits").glob("step-*")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    run_well(*line, "--run_dir=killed", cwd=tmp_path)
+    command(*line, "--run_dir=killed")
     (first,) = (tmp_path / "whole" / "checkpoints").glob("*8/*/module.safetensors")
     (second,) = (tmp_path / "killed" / "checkpoints").glob("*8/*/module.safetensors")
     assert first.read_bytes() == second.read_bytes()
-    run_well("export", "--run=killed", "--out=export", cwd=tmp_path)
+    command("export", "--run=killed", "--out=export")
     record = json.loads((tmp_path / "killed" / "run.json").read_text())
     assert [kept["name"] for kept in record["plugins"]] == [f"{name}.py"] * (name in WITH_CODE)
     score(name, tmp_path)
     entry = tmp_path / "an-idea"
-    run_well(
+    command(
         *["leaderboard", "new", "--run=killed", "--glue=glue", "--out=an-idea", "--authors=Ada"],
         *["--license=MIT", "--contains_glue=false"],
-        cwd=tmp_path,
     )
     plugins_of_entry = read_submission(entry).entry.measured.provenance.plugins
     assert [p["sha256"] for p in plugins_of_entry] == [p["sha256"] for p in record["plugins"]]
@@ -311,16 +309,10 @@ def test_an_idea_trains_resumes_exactly_exports_and_makes_an_entry(
         refuses_changed_code(name, line, tmp_path)
 
 
-def run_well(*words: str, cwd: Path) -> str:
-    done = smallbench(*words, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return str(done.stdout)
-
-
 def score(name: str, folder: Path) -> None:
     """Fine-tune the run on samples of the eight tasks, and on its own task if it is one."""
     quick = ["--learning_rate=1e-3", "--seeds=1", "--epochs=1", "--max_length=32"]
-    run_well("glue", "--model=killed", "--glue=samples", "--out=glue", *quick, cwd=folder)
+    command("glue", "--model=killed", "--glue=samples", "--out=glue", *quick)
     if name != "word_order":
         return
     (folder / "data" / "WordOrder").mkdir(parents=True)
@@ -329,15 +321,15 @@ def score(name: str, folder: Path) -> None:
         text = "\n".join(["sentence\tlabel", *rows, ""])
         (folder / "data" / "WordOrder" / f"{split}.tsv").write_text(text)
     own = f"--tasks={HERE}/word_order.py:WORD_ORDER"
-    run_well("glue", "--model=killed", "--glue=data", "--out=own", own, *quick, cwd=folder)
-    assert "| WordOrder | accuracy |" in run_well("glue", "show", "own", cwd=folder)
+    command("glue", "--model=killed", "--glue=data", "--out=own", own, *quick)
+    shown = process("glue", "show", "own", stdout=subprocess.PIPE)
+    assert b"| WordOrder | accuracy |" in shown.communicate()[0]
 
 
 def refuses_changed_code(name: str, line: list[str], folder: Path) -> None:
     changed = (HERE / f"{name}.py").read_text() + "\n# changed\n"
     other = write(folder, f"{name}.py", changed)
     again = [word.replace(f"{HERE}/{name}.py", other) for word in line]
-    refused = smallbench(*again, "--run_dir=killed", cwd=folder)
-    assert refused.returncode == 78
+    refused = command(*again, "--run_dir=killed", code=78)
     assert f"{name}.py has changed since killed began" in refused.stderr
-    run_well(*again, "--run_dir=killed", "--allow_changed_code", cwd=folder)
+    command(*again, "--run_dir=killed", "--allow_changed_code")

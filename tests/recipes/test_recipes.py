@@ -1,17 +1,23 @@
 """The contract of the recipes table."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from jobs import enter
 from smallbench.config import digest, from_dict, to_dict
+from smallbench.leaderboard.compute import train_flops
+from smallbench.leaderboard.entry import Stage
+from smallbench.leaderboard.tracks import TRACKS
 from smallbench.models import ARCHITECTURES
 from smallbench.objectives import OBJECTIVES
 from smallbench.recipes import RECIPES
 from smallbench.train.config import PretrainConfig
+from smallbench.train.plan import Planner
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -59,6 +65,26 @@ def test_the_papers_systems_have_its_sizes(name, millions):
     built = ARCHITECTURES[config.model.architecture](config.model, head=head)
     count = sum(p.numel() for p in built.parameters())
     assert count == pytest.approx(millions * 1e6, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("-tiny")])
+def test_a_tiny_recipe_keeps_the_limit_of_its_track_by_both_counts(name):
+    """The trainer counts the masked tokens that it draws, the board those to expect."""
+    config = enter.config(enter.Options(track="tiny", recipe=name, data="d", glue="g", out="o"))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=8192))
+    train, limit = config.train, TRACKS["tiny"].max_train_flops
+    planner = Planner(config, device_type="cpu", precision="fp32")
+    per_step = planner.flops_per_token() * train.global_batch_size * config.sequence_length
+    steps = math.ceil(train.max_flops / per_step)
+    counted = train_flops(
+        config.model,
+        [Stage(steps, train.global_batch_size, config.sequence_length)],
+        objective=config.objective.objective,
+        mask_fraction=config.objective.mask_fraction,
+        generator_width=getattr(config.objective, "generator_width", 0.25),
+    )
+    assert 0.98 * limit < steps * per_step <= counted <= limit
+    assert f"{steps:,} steps" in RECIPES[name].budget
 
 
 def test_listing_recipes_needs_no_torch():

@@ -52,7 +52,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, StorageCo
     return bucket.url, bucket.config
 
 
-@pytest.fixture(params=["", "runs/tiny"])
+@pytest.fixture(params=[pytest.param("", marks=pytest.mark.slow), "runs/tiny"])
 def storage(request: pytest.FixtureRequest, root: tuple[str, StorageConfig | None]) -> Storage:
     return open_storage(join(root[0], *request.param.split("/")), root[1])
 
@@ -184,6 +184,7 @@ def test_deleting_what_is_not_there_is_no_error(storage: Storage) -> None:
     assert keys(storage) == ["a/b/c"]
 
 
+@pytest.mark.slow
 def test_more_is_deleted_and_listed_than_one_request_may_name(
     root: tuple[str, StorageConfig | None],
 ) -> None:

@@ -31,7 +31,7 @@ from tests.servers.proxy import (
 from tests.servers.s3 import Bucket
 
 MIB = 1 << 20
-OLD, NEW = os.urandom(12 * MIB + 7), os.urandom(11 * MIB)
+OLD, NEW = os.urandom(6 * MIB + 7), os.urandom(11 * MIB)
 
 FAULTS = [
     Answer(503),
@@ -117,7 +117,16 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def some(faults: list[Fault], *, first: tuple[type, ...]) -> Any:
+    """Cases of these faults; those of other kinds than `first` are for the tests of minutes."""
+    return pytest.mark.parametrize(
+        "fault",
+        [f if isinstance(f, first) else pytest.param(f, marks=pytest.mark.slow) for f in faults],
+        ids=str,
+    )
+
+
+@some(FAULTS, first=(CutResponse, LoseAnswer, Gone))
 def test_a_call_ends_right_or_says_so_while_all_requests_fail(
     fault: Fault, place: Place, large: Path
 ) -> None:
@@ -150,11 +159,7 @@ def test_a_call_ends_right_or_says_so_while_all_requests_fail(
     assert content(place.direct, "large", large) == NEW
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [Answer(503), CutRequest(100_000), CutResponse(100), LoseAnswer()],
-    ids=str,
-)
+@some([Answer(503), CutRequest(100_000), CutResponse(100), LoseAnswer()], first=(LoseAnswer,))
 def test_one_request_that_fails_is_never_noticed(fault: Fault, place: Place, large: Path) -> None:
     for name, call in calls(place.through, large).items():
         with place.proxy.failing(fault, times=1):
@@ -164,7 +169,7 @@ def test_one_request_that_fails_is_never_noticed(fault: Fault, place: Place, lar
     assert content(place.direct, "large", large) == NEW
 
 
-@pytest.mark.parametrize("fault", [Answer(503), Gone()], ids=str)
+@some([Answer(503), Gone()], first=(Gone,))
 def test_an_outage_of_a_second_is_ridden_out(
     fault: Fault, place: Place, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,8 +180,9 @@ def test_an_outage_of_a_second_is_ridden_out(
     assert content(place.direct, "large", large) == NEW
 
 
-@pytest.mark.parametrize(
-    "fault", [CutRequest(3 * MIB), CutResponse(3 * MIB), Answer(503), LoseAnswer()], ids=str
+@some(
+    [CutRequest(3 * MIB), CutResponse(3 * MIB), Answer(503), LoseAnswer()],
+    first=(CutRequest, CutResponse),
 )
 def test_a_transfer_survives_breaks_in_the_middle(fault: Fault, place: Place, large: Path) -> None:
     matching = "GET" if isinstance(fault, CutResponse) else "PUT .*partNumber=2"

@@ -151,7 +151,7 @@ def begin(corpus, run_dir, source, **values):
 def test_a_run_begins_with_the_weights_of_another(corpus, tmp_path, first, capsys):
     found, expected = begin(corpus, tmp_path / "run", first), weights_of(first)
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
-    assert f"began with {len(expected)} of {len(expected)} weights" in capsys.readouterr().err
+    assert f"loaded {len(expected)} of {len(expected)} weights" in capsys.readouterr().err
 
 
 def test_a_run_begins_with_the_weights_of_an_export(corpus, tmp_path, first):
@@ -166,14 +166,14 @@ def test_a_run_begins_with_the_weights_of_an_export(corpus, tmp_path, first):
 def test_what_is_not_loaded_is_said(corpus, tmp_path, first, capsys):
     begin(corpus, tmp_path / "run", first, model__num_hidden_layers=3)
     said = capsys.readouterr().err
-    assert "fresh, since they are not there: model.layers.2.attention.out.bias" in said
+    assert "missing there, initialized randomly: model.layers.2.attention.out.bias" in said
     begin(corpus, tmp_path / "fewer", first, model__num_hidden_layers=1)
     said = capsys.readouterr().err
-    assert "not used, since this run has no place for them: model.layers.1." in said
+    assert "not part of this run, ignored: model.layers.1." in said
 
 
 def test_other_shapes_and_other_tokenizers_are_refused(corpus, tmp_path, first, long_corpus):
-    with pytest.raises(DataError, match=r"model\.\S+ has the shape \[.*\] there and \[.*\] in"):
+    with pytest.raises(DataError, match=r"model\.\S+ has the shape \[.*\], but \[.*\] in"):
         begin(corpus, tmp_path / "wide", first, model__intermediate_size=128)
     with pytest.raises(DataError, match="cannot be loaded"):
         begin(corpus, tmp_path / "none", tmp_path / "no such model")

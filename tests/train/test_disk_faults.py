@@ -155,7 +155,13 @@ def check(disk, begun, folder, call, name, place):
     assert outcome(folder / "run") == whole
 
 
-@pytest.mark.parametrize(("call", "name", "place"), FIRST)
+@pytest.mark.parametrize(
+    ("call", "name", "place"),
+    [
+        fault if number % 3 == 0 else pytest.param(*fault, marks=pytest.mark.slow)
+        for number, fault in enumerate(FIRST)
+    ],
+)
 def test_a_failing_disk_costs_nothing_but_the_attempt(disk, begun, tmp_path, call, name, place):
     check(disk, begun, tmp_path, call, name, place)
 
@@ -166,7 +172,9 @@ def test_every_failure_at_every_call(disk, begun, tmp_path, call, name, place):
     check(disk, begun, tmp_path, call, name, place)
 
 
-@pytest.mark.parametrize("name", ["ESTALE", "EIO", "EMFILE"])
+@pytest.mark.parametrize(
+    "name", ["ESTALE", *(pytest.param(n, marks=pytest.mark.slow) for n in ("EIO", "EMFILE"))]
+)
 def test_a_read_that_fails_once_is_repeated(disk, begun, tmp_path, name):
     template, whole = begun
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)

@@ -137,7 +137,14 @@ def test_a_living_writer_keeps_its_run(corpus, tmp_path, s3_bucket):
 
 @pytest.mark.parametrize(
     "fault",
-    [Gone(), Answer(503), Answer(403), CutRequest(500), CutResponse(20), Stall(10.0)],
+    [
+        Gone(),
+        Answer(503),
+        pytest.param(Answer(403), marks=pytest.mark.slow),
+        pytest.param(CutRequest(500), marks=pytest.mark.slow),
+        pytest.param(CutResponse(20), marks=pytest.mark.slow),
+        pytest.param(Stall(10.0), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_training_never_stops_for_a_storage_that_fails(
@@ -258,8 +265,10 @@ def signalled(corpus, folder, moment, *, grace_seconds, upload_seconds=0.0, numb
     return status_of(exit_code_of(action))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [*zip(MOMENTS, (signal.SIGTERM, signal.SIGINT, signal.SIGTERM), strict=True)],
+)
 def test_a_signal_commits_within_the_grace_and_exits_with_75(
     corpus, tmp_path, uninterrupted, moment, number
 ):

@@ -33,6 +33,7 @@ def losses_of(run_dir):
     return [r["loss"] for r in read_metrics(run_dir / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [OFFLOADED, {**OFFLOADED, "train__offload": "parameters"}])
 def test_an_interrupted_run_with_deepspeed_ends_as_if_it_had_not_been(corpus, tmp_path, values):
     pytest.importorskip("deepspeed")
@@ -261,7 +262,7 @@ def test_hours_end_a_run_and_more_of_them_continue_it(corpus, tmp_path, capsys):
     pretrain(config, data=corpus, run_dir=tmp_path)
     step = CheckpointStore(tmp_path).newest().step
     assert 0 < step < 100_000
-    assert "with a larger --max_hours the same command goes on" in capsys.readouterr().err
+    assert "the same command with a larger --max_hours continues" in capsys.readouterr().err
     pretrain(
         tiny(train__max_steps=100_000, train__max_hours=1.5 / 3600), data=corpus, run_dir=tmp_path
     )

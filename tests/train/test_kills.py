@@ -145,20 +145,15 @@ def test_a_run_has_fewer_operations_than_are_tried(corpus, tmp_path):
     assert status_of(forked(action)) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("empty_disk", [False, True], ids=["same disk", "empty disk"])
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("number", range(1, NUM_OPERATIONS, 24))
-def test_killed_at_an_operation(corpus, tmp_path, uninterrupted, number, after, empty_disk):
-    action = killing_at(number, after=after, action=lambda: run(corpus, tmp_path))
-    kill_and_check(corpus, tmp_path, uninterrupted, lambda: forked(action), empty_disk=empty_disk)
+NUMBERS = [
+    n if n % 27 == 1 else pytest.param(n, marks=pytest.mark.slow) for n in range(1, NUM_OPERATIONS)
+]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("number", [n for n in range(1, NUM_OPERATIONS) if n % 24 != 1])
-def test_killed_at_any_operation(corpus, tmp_path, uninterrupted, number, after):
-    """In turn with the disk and without it."""
-    action = killing_at(number, after=after, action=lambda: run(corpus, tmp_path))
+@pytest.mark.parametrize("number", NUMBERS)
+def test_killed_at_an_operation(corpus, tmp_path, uninterrupted, number):
+    """In turn before and after it, with the disk and without it."""
+    action = killing_at(number, after=number % 4 < 2, action=lambda: run(corpus, tmp_path))
     kill_and_check(
         corpus, tmp_path, uninterrupted, lambda: forked(action), empty_disk=bool(number % 2)
     )
@@ -205,13 +200,15 @@ def test_killed_at_a_request_to_s3(corpus, tmp_path, larger, s3_bucket, number):
     assert remote.store.clean_up() == 0, "neither objects nor parts are left"
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 20))]
+)
 def test_killed_at_a_random_moment(corpus, tmp_path, uninterrupted, seed):
     draw = random.Random(seed)
 
     def start():
         child = forked(lambda: run(corpus, tmp_path))
-        time.sleep(draw.uniform(0.0, 1.0))
+        time.sleep(draw.uniform(0.0, 0.5))
         os.kill(child, signal.SIGKILL)
         return child
 

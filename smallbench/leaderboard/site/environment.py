@@ -7,6 +7,8 @@ from functools import cache
 from importlib.resources import files as package_files
 from typing import TYPE_CHECKING
 
+from smallbench.report.scale import short
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
@@ -30,8 +32,15 @@ def environment_of_site() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["unbroken"] = _unbroken
+    environment.filters["compact"] = compact
+    environment.filters["count"] = lambda value: None if value is None else f"{value:,}"
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     return environment
+
+
+def compact(value: float) -> str:
+    """Return a count as `charts.js` writes it: 7.47B."""
+    return short(value).replace(" ", "").replace("G", "B")
 
 
 def _unbroken(html: Markup) -> Markup:

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from smallbench.glue.tasks import TASKS, Task
 from smallbench.gpus import gpu_of_device
-from smallbench.leaderboard.board import BoardName, BoardRow, board_rows
+from smallbench.leaderboard.board import BoardName, BoardRow, board_rows, half_widths
 from smallbench.leaderboard.entry import Entry, Tier
 from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.ranking import RankRange
-from smallbench.leaderboard.scores import TaskScore
+from smallbench.leaderboard.scores import TaskScore, View
 from smallbench.leaderboard.statistics import Interval
 
 METRICS = {
@@ -72,7 +74,7 @@ class Cell:
 
     score: float
     interval: Interval | None
-    """None where it is quoted."""
+    """None if it is quoted."""
     details: TaskScore | None
 
     def share(self, task: Task) -> float:
@@ -94,8 +96,10 @@ class Row:
     average: float | None
     interval: Interval | None
     cells: Mapping[str, Cell]
-    """Task to its cell; tasks that nobody scored are absent."""
+    """Task to its cell; tasks without a score are absent."""
     usage: Usage
+    view: View | None
+    """None for reported scores."""
 
     @property
     def slug(self) -> str:
@@ -172,7 +176,7 @@ class Row:
 
     @property
     def expected_maximum(self) -> float | None:
-        """AVG to expect of the best of `PAPER_TRIALS` trials; None where a task lacks it."""
+        """AVG to expect of the best of `PAPER_TRIALS` trials; None if a task lacks it."""
         found = [c.details.expected_maximum for c in self.cells.values() if c.details]
         known = [value for value in found if value is not None]
         return fmean(known) if len(known) == len(TASKS) else None
@@ -238,7 +242,25 @@ def _row(found: BoardRow) -> Row:
         interval=found.interval,
         cells=cells,
         usage=Usage.of(found.entry),
+        view=found.view,
     )
+
+
+def task_leads(found: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """Return slug → task → the rows that it leads on this task, as a number in hexadecimal digits.
+
+    Bit i is row i of `found`. Each pair is tested by itself (`board.half_widths`).
+    """
+    result: dict[str, dict[str, str]] = {}
+    for task in TASKS:
+        places = [i for i, row in enumerate(found) if row.view and task in row.view.tasks]
+        views = [view for i in places if (view := found[i].view)]
+        scores = np.array([view.tasks[task].score for view in views])
+        ahead = scores[:, None] - scores > half_widths(views, task) if views else ()
+        for place, row in zip(places, ahead, strict=True):
+            bits = sum(1 << places[other] for other in np.flatnonzero(row))
+            result.setdefault(found[place].slug, {})[task] = f"{bits:x}"
+    return result
 
 
 def _ends(interval: Interval | None) -> list[float | None] | None:

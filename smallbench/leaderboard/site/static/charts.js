@@ -1,5 +1,5 @@
-// The charts, drawn again with Observable Plot where the page holds drawings of build time: with
-// the rows that the table shows, names under the pointer, and an axis to choose.
+// The charts, drawn with Observable Plot: with the rows that the table shows, names under the
+// pointer, and an axis to choose. Without scripts, a page has a plain table in their place.
 "use strict";
 
 (() => {
@@ -78,7 +78,7 @@
   // ---- score against what it took
 
   const AXES = {
-    gpu_hours: ["GPU-hours", "hours on one GPU"], usd: ["Cost", "US dollars"],
+    gpu_hours: ["Hours", "hours on one device"], usd: ["Cost", "US dollars"],
     kwh: ["Energy", "kWh"], parameters: ["Parameters", "parameters"],
   };
   const scatter = (rows, x, width) => {
@@ -155,18 +155,6 @@
   };
   const clip = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
-  // ---- the losses of pinned entries, each from a file of its own
-
-  const curves = new Map();
-  board.curve = (slug, points) => curves.get(slug)(points);
-  const load = (row) => new Promise((resolve) => {
-    if (!row.has_curve) return resolve(null);
-    if (curves.get(row.slug)?.points) return resolve(curves.get(row.slug).points);
-    const done = (points) => { done.points = points; resolve(points); };
-    curves.set(row.slug, done);
-    document.head.append(make("script", { src: `entries/${row.slug}/curve.js`, onerror: () => resolve(null) }));
-  });
-
   // ---- where they are
 
   let shown = { rows: board.rows, pins: [] };
@@ -203,8 +191,8 @@
     const tasksOf = make("div"), losses = make("div");
     place.replaceChildren(make("h3", {}, "Task by task"), tasksOf, losses);
     keepDrawn(tasksOf, (width) => taskPlots(pins, width))(key);
-    Promise.all(pins.map(load)).then((found) => {
-      const drawn = pins.map(({ name, slug }, index) => ({ name, slug, points: found[index] })).filter((curve) => curve.points);
+    Promise.all(pins.map(board.load)).then((found) => {
+      const drawn = pins.map(({ name, slug }, index) => ({ name, slug, points: found[index]?.points })).filter((curve) => curve.points?.length > 1);
       if (key !== comparing || !drawn.length) return;
       const inner = make("div");
       losses.append(make("h3", {}, "Pretraining loss"), inner, make("ul", { class: "legend" },

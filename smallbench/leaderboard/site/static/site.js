@@ -39,7 +39,7 @@
 
   // ---- what there is
 
-  const { tasks, rows } = JSON.parse(source.textContent);
+  const { board: name, tasks, rows } = JSON.parse(source.textContent);
   const MOST_PINS = 4;
   const body = $(".board tbody");
   const form = $(".controls");
@@ -58,8 +58,9 @@
     row.element = document.getElementById(row.slug);
     row.index = index;
   });
-  // Whether a's lead over b counts: a bit of a hexadecimal number.
-  const doesLead = (a, b) => (parseInt(a.leads.at(-1 - (b.index >> 2)) ?? "0", 16) >> (b.index & 3)) & 1;
+  // Whether bit `index` of a hexadecimal number is set.
+  const bit = (digits, index) => (parseInt(digits?.at(-1 - (index >> 2)) ?? "0", 16) >> (index & 3)) & 1;
+  const doesLead = (a, b) => bit(a.leads, b.index);
   const bySlug = new Map(rows.map((row) => [row.slug, row]));
   const haystack = (row) => row.text ??=
     [row.name, row.slug, row.kind, row.tier, row.gpu, ...row.authors].join("\n").toLowerCase();
@@ -247,7 +248,7 @@
     const cell = make("td", { colspan: headers.length, role: "cell" });
     if (row.command) cell.append(make("pre", { class: "command", tabindex: 0 }, make("code", {}, row.command)));
     cell.append(pairs([
-      ["Authors", row.authors.join(", ")], ["GPU", row.gpu], ["Tokens", short(row.tokens)],
+      ["Authors", row.authors.join(", ")], ["Device", row.gpu], ["Tokens", short(row.tokens)],
       ["CO₂", row.kg_co2 == null ? null : `${fixed(row.kg_co2)} kg`],
     ]));
     if (row.notes.length) cell.append(make("ul", {}, ...row.notes.map((note) => make("li", {}, make("bdi", {}, note)))));
@@ -317,6 +318,19 @@
     if (focused) $("button", tray).focus();
   };
 
+  // ---- what only a comparison needs of an entry, each from a file of its own
+
+  const loading = new Map(), arrived = new Map();
+  const load = (row) => {
+    if (!loading.has(row.slug)) {
+      loading.set(row.slug, new Promise((resolve) => {
+        arrived.set(row.slug, resolve);
+        document.head.append(make("script", { src: `entries/${row.slug}/data.js`, onerror: () => resolve(null) }));
+      }));
+    }
+    return loading.get(row.slug);
+  };
+
   // ---- two to four side by side
 
   const range = (interval, digits = 2) => interval &&
@@ -333,7 +347,8 @@
         ...[values[index] == null ? "–" : draw(values[index], row)].flat().filter((part) => part != null))));
     };
     const score = (task) => (value, row) =>
-      [fixed(value), range(task ? row.tasks[task].interval : row.interval)];
+      [fixed(value), range(task ? row.tasks[task].interval : row.interval),
+        task && make("span", { class: "verdict", "data-task": task, "data-slug": row.slug })];
     const verdict = (row) => {
       const others = chosen.filter((other) => other !== row && other.rank);
       const named = (word, found) => found.length ? `${word} ${found.map((other) => other.name).join(", ")}` : null;
@@ -356,14 +371,30 @@
         line("Model", (row) => row.kind),
         line("Parameters", (row) => row.parameters, { best: min, draw: short }),
         line("Tokens", (row) => row.tokens, { draw: short }),
-        line("GPU", (row) => row.gpu),
-        line("GPU-hours", (row) => row.gpu_hours, { best: min, draw: (value) => fixed(value, 1) }),
+        line("Device", (row) => row.gpu),
+        line("Hours", (row) => row.gpu_hours, { best: min, draw: (value) => fixed(value, 1) }),
         line("Cost, US$", (row) => row.usd, { best: min, draw: (value) => fixed(value) }),
         line("Energy, kWh", (row) => row.kwh, { best: min, draw: (value) => fixed(value) }),
         line("CO₂, kg", (row) => row.kg_co2, { best: min, draw: (value) => fixed(value) }),
         line("Date", (row) => row.date),
         line("Command", (row) => row.command, { draw: (command) => make("code", {}, command) }),
       ].filter(Boolean)));
+  };
+
+  // The paired verdict of each task, for each pair by itself.
+  const addVerdicts = async (chosen) => {
+    const found = await Promise.all(chosen.map(load));
+    const leads = new Map(chosen.map((row, index) => [row.slug, found[index]?.leads?.[name]]));
+    for (const place of $$(".verdict", dialog)) {
+      const { task, slug } = place.dataset, row = bySlug.get(slug);
+      const others = chosen.filter((other) => other !== row && leads.get(other.slug)?.[task]);
+      if (!leads.get(slug)?.[task] || !others.length) continue;
+      const named = (word, those) => those.length ? `${word} ${those.map((other) => other.name).join(", ")}` : null;
+      place.textContent = [
+        named("leads", others.filter((other) => bit(leads.get(slug)[task], other.index))),
+        named("is behind", others.filter((other) => bit(leads.get(other.slug)[task], row.index))),
+      ].filter(Boolean).join("; ") || "ties";
+    }
   };
 
   let dialog = null, drawnComparison = "";
@@ -386,13 +417,14 @@
           make("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Close")),
         make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Comparison" }, comparison(pinned())),
         make("div", { id: "compare-chart" }),
-        make("p", { class: "fine" }, "Bold is best of these. A lead is a range of the difference above zero, for all pairs of this board together. For the range of each task: ",
+        make("p", { class: "fine" }, "Bold is the best of these. A leads B if the range of A − B is above zero: on AVG for all pairs of this board together, on a task for each pair by itself. The ranges: ",
           make("code", {}, `smallbench leaderboard compare submissions/${state.pin[0]} submissions/${state.pin[1]} --glue=hub`)));
+      addVerdicts(pinned());
     }
     if (!dialog.open) dialog.showModal();
   };
 
-  window.smallbench = { tasks, rows, href, make, change };
+  window.smallbench = { tasks, rows, href, make, change, load, loaded: (slug, data) => arrived.get(slug)?.(data) };
   fill();
   // After every deferred script, so that the charts hear of the first state too.
   addEventListener("DOMContentLoaded", render);

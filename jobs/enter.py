@@ -1,0 +1,369 @@
+"""Make an entry of a track with one command: pretrain, export, glue, entry.
+
+tiny: at most 2e14 training FLOPs, about half an hour on two CPU cores, GLUE included; five tasks.
+small: one card of 16 GB, eight tasks; days. The run trains until the track's FLOPs are used up,
+by the model's own count, on any corpus that 'smallbench prepare' wrote. It keeps checkpoints at a
+quarter and a half of the budget. Every value of the recipe can be overridden as
+--SECTION.KEY=VALUE.
+
+    OUT/run        the pretraining, with its loss curve
+    OUT/export     the encoder for from_pretrained
+    OUT/glue       the fine-tuning runs of the track's protocol
+    OUT/entry/SLUG the entry, ready for submissions/
+
+Each part that is complete is skipped, so the same command continues after Ctrl-C, SIGTERM (exit
+code 75) or a crash, and makes the same entry. --random_weights fine-tunes random weights of the
+recipe's shape instead: the reference that pretraining must beat, which is not ranked.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jobs.base import Job
+from smallbench.config import Location, command, option, override_all, require
+from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
+from smallbench.recipes import recipe_config
+from smallbench.storage.config import StorageConfig
+from smallbench.train.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from smallbench.glue.readers import TaskData
+    from smallbench.glue.results import RunResult
+    from smallbench.leaderboard.tracks import Track
+    from smallbench.stop import Stop
+
+MARGIN = 0.01
+"""Part of the limit that is left free: a run ends with the step that reaches its budget, and the
+board counts the masked tokens to expect where the run counts those it drew (0.3 % fewer)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StorageConfig):
+    """Flags of `smallbench enter`."""
+
+    track: Literal["tiny", "small"] = option(help="track of the leaderboard")
+    recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
+    data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
+    glue: Location = option(help="folder in the official TSV layout, or hub")
+    out: Path = option(help="where everything is kept; the same directory continues it")
+    seed: int = option(1, help="of the pretraining: weights, data order, masks, dropout")
+    flops: float | None = option(
+        None, help="training FLOPs, fewer than the track's limit; none: the limit, less 1 %"
+    )
+    random_weights: bool = option(
+        False, help="no pretraining: the reference of random weights, which is not ranked"
+    )
+    authors: tuple[str, ...] = option(
+        ("anonymous",), help="of the entry: who made it", metavar="NAME[,NAME…]"
+    )
+    license: str = option("CC0-1.0", help="of the entry and its weights")
+    contact: str | None = option(None, help="how to reach the authors, public")
+    contains_glue: bool = option(
+        False, help="whether text of GLUE's dev or test sets is in the corpus; then it is rejected"
+    )
+    name: str | None = option(None, help="of the entry; none: the recipe's")
+    code: str | None = option(None, help="https link to the code; --random_weights needs it")
+    notes: tuple[str, ...] = option((), help="what a reader of the entry should know")
+    deadline_hours: float | None = option(
+        None, help="wall-clock limit for this process in hours; saves and exits with code 75"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("flops", "deadline_hours"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "over 0, or none")
+        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        if self.random_weights and self.code is None:
+            raise UsageError("--random_weights needs --code=https://…, where its numbers come from")
+
+    @property
+    def slug(self) -> str:
+        """The name of the entry's folder."""
+        recipe = re.sub(r"[^a-z0-9]+", "-", Path(self.recipe).name.replace(".py", "").lower())
+        kind = "-random" if self.random_weights else ""
+        return f"{recipe.strip('-')}{kind}-seed-{self.seed}"
+
+
+def config(options: Options) -> PretrainConfig:
+    """The recipe with the track's budget; of random weights, no step of it."""
+    from smallbench.leaderboard.tracks import TRACKS
+
+    limit = TRACKS[options.track].max_train_flops
+    assert limit is not None
+    if options.flops is not None and options.flops > limit:
+        raise ConfigError(
+            f"--flops={options.flops:g} is over the {limit:g} training FLOPs of track "
+            f"{options.track}; expected at most that"
+        )
+    recipe = recipe_config(options.recipe)
+    if options.random_weights:
+        return override_all(recipe, {"train.max_steps": 0, "schedule.along": "steps"})
+    flops = (1 - MARGIN) * limit if options.flops is None else options.flops
+    return override_all(
+        recipe, {"train.max_flops": flops, "train.max_hours": None, "schedule.along": "flops"}
+    )
+
+
+def run(options: Options, config: PretrainConfig) -> None:
+    """Do what is not done yet, and print the entry's checks and scores."""
+    from smallbench.data.transfer import local_corpus
+    from smallbench.files import exclusive_lock
+    from smallbench.glue.samples import glue_source
+    from smallbench.leaderboard.tracks import TRACKS
+    from smallbench.stop import SignalStop
+
+    track, hours = TRACKS[options.track], options.deadline_hours
+    busy = f"another process makes the entry in {options.out}; wait for it, or end it"
+    with (
+        SignalStop(max_seconds=math.inf if hours is None else 3600 * hours) as stop,
+        glue_source(options.glue) as glue,
+        exclusive_lock(options.out / "lock", busy),
+    ):
+        tasks = read_tasks(track, glue)  # refused before half an hour of pretraining
+        data = local_corpus(options.data, options, stop=stop)
+        config = with_milestones(config, data)
+        train(config, data=data, out=options.out, stop=stop)
+        runs = fine_tune(options, config, tasks, track, stop)
+        folder = write(options, runs, track)
+        judge(folder, glue)
+    print(ending(options, config, folder, track))
+
+
+def read_tasks(track: Track, glue: str) -> list[TaskData]:
+    """Read the track's tasks. Raises `DataError` for rows that are not the official ones."""
+    from smallbench.glue.protocols import protocol_named
+    from smallbench.glue.readers import load_task
+    from smallbench.glue.tasks import task_named
+
+    tasks = [load_task(task_named(name), glue) for name in protocol_named(track.protocol).tasks]
+    for data in tasks:
+        if data.unofficial:
+            raise DataError(f"an entry needs the official rows, but {data.unofficial[0]}")
+    return tasks
+
+
+def with_milestones(config: PretrainConfig, data: Path) -> PretrainConfig:
+    """Return `config` with checkpoints to keep at a quarter and a half of its FLOPs."""
+    from smallbench.train.plan import UnplannedError
+
+    try:
+        steps = num_steps(config, data)
+    except UnplannedError as error:  # of a plug-in; what is not known beforehand is not kept
+        print(f"no checkpoints along the way are kept: {error}", file=sys.stderr)
+        return config
+    if config.train.milestones or steps < 4:
+        return config
+    return replace(config, train=replace(config.train, milestones=(steps // 4, steps // 2)))
+
+
+def num_steps(config: PretrainConfig, data: Path) -> int:
+    """Return about how many steps the budget is."""
+    from smallbench.train.build import fit_to_data, open_corpus
+    from smallbench.train.plan import Planner
+
+    if config.train.max_flops is None:
+        return config.train.max_steps
+    fitted = fit_to_data(config, open_corpus(data))
+    planner = Planner(fitted, device_type="cpu", precision="fp32")
+    per_row = planner.flops_per_token() * config.sequence_length
+    return math.ceil(config.train.max_flops / (per_row * config.train.global_batch_size))
+
+
+def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
+    """Pretrain and export; what is exported is complete."""
+    from smallbench.checkpoints.record import open_record
+    from smallbench.export.huggingface import export
+    from smallbench.files import read_json
+    from smallbench.train.build import fit_to_data, open_corpus, record_of
+    from smallbench.train.config import resumable_keys
+    from smallbench.train.pretrain import pretrain
+
+    run_dir, exported = out / "run", out / "export"
+    marker = exported / "smallbench.json"
+    if marker.is_file():  # also refuses another configuration, corpus or plug-in
+        corpus = open_corpus(data)
+        record = open_record(
+            run_dir,
+            record_of(fit_to_data(config, corpus), corpus.rows, data),
+            resumable=resumable_keys(config),
+            has_checkpoints=True,
+        )
+        if read_json(marker).get("run_id") == record["run_id"]:
+            announce(f"1/4 pretrain, 2/4 export: {exported} is complete")
+            return
+    announce(f"1/4 pretrain: {config.recipe}, {budget_text(config)}")
+    pretrain(config, data=data, run_dir=run_dir, shows_plan=True, stop=stop)
+    announce("2/4 export: a directory that from_pretrained loads")
+    difference = export(run_dir, exported)
+    print(f"{exported}: outputs differ from the run's by at most {difference:.1e}")
+
+
+def budget_text(config: PretrainConfig) -> str:
+    """The budget in words."""
+    flops = config.train.max_flops
+    return "random weights, no step" if flops is None else f"{flops:.3g} training FLOPs"
+
+
+def fine_tune(
+    options: Options, config: PretrainConfig, tasks: Sequence[TaskData], track: Track, stop: Stop
+) -> list[RunResult]:
+    """The runs of the track's protocol; stored ones are not repeated."""
+    from smallbench.glue.config import FinetuneConfig
+    from smallbench.glue.encoder import Encoder
+    from smallbench.glue.grid import measure
+    from smallbench.glue.protocols import results_table, summarize
+
+    announce(f"3/4 glue: {', '.join(data.task.title for data in tasks)} by {track.protocol}")
+    exported = options.out / "export"
+    runs = measure(
+        # The code in the export is that of the user's own recipe.
+        Encoder(str(exported), random_init=options.random_weights, trust_remote_code=True),
+        tasks,
+        FinetuneConfig(device=config.train.device, precision=config.train.precision),
+        protocol=track.protocol,
+        out=options.out / "glue",
+        stop=stop,
+    )
+    print(results_table(summarize(runs, track.protocol)))
+    return runs
+
+
+def write(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
+    """Write the entry, dated by the run's own record; an equal one stays as it is."""
+    from smallbench.checkpoints.record import RECORD_NAME, read_record
+    from smallbench.leaderboard.assemble import Author, write_new_entry, write_random_entry
+    from smallbench.leaderboard.entry import Links
+
+    announce("4/4 entry")
+    run_dir, glue = options.out / "run", options.out / "glue"
+    attempts = read_record(run_dir / RECORD_NAME)["attempts"]
+    author = Author(
+        name=options.name,
+        authors=options.authors,
+        license=options.license,
+        date=datetime.fromtimestamp(attempts[-1]["started_unix_seconds"], UTC).date().isoformat(),
+        contains_glue=options.contains_glue,
+        contact=options.contact,
+        links=Links(code=options.code),
+        notes=options.notes,
+    )
+    folder = options.out / "entry" / options.slug
+    unfinished = options.out / "entry" / ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    made = unfinished / options.slug
+    if options.random_weights:
+        write_random_entry(made, run_dir=run_dir, runs=runs, protocol=track.protocol, author=author)
+    else:
+        write_new_entry(made, run_dir=run_dir, glue=glue, author=author)
+    if contents(made) != contents(folder):
+        if folder.exists():
+            print(f"{folder} differed from what its runs and flags say; it is replaced")
+            shutil.rmtree(folder)
+        made.rename(folder)
+    shutil.rmtree(unfinished)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path in it."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def judge(folder: Path, glue: str) -> None:
+    """Print what the board's checks say. Raises `DataError` if they reject the entry."""
+    from smallbench.leaderboard.evaluation import evaluate, report
+    from smallbench.leaderboard.gold import read_gold
+
+    evaluation = evaluate(folder, read_gold(glue))
+    print(report(evaluation))
+    if evaluation.rejected:
+        reasons = [f"{f.check}: {f.reason}" for f in evaluation.findings if f.verdict == "rejected"]
+        raise DataError(f"{folder} is rejected: {reasons[0]}")
+
+
+def ending(options: Options, config: PretrainConfig, folder: Path, track: Track) -> str:
+    """Return what was claimed without being asked, and what to do next."""
+    from smallbench.files import read_json
+    from smallbench.glue.protocols import protocol_named
+
+    rates, run_dir = protocol_named(track.protocol).learning_rates, options.out / "run"
+    last = read_json(options.out / "export" / "smallbench.json")["step"]
+    steps = ",".join(map(str, (*config.train.milestones, last)))
+    names = ", ".join(options.authors)
+    lines = [
+        f"Done: {folder}. It says: made by {names}, licence {options.license}, "
+        + ("text of GLUE is in the corpus." if options.contains_glue else
+           "no text of GLUE's dev or test sets is in the corpus."),
+        "If that is not so, run the same command with --authors, --license or --contains_glue. "
+        "Next:",
+        f"  {command('leaderboard', 'validate', folder, glue=options.glue)}",
+        f"  cp -r {folder} submissions/     # in a clone of the board; then open a pull request",
+    ]  # fmt: skip
+    if config.train.milestones:
+        way = options.out / "way"
+        line = command("glue", model=run_dir, glue=options.glue, out=way, protocol=track.protocol)
+        rate = rates[len(rates) // 2]
+        lines += [
+            f"  {line} --steps={steps} --learning_rate={rate:g} --seeds=1",
+            f"  {command('report', run_dir, glue=way)}     # held-out loss and score against FLOPs",
+        ]
+    return "\n".join(lines)
+
+
+def announce(text: str) -> None:
+    """Say which part begins."""
+    print(f"\n== {text}", flush=True)
+
+
+def plan(options: Options) -> str:
+    """The budget, as far as it is known without training."""
+    from smallbench.leaderboard.tracks import TRACKS
+
+    track, made = TRACKS[options.track], config(options)
+    lines = [f"track {track.name}: {track.rule}; protocol {track.protocol}"]
+    if options.random_weights:
+        return f"{lines[0]}\nno pretraining: random weights of the recipe's shape"
+    try:
+        steps = f"about {num_steps(made, Path(options.data)):,} steps"
+    except SmallbenchError as error:
+        steps = f"steps not estimated ({error})"
+    except OSError:
+        steps = f"steps not estimated, since {options.data} is not a prepared corpus yet"
+    return "\n".join([*lines, f"pretraining: {budget_text(made)}, {steps}"])
+
+
+JOB = Job(
+    name="enter",
+    options=Options,
+    run=run,
+    words=("track", "recipe"),
+    config=config,
+    plan=plan,
+    shortcuts={"seed": "train.seed"},
+    examples=(
+        "smallbench enter tiny bert-tiny --data=corpus --glue=GLUE --out=entries/bert-tiny-1",
+        "smallbench enter tiny deberta-tiny --data=corpus --glue=GLUE --out=entries/deberta-2"
+        " --seed=2 --authors=Ada,Alan --license=Apache-2.0",
+        "smallbench enter small electra-small --data=corpus --glue=hub --out=entries/electra",
+        "smallbench enter tiny bert-tiny --data=corpus --glue=GLUE --out=entries/random"
+        " --random_weights --code=https://example.org/code",
+    ),
+)
+
+if __name__ == "__main__":
+    from jobs.cli import entry
+
+    entry([JOB.name, *sys.argv[1:]])

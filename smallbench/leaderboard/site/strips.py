@@ -1,0 +1,82 @@
+"""Intervals drawn inside table cells, records over time, and the points of a loss curve.
+
+Charts are drawn by `static/charts.js`; for a reader without scripts, the pages have plain tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smallbench.leaderboard.site.rows import Row
+from smallbench.leaderboard.statistics import Interval
+from smallbench.report.runs import Series
+from smallbench.report.scale import Scale, thinned
+
+NUM_CURVE_BUCKETS = 120
+WORST_SHOWN = 8.0
+"""Points of AVG below the best: what is further behind lies at the edge of the strips."""
+
+
+@dataclass(frozen=True)
+class Strips:
+    """The scale that all AVG cells of a view share, and the leader's interval on it."""
+
+    scale: Scale
+    leader: Interval | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Strips | None:
+        """None where no row has an AVG."""
+        averages = [row.average for row in rows if row.average is not None]
+        if not averages:
+            return None
+        ends = [e for row in rows if row.interval for e in (row.interval.low, row.interval.high)]
+        shown = [v for v in (*averages, *ends) if v > max(averages) - WORST_SHOWN]
+        low, high = min(shown), max(shown)
+        air = max(high - low, 1.0) * 0.06
+        leader = next((row.interval for row in rows if row.interval), None)
+        return cls(Scale(low - air, high + air), leader)
+
+    def draw(self, row: Row) -> tuple[str, str, tuple[str, str] | None, bool]:
+        """Return the arguments of the templates' `interval_svg`."""
+        assert row.average is not None
+        line, dots = strip([row.average], row.interval, self.scale)
+        if self.leader is None:
+            return line, dots, None, row.interval is None
+        low, high = (100 * self.scale.place(end) for end in (self.leader.low, self.leader.high))
+        return line, dots, (f"{low:.1f}", f"{high - low:.1f}"), row.interval is None
+
+
+def strip(values: Iterable[float], interval: Interval | None, scale: Scale) -> tuple[str, str]:
+    """Paths of an interval and of dots on a line of 100."""
+
+    def at(value: float) -> str:
+        return f"{100 * min(1.0, max(0.0, scale.place(value))):.1f}"
+
+    line = f"M{at(interval.low)} 5H{at(interval.high)}" if interval else ""
+    return line, "".join(f"M{at(value)} 5h0" for value in values)
+
+
+def records(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
+    """Entries that were the best when they came, oldest first, each with its gain over the last."""
+    found: list[tuple[Row, float | None]] = []
+    best: float | None = None
+    for row in sorted(rows, key=lambda row: (row.entry.date, -(row.average or 0.0), row.slug)):
+        if row.average is not None and row.rank and (best is None or row.average > best):
+            found.append((row, None if best is None else row.average - best))
+            best = row.average
+    return found
+
+
+def curve_points(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Tokens and loss of a training log, as many points as a screen shows.
+
+    The loss of masked tokens, or the total if there is none.
+    """
+    key = "mlm_loss" if log and log[-1]["mlm_loss"] is not None else "loss"
+    series = Series(tuple(line["tokens"] for line in log), tuple(line[key] for line in log))
+    kept = thinned(series, num_buckets=NUM_CURVE_BUCKETS)
+    pairs = zip(kept.x, kept.y, strict=True)
+    return [(round(x), round(y, 4)) for x, y in pairs if y is not None]

@@ -1,0 +1,30 @@
+"""The console script without another process: importing torch again costs seconds a time."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from unittest import mock
+
+from jobs.cli import main
+from smallbench import plugins
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What `subprocess.run` would return."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(*words: object, code: int | None = 0) -> Finished:
+    """Run `smallbench WORDS`; with a `code`, it must end with it."""
+    out, err = io.StringIO(), io.StringIO()
+    fresh = mock.patch.multiple(plugins, _FILES={}, _GIVEN=set())  # as a new process has them
+    with redirect_stdout(out), redirect_stderr(err), fresh:
+        ended = main(list(map(str, words)))
+    assert code is None or ended == code, err.getvalue()
+    return Finished(ended, out.getvalue(), err.getvalue())
