@@ -29,6 +29,7 @@ from benchmarks.gpu import run_systems
 from benchmarks.systems import SYSTEMS, config_of
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.config import override_all
+from smallbench.errors import ConfigError
 from smallbench.gpus import GIB, gpu_of_device
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.recipes import RECIPES
@@ -242,7 +243,10 @@ def main() -> int:
     parser.add_argument("--only", choices=POINTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes - 10
-    device = choose_device("cpu" if arguments.dry_run else "cuda")
+    try:
+        device = choose_device("cpu" if arguments.dry_run else "cuda")
+    except ConfigError as error:
+        parser.exit(69, f"{error}\n")
     card = Card(device, arguments.dry_run, end)
     if arguments.only:
         POINTS[arguments.only][0](card)
