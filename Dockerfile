@@ -105,7 +105,8 @@ COPY k8s k8s
 # A page of the leaderboard's site; the package has a link to it.
 COPY docs/submitting.md docs/
 COPY smallbench smallbench
-RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-dir --prefix=/application .
+RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-dir --prefix=/application . \
+    && cp -r benchmarks "$(dirname "$(find /application -type d -path '*-packages/smallbench' -prune)")/"
 
 FROM base
 COPY docker/healthy /usr/local/bin/

@@ -187,7 +187,7 @@ def resume(card: Card) -> None:
         words = ["".join(draw.choices("aeioubcdfglmnprst", k=6)) for _ in range(300)]
         text = "\n\n".join(" ".join(draw.choices(words, k=300)) for _ in range(200))
         (folder / "text.txt").write_text(text)
-        program = [sys.executable, "-m", "jobs.cli"]
+        program = [sys.executable, "-m", "smallbench.jobs.cli"]
         length = 32 if card.is_dry else 256
         subprocess.run(
             [*program, "prepare", f"--corpus={folder / 'text.txt'}", f"--out={folder / 'data'}",

@@ -80,7 +80,7 @@ def test_what_is_chosen_of_what_was_asked():
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "jobs.cli", "pretrain", *map(str, arguments)]
+    return [sys.executable, "-m", "smallbench.jobs.cli", "pretrain", *map(str, arguments)]
 
 
 def config_file(folder, config):
