@@ -232,11 +232,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether a difference with this interval is a lead."""
-        return self.low > 0 or self.high < 0
-
 
 def interval(draws_R: Floats) -> Interval:
     """Percentile interval."""

@@ -89,7 +89,7 @@ def test_incomplete_rows_have_no_avg_and_follow_the_complete_ones():
     assert ordered([*leaderboard_rows(), row])[-1] == row
     table = render_markdown([row])
     assert "| – | 99.90 | 99.90 | – | – | – | – | – | – | 1 |" in table
-    assert "2 of 8 tasks; their mean, which is no AVG, is 99.90." in table
+    assert "2 of 8 tasks; their mean is 99.90, which is not an AVG." in table
 
 
 def test_sample_rows_stand_below_every_real_row_and_say_so():
