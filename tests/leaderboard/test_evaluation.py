@@ -215,7 +215,7 @@ class Blocker:
             raise ImportError("blocked: " + name)
 
 sys.meta_path.insert(0, Blocker())
-from jobs.cli import main
+from smallbench.jobs.cli import main
 
 for words in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from jobs.cli import main
 from smallbench.glue.samples import write_sample_glue
+from smallbench.jobs.cli import main
 from smallbench.leaderboard.folder import fingerprint, read_files, read_submission
 from smallbench.leaderboard.reproduce import commands_of
 from tests.jobs.test_enter import SMALL

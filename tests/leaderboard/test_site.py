@@ -20,9 +20,9 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from jobs.leaderboard import ServeOptions
 from smallbench.errors import DataError, UnavailableError, UsageError
 from smallbench.glue.tasks import TASKS
+from smallbench.jobs.leaderboard import ServeOptions
 from smallbench.leaderboard.board import board_rows, compare
 from smallbench.leaderboard.entry import schema
 from smallbench.leaderboard.evaluation import evaluate, evaluate_all
@@ -407,7 +407,7 @@ def test_a_lead_on_a_task_is_a_difference_whose_range_is_above_zero(entries):
 
 
 def test_the_job_serves_what_it_built_on_this_machine_only(tmp_path):
-    command = [sys.executable, "-m", "jobs.cli", "leaderboard", "serve", "--port=0"]
+    command = [sys.executable, "-m", "smallbench.jobs.cli", "leaderboard", "serve", "--port=0"]
     process = subprocess.Popen(
         [*command, f"--submissions={ROOT}/submissions", f"--out={tmp_path}/site"],
         stdout=subprocess.PIPE, text=True, cwd=ROOT,
