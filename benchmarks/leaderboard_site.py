@@ -5,7 +5,8 @@ browser's own event timing is read: from an input to the frame that shows its ef
 
     python -m benchmarks.leaderboard_site [--entries=500] [--scale=1.0] [--folder=DIR] [--rounds=5]
 
-With --folder, what was generated there is used again.
+With --folder, the entries that were generated there are used again. The site is built twice: from
+an empty cache, and from a full one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ OBSERVE = """() => {
         for (const e of list.getEntries()) if (e.interactionId) window.seen.push(e.duration);
     }).observe({ type: "event", durationThreshold: 16, buffered: true });
 }"""
-TARGET_BUILD_SECONDS = 20.0
+TARGET_BUILD_SECONDS = 60.0  # from an empty cache on two cores, 500 entries
+TARGET_CACHED_SECONDS = 5.0
 TARGET_INTERACTION_MS = 100.0
 
 
@@ -75,11 +77,16 @@ def main() -> None:
     if not (folder / "entries").is_dir():
         write_entries(folder / "entries", arguments.entries, gold)
 
+    shutil.rmtree(folder / "cache", ignore_errors=True)
     start = time.perf_counter()
     evaluations = evaluate_all(folder / "entries", gold, cache=folder / "cache")
     evaluated = time.perf_counter()
     build_site(evaluations, folder / "site", site_url="https://example.org/board")
     built = time.perf_counter()
+
+    evaluations = evaluate_all(folder / "entries", gold, cache=folder / "cache")
+    build_site(evaluations, folder / "site", site_url="https://example.org/board")
+    again = time.perf_counter()
 
     from playwright.sync_api import sync_playwright
 
@@ -101,6 +108,8 @@ def main() -> None:
         "render_seconds": round(built - evaluated, 2),
         "build_seconds": round(built - start, 2),
         "build_is_in_time": built - start < TARGET_BUILD_SECONDS,
+        "cached_seconds": round(again - built, 2),
+        "cached_is_in_time": again - built < TARGET_CACHED_SECONDS,
         "page_bytes": (folder / "site" / "index.html").stat().st_size,
         "open_seconds": round(opened - opening, 2),
         "interaction_ms": {

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.base import Job
 from smallbench.config import Location, option, require
 from smallbench.errors import DataError, SmallbenchError, UsageError
 from smallbench.glue.tasks import task_named
+from smallbench.jobs.base import Job
 from smallbench.storage.config import StorageConfig
 
 if TYPE_CHECKING:
@@ -254,6 +254,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -32,7 +32,7 @@ JOBS = {
 
 @dataclass(frozen=True)
 class Job:
-    """One sub-command of `smallbench`; its one-line summary stands in `jobs.cli.JOBS`.
+    """One sub-command of `smallbench`; its one-line summary stands in `JOBS`.
 
     `options` is a frozen dataclass of `config.option(...)` fields: one flag each, read by its
     annotation. `words` names the options that bare words set, in order (`pretrain RECIPE`); the
@@ -66,7 +66,7 @@ class Job:
 
 def load(name: str) -> Job:
     """Return the job of that name; its module imports nothing heavy until it runs."""
-    job = import_module(f"jobs.{name}").JOB
+    job = import_module(f"smallbench.jobs.{name}").JOB
     assert isinstance(job, Job)
     return job
 

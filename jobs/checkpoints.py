@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jobs.base import Job
 from smallbench.config import Location, command, option, require
 from smallbench.errors import UsageError
+from smallbench.jobs.base import Job
 from smallbench.storage.config import StorageConfig
 
 
@@ -82,6 +82,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -15,9 +15,6 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 import smallbench
-from jobs.base import JOBS, chosen, load
-from jobs.manual import manual, overview
-from jobs.resolve import as_yaml, changes_as_yaml, named_config, resolve
 from smallbench import files, plugins
 from smallbench.errors import (
     ConfigError,
@@ -27,6 +24,9 @@ from smallbench.errors import (
     UsageError,
     nearest,
 )
+from smallbench.jobs.base import JOBS, chosen, load
+from smallbench.jobs.manual import manual, overview
+from smallbench.jobs.resolve import as_yaml, changes_as_yaml, named_config, resolve
 
 
 def entry(argv: Sequence[str] | None = None) -> NoReturn:
@@ -109,7 +109,7 @@ def _sentence(error: Exception) -> tuple[str, int] | None:
     if (text := plugins.explain(error)) is not None:
         return text, ExitCode.CONFIG
     if isinstance(error, ModuleNotFoundError) and error.name:
-        if error.name.partition(".")[0] in {"jobs", "smallbench"}:
+        if error.name.partition(".")[0] == "smallbench":
             return None
         install = _how_to_install(error.name)
         return f"this needs {error.name}; {install}", UnavailableError.exit_code

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from jobs.base import Job
 from smallbench.config import option
+from smallbench.jobs.base import Job
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from smallbench.jobs.cli import main
 
     sys.exit(main([JOB.name, *sys.argv[1:]]))

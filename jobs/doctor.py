@@ -25,10 +25,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.base import Job
 from smallbench.config import option
 from smallbench.cores import available_cpus
 from smallbench.errors import SmallbenchError, UnavailableError
+from smallbench.jobs.base import Job
 from smallbench.nvidia import unusable_card
 from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
@@ -342,6 +342,6 @@ JOB = Job(
 
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

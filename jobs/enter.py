@@ -28,9 +28,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jobs.base import Job
 from smallbench.config import Location, command, option, override_all, require
 from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
+from smallbench.jobs.base import Job
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import PretrainConfig
@@ -364,6 +364,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from jobs.base import Job
 from smallbench.config import Location, command, option
+from smallbench.jobs.base import Job
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
 
@@ -55,6 +55,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -11,9 +11,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.base import Job
 from smallbench.config import Location, option, require
 from smallbench.glue.config import FinetuneConfig
+from smallbench.jobs.base import Job
 from smallbench.storage.config import StorageConfig
 
 
@@ -74,6 +74,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

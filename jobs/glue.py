@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jobs.base import Job
 from smallbench.config import Location, command, option, require
 from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
+from smallbench.jobs.base import Job
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
@@ -285,6 +285,6 @@ ACTIONS = {
 JOB = replace(MEASURE, actions=ACTIONS)
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

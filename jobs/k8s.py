@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from jobs.base import Job, load
 from smallbench.cluster.config import (
     CHAIN,
     MAX_SWEEP_CHARACTERS,
@@ -31,6 +30,7 @@ from smallbench.cluster.config import (
 )
 from smallbench.config import option
 from smallbench.errors import UsageError
+from smallbench.jobs.base import Job, load
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
@@ -221,8 +221,8 @@ def documents_of(options: Options, config: PretrainConfig | None) -> list[Docume
 
 def check_command(work: Work) -> None:
     """Raise what the stage's command would raise on its flags."""
-    from jobs.resolve import resolve
     from smallbench.cluster.work import as_flag
+    from smallbench.jobs.resolve import resolve
 
     job = load("pretrain" if work.stage == "sweep" else work.stage)
     # What the manifest gives, where the flags do not.
@@ -253,6 +253,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -17,9 +17,9 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.base import Job
 from smallbench.config import Location, command, option
 from smallbench.errors import DataError, UsageError
+from smallbench.jobs.base import Job
 from smallbench.storage.config import StorageConfig
 
 if TYPE_CHECKING:
@@ -364,6 +364,6 @@ JOB = replace(TABLE, actions=ACTIONS)
 
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -10,9 +10,9 @@ from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any
 
-from jobs.base import JOBS, Job
-from jobs.resolve import PREFIX, Shared
 from smallbench.config import annotations_of, describe, keys_of
+from smallbench.jobs.base import JOBS, Job
+from smallbench.jobs.resolve import PREFIX, Shared
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 crash, 2 wrong usage (nothing was started), 65 data unusable, "
@@ -59,7 +59,7 @@ def manual(job: Job, config: Any = None) -> str:
     page = [
         f"usage: smallbench {job.name}{word} [--option=value …]{sections}",
         "",
-        _prose(job.doc or import_module(f"jobs.{job.name}").__doc__ or ""),
+        _prose(job.doc or import_module(f"smallbench.jobs.{job.name}").__doc__ or ""),
         "",
         *_action_rows(job),
         "options:",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jobs.base import Job
 from smallbench.config import option, require
+from smallbench.jobs.base import Job
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
@@ -96,6 +96,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from smallbench.jobs.cli import main
 
     sys.exit(main([JOB.name, *sys.argv[1:]]))

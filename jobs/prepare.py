@@ -18,9 +18,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.base import Job
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
+from smallbench.jobs.base import Job
 from smallbench.plugins import nothing_left
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
@@ -102,6 +102,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -5,7 +5,7 @@ The run directory holds the checkpoints, metrics.jsonl and the loss curve; with 
 kept in a bucket too, and a machine with an empty disk continues from there. Ctrl-C, SIGTERM or
 --deadline_hours saves and ends with exit code 75; the same command then continues, and on the same
 device ends with exactly the weights that it would have had. Several GPUs of one machine:
-torchrun --nproc_per_node=N -m jobs.pretrain RECIPE ….
+torchrun --nproc_per_node=N -m smallbench.jobs.pretrain RECIPE ….
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jobs.base import Job
 from smallbench.config import Location, command, option, require
+from smallbench.jobs.base import Job
 from smallbench.recipes import recipe_config
 from smallbench.tracking.config import TrackerConfig
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
@@ -143,6 +143,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs.base import Job
 from smallbench.config import option, override_all
+from smallbench.jobs.base import Job
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
@@ -33,7 +33,7 @@ class Options:
     """Flags of `smallbench quickstart`."""
 
     out: Path = option(Path("quickstart"), help="directory of everything that is written")
-    max_steps: int | None = option(None, help="optimizer steps of the pretraining; none: 400")
+    max_steps: int | None = option(None, help="optimizer steps of the pretraining; none: 500")
     corpus_documents: int = option(4_000, help="number of documents of the corpus")
 
 
@@ -43,13 +43,14 @@ def config(options: Options) -> PretrainConfig:
     return override_all(
         recipe,
         {
-            "train.max_steps": 400,
-            # The recipe's rate needs some hundred steps of warm-up; after 12 of these the loss
-            # stayed above the unigram entropy.
-            "optim.learning_rate": 1e-3,
-            "schedule.warmup_fraction": 0.2,
-            "train.eval_every_steps": 200,
-            "train.save_every_steps": 200,
+            "train.max_steps": 500,
+            # Held-out loss on 1.7 MB of documentation: 5.14 after 450 such steps, 0.9M tokens; with
+            # the recipe's AdamW and batch 5.60 after 400 steps, 1.6M tokens.
+            "optim.optimizer": "muon",
+            "train.global_batch_size": 16,
+            "schedule.warmup_fraction": 0.1,
+            "train.eval_every_steps": 250,
+            "train.save_every_steps": 250,
             "train.num_eval_rows": 256,
         },
     )
@@ -101,7 +102,7 @@ def run(options: Options, config: PretrainConfig) -> None:
         write_sample_glue(samples)
         tasks = [load_task(task, samples) for task in TASKS.values()]
         finetuning = FinetuneConfig(
-            epochs=5, batch_size=16, device=config.train.device, precision=config.train.precision
+            epochs=4, batch_size=16, device=config.train.device, precision=config.train.precision
         )
         columns = {
             name: run_grid(
@@ -109,7 +110,7 @@ def run(options: Options, config: PretrainConfig) -> None:
                 tasks,
                 replace(finetuning, random_init=is_random),
                 plan=[PlannedRun(name, "dev", learning_rate=5e-4, seed=1) for name in TASKS],
-                out=out / "glue",
+                out=out / "glue" / name.replace(" ", "-"),
                 shows_runs=False,
                 stop=stop,
             )
@@ -135,6 +136,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import yaml
 
-from jobs.base import Job
 from smallbench.config import option, to_dict
+from smallbench.jobs.base import Job
 from smallbench.recipes import RECIPES, recipe_config
 from smallbench.recipes.base import Recipe
 
@@ -50,6 +50,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import entry
+    from smallbench.jobs.cli import entry
 
     entry([JOB.name, *sys.argv[1:]])

@@ -12,9 +12,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs.base import Job
 from smallbench.config import option, require
 from smallbench.errors import DataError
+from smallbench.jobs.base import Job
 from smallbench.storage.config import StorageConfig
 
 
@@ -71,6 +71,6 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from smallbench.jobs.cli import main
 
     sys.exit(main([JOB.name, *sys.argv[1:]]))

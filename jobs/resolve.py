@@ -18,8 +18,6 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from jobs import base
-from jobs.base import Job
 from smallbench import plugins
 from smallbench.config import (
     Key,
@@ -36,6 +34,8 @@ from smallbench.config import (
     to_dict,
 )
 from smallbench.errors import ConfigError, SmallbenchError, UsageError, nearest
+from smallbench.jobs import base
+from smallbench.jobs.base import Job
 from smallbench.storage.base import check_endpoint, check_path, is_remote
 
 PREFIX = "SMALLBENCH_"

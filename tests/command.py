@@ -7,8 +7,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from unittest import mock
 
-from jobs.cli import main
 from smallbench import plugins
+from smallbench.jobs.cli import main
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import JOBS, load, resolve
 from smallbench import plugins
+from smallbench.jobs.cli import JOBS, load, resolve
 from tests.cluster.kustomize import KUBECTL
 
 ROOT = Path(__file__).parent.parent

@@ -47,6 +47,8 @@ def test_a_card_is_faster_in_fewer_bits_and_knows_bf16_from_ampere_on(gpu):
     # 8 to 150 billion bytes, 50 to 1000 W: a slip of a unit would leave these.
     assert 8e9 < gpu.memory_bytes < 1.6e11
     assert 50 < gpu.tdp_watts < 1000
+    assert 2e11 < gpu.bandwidth < 1e13
+    assert gpu.link_bandwidth < gpu.bandwidth
 
 
 def test_an_unknown_card_or_precision_is_a_sentence():

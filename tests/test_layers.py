@@ -68,7 +68,17 @@ def module_name(path: Path) -> str:
 
 
 def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
-    """Dotted names that a module imports, anywhere in it; `from a import b` gives `a.b`."""
+    """Dotted names that a module imports, anywhere in it; `from a import b` gives `a.b`.
+
+    `smallbench.jobs` is a link to the folder `jobs`, and named like it.
+    """
+    for name in _imports(source, module, is_package=is_package):
+        yield (
+            name.removeprefix("smallbench.") if f"{name}.".startswith("smallbench.jobs.") else name
+        )
+
+
+def _imports(source: str, module: str, *, is_package: bool) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -123,6 +133,16 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
     return found
 
 
+def test_no_module_of_the_package_imports_a_top_level_jobs() -> None:
+    """It is not installed: there, a user may have a package of that name."""
+    found = [
+        name
+        for name, path in modules().items()
+        if re.search(r"^\s*(from|import) (jobs|k8s)\b", path.read_text(), re.MULTILINE)
+    ]
+    assert found == []
+
+
 def test_every_package_has_its_place() -> None:
     homeless = [m for m in modules() if layer_of(m) is None and m != "smallbench"]
     assert homeless == []
@@ -148,12 +168,12 @@ def test_imports_go_down_only(module: str) -> None:
         ("smallbench.models", "ROWS = {'x': 'smallbench.train.optim:build'}"),
         ("smallbench.train.trainer", "def late():\n    from smallbench.glue import tasks"),
         ("smallbench.glue.tasks", "import smallbench.export.card"),
-        ("smallbench.models.convert", "import jobs.cli"),
+        ("smallbench.models.convert", "import smallbench.jobs.cli"),
         ("smallbench.recipes.bert", "from smallbench.models.bert import Bert"),
         ("smallbench.recipes.bert", "from smallbench.train import optim"),
-        ("jobs.quickstart", "from jobs import prepare"),
-        ("jobs.quickstart", "from jobs.prepare import run"),
-        ("jobs.cli", "from jobs import prepare"),
+        ("jobs.quickstart", "from smallbench.jobs import prepare"),
+        ("jobs.quickstart", "from smallbench.jobs.prepare import run"),
+        ("jobs.cli", "from smallbench.jobs import prepare"),
         ("jobs.prepare", "import fire"),
         ("smallbench.checkpoints.store", "import boto3"),
         ("smallbench.storage.s3", "import wandb.sdk"),
@@ -172,7 +192,10 @@ def test_the_check_itself_finds_a_violation(module: str, source: str) -> None:
         ("smallbench.models", "ROWS = {'x': 'smallbench.models.bert:Bert'}"),
         ("smallbench.recipes.bert", "from smallbench.models.config import BertConfig"),
         ("smallbench.recipes.bert", "from smallbench.train import config"),
-        ("jobs.quickstart", "from jobs.base import Job\nfrom jobs.cli import main"),
+        (
+            "jobs.quickstart",
+            "from smallbench.jobs.base import Job\nfrom smallbench.jobs.cli import main",
+        ),
         ("jobs.resolve", "import fire\nimport smallbench"),
         ("smallbench.storage.s3", "import boto3"),
     ],
@@ -219,7 +242,7 @@ def test_recipes_and_configurations_are_read_without_heavy_packages() -> None:
 
 
 def test_jobs_are_listed_and_explained_without_heavy_packages() -> None:
-    names = [m for m in modules() if m.startswith("jobs")]
+    names = [f"smallbench.{m}" for m in modules() if m.startswith("jobs")]
     import_without((*HEAVY, "numpy", "sklearn", "scipy"), sorted(names))
 
 

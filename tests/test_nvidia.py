@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.doctor import Options, run
 from smallbench import nvidia
 from smallbench.errors import ConfigError, UnavailableError
+from smallbench.jobs.doctor import Options, run
 from smallbench.train.precision import assert_compiled_for, choose_device
 
 V100 = "Tesla V100-SXM2-16GB, {driver}, 7.0"

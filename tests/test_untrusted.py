@@ -17,7 +17,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.cli import load, resolve
 from smallbench.config import from_dict, override_all, to_dict
 from smallbench.data.corpus import open_corpus
 from smallbench.errors import SmallbenchError
@@ -25,6 +24,7 @@ from smallbench.glue.readers import read_tsv
 from smallbench.glue.results import RESULT_FILE, read_predictions, read_run
 from smallbench.glue.samples import write_sample_glue
 from smallbench.glue.tasks import TASKS
+from smallbench.jobs.cli import load, resolve
 from smallbench.leaderboard.entry import ENTRY_FILE, LOG_FILE, RUNS_FILE
 from smallbench.leaderboard.finding import Rejected
 from smallbench.leaderboard.folder import parse_submission, read_files

@@ -1,6 +1,6 @@
-"""Draw the pictures of README: `python -m docs.images.draw RUN_DIR`, from the root of a checkout.
+"""Draw the pictures of README: `python -m docs.images.draw RUN_DIR…`, from the root of a checkout.
 
-The board has made-up entries, those of the tests; the report is that of a run.
+The board has made-up entries, those of the tests; the report is that of the runs.
 """
 
 import sys
@@ -23,14 +23,18 @@ SIZE = {"width": 1100, "height": 640}
 HERE = Path(__file__).parent
 
 
-def draw(page: Page, html: Path, name: str) -> None:
-    """Save the top of a page as docs/images/NAME."""
+def draw(page: Page, html: Path, name: str, *, heading: str = "") -> None:
+    """Save a page, from its top or a heading on, as docs/images/NAME."""
     page.goto(html.as_uri())
     page.wait_for_timeout(500)  # charts are drawn by scripts
+    if heading:
+        page.locator("h2", has_text=heading).first.evaluate(
+            "h => window.scrollTo(0, h.offsetTop - 70)"  # from below the bar at the top
+        )
     page.screenshot(path=HERE / name)
 
 
-def main(run_dir: str) -> None:
+def main(run_dirs: tuple[str, ...]) -> None:
     """Draw both."""
     gold = synthetic_gold(scale=0.1)
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
@@ -39,13 +43,13 @@ def main(run_dir: str) -> None:
             made = synthetic_entry(f"made-up-{number}", gold, seed=number, quality=2 - number)
             write_made(folder / "entries", replace(made, entry=replace(made.entry, name=title)))
         build_site(evaluate_all(folder / "entries", gold), folder / "site")
-        write_report(read_runs((run_dir,), StorageConfig()), folder / "report.html")
+        write_report(read_runs(run_dirs, StorageConfig()), folder / "report.html")
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
         page = browser.new_page(viewport=SIZE)
         draw(page, folder / "site" / "index.html", "board.png")
-        draw(page, folder / "report.html", "report.png")
+        draw(page, folder / "report.html", "report.png", heading="Learning")
         browser.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(tuple(sys.argv[1:]))

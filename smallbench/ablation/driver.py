@@ -5,7 +5,7 @@
     OUT/VARIANT/seed-N/glue-…/          its fine-tuning runs
     OUT/ablation.json, .md, report.html written at the end
 
-What is stored is found again, so the same command continues and ends with the same results.
+Stored results are reused, so the same command continues and ends with the same tables.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from smallbench.train.trial import try_plugins
 OUTCOME = "outcome.json"
 
 AT_ONCE = (InterruptedRunError, UnsavedError, ConflictError, CredentialsError)
-"""What ends the ablation; any other failure stays with its run."""
+"""Errors that end the ablation; any other failure ends only its run."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Finetuning:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What became of one planned run. Nothing in it depends on the clock."""
+    """The outcome of one planned run. Nothing in it depends on the clock."""
 
     variant: str
     seed: int
@@ -97,6 +97,8 @@ class RunOutcome:
     steps: int | None = None
     tokens: int | None = None
     train_flops: float | None = None
+    exit_code: ExitCode = ExitCode.DONE
+    """Of a failed run; not stored."""
 
 
 class AblationFailedError(SmallbenchError):
@@ -158,7 +160,7 @@ def run_all(
     announce: Callable[[str], None] = lambda text: None,
     stop: Stop = NEVER,
 ) -> list[RunOutcome]:
-    """Return the outcome of every run; what is stored is not repeated.
+    """Return the outcome of every run; stored runs are not repeated.
 
     A run that diverges or fails does not end the others. Raises `InterruptedRunError` if `stop`
     asks for it.
@@ -175,25 +177,16 @@ def run_all(
             sentence = _sentence(error)
             if sentence is None:
                 raise
-            code = getattr(error, "exit_code", ExitCode.CONFIG)
             print(f"{run.name} failed: {sentence}", file=sys.stderr, flush=True)
-            outcome = _failed(run, sentence, ExitCode(code))
+            code = ExitCode(getattr(error, "exit_code", ExitCode.CONFIG))
+            outcome = RunOutcome(run.variant.name, run.seed, "failed", sentence, exit_code=code)
         outcomes.append(outcome)
     return outcomes
 
 
-@dataclass(frozen=True)
-class _Failure(RunOutcome):
-    exit_code: ExitCode = ExitCode.CRASH
-
-
-def _failed(run: PlannedRun, sentence: str, code: ExitCode) -> RunOutcome:
-    return _Failure(run.variant.name, run.seed, "failed", sentence, exit_code=code)
-
-
 def raise_if_failed(outcomes: Sequence[RunOutcome]) -> None:
     """Raise `AblationFailedError` with the first failure's exit code if a run failed."""
-    failures = [outcome for outcome in outcomes if isinstance(outcome, _Failure)]
+    failures = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failures:
         first = failures[0]
         raise AblationFailedError(
@@ -204,13 +197,13 @@ def raise_if_failed(outcomes: Sequence[RunOutcome]) -> None:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """Return what to say of a failure; None for a crash of this program."""
+    """Return the message for a failure; None for a crash of this program."""
     if (text := plugins.explain(error)) is not None:
         return text
     if isinstance(error, SmallbenchError):
         return str(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's; not imported for its name alone
-        return "the GPU's memory is full; --set=train.micro_batch_size=N lowers what it needs"
+        return "the GPU is out of memory; set a smaller --train.micro_batch_size"
     return None
 
 
@@ -246,7 +239,7 @@ def _outcome(run: PlannedRun, data: Path, finetuning: Finetuning | None, stop: S
 
 
 def _numbers(run: PlannedRun) -> dict[str, Any]:
-    """Return the last held-out loss, and what the run has computed for it."""
+    """Return the last held-out loss, and the run's steps, tokens and FLOPs."""
     records = read_metrics(run.run_dir / METRICS)
     last = next((r for r in reversed(records) if r["event"] == "eval"), None)
     if last is None:
@@ -280,6 +273,4 @@ def _glue(run: PlannedRun, finetuning: Finetuning, stop: Stop) -> dict[str, Any]
 
 def to_record(outcome: RunOutcome) -> dict[str, Any]:
     """Return an outcome as it is stored."""
-    record = asdict(outcome)
-    record.pop("exit_code", None)
-    return record
+    return {key: value for key, value in asdict(outcome).items() if key != "exit_code"}

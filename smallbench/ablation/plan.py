@@ -1,4 +1,4 @@
-"""What an ablation will run: one configuration for each variant and seed, checked beforehand."""
+"""The runs of an ablation: one configuration for each variant and seed, checked beforehand."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def variants_of(names: Sequence[str], *, flops: float, changes: Mapping[str, str
     for key in OWN_KEYS:
         if key in changes:
             raise ConfigError(
-                f"--set={key}={changes[key]} is not possible: 'ablate' sets {key} itself, from "
-                "--flops and --seeds"
+                f"Invalid --set={key}={changes[key]}: 'ablate' sets {key} itself, from --flops and "
+                "--seeds"
             )
     recipes = [recipe_config(name) for name in names]
     known = [keys_of(recipe, changes) for recipe in recipes]
@@ -80,8 +80,8 @@ def variants_of(names: Sequence[str], *, flops: float, changes: Mapping[str, str
             raise ConfigError(f"the variant {one.name} is given twice; leave one of them out")
         if digest(replace(one.config, recipe="")) == digest(replace(other.config, recipe="")):
             raise ConfigError(
-                f"the variants {one.name} and {other.name} are the same configuration; there is "
-                "nothing to compare"
+                f"the variants {one.name} and {other.name} are the same configuration; leave one "
+                "of them out"
             )
     return variants
 
@@ -116,10 +116,10 @@ def planned_runs(variants: Sequence[Variant], seeds: Sequence[int], out: Path) -
 
 
 def differing_measurement(first: Variant, other: Variant) -> tuple[str, bool]:
-    """Return how held-out losses of two variants measure differently, and whether too much so.
+    """Return how the held-out losses of two variants differ, and whether they are comparable.
 
-    The sentence is empty if they measure the same. Where a row is cut into two segments changes the
-    loss little; everything else about the objective makes it another loss.
+    The sentence is empty if both are the same loss. Segments change it little; any other value of
+    the objective makes it another loss, which gives True.
     """
     measured = []
     for variant in (first, other):
@@ -132,7 +132,7 @@ def differing_measurement(first: Variant, other: Variant) -> tuple[str, bool]:
     listed = ", ".join(f"{key}: {old} → {new}" for key, (old, new) in different.items())
     if different.keys() == {"objective.two_segment_fraction"}:
         return (
-            f"held-out rows of {other.name} are cut into segments otherwise than those of "
-            f"{first.name} ({listed}), so a small difference of their losses means nothing"
+            f"held-out rows of {other.name} have other segments than those of {first.name} "
+            f"({listed}), so a small difference of their losses means nothing"
         ), False
     return f"{other.name} is measured by another loss than {first.name} ({listed})", True

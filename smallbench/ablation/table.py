@@ -1,4 +1,4 @@
-"""What an ablation has found, as a record, as Markdown and as an HTML page.
+"""The results of an ablation as a record, as Markdown and as an HTML page.
 
 A difference is that of a variant to the first one, seed by seed.
 """
@@ -118,14 +118,12 @@ def _notes(variants: Sequence[Variant], outcomes: Sequence[RunOutcome]) -> list[
         elif outcome.held_out_loss is None:
             notes.append(f"{outcome.variant} seed {outcome.seed}: its held-out loss is not finite")
     if notes:
-        notes.append(
-            "Means and differences leave those runs out, which flatters a variant that diverges"
-        )
+        notes.append("Means and differences exclude those runs, which favours unstable variants")
     unlearned = sum(outcome.num_failed_finetunings for outcome in outcomes)
     if unlearned:
         notes.append(
-            f"{unlearned} fine-tunings learned nothing (no better than the most frequent answer); "
-            "they count in the means"
+            f"{unlearned} fine-tunings are no better than the most frequent answer; they count in "
+            "the means"
         )
     others = len(variants) - 1
     if others > 1:

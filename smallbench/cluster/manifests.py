@@ -52,14 +52,17 @@ def run_kubectl(
 
 def build(components: Sequence[str] = ()) -> list[Document]:
     """Return the documents of `k8s/base`, changed by components, each object after its rows."""
-    return list(yaml.safe_load_all(_kustomized(tuple(components))))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+    return list(yaml.load_all(_kustomized(tuple(components)), loader))
 
 
 @lru_cache  # the stages of a chain have the same components
 def _kustomized(components: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         # kustomize takes relative paths only.
-        here = os.path.relpath(os.path.realpath(str(files("k8s"))), os.path.realpath(folder))
+        here = os.path.relpath(
+            os.path.realpath(str(files("smallbench") / "k8s")), os.path.realpath(folder)
+        )
         content = {
             "resources": [f"{here}/base"],
             "components": [f"{here}/components/{name}" for name in components],

@@ -90,7 +90,8 @@ def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> d
             f"{told} to the tokenizer of {encoder.name}, so its text cannot be read; give the "
             "tokenizer that the model was trained with"
         )
-    print(f"{told}, the most of its splits", file=sys.stderr, flush=True)
+    if shares[worst] >= 0.0005:  # not "0.0%"
+        print(f"{told}, the most of its splits", file=sys.stderr, flush=True)
     return features
 
 

@@ -160,12 +160,11 @@ def _sst2(random: Random) -> Pair:
 
 
 def _mrpc(random: Random) -> Pair:
-    """Return a report and the same in another order, or its denial."""
+    """Return a report and its confirmation or denial."""
     e = _event(random)
     same = random.random() < 0.6
-    verb = e["deed"] if same else random.choice((f"never {e['deed']}", f"no longer {e['deed']}"))
-    retold = f"in the {e['where']} , the {e['who']} {verb} the {e['kind']} {e['what']}"
-    return (_report(e), _sentence(retold)), str(int(same))
+    verb = random.choice(("really", "always") if same else ("never", "no longer"))
+    return (_report(e), _sentence(f"it {verb} {e['deed']} the {e['what']}")), str(int(same))
 
 
 def _stsb(random: Random) -> Pair:
@@ -181,12 +180,9 @@ def _qqp(random: Random) -> Pair:
     """Return two questions about one thing, of which the second may ask for something else."""
     e = _event(random)
     duplicate = random.random() < 0.5
-    thing = f"the {e['kind']} {e['what']} in the {e['where']}"
-    start = random.choice(
-        ("how can i use", "what is the way to use") if duplicate else ("who made", "when to remove")
-    )
-    first = _sentence(f"how do i use {thing}", "?")
-    return (first, _sentence(f"{start} {thing}", "?")), str(int(duplicate))
+    first = f"how do i use the {e['kind']} {e['what']} in the {e['where']}"
+    second = ("how can it be used", "how to use it") if duplicate else ("who made it", "when is it")
+    return (_sentence(first, "?"), _sentence(random.choice(second), "?")), str(int(duplicate))
 
 
 def _mnli(random: Random) -> Pair:
@@ -219,7 +215,7 @@ def _qnli(random: Random) -> Pair:
     e = _event(random)
     answered = random.random() < 0.5
     question = f"what {e['deed']} the {e['kind']} {e['what']} in the {e['where']}"
-    told = f"the {e['who']} does" if answered else f"the {e['where']} does not say"
+    told = f"the {e['who']} does" if answered else "nobody knows"
     label = "entailment" if answered else "not_entailment"
     return (_sentence(question, "?"), _sentence(told)), label
 

@@ -1,20 +1,18 @@
-"""An entry from a pretraining run and a GLUE run: whatever the two know is taken from them.
+"""Make an entry from a pretraining run and a GLUE run.
 
-Read here are `run.json` and `metrics.jsonl` of the one, and the stored runs of the other. What no
-run can know (who, under which licence, at what price) comes in as `Author`.
+Inputs are `run.json` and `metrics.jsonl` of the first, and the stored runs of the second. `Author`
+has what no run knows: who, under which licence, at what price.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 from smallbench.checkpoints.record import RECORD_NAME, read_record
-from smallbench.config import differing_keys, flatten, to_dict
+from smallbench.config import differing_keys, to_dict
 from smallbench.errors import DataError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.official import order_difference
@@ -28,25 +26,12 @@ from smallbench.glue.results import (
     run_directory,
 )
 from smallbench.glue.tasks import TASKS
-from smallbench.gpus import gpu_of_device
-from smallbench.leaderboard.compute import count_parameters, encoder_config
 from smallbench.leaderboard.entry import (
-    FLOPS_KEY,
-    PEAK_KEY,
-    PLUGINS_FOLDER,
     SCHEMA_VERSION,
-    SIZE_NAMES,
-    Data,
-    Energy,
     Entry,
     Finetune,
-    Hardware,
     Links,
-    Model,
-    Pretrain,
-    Provenance,
     Reported,
-    Stage,
     StoredRun,
     chained,
     predictions_bytes,
@@ -55,12 +40,18 @@ from smallbench.leaderboard.entry import (
 )
 from smallbench.leaderboard.finding import Rejected
 from smallbench.leaderboard.folder import read_submission
+from smallbench.leaderboard.run_sections import (
+    data_of,
+    energy_of,
+    hardware_of,
+    log_records,
+    model_of,
+    plugin_path,
+    pretrain_of,
+    provenance_of,
+)
 from smallbench.leaderboard.scores import PAPER
 from smallbench.tracking.jsonl import read_metrics
-
-MAX_LOG_POINTS = 4_000
-"""More records of a run are merged, so that a million steps stay under a megabyte."""
-MAX_STAGES = 100
 
 SHARED_SETTINGS = (
     "batch_size",
@@ -96,11 +87,11 @@ class Author:
 def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> Entry:
     """Write a complete entry to the new folder `out`, whose name is its slug.
 
-    Raises `DataError` where a run is not finished, the two do not belong together, or the result is
-    not what the schema demands.
+    Raises `DataError` if a run is not finished, the two do not belong together, or the result does
+    not fit the schema.
     """
     if out.exists():
-        raise DataError(f"{out} is there already; delete it or choose another --out")
+        raise DataError(f"{out} exists; delete it or choose another --out")
     record = _read_record(run_dir)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     records = [m for m in metrics if m["event"] == "train"]
@@ -108,7 +99,7 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
         raise DataError(f"{run_dir} has no records of training steps; let it train first")
     runs = [run for run in read_runs(glue) if run.settings.task in TASKS]
     _require_same_model(runs, record, last_step=records[-1]["step"], glue=glue)
-    log = chained(_log_records(metrics), config_digest=record["config_digest"])
+    log = chained(log_records(metrics), config_digest=record["config_digest"])
     stored, predictions = _predictions(runs, glue)
     entry = Entry(
         schema_version=SCHEMA_VERSION,
@@ -121,18 +112,18 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
         links=author.links,
         tier="logged",
         notes=author.notes,
-        model=_model(record["config"], runs[0].settings.num_parameters),
-        data=_data(record, records[-1]["tokens"], contains_glue=author.contains_glue),
-        pretrain=_pretrain(record, metrics, records),
-        hardware=_hardware(record, usd_per_hour=author.usd_per_hour),
-        energy=_energy(record, gco2_per_kwh=author.gco2_per_kwh),
+        model=model_of(record["config"], runs[0].settings.num_parameters),
+        data=data_of(record, records[-1]["tokens"], contains_glue=author.contains_glue),
+        pretrain=pretrain_of(record, metrics, records),
+        hardware=hardware_of(record, usd_per_hour=author.usd_per_hour),
+        energy=energy_of(record, gco2_per_kwh=author.gco2_per_kwh),
         finetune=_finetune(runs),
-        provenance=_provenance(
+        provenance=provenance_of(
             record, log_sha256=log[-1]["sha256"], image_digest=author.image_digest
         ),
     )
     for plugin in record.get("plugins", ()):
-        predictions |= {_plugin_path(n): text.encode() for n, text in plugin["files"].items()}
+        predictions |= {plugin_path(n): text.encode() for n, text in plugin["files"].items()}
     write_entry(out, entry, runs=stored, predictions=predictions, train_log=log)
     try:
         read_submission(out)
@@ -166,7 +157,7 @@ def write_random_entry(
         links=author.links,
         tier="reported",
         notes=("A reference, not ranked: what pretraining must beat.", *author.notes),
-        model=_model(record["config"], summary.num_parameters),
+        model=model_of(record["config"], summary.num_parameters),
         reported=Reported(
             f"random weights of {recipe}, fine-tuned by protocol {protocol}",
             {name: round(task.score, 4) for name, task in summary.tasks.items()},
@@ -182,7 +173,7 @@ def write_random_entry(
     return entry
 
 
-# ---- the pretraining run
+# ---- what belongs together
 
 
 def _read_record(run_dir: Path) -> dict[str, Any]:
@@ -192,7 +183,7 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
     except (KeyError, IndexError, TypeError):
         finished = None
     if finished is None:
-        raise DataError(f"{run_dir}/run.json is no record of a pretraining; give its --run_dir")
+        raise DataError(f"{run_dir}/run.json is not of a pretraining; give its --run_dir")
     return record
 
 
@@ -230,183 +221,6 @@ def _require_official_rows(runs: Sequence[RunResult], glue: Path) -> None:
             found = run.data_sha256.get(split, "")
             if reason := order_difference(task, task.split(split), found):
                 raise DataError(f"{glue}: {reason}; an entry's predictions go by position")
-
-
-def _model(settings: Mapping[str, Any], num_parameters: int) -> Model:
-    model = settings["model"]
-    found = Model(
-        architecture=model["architecture"],
-        objective=settings["objective"]["objective"],
-        num_parameters=num_parameters,
-        num_parameters_without_embeddings=None,
-        from_scratch=True,  # a pretraining here begins from the seed, and has no teacher
-        distilled_from=None,
-        **{name: model.get(name) for name in SIZE_NAMES},
-    )
-    encoder = encoder_config(found, model)
-    if encoder is None:
-        return found
-    inner = count_parameters(encoder).without_embeddings
-    return Model(**{**vars(found), "num_parameters_without_embeddings": inner})
-
-
-def _data(record: Mapping[str, Any], num_tokens: int, *, contains_glue: bool) -> Data:
-    corpus = record["corpus"]
-    unique = corpus["rows"] * record["config"]["sequence_length"]
-    return Data(
-        name=_without_place(corpus["source"]),
-        revision=None,
-        sha256=corpus["shards"],
-        unique_tokens=unique,
-        epochs=num_tokens / unique,
-        contains_glue=contains_glue,
-    )
-
-
-def _pretrain(
-    record: Mapping[str, Any],
-    metrics: Sequence[Mapping[str, Any]],
-    records: Sequence[Mapping[str, Any]],
-) -> Pretrain:
-    settings, summary = record["config"], record.get("summary", {})
-    last, batch = records[-1], settings["train"]["global_batch_size"]
-    active = summary.get("gpu_active_seconds") or last["train_seconds"]
-    evaluating = sum(m.get("eval_seconds", 0.0) for m in metrics)
-    ramps: tuple[Stage, ...] = ()
-    if flatten(settings).get("schedule.initial_batch_size") is not None:
-        ramps = _stages(records, length=settings["sequence_length"])
-    return Pretrain(
-        num_steps=last["step"],
-        global_batch_size=batch,
-        sequence_length=settings["sequence_length"],
-        ramps=ramps,
-        num_tokens=last["tokens"],
-        wall_seconds=summary.get("wall_seconds") or last["train_seconds"] + evaluating,
-        gpu_active_seconds=active,
-        precision=record["attempts"][-1]["precision"],
-        seed=settings["train"]["seed"],
-    )
-
-
-def _stages(records: Sequence[Mapping[str, Any]], *, length: int) -> tuple[Stage, ...]:
-    """The batch sizes that a run had, from the tokens between its records."""
-    start = {"step": 0, "tokens": 0, "train_seconds": 0.0}
-    parts = []
-    for a, b in pairwise(_thinned([start, *records], MAX_STAGES)):
-        steps = b["step"] - a["step"]
-        parts.append((round((b["tokens"] - a["tokens"]) / steps / length), steps))
-    return tuple(
-        Stage(sum(steps for _, steps in group), batch, length)
-        for batch, group in groupby(parts, key=lambda part: part[0])
-    )
-
-
-def _hardware(record: Mapping[str, Any], *, usd_per_hour: float | None) -> Hardware:
-    attempts = record["attempts"]
-    last, gpu = attempts[-1], gpu_of_device(attempts[-1]["device"])
-    return Hardware(
-        gpu=last["device"],
-        count=max(attempt.get("num_devices", 1) for attempt in attempts),
-        memory_bytes=last.get("memory_bytes"),
-        peak_tflops=gpu.peak_tflops.get(last["precision"]) if gpu else None,
-        driver=last.get("driver"),
-        torch=last["torch"],
-        usd_per_hour=usd_per_hour,
-    )
-
-
-def _energy(record: Mapping[str, Any], *, gco2_per_kwh: float | None) -> Energy:
-    summary = record.get("summary", {})
-    # NVML reads 0 before Volta and on vGPU: that is not known, not nothing.
-    kwh = summary.get("energy_kwh") or None
-    method = _energy_method(summary.get("energy_method") or "") if kwh else None
-    return Energy(kwh, method, gco2_per_kwh)
-
-
-def _energy_method(methods: str) -> str | None:
-    """An entry's word for how a run's attempts were counted; of several the least exact."""
-    words = {"tdp": "estimate", "codecarbon": "codecarbon", "nvml": "nvml"}
-    return next((word for name, word in words.items() if name in methods.split(" + ")), None)
-
-
-def _provenance(
-    record: Mapping[str, Any], *, log_sha256: str, image_digest: str | None
-) -> Provenance:
-    commits = [attempt["git_commit"] for attempt in record["attempts"]]
-    last = record["attempts"][-1]
-    commit = (last["git_commit"] or "").removesuffix("+dirty")
-    _, *arguments = last["command"]
-    return Provenance(
-        code_version=last["smallbench"],
-        git_commit=commit or None,
-        dirty=any((found or "").endswith("+dirty") for found in commits),
-        image_digest=image_digest or last.get("image_digest"),
-        # Where things lay on that machine is nobody's business.
-        command=("smallbench", *(_without_place(argument) for argument in arguments)),
-        config_digest=record["config_digest"],
-        config=record["config"],
-        train_log_sha256=log_sha256,
-        plugins=tuple(
-            {**plugin, "files": {name: _plugin_path(name) for name in plugin["files"]}}
-            for plugin in record.get("plugins", ())
-        ),
-    )
-
-
-def _plugin_path(name: str) -> str:
-    """Where an entry keeps a plug-in's file: `lab/gate.py` in `plugins/lab.gate.py`."""
-    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name.replace("/", "."))
-    return f"{PLUGINS_FOLDER}/{plain}"
-
-
-def _without_place(text: str) -> str:
-    """`--data=/home/me/owt` as `--data=owt`; hub names and URLs stay."""
-    flag, separator, value = text.rpartition("=")
-    if value.startswith(("/", "~", ".")):
-        value = Path(value).name
-    return f"{flag}{separator}{value}"
-
-
-def _log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The training log: the held-out loss of step 0, then the training records."""
-    first = [m for m in metrics if m["event"] == "eval" and m["step"] == 0][:1]
-    records = [m for m in metrics if m["event"] == "train"]
-    found = []
-    for kept in _thinned([*first, *records], MAX_LOG_POINTS):
-        found.append(
-            {
-                "step": kept["step"],
-                "tokens": kept["tokens"],
-                "seconds": kept["train_seconds"],
-                "loss": kept["loss"],
-                # ELECTRA's generator is the masked-language model of the pair.
-                "mlm_loss": kept.get("mlm_loss", kept.get("generator_loss")),
-                "tokens_per_second": kept.get("tokens_per_second"),
-                **{key: kept[key] for key in (PEAK_KEY, FLOPS_KEY) if kept.get(key)},
-            }
-        )
-    return found
-
-
-def _thinned(records: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
-    """The first, the last, and every so-manieth between; the throughput is that of the whole way.
-
-    Averaged over time from the logged rates, so it still says what was measured.
-    """
-    every = -(-len(records) // most)
-    kept: list[Mapping[str, Any]] = []
-    tokens, seconds = 0.0, 0.0
-    for number, record in enumerate(records):
-        rate = record.get("tokens_per_second")
-        if rate is not None and number:
-            elapsed = record["train_seconds"] - records[number - 1]["train_seconds"]
-            tokens, seconds = tokens + rate * elapsed, seconds + elapsed
-        if number % every == 0 or number == len(records) - 1:
-            if seconds > 0:
-                record = {**record, "tokens_per_second": tokens / seconds}
-            kept.append(record)
-            tokens, seconds = 0.0, 0.0
-    return kept
 
 
 # ---- the GLUE run

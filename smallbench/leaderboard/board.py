@@ -74,7 +74,7 @@ class BoardRow:
     """None for a reported entry."""
     average: float | None
     rank: RankRange | None
-    """None where there is nothing to rank: a reported entry, or tasks missing."""
+    """None for a reported entry, or if tasks are missing."""
     leads: frozenset[str] = frozenset()
     """Slugs of the entries that it leads."""
     interval: Interval | None = None

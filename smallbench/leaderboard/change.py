@@ -1,4 +1,4 @@
-"""What a pull request changes in `submissions/`: one entry's own files, or it is refused.
+"""Judge a pull request: it changes one entry's own files in `submissions/`, or it is refused.
 
 Reads two commits of a repository by `git diff-tree` and runs nothing that is in them.
 """
@@ -85,7 +85,7 @@ def _problems_of(change: Change) -> list[str]:
     place = show(change.path)
     parts = change.path.split("/")
     if parts[0] != ROOT:
-        return [f"{place} is no file of an entry; a pull request with an entry holds nothing else"]
+        return [f"{place} is not a file of an entry; a pull request with an entry has nothing else"]
     inside = parts[2:]
     is_known = (len(inside) == 1 and inside[0] in FILES) or (
         len(inside) == 2
@@ -93,8 +93,8 @@ def _problems_of(change: Change) -> list[str]:
         and PREDICTIONS_NAME.fullmatch(inside[1]) is not None
     )
     if len(parts) < 3 or not SLUG.fullmatch(parts[1]) or not is_known:
-        return [f"{place} is no file of an entry ({ROOT}/SLUG/ with {', '.join(sorted(FILES))} and "
-                f"{PREDICTIONS_FOLDER}/*.tsv.gz)"]  # fmt: skip
+        known = f"{', '.join(sorted(FILES))} and {PREDICTIONS_FOLDER}/*.tsv.gz"
+        return [f"{place} is not a file of an entry ({ROOT}/SLUG/ with {known})"]
     if change.new_mode not in (PLAIN_FILE, ABSENT):
         return [f"{place} has mode {change.new_mode}: a link, a program or a repository, not a "
                 "plain file"]  # fmt: skip
@@ -102,7 +102,7 @@ def _problems_of(change: Change) -> list[str]:
 
 
 def _collisions(paths: Sequence[str]) -> list[str]:
-    """Paths that are one file where the file system ignores case."""
+    """Paths that are one file on a file system that ignores case."""
     seen: dict[str, str] = {}
     found = []
     for path in paths:

@@ -1,8 +1,7 @@
-"""Whether a well-formed submission can be true: each check a function, all of them in `CHECKS`.
+"""Checks of a well-formed submission: each is a function, and `CHECKS` lists them.
 
-A check yields what it found. Nothing found is a pass; *rejected* is impossible or forbidden,
-*flagged* is for a person to look at, and *not done* says what is missing to look at all, which
-keeps an entry at tier *claimed*.
+A check yields what it found; nothing is a pass. *rejected*: impossible or forbidden. *flagged*: a
+person should look at it. *not done*: something is missing, so the entry is *claimed* at most.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ MAX_MARKS = 4
 
 
 def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
-    """Every check that the entry's tier has, in the order of `CHECKS`."""
+    """Run every check that applies to the entry's tier, in the order of `CHECKS`."""
     findings: list[Finding] = []
     for name, check in CHECKS.items():
         if name not in (REPORTED_CHECKS if submission.entry.reported else MEASURED_CHECKS):
@@ -48,7 +47,7 @@ def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
         if name in ("metrics", "splits") and any(
             finding.verdict == "rejected" for finding in findings
         ):
-            # Scoring takes the most time, and these scores nobody will see.
+            # Scoring takes the most time, and a rejected entry shows no scores.
             findings.append(Finding(name, "not done", "rejected before"))
             continue
         found = [Finding(name, verdict, reason) for verdict, reason in check(submission, scores)]
@@ -78,7 +77,7 @@ def _date(submission: Submission, scores: RunScores) -> Found:
     try:
         date.fromisoformat(submission.entry.date)
     except ValueError:
-        yield "rejected", f"date {submission.entry.date} is none"
+        yield "rejected", f"Invalid date {submission.entry.date}: there is no such day"
 
 
 def _links(submission: Submission, scores: RunScores) -> Found:
@@ -132,7 +131,7 @@ def _model(submission: Submission, scores: RunScores) -> Found:
     try:
         encoder = encoder_of(entry)
     except ConfigError as error:
-        yield "rejected", f"its sizes are no {show(model.architecture)}'s: {show(str(error))}"
+        yield "rejected", f"no {show(model.architecture)} has these sizes: {show(str(error))}"
         return
     if encoder is None:
         yield "not done", f"the parameters of architecture {model.architecture!r} are not counted"
@@ -272,7 +271,7 @@ def _from_scratch(submission: Submission, scores: RunScores) -> Found:
 
 
 def _rows(submission: Submission, scores: RunScores) -> Found:
-    """As many rows as gold has."""
+    """The number of rows is that of the gold labels."""
     gold = scores.gold
     for run in submission.runs:
         for split, path in run.predictions.items():
@@ -284,7 +283,7 @@ def _rows(submission: Submission, scores: RunScores) -> Found:
 
 
 def _metrics(submission: Submission, scores: RunScores) -> Found:
-    """Answers of models that learned something, scored against the official labels."""
+    """The runs learned something, and were scored against the official labels."""
     gold = scores.gold
     for name in tasks_of(submission):
         task, runs = TASKS[name], [run for run in submission.runs if run.task == name]
@@ -309,7 +308,7 @@ def _metrics(submission: Submission, scores: RunScores) -> Found:
 
 
 def _seeds(submission: Submission, scores: RunScores) -> Found:
-    """Equal answers of different seeds, but for a few rows: one run, copied."""
+    """Two seeds with equal answers in all but a few rows are one run, copied."""
     groups: dict[tuple[str, str], list[str]] = {}
     for run in submission.runs:
         for split, path in run.predictions.items():
@@ -330,7 +329,7 @@ def _seeds(submission: Submission, scores: RunScores) -> Found:
 
 
 def _differing(task: str, a: Labels, b: Labels) -> int:
-    """Rows in which two runs answered differently."""
+    """Number of rows in which two runs answered differently."""
     return int(np.count_nonzero(np.abs(a - b) > 0.01 if TASKS[task].is_regression else a != b))
 
 
@@ -348,7 +347,7 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
 
 
 def _each(*checks: Check) -> Check:
-    """Several checks under one name."""
+    """Return a check that runs several under one name."""
 
     def check(submission: Submission, scores: RunScores) -> Found:
         for one in checks:

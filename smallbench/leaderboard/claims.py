@@ -125,7 +125,7 @@ def _best_rate(
         if len(values) != len(labels):
             yield "rejected", f"{path} has {len(values):,} rows, expected {len(labels):,}"
             return
-        metrics = compute_metrics(task, values, labels)
+        metrics = compute_metrics(task, values, labels, quickly=True)
         found[run.learning_rate] = 100 * metrics[task.ranking_metric]
     rate = max(found, key=lambda rate: found[rate])
     if found.get(chosen, -100.0) < found[rate] - 1e-9:

@@ -1,4 +1,4 @@
-"""What an entry has in common with others: answers, logs, weights, configurations and names."""
+"""Find what an entry shares with others: answers, logs, weights, configurations and names."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def copied_answers(
 
 
 def _answers(path: Path) -> bytes:
-    """A predictions file's text; nothing where it cannot be read."""
+    """Text of a predictions file; empty if it cannot be read."""
     try:
         return unpack(read_bytes(path, MAX_PREDICTIONS_BYTES), path.name, MAX_UNPACKED_BYTES)
     except Rejected:

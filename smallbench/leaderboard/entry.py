@@ -6,8 +6,8 @@
     submissions/SLUG/plugins/*.py          code of its own, which nothing here ever runs
     submissions/SLUG/train_log.jsonl       the pretraining's records, chained by SHA-256
 
-Scores are not in it: `scores` computes them from the predictions. Reading a folder that nobody has
-looked at is `submission`'s work; here is only what a valid one means, and how one is written.
+It has no scores: `scores` computes them from the predictions. `folder` reads what a stranger sent;
+here is what a valid entry means, and how one is written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A folder to a verdict: read, checked, scored, and given the tier that its evidence supports.
+"""Evaluate an entry's folder: read, check and score it, and give it the tier of its evidence.
 
 What depends on a folder's bytes and the gold labels alone is kept in a cache by their hash, so that
 a board of hundreds of entries is built in seconds.
@@ -61,21 +61,21 @@ from smallbench.leaderboard.text import show
 from smallbench.leaderboard.tracks import tracks_of
 
 VERIFIED_FILE = "verified.json"
-"""Beside the entries' folders, written by the board's keepers: slug to the fingerprint of the
-folder that they repeated."""
+"""File beside the entries' folders, written by the board's keepers: slug to the fingerprint of the
+folder whose entry they repeated."""
 MAX_VERIFIED_BYTES = 1 << 20
 MARKS = {"passed": "ok", "flagged": "flagged", "not done": "not done", "rejected": "REJECTED"}
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All that is known of a folder."""
+    """Everything that is known about a folder."""
 
     folder: Path
     sha256: str | None
-    """Of the folder's files; None where they cannot even be listed."""
+    """Hash of the folder's files; None if they cannot be listed."""
     entry: Entry | None
-    """None where it could not be read."""
+    """None if it could not be read."""
     findings: tuple[Finding, ...]
     views: Mapping[ViewName, View]
     """Scores; a view that the runs do not allow is absent, as is every one of a rejected entry."""
@@ -92,9 +92,9 @@ class Evaluation:
 
     @property
     def tier(self) -> Tier | None:
-        """What the evidence supports, never more than was asked for; None where rejected.
+        """Tier that the evidence supports, at most the one that was asked for; None if rejected.
 
-        A check that could not be done leaves *claimed*; *verified* is its keepers' to give.
+        With a check that could not be done it is *claimed*; only keepers give *verified*.
         """
         if self.rejected or self.entry is None:
             return None
@@ -105,12 +105,13 @@ class Evaluation:
 
 
 def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluation:
-    """One folder by itself, in this process: for folders that were looked at before."""
+    """Evaluate one folder in this process, without limits: for folders that were read before."""
     try:
         contents = read_files(folder)
     except Rejected as error:
         return _refused(folder, None, error)
     sha256 = fingerprint(contents)
+    gold = with_choices(gold, chosen_tasks([folder]), cache=cache)  # here if nobody did before
     kept = None if cache is None else cache / _key(sha256, gold)
     if kept is not None and (evaluation := _read(kept, folder)):
         return evaluation
@@ -142,12 +143,12 @@ def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluati
 def evaluate_each(
     folders: Sequence[Path], gold: Gold, *, cache: Path | None = None, limits: Limits = LIMITS
 ) -> list[Evaluation]:
-    """Each by itself under limits. Whatever is in a folder, the result is an `Evaluation`."""
+    """Evaluate each folder under limits. Whatever is in it, the result is an `Evaluation`."""
 
     def one(folder: Path) -> Evaluation:
         return evaluate(folder, gold, cache=cache)
 
-    gold = with_choices(gold, chosen_tasks(folders), cache=cache)
+    gold = with_choices(gold, chosen_tasks(folders), cache=cache)  # once for all processes
     with threadpool_limits(1):  # a process for each core; threads would only be in their way
         reading.prepare()
         statistics.prepare(gold.labels)
@@ -163,7 +164,7 @@ def evaluate_each(
 def evaluate_beside(
     folder: Path, gold: Gold, *, today: date | None = None, cache: Path | None = None
 ) -> Evaluation:
-    """One folder, also compared with the other entries in the folder that it is in."""
+    """Evaluate one folder and compare it with the other entries beside it."""
     folder = folder.absolute()  # `.` has no name
     others = entry_folders(folder.resolve().parent)
     (evaluation,) = _together(evaluate_each([folder], gold, cache=cache), today, among=others)
@@ -173,9 +174,9 @@ def evaluate_beside(
 def evaluate_all(
     root: Path, gold: Gold, *, today: date | None = None, cache: Path | None = None
 ) -> list[Evaluation]:
-    """Every entry below `root`, in the order of slugs.
+    """Evaluate every entry below `root`, in the order of slugs.
 
-    Raises `DataError` where there is none.
+    Raises `DataError` if there is none.
     """
     folders = entry_folders(root)
     if not folders:
@@ -184,7 +185,7 @@ def evaluate_all(
 
 
 def entry_folders(root: Path) -> list[Path]:
-    """The folders below `root`, which are entries or should be."""
+    """Return the folders below `root`, which should be entries."""
     if not root.is_dir():
         return []
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
@@ -241,7 +242,7 @@ def _refused(folder: Path, sha256: str | None, error: Rejected) -> Evaluation:
 
 
 def report(evaluation: Evaluation) -> str:
-    """What was found, a line each, then the scores."""
+    """Return the findings, a line each, then the scores."""
     lines = []
     for finding in evaluation.findings:
         reason = f": {finding.reason}" if finding.reason else ""
@@ -259,7 +260,7 @@ def report(evaluation: Evaluation) -> str:
 
 
 def report_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """The same as JSON-ready values."""
+    """Return the same as JSON-ready values."""
     return {
         "slug": show(evaluation.folder.name),
         "rejected": evaluation.rejected,
@@ -292,11 +293,10 @@ def code_sha256() -> str:
     """
     sha = hashlib.sha256()
     package = package_files("smallbench")
-    parts = [package, package / "leaderboard", package / "glue"]
-    for place in parts:
-        for file in sorted(place.iterdir(), key=lambda file: file.name):
-            if file.name.endswith((".py", ".json")):
-                sha.update(file.name.encode() + b"\n" + file.read_bytes())
+    places = [package, *(package / name for name in ("leaderboard", "glue", "models"))]
+    for file in sorted((f for place in places for f in place.iterdir()), key=str):
+        if file.name.endswith((".py", ".json")):
+            sha.update(file.name.encode() + b"\n" + file.read_bytes())
     return sha.hexdigest()
 
 
@@ -327,7 +327,7 @@ def _write(path: Path, evaluation: Evaluation) -> None:
     with temporary.open("wb") as stream:
         np.savez(stream, **draws)
     temporary.replace(path.with_suffix(".npz"))
-    # Last: its presence means that the draws are there.
+    # Last: its presence means that the draws are complete.
     files.write_text(path.with_suffix(".json"), json.dumps(content))
 
 
@@ -355,7 +355,7 @@ def _read(path: Path, folder: Path) -> Evaluation | None:
             },
         )
     except (OSError, ValueError, KeyError, TypeError, BadZipFile):
-        return None  # not there, or damaged: computed again and replaced
+        return None  # missing or damaged: computed again and replaced
 
 
 def _task_score(cell: dict[str, Any]) -> TaskScore:

@@ -68,7 +68,7 @@ FOLDERS = {
 
 @dataclass(frozen=True, eq=False)
 class Submission:
-    """What was read; well-formed, and not yet believed."""
+    """What was read: well-formed, and not checked yet."""
 
     folder: Path
     entry: Entry
@@ -79,7 +79,7 @@ class Submission:
     predictions: Mapping[str, NDArray[Any]]
     """File to [N] classes or scores."""
     train_log: Sequence[Mapping[str, Any]]
-    """Lines of the log, oldest first; none where there is no log."""
+    """Lines of the log, oldest first; empty if there is no log."""
 
     @property
     def texts(self) -> list[tuple[str, str]]:
@@ -117,7 +117,7 @@ def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
 def chosen_tasks(folders: Iterable[Path]) -> set[str]:
     """Return the tasks of which an entry has predictions that chose a learning rate.
 
-    A glance before the entries are read one by one: a folder that cannot be read has none.
+    A glance before the entries are read one by one: a folder that cannot be read is skipped.
     """
     found: set[str] = set()
     for folder in folders:
@@ -154,7 +154,7 @@ def list_files(folder: Path) -> dict[str, int]:
     for path, status in found.items():
         folder_name, _, name = path.rpartition("/")
         if not stat.S_ISREG(status.st_mode):
-            raise Rejected("files", f"{show(path)} is no regular file (a link?)")
+            raise Rejected("files", f"{show(path)} is not a regular file (a link?)")
         if folder_name and not FOLDERS[folder_name][0].fullmatch(name):
             raise Rejected("files", f"{show(path)} does not have the name of a file in that folder")
         if not folder_name and name not in MAX_BYTES:
@@ -173,7 +173,7 @@ def list_files(folder: Path) -> dict[str, int]:
 def _statuses(place: Path, prefix: str) -> dict[str, os.stat_result]:
     try:
         if not stat.S_ISDIR(place.lstat().st_mode):
-            raise Rejected("files", f"{show(prefix or place.name)} is no folder")
+            raise Rejected("files", f"{show(prefix or place.name)} is not a folder")
         with os.scandir(place) as found:
             names = [entry.name for entry in islice(found, MAX_FILES + 1)]
         return {prefix + name: (place / name).lstat() for name in names}
@@ -204,7 +204,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise Rejected("files", f"{show(path.name)} is no regular file")
+                raise Rejected("files", f"{show(path.name)} is not a regular file")
             content = stream.read(limit + 1)
     except OSError as error:
         raise Rejected("files", f"{show(path.name)}: {error.strerror}") from None
@@ -224,12 +224,12 @@ def parse_json(content: bytes, *, check: str, place: str) -> Any:
     except RecursionError:
         raise Rejected(check, f"{place} is nested deeper than {MAX_JSON_DEPTH} levels") from None
     except ValueError as error:
-        raise Rejected(check, f"{place} is not as JSON must be: {show(str(error))}") from None
+        raise Rejected(check, f"{place} is not valid JSON: {show(str(error))}") from None
     return value
 
 
 def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no JSON number")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def _require_valid(value: Any, part: str, *, check: str, place: str) -> None:
 
 @cache
 def _validator(part: str) -> Any:
-    """Of an entry, or of a part that is in the schema's `$defs`. 1.0 is no integer here."""
+    """Of an entry, or of a part that is in the schema's `$defs`. 1.0 is not an integer here."""
     types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: type(value) is int
     )
@@ -325,13 +325,13 @@ def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
         place = f"the plug-in {show(plugin['name'])}"
         missing = set(plugin["files"].values()) - given
         if missing:
-            raise Rejected("plugins", f"{place}: {sorted(missing)[0]} is not there")
+            raise Rejected("plugins", f"{place}: {sorted(missing)[0]} is missing")
         texts = {name: contents[path] for name, path in plugin["files"].items()}
         if sha256_of(plugin["name"], texts) != plugin["sha256"]:
             raise Rejected("plugins", f"{place}: its files do not have its SHA-256")
         given -= set(plugin["files"].values())
     if given:
-        raise Rejected("plugins", f"{sorted(given)[0]} belongs to no plug-in of the entry")
+        raise Rejected("plugins", f"{sorted(given)[0]} does not belong to a plug-in of the entry")
 
 
 # ---- runs and their predictions
@@ -340,7 +340,7 @@ def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
 def _lines(contents: Mapping[str, bytes], name: str, *, check: str, most: int) -> list[Any]:
     content = contents[name]
     if content and not content.endswith(b"\n"):
-        raise Rejected(check, f"{name} is cut off: its last line has no end")
+        raise Rejected(check, f"{name} is cut off: its last line does not end")
     lines = content.split(b"\n")[:-1]
     if len(lines) > most:
         raise Rejected(check, f"{name} has more than {most:,} lines")
@@ -383,7 +383,7 @@ def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
     predictions = {path for path in contents if path.startswith(f"{PREDICTIONS_FOLDER}/")}
     stray = sorted(predictions - used)
     if stray:
-        raise Rejected("runs", f"{stray[0]} belongs to no run")
+        raise Rejected("runs", f"{stray[0]} does not belong to a run")
     return runs
 
 

@@ -1,8 +1,8 @@
-"""The dev sets' labels that predictions are scored against.
+"""The labels that predictions are scored against: of dev, and of the part of train that chooses.
 
-Whoever validates brings GLUE along: a folder in the official layout, or the hub at its pinned
-revision. A dev set that is not the official one (`glue.official`) is refused. A folder's labels of
-a task without a hash are used and flagged.
+They are read from a folder in the official layout, or from the hub at its pinned revision. A dev
+set that is not the official one (`glue.official`) is refused. Labels of a task without a pinned
+hash are used and flagged.
 """
 
 from __future__ import annotations

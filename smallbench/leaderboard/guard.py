@@ -1,9 +1,8 @@
-"""A function of foreign files, called where it cannot exceed its limits.
+"""Call a function of untrusted files in processes with limits of time and memory.
 
-What a file can do to its reader is unknown until it was read. So it is read in a process of its
-own, where it can stall, fill the memory or crash, and nothing but its own verdict is lost. The
-processes are forked, so that what this one has computed before is theirs too; there are as many as
-cores, and each takes one file after the other until one of them is too much for it.
+An untrusted file can stall its reader, fill the memory or crash the process. Only its own result is
+lost then. The processes are forked, so that they share what was computed before. There are as many
+as cores; each takes one file after the other until one exceeds a limit.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Failure:
-    """A call that has no result."""
+    """A call without a result."""
 
     kind: str
     """`limits` or `crash`."""
@@ -56,7 +55,7 @@ def call_each(
     limits: Limits = LIMITS,
     num_workers: int | None = None,
 ) -> list[Result | Failure]:
-    """`function` of each item, in their order; items and results must be picklable.
+    """Return `function` of each item, in their order; items and results must be picklable.
 
     A call that raises is a `Failure` as well, and its traceback goes to stderr.
     """
@@ -104,13 +103,13 @@ class _Worker:
         self.deadline = 0.0
 
     def give(self, item: Any) -> None:
-        """Let it begin with an item."""
+        """Start a call."""
         self.deadline = time.monotonic() + self._limits.seconds
-        with suppress(OSError):  # it is dead, which `take` will find out
+        with suppress(OSError):  # the process is dead; `take` reports it
             self.connection.send(item)
 
     def take(self) -> Any:
-        """What came of it, or a `Failure` where nothing did in time."""
+        """Return the result, or a `Failure` if there was none in time."""
         if not self.connection.poll():
             return _exceeded(f"{self._limits.seconds:g} s")
         try:
@@ -124,7 +123,7 @@ class _Worker:
             return Failure("limits", f"reading it was ended {ended}")
 
     def end(self) -> None:
-        """Kill it, if it lives."""
+        """Kill the process."""
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -149,7 +148,7 @@ def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits
             item = connection.recv()
         except EOFError:
             return
-        # Of the processor too: nobody else ends it, should the parent have been killed.
+        # Also of processor time: if the parent was killed, nothing else ends it.
         _lower(resource.RLIMIT_CPU, int(time.process_time() + limits.seconds) + 1)
         try:
             result = function(item)
@@ -167,7 +166,7 @@ def _lower(limit: int, value: int) -> None:
 
 
 def _address_space() -> int | None:
-    """Bytes that this process has mapped; None where the system does not tell."""
+    """Bytes that this process has mapped; None if the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:

@@ -27,7 +27,7 @@ def log(submission: Submission, scores: RunScores) -> Found:
     head = entry.provenance.train_log_sha256
     if not lines:
         if head is not None:
-            yield "rejected", "train_log_sha256 is there, the log is not"
+            yield "rejected", "train_log_sha256 is set, but the log is missing"
         else:
             yield "not done", "there is no training log"
         return

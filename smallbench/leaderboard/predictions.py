@@ -32,23 +32,23 @@ def most_rows(task: Task, split: str) -> int:
 
 
 def unpack(content: bytes, place: str, limit: int) -> bytes:
-    """What a gzip file of one member holds, unpacked no further than `limit` bytes."""
+    """Return the content of a gzip file of one member, at most `limit` bytes."""
     unpacker = zlib.decompressobj(wbits=31)
     try:
         text = unpacker.decompress(content, limit + 1)
     except zlib.error:
-        raise Rejected("predictions", f"{place} is no gzip file, or damaged") from None
+        raise Rejected("predictions", f"{place} is not a gzip file, or is damaged") from None
     if len(text) > limit:
         raise Rejected("predictions", f"{place} unpacks to over {limit:,} bytes")
     if not unpacker.eof:
         raise Rejected("predictions", f"{place} is cut off")
     if unpacker.unused_data:
-        raise Rejected("predictions", f"{place} goes on behind its end")
+        raise Rejected("predictions", f"{place} continues behind its end")
     return text
 
 
 def trailer(path: Path) -> bytes:
-    """CRC-32 and length of what a gzip file holds: its last eight bytes, whatever its packing."""
+    """Return the last eight bytes of a gzip file: CRC-32 and length of its content."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -59,11 +59,11 @@ def trailer(path: Path) -> bytes:
 
 
 def parse_predictions(content: bytes, place: str, task: Task, split: str) -> NDArray[Any]:
-    """[N] classes or scores: one for each row of the official dev set, in its order."""
+    """Return [N] classes or scores, one for each row of the official dev set, in its order."""
     text = unpack(content, place, MAX_LINE_BYTES * (most_rows(task, split) + 1))
     first, *lines, last = text.split(b"\n") if b"\n" in text else (text, b"")
     if first != HEADER or last:
-        raise Rejected("predictions", f"{place} is no table of index<TAB>prediction")
+        raise Rejected("predictions", f"{place} is not a table of index<TAB>prediction")
     if task.label_names is not None:
         known = possible_lines(task, split)
         found = np.fromiter(map(known.get, lines, repeat(-1)), np.int32, len(lines))
@@ -75,9 +75,9 @@ def parse_predictions(content: bytes, place: str, task: Task, split: str) -> NDA
 
 @cache
 def possible_lines(task: Task, split: str) -> dict[bytes, int]:
-    """Each line that an official dev set's predictions can have, to row × classes + class.
+    """Return each line that predictions can have, with row × classes + class.
 
-    Looked up, a board's lines take a tenth of the time that taking them apart does.
+    Looking lines up takes a tenth of the time of parsing them.
     """
     assert task.label_names is not None
     places = product(range(most_rows(task, split)), task.label_names)
@@ -85,7 +85,7 @@ def possible_lines(task: Task, split: str) -> dict[bytes, int]:
 
 
 def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]:
-    """One by one, and the reason where a line is not as it must be."""
+    """Parse line by line, with the reason if one is malformed."""
     words = []
     for number, line in enumerate(lines):
         index, tab, word = line.partition(b"\t")
@@ -100,13 +100,13 @@ def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]
         if unknown:
             raise Rejected(
                 "predictions",
-                f"{place}: {show(min(unknown))!r} is no label of {task.name} "
+                f"{place}: {show(min(unknown))!r} is not a label of {task.name} "
                 f"({', '.join(task.label_names)})",
             )
         return np.array([numbers[word] for word in words], dtype=np.int8)
     wrong = next((word for word in words if not NUMBER.fullmatch(word)), None)
     if wrong is not None:
-        raise Rejected("predictions", f"{place}: {show(wrong)!r} is no number as JSON writes it")
+        raise Rejected("predictions", f"{place}: {show(wrong)!r} is not a number as JSON writes it")
     scores = np.array(words, dtype=np.float64)
     if not (np.abs(scores) <= MAX_SCORE).all():
         raise Rejected("predictions", f"{place} has a score beyond ±{MAX_SCORE:,}")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,7 @@ class Scored:
         pooled = (PRETRAINING_WEIGHT * PRETRAINING_SD**2 + (num - 1) * own) / degrees
         return float(np.sqrt(pooled / num))
 
+    @cached_property
     def recipe_draws(self) -> Floats:
         """[R] draws with the pretraining's seed."""
         seed = hashlib.sha256(np.ascontiguousarray(self.draws).tobytes()).digest()
@@ -104,7 +106,7 @@ def score_interval(entry: Scored, rates_R: Floats) -> Interval:
     It always holds the published AVG. If that is outside because the entry had more or less luck
     with failures than the rate says, the other end alone carries the whole error.
     """
-    draws = entry.recipe_draws() - entry.failure_cost * rates_R
+    draws = entry.recipe_draws - entry.failure_cost * rates_R
     error = 100 * (1 - CONFIDENCE)
     low, high = np.percentile(draws, [error / 2, 100 - error / 2])
     if entry.score > high:
@@ -145,7 +147,7 @@ def differences(entries: Sequence[Scored]) -> Differences:
     difference_EE = scores_E[:, None] - scores_E[None, :]
     if num < 2:
         return Differences(difference_EE, np.zeros((num, num)))
-    draws_ER = np.stack([entry.recipe_draws() for entry in entries]).astype(np.float32)
+    draws_ER = np.stack([entry.recipe_draws for entry in entries]).astype(np.float32)
     draws_ER -= draws_ER.mean(axis=1, keepdims=True)
     covariance = np.cov(draws_ER)
     variance = np.diag(covariance)

@@ -87,7 +87,7 @@ class Repetition:
         """
         for command in self._commands:
             print(f"$ {shlex.join(command)}", flush=True)
-            words = [sys.executable, "-m", "jobs.cli", *command[1:]]
+            words = [sys.executable, "-m", "smallbench.jobs.cli", *command[1:]]
             code = subprocess.run(words, check=False).returncode
             if code:
                 raise DataError(f"{command[1]} ended with exit code {code}; nothing was compared")

@@ -147,7 +147,7 @@ class View:
         """AVG."""
         return None if self.draws is None else fmean(t.score for t in self.tasks.values())
 
-    @property
+    @cached_property
     def scored(self) -> Scored | None:
         """What the ranking needs."""
         if self.draws is None or self.average is None:

@@ -21,7 +21,7 @@ Kind = Literal["reported", "local", "unofficial", "sample"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One score × 100, with its standard deviation over seeds where there are several."""
+    """One score × 100, with its standard deviation over seeds if there are several."""
 
     score: float
     sd: float | None = None
@@ -58,7 +58,7 @@ def reported_row(row: ReportedRow) -> Row:
 def local_rows(runs: Iterable[RunResult]) -> list[Row]:
     """One row for each model among stored runs.
 
-    Raises `DataError` where runs of one task are no repetitions of each other.
+    Raises `DataError` if runs of one task are not repetitions of each other.
     """
     summaries = [summarize(group) for group in group_runs(runs)]
     return [_local_row(summary) for summary in summaries]
@@ -74,8 +74,8 @@ def _local_row(summary: Summary) -> Row:
     notes = []
     if summary.average is None:
         notes.append(
-            f"{len(summary.tasks)} of {len(TASKS)} tasks; their mean, which is no AVG, is "
-            f"{summary.mean_of_present:.2f}."
+            f"{len(summary.tasks)} of {len(TASKS)} tasks; their mean is "
+            f"{summary.mean_of_present:.2f}, which is not an AVG."
         )
     num_failed = sum(task.num_failed for task in summary.tasks.values())
     if num_failed:
@@ -136,7 +136,7 @@ def render_markdown(rows: Sequence[Row]) -> str:
     if {"reported", "local"} <= kinds:
         lines.append(
             "- Reported and local rows stand side by side by AVG; best-of-n and mean-of-seeds "
-            "scores are no common ranking."
+            "scores are not ranked together."
         )
     if notes:
         lines += ["", *(f"{n}. {escape(note)}" for n, note in enumerate(notes, start=1))]

@@ -23,7 +23,7 @@ Log = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Track:
-    """What a ranking admits; None is no limit."""
+    """What a ranking admits; None: no limit."""
 
     name: str
     title: str

@@ -155,6 +155,6 @@ def bert_1_5b() -> PretrainConfig:
         objective=MaskedLMConfig(mask_fraction=0.15),
         optim=DEBERTA_OPTIM,
         schedule=ScheduleConfig(warmup_fraction=0.01),
-        train=TrainConfig(max_steps=10_000, global_batch_size=2_048, micro_batch_size=64,
+        train=TrainConfig(max_steps=10_000, global_batch_size=2_048, micro_batch_size=256,
                           checkpoint_activations=True),
     )  # fmt: skip

@@ -102,6 +102,10 @@ class DeepSpeedEngine:
         # Compilers and ops print to stdout, which the metrics use.
         with compiled_ops(), redirect_stdout(sys.stderr), op_errors_explained():
             self._load_ops()
+        # A global that an earlier engine with autocast has set: ZeRO would round gradients.
+        from deepspeed.runtime import torch_autocast
+
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
         plain_linear = F.linear
         # Outside that context, since processes wait for each other here, and one holds its lock.
         with redirect_stdout(sys.stderr):

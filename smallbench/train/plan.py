@@ -228,10 +228,10 @@ class Planner:
         return on_device * size, (bucket + largest) * size, host
 
     def largest_rows(self, choice: Choice, limit: int) -> int:
-        """About the most rows in a forward pass that stay under `limit` bytes, up to a whole batch.
+        """Return about the most rows of a forward pass under `limit` bytes, up to a whole batch.
 
-        On the line through the configured rows and twice as many: a peak grows along one where
-        activations make it.
+        By the line through the peaks of the configured rows and of twice as many. A peak is the
+        largest of several lines, so there are never more rows than this.
         """
         rows, whole = rows_to_plan(self.config), self.config.train.global_batch_size
         memory = self.memory(choice, rows)
@@ -310,12 +310,18 @@ def decide(planner: Planner, choices: Sequence[Choice], limit: int) -> Decision 
         rows: int | None = most
         if planner.memory(choice, most).fixed > limit:
             continue
-        while rows is not None and planner.memory(choice, rows).peak > limit:
+        most_likely = most
+        while rows is not None and (
+            rows > most_likely or planner.memory(choice, rows).peak > limit
+        ):
+            if rows == most:  # without tracing each half on the way
+                most_likely = planner.largest_rows(choice, limit)
             rows = smaller(rows)
         if rows is None:
             continue
-        if choice[0].offload != "none":
-            while (more := larger(planner.config, rows)) is not None:
+        if choice[0].offload != "none" and rows == most:
+            most_likely = planner.largest_rows(choice, limit)
+            while (more := larger(config, rows)) is not None and more <= most_likely:
                 if planner.memory(choice, more).peak > limit:
                     break
                 rows = more

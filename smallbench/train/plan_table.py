@@ -12,7 +12,7 @@ from smallbench.train.gpu_plan import Cost, Plan
 from smallbench.train.plan import MARGIN, Memory
 from smallbench.train.step_time import Pair, StepTime
 
-COLUMNS = ("weights", "gradients", "states", "activations", "other", "peak", "host", "save")
+COLUMNS = ("weights", "gradients", "states", "activations", "other", "peak", "host")
 
 
 def as_table(plan: Plan, config: PretrainConfig) -> str:
@@ -34,7 +34,7 @@ def as_table(plan: Plan, config: PretrainConfig) -> str:
         "",
         *memory_table(plan),
         "",
-        *_wrapped(f"Choice: {plan.reason}."),
+        *_wrapped(f"Choice: {plan.reason}.{_save(plan)}"),
         *_time(plan),
         *_next(plan, config),
     ])  # fmt: skip
@@ -107,6 +107,17 @@ def _time(plan: Plan) -> list[str]:
     return [*lines, "", *_wrapped("Energy is the card's TDP over that time, without its machine.")]
 
 
+def _save(plan: Plan) -> str:
+    chosen = next((way for way in plan.ways if is_chosen(plan, way)), None)
+    if chosen is None or not chosen.save:
+        return ""
+    return f" A save adds {chosen.save / GIB:.2f} GiB in the host's memory."
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f}" if seconds >= 1 else f"{1000 * seconds:,.1f}"
+
+
 def _parts(step: StepTime) -> list[str]:
     """Return the parts of a step's time, in milliseconds."""
     parts = {
@@ -119,8 +130,7 @@ def _parts(step: StepTime) -> list[str]:
     width = max(map(len, parts))
     notes = {"a step": "  the card or the launches, whichever takes longer, and offload"}
     return [
-        f"  {name.ljust(width)}  {between(pair, lambda value: f'{1000 * value:,.1f}')} ms"
-        + notes.get(name, "")
+        f"  {name.ljust(width)}  {between(pair, _milliseconds)} ms" + notes.get(name, "")
         for name, pair in parts.items()
         if max(pair)
     ]

@@ -108,8 +108,8 @@ def launched_size() -> int:
     if text == "1":
         return 1
     remedy = (
-        "start it with 'torchrun --nproc_per_node=N -m jobs.pretrain …', or unset WORLD_SIZE and "
-        "RANK to train with one process"
+        "start it with 'torchrun --nproc_per_node=N -m smallbench.jobs.pretrain …', or unset "
+        "WORLD_SIZE and RANK to train with one process"
     )
     missing = [name for name in LAUNCHED if name not in os.environ]
     if missing:

@@ -90,18 +90,17 @@ def open_run_storage(
     train = config.train
     retention = Retention(train.keep_last, train.keep_every_steps, train.milestones)
     if remote:
-        attempt = remote.lease.claim(
-            holder=holder_of(run_dir), at_least=attempt, stop=stop, report=report
-        )
+        holder = holder_of(run_dir)
+        attempt = remote.lease.claim(holder=holder, at_least=attempt, stop=stop, report=report)
         seconds = 60 * durability.max_unsynced_minutes
         uploader = stack.enter_context(Uploader(remote, retention, max_unsynced_seconds=seconds))
         # Again: the previous owner may have begun the run, or continued it, in the meantime.
         record = open_again()
         remote.store.clean_up()
-    is_in_use = uploader.is_in_use if uploader else lambda step: False
     stores[0] = store = CheckpointStore(
-        run_dir, attempt=attempt, retention=retention, is_in_use=is_in_use
-    )
+        run_dir, attempt=attempt, retention=retention,
+        is_in_use=uploader.is_in_use if uploader else lambda step: False,
+    )  # fmt: skip
     store.clean_up()
     checkpoint = newest_checkpoint(stores, store)
     if checkpoint is not None:
@@ -110,12 +109,17 @@ def open_run_storage(
     _copy_tokenizer(data, run_dir, fingerprint=rows.tokenizer.fingerprint)
     first_step = checkpoint.step if checkpoint else 0
     add_attempt(run_dir, record, attempt, first_step=first_step, machine=machine.facts())
-    if remote and uploader:
-        remote.push_record(run_dir)
-        uploader.committed_step = max(remote.store.steps(), default=0)
-        if checkpoint is not None and checkpoint.step > uploader.committed_step:
-            uploader.submit(checkpoint)  # the last attempt did not upload it
+    if uploader:
+        _begin_uploads(uploader, run_dir, checkpoint)
     return RunStorage(store, uploader), checkpoint
+
+
+def _begin_uploads(uploader: Uploader, run_dir: Path, checkpoint: Checkpoint | None) -> None:
+    remote = uploader.remote
+    remote.push_record(run_dir)
+    uploader.committed_step = max(remote.store.steps(), default=0)
+    if checkpoint is not None and checkpoint.step > uploader.committed_step:
+        uploader.submit(checkpoint)  # the last attempt did not upload it
 
 
 def _refuse_other_precision(checkpoint: Checkpoint, machine: Machine, run_dir: Path) -> None:

@@ -126,40 +126,35 @@ class WaitForUploads(Callback):
         raise error
 
     def on_end(self, progress: Progress, *, is_done: bool) -> None:
-        """Wait for the last upload; raise `UnsavedError` if the time is too short for it."""
-        if is_done:
-            self._drain()
-        elif not self._drain_within(self.trainer.stop.seconds_left() - EXIT_SECONDS):
-            raise self._uploader.failure or UnsavedError(
-                f"stop requested; step {progress.step:,} is on the local disk, but there was not "
-                "enough time to store it; the same command continues from there, or from step "
-                f"{self._uploader.committed_step:,} on another machine"
-            )
-        if self._uploader.failure:
-            raise self._uploader.failure
+        """Wait for the last upload; raise `UnsavedError` if the time is too short for it.
 
-    def _drain_within(self, seconds: float) -> bool:
+        If asked to stop while it waits, a finished run waits for a shorter time.
+        """
+        stop, was_asked = self.trainer.stop, not is_done
+        seconds = self._max_seconds if is_done else stop.seconds_left() - EXIT_SECONDS
         end = time.monotonic() + seconds
         while not self._uploader.drain(min(0.5, end - time.monotonic())):
             self.trainer.beat()
-            if time.monotonic() >= end:
-                return False
-        return True
-
-    def _drain(self) -> None:
-        """Wait, for a shorter time if asked to stop."""
-        stop = self.trainer.stop
-        end, was_asked = time.monotonic() + self._max_seconds, False
-        while not self._drain_within(min(0.5, end - time.monotonic())):
             if not was_asked and stop.asked():
                 was_asked = True
                 left = min(stop.seconds_left() - EXIT_SECONDS, LAST_SECONDS)
                 end = min(end, time.monotonic() + left)
             if time.monotonic() >= end:
-                problem = self._uploader.problem
-                kind = type(problem) if problem else UnavailableError
-                raise (UnsavedError if was_asked else kind)(
-                    "the run has ended, but its last checkpoint is not stored yet"
-                    + (f" ({problem})" if problem else "")
-                    + "; it is on the local disk, and the same command stores it"
-                )
+                raise self._unstored(progress, is_done=is_done, was_asked=was_asked)
+        if self._uploader.failure:
+            raise self._uploader.failure
+
+    def _unstored(self, progress: Progress, *, is_done: bool, was_asked: bool) -> SmallbenchError:
+        problem = self._uploader.problem
+        if is_done:
+            kind = UnsavedError if was_asked else type(problem) if problem else UnavailableError
+            return kind(
+                "the run has ended, but its last checkpoint is not stored yet"
+                + (f" ({problem})" if problem else "")
+                + "; it is on the local disk, and the same command stores it"
+            )
+        return self._uploader.failure or UnsavedError(
+            f"stop requested; step {progress.step:,} is on the local disk, but there was not "
+            "enough time to store it; the same command continues from there, or from step "
+            f"{self._uploader.committed_step:,} on another machine"
+        )

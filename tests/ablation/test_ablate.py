@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.ablate import Options, run
-from jobs.cli import main
 from smallbench.ablation import driver
 from smallbench.ablation.plan import changes_of, planned_runs, variants_of
 from smallbench.ablation.table import markdown, results_of, to_json
 from smallbench.errors import ConfigError, DivergedError, InterruptedRunError
+from smallbench.jobs.ablate import Options, run
+from smallbench.jobs.cli import main
 from smallbench.stop import Stop
 
 SMALL = (

@@ -348,7 +348,7 @@ def test_a_storage_that_has_lost_the_run_gets_no_commit(url, tmp_path, made):
     owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
     shutil.rmtree(tmp_path / "bucket")
-    with pytest.raises(UnavailableError, match="no longer holds attempt 1"):
+    with pytest.raises(UnavailableError, match="no longer has attempt 1"):
         owner.push(checkpoint)
     assert owner.store.steps() == []
 

@@ -23,7 +23,7 @@ def kustomize(folder: Path | str) -> list[dict[str, Any]]:
         [KUBECTL, "kustomize", str(ROOT / folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.load_all(done.stdout, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def by_name(documents: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import main
 from smallbench.cluster import manifests
 from smallbench.errors import ExitCode
+from smallbench.jobs.cli import main
 from tests.cluster.kustomize import IMAGE, KUBECTL
 from tests.servers.kubernetes import Kubernetes, running
 

@@ -7,10 +7,10 @@ import re
 import kubernetes_validate
 import pytest
 
-from jobs.cli import load, resolve
 from smallbench.cluster.config import COMPONENTS, SPOT
 from smallbench.cluster.manifests import build
 from smallbench.errors import ExitCode
+from smallbench.jobs.cli import load, resolve
 from tests.cluster.job_controller import Ended, job_is_over, verdict
 from tests.cluster.kustomize import (
     INDEXED,
@@ -56,8 +56,9 @@ def test_the_schemas_refuse_a_misspelt_field(built):
         kubernetes_validate.validate(document, OLDEST, strict=True)
 
 
+# The default run has each component in one set at least.
 SETS = [
-    *((name,) for name in ALL_COMPONENTS),
+    *(pytest.param((name,), marks=pytest.mark.slow) for name in ALL_COMPONENTS),
     *(
         ("gpu-v100", spot, "nvidia-runtime", "openshift", "pvc", "offline-wandb", "kueue")
         for spot in SPOT

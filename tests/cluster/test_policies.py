@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.cli import main
 from smallbench.errors import CredentialsError
+from smallbench.jobs.cli import main
 from smallbench.storage import open_storage
 from tests.cluster.kustomize import IMAGE, ROOT, command_of
 from tests.servers.s3 import Bucket, Server, use_credentials

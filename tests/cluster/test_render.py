@@ -12,11 +12,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from jobs.cli import load, main, resolve
-from jobs.k8s import JOB, documents_of, stages_of
 from smallbench.cluster import work as work_module
 from smallbench.cluster.manifests import build
 from smallbench.errors import ConfigError, UsageError
+from smallbench.jobs.cli import load, main, resolve
+from smallbench.jobs.k8s import JOB, documents_of, stages_of
 from smallbench.recipes import RECIPES
 from tests.cluster.job_controller import job_is_over
 from tests.cluster.kustomize import IMAGE, STAGES, command_of, jobs
@@ -543,7 +543,7 @@ def test_render_prints_what_kubectl_reads_without_torch_where_nothing_is_planned
     """Through the console script, in a process that has no torch."""
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "from jobs.cli import main\n"
+        "from smallbench.jobs.cli import main\n"
         f"sys.exit(main(['k8s', 'render', 'prepare', *{GIVEN.split()!r}]))"
     )
     done = subprocess.run(

@@ -48,7 +48,7 @@ def test_a_bert_small_that_is_preempted_is_in_a_slow_store_within_15_seconds(
     slow.fail(Slow(UPLOAD_BYTES_PER_SECOND))
     run_dir = tmp_path / "runs" / "mine"
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.pretrain", "bert-small", f"--data={corpus}",
+        [sys.executable, "-m", "smallbench.jobs.pretrain", "bert-small", f"--data={corpus}",
          f"--run_dir={run_dir}", f"--storage={moto_bucket.url}/runs",
          f"--endpoint_url={slow.endpoint_url}", "--addressing_style=path",
          "--train.global_batch_size=2", "--train.num_eval_rows=2", "--train.max_steps=100000"],

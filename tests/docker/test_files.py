@@ -18,9 +18,9 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import smallbench
-from jobs import cli
 from smallbench.errors import ConfigError, CredentialsError, UnavailableError
 from smallbench.gpus import GPUS
+from smallbench.jobs import cli
 from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.train.precision import assert_compiled_for

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.glue import Options
 from smallbench.config import annotations_of
 from smallbench.errors import DataError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.protocols import PROTOCOLS, departures, results_table, summarize
 from smallbench.glue.tasks import TASKS
+from smallbench.jobs.glue import Options
 from tests.glue.runs import run_of
 
 RATES = (5e-5, 1e-4, 2e-4, 3e-4)

@@ -14,9 +14,6 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from jobs import base, cli
-from jobs.base import Job
-from jobs.resolve import Shared, as_yaml, changes_as_yaml
 from smallbench.config import command, keys_of, option, to_dict
 from smallbench.errors import (
     ConfigError,
@@ -25,13 +22,16 @@ from smallbench.errors import (
     SmallbenchError,
     UsageError,
 )
+from smallbench.jobs import base, cli
+from smallbench.jobs.base import Job
+from smallbench.jobs.resolve import Shared, as_yaml, changes_as_yaml
 from tests.command import command as smallbench
 
 ROOT = Path(__file__).parent.parent.parent
 
 NOTHING_HEAVY = """
 import runpy, sys
-from jobs.cli import JOBS, main
+from smallbench.jobs.cli import JOBS, main
 
 for words in ([], ["--help"], ["-h"], ["--version"], *([job, "--help"] for job in JOBS)):
     assert main(words) == 0
@@ -40,7 +40,7 @@ for words in ([], ["--help"], ["-h"], ["--version"], *([job, "--help"] for job i
 for job in JOBS:
     sys.argv = [job, "--help"]
     try:
-        runpy.run_module(f"jobs.{job}", run_name="__main__")
+        runpy.run_module(f"smallbench.jobs.{job}", run_name="__main__")
     except SystemExit as end:
         assert end.code == 0
 """
@@ -390,7 +390,7 @@ def test_an_exit_code_belongs_to_every_kind_of_error() -> None:
 
 def test_a_reader_that_goes_away_is_no_reason_to_complain() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "--help"],
+        [sys.executable, "-m", "smallbench.jobs.cli", "--help"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -407,7 +407,7 @@ def test_a_reader_that_goes_away_is_no_reason_to_complain() -> None:
 
 
 def test_help_is_answered_without_heavy_packages_and_every_job_runs_as_a_module() -> None:
-    """For torchrun: `python -m jobs.NAME` is `smallbench NAME`."""
+    """For torchrun: `python -m smallbench.jobs.NAME` is `smallbench NAME`."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", NOTHING_HEAVY],
         cwd=ROOT,
@@ -498,7 +498,7 @@ class TestEveryJob:
     def test_stands_in_its_module(self, name: str) -> None:
         job = cli.load(name)
         assert job.name == name
-        assert import_module(f"jobs.{name}").__doc__
+        assert import_module(f"smallbench.jobs.{name}").__doc__
         assert cli.JOBS[name]
 
     def test_has_options_that_explain_themselves(self, name: str) -> None:

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from jobs.doctor import Options, run
 from smallbench.errors import CredentialsError, UnavailableError
+from smallbench.jobs.doctor import Options, run
 
 
 def findings(capsys) -> dict:

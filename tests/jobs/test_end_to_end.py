@@ -159,7 +159,7 @@ def test_a_signal_saves_and_the_same_command_finishes(folder, corpus, number):
     "program",
     [
         [SMALLBENCH, "pretrain"],
-        pytest.param([sys.executable, "-m", "jobs.pretrain"], marks=pytest.mark.slow),
+        pytest.param([sys.executable, "-m", "smallbench.jobs.pretrain"], marks=pytest.mark.slow),
     ],
     ids=["", "-m"],
 )

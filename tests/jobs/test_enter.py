@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from jobs.cli import main
 from smallbench.glue.samples import write_sample_glue
+from smallbench.jobs.cli import main
 from smallbench.leaderboard.folder import read_submission
 
 SMALL = (
@@ -89,7 +89,7 @@ def untimed(files):
 def killed_at(arguments, is_moment):
     """Run a command and kill it at the line for which `is_moment` is true."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "smallbench.jobs.cli", *arguments], stdout=subprocess.PIPE, text=True
     )
     for printed in process.stdout:
         if is_moment(printed):

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.base import chosen
-from jobs.cli import main
-from jobs.glue import JOB, Options, run
-from jobs.resolve import resolve
 from smallbench import plugins
 from smallbench.errors import ConfigError, UsageError
 from smallbench.export.huggingface import export
 from smallbench.glue.results import read_runs, run_directory, write_run
+from smallbench.jobs.base import chosen
+from smallbench.jobs.cli import main
+from smallbench.jobs.glue import JOB, Options, run
+from smallbench.jobs.resolve import resolve
 from smallbench.train.pretrain import pretrain
 from tests.glue.runs import run_of
 from tests.train.test_recipes import small

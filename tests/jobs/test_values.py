@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.base import JOBS, load
-from jobs.cli import main
-from jobs.resolve import resolve
 from smallbench.config import Location, annotations_of, keys_of
 from smallbench.errors import ConfigError, SmallbenchError, UsageError
+from smallbench.jobs.base import JOBS, load
+from smallbench.jobs.cli import main
+from smallbench.jobs.resolve import resolve
 
 
 def members(annotation: object) -> set[object]:

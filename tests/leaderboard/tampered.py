@@ -170,7 +170,7 @@ def deep_configuration(folder):
     edit(folder, "provenance", "config", "model", to=value)
 
 
-@case("rejected", "schema", r"entry.json is not as JSON must be")
+@case("rejected", "schema", r"entry.json is not valid JSON")
 def json_cut_off(folder):
     file = folder / "entry.json"
     file.write_text(file.read_text()[:-200])
@@ -182,7 +182,7 @@ def key_twice(folder):
     file.write_text(file.read_text().replace("{", '{"tier": "verified",', 1))
 
 
-@case("rejected", "schema", r"NaN is no JSON number")
+@case("rejected", "schema", r"NaN is not a JSON number")
 def not_a_number(folder):
     edit(folder, "pretrain", "gpu_active_seconds", to=float("nan"))
 
@@ -193,13 +193,13 @@ def number_overflows(folder):
     file.write_text(file.read_text().replace('"num_tokens": ', '"num_tokens": 1e999, "x": '))
 
 
-@case("rejected", "schema", r"not as JSON must be")
+@case("rejected", "schema", r"not valid JSON")
 def number_of_a_million_digits(folder):
     file = folder / "entry.json"
     file.write_text(file.read_text().replace('"seed": ', f'"seed": {"9" * 100_000}'))
 
 
-@case("rejected", "schema", r"entry.json is not as JSON must be")
+@case("rejected", "schema", r"entry.json is not valid JSON")
 def not_utf_8(folder):
     (folder / "entry.json").write_bytes(b'{"name": "\xff\xfe"}')
 
@@ -224,7 +224,7 @@ def verified_by_itself(folder):
     edit(folder, "tier", to="verified")
 
 
-@case("rejected", "date", r"date 2026-02-30 is none")
+@case("rejected", "date", r"Invalid date 2026-02-30")
 def date_that_is_none(folder):
     edit(folder, "date", to="2026-02-30")
 
@@ -655,17 +655,17 @@ def rows_in_another_order(folder):
     retext(prediction(folder, "cola"), lambda text: text.replace(b"\n3\t", b"\n5\t", 1))
 
 
-@case("rejected", "predictions", r"'maybe' is no label of cola")
+@case("rejected", "predictions", r"'maybe' is not a label of cola")
 def label_that_is_none(folder):
     retext(prediction(folder, "cola"), lambda t: t.replace(b"\tacceptable", b"\tmaybe", 1))
 
 
-@case("rejected", "predictions", r"'inf' is no number as JSON writes it")
+@case("rejected", "predictions", r"'inf' is not a number as JSON writes it")
 def score_that_is_infinite(folder):
     retext(prediction(folder, "stsb"), lambda t: t[: t[:-1].rindex(b"\t") + 1] + b"inf\n")
 
 
-@case("rejected", "predictions", r"is no number as JSON writes it")
+@case("rejected", "predictions", r"is not a number as JSON writes it")
 def digits_of_another_script(folder):
     retext(prediction(folder, "stsb"), lambda t: t[:-1] + "٣\n".encode())
 
@@ -675,7 +675,7 @@ def lines_run_together(folder):
     retext(prediction(folder, "cola"), lambda text: text.replace(b"\n4\t", b"\t4\t", 1))
 
 
-@case("rejected", "predictions", r"is no gzip file, or damaged")
+@case("rejected", "predictions", r"is not a gzip file, or is damaged")
 def not_gzip(folder):
     prediction(folder, "cola").write_bytes(b"index\tprediction\n0\tacceptable\n")
 
@@ -686,7 +686,7 @@ def gzip_cut_off(folder):
     path.write_bytes(path.read_bytes()[:-20])
 
 
-@case("rejected", "predictions", r"goes on behind its end")
+@case("rejected", "predictions", r"continues behind its end")
 def gzip_with_a_second_member(folder):
     path = prediction(folder, "cola")
     path.write_bytes(path.read_bytes() + gzip.compress(b"more"))
@@ -719,20 +719,20 @@ def path_traversal_in_a_file_name(folder):
     ])  # fmt: skip
 
 
-@case("rejected", "files", r"is no regular file \(a link\?\)")
+@case("rejected", "files", r"is not a regular file \(a link\?\)")
 def link_to_a_file_outside(folder):
     path = prediction(folder, "cola")
     path.unlink()
     path.symlink_to("/etc/passwd")
 
 
-@case("rejected", "files", r"is no folder")
+@case("rejected", "files", r"is not a folder")
 def link_to_a_folder_outside(folder):
     shutil.rmtree(folder / "predictions")
     (folder / "predictions").symlink_to("/etc")
 
 
-@case("rejected", "files", r"is no regular file")
+@case("rejected", "files", r"is not a regular file")
 def pipe_that_never_ends(folder):
     (folder / "train_log.jsonl").unlink()
     os.mkfifo(folder / "train_log.jsonl")
@@ -754,7 +754,7 @@ def too_many_files(folder):
         (folder / f"predictions/{number}.tsv.gz").touch()
 
 
-@case("rejected", "runs", r"belongs to no run")
+@case("rejected", "runs", r"does not belong to a run")
 def file_of_no_run(folder):
     shutil.copy(prediction(folder, "cola"), folder / "predictions/extra.tsv.gz")
 
@@ -836,7 +836,7 @@ def noise(seed: int) -> bytes:
     return np.random.default_rng(seed).bytes(1 << 16)
 
 
-@case("rejected", "schema", r"entry.json is not as JSON must be")
+@case("rejected", "schema", r"entry.json is not valid JSON")
 def noise_as_entry(folder):
     (folder / "entry.json").write_bytes(noise(0))
 
@@ -851,7 +851,7 @@ def noise_as_log(folder):
     (folder / "train_log.jsonl").write_bytes(noise(2) + b"\n")
 
 
-@case("rejected", "predictions", r"is no gzip file, or damaged")
+@case("rejected", "predictions", r"is not a gzip file, or is damaged")
 def noise_as_predictions(folder):
     path = prediction(folder, "cola")
     path.write_bytes(path.read_bytes()[:60] + noise(3))
@@ -899,10 +899,10 @@ def packed(task: str, content: bytes):
     return lambda folder: prediction(folder, task).write_bytes(content)
 
 
-JSON_MUST = r"entry.json is not as JSON must be"
+JSON_MUST = r"entry.json is not valid JSON"
 CASES = {
     "infinity": (rewrite('"kwh": ', '"kwh": Infinity, "x": '), "schema",
-                 r"Infinity is no JSON number"),
+                 r"Infinity is not a JSON number"),
     "number_of_400_digits": (rewrite('"seed": ', f'"seed": {"9" * 400}, "x": '), "schema",
                              r"a number is too large"),
     "byte_order_mark": (
@@ -947,7 +947,7 @@ CASES = {
         lined("train_log.jsonl", b"[" + b"{}," * 2_000_000 + b"{}]"), "log",
         r"a line of more than 4,096 bytes"),
     "log_of_no_loss": (
-        lined("train_log.jsonl", b'{"loss": NaN}'), "log", r"NaN is no JSON number"),
+        lined("train_log.jsonl", b'{"loss": NaN}'), "log", r"NaN is not a JSON number"),
     "log_with_half_steps": (
         lambda folder: relog(folder, lambda lines: [
             {**x, "step": x["step"] / 1} for x in lines]), "log", r"not the keys and types"),
@@ -967,12 +967,13 @@ CASES = {
         answered("cola", b"\n", b"\r\n"), "predictions", r"no table of index<TAB>prediction"),
     "label_with_a_carriage_return": (
         answered("cola", b"acceptable\n", b"acceptable\r\n"), "predictions",
-        r"'acceptable.' is no label of cola"),
+        r"'acceptable.' is not a label of cola"),
     "score_as_python_writes_it": (
-        answered("stsb", b"\n1\t", b"\n1\t1_"), "predictions", r"is no number as JSON writes it"),
+        answered("stsb", b"\n1\t", b"\n1\t1_"), "predictions",
+        r"is not a number as JSON writes it"),
     "score_of_a_million_digits": (
         answered("stsb", b"\n1\t", b"\n1\t" + b"1" * 3_000), "predictions",
-        r"is no number as JSON writes it"),
+        r"is not a number as JSON writes it"),
     "score_beyond_all_others": (
         answered("stsb", b"\n1\t", b"\n1\t9e99\n1\t"), "predictions", r"indices|beyond"),
     "index_with_a_zero_before_it": (
@@ -983,23 +984,23 @@ CASES = {
     "empty_predictions": (packed("cola", b""), "predictions", r"is cut off"),
     "gzip_of_nothing": (packed("cola", gzip.compress(b"")), "predictions", r"no table"),
     "gzip_of_ten_thousand_members": (
-        packed("cola", gzip.compress(b"") * 10_000), "predictions", r"goes on behind its end"),
+        packed("cola", gzip.compress(b"") * 10_000), "predictions", r"continues behind its end"),
     "gzip_with_a_wrong_sum": (
         lambda folder: prediction(folder, "cola").write_bytes(
             prediction(folder, "cola").read_bytes()[:-8] + bytes(8)), "predictions",
-        r"is no gzip file, or damaged"),
+        r"is not a gzip file, or is damaged"),
     "folder_for_a_file": (
         lambda folder: (folder / "predictions/more.tsv.gz").mkdir(), "files",
-        r"is no regular file"),
+        r"is not a regular file"),
     "file_for_a_folder": (
         lambda folder: (shutil.rmtree(folder / "predictions"),
-                        (folder / "predictions").write_bytes(b"")), "files", r"is no folder"),
+                        (folder / "predictions").write_bytes(b"")), "files", r"is not a folder"),
     "name_that_is_no_text": (
         lambda folder: (folder / os.fsdecode(b"predictions/\xff.tsv.gz")).touch(), "files",
         r"does not have the name of a file in that folder"),
     "link_to_itself": (
         lambda folder: (folder / "predictions/more.tsv.gz").symlink_to("more.tsv.gz"), "files",
-        r"is no regular file"),
+        r"is not a regular file"),
 }  # fmt: skip
 CORPUS |= {name: Case(tamper, "rejected", *rest) for name, (tamper, *rest) in CASES.items()}
 
@@ -1033,7 +1034,7 @@ def constant_answers(folder):
         )
 
 
-@case("rejected", "predictions", r"is no gzip file, or damaged")
+@case("rejected", "predictions", r"is not a gzip file, or is damaged")
 def damaged_file_that_ends_like_anothers(folder):
     """Whoever compares the two must not stumble over it."""
     other = prediction(folder.parent / "original", "cola").read_bytes()

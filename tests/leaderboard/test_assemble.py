@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,12 @@ from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.assemble import (
     Author,
     _require_official_rows,
-    _stages,
-    _thinned,
     write_new_entry,
 )
 from smallbench.leaderboard.compute import count_parameters
 from smallbench.leaderboard.entry import Stage
 from smallbench.leaderboard.evaluation import evaluate
+from smallbench.leaderboard.run_sections import stages_of, thinned
 from smallbench.models.config import ElectraConfig
 from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
@@ -107,10 +107,10 @@ def write(out, settings, score=0.5):
     write_run(run_directory(out, settings), result, values)
 
 
-@pytest.fixture
-def glue(run_dir, tmp_path):
+@pytest.fixture(scope="module")
+def stored(run_dir, tmp_path_factory):
     """robust-v1's runs of all tasks: 2e-4 is chosen everywhere."""
-    out = tmp_path / "results"
+    out = tmp_path_factory.mktemp("stored")
     for name, task in TASKS.items():
         for rate in ROBUST.learning_rates:
             settings = settings_of(
@@ -120,6 +120,11 @@ def glue(run_dir, tmp_path):
         for seed in ROBUST.seeds(task):
             write(out, settings_of(run_dir, name, learning_rate=2e-4, seed=seed))
     return out
+
+
+@pytest.fixture
+def glue(stored, tmp_path):
+    return shutil.copytree(stored, tmp_path / "results")
 
 
 def test_an_entry_knows_what_its_runs_know_and_passes(run_dir, glue, tmp_path):
@@ -157,7 +162,7 @@ def test_an_entry_knows_what_its_runs_know_and_passes(run_dir, glue, tmp_path):
 
 
 def test_an_entry_is_never_overwritten(run_dir, glue, tmp_path):
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists; delete it"):
         write_new_entry(tmp_path, run_dir=run_dir, glue=glue, author=AUTHOR)
 
 
@@ -204,13 +209,13 @@ def test_a_thinned_log_says_the_same_throughput():
          100 / (t - times[n - 1]) if n else None}
         for n, t in enumerate(times)
     ]  # fmt: skip
-    kept = _thinned(records, 50)
+    kept = thinned(records, 50)
     assert len(kept) <= 52
     assert (kept[0], kept[-1]["step"]) == (records[0], 1000)
     spans = np.diff([record["train_seconds"] for record in kept])
     rates = np.array([record["tokens_per_second"] for record in kept[1:]])
     assert rates @ spans == pytest.approx(100_000)
-    assert _thinned(records, 5000) == records
+    assert thinned(records, 5000) == records
 
 
 def test_the_stages_of_a_batch_ramp_add_up():
@@ -218,7 +223,7 @@ def test_the_stages_of_a_batch_ramp_add_up():
     for step in range(10, 1001, 10):
         tokens += 10 * 32 * (64 if step <= 300 else 128)
         records.append({"step": step, "tokens": tokens, "train_seconds": float(step)})
-    assert _stages(records, length=32) == (Stage(300, 64, 32), Stage(700, 128, 32))
+    assert stages_of(records, length=32) == (Stage(300, 64, 32), Stage(700, 128, 32))
 
 
 @pytest.mark.parametrize(

@@ -92,41 +92,41 @@ VANDALISM = {
     "another's log replaced by a link": (
         lambda r: r.link("submissions/old/train_log.jsonl", "/etc/passwd"), "mode 120000"),
     "evil.html in the entry": (
-        lambda r: r.write("submissions/new/evil.html"), "evil.html is no file of an entry"),
+        lambda r: r.write("submissions/new/evil.html"), "evil.html is not a file of an entry"),
     "conftest.py in the entry": (
-        lambda r: r.write("submissions/new/conftest.py"), "conftest.py is no file of an entry"),
+        lambda r: r.write("submissions/new/conftest.py"), "conftest.py is not a file of an entry"),
     "conftest.py beside the entries": (
-        lambda r: r.write("submissions/conftest.py"), "conftest.py is no file of an entry"),
+        lambda r: r.write("submissions/conftest.py"), "conftest.py is not a file of an entry"),
     "a .gitattributes": (
-        lambda r: r.write("submissions/.gitattributes"), ".gitattributes is no file of an entry"),
+        lambda r: r.write("submissions/.gitattributes"), ".gitattributes is not a file"),
     "a .gitattributes in the entry": (
-        lambda r: r.write("submissions/new/.gitattributes"), ".gitattributes is no file"),
-    "a .gitmodules": (lambda r: r.write(".gitmodules"), ".gitmodules is no file of an entry"),
+        lambda r: r.write("submissions/new/.gitattributes"), ".gitattributes is not a file"),
+    "a .gitmodules": (lambda r: r.write(".gitmodules"), ".gitmodules is not a file of an entry"),
     "a workflow": (
-        lambda r: r.write(".github/workflows/x.yml"), "x.yml is no file of an entry"),
-    "code": (lambda r: r.write("smallbench/a.py"), "smallbench/a.py is no file of an entry"),
-    "a test": (lambda r: r.write("tests/test_a.py"), "tests/test_a.py is no file of an entry"),
+        lambda r: r.write(".github/workflows/x.yml"), "x.yml is not a file of an entry"),
+    "code": (lambda r: r.write("smallbench/a.py"), "smallbench/a.py is not a file of an entry"),
+    "a test": (lambda r: r.write("tests/test_a.py"), "tests/test_a.py is not a file of an entry"),
     "the words of the keepers": (
-        lambda r: r.write("submissions/verified.json"), "verified.json is no file of an entry"),
+        lambda r: r.write("submissions/verified.json"), "verified.json is not a file of an entry"),
     "two entries": (lambda r: r.entry("newer"), "it touches 2 entries"),
     "predictions that collide by case": (
         lambda r: r.write("submissions/new/predictions/CoLA_seed-1_dev.tsv.gz"),
         "differ only in case"),
-    "an entry that collides by case": (rename_case, "is no file of an entry"),
+    "an entry that collides by case": (rename_case, "is not a file of an entry"),
     "submissions in capitals": (
-        lambda r: r.write("Submissions/new/entry.json"), "is no file of an entry"),
+        lambda r: r.write("Submissions/new/entry.json"), "is not a file of an entry"),
     "a link as entry.json": (
         lambda r: r.link("submissions/new/entry.json", "../old/entry.json"), "mode 120000"),
     "a program": (program, "mode 100755"),
-    "a repository": (submodule, "is no file of an entry"),
+    "a repository": (submodule, "is not a file of an entry"),
     "a folder below predictions": (
-        lambda r: r.write("submissions/new/predictions/a/x.tsv.gz"), "is no file of an entry"),
+        lambda r: r.write("submissions/new/predictions/a/x.tsv.gz"), "is not a file of an entry"),
     "a slug that is none": (
-        lambda r: r.write("submissions/-x/entry.json"), "is no file of an entry"),
+        lambda r: r.write("submissions/-x/entry.json"), "is not a file of an entry"),
     "a name with a line break": (
-        lambda r: r.write("submissions/new/a\n::error::x"), "is no file of an entry"),
+        lambda r: r.write("submissions/new/a\n::error::x"), "is not a file of an entry"),
     "a name that is not UTF-8": (
-        lambda r: r.write(os.fsdecode(b"submissions/new/caf\xe9")), "is no file of an entry"),
+        lambda r: r.write(os.fsdecode(b"submissions/new/caf\xe9")), "is not a file of an entry"),
 }  # fmt: skip
 
 

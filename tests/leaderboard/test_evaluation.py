@@ -207,7 +207,7 @@ def test_a_report_ends_with_the_verdict(root):
 
 # Whatever imports torch or what training needs ends with an error.
 BLOCKED = """
-import sys
+import contextlib, io, json, sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -215,48 +215,51 @@ class Blocker:
             raise ImportError("blocked: " + name)
 
 sys.meta_path.insert(0, Blocker())
-from jobs.cli import main
-sys.exit(main(sys.argv[1:]))
+from smallbench.jobs.cli import main
+
+for words in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
 """
 
 
-def smallbench(*words):
-    return subprocess.run(
-        [sys.executable, "-c", BLOCKED, *map(str, words)],
+def smallbench(*lines):
+    """Exit code, output and errors of command lines, all in one process without torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED], input=json.dumps([list(map(str, x)) for x in lines]),
         capture_output=True, text=True, check=False, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def test_the_job_validates_compares_and_ranks_without_torch(root, tmp_path):
     write_gold(tmp_path / "glue", GOLD)
-    glue = f"--glue={tmp_path}/glue"
-    done = smallbench("leaderboard", "validate", root / "entry-000", glue, "--json")
-    assert done.returncode == 0, done.stderr
-    # Labels that are marked as no GLUE: scored, but nothing more than claimed.
-    assert json.loads(done.stdout)["tier"] == "claimed"
-    done = smallbench("leaderboard", "compare", root / "entry-000", root / "weak", glue)
-    assert done.returncode == 0, done.stderr
-    assert "A leads" in done.stdout
-    done = smallbench("leaderboard", "table", f"--submissions={root}", glue)
-    assert done.returncode == 0, done.stderr
-    assert "robust-v1: mean over seeds" in done.stdout
-
-    done = smallbench(
-        "leaderboard", "build", f"--submissions={root}", glue, f"--out={tmp_path}/site"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "3 entries, 0 rejected" in done.stdout
-    assert (tmp_path / "site" / "entries" / "weak" / "index.html").is_file()
-
     shutil.copytree(root / "weak", tmp_path / "other-name")
-    done = smallbench("leaderboard", "validate", tmp_path / "other-name", glue)
-    assert done.returncode == 65
-    assert "REJECTED  slug" in done.stdout
-    assert "is rejected: slug" in done.stderr
-    done = smallbench("leaderboard", "validate")
-    assert done.returncode == 2
-    assert "ENTRY is missing" in done.stderr
+    glue, cache = f"--glue={tmp_path}/glue", f"--cache={tmp_path}/cache"
+    validated, compared, ranked, built, refused, empty = smallbench(
+        ("leaderboard", "validate", root / "entry-000", glue, cache, "--json"),
+        ("leaderboard", "compare", root / "entry-000", root / "weak", glue, cache),
+        ("leaderboard", "table", f"--submissions={root}", glue, cache),
+        ("leaderboard", "build", f"--submissions={root}", glue, cache, f"--out={tmp_path}/site"),
+        ("leaderboard", "validate", tmp_path / "other-name", glue),
+        ("leaderboard", "validate"),
+    )
+    assert [code for code, _, _ in (validated, compared, ranked, built)] == [0] * 4
+    # Labels that are marked as no GLUE: scored, but nothing more than claimed.
+    assert json.loads(validated[1])["tier"] == "claimed"
+    assert "A leads" in compared[1]
+    assert "robust-v1: mean over seeds" in ranked[1]
+    assert "3 entries, 0 rejected" in built[1]
+    assert (tmp_path / "site" / "entries" / "weak" / "index.html").is_file()
+    assert refused[0] == 65
+    assert "REJECTED  slug" in refused[1]
+    assert "is rejected: slug" in refused[2]
+    assert empty[0] == 2
+    assert "ENTRY is missing" in empty[2]
 
 
 @pytest.mark.real_data

@@ -5,19 +5,13 @@ import shutil
 
 import pytest
 
-from jobs.cli import main
 from smallbench.glue.samples import write_sample_glue
+from smallbench.jobs.cli import main
 from smallbench.leaderboard.folder import fingerprint, read_files, read_submission
 from smallbench.leaderboard.reproduce import commands_of
+from tests.jobs.test_enter import SMALL
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 from tests.leaderboard.tampered import edit
-
-SMALL = (
-    "--sequence_length=32", "--model.num_hidden_layers=1", "--model.hidden_size=32",
-    "--model.embedding_size=32", "--model.intermediate_size=64", "--train.global_batch_size=4",
-    "--train.num_eval_rows=8", "--train.log_every_steps=1", "--train.save_every_steps=50",
-    "--train.device=cpu", "--flops=2.5e9",
-)  # fmt: skip
 
 
 def test_every_value_of_the_configuration_is_a_flag():

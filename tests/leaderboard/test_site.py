@@ -20,9 +20,9 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from jobs.leaderboard import ServeOptions
 from smallbench.errors import DataError, UnavailableError, UsageError
 from smallbench.glue.tasks import TASKS
+from smallbench.jobs.leaderboard import ServeOptions
 from smallbench.leaderboard.board import board_rows, compare
 from smallbench.leaderboard.entry import schema
 from smallbench.leaderboard.evaluation import evaluate, evaluate_all
@@ -324,7 +324,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
-def test_what_no_build_wrote_is_never_replaced(files, site, entries, tmp_path):
+def test_a_folder_that_is_not_only_a_site_is_never_replaced(files, site, entries, tmp_path):
     out = tmp_path / "out"
     for name, text in files.items():
         path = out / name
@@ -355,8 +355,8 @@ def test_the_folder_one_is_in_is_not_replaced(out, entries, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "https://a.b/?q=1"])
-def test_an_address_that_is_none_is_refused(url, entries, tmp_path):
-    with pytest.raises(UsageError, match="is no address"):
+def test_an_invalid_address_is_refused(url, entries, tmp_path):
+    with pytest.raises(UsageError, match="Invalid --site_url"):
         build_site(entries, tmp_path / "site", site_url=url)
 
 
@@ -407,7 +407,7 @@ def test_a_lead_on_a_task_is_a_difference_whose_range_is_above_zero(entries):
 
 
 def test_the_job_serves_what_it_built_on_this_machine_only(tmp_path):
-    command = [sys.executable, "-m", "jobs.cli", "leaderboard", "serve", "--port=0"]
+    command = [sys.executable, "-m", "smallbench.jobs.cli", "leaderboard", "serve", "--port=0"]
     process = subprocess.Popen(
         [*command, f"--submissions={ROOT}/submissions", f"--out={tmp_path}/site"],
         stdout=subprocess.PIPE, text=True, cwd=ROOT,
@@ -427,7 +427,7 @@ def test_the_job_serves_what_it_built_on_this_machine_only(tmp_path):
 
 
 @pytest.mark.parametrize("port", [-1, 65_536, 99_999_999])
-def test_a_port_that_is_none_is_refused(port):
+def test_an_invalid_port_is_refused(port):
     with pytest.raises(UsageError, match=f"--port={port}: expected 0 to 65535"):
         ServeOptions(port=port)
 

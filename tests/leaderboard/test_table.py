@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import smallbench.leaderboard
-from jobs.leaderboard import TableOptions, table
 from smallbench.errors import DataError
 from smallbench.glue.results import (
     RunResult,
@@ -17,6 +16,7 @@ from smallbench.glue.results import (
     write_run,
 )
 from smallbench.glue.tasks import TASKS
+from smallbench.jobs.leaderboard import TableOptions, table
 from smallbench.leaderboard.table import (
     Cell,
     Row,

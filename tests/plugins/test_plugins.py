@@ -53,7 +53,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def process(*words: str, **options: Any) -> subprocess.Popen[bytes]:
     """The console script in a process of its own, to be killed or to know nothing of a plug-in."""
-    line = [sys.executable, "-m", "jobs.cli", *words]
+    line = [sys.executable, "-m", "smallbench.jobs.cli", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL, **options)
 
@@ -202,7 +202,7 @@ FAULTS = {
 def test_a_plugin_that_raises_ends_in_one_sentence_and_leaves_nothing(
     fault: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from jobs.cli import main
+    from smallbench.jobs.cli import main
 
     path = write(tmp_path, f"bad_{fault}.py", FAULTS[fault])
     recipe = f"{path}:recipe" if fault in {"import", "syntax", "recipe"} else "bert-tiny"
@@ -219,7 +219,7 @@ def test_a_plugin_that_raises_ends_in_one_sentence_and_leaves_nothing(
 def test_a_forward_pass_that_depends_on_its_data_trains_without_a_plan(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from jobs.cli import main
+    from smallbench.jobs.cli import main
 
     text = (
         "from smallbench.models.bert import Bert\n\nclass Model(Bert):\n"

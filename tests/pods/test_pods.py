@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.cli import main
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.data.shards import Manifest
 from smallbench.data.transfer import local_corpus
 from smallbench.errors import ExitCode
 from smallbench.glue.remote import results_folder
+from smallbench.jobs.cli import main
 from smallbench.storage import open_storage
 from tests.cluster.job_controller import Ended, verdict
 from tests.cluster.kustomize import IMAGE

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from jobs import enter
 from smallbench.config import digest, from_dict, to_dict
+from smallbench.jobs import enter
 from smallbench.leaderboard.compute import train_flops
 from smallbench.leaderboard.entry import Stage
 from smallbench.leaderboard.tracks import TRACKS

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from jobs import cli
 from smallbench import retry
+from smallbench.jobs import cli
 from smallbench.train import pretrain as pretrain_module
 from smallbench.train.config import DurabilityConfig
 from smallbench.train.pretrain import pretrain

@@ -27,6 +27,7 @@ from smallbench.train.compiled_ops import VARIABLE, compiled_ops, ops_directory
 from smallbench.train.config import OptimConfig
 from smallbench.train.deepspeed_engine import (
     DeepSpeedEngine,
+    can_pin,
     op_errors_explained,
     require_deepspeed,
 )
@@ -239,6 +240,14 @@ def test_an_engine_leaves_pytorch_as_it_was_for_everybody_else(kind):
     assert trained(precision="bf16", num_steps=3)[1].losses == before.losses
 
 
+def test_an_engine_with_autocast_does_not_round_the_gradients_of_a_later_one():
+    before = trained((2, "optimizer"), num_steps=4)[1]
+    trained((0, "none"), precision="bf16", num_steps=1)
+    after = trained((2, "optimizer"), num_steps=4)[1]
+    assert after.losses == before.losses
+    assert after.grad_norms == before.grad_norms
+
+
 PROGRAM = """
 import json, torch
 from tests.train.test_deepspeed_engine import trained
@@ -346,6 +355,17 @@ def test_a_checkpoint_goes_from_each_engine_to_each_other(first, last, precision
     target.load_weights(source.weights())
     target.load_state_dict(state)
     assert scale_of(target) == (512.0 if precision == "fp16" else None)
+
+
+def test_memory_that_cannot_be_pinned_is_said(capsys, monkeypatch):
+    def refuse(*arguments, **named):
+        raise RuntimeError("CUDA error: out of memory\nmore")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    assert not can_pin(6 * 2**30)
+    said = capsys.readouterr().err
+    assert "warning: 6.0 GiB of the host's memory cannot be page-locked (CUDA error: out of" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,8 @@ def signalled(corpus, folder, moment, *, grace_seconds, upload_seconds=0.0, numb
 
 
 @pytest.mark.parametrize(
-    ("moment", "number"), zip(MOMENTS, [signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)
+    ("moment", "number"),
+    [*zip(MOMENTS, (signal.SIGTERM, signal.SIGINT, signal.SIGTERM), strict=True)],
 )
 def test_a_signal_commits_within_the_grace_and_exits_with_75(
     corpus, tmp_path, uninterrupted, moment, number

@@ -1,10 +1,17 @@
 """The plain engine's own state: a loss scale fits a scaler that has not stepped yet."""
 
+import warnings
+
 import pytest
 import torch
 
+from smallbench.errors import ConfigError
+from smallbench.models.kernels.token_loss import sample
+from smallbench.objectives.replaced_token import ReplacedToken
 from smallbench.train.config import OptimConfig
+from smallbench.train.determinism import deterministic
 from smallbench.train.engine import TorchEngine, load_loss_scale
+from smallbench.train.precision import choose_precision
 from tests.train.tiny import objective
 
 CPU = torch.device("cpu")
@@ -35,3 +42,41 @@ def test_without_a_scale_of_its_own_it_takes_none(precision):
     made = engine(precision)
     made.load_state_dict({**made.state_dict(), "scaler": {"scale": 512.0}})
     assert made.state_dict()["scaler"] == {}
+
+
+@pytest.mark.parametrize(
+    ("capability", "is_refused"), [((7, 0), True), ((7, 5), True), ((8, 0), False), ((9, 0), False)]
+)
+def test_bf16_is_refused_where_a_card_would_emulate_it(capability, is_refused, monkeypatch):
+    device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100-SXM2-16GB")
+    assert choose_precision("auto", device) == ("fp16" if is_refused else "bf16")
+    if is_refused:
+        with pytest.raises(ConfigError, match=r"V100-SXM2-16GB \(sm_7\d\) has no bf16 units"):
+            choose_precision("bf16", device)
+    else:
+        assert choose_precision("bf16", device) == "bf16"
+
+
+def test_a_loss_scale_begins_where_the_objective_says():
+    made = objective()
+    assert (
+        TorchEngine(made, OptimConfig(), device=CPU, precision="fp16").scaler.get_scale() == 2**16
+    )
+    made.initial_loss_scale = ReplacedToken.initial_loss_scale
+    assert TorchEngine(made, OptimConfig(), device=CPU, precision="fp16").scaler.get_scale() == 2048
+
+
+def test_deterministic_kernels_are_asked_for_within_the_block_alone(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    for is_on in (False, True):
+        with deterministic(is_on):
+            assert torch.are_deterministic_algorithms_enabled() == is_on
+            weights = torch.rand(3, 4)
+            with warnings.catch_warnings(action="error"):
+                drawn = sample(weights, torch.rand(3))
+            assert drawn.shape == (3,)
+            assert torch.are_deterministic_algorithms_enabled() == is_on
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -15,6 +15,7 @@ from smallbench.checkpoints.store import CheckpointStore
 from smallbench.config import to_dict
 from smallbench.errors import ConfigError, InterruptedRunError, UnavailableError
 from smallbench.files import write_json
+from smallbench.objectives.masked_lm import MaskedLM
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train import machine as machine_module
 from smallbench.train.config import TrainConfig
@@ -79,7 +80,7 @@ def test_what_is_chosen_of_what_was_asked():
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "jobs.cli", "pretrain", *map(str, arguments)]
+    return [sys.executable, "-m", "smallbench.jobs.cli", "pretrain", *map(str, arguments)]
 
 
 def config_file(folder, config):
@@ -204,6 +205,56 @@ def test_the_allocators_own_words_are_understood():
         torch.empty(2**50, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
     assert not is_out_of_memory(RuntimeError("expected a matrix"))
+
+
+class AcceleratorError(RuntimeError):
+    """As CUDA's errors come: a class of their own, with CUDA's number."""
+
+    def __init__(self, text, error_code):
+        super().__init__(text)
+        self.error_code = error_code
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (AcceleratorError("CUDA error: (in another language)", 2), True),
+        (AcceleratorError("CUDA error: an illegal memory access was encountered", 700), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
+        (MemoryError(), True),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_failed_allocation_is_told_from_other_failures(error, is_memory):
+    assert is_out_of_memory(error) == is_memory
+
+
+def test_held_out_rows_that_do_not_fit_are_evaluated_in_smaller_batches(
+    corpus, tmp_path, monkeypatch
+):
+    """The record of the step is not lost, and nothing of the training changes."""
+    pretrain(tiny(train__max_steps=12), data=corpus, run_dir=tmp_path / "roomy")
+    plain, sizes = MaskedLM.forward, []
+
+    def hungry(self, batch):
+        if not self.training and sizes.append(batch.num_rows) is None and batch.num_rows > 4:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+        return plain(self, batch)
+
+    monkeypatch.setattr(MaskedLM, "forward", hungry)
+    pretrain(tiny(train__max_steps=12), data=corpus, run_dir=tmp_path / "small")
+    assert sizes[:2] == [8, 4]
+    losses = [
+        [r["loss"] for r in read_metrics(tmp_path / name / "metrics.jsonl") if r["event"] == "eval"]
+        for name in ("small", "roomy")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-2)
+    assert len(losses[0]) == 3
 
 
 def test_hours_end_a_run_and_more_of_them_continue_it(corpus, tmp_path, capsys):

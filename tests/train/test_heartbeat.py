@@ -50,14 +50,14 @@ def test_a_final_upload_that_takes_long_keeps_the_heartbeat(
     run_dir = tmp_path / "run"
     durability = on_s3(moto_bucket.behind(slow), lease_seconds=60)
     ends: list[float] = []
-    drain = WaitForUploads._drain
+    wait = WaitForUploads.on_end
 
-    def timed(self) -> None:
+    def timed(self, progress, *, is_done) -> None:
         start = time.monotonic()
-        drain(self)
+        wait(self, progress, is_done=is_done)
         ends.append(time.monotonic() - start)
 
-    monkeypatch.setattr(WaitForUploads, "_drain", timed)
+    monkeypatch.setattr(WaitForUploads, "on_end", timed)
     with Pulse(run_dir / "heartbeat.json") as pulse:
         pretrain(tiny(**VALUES), data=corpus, run_dir=run_dir, durability=durability)
     (seconds,) = ends

@@ -83,7 +83,7 @@ def test_the_state_of_another_optimizer_or_model_is_refused():
     made, _ = run(CONFIGS["adamw"], num_steps=1)
     state = made.engine.state_dict()
     other = TorchEngine(objective(), CONFIGS["muon"], device=CPU, precision="fp32")
-    with pytest.raises(DataError, match=r"of the optimizer 'adamw', this run uses 'muon'"):
+    with pytest.raises(DataError, match=r"of the optimizer 'adamw', but this run uses 'muon'"):
         other.load_state_dict(state)
     name = "model.layers.0.up.weight"
     state["optimizer"]["states"][name]["exp_avg"] = torch.zeros(3, 4)
@@ -105,7 +105,7 @@ def test_muon_takes_the_matrices_of_hidden_layers_alone():
 
 
 def test_muon_without_hidden_matrices_is_refused():
-    with pytest.raises(ConfigError, match="'muon' needs matrices"):
+    with pytest.raises(ConfigError, match="'muon' requires matrices"):
         build_optimizer(torch.nn.Linear(3, 3), CONFIGS["muon"])
 
 

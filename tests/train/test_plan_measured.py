@@ -8,6 +8,8 @@ from smallbench.config import override_all, to_dict
 from smallbench.errors import ConfigError, DataError
 from smallbench.gpus import gpu_of
 from smallbench.recipes import RECIPES
+from smallbench.train.engines import EngineChoice
+from smallbench.train.plan import Decision
 from smallbench.train.plan_measured import measured_tokens_per_second
 
 V100 = gpu_of("v100-16gb")
@@ -25,9 +27,12 @@ def write_run(folder, *, config=BERT, rates=RATES, **attempt):
     return folder / "metrics.jsonl"
 
 
-def rate_of(path, config=BERT, gpu=V100):
+PLAIN = Decision(EngineChoice(), False, 128)
+
+
+def rate_of(path, config=BERT, gpu=V100, decision=PLAIN):
     recipe = RECIPES[config.recipe]()
-    return measured_tokens_per_second(path, config, gpu, "fp16", recipe=recipe)
+    return measured_tokens_per_second(path, config, gpu, "fp16", decision=decision, recipe=recipe)
 
 
 def test_a_run_of_the_recipe_on_the_card_gives_its_median(tmp_path):
@@ -73,13 +78,28 @@ def test_a_file_without_a_measurement_is_one_sentence(damage, tmp_path):
         rate_of(path)
 
 
-def test_the_benchmark_s_rows_are_of_the_recipe_itself(tmp_path):
-    results = {"bert/ours/128": {"tokens_per_second": 7}, "bert/theirs/128": {}}
-    results["bert/ours compiled/128"] = {"tokens_per_second": 9}
-    line = {"benchmark": "gpu", "device": "Tesla V100-SXM2-16GB", "results": results}
+ROW = {
+    "benchmark": "gpu", "device": "Tesla V100-SXM2-16GB", "precision": "fp16",
+    "recipe": "bert-small", "program": "ours", "compile": False, "batch_size": 128,
+}  # fmt: skip
+
+
+def test_the_benchmark_s_row_that_runs_what_is_planned_is_taken(tmp_path):
+    rows = [
+        ROW | {"tokens_per_second": 7},
+        ROW | {"tokens_per_second": 9, "compile": True},
+        ROW | {"tokens_per_second": 99, "batch_size": 512},
+        ROW | {"tokens_per_second": 2, "program": "theirs"},
+    ]
     path = tmp_path / "gpu.txt"
-    path.write_text("| system | tokens/s |\n" + json.dumps(line))
-    assert rate_of(path) == 9.0
+    path.write_text("| system | tokens/s |\n" + "\n".join(map(json.dumps, rows)))
+    assert rate_of(path) == 7.0
+    assert rate_of(path, decision=Decision(EngineChoice(), False, 512)) == 99.0
+    said = "with 64 rows eager; it has 128 rows eager, 128 rows compiled, 512 rows eager"
+    with pytest.raises(ConfigError, match=said):
+        rate_of(path, decision=Decision(EngineChoice(), False, 64))
+    with pytest.raises(ConfigError, match="with 128 rows eager with recomputation"):
+        rate_of(path, decision=Decision(EngineChoice(), True, 128))
     with pytest.raises(DataError, match="no measurement of roberta-small"):
         rate_of(path, RECIPES["roberta-small"]())
     with pytest.raises(ConfigError, match="not on t4-16gb"):

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from smallbench.leaderboard.board import BOARDS, BoardName
-from smallbench.leaderboard.entry import TIERS, Entry, Tier
+from smallbench.leaderboard.entry import TIERS, Entry
 from smallbench.leaderboard.reproduce import commands_of
-from smallbench.leaderboard.site.environment import environment_of_site
 from smallbench.leaderboard.site.rows import (
     ARCHITECTURES,
     METRICS,
@@ -17,20 +16,8 @@ from smallbench.leaderboard.site.rows import (
     SIZES,
     Row,
 )
-from smallbench.leaderboard.site.strips import Strips, records, strip
+from smallbench.leaderboard.site.strips import Strips, records
 
-TIER_MEANINGS: Mapping[Tier, str] = {
-    "reported": "Scores printed elsewhere: nobody can recompute them, so they have no rank.",
-    "claimed": "Scores recomputed from the predictions; the rest is the authors’ word.",
-    "logged": "Also, the training log, the operations and the commit fit together.",
-    "verified": "Also, the board’s keepers repeated it within stated tolerances.",
-}
-BUDGETS = ((1, "≤ 1 hour"), (24, "≤ 1 day"), (96, "≤ 4 days"), (168, "≤ 1 week"))
-"""Of hours; four days is what a system of the paper took on a V100."""
-CAPTIONS: Mapping[str, str] = {
-    "robust": "Entries ranked by one protocol, best AVG first",
-    "paper": "Entries by their best dev scores, best AVG first",
-}
 MAX_NEWS = 110
 NUM_COMPARED_ROWS = 8
 """Rows of the table by task."""
@@ -38,14 +25,13 @@ LARGE = 100
 """Rows above which a browser lays out only those in sight."""
 
 
-def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[str, Any]:
+def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dict[str, Any]:
     """Return the variables of `board.html`."""
     found, tab = views[view], BOARDS[view]
     fallback = [] if found or tab.view != "robust" else views["paper"]
     shown = found or fallback
     note_list = list(dict.fromkeys(note for row in shown for note in row.entry.notes))
     numbers = {note: number for number, note in enumerate(note_list, start=1)}
-    strips = Strips.of(shown)
     return {
         "tab": tab,
         "tasks": tab.tasks,
@@ -54,7 +40,7 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
         "rows": found,
         "fallback": fallback,
         "counts": {name: len(of_view) for name, of_view in views.items()},
-        "strips": strips and _Strips(strips),
+        "strips": Strips.of(shown),
         "best": {
             name: max((row.cells[name].score for row in shown if name in row.cells), default=None)
             for name in tab.tasks
@@ -62,11 +48,8 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
         "note_list": note_list,
         "notes": {row.slug: [numbers[note] for note in row.entry.notes] for row in shown},
         "tiers": [tier for tier in reversed(TIERS) if any(row.tier == tier for row in shown)],
-        "tier_meanings": TIER_MEANINGS,
         "large": LARGE,
-        "budgets": BUDGETS,
         "sizes": SIZES,
-        "captions": CAPTIONS,
         "facts": list(_facts(found, views)),
         "brackets": list(_brackets(found)),
         "kinds": _kinds(shown),
@@ -98,25 +81,6 @@ def board_page(views: Mapping[BoardName, list[Row]], view: BoardName) -> dict[st
 def _bits(flags: Iterable[bool]) -> str:
     """Flags as a hexadecimal number, the first its lowest bit: a quarter of a character each."""
     return f"{sum(1 << index for index, flag in enumerate(flags) if flag):x}"
-
-
-class _Strips:
-    """A view's strips, as the template draws them."""
-
-    def __init__(self, strips: Strips) -> None:
-        self._strips = strips
-        self._macro = environment_of_site().get_template("macros.html").module.interval_svg  # type: ignore[attr-defined]
-
-    def draw(self, row: Row) -> Any:
-        """The AVG of a row with its interval, over the leader's."""
-        assert row.average is not None
-        scale, leader = self._strips.scale, self._strips.leader
-        line, dots = strip([row.average], row.interval, scale)
-        lead = leader and (
-            f"{100 * scale.place(leader.low):.1f}",
-            f"{100 * (scale.place(leader.high) - scale.place(leader.low)):.1f}",
-        )
-        return self._macro(line, dots, lead, row.interval is None)
 
 
 Fact = tuple[str, tuple[str, str], str]

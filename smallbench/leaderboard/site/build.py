@@ -38,12 +38,14 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
     from markupsafe import Markup
 
+MANY_ENTRIES = 100
+"""As many are written by several processes."""
 MARKER = "leaderboard.json"
-"""Its content tells a site from a folder that looks like one."""
+"""Its content shows that a folder is a site."""
 WRITTEN = {*(tab.page for tab in BOARDS.values()), "submit.html", "entries", "static"}
 WRITTEN |= {MARKER, "leaderboard.csv", "entry.schema.json", "feed.xml"}
 WRITTEN |= {f"{name}.tex" for name in BOARDS}
-"""All that a site's folder holds: with anything else in it, it is not only ours to replace."""
+"""All that a site's folder holds. With anything else in it, it is not replaced."""
 
 
 def build_site(
@@ -54,8 +56,9 @@ def build_site(
 
     Returns the evaluations as shown: an entry that cannot be rendered is rejected and left out.
 
-    `site_url`, where it will be hosted, gives it a feed and canonical links; `is_sample` says that
-    the labels are generated stand-ins. Raises `DataError` where `out` holds what no build wrote.
+    `site_url`, the address where it will be hosted, gives it a feed and canonical links;
+    `is_sample` says that the labels are generated stand-ins. Raises `DataError` if `out` holds
+    anything else than a site.
     """
     if site_url is not None:
         site_url = _checked_url(site_url)
@@ -116,12 +119,12 @@ def _check_replaceable(out: Path) -> None:
         return
     remedy = "choose another --out, or empty it"
     if not out.is_dir():
-        raise DataError(f"{out} is there and no folder; {remedy}")
+        raise DataError(f"{out} exists and is not a folder; {remedy}")
     names = {path.name for path in out.iterdir()}
     if foreign := sorted(names - WRITTEN):
-        raise DataError(f"{out} holds {foreign[0]!r}, which no build of a site wrote; {remedy}")
+        raise DataError(f"{out} has {foreign[0]!r}, which is not part of a site; {remedy}")
     if names and not _is_ours(out / MARKER):
-        raise DataError(f"{out} is there and no site, by its {MARKER}; {remedy}")
+        raise DataError(f"{out} exists, but its {MARKER} is not that of a site; {remedy}")
 
 
 def _is_ours(marker: Path) -> bool:
@@ -137,7 +140,9 @@ def _checked_url(site_url: str) -> str:
 
     parts = urlsplit(site_url)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise UsageError(f"--site_url={site_url} is no address such as https://example.org/board")
+        raise UsageError(
+            f"Invalid --site_url={site_url}: expected an address such as https://example.org/board"
+        )
     return site_url.rstrip("/")
 
 
@@ -156,7 +161,6 @@ def _write(
         "tasks": TASKS,
         "metrics": METRICS,
     }
-    leads = {name: task_leads(found) for name, found in views.items()}
     environment = environment_of_site()
     environment.globals.update(shared)
 
@@ -166,22 +170,7 @@ def _write(
         _page(environment.get_template("board.html"), folder, page, "", content)
     body = _markdown(environment)
     _page(environment.get_template("submit.html"), folder, "submit.html", "", {"body": body})
-    template = environment.get_template("entry.html")
-    places: dict[str, dict[BoardName, Row]] = {}
-    for view, of_view in views.items():
-        for row in of_view:
-            places.setdefault(row.slug, {})[view] = row
-    for slug, found in places.items():
-        place = f"entries/{slug}"
-        copied = copy_files(next(iter(found.values())).evaluation, folder / place)
-        content = entry_page(found, views, copied)
-        _page(template, folder, f"{place}/index.html", "../../", content)
-        # A script, because a page of file:// may not fetch.
-        data = {"points": content["curve_data"]["points"],
-                "leads": {name: leads[name].get(slug) for name in found}}  # fmt: skip
-        script = json.dumps(data, separators=(",", ":"))
-        script = f'smallbench.loaded("{slug}",{script})\n'
-        (folder / place / "data.js").write_text(script, encoding="utf-8")
+    _write_entries(views, folder, environment.get_template("entry.html"))
     texts = {
         MARKER: exports.json_text(views, rejected),
         "leaderboard.csv": exports.csv_text(views),
@@ -194,6 +183,35 @@ def _write(
         texts["feed.xml"] = exports.atom_text(views, site_url=site_url)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def _write_entries(views: exports.Views, folder: Path, template: Template) -> None:
+    """Write each entry's page and files; those of a large board by as many processes as cores."""
+    leads = {name: task_leads(found) for name, found in views.items()}
+    places: dict[str, dict[BoardName, Row]] = {}
+    for view, of_view in views.items():
+        for row in of_view:
+            places.setdefault(row.slug, {})[view] = row
+
+    def write(slug: str) -> None:
+        found, place = places[slug], f"entries/{slug}"
+        copied = copy_files(next(iter(found.values())).evaluation, folder / place)
+        content = entry_page(found, views, copied)
+        _page(template, folder, f"{place}/index.html", "../../", content)
+        # A script, because a page of file:// may not fetch.
+        data = {"points": content["curve_data"]["points"],
+                "leads": {name: leads[name].get(slug) for name in found}}  # fmt: skip
+        script = json.dumps(data, separators=(",", ":"))
+        script = f'smallbench.loaded("{slug}",{script})\n'
+        (folder / place / "data.js").write_text(script, encoding="utf-8")
+
+    if len(places) < MANY_ENTRIES:
+        for slug in places:
+            write(slug)
+        return
+    for failure in call_each(write, places):
+        if isinstance(failure, Failure):
+            raise DataError(failure.reason)
 
 
 # ---- templates

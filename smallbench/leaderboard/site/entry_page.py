@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from smallbench.leaderboard.entry import (
     PREDICTIONS_FOLDER,
     RUNS_FILE,
     Entry,
-    Measured,
 )
 from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.folder import MAX_BYTES, list_files, read_bytes
@@ -27,7 +26,7 @@ from smallbench.leaderboard.predictions import MAX_PREDICTIONS_BYTES
 from smallbench.leaderboard.scores import ViewName
 from smallbench.leaderboard.site.board_page import command_of
 from smallbench.leaderboard.site.environment import compact
-from smallbench.leaderboard.site.rows import METRICS, Cell, Row, Usage
+from smallbench.leaderboard.site.rows import METRICS, Cell, Row
 from smallbench.leaderboard.site.strips import curve_points, strip
 from smallbench.report.scale import Scale
 
@@ -45,7 +44,7 @@ class Download:
 
 
 def copy_files(evaluation: Evaluation, target: Path) -> tuple[list[Download], list[Any]]:
-    """Put an entry's files where its page will be; what they are, and its training log."""
+    """Copy an entry's files beside its page; return the downloads and the training log."""
     target.mkdir(parents=True)
     names = list_files(evaluation.folder)
     whats = {
@@ -82,7 +81,7 @@ def _bytes(size: int) -> str:
 
 
 def entry_page(
-    found: Mapping[BoardName, Row], views: Mapping[BoardName, list[Row]], files: tuple[Any, Any]
+    found: Mapping[BoardName, Row], views: Mapping[BoardName, Sequence[Row]], files: tuple[Any, Any]
 ) -> dict[str, Any]:
     """Return the variables of `entry.html`."""
     view, row = next(iter(found.items()))  # the one that it belongs to first
@@ -102,9 +101,8 @@ def entry_page(
         "losses": points[:: max(1, len(points) // NUM_LOSSES)],
         "curve_data": {"name": entry.name, "points": points},
         "command": command_of(entry),
-        "provenance": _provenance(entry),
         "config": _config(entry),
-        "details": list(_details(entry, row.usage)),
+        "gpu": row.gpu,
         "findings": findings,
         "check_summary": ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n),
         "downloads": downloads,
@@ -121,7 +119,7 @@ def _tables(found: Mapping[BoardName, Row]) -> dict[ViewName, Row]:
 
 
 def _figures(
-    found: Mapping[BoardName, Row], views: Mapping[BoardName, list[Row]]
+    found: Mapping[BoardName, Row], views: Mapping[BoardName, Sequence[Row]]
 ) -> Iterator[tuple[str, str, str]]:
     """The key figures: name, value, remark."""
     for view, row in found.items():
@@ -204,113 +202,8 @@ def _metric_name(key: str) -> str:
     return f"{METRICS[metric]} {split.removeprefix('dev_')}".strip()
 
 
-def _provenance(entry: Entry) -> list[tuple[str, Any]]:
-    found = entry.provenance
-    if found is None:
-        return []
-    return [
-        ("Commit", f"{found.git_commit or 'unknown'}{', changed' if found.dirty else ''}"),
-        ("smallbench", found.code_version),
-        ("Image", found.image_digest),
-        ("Configuration’s digest", found.config_digest),
-        ("Log’s last link", found.train_log_sha256),
-    ]
-
-
 def _config(entry: Entry) -> list[tuple[str, str]]:
     if entry.provenance is None:
         return []
     flat = flatten(entry.provenance.config)
     return [(key, json.dumps(value, ensure_ascii=False)) for key, value in flat.items()]
-
-
-def _details(entry: Entry, usage: Usage) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    """Sections of an entry as pairs of names and values; what is None is not shown."""
-    model = entry.model
-    yield (
-        "Model",
-        [
-            ("Architecture", model.architecture),
-            ("Objective", model.objective),
-            ("Layers", model.num_hidden_layers),
-            ("Hidden size", model.hidden_size),
-            ("Attention heads", model.num_attention_heads),
-            ("Feed-forward size", model.intermediate_size),
-            ("Embedding size", model.embedding_size),
-            ("Vocabulary", _count(model.vocab_size)),
-            ("Positions", _count(model.max_position_embeddings)),
-            ("From scratch", "yes" if model.from_scratch else "no"),
-            ("Distilled from", model.distilled_from),
-        ],
-    )
-    if entry.reported is not None:
-        return
-    measured = entry.measured
-    data, pretrain = measured.data, measured.pretrain
-    yield (
-        "Data",
-        [
-            ("Corpus", data.name),
-            ("Revision", data.revision),
-            ("Unique tokens", _count(data.unique_tokens)),
-            ("Epochs", f"{data.epochs:.3g}"),
-            ("SHA-256", data.sha256),
-        ],
-    )
-    stages = len(pretrain.ramps)
-    yield (
-        "Pretraining",
-        [
-            ("Steps", _count(pretrain.num_steps)),
-            ("Batch × length", f"{pretrain.global_batch_size:,} × {pretrain.sequence_length:,}"),
-            ("Ramps", f"{stages} stages" if stages else None),
-            ("Tokens", _count(pretrain.num_tokens)),
-            ("Precision", pretrain.precision),
-            ("Seed", pretrain.seed),
-            ("In steps", f"{pretrain.gpu_active_seconds / 3600:,.2f} h"),
-            ("Altogether", f"{pretrain.wall_seconds / 3600:,.2f} h"),
-        ],
-    )
-    yield from _hardware_details(measured)
-
-
-def _hardware_details(measured: Measured) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    hardware, energy, finetune = measured.hardware, measured.energy, measured.finetune
-    carbon = energy.gco2_per_kwh
-    yield (
-        "Hardware and energy",
-        [
-            ("Device", hardware.gpu),
-            ("Memory", hardware.memory_bytes and f"{hardware.memory_bytes / 2**30:.0f} GiB"),
-            ("Peak", hardware.peak_tflops and f"{hardware.peak_tflops:g} TFLOP/s"),
-            ("Driver", hardware.driver),
-            ("torch", hardware.torch),
-            (
-                "Price",
-                None if hardware.usd_per_hour is None else f"${hardware.usd_per_hour:g} an hour",
-            ),
-            (
-                "Energy",
-                "unknown" if energy.kwh is None else f"{energy.kwh:.2f} kWh ({energy.method})",
-            ),
-            ("Carbon", None if carbon is None else f"{carbon:g} g CO₂ per kWh"),
-        ],
-    )
-    yield (
-        "Fine-tuning",
-        [
-            ("Protocol", finetune.protocol),
-            ("Learning rates", ", ".join(f"{rate:g}" for rate in finetune.learning_rates)),
-            ("Trials of a task, most", finetune.num_trials),
-            ("Batch", finetune.batch_size),
-            ("Longest input", finetune.max_length),
-            ("Weight decay", finetune.weight_decay),
-            ("Warm-up", f"{finetune.warmup_fraction:.0%}"),
-            ("Clipping", finetune.clip_norm),
-            ("Precision", finetune.precision),
-        ],
-    )
-
-
-def _count(value: int | None) -> str | None:
-    return None if value is None else f"{value:,}"

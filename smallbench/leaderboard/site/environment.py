@@ -33,6 +33,7 @@ def environment_of_site() -> Environment:
     )
     environment.filters["unbroken"] = _unbroken
     environment.filters["compact"] = compact
+    environment.filters["count"] = lambda value: None if value is None else f"{value:,}"
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     return environment
 

@@ -74,7 +74,7 @@ class Cell:
 
     score: float
     interval: Interval | None
-    """None where it is quoted."""
+    """None if it is quoted."""
     details: TaskScore | None
 
     def share(self, task: Task) -> float:
@@ -96,7 +96,7 @@ class Row:
     average: float | None
     interval: Interval | None
     cells: Mapping[str, Cell]
-    """Task to its cell; tasks that nobody scored are absent."""
+    """Task to its cell; tasks without a score are absent."""
     usage: Usage
     view: View | None
     """None for reported scores."""
@@ -176,7 +176,7 @@ class Row:
 
     @property
     def expected_maximum(self) -> float | None:
-        """AVG to expect of the best of `PAPER_TRIALS` trials; None where a task lacks it."""
+        """AVG to expect of the best of `PAPER_TRIALS` trials; None if a task lacks it."""
         found = [c.details.expected_maximum for c in self.cells.values() if c.details]
         known = [value for value in found if value is not None]
         return fmean(known) if len(known) == len(TASKS) else None

@@ -25,7 +25,7 @@ class _Handler(SimpleHTTPRequestHandler):
 def server(folder: Path, *, port: int) -> ThreadingHTTPServer:
     """A server of `folder`, bound and not yet serving; port 0 takes a free one.
 
-    Raises `UnavailableError` where the port is taken.
+    Raises `UnavailableError` if the port is taken.
     """
     handler = partial(_Handler, directory=str(folder))
     try:
@@ -37,5 +37,5 @@ def server(folder: Path, *, port: int) -> ThreadingHTTPServer:
 
 
 def url_of(found: ThreadingHTTPServer) -> str:
-    """Where a browser finds it."""
+    """Return its address."""
     return f"http://{HOST}:{found.server_address[1]}/"

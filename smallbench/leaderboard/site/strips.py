@@ -39,6 +39,15 @@ class Strips:
         leader = next((row.interval for row in rows if row.interval), None)
         return cls(Scale(low - air, high + air), leader)
 
+    def draw(self, row: Row) -> tuple[str, str, tuple[str, str] | None, bool]:
+        """Return the arguments of the templates' `interval_svg`."""
+        assert row.average is not None
+        line, dots = strip([row.average], row.interval, self.scale)
+        if self.leader is None:
+            return line, dots, None, row.interval is None
+        low, high = (100 * self.scale.place(end) for end in (self.leader.low, self.leader.high))
+        return line, dots, (f"{low:.1f}", f"{high - low:.1f}"), row.interval is None
+
 
 def strip(values: Iterable[float], interval: Interval | None, scale: Scale) -> tuple[str, str]:
     """Paths of an interval and of dots on a line of 100."""
@@ -64,7 +73,7 @@ def records(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
 def curve_points(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
     """Tokens and loss of a training log, as many points as a screen shows.
 
-    The loss of masked tokens, or the total where there is none.
+    The loss of masked tokens, or the total if there is none.
     """
     key = "mlm_loss" if log and log[-1]["mlm_loss"] is not None else "loss"
     series = Series(tuple(line["tokens"] for line in log), tuple(line[key] for line in log))

@@ -1,0 +1,213 @@
+"""The sections of an entry that a pretraining run knows: read from `run.json` and its records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from smallbench.config import flatten
+from smallbench.gpus import gpu_of_device
+from smallbench.leaderboard.compute import count_parameters, encoder_config
+from smallbench.leaderboard.entry import (
+    FLOPS_KEY,
+    PEAK_KEY,
+    PLUGINS_FOLDER,
+    SIZE_NAMES,
+    Data,
+    Energy,
+    Hardware,
+    Model,
+    Pretrain,
+    Provenance,
+    Stage,
+)
+
+MAX_LOG_POINTS = 4_000
+"""More records of a run are merged, so that a million steps stay under a megabyte."""
+MAX_STAGES = 100
+
+
+def model_of(settings: Mapping[str, Any], num_parameters: int) -> Model:
+    """Return what was trained; sizes are of the encoder without a head."""
+    model = settings["model"]
+    found = Model(
+        architecture=model["architecture"],
+        objective=settings["objective"]["objective"],
+        num_parameters=num_parameters,
+        num_parameters_without_embeddings=None,
+        from_scratch=True,  # a pretraining here begins from the seed, and has no teacher
+        distilled_from=None,
+        **{name: model.get(name) for name in SIZE_NAMES},
+    )
+    encoder = encoder_config(found, model)
+    if encoder is None:
+        return found
+    inner = count_parameters(encoder).without_embeddings
+    return Model(**{**vars(found), "num_parameters_without_embeddings": inner})
+
+
+def data_of(record: Mapping[str, Any], num_tokens: int, *, contains_glue: bool) -> Data:
+    """Return the corpus that the run saw."""
+    corpus = record["corpus"]
+    unique = corpus["rows"] * record["config"]["sequence_length"]
+    return Data(
+        name=_without_place(corpus["source"]),
+        revision=None,
+        sha256=corpus["shards"],
+        unique_tokens=unique,
+        epochs=num_tokens / unique,
+        contains_glue=contains_glue,
+    )
+
+
+def pretrain_of(
+    record: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
+) -> Pretrain:
+    """Return how long and how much at once."""
+    settings, summary = record["config"], record.get("summary", {})
+    last, batch = records[-1], settings["train"]["global_batch_size"]
+    active = summary.get("gpu_active_seconds") or last["train_seconds"]
+    evaluating = sum(m.get("eval_seconds", 0.0) for m in metrics)
+    ramps: tuple[Stage, ...] = ()
+    if flatten(settings).get("schedule.initial_batch_size") is not None:
+        ramps = stages_of(records, length=settings["sequence_length"])
+    return Pretrain(
+        num_steps=last["step"],
+        global_batch_size=batch,
+        sequence_length=settings["sequence_length"],
+        ramps=ramps,
+        num_tokens=last["tokens"],
+        wall_seconds=summary.get("wall_seconds") or last["train_seconds"] + evaluating,
+        gpu_active_seconds=active,
+        precision=record["attempts"][-1]["precision"],
+        seed=settings["train"]["seed"],
+    )
+
+
+def stages_of(records: Sequence[Mapping[str, Any]], *, length: int) -> tuple[Stage, ...]:
+    """The batch sizes that a run had, from the tokens between its records."""
+    start = {"step": 0, "tokens": 0, "train_seconds": 0.0}
+    parts = []
+    for a, b in pairwise(thinned([start, *records], MAX_STAGES)):
+        steps = b["step"] - a["step"]
+        parts.append((round((b["tokens"] - a["tokens"]) / steps / length), steps))
+    return tuple(
+        Stage(sum(steps for _, steps in group), batch, length)
+        for batch, group in groupby(parts, key=lambda part: part[0])
+    )
+
+
+def hardware_of(record: Mapping[str, Any], *, usd_per_hour: float | None) -> Hardware:
+    """Return the one device."""
+    attempts = record["attempts"]
+    last, gpu = attempts[-1], gpu_of_device(attempts[-1]["device"])
+    return Hardware(
+        gpu=last["device"],
+        count=max(attempt.get("num_devices", 1) for attempt in attempts),
+        memory_bytes=last.get("memory_bytes"),
+        peak_tflops=gpu.peak_tflops.get(last["precision"]) if gpu else None,
+        driver=last.get("driver"),
+        torch=last["torch"],
+        usd_per_hour=usd_per_hour,
+    )
+
+
+def energy_of(record: Mapping[str, Any], *, gco2_per_kwh: float | None) -> Energy:
+    """Return the energy; unknown is None."""
+    summary = record.get("summary", {})
+    # NVML reads 0 before Volta and on vGPU: that is not known, not nothing.
+    kwh = summary.get("energy_kwh") or None
+    method = _energy_method(summary.get("energy_method") or "") if kwh else None
+    return Energy(kwh, method, gco2_per_kwh)
+
+
+def _energy_method(methods: str) -> str | None:
+    """An entry's word for how a run's attempts were counted; of several the least exact."""
+    words = {"tdp": "estimate", "codecarbon": "codecarbon", "nvml": "nvml"}
+    return next((word for name, word in words.items() if name in methods.split(" + ")), None)
+
+
+def provenance_of(
+    record: Mapping[str, Any], *, log_sha256: str, image_digest: str | None
+) -> Provenance:
+    """Return which code ran, with which configuration."""
+    commits = [attempt["git_commit"] for attempt in record["attempts"]]
+    last = record["attempts"][-1]
+    commit = (last["git_commit"] or "").removesuffix("+dirty")
+    _, *arguments = last["command"]
+    return Provenance(
+        code_version=last["smallbench"],
+        git_commit=commit or None,
+        dirty=any((found or "").endswith("+dirty") for found in commits),
+        image_digest=image_digest or last.get("image_digest"),
+        # Paths of that machine stay private.
+        command=("smallbench", *(_without_place(argument) for argument in arguments)),
+        config_digest=record["config_digest"],
+        config=record["config"],
+        train_log_sha256=log_sha256,
+        plugins=tuple(
+            {**plugin, "files": {name: plugin_path(name) for name in plugin["files"]}}
+            for plugin in record.get("plugins", ())
+        ),
+    )
+
+
+def plugin_path(name: str) -> str:
+    """Where an entry keeps a plug-in's file: `lab/gate.py` in `plugins/lab.gate.py`."""
+    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name.replace("/", "."))
+    return f"{PLUGINS_FOLDER}/{plain}"
+
+
+def _without_place(text: str) -> str:
+    """`--data=/home/me/owt` as `--data=owt`; hub names and URLs stay."""
+    flag, separator, value = text.rpartition("=")
+    if value.startswith(("/", "~", ".")):
+        value = Path(value).name
+    return f"{flag}{separator}{value}"
+
+
+def log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The training log: the held-out loss of step 0, then the training records."""
+    first = [m for m in metrics if m["event"] == "eval" and m["step"] == 0][:1]
+    records = [m for m in metrics if m["event"] == "train"]
+    found = []
+    for kept in thinned([*first, *records], MAX_LOG_POINTS):
+        found.append(
+            {
+                "step": kept["step"],
+                "tokens": kept["tokens"],
+                "seconds": kept["train_seconds"],
+                "loss": kept["loss"],
+                # ELECTRA's generator is the masked-language model of the pair.
+                "mlm_loss": kept.get("mlm_loss", kept.get("generator_loss")),
+                "tokens_per_second": kept.get("tokens_per_second"),
+                **{key: kept[key] for key in (PEAK_KEY, FLOPS_KEY) if kept.get(key)},
+            }
+        )
+    return found
+
+
+def thinned(records: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+    """Keep the first, the last and every n-th record between them.
+
+    The throughput of a record is the mean since the one before, over time.
+    """
+    every = -(-len(records) // most)
+    kept: list[Mapping[str, Any]] = []
+    tokens, seconds = 0.0, 0.0
+    for number, record in enumerate(records):
+        rate = record.get("tokens_per_second")
+        if rate is not None and number:
+            elapsed = record["train_seconds"] - records[number - 1]["train_seconds"]
+            tokens, seconds = tokens + rate * elapsed, seconds + elapsed
+        if number % every == 0 or number == len(records) - 1:
+            if seconds > 0:
+                record = {**record, "tokens_per_second": tokens / seconds}
+            kept.append(record)
+            tokens, seconds = 0.0, 0.0
+    return kept
