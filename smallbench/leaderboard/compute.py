@@ -1,4 +1,4 @@
-"""What a claimed pretraining must have cost: parameters and floating-point operations.
+"""Count the parameters and the floating-point operations of a claimed pretraining.
 
 Computed from an entry's sizes without torch. An architecture or objective that is not counted here
 (a plug-in's) is counted by its own model while it trains; its log has the number.
