@@ -24,7 +24,7 @@ from smallbench.leaderboard.scores import VIEWS, View, ViewName
 from smallbench.leaderboard.statistics import Floats, Interval
 from smallbench.leaderboard.table import escape, markdown_line
 from smallbench.leaderboard.text import show
-from smallbench.leaderboard.tracks import TRACKS
+from smallbench.leaderboard.track_table import TRACKS
 
 BoardName = str
 """`robust` (the first track), another track's name, or `paper`."""

@@ -13,7 +13,8 @@ from smallbench.leaderboard.finding import Found
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Labels
 from smallbench.leaderboard.scores import RunScores
-from smallbench.leaderboard.tracks import TRACKS, highest, protocol_of, tracks_of
+from smallbench.leaderboard.track_table import TRACKS
+from smallbench.leaderboard.tracks import highest, protocol_of, tracks_of
 
 FIRST_DATE = "2021-09-22"
 """The paper's; no entry is older."""
