@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Literal
 from smallbench.config import Location, command, option, override_all, require
 from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
 from smallbench.jobs.base import Job
+from smallbench.leaderboard import MAX_TRAIN_FLOPS
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import PretrainConfig
@@ -95,10 +96,7 @@ class Options(StorageConfig):
 
 def config(options: Options) -> PretrainConfig:
     """The recipe with the track's budget; of random weights, no step of it."""
-    from smallbench.leaderboard.tracks import TRACKS
-
-    limit = TRACKS[options.track].max_train_flops
-    assert limit is not None
+    limit = MAX_TRAIN_FLOPS[options.track]
     if options.flops is not None and options.flops > limit:
         raise ConfigError(
             f"--flops={options.flops:g} is over the {limit:g} training FLOPs of track "

@@ -14,6 +14,7 @@ from smallbench.config import flatten
 from smallbench.errors import ConfigError
 from smallbench.glue.protocols import DEFAULT, PROTOCOLS, Protocol
 from smallbench.gpus import GIB, gpu_of_device
+from smallbench.leaderboard import MAX_TRAIN_FLOPS
 from smallbench.leaderboard.compute import encoder_config, train_flops
 from smallbench.leaderboard.entry import FLOPS_KEY, PEAK_KEY, Entry, Measured
 from smallbench.models.config import EncoderConfig
@@ -57,9 +58,19 @@ TRACKS: Mapping[str, Track] = {
     track.name: track
     for track in (
         # Kanakarajan et al. 2021 used one V100 of 16 GB. 30M and 6e18 FLOPs are our choice.
-        Track("small", "One 16 GB card", "index.html", DEFAULT, 16 * GIB, 30_000_000, 6e18),
+        Track(
+            "small",
+            "One 16 GB card",
+            "index.html",
+            DEFAULT,
+            16 * GIB,
+            30_000_000,
+            MAX_TRAIN_FLOPS["small"],
+        ),
         # About half an hour of two CPU cores; the number is our choice.
-        Track("tiny", "Two CPU cores", "tiny.html", "tiny-v1", max_train_flops=2e14),
+        Track(
+            "tiny", "Two CPU cores", "tiny.html", "tiny-v1", max_train_flops=MAX_TRAIN_FLOPS["tiny"]
+        ),
         Track("any", "Any hardware", "any.html", DEFAULT),
     )
 }
