@@ -145,7 +145,7 @@ def finetune(
             learning_rate * linear_decay(progress.step, total=num_steps, warmup=num_warmup_steps)
         ),
         budget=Budget(max_steps=num_steps),
-        callbacks=[_Tell(on_progress, num_steps)],
+        callbacks=[ReportProgress(on_progress, num_steps)],
         stop=stop,
     )
     if not trainer.run():
@@ -185,8 +185,8 @@ def predict(
     return predicted
 
 
-@dataclass(frozen=True)
-class _Tell(Callback):
+@dataclass
+class ReportProgress(Callback):
     """The callback that tells a display how far a run is."""
 
     on_progress: Callable[[float], None]

@@ -37,12 +37,12 @@ class Track:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that AVG is the mean of."""
+        """Tasks of which AVG is the mean."""
         return PROTOCOLS[self.protocol].tasks
 
     @property
     def rule(self) -> str:
-        """The limits in a sentence."""
+        """Limits in a sentence."""
         parts = ["any hardware"]
         if self.max_memory_bytes:
             parts = [f"one card of at most {self.max_memory_bytes / GIB:.0f} GB"]
@@ -144,6 +144,6 @@ def flops_of(entry: Measured) -> float | None:
 
 
 def _fraction(value: Any, default: float) -> float:
-    """A configured fraction, or the default if there is none."""
+    """Return a configured fraction, or the default."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and 0 < value <= 1 else default

@@ -12,7 +12,10 @@ from smallbench.train.config import MuonConfig, PretrainConfig
 @recipe(
     parameters="2.1M with 8,192 tokens",
     source="this project, for CPUs",
-    budget="5,200 steps of 32 x 128 tokens (21M tokens), 2 cores",
+    budget=(
+        "5,200 steps of 32 x 128 tokens (21M tokens), 2 cores; "
+        "the tiny track: 5,387 steps (22M tokens)"
+    ),
     expected="docs/ablations.md",
 )
 def modern_tiny() -> PretrainConfig:
