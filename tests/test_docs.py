@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from smallbench import plugins
+from smallbench.jobs.base import Job
 from smallbench.jobs.cli import JOBS, load, resolve
 from tests.cluster.kustomize import KUBECTL
 
@@ -46,6 +47,14 @@ def of_ours(lines: Iterator[str]) -> Iterator[list[str]]:
                 yield rest[:end]
 
 
+def job_of(name: str, words: list[str]) -> tuple[Job, list[str]]:
+    """The job, or its action that the first word names, and the other words."""
+    job = load(name)
+    if words and words[0] in job.actions:
+        return job.actions[words[0]], words[1:]
+    return job, words
+
+
 @pytest.fixture
 def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plug-ins that the pages name, and the variable of an Indexed Job's pod."""
@@ -62,9 +71,9 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_ours_is_accepted(page: str) -> None:
     for name, *words in of_ours(commands(page)):
-        job = load(name)
+        job, words = job_of(name, words)
         if "…" in words:  # the example's words and flags stand for what is left out
-            example = shlex.split(job.examples[0])[2:]
+            example = shlex.split(job.examples[0])[1 + len(job.name.split()) :]
             flags = [word for word in words if word.startswith("--")]
             names = [flag.partition("=")[0] for flag in flags]
             words = [word for word in example if word.partition("=")[0] not in names] + flags
@@ -76,8 +85,9 @@ def test_every_flag_that_is_named_exists(page: str) -> None:
     """Commands within a sentence leave things out, but their job and flags exist."""
     for code in re.findall(r"`smallbench ([a-z0-9]+ [^`]*)`", text_of(page).replace("\n", " ")):
         name, *words = code.split()
-        job = load(name)
-        _, _, config = resolve(job, shlex.split(job.examples[0])[2:], {})
+        job, words = job_of(name, words)
+        example = shlex.split(job.examples[0])[1 + len(job.name.split()) :]
+        _, _, config = resolve(job, example, {})
         for flag in re.findall(r"--([\w.]+)", " ".join(words).partition("--flags")[0]):
             assert (
                 flag in {"help", "dry_run", "plugin", "config"}
