@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Literal
 from smallbench.config import Location, command, option, override_all, require
 from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
 from smallbench.jobs.base import Job
+from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import PretrainConfig
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from smallbench.config import Location, command, option, require
-from smallbench.errors import UsageError
+from smallbench.errors import DataError, UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
 from smallbench.jobs.base import Job
@@ -219,9 +219,13 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
         as_export(options.model, options, step=step) as model,
         results_folder(options.out, options) as folder,
     ):
-        names = options.tasks or [
-            name for name in available_tasks(glue) if name in protocol_named(options.protocol).tasks
-        ]
+        known = protocol_named(options.protocol).tasks
+        names = options.tasks or [name for name in available_tasks(glue) if name in known]
+        if not names:
+            raise DataError(
+                f"{options.glue} has no task of protocol {options.protocol}; expected one of: "
+                f"{', '.join(known)}"
+            )
         data = [load_task(task_named(name), glue) for name in names]
         return measure(
             Encoder(

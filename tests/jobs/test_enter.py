@@ -19,7 +19,9 @@ SMALL = (
     "--train.num_eval_rows=8", "--train.log_every_steps=1", "--train.save_every_steps=50",
     "--train.device=cpu", "--flops=2.5e9",
 )  # fmt: skip
-TIMES = {"wall_seconds", "gpu_active_seconds", "kwh", "train_log_sha256", "command"}
+TIMES = {"wall_seconds", "gpu_active_seconds", "kwh", "train_log_sha256", "command",
+         "git_commit", "dirty"}  # fmt: skip
+"""What a clock says, the hash over it, and the code, which may be committed while this runs."""
 
 
 @pytest.fixture(scope="module")
