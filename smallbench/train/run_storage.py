@@ -93,8 +93,7 @@ def open_run_storage(
         attempt = remote.lease.claim(holder=holder, at_least=attempt, stop=stop, report=report)
         seconds = 60 * durability.max_unsynced_minutes
         uploader = stack.enter_context(Uploader(remote, retention, max_unsynced_seconds=seconds))
-        # Again: the previous owner may have begun the run, or continued it, in the meantime.
-        record = open_again()
+        record = open_again()  # the previous owner may have changed it in the meantime
         remote.store.clean_up()
     stores[0] = store = CheckpointStore(
         run_dir, attempt=attempt, retention=retention,
