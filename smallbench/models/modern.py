@@ -141,6 +141,7 @@ class Modern(Encoder):
         if head == "tokens":
             self.predictor: Any = TokenPredictor(config)
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
+        self.rope_theta = config.rope_theta
         self.half_window = config.local_attention // 2
         self.reset_parameters()
         with torch.no_grad():  # what is added to the residual stream begins small
@@ -162,7 +163,7 @@ class Modern(Encoder):
         half = self.config.hidden_size // self.config.num_attention_heads // 2
         # Made on the device: to copy them there would make the host wait.
         places_d = torch.arange(half, device=device).float()
-        rates_d = self.config.rope_theta ** (-places_d / half)
+        rates_d = self.rope_theta ** (-places_d / half)
         angles_Ld = at_L[:, None].float() * rates_d.repeat(2)[None, :]
         return Context(whole, window, angles_Ld.cos(), angles_Ld.sin())
 
