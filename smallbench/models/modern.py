@@ -141,8 +141,7 @@ class Modern(Encoder):
         if head == "tokens":
             self.predictor: Any = TokenPredictor(config)
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
-        half = config.hidden_size // config.num_attention_heads // 2
-        self.rates_d = config.rope_theta ** (-torch.arange(half).float() / half)
+        self.rope_theta = config.rope_theta
         self.half_window = config.local_attention // 2
         self.reset_parameters()
         with torch.no_grad():  # what is added to the residual stream begins small
@@ -161,7 +160,11 @@ class Modern(Encoder):
             whole = batch.attention_mask[:, None, None, :]
             # A padded position sees itself, since a softmax over nothing is not a number.
             window = (window & whole) | torch.eye(length, dtype=torch.bool, device=device)
-        angles_Ld = at_L[:, None].float() * self.rates_d.to(device).repeat(2)[None, :]
+        half = self.config.hidden_size // self.config.num_attention_heads // 2
+        # Made on the device: to copy them there would make the host wait.
+        places_d = torch.arange(half, device=device).float()
+        rates_d = self.rope_theta ** (-places_d / half)
+        angles_Ld = at_L[:, None].float() * rates_d.repeat(2)[None, :]
         return Context(whole, window, angles_Ld.cos(), angles_Ld.sin())
 
     def forward(self, batch: Batch) -> Tensor:

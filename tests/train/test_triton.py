@@ -1,8 +1,8 @@
 """Triton still builds for the V100 (sm_70), which needs no GPU: the kinds of kernel of a step.
 
 A compiler turns a step's elementwise work into such kernels: a norm with its reductions, and GELU
-with dropout. Matrix products stay with cuBLAS: Triton no longer uses the V100's tensor cores. To run
-this, install the Triton of the installed torch (`pip install 'triton==3.7.*'` for torch 2.13).
+with dropout. Matrix products stay with cuBLAS: Triton no longer uses the V100's tensor cores.
+To run this, install the Triton of the installed torch (torch 2.13: `pip install 'triton==3.7.*'`).
 """
 
 # ruff: noqa: E402 (the module is skipped before it imports what is missing)
