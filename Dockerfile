@@ -99,12 +99,14 @@ RUN /opt/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-r
 
 FROM packages AS application
 COPY pyproject.toml README.md LICENSE ./
+COPY benchmarks benchmarks
 COPY jobs jobs
 COPY k8s k8s
 # A page of the leaderboard's site; the package has a link to it.
 COPY docs/submitting.md docs/
 COPY smallbench smallbench
-RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-dir --prefix=/application .
+RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-dir --prefix=/application . \
+    && cp -r benchmarks "$(dirname "$(find /application -type d -path '*-packages/smallbench' -prune)")/"
 
 FROM base
 COPY docker/healthy /usr/local/bin/

@@ -38,7 +38,7 @@ from smallbench.train.config import PretrainConfig
 if TYPE_CHECKING:
     from smallbench.glue.readers import TaskData
     from smallbench.glue.results import RunResult
-    from smallbench.leaderboard.tracks import Track
+    from smallbench.leaderboard.track_table import Track
     from smallbench.stop import Stop
 
 MARGIN = 0.01
@@ -95,7 +95,7 @@ class Options(StorageConfig):
 
 def config(options: Options) -> PretrainConfig:
     """The recipe with the track's budget; of random weights, no step of it."""
-    from smallbench.leaderboard.tracks import TRACKS
+    from smallbench.leaderboard.track_table import TRACKS
 
     limit = TRACKS[options.track].max_train_flops
     assert limit is not None
@@ -118,7 +118,7 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.data.transfer import local_corpus
     from smallbench.files import exclusive_lock
     from smallbench.glue.samples import glue_source
-    from smallbench.leaderboard.tracks import TRACKS
+    from smallbench.leaderboard.track_table import TRACKS
     from smallbench.stop import SignalStop
 
     track, hours = TRACKS[options.track], options.deadline_hours
@@ -330,7 +330,7 @@ def announce(text: str) -> None:
 
 def plan(options: Options) -> str:
     """The budget, as far as it is known without training."""
-    from smallbench.leaderboard.tracks import TRACKS
+    from smallbench.leaderboard.track_table import TRACKS
 
     track, made = TRACKS[options.track], config(options)
     lines = [f"track {track.name}: {track.rule}; protocol {track.protocol}"]

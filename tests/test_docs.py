@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from smallbench import plugins
-from smallbench.jobs.base import Job
-from smallbench.jobs.cli import JOBS, load, resolve
+from smallbench.jobs.base import JOBS, chosen, load
+from smallbench.jobs.cli import resolve
 from tests.cluster.kustomize import KUBECTL
 
 ROOT = Path(__file__).parent.parent
@@ -47,14 +47,6 @@ def of_ours(lines: Iterator[str]) -> Iterator[list[str]]:
                 yield rest[:end]
 
 
-def job_of(name: str, words: list[str]) -> tuple[Job, list[str]]:
-    """The job, or its action that the first word names, and the other words."""
-    job = load(name)
-    if words and words[0] in job.actions:
-        return job.actions[words[0]], words[1:]
-    return job, words
-
-
 @pytest.fixture
 def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plug-ins that the pages name, and the variable of an Indexed Job's pod."""
@@ -71,10 +63,13 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_ours_is_accepted(page: str) -> None:
     for name, *words in of_ours(commands(page)):
-        job, words = job_of(name, words)
-        if "…" in words:  # the example's words and flags stand for what is left out
-            example = shlex.split(job.examples[0])[1 + len(job.name.split()) :]
-            flags = [word for word in words if word.startswith("--")]
+        job, given = chosen(load(name), [word for word in words if word != "…"])
+        if "…" not in words:
+            words = given
+        else:  # the example's words and flags stand for what is left out
+            example = shlex.split(job.examples[0])[2:]
+            _, example = chosen(load(name), example)
+            flags = [word for word in given if word.startswith("--")]
             names = [flag.partition("=")[0] for flag in flags]
             words = [word for word in example if word.partition("=")[0] not in names] + flags
         resolve(job, [word.replace("…", "0" * 64) for word in words], {})
@@ -85,8 +80,8 @@ def test_every_flag_that_is_named_exists(page: str) -> None:
     """Commands within a sentence leave things out, but their job and flags exist."""
     for code in re.findall(r"`smallbench ([a-z0-9]+ [^`]*)`", text_of(page).replace("\n", " ")):
         name, *words = code.split()
-        job, words = job_of(name, words)
-        example = shlex.split(job.examples[0])[1 + len(job.name.split()) :]
+        job, _ = chosen(load(name), words)
+        _, example = chosen(load(name), shlex.split(job.examples[0])[2:])
         _, _, config = resolve(job, example, {})
         for flag in re.findall(r"--([\w.]+)", " ".join(words).partition("--flags")[0]):
             assert (

@@ -1,4 +1,4 @@
-"""Entries in order: ranks with ties as ranges, one view at a time, and two entries side by side."""
+"""Rank the entries of a board, with ties as ranges, and compare two entries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from smallbench.leaderboard.scores import VIEWS, View, ViewName
 from smallbench.leaderboard.statistics import Floats, Interval
 from smallbench.leaderboard.table import escape, markdown_line
 from smallbench.leaderboard.text import show
-from smallbench.leaderboard.tracks import TRACKS
+from smallbench.leaderboard.track_table import TRACKS
 
 BoardName = str
 """`robust` (the first track), another track's name, or `paper`."""
@@ -141,7 +141,7 @@ def _placed(
 
 
 def render_board(evaluations: Sequence[Evaluation]) -> str:
-    """Every board as a Markdown table, one after the other."""
+    """Return every board as a Markdown table, one after the other."""
     parts = []
     for name, tab in BOARDS.items():
         columns = [task.column for task in tab.tasks.values()]
@@ -197,14 +197,14 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Which leads: only if the interval excludes zero."""
+        """Which of the two leads; neither unless the interval excludes zero."""
         if self.interval.low > 0:
             return "A leads"
         return "B leads" if self.interval.high < 0 else "tie"
 
 
 def compare(a: View, b: View) -> list[Difference]:
-    """Every task that both have, then AVG if both have it.
+    """Compare every task that both have, then AVG if both have it.
 
     A task's interval is by itself and of these pretrainings; that of AVG is the board's, of the two
     recipes.
@@ -250,7 +250,7 @@ def half_widths(views: Sequence[View], name: str) -> Floats:
 
 
 def render_comparison(a: Evaluation, b: Evaluation) -> str:
-    """Each view that both have, as a table for a terminal."""
+    """Return a table for a terminal of each view that both have."""
     lines = [f"A: {show(a.folder.name)}", f"B: {show(b.folder.name)}"]
     for name in VIEWS:
         protocols = {view.protocol for e in (a, b) if (view := e.views.get(name))}

@@ -81,7 +81,7 @@ def _is_submission(path: str) -> bool:
 
 
 def _problems_of(change: Change) -> list[str]:
-    """Why a path is not one of an entry's files."""
+    """Return why a path is not one of an entry's files; empty if it is."""
     place = show(change.path)
     parts = change.path.split("/")
     if parts[0] != ROOT:

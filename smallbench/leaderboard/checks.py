@@ -44,9 +44,7 @@ def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
     for name, check in CHECKS.items():
         if name not in (REPORTED_CHECKS if submission.entry.reported else MEASURED_CHECKS):
             continue
-        if name in ("metrics", "splits") and any(
-            finding.verdict == "rejected" for finding in findings
-        ):
+        if name in SCORED_CHECKS and any(finding.verdict == "rejected" for finding in findings):
             # Scoring takes the most time, and a rejected entry shows no scores.
             findings.append(Finding(name, "not done", "rejected before"))
             continue

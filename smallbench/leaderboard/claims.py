@@ -13,7 +13,8 @@ from smallbench.leaderboard.finding import Found
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Labels
 from smallbench.leaderboard.scores import RunScores
-from smallbench.leaderboard.tracks import TRACKS, highest, protocol_of, tracks_of
+from smallbench.leaderboard.track_table import TRACKS
+from smallbench.leaderboard.tracks import highest, protocol_of, tracks_of
 
 FIRST_DATE = "2021-09-22"
 """The paper's; no entry is older."""
@@ -23,13 +24,13 @@ NO_POSITION_TABLE = ("deberta",)
 
 
 def date_in_range(submission: Submission, scores: RunScores) -> Found:
-    """The project's life."""
+    """The date is not before the benchmark."""
     if submission.entry.date < FIRST_DATE:
         yield "rejected", f"date {submission.entry.date} is before the benchmark ({FIRST_DATE})"
 
 
 def digests(submission: Submission, scores: RunScores) -> Found:
-    """Hashes that nothing has."""
+    """Hashes look like hashes."""
     entry = submission.entry.measured
     named = {
         "provenance.git_commit": entry.provenance.git_commit,
@@ -45,7 +46,7 @@ def digests(submission: Submission, scores: RunScores) -> Found:
 
 
 def price(submission: Submission, scores: RunScores) -> Found:
-    """Zero is not a price; unknown is null."""
+    """A price is not zero; null is unknown."""
     hardware, energy = submission.entry.measured.hardware, submission.entry.measured.energy
     for name, value in (
         ("hardware.usd_per_hour", hardware.usd_per_hour),
@@ -56,7 +57,7 @@ def price(submission: Submission, scores: RunScores) -> Found:
 
 
 def positions(submission: Submission, scores: RunScores) -> Found:
-    """A table of positions is as long as the inputs."""
+    """The table of positions is at least as long as the inputs."""
     entry = submission.entry.measured
     model, length = entry.model, entry.pretrain.sequence_length
     longest = max([length, *(stage.sequence_length for stage in entry.pretrain.stages)])
@@ -74,7 +75,7 @@ def positions(submission: Submission, scores: RunScores) -> Found:
 
 
 def splits(submission: Submission, scores: RunScores) -> Found:
-    """Answers on a further dev split that are noise."""
+    """The two dev splits of a task have similar scores."""
     for run in submission.runs:
         task = TASKS[run.task]
         if len(run.predictions) < 2 or not scores.gold.has(run.task):
@@ -93,7 +94,7 @@ def splits(submission: Submission, scores: RunScores) -> Found:
 
 
 def choice(submission: Submission, scores: RunScores) -> Found:
-    """The learning rate that was chosen on a part of train, computed again from the predictions."""
+    """The chosen learning rate is the best on the part of train that chooses."""
     entry = submission.entry.measured
     protocol = protocol_of(entry)
     for name, rate in entry.finetune.chosen.items() if protocol else ():
@@ -117,7 +118,7 @@ def choice(submission: Submission, scores: RunScores) -> Found:
 def _best_rate(
     submission: Submission, runs: Sequence[StoredRun], chosen: float, labels: Labels
 ) -> Found:
-    """The chosen rate has the best score, up to a last bit."""
+    """Compute the scores again; rounding of the last bit does not count."""
     task, found = TASKS[runs[0].task], {}
     for run in runs:
         path = run.predictions[CHOICE]
@@ -137,7 +138,7 @@ def _best_rate(
 
 
 def track(submission: Submission, scores: RunScores) -> Found:
-    """Which rankings admit it, and why others with its protocol do not."""
+    """At least one track of its protocol admits the entry; others are named with the reason."""
     entry, log = submission.entry.measured, submission.train_log
     if protocol_of(entry) is None:
         return  # best dev scores, which no track ranks

@@ -1,4 +1,4 @@
-"""What a claimed pretraining must have cost: parameters and floating-point operations.
+"""Count the parameters and the floating-point operations of a claimed pretraining.
 
 Computed from an entry's sizes without torch. An architecture or objective that is not counted here
 (a plug-in's) is counted by its own model while it trains; its log has the number.
@@ -13,7 +13,7 @@ from typing import Any
 
 from smallbench.leaderboard.entry import SIZE_NAMES, Model, Stage
 from smallbench.models import ARCHITECTURES
-from smallbench.models.config import DebertaConfig, EncoderConfig
+from smallbench.models.config import DebertaConfig, EncoderConfig, ModernConfig
 from smallbench.models.flops import SCORE_TERMS, transformer_flops
 
 MASKED_LM, REPLACED_TOKEN = "masked_lm", "replaced_token"
@@ -54,8 +54,11 @@ def count_parameters(config: EncoderConfig) -> ParameterCount:
     """Count them. The vocabulary is not padded, because no export's is."""
     D, E, F = config.hidden_size, config.embedding_size, config.intermediate_size
     assert config.vocab_size is not None, "an entry has its tokenizer's"
-    project = E * D if E != D else 0
     tables = config.vocab_size * E
+    if isinstance(config, ModernConfig):  # no biases; the first layer has one norm, not two
+        inner = config.num_hidden_layers * (4 * D * D + 3 * D * F + 2 * D) + D
+        return ParameterCount(total=inner + tables, without_embeddings=inner)
+    project = E * D if E != D else 0
     attention = 4 * (D * D + D)
     if isinstance(config, DebertaConfig):
         # Two more maps, for positions. The biases are as many: keys have none, one map has one.

@@ -45,8 +45,9 @@ Answers = Mapping[str, NDArray[Any]]
 def copied_answers(
     folders: Collection[Path], among: Iterable[Path] = ()
 ) -> dict[Path, list[Finding]]:
-    """Folder to its predictions that equal those of another of `folders` or `among`, constant ones
-    apart. Those in `among` were not looked at before, and are not unpacked but for a comparison.
+    """Return each folder with its predictions that equal those of another of `folders` or `among`.
+
+    Constant predictions do not count. Files of `among` are only unpacked for a comparison.
     """
     alike: dict[bytes, list[tuple[Path, str]]] = {}
     for folder in sorted({*folders, *among}):
@@ -115,7 +116,7 @@ def compared_answers(runs: Sequence[Any], predictions: Mapping[str, NDArray[Any]
 def near_copies(
     answers: Mapping[Path, Answers], folders: Collection[Path]
 ) -> dict[Path, list[Finding]]:
-    """Folder of `folders` to the entries that it agrees with beyond what independent models do."""
+    """Return each folder with the entries whose answers agree more than independent models' do."""
     findings: dict[Path, list[Finding]] = {}
     for task in COMPARED:
         groups: dict[int, list[Path]] = {}
@@ -137,7 +138,7 @@ def near_copies(
 def _near_pairs(
     task: str, length: int, places: Sequence[Path], answers: Mapping[Path, Answers]
 ) -> list[tuple[Path, Path, int, int]]:
-    """Pairs of entries with the rows in which their nearest runs differ, and their seeds do."""
+    """Return pairs of entries with the differing rows of their nearest runs, and of their seeds."""
     signs, owner = [], []
     for number, place in enumerate(places):
         rows = answers[place][task]
@@ -165,7 +166,7 @@ def _near_pairs(
 def shared_evidence(
     entries: Mapping[Path, Entry], folders: Collection[Path]
 ) -> dict[Path, list[Finding]]:
-    """Folder of `folders` to what it has of another entry that belongs to one run alone."""
+    """Return each folder with what it shares with another entry and only one run can have."""
     seen: dict[tuple[str, Any], list[Path]] = {}
     for folder, entry in entries.items():
         for key in _evidence(entry):

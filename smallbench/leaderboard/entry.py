@@ -46,7 +46,7 @@ def schema() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Links:
-    """Where to read on; https only."""
+    """Links to code, paper and weights; https only."""
 
     code: str | None = None
     paper: str | None = None
@@ -110,13 +110,13 @@ class Stage:
 
     @property
     def num_tokens(self) -> int:
-        """Positions of all its batches."""
+        """Number of positions of all its batches."""
         return self.num_steps * self.global_batch_size * self.sequence_length
 
 
 @dataclass(frozen=True)
 class Pretrain:
-    """How long and how much at once."""
+    """Steps, batch, length, tokens and time."""
 
     num_steps: int
     global_batch_size: int
@@ -130,7 +130,7 @@ class Pretrain:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The declared ramps, or the one stage of a run without."""
+        """The declared ramps; without ramps, one stage."""
         return self.ramps or (
             Stage(self.num_steps, self.global_batch_size, self.sequence_length),
         )  # fmt: skip
@@ -182,7 +182,7 @@ class Finetune:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which code, with which configuration."""
+    """The code and its configuration."""
 
     code_version: str
     git_commit: str | None
@@ -209,7 +209,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Measured:
-    """The sections that every entry has but a reported one."""
+    """The sections of every entry that is not reported."""
 
     model: Model
     data: Data
@@ -222,7 +222,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Entry:
-    """`entry.json`. Of tier *reported*, only `reported` is there; else everything but it."""
+    """`entry.json`. Tier *reported* has the section `reported`; others have all sections but it."""
 
     schema_version: int
     slug: str
@@ -279,7 +279,7 @@ SECTIONS: dict[str, type] = {
 
 
 def entry_from_dict(content: Mapping[str, Any]) -> Entry:
-    """The typed view of a content that the schema allows; every value stays what it was."""
+    """Return the typed view of a content that the schema allows."""
     values = _tuples(content)
     for name, cls in SECTIONS.items():
         if name in values:
@@ -349,7 +349,7 @@ def predictions_path(task: str, *, learning_rate: float, seed: int, epochs: int,
 
 
 def predictions_bytes(task: Task, values: NDArray[Any]) -> bytes:
-    """[N] classes or scores as the gzipped text of a predictions file; equal input, equal bytes."""
+    """Return [N] classes or scores as a gzipped predictions file; equal input gives equal bytes."""
     if task.label_names is not None:
         words = [task.label_names[value] for value in values.tolist()]
     else:
@@ -359,7 +359,7 @@ def predictions_bytes(task: Task, values: NDArray[Any]) -> bytes:
 
 
 def chained(records: Iterable[Mapping[str, Any]], *, config_digest: str) -> list[dict[str, Any]]:
-    """Records of a training log with their links: no line can be changed, cut or added alone."""
+    """Return records of a training log, each linked by a hash to the one before."""
     lines, previous = [], config_digest
     for record in records:
         previous = link(previous, record)

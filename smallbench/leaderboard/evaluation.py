@@ -87,7 +87,7 @@ class Evaluation:
 
     @property
     def rejected(self) -> bool:
-        """Whether any check says so."""
+        """Whether any check rejects the entry."""
         return any(finding.verdict == "rejected" for finding in self.findings)
 
     @property
@@ -194,7 +194,7 @@ def entry_folders(root: Path) -> list[Path]:
 def _together(
     evaluations: Sequence[Evaluation], today: date | None, *, among: Iterable[Path] = ()
 ) -> list[Evaluation]:
-    """Add what an entry's own bytes do not tell: the others, the calendar, the keepers' word."""
+    """Add what depends on other entries, on the date and on the keepers' verification."""
     accepted = {e.folder.resolve() for e in evaluations if not e.rejected}
     among = list(among)
     copies = copied_answers(accepted, among) if accepted else {}

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""Findings of checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Found = Iterator[tuple[Verdict, str]]
 
 
 class Rejected(ValueError):  # noqa: N818 - a verdict, not a fault of ours
-    """The folder cannot be an entry; `check` is which of the checks says so."""
+    """The folder cannot be an entry; `check` names the check that found it."""
 
     def __init__(self, check: str, reason: str) -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""An entry's folder as somebody sent it: read as data, under limits, trusting nothing.
+"""Read an untrusted entry's folder as data, under limits.
 
 Nothing in it is executed, followed or unpacked: only files of known names are opened, each is read
 up to a fixed size, and what does not fit raises `Rejected`, which names the check and the reason.
@@ -88,12 +88,12 @@ class Submission:
 
 
 def read_submission(folder: Path) -> Submission:
-    """Read every file of a folder. Raises `Rejected` at the first that is not as it must be."""
+    """Read every file of a folder. Raises `Rejected` at the first malformed one."""
     return parse_submission(folder, read_files(folder))
 
 
 def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
-    """The same of what `read_files` found in it."""
+    """Parse what `read_files` returned for a folder."""
     entry = _parse_entry(contents[ENTRY_FILE], folder)
     if entry.tier == "reported":
         extra = sorted(set(contents) - {ENTRY_FILE})
@@ -129,7 +129,7 @@ def chosen_tasks(folders: Iterable[Path]) -> set[str]:
 
 
 def prepare() -> None:
-    """Build what every reading needs, so that processes forked from this one share it."""
+    """Build shared tables before processes are forked."""
     _validator(""), _validator("run")
     for task in TASKS.values():
         if not task.is_regression:
@@ -141,7 +141,7 @@ def prepare() -> None:
 
 
 def list_files(folder: Path) -> dict[str, int]:
-    """Path below `folder` to size of each file.
+    """Return the size of each file by its path below `folder`.
 
     Raises `Rejected` for links, special files, unknown names, too many or too large ones.
     """
@@ -182,7 +182,7 @@ def _statuses(place: Path, prefix: str) -> dict[str, os.stat_result]:
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """Path to content of every file that `list_files` accepts.
+    """Return the content of every file that `list_files` accepts, by path.
 
     Read once: what is hashed is what is checked, whoever writes there meanwhile.
     """
@@ -199,7 +199,7 @@ def fingerprint(contents: Mapping[str, bytes]) -> str:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """A regular file's bytes; neither links nor more than `limit` are followed."""
+    """Return a regular file's bytes, at most `limit`; links are not followed."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
@@ -217,7 +217,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def parse_json(content: bytes, *, check: str, place: str) -> Any:
-    """A JSON value of bounded depth, with finite numbers and no key twice."""
+    """Parse a JSON value of bounded depth, with finite numbers and no key twice."""
     try:
         value = _DECODER.decode(content.decode("utf-8"))
         _require_plain(value, MAX_JSON_DEPTH)
@@ -300,13 +300,13 @@ def _validator(part: str) -> Any:
 
 
 def _pattern(validator: Any, pattern: str, value: Any, node: Any) -> Iterator[Exception]:
-    """Of the whole text; `$` would let a line break pass behind it."""
+    """Match the whole text; `$` would allow a line break after it."""
     if isinstance(value, str) and not re.fullmatch(pattern, value):
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
-    """A schema without references but the recursive one: following them is half of the work."""
+    """Inline all references but the recursive one: following them is half of the work."""
     if isinstance(node, list):
         return [_inlined(member, definitions) for member in node]
     if not isinstance(node, dict):

@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one call."""
+    """Limits of one call."""
 
     seconds: float = 25.0
     """An entry takes a quarter of one, the worst that is legal a few."""
@@ -134,7 +134,7 @@ def _exceeded(what: str) -> Failure:
 
 
 def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits) -> None:
-    """In the new process."""
+    """Make calls in the new process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     _lower(resource.RLIMIT_CORE, 0)
     if (size := _address_space()) is not None:

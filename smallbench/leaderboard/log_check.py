@@ -1,4 +1,4 @@
-"""Whether a training log is that of a run: chained, complete, rising, and as fast as it says."""
+"""Check a training log: chained, complete, rising, and as fast as its records say."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIN_VARIATION = 1e-4
 
 
 def log(submission: Submission, scores: RunScores) -> Found:
-    """Every law of a log; the chain first."""
+    """Check the chain first, then the records."""
     entry, lines = submission.entry.measured, submission.train_log
     head = entry.provenance.train_log_sha256
     if not lines:

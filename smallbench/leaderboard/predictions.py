@@ -1,4 +1,4 @@
-"""A file of predictions as somebody sent it: gzipped lines index<TAB>prediction, under limits."""
+"""Read an untrusted file of predictions under limits: gzipped lines index<TAB>prediction."""
 
 from __future__ import annotations
 

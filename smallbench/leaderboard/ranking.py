@@ -1,4 +1,4 @@
-"""Which entry leads which, and the interval of each AVG: all entries of a view at once.
+"""Find which entry leads which, and the interval of each AVG, for all entries of a view.
 
 Three sources of luck are added to what `statistics` draws for each task:
 
@@ -141,7 +141,7 @@ class Differences:
 
 
 def differences(entries: Sequence[Scored]) -> Differences:
-    """All pairs, with ranges that hold together with probability `CONFIDENCE`."""
+    """Return all pairs with ranges that hold together with probability `CONFIDENCE`."""
     num = len(entries)
     scores_E = np.array([entry.score for entry in entries])
     difference_EE = scores_E[:, None] - scores_E[None, :]

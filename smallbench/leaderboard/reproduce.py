@@ -1,4 +1,4 @@
-"""An entry's own commands, made from its configuration, and whether a repetition agrees with it.
+"""Repeat an entry by commands made from its configuration, and compare the results.
 
 A board's keeper runs them on a card of their own. What comes out is an entry too, so both are
 compared by their predictions. `verified` needs three things to agree within stated tolerances.
@@ -81,7 +81,7 @@ class Repetition:
         return "\n".join(map(shlex.join, self._commands))
 
     def run(self, gold: Gold, *, cache: Path | None = None) -> tuple[str, bool]:
-        """Run the commands and compare: what agrees, and whether all does.
+        """Run the commands; return the comparison, and whether everything agrees.
 
         Raises `DataError` at the first command that fails.
         """
@@ -145,7 +145,7 @@ def _last_loss(submission: Submission) -> float:
 
 
 def render(found: Sequence[Agreement], sha256: str | None, slug: str) -> str:
-    """A line each, and what a keeper writes to `verified.json` if all hold."""
+    """Return a line for each, and the line for `verified.json` if all hold."""
     lines = [f"{'ok' if a.holds else 'DIFFERS':<8} {a.name}: {a.claimed} claimed, {a.repeated} "
              f"repeated ({a.tolerance})" for a in found]  # fmt: skip
     if all(a.holds for a in found):

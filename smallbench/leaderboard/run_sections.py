@@ -1,4 +1,4 @@
-"""The sections of an entry that a pretraining run knows: read from `run.json` and its records."""
+"""Make the sections of an entry that describe the pretraining from `run.json` and its records."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def pretrain_of(
     metrics: Sequence[Mapping[str, Any]],
     records: Sequence[Mapping[str, Any]],
 ) -> Pretrain:
-    """Return how long and how much at once."""
+    """Return steps, batch, length, tokens and time."""
     settings, summary = record["config"], record.get("summary", {})
     last, batch = records[-1], settings["train"]["global_batch_size"]
     active = summary.get("gpu_active_seconds") or last["train_seconds"]
@@ -90,7 +90,7 @@ def pretrain_of(
 
 
 def stages_of(records: Sequence[Mapping[str, Any]], *, length: int) -> tuple[Stage, ...]:
-    """The batch sizes that a run had, from the tokens between its records."""
+    """Return the batch sizes of a run, from the tokens between its records."""
     start = {"step": 0, "tokens": 0, "train_seconds": 0.0}
     parts = []
     for a, b in pairwise(thinned([start, *records], MAX_STAGES)):
@@ -127,7 +127,7 @@ def energy_of(record: Mapping[str, Any], *, gco2_per_kwh: float | None) -> Energ
 
 
 def _energy_method(methods: str) -> str | None:
-    """An entry's word for how a run's attempts were counted; of several the least exact."""
+    """Return the entry's name of the method; of several attempts the least exact one."""
     words = {"tdp": "estimate", "codecarbon": "codecarbon", "nvml": "nvml"}
     return next((word for name, word in words.items() if name in methods.split(" + ")), None)
 
@@ -135,7 +135,7 @@ def _energy_method(methods: str) -> str | None:
 def provenance_of(
     record: Mapping[str, Any], *, log_sha256: str, image_digest: str | None
 ) -> Provenance:
-    """Return which code ran, with which configuration."""
+    """Return the code and its configuration."""
     commits = [attempt["git_commit"] for attempt in record["attempts"]]
     last = record["attempts"][-1]
     commit = (last["git_commit"] or "").removesuffix("+dirty")
@@ -158,7 +158,7 @@ def provenance_of(
 
 
 def plugin_path(name: str) -> str:
-    """Where an entry keeps a plug-in's file: `lab/gate.py` in `plugins/lab.gate.py`."""
+    """Return the path of a plug-in's file in an entry: `plugins/lab.gate.py` for `lab/gate.py`."""
     plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name.replace("/", "."))
     return f"{PLUGINS_FOLDER}/{plain}"
 

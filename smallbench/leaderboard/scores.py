@@ -64,11 +64,11 @@ class RunScores:
         return self._known[path]
 
     def answers(self, runs: Sequence[StoredRun]) -> Labels:
-        """[S, N] what runs of one task answered on dev."""
+        """Return [S, N] the answers of runs of one task on dev."""
         return np.stack([self.submission.predictions[run.predictions["dev"]] for run in runs])
 
     def draws(self, runs: Sequence[StoredRun]) -> Floats:
-        """[S, R] scores of runs of one task, drawn again; both views take them from here."""
+        """Return [S, R] bootstrap scores of runs of one task, computed once for both views."""
         missing = [run for run in runs if run.predictions["dev"] not in self._draws]
         if missing:
             name = missing[0].task
@@ -149,7 +149,7 @@ class View:
 
     @cached_property
     def scored(self) -> Scored | None:
-        """What the ranking needs."""
+        """Input of the ranking; None without AVG."""
         if self.draws is None or self.average is None:
             return None
         tasks = list(self.tasks.values())
@@ -169,7 +169,7 @@ class View:
 
     @property
     def interval(self) -> Interval | None:
-        """AVG's, from this entry alone; `board` has the one that all entries of a view give."""
+        """Interval of AVG from this entry alone; a board counts all its entries."""
         scored = self.scored
         if scored is None:
             return None

@@ -1,4 +1,4 @@
-"""How sure one task's score is: a hierarchical bootstrap over dev examples and fine-tuning seeds.
+"""Bootstrap of one task's score over dev examples and fine-tuning seeds.
 
 A draw takes the dev examples again with replacement (the same ones for every run: they share the
 dev set) and the seeds again with replacement, and computes the score from what it took. Runs that
@@ -108,7 +108,7 @@ def _example_weights(name: str, num: int, num_draws: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=16)
 def _group_of(name: str, num: int) -> NDArray[np.int64] | None:
-    """[N] the group of each example; None where each is its own."""
+    """Return [N] the group of each example; None if each is its own group."""
     if num <= 2 * MAX_GROUPS:
         return None
     return _generator("groups", name, str(num)).permutation(num) % MAX_GROUPS
@@ -217,7 +217,7 @@ _METRICS = {"accuracy": _accuracy, "matthews": _matthews, "spearman": _spearman}
 
 
 def prepare(labels: Mapping[str, Mapping[str, Values]]) -> None:
-    """Draw the examples of these tasks, so that processes forked from this one share them."""
+    """Draw the examples of these tasks before processes are forked, so that they share them."""
     for name, splits in labels.items():
         draw_scores(TASKS[name], splits["dev"][None], splits["dev"])
 
@@ -232,14 +232,9 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether a difference with this interval is a lead."""
-        return self.low > 0 or self.high < 0
-
 
 def interval(draws_R: Floats) -> Interval:
-    """Percentile interval."""
+    """Return the percentile interval."""
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(draws_R, [tail, 100 - tail])
     return Interval(float(low), float(high))

@@ -44,7 +44,7 @@ class Row:
 
 
 def reported_row(row: ReportedRow) -> Row:
-    """A published row as a line of the table."""
+    """Return a published row as a line of the table."""
     return Row(
         name=row.name,
         kind="reported",
@@ -56,7 +56,7 @@ def reported_row(row: ReportedRow) -> Row:
 
 
 def local_rows(runs: Iterable[RunResult]) -> list[Row]:
-    """One row for each model among stored runs.
+    """Return a row for each model among stored runs.
 
     Raises `DataError` if runs of one task are not repetitions of each other.
     """
@@ -102,12 +102,12 @@ def _protocol_note(summary: Summary) -> str:
 
 
 def leaderboard_rows(runs: Iterable[RunResult] = ()) -> list[Row]:
-    """The paper's rows and those of stored runs, in the order of the table."""
+    """Return the paper's rows and those of stored runs, in the order of the table."""
     return ordered([*map(reported_row, REPORTED), *local_rows(runs)])
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
-    """By AVG, highest first; then incomplete rows; then unofficial, then sample rows."""
+    """Sort by AVG, highest first; then incomplete rows, unofficial rows, sample rows."""
 
     def place(row: Row) -> tuple[int, bool, float, str]:
         average = row.average
@@ -118,7 +118,7 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
 
 
 def render_markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table with its notes, rows in the order of `ordered`."""
+    """Return a Markdown table with its notes, rows in the order of `ordered`."""
     columns = [task.column for task in TASKS.values()]
     header = ["Model", "Kind", "Params", *columns, "AVG", "Seeds"]
     lines = [markdown_line(header), "|---|---|" + "--:|" * (len(header) - 2)]
@@ -177,12 +177,12 @@ def _cell(cell: Cell | None) -> str:
 
 
 def markdown_line(cells: Iterable[str]) -> str:
-    """A row of a Markdown table."""
+    """Return a row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
 def escape(text: str) -> str:
-    """Text that stays in its table cell and is neither HTML nor Markdown."""
+    """Escape text so that it stays in its table cell and is neither HTML nor Markdown."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     for mark in "\\|`*_[]":
         text = text.replace(mark, f"\\{mark}")

@@ -1,4 +1,4 @@
-"""Foreign text: what may be in it, how a report quotes it, and which names look alike."""
+"""Untrusted text: what may be in it, how a report quotes it, and which names look alike."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def is_invisible(character: str) -> bool:
 
 
 def show(value: Any) -> str:
-    """Foreign text for a report: on one line, without escapes for the terminal, not long."""
+    """Return untrusted text for a report: one short line without terminal escapes."""
     text = value if isinstance(value, str) else repr(value)
     text = "".join("�" if is_invisible(c) else c for c in text)
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def name_of(character: str) -> str:
-    """Unicode's name of a character, or its number."""
+    """Return Unicode's name of a character, or its number."""
     return unicodedata.name(character, f"U+{ord(character):04X}")
 
 

@@ -1,69 +1,20 @@
-"""The tracks of the board: which entries a ranking admits, as a table. Each is a tab of the site.
-
-An entry declares no track. Its protocol, its card, the peak memory and the FLOPs in its log, and
-its parameters decide. A further track is a further row.
-"""
+"""Which tracks admit an entry, and why another does not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from smallbench.config import flatten
 from smallbench.errors import ConfigError
-from smallbench.glue.protocols import DEFAULT, PROTOCOLS, Protocol
+from smallbench.glue.protocols import PROTOCOLS, Protocol
 from smallbench.gpus import GIB, gpu_of_device
 from smallbench.leaderboard.compute import encoder_config, train_flops
 from smallbench.leaderboard.entry import FLOPS_KEY, PEAK_KEY, Entry, Measured
+from smallbench.leaderboard.track_table import TRACKS, Track
 from smallbench.models.config import EncoderConfig
 
 Log = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Track:
-    """What a ranking admits; None: no limit."""
-
-    name: str
-    title: str
-    page: str
-    protocol: str
-    max_memory_bytes: int | None = None
-    """Of the card, by its name, and of the run, by the peak in its log."""
-    max_parameters: int | None = None
-    max_train_flops: float | None = None
-    """Of the pretraining, by the model's own count."""
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The tasks that AVG is the mean of."""
-        return PROTOCOLS[self.protocol].tasks
-
-    @property
-    def rule(self) -> str:
-        """The limits in a sentence."""
-        parts = ["any hardware"]
-        if self.max_memory_bytes:
-            parts = [f"one card of at most {self.max_memory_bytes / GIB:.0f} GB"]
-        if self.max_parameters:
-            parts.append(f"at most {self.max_parameters / 1e6:.0f}M parameters")
-        if self.max_train_flops:
-            parts.append(f"at most {self.max_train_flops:.0e} training FLOPs".replace("e+", "e"))
-        return ", ".join(parts)
-
-
-TRACKS: Mapping[str, Track] = {
-    track.name: track
-    for track in (
-        # Kanakarajan et al. 2021 used one V100 of 16 GB. 30M and 6e18 FLOPs are our choice.
-        Track("small", "One 16 GB card", "index.html", DEFAULT, 16 * GIB, 30_000_000, 6e18),
-        # About half an hour of two CPU cores; the number is our choice.
-        Track("tiny", "Two CPU cores", "tiny.html", "tiny-v1", max_train_flops=2e14),
-        Track("any", "Any hardware", "any.html", DEFAULT),
-    )
-}
-"""Name to track, in the order of the tabs; the first is the board's front page."""
 
 
 def protocol_of(entry: Measured) -> Protocol | None:
@@ -144,6 +95,6 @@ def flops_of(entry: Measured) -> float | None:
 
 
 def _fraction(value: Any, default: float) -> float:
-    """A configured fraction, or the default if there is none."""
+    """Return a configured fraction, or the default."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and 0 < value <= 1 else default

@@ -22,6 +22,7 @@ from smallbench.batch import Batch
 from smallbench.models.config import ModernConfig
 from smallbench.models.convert import FINETUNING_DROPOUT, Rule, Target, token_rows
 from smallbench.models.encoder import Encoder, Head
+from smallbench.models.flops import transformer_flops
 from smallbench.models.kernels import Dropout, attend
 
 
@@ -167,6 +168,10 @@ class Modern(Encoder):
         """Batch → hidden_BLD, the last layer's output, normalised."""
         normed_BLD: Tensor = self.final_norm(super().forward(batch))
         return normed_BLD
+
+    def flops_formula(self, **sizes: int) -> int:
+        """Return the operations of a forward pass."""
+        return transformer_flops(self.config, self.head, architecture="modern", **sizes)
 
     @classmethod
     def transformers_target(

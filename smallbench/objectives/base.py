@@ -73,6 +73,7 @@ class PretrainObjective(Objective):
         targets."""
         super().compile(*arguments, **named)
         compiled = self._compiled_call_impl
+        assert compiled is not None
 
         def call(batch: Batch) -> Any:
             for tensor in (batch.target_positions, batch.target_ids, batch.target_uniforms):

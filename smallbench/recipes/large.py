@@ -19,7 +19,7 @@ BERT_OPTIM = OptimConfig(
 @recipe(
     parameters="109.5M",
     source="BERT-Base (Devlin et al. 2019, arXiv 1810.04805)",
-    budget="1M steps of 256 x 128 tokens (32.8B tokens); 5.5 days of a V100 at an MFU of 30 %, "
+    budget="1M steps of 256 x 128 tokens (32.8B tokens); 4.5 to 8.2 days of a V100, "
     "planned, not measured",
     expected="not measured; its paper reports a GLUE test average of 79.6 with WNLI left out",
 )
@@ -52,7 +52,7 @@ def bert_base() -> PretrainConfig:
 @recipe(
     parameters="335.2M",
     source="BERT-Large (Devlin et al. 2019, arXiv 1810.04805)",
-    budget="1M steps of 256 x 128 tokens (32.8B tokens); 19 days of a V100 at an MFU of 30 %, "
+    budget="1M steps of 256 x 128 tokens (32.8B tokens); 14 to 26 days of a V100, "
     "planned, not measured",
     expected="not measured; its paper reports a GLUE test average of 82.1 with WNLI left out",
 )
@@ -92,8 +92,8 @@ DEBERTA_OPTIM = OptimConfig(
 @recipe(
     parameters="758.9M",
     source="DeBERTa-XLarge (He et al. 2021, arXiv 2006.03654; microsoft/deberta-xlarge)",
-    budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); 4.1 days of a V100 at an MFU of 30 % "
-    "less recomputation, planned, not measured",
+    budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); 3.6 to 6.6 days of a V100, "
+    "planned, not measured",
     expected="not measured",
 )
 def deberta_xlarge() -> PretrainConfig:
@@ -129,8 +129,8 @@ def deberta_xlarge() -> PretrainConfig:
 @recipe(
     parameters="1527.8M",
     source="this project; the shape is GPT-2 XL's (Radford et al. 2019): 48 layers of 1,600",
-    budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); 9.7 days of a V100 at an MFU of 30 % "
-    "less recomputation and without the host's part, planned, not measured",
+    budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); 6.5 to 12.3 days of a V100, "
+    "planned, not measured",
     expected="not measured; it is here to show what fits",
 )
 def bert_1_5b() -> PretrainConfig:

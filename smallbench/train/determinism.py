@@ -23,7 +23,7 @@ def deterministic(is_on: bool) -> Iterator[None]:
     before = (
         torch.are_deterministic_algorithms_enabled(),
         settings.fill_uninitialized_memory,  # type: ignore[attr-defined]
-        cuda.cudnn_sdp_enabled(),
+        cuda.cudnn_sdp_enabled(),  # type: ignore[no-untyped-call]
     )
     torch.use_deterministic_algorithms(True)
     settings.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # for debugging

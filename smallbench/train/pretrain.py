@@ -9,6 +9,7 @@
 
 The same command continues an interrupted run. With the same device, precision, thread count and
 torch it ends with the weights, bit for bit, that the run would have had without the interruption.
+(On a GPU, rows over 128 tokens need `train.deterministic` for that.)
 """
 
 from __future__ import annotations

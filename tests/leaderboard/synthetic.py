@@ -41,7 +41,7 @@ from smallbench.leaderboard.entry import (
     write_entry,
 )
 from smallbench.leaderboard.gold import Choice, Gold
-from smallbench.leaderboard.tracks import TRACKS
+from smallbench.leaderboard.track_table import TRACKS
 from smallbench.models import ARCHITECTURES as MODELS
 
 # Accuracy (or correlation) that a small encoder reaches, and how far seeds scatter, in points.

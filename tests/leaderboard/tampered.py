@@ -423,7 +423,7 @@ CASES = {
             "".join((folder / "train_log.jsonl").read_text().splitlines(keepends=True)[:300])),
         "log", r"train_log_sha256 is not the last link"),
     "log_removed": (
-        lambda folder: (folder / "train_log.jsonl").unlink(), "log", r"the log is not"),
+        lambda folder: (folder / "train_log.jsonl").unlink(), "log", r"the log is missing"),
     "log_of_another_run": (
         lambda folder: shutil.copy(folder.parent / "original/train_log.jsonl", folder), "log",
         r"the chain breaks at line 1"),
@@ -498,7 +498,7 @@ def unknown_gpu(folder):
 # ---- fine-tuning and predictions
 
 
-@case("rejected", "predictions", r"no label of rte")
+@case("rejected", "predictions", r"is not a label of rte")
 def swapped_predictions_of_two_tasks(folder):
     a, b = prediction(folder, "mrpc"), prediction(folder, "rte")
     content = a.read_bytes()
@@ -776,7 +776,7 @@ def runs_missing(folder):
     (folder / "runs.jsonl").unlink()
 
 
-@case("rejected", "runs", r"last line has no end")
+@case("rejected", "runs", r"last line does not end")
 def runs_cut_off(folder):
     file = folder / "runs.jsonl"
     file.write_text(file.read_text()[:-30])
@@ -964,7 +964,7 @@ CASES = {
             {"num_steps": 10**15, "global_batch_size": 10**15, "sequence_length": 10**15}]),
         "tokens", r"steps × batch × length is"),
     "line_ends_of_windows": (
-        answered("cola", b"\n", b"\r\n"), "predictions", r"no table of index<TAB>prediction"),
+        answered("cola", b"\n", b"\r\n"), "predictions", r"is not a table of index<TAB>prediction"),
     "label_with_a_carriage_return": (
         answered("cola", b"acceptable\n", b"acceptable\r\n"), "predictions",
         r"'acceptable.' is not a label of cola"),
@@ -980,9 +980,9 @@ CASES = {
         answered("cola", b"\n7\t", b"\n07\t"), "predictions", r"indices are not 0, 1, 2"),
     "one_endless_line": (
         packed("cola", gzip.compress(b"index\tprediction\n" + b"0" * 40_000)), "predictions",
-        r"no table of index<TAB>prediction"),
+        r"is not a table of index<TAB>prediction"),
     "empty_predictions": (packed("cola", b""), "predictions", r"is cut off"),
-    "gzip_of_nothing": (packed("cola", gzip.compress(b"")), "predictions", r"no table"),
+    "gzip_of_nothing": (packed("cola", gzip.compress(b"")), "predictions", r"is not a table"),
     "gzip_of_ten_thousand_members": (
         packed("cola", gzip.compress(b"") * 10_000), "predictions", r"continues behind its end"),
     "gzip_with_a_wrong_sum": (

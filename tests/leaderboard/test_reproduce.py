@@ -38,7 +38,9 @@ def test_a_repeated_entry_agrees_with_itself_and_a_changed_one_does_not(corpus, 
     assert main(["enter", "tiny", "bert-tiny", *words, *SMALL]) == 0
     folder = made / "entry" / "bert-tiny-seed-1"
     again = [f"--glue={glue}", f"--data={corpus}", f"--out={tmp_path / 'again'}"]
-    capfd.readouterr()
+    found = capfd.readouterr().out.splitlines()
+    for check in ("choice", "track", "compute", "log", "rows"):  # of real runs, recomputed
+        assert f"ok        {check}" in found
     assert main(["leaderboard", "reproduce", str(folder), *again]) == 0
     printed = capfd.readouterr().out
     for name in ("parameters", "last loss", "AVG"):

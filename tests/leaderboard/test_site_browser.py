@@ -108,6 +108,7 @@ def test_a_click_on_a_header_sorts_and_a_second_one_reverses(opened, entries):
     assert shown(page) == in_order(entries, "gpu_hours")
 
 
+@pytest.mark.slow
 def test_what_is_unknown_is_sorted_last_both_ways(opened, entries):
     page = opened("paper.html")
     for _ in range(2):
@@ -185,6 +186,7 @@ def test_the_back_button_undoes_a_step_and_forward_does_it_again(opened, entries
     assert shown(page) == both
 
 
+@pytest.mark.slow
 def test_a_word_is_one_step_back(opened, entries):
     page = opened()
     page.click("[type=search]")
@@ -195,6 +197,7 @@ def test_a_word_is_one_step_back(opened, entries):
     assert page.input_value("[type=search]") == ""
 
 
+@pytest.mark.slow
 def test_nonsense_in_the_address_is_left_alone(opened, entries):
     page = opened(
         "index.html?sort=-evil&size=<b>&budget=x&tier=none&pin=nobody,entry-1,,&compare=1&open=<b>"
@@ -204,6 +207,7 @@ def test_nonsense_in_the_address_is_left_alone(opened, entries):
     assert page.locator(".tray .chip").count() == 1
 
 
+@pytest.mark.slow
 def test_the_views_keep_what_was_asked_for(opened):
     page = opened("index.html?q=roberta&pin=entry-1")
     page.click(".tabs [data-view=paper]")
@@ -339,6 +343,7 @@ def test_the_keyboard_alone_sorts_searches_pins_compares_and_opens(opened, entri
     assert focused(".tray .button"), "back where it was opened"
 
 
+@pytest.mark.slow
 def test_focus_is_always_seen(opened):
     page = opened("index.html?pin=entry-0,entry-1")
     for _ in range(45):
@@ -418,16 +423,15 @@ def test_without_javascript_all_rows_tables_and_pages_are_there(opened, entries)
     assert page.locator("h1").inner_text() == "Submitting to the leaderboard"
 
 
-@pytest.mark.parametrize(
-    "address",
-    ["index.html", "tiny.html", "any.html", "paper.html", "../unmeasured/index.html"],
-)
-def test_five_rows_are_above_the_fold(opened, address):
-    page = opened(address, viewport={"width": 1280, "height": 800})
-    bottoms = page.locator(".board tbody tr[id]").evaluate_all(
-        "all => all.map(row => row.getBoundingClientRect().bottom)"
-    )
-    assert sum(bottom <= 800 for bottom in bottoms) >= 5
+def test_five_rows_are_above_the_fold(opened):
+    boards = ("index.html", "tiny.html", "any.html", "paper.html", "../unmeasured/index.html")
+    for address in boards:
+        page = opened(address, viewport={"width": 1280, "height": 800})
+        bottoms = page.locator(".board tbody tr[id]").evaluate_all(
+            "all => all.map(row => row.getBoundingClientRect().bottom)"
+        )
+        assert sum(bottom <= 800 for bottom in bottoms) >= 5, address
+        page.close()
 
 
 def test_the_tab_of_a_track_has_its_own_tasks(opened, entries):
@@ -459,6 +463,7 @@ def test_charts_are_drawn_again_with_what_the_table_shows(opened, entries):
     page.locator("#scatter svg text:has-text('AVG')").first.wait_for()
 
 
+@pytest.mark.slow
 def test_a_board_of_one_entry_has_no_filter_with_a_single_choice_and_works(opened):
     page = opened("../single/index.html")
     assert page.locator(".controls select[name=architecture]").count() == 0
@@ -468,6 +473,7 @@ def test_a_board_of_one_entry_has_no_filter_with_a_single_choice_and_works(opene
     assert shown(page) == ["entry-0"]
 
 
+@pytest.mark.slow
 def test_what_is_printed_is_the_table_without_its_controls(opened):
     page = opened()
     page.emulate_media(media="print")

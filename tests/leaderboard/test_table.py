@@ -80,7 +80,7 @@ def test_a_local_row_shows_mean_spread_and_seeds_in_its_place_by_avg():
     assert "ELECTRA-DeBERTa" in lines[3]
     assert "| ELECTRA <sup>" in lines[5]
     assert any("mean over seeds ± standard deviation" in line for line in lines)
-    assert any("no common ranking" in line for line in lines)
+    assert any("are not ranked together" in line for line in lines)
 
 
 def test_incomplete_rows_have_no_avg_and_follow_the_complete_ones():
@@ -89,7 +89,7 @@ def test_incomplete_rows_have_no_avg_and_follow_the_complete_ones():
     assert ordered([*leaderboard_rows(), row])[-1] == row
     table = render_markdown([row])
     assert "| – | 99.90 | 99.90 | – | – | – | – | – | – | 1 |" in table
-    assert "2 of 8 tasks; their mean, which is no AVG, is 99.90." in table
+    assert "2 of 8 tasks; their mean is 99.90, which is not an AVG." in table
 
 
 def test_sample_rows_stand_below_every_real_row_and_say_so():

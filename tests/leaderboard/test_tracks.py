@@ -9,7 +9,7 @@ from smallbench.leaderboard.board import board_rows, compare, render_comparison
 from smallbench.leaderboard.compute import count_parameters, train_flops
 from smallbench.leaderboard.entry import Stage
 from smallbench.leaderboard.evaluation import evaluate, report
-from smallbench.leaderboard.tracks import TRACKS
+from smallbench.leaderboard.track_table import TRACKS
 from smallbench.models import ARCHITECTURES
 from smallbench.objectives import OBJECTIVES as OBJECTIVE_CLASSES
 from smallbench.objectives.config import MaskedLMConfig, ReplacedTokenConfig
@@ -200,7 +200,7 @@ SIZES = {
 OBJECTIVES = {"masked_lm": MaskedLMConfig, "replaced_token": ReplacedTokenConfig}
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "deberta", "electra"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "deberta", "electra", "modern"])
 def test_parameters_are_counted_as_the_model_has_them(architecture):
     encoder = ARCHITECTURES.config_class(architecture)(**SIZES)
     model = ARCHITECTURES[architecture](encoder, head="none")

@@ -5,7 +5,13 @@ import torch
 
 from smallbench.models import ARCHITECTURES
 from smallbench.models.bert import Bert
-from smallbench.models.config import BertConfig, DebertaConfig, ElectraConfig, RobertaConfig
+from smallbench.models.config import (
+    BertConfig,
+    DebertaConfig,
+    ElectraConfig,
+    ModernConfig,
+    RobertaConfig,
+)
 from smallbench.models.flops import counted_flops
 
 SIZES = {
@@ -21,6 +27,7 @@ CONFIGS = [
     ElectraConfig(**SIZES),
     DebertaConfig(**SIZES),
     RobertaConfig(**SIZES | {"embedding_size": 32}),
+    ModernConfig(**SIZES | {"embedding_size": 32}),
 ]
 
 

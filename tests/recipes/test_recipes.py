@@ -12,7 +12,7 @@ from smallbench.config import digest, from_dict, to_dict
 from smallbench.jobs import enter
 from smallbench.leaderboard.compute import train_flops
 from smallbench.leaderboard.entry import Stage
-from smallbench.leaderboard.tracks import TRACKS
+from smallbench.leaderboard.track_table import TRACKS
 from smallbench.models import ARCHITECTURES
 from smallbench.models.flops import SCORE_TERMS
 from smallbench.objectives import OBJECTIVES

@@ -134,6 +134,7 @@ def test_what_is_interrupted_and_continued_offline_is_one_whole_run(corpus, tmp_
 
 RUN = (
     "import sys, time; from pathlib import Path; from tests.tracking.test_wandb import *;"
+    "from smallbench.train import pretrain as pretrain_module;"
     "torch = __import__('torch'); torch.set_num_threads(1);"
     "pretrain_module.matrix_peak_flops = lambda *_: 1e12;"
 )
@@ -157,6 +158,7 @@ def kill_after(corpus, run_dir, *, step_seconds, is_time):
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_what_was_killed_offline_continues_under_its_id(corpus, tmp_path):
     def is_time():
         return (tmp_path / "commits" / "step-0000000008.json").exists() and (
@@ -175,6 +177,7 @@ def test_what_was_killed_offline_continues_under_its_id(corpus, tmp_path):
 # Online
 
 
+@pytest.mark.slow
 def test_what_was_killed_continues_under_its_id_with_nothing_twice_or_lost(
     corpus, tmp_path, server
 ):
@@ -297,6 +300,7 @@ def test_a_server_that_does_not_answer_is_one_sentence_and_offline(
 
 WAITING = (
     "import os, sys; from pathlib import Path; from tests.tracking.test_wandb import *;"
+    "from smallbench.train import pretrain as pretrain_module;"
     "pretrain_module.matrix_peak_flops = lambda *_: 1e12;"
     "tracker.INIT_SECONDS = 600.0;"
     "stop = Stop(StopAfter(20).asked, lambda: 3.0)\n"
@@ -353,6 +357,7 @@ def test_disabled_by_its_own_variable_it_writes_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.wandb"))
 
 
+@pytest.mark.slow
 def test_with_no_tracker_wandb_is_not_imported(corpus, tmp_path):
     program = (
         "import sys; from pathlib import Path; from tests.train.test_pretrain import *;"

@@ -1,4 +1,4 @@
-"""What the templates of the two board pages are given."""
+"""Variables of the template of a board."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
 
 
 def _bits(flags: Iterable[bool]) -> str:
-    """Flags as a hexadecimal number, the first its lowest bit: a quarter of a character each."""
+    """Return flags as a hexadecimal number; the first flag is the lowest bit."""
     return f"{sum(1 << index for index, flag in enumerate(flags) if flag):x}"
 
 
@@ -88,13 +88,13 @@ Fact = tuple[str, tuple[str, str], str]
 
 
 def _news(entry: Entry) -> str:
-    """What is new, in a line: the first note, cut."""
+    """Return the first note, cut to a line."""
     note = next(iter(entry.notes), "")
     return note if len(note) <= MAX_NEWS else note[: MAX_NEWS - 1].rstrip() + "…"
 
 
 def _kinds(shown: Sequence[Row]) -> dict[str, dict[str, str]]:
-    """What the filters offer: field to value and its name."""
+    """Return the options of the filters: field → value → name."""
     architectures = {row.entry.model.architecture for row in shown}
     objectives = {row.entry.model.objective for row in shown}
     return {
@@ -112,7 +112,7 @@ def _brackets(ranked: Sequence[Row]) -> Iterator[tuple[int, Row]]:
 
 
 def _facts(ranked: Sequence[Row], views: Mapping[BoardName, Sequence[Row]]) -> Iterator[Fact]:
-    """What a visitor wants to know first; reported scores are never among it."""
+    """Yield the facts at the top of the page; reported scores are never among them."""
     leading = [row for row in ranked if row.rank and row.rank.best == 1]
     if leading:
         first, others = leading[0], len(leading) - 1

@@ -1,4 +1,4 @@
-"""The whole site from evaluated entries: rendered beside its place, then put there in one move.
+"""Build the site from evaluated entries: rendered beside its place, then moved there at once.
 
 Equal entries give equal bytes: nothing here looks at the clock. All text of submitters passes
 through Jinja's escaping or a writer of JSON, CSV or XML; links are of https or not there.
@@ -52,7 +52,7 @@ def build_site(
     evaluations: Sequence[Evaluation], out: Path, *, site_url: str | None = None,
     is_sample: bool = False,
 ) -> list[Evaluation]:  # fmt: skip
-    """Write the site to the folder `out`; what was there stays until all of it is written.
+    """Write the site to the folder `out`; an old site stays until the new one is complete.
 
     Returns the evaluations as shown: an entry that cannot be rendered is rejected and left out.
 

@@ -1,4 +1,4 @@
-"""What the template of an entry's page is given, and the files beside it."""
+"""Variables of the template of an entry's page, and the files beside it."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _tables(found: Mapping[BoardName, Row]) -> dict[ViewName, Row]:
 def _figures(
     found: Mapping[BoardName, Row], views: Mapping[BoardName, Sequence[Row]]
 ) -> Iterator[tuple[str, str, str]]:
-    """The key figures: name, value, remark."""
+    """Yield the key figures: name, value, remark."""
     for view, row in found.items():
         tab = BOARDS[view]
         if row.average is None:

@@ -1,4 +1,4 @@
-"""Jinja's environment of the site's templates: everything is escaped, nothing undefined passes."""
+"""Jinja's environment of the site: everything is escaped, and undefined names are errors."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def compact(value: float) -> str:
 
 
 def _unbroken(html: Markup) -> Markup:
-    """Without the line breaks between tags, each of which a browser would keep as a node."""
+    """Remove line breaks between tags; a browser would keep each as a node."""
     return type(html)(re.sub(r">\n\s*<", "><", html))

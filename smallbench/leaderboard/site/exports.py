@@ -94,7 +94,7 @@ def _latex(text: str) -> str:
 
 
 def atom_text(views: Views, *, site_url: str) -> str:
-    """`feed.xml` (RFC 4287): the newest entries of both views, each once."""
+    """`feed.xml` (RFC 4287): the newest entries of all boards, each once."""
     ET.register_namespace("", ATOM)
     feed = ET.Element(f"{{{ATOM}}}feed")
 

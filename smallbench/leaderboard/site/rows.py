@@ -1,4 +1,4 @@
-"""What the pages, the charts and the downloads say of an entry, computed once from its evaluation.
+"""What pages, charts and downloads show of an entry, computed once from its evaluation.
 
 Numbers stay numbers here; how they are written is the templates' work.
 """
@@ -53,7 +53,7 @@ class Usage:
 
     @classmethod
     def of(cls, entry: Entry) -> Usage:
-        """From what the entry says and the checks found plausible."""
+        """Return the usage that an entry declares."""
         if entry.reported is not None:
             return cls()
         measured = entry.measured
@@ -78,7 +78,7 @@ class Cell:
     details: TaskScore | None
 
     def share(self, task: Task) -> float:
-        """Of the way from chance to perfect, 0 to 1: the length of the cell's bar."""
+        """Position between chance (0) and perfect (1): the length of the cell's bar."""
         chance = 100 / task.num_labels if task.ranking_metric == "accuracy" else 0.0
         return min(1.0, max(0.0, (self.score - chance) / (100 - chance)))
 
@@ -103,7 +103,7 @@ class Row:
 
     @property
     def slug(self) -> str:
-        """The entry's."""
+        """Slug of the entry."""
         return self.entry.slug
 
     @property
@@ -122,7 +122,7 @@ class Row:
 
     @property
     def trials(self) -> str | None:
-        """Of how many runs a cell is the best or the mean: `5`, or `3 to 5` if tasks differ.
+        """Number of runs of a cell: `5`, or `3 to 5` if tasks differ.
 
         If more trials are declared than have predictions, the best is of the declared ones.
         """
@@ -159,18 +159,18 @@ class Row:
 
     @property
     def declared_trials(self) -> int | None:
-        """Of one task, at most; the entry's word."""
+        """Most trials of a task, as the entry declares."""
         return None if self.entry.finetune is None else self.entry.finetune.num_trials
 
     @property
     def flags(self) -> list[str]:
-        """What a person should look at, a sentence each."""
+        """Findings that a person should look at, a sentence each."""
         found = self.evaluation.findings
         return [f"{f.check}: {f.reason}" for f in found if f.verdict == "flagged"]
 
     @property
     def bracket(self) -> int | None:
-        """Of `SIZES`, the smallest that holds its millions of parameters."""
+        """Smallest of `SIZES` that holds its millions of parameters."""
         millions = self.entry.model.num_parameters / 1e6
         return next((size for size in SIZES if millions <= size), None)
 
@@ -216,7 +216,7 @@ class Row:
 
 
 def rows(evaluations: Sequence[Evaluation], name: BoardName) -> list[Row]:
-    """The rows of a tab in the board's order, reported ones last."""
+    """Return the rows of a board in its order, reported ones last."""
     found = [_row(one) for one in board_rows(evaluations, name)]
     # A reference of which only AVG is known comes last.
     return sorted(found, key=lambda row: (row.tier == "reported", not row.cells))
@@ -268,5 +268,5 @@ def _ends(interval: Interval | None) -> list[float | None] | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Finer than any score is sure of, and short in a file."""
+    """Round to four decimals, to keep files small."""
     return None if value is None else round(value, 4)

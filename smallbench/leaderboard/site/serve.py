@@ -1,4 +1,4 @@
-"""A local look at a built site: this machine only, for as long as the command runs."""
+"""Serve a built site on this machine while the command runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 
 class _Handler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of each request."""
+        """Do not log requests."""
 
     def end_headers(self) -> None:
         # The site may be built again beside an open page.
@@ -23,7 +23,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 def server(folder: Path, *, port: int) -> ThreadingHTTPServer:
-    """A server of `folder`, bound and not yet serving; port 0 takes a free one.
+    """Return a server of `folder` that is bound but does not serve yet; port 0 takes a free one.
 
     Raises `UnavailableError` if the port is taken.
     """

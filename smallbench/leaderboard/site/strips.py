@@ -28,7 +28,7 @@ class Strips:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Strips | None:
-        """None where no row has an AVG."""
+        """Return the strips; None if no row has an AVG."""
         averages = [row.average for row in rows if row.average is not None]
         if not averages:
             return None
@@ -50,7 +50,7 @@ class Strips:
 
 
 def strip(values: Iterable[float], interval: Interval | None, scale: Scale) -> tuple[str, str]:
-    """Paths of an interval and of dots on a line of 100."""
+    """Return the paths of an interval and of dots on a line of 100."""
 
     def at(value: float) -> str:
         return f"{100 * min(1.0, max(0.0, scale.place(value))):.1f}"
@@ -60,7 +60,7 @@ def strip(values: Iterable[float], interval: Interval | None, scale: Scale) -> t
 
 
 def records(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
-    """Entries that were the best when they came, oldest first, each with its gain over the last."""
+    """Return the entries that set a record, oldest first, each with its gain over the last one."""
     found: list[tuple[Row, float | None]] = []
     best: float | None = None
     for row in sorted(rows, key=lambda row: (row.entry.date, -(row.average or 0.0), row.slug)):
@@ -71,7 +71,7 @@ def records(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
 
 
 def curve_points(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """Tokens and loss of a training log, as many points as a screen shows.
+    """Return tokens and loss of a training log, as many points as a screen shows.
 
     The loss of masked tokens, or the total if there is none.
     """

@@ -176,7 +176,7 @@ def _operator(
             needs_gradient,
         )  # fmt: skip
     indices = [target_ids_M.new_empty(0) if i is None else i for i in (guesses, samples)]
-    return loss, *indices, *(gradients or [loss.new_empty(0) for _ in range(3)])  # type: ignore[return-value]
+    return loss, *indices, *(gradients or [loss.new_empty(0) for _ in range(3)])
 
 
 @_operator.register_fake

@@ -34,6 +34,9 @@
     frame.append(pre, button);
   }
 
+  const tabs = $(".tabs");  // on a phone they are wider than the screen
+  if (tabs) tabs.scrollLeft = $("[aria-current]", tabs).offsetLeft - tabs.offsetLeft;
+
   const source = $("#board-data");
   if (!source) return;
 
