@@ -181,7 +181,8 @@ def _qqp(random: Random) -> Pair:
     e = _event(random)
     duplicate = random.random() < 0.5
     first = f"how do i use the {e['kind']} {e['what']} in the {e['where']}"
-    second = ("how can it be used", "how to use it") if duplicate else ("who made it", "when is it")
+    same, other = ("how can it be used", "how to use it"), ("who never uses it", "who removes it")
+    second = same if duplicate else other
     return (_sentence(first, "?"), _sentence(random.choice(second), "?")), str(int(duplicate))
 
 

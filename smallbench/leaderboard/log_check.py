@@ -6,13 +6,17 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smallbench.leaderboard.entry import FLOPS_KEY, link
 from smallbench.leaderboard.finding import Found
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.scores import RunScores
+from smallbench.leaderboard.tracks import Log
 
 PERCENT = 0.01
+Values = NDArray[Any]
+"""[N] a number of each record."""
 
 MIN_POINTS = 200
 MAX_GAP = 0.02
@@ -64,6 +68,17 @@ def log(submission: Submission, scores: RunScores) -> Found:
     widest = int(np.diff(step).argmax())
     if np.diff(step)[widest] > max(MAX_GAP * pretrain.num_steps, 1):
         yield "rejected", f"a gap from step {step[widest]:,} to {step[widest + 1]:,}"
+    yield from _speed(lines, step, tokens, seconds)
+    flops: list[Any] = [line.get(FLOPS_KEY) for line in lines[1:]]
+    if any(flops) and (None in flops or any(a >= b for a, b in pairwise(flops))):
+        yield "rejected", "train_flops do not rise in every line"
+    losses = [line["loss"] for line in lines if line["loss"] is not None]
+    if not losses or losses[-1] >= losses[0]:
+        yield "flagged", "the loss does not fall"
+
+
+def _speed(lines: Log, step: Values, tokens: Values, seconds: Values) -> Found:
+    """The throughput adds up to the tokens, and step times vary as measured ones do."""
     rates = [line["tokens_per_second"] for line in lines[1:]]
     if None in rates:
         yield "rejected", f"no throughput at line {rates.index(None) + 2}"
@@ -75,9 +90,3 @@ def log(submission: Submission, scores: RunScores) -> Found:
     step_times = np.diff(seconds) / np.diff(step)
     if step_times.std() < MIN_VARIATION * step_times.mean():
         yield "rejected", "step times do not vary: they were not measured"
-    flops: list[Any] = [line.get(FLOPS_KEY) for line in lines[1:]]
-    if any(flops) and (None in flops or any(a >= b for a, b in pairwise(flops))):
-        yield "rejected", "train_flops do not rise in every line"
-    losses = [line["loss"] for line in lines if line["loss"] is not None]
-    if not losses or losses[-1] >= losses[0]:
-        yield "flagged", "the loss does not fall"

@@ -102,7 +102,7 @@ class DeepSpeedEngine:
         # Compilers and ops print to stdout, which the metrics use.
         with compiled_ops(), redirect_stdout(sys.stderr), op_errors_explained():
             self._load_ops()
-        # A global that an earlier engine with autocast has set: ZeRO would round gradients.
+        # A global that an earlier engine with autocast has set: ZeRO would scale gradients.
         from deepspeed.runtime import torch_autocast
 
         torch_autocast.TORCH_AUTOCAST_INITIALIZED = False

@@ -86,8 +86,7 @@ def open_run_storage(
     in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
     stack.enter_context(exclusive_lock(run_dir / LOCK_NAME, in_use))
     record = open_again()
-    attempt, uploader = next_attempt(record), None
-    train = config.train
+    attempt, uploader, train = next_attempt(record), None, config.train
     retention = Retention(train.keep_last, train.keep_every_steps, train.milestones)
     if remote:
         holder = holder_of(run_dir)
@@ -103,12 +102,11 @@ def open_run_storage(
     )  # fmt: skip
     store.clean_up()
     checkpoint = newest_checkpoint(stores, store)
-    if checkpoint is not None:
-        _refuse_other_precision(checkpoint, machine, run_dir)
+    _refuse_other_precision(checkpoint, machine, run_dir)
     verify_once(data, run_dir / MEMORY_NAME)
     _copy_tokenizer(data, run_dir, fingerprint=rows.tokenizer.fingerprint)
-    first_step = checkpoint.step if checkpoint else 0
-    add_attempt(run_dir, record, attempt, first_step=first_step, machine=machine.facts())
+    step = checkpoint.step if checkpoint else 0
+    add_attempt(run_dir, record, attempt, first_step=step, machine=machine.facts())
     if uploader:
         _begin_uploads(uploader, run_dir, checkpoint)
     return RunStorage(store, uploader), checkpoint
@@ -122,8 +120,8 @@ def _begin_uploads(uploader: Uploader, run_dir: Path, checkpoint: Checkpoint | N
         uploader.submit(checkpoint)  # the last attempt did not upload it
 
 
-def _refuse_other_precision(checkpoint: Checkpoint, machine: Machine, run_dir: Path) -> None:
-    precision = checkpoint.manifest["precision"]
+def _refuse_other_precision(checkpoint: Checkpoint | None, machine: Machine, run_dir: Path) -> None:
+    precision = checkpoint.manifest["precision"] if checkpoint else machine.precision
     if precision != machine.precision:
         raise ConfigError(
             f"{run_dir} was trained in {precision}, but this device would use {machine.precision}; "

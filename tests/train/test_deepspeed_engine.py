@@ -240,9 +240,11 @@ def test_an_engine_leaves_pytorch_as_it_was_for_everybody_else(kind):
     assert trained(precision="bf16", num_steps=3)[1].losses == before.losses
 
 
-def test_an_engine_with_autocast_does_not_round_the_gradients_of_a_later_one():
+def test_an_engine_with_autocast_does_not_change_a_later_one(monkeypatch):
+    accelerator = pytest.importorskip("deepspeed.accelerator").get_accelerator()
+    monkeypatch.setattr(accelerator, "is_fp16_supported", lambda: True)  # refused as slow on CPUs
     before = trained((2, "optimizer"), num_steps=4)[1]
-    trained((0, "none"), precision="bf16", num_steps=1)
+    deepspeed_engine(objective(), "fp16", stage=0)
     after = trained((2, "optimizer"), num_steps=4)[1]
     assert after.losses == before.losses
     assert after.grad_norms == before.grad_norms

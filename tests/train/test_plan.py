@@ -69,8 +69,10 @@ def test_counts_are_the_models_own(name):
     assert planner.num_embedding_parameters == looked_up
 
 
-@pytest.mark.parametrize("family", ["bert", "deberta", "electra"])
-@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "family", ["bert", *(pytest.param(f, marks=pytest.mark.slow) for f in ("deberta", "electra"))]
+)
+@pytest.mark.parametrize("device_type", [pytest.param("cpu", marks=pytest.mark.slow), "cuda"])
 def test_memory_is_monotonic(family, device_type):
     planner = tiny_planner(device_type, family)
     for choice in CHOICES:
@@ -151,6 +153,7 @@ def test_no_room_is_a_sentence():
         choose(config, device_type="cuda", precision="fp16", memory_bytes=10_000_000)
 
 
+@pytest.mark.slow
 def test_one_and_a_half_billion_fit_16_gb_with_offload_and_not_without():
     config = recipe_of("bert-1.5b")
     decision = choose(config, device_type="cuda", precision="fp16", memory_bytes=16 * GIB)
