@@ -120,7 +120,7 @@ def test_a_run_is_never_taken_for_another(tmp_path):
         (lambda c: c.update(extra=1), "unknown key 'extra'"),
         (lambda c: c["splits"]["dev"]["metrics"].pop("matthews"), "missing 'matthews'"),
         (lambda c: c["splits"]["dev"]["metrics"].update(matthews=math.nan), "no number"),
-        (lambda c: c["splits"]["dev"].update(num_examples="many"), "num_examples='many'"),
+        (lambda c: c["splits"]["dev"].update(num_examples="many"), "num_examples: 'many'"),
         (lambda c: c.update(settings=[]), "result.json is not the result"),
         (lambda c: c.update(data_sha256=[]), "result.json is not the result"),
     ],
