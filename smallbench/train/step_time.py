@@ -26,7 +26,7 @@ BANDWIDTH_SHARE: Pair = (0.8, 0.45)
 norms, dropout and reductions reach less."""
 LAUNCH_SECONDS: Pair = (6e-6, 20e-6)
 """Of the host for one operator, forward, backward and optimizer: PyTorch's dispatcher and Python.
-The one part that a CPU can measure (`docs/one_gpu.md`)."""
+An assumption, like the others here: nothing was measured on a GPU."""
 LINK_SHARE: Pair = (0.8, 0.3)
 """Of PCIe's bandwidth: pinned memory, and pageable memory."""
 HOST_BANDWIDTH: Pair = (100e9, 20e9)
