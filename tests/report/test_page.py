@@ -112,7 +112,7 @@ def test_names_are_text_and_never_markup(tmp_path):
 def test_what_is_no_run_is_said_so(tmp_path, content):
     if content is not None:
         write_run(tmp_path / "run", rows=[])
-    with pytest.raises(DataError, match=r"holds no run|has logged nothing yet"):
+    with pytest.raises(DataError, match=r"is not a run|has logged nothing yet"):
         read_run(str(tmp_path / "run"))
 
 
