@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 LONG = {"docker", "s3server", "slow", "exhaustive"}
 """Markers whose tests run only if `-m` names them."""
+
+
+collect_ignore = [] if find_spec("triton") else ["train/test_triton.py"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
