@@ -18,6 +18,8 @@ from smallbench.storage import open_storage
 from tests.cluster.kustomize import IMAGE, ROOT, command_of
 from tests.servers.s3 import Bucket, Server, use_credentials
 
+pytestmark = pytest.mark.s3server
+
 KINDS = ("bucket", "role")
 TINY = (
     "--sequence_length=32 --model.hidden_size=32 --model.intermediate_size=64 "

@@ -176,7 +176,7 @@ def test_the_manifest_is_published_last(directory: Path, url: str, log):
 
 
 def test_before_the_manifest_there_is_no_corpus(directory: Path, url: str, objects: Path, pull):
-    with pytest.raises(DataError, match=r"no prepared corpus \(no manifest\.json\).*prepare"):
+    with pytest.raises(DataError, match=r"is not a prepared corpus \(it has no manifest\.json\)"):
         pull()
     with pytest.raises(InterruptedRunError, match="the same command"):
         publish_corpus(directory, url, CONFIG, stop=Stop(lambda: True))
