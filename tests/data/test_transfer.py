@@ -180,7 +180,7 @@ def test_before_the_manifest_there_is_no_corpus(directory: Path, url: str, objec
         pull()
     with pytest.raises(InterruptedRunError, match="the same command"):
         publish_corpus(directory, url, CONFIG, stop=Stop(lambda: True))
-    with pytest.raises(DataError, match="no prepared corpus"):
+    with pytest.raises(DataError, match="is not a prepared corpus"):
         pull()
 
 

@@ -46,7 +46,7 @@ OPERATIONS = [
     (shutil, "rmtree"),
     (shutil, "copyfile"),
     (torch, "save"),
-    (checkpoint_module, "save_file"),
+    (checkpoint_module, "save_tensors"),
     (LocalStorage, "put"),
     (LocalStorage, "upload"),
     (LocalStorage, "delete"),
