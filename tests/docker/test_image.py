@@ -243,8 +243,8 @@ def test_a_changed_source_changes_no_layer_of_packages(image, tmp_path):
     context.mkdir()
     for name in ("Dockerfile", "LICENSE", "README.md", "pyproject.toml", ".dockerignore"):
         shutil.copy(built.ROOT / name, context)
-    for name in ("docker", "docs", "jobs", "k8s", "smallbench"):
-        shutil.copytree(built.ROOT / name, context / name)
+    for name in ("benchmarks", "docker", "docs", "jobs", "k8s", "smallbench"):
+        shutil.copytree(built.ROOT / name, context / name, symlinks=True)
     with (context / "jobs" / "__init__.py").open("a") as stream:
         stream.write(f"# {uuid4()}\n")
     tag = f"{built.IMAGE}-changed"
