@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from smallbench.checkpoints.remote_run import RemoteRun
 from smallbench.checkpoints.retention import Retention
@@ -63,12 +62,7 @@ class Uploader:
             thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """End the threads and give the lease back, unless an upload is under way or failed.
 
         That upload ends with the process, and then the lease runs out.

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -37,12 +36,7 @@ class GridDisplay:
     def __enter__(self) -> GridDisplay:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
     def step(self, name: str, work: int, fraction: float) -> None:
