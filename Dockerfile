@@ -42,7 +42,8 @@ RUN --mount=type=secret,id=apt_conf \
     export APT_CONFIG=/run/secrets/apt_conf \
     && apt-get update \
     && apt-get install --yes --no-install-recommends g++ python3-dev python3-pip python3-venv
-ENV PIP_CONFIG_FILE=/run/secrets/pip_conf \
+ENV PIP_CACHE_DIR=/var/cache/pip \
+    PIP_CONFIG_FILE=/run/secrets/pip_conf \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_PYTHON=/opt/smallbench/bin/python \
     PIP_ROOT_USER_ACTION=ignore
@@ -50,7 +51,7 @@ WORKDIR /build
 COPY docker/packages.lock docker/
 RUN --mount=type=secret,id=pip_conf \
     --mount=type=secret,id=ca_certificates \
-    --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=cache,target=/var/cache/pip \
     PIP_PYTHON='' python3 -m venv --without-pip /opt/smallbench \
     && python3 -m pip install --require-hashes --no-deps --only-binary=:all: -r docker/packages.lock
 
@@ -62,7 +63,7 @@ ARG UNHASHED_TORCH=no
 COPY docker/torch-${TORCH}.lock docker/install-torch docker/
 RUN --mount=type=secret,id=pip_conf \
     --mount=type=secret,id=ca_certificates \
-    --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=cache,target=/var/cache/pip \
     docker/install-torch "docker/torch-${TORCH}.lock" "${UNHASHED_TORCH}" \
         --only-binary=:all: --extra-index-url "${TORCH_INDEX_URL}"
 
@@ -70,7 +71,7 @@ RUN --mount=type=secret,id=pip_conf \
 COPY docker/deepspeed.lock docker/portable-g++ docker/
 RUN --mount=type=secret,id=pip_conf \
     --mount=type=secret,id=ca_certificates \
-    --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=cache,target=/var/cache/pip \
     export PATH="$PATH:/opt/smallbench/bin" CC=/build/docker/portable-g++ CXX=/build/docker/portable-g++ \
         LDFLAGS=-s DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 DS_BUILD_SHM_COMM=1 DS_ENABLE_NINJA=1 \
     && python3 -m pip install --require-hashes --no-deps --no-build-isolation --use-pep517 \
@@ -89,7 +90,7 @@ FROM packages AS sbom
 COPY docker/sbom.lock docker/
 RUN --mount=type=secret,id=pip_conf \
     --mount=type=secret,id=ca_certificates \
-    --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=cache,target=/var/cache/pip \
     PIP_PYTHON='' python3 -m venv --without-pip /opt/sbom \
     && PIP_PYTHON=/opt/sbom/bin/python python3 -m pip install --require-hashes --no-deps \
         --only-binary=:all: -r docker/sbom.lock
