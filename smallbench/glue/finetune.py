@@ -115,44 +115,11 @@ def finetune(
     """
     data = data.first(config.max_train_examples)
     settings = settings_for(encoder, data, config, learning_rate=learning_rate, seed=seed)
-    task = data.task
     features = features or tokenize_task(encoder, data, config)
-    device = choose_device(config.device)
-    torch.manual_seed(seed)
-    objective = Classification(
-        encoder.classifier(task, pooling=config.shared_head), is_regression=task.is_regression
-    )
-    optim = OptimConfig(
-        learning_rate=learning_rate,
-        epsilon=1e-8,  # torch's and transformers' default; pretraining's 1e-6 is BERT's
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-    )
-    engine = TorchEngine(
-        objective, optim, device=device, precision=choose_precision(config.precision, device)
-    )
-    batches = EpochBatches(
-        features["train"], batch_size=config.batch_size, epochs=settings.epochs, seed=seed
-    )
-    num_steps = batches.num_steps
-    num_warmup_steps = int(config.warmup_fraction * num_steps)
     start = time.perf_counter()
-    trainer = Trainer(
-        objective=objective,
-        engine=engine,
-        batches=batches,
-        learning_rate=lambda progress: (
-            learning_rate * linear_decay(progress.step, total=num_steps, warmup=num_warmup_steps)
-        ),
-        budget=Budget(max_steps=num_steps),
-        callbacks=[ReportProgress(on_progress, num_steps)],
-        stop=stop,
+    objective, engine = _train(
+        encoder, data.task, config, settings, features["train"], on_progress=on_progress, stop=stop
     )
-    if not trainer.run():
-        raise InterruptedRunError(
-            f"asked to stop in {task.title} with seed {seed}; runs that ended are stored, the same "
-            "command continues with this one"
-        )
     train_seconds = time.perf_counter() - start
     predictions = {
         name: predict(objective, engine, split)
@@ -169,6 +136,55 @@ def finetune(
     )
     write_run(run_directory(out, settings), result, predictions)
     return result
+
+
+def _train(
+    encoder: Encoder,
+    task: Task,
+    config: FinetuneConfig,
+    settings: RunSettings,
+    features: Features,
+    *,
+    on_progress: Callable[[float], None],
+    stop: Stop,
+) -> tuple[Classification, TorchEngine]:
+    """Train on one split with the usual linear decay; return the classifier and its engine."""
+    device, learning_rate = choose_device(config.device), settings.learning_rate
+    torch.manual_seed(settings.seed)
+    objective = Classification(
+        encoder.classifier(task, pooling=config.shared_head), is_regression=task.is_regression
+    )
+    optim = OptimConfig(
+        learning_rate=learning_rate,
+        epsilon=1e-8,  # torch's and transformers' default; pretraining's 1e-6 is BERT's
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+    engine = TorchEngine(
+        objective, optim, device=device, precision=choose_precision(config.precision, device)
+    )
+    batches = EpochBatches(
+        features, batch_size=config.batch_size, epochs=settings.epochs, seed=settings.seed
+    )
+    num_steps = batches.num_steps
+    num_warmup_steps = int(config.warmup_fraction * num_steps)
+    trainer = Trainer(
+        objective=objective,
+        engine=engine,
+        batches=batches,
+        learning_rate=lambda progress: (
+            learning_rate * linear_decay(progress.step, total=num_steps, warmup=num_warmup_steps)
+        ),
+        budget=Budget(max_steps=num_steps),
+        callbacks=[ReportProgress(on_progress, num_steps)],
+        stop=stop,
+    )
+    if not trainer.run():
+        raise InterruptedRunError(
+            f"asked to stop in {task.title} with seed {settings.seed}; runs that ended are stored, "
+            "the same command continues with this one"
+        )
+    return objective, engine
 
 
 @torch.no_grad()

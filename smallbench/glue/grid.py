@@ -147,15 +147,7 @@ def measure(
     mine = shard_of(plan, cost, number=number, count=count)
     if not mine:
         print(f"shard {number}/{count} has nothing to do: there are fewer tasks", file=sys.stderr)
-    return run_grid(
-        encoder,
-        tasks,
-        configs,
-        plan=mine,
-        out=out,
-        on_stored=on_stored,
-        stop=stop,
-    )
+    return run_grid(encoder, tasks, configs, plan=mine, out=out, on_stored=on_stored, stop=stop)
 
 
 def run_grid(
