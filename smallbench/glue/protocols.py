@@ -86,8 +86,7 @@ PROTOCOLS: dict[str, Protocol] = {
             fixed=_RECIPE | {"pooling": None},
         ),
         # The tasks whose official rows are few enough for two CPU cores. Masked language modelling
-        # does not train the first token; after so short a pretraining it is no better than random
-        # weights, and the mean over tokens is. Such encoders need higher rates than BERT's.
+        # does not train the first token, so the classifier reads the mean over tokens.
         Protocol(
             name="tiny-v1",
             score_is="mean over three seeds, mean pooling; a part of train chose the learning rate",

@@ -52,7 +52,9 @@ def scores_by_step(folders: Sequence[Path]) -> tuple[dict[str, dict[int, float]]
             summary = summarize(read_runs(folder))
             found = CHECKPOINT.search(summary.model)
             if found is None:
-                raise DataError(f"{folder} is of {summary.model}, which is no run's checkpoint")
+                raise DataError(
+                    f"{folder} has results of {summary.model}, which is not a checkpoint of a run"
+                )
             tasks.setdefault(tuple(summary.tasks), folder)
             step = int(found[2].replace(",", ""))
             scores.setdefault(found[1], {})[step] = summary.mean_of_present
