@@ -125,7 +125,7 @@ def theirs(
     (split,) = data.scored_splits[:1]
     predicted = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-        for batch in DataLoader(rows(split), batch_size=128, collate_fn=collate):  # type: ignore
+        for batch in DataLoader(rows(split), batch_size=128, collate_fn=collate):  # type: ignore[arg-type]
             predicted.append(network(**batch).logits.argmax(-1))
     labels = data.splits[split].labels
     assert labels is not None
