@@ -32,17 +32,17 @@ from smallbench.config import override_all
 from smallbench.errors import ConfigError
 from smallbench.gpus import GIB, gpu_of_device
 from smallbench.models.encoder import checkpoint_activations
+from smallbench.planning.memory_trace import random_rows, stand_in_objective
+from smallbench.planning.planner import Planner
+from smallbench.pretraining.usage import open_meter
 from smallbench.recipes import RECIPES
 from smallbench.train.batches import CorruptedRows
 from smallbench.train.budget import Budget
-from smallbench.train.compare_plan import PeakMeter
 from smallbench.train.engines import EngineChoice, build_engine
-from smallbench.train.memory_trace import random_rows, stand_in_objective
-from smallbench.train.plan import Planner
+from smallbench.train.memory import PeakMeter
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.processes import join_processes
 from smallbench.train.trainer import Trainer
-from smallbench.train.usage import open_meter
 
 SMALL = {
     "sequence_length": "32", "model.num_hidden_layers": "1", "model.hidden_size": "64",

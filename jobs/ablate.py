@@ -218,8 +218,8 @@ def plan(options: Options) -> str:
 
 def _steps(options: Options, variant: Variant) -> str:
     """About how many steps the budget is for a variant, or why that is not known."""
+    from smallbench.planning.planner import Planner
     from smallbench.train.build import fit_to_data, open_corpus
-    from smallbench.train.plan import Planner
 
     try:
         if "://" in options.data:

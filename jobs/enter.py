@@ -153,7 +153,7 @@ def read_tasks(track: Track, glue: str) -> list[TaskData]:
 
 def with_milestones(config: PretrainConfig, data: Path) -> PretrainConfig:
     """Return `config` with checkpoints to keep at a quarter and a half of its FLOPs."""
-    from smallbench.train.plan import UnplannedError
+    from smallbench.planning.planner import UnplannedError
 
     try:
         steps = num_steps(config, data)
@@ -167,8 +167,8 @@ def with_milestones(config: PretrainConfig, data: Path) -> PretrainConfig:
 
 def num_steps(config: PretrainConfig, data: Path) -> int:
     """Return about how many steps the budget is."""
+    from smallbench.planning.planner import Planner
     from smallbench.train.build import fit_to_data, open_corpus
-    from smallbench.train.plan import Planner
 
     if config.train.max_flops is None:
         return config.train.max_steps
@@ -183,9 +183,9 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
     from smallbench.checkpoints.record import open_record
     from smallbench.export.huggingface import export
     from smallbench.files import read_json
+    from smallbench.pretraining.pretrain import pretrain
     from smallbench.train.build import fit_to_data, open_corpus, record_of
     from smallbench.train.config import resumable_keys
-    from smallbench.train.pretrain import pretrain
 
     run_dir, exported = out / "run", out / "export"
     marker = exported / "smallbench.json"

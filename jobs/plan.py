@@ -56,10 +56,10 @@ def config(options: Options) -> PretrainConfig:
 def run(options: Options, config: PretrainConfig) -> None:
     """Print the plan."""
     from smallbench.gpus import gpu_of
-    from smallbench.train.gpu_plan import make_plan
-    from smallbench.train.plan import Decision
-    from smallbench.train.plan_measured import measured_tokens_per_second
-    from smallbench.train.plan_table import as_table
+    from smallbench.planning.gpu_plan import make_plan
+    from smallbench.planning.measured import measured_tokens_per_second
+    from smallbench.planning.planner import Decision
+    from smallbench.planning.table import as_table
 
     gpu = gpu_of(options.gpu)
 

@@ -87,8 +87,8 @@ def config(options: Options) -> PretrainConfig:
 def run(options: Options, config: PretrainConfig) -> None:
     """Train to the last step, or to the first signal."""
     from smallbench.data.transfer import local_corpus
+    from smallbench.pretraining.pretrain import pretrain
     from smallbench.stop import SignalStop
-    from smallbench.train.pretrain import pretrain
 
     request = SignalStop(
         max_seconds=math.inf if options.deadline_hours is None else 3600 * options.deadline_hours,

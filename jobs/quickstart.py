@@ -68,11 +68,11 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.glue.readers import load_task
     from smallbench.glue.samples import write_sample_glue
     from smallbench.glue.tasks import TASKS
+    from smallbench.pretraining.pretrain import pretrain
     from smallbench.report.page import write_report
     from smallbench.report.runs import read_runs
     from smallbench.stop import SignalStop
     from smallbench.storage.config import StorageConfig
-    from smallbench.train.pretrain import pretrain
 
     out = options.out
     corpus, run_dir, model, samples = out / "corpus", out / "run", out / "export", out / "samples"

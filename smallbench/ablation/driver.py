@@ -41,13 +41,13 @@ from smallbench.glue.grid import PlannedRun as FinetuneRun
 from smallbench.glue.grid import run_grid
 from smallbench.glue.protocols import summarize
 from smallbench.glue.readers import TaskData
+from smallbench.pretraining.pretrain import pretrain
+from smallbench.pretraining.trial import try_plugins
 from smallbench.stop import NEVER, Stop
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.build import fit_to_data, open_corpus, record_of, vocabulary_of
 from smallbench.train.config import AccountingConfig, resumable_keys
 from smallbench.train.precision import choose_device, choose_precision
-from smallbench.train.pretrain import pretrain
-from smallbench.train.trial import try_plugins
 
 OUTCOME = "outcome.json"
 

@@ -77,8 +77,8 @@ def deadline_seconds(hours: float) -> int:
 @lru_cache  # the stages of a chain have the same recipe
 def needs_of(config: PretrainConfig, gpu: str) -> Needs:
     """Ask the planner; raises `UnavailableError` if nothing fits the card."""
-    from smallbench.train.gpu_plan import make_plan
-    from smallbench.train.plan import Planner, choices_of
+    from smallbench.planning.gpu_plan import make_plan
+    from smallbench.planning.planner import Planner, choices_of
 
     if config.model.vocab_size is None:  # the tokenizer's; the one that is trained by default
         config = override(config, "model.vocab_size", PrepareConfig.vocab_size)

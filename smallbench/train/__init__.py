@@ -1,4 +1,4 @@
-"""Training: one loop, its engines, checkpoints and what surrounds it.
+"""Training: the one loop, and what a step is made of; for pretraining and fine-tuning alike.
 
 A row of `OPTIMIZERS` is `build(module, config) -> torch.optim.Optimizer`; a row of `SCHEDULES` is
 `schedule(fraction, config) -> float`, see `train.schedule`.

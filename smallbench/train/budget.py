@@ -30,7 +30,7 @@ class Progress:
     num_skipped_steps: int = 0
     num_skipped_in_a_row: int = 0
     usage: dict[str, Any] = field(default_factory=dict)
-    """Energy, time and cost, see `train.usage`."""
+    """Energy, time and cost, see `pretraining.usage`."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all fields."""

@@ -1,4 +1,5 @@
-"""Out-of-memory errors, and the CPU's allocator.
+"""The memory of a device: how much there is and was used, what it means that it ran out, and the
+CPU's allocator.
 
 By default glibc returns every large freed block to the kernel, and the next step fetches zeroed
 pages again; that was a seventh of a BERT step, and half of transformers'.
@@ -7,8 +8,10 @@ pages again; that was a seventh of a BERT step, and half of transformers'.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -75,3 +78,40 @@ def exhaustion_raised(undo: Callable[[], None] | None) -> Iterator[None]:
         if undo is not None:
             undo()
         raise MemoryExhaustedError(str(error), is_undone=undo is not None) from None
+
+
+class PeakMeter:
+    """The most memory that a run has had on a device since this was made (before its model)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.is_host = device.type == "cpu"
+        self._before = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with suppress(OSError):  # from here on VmHWM counts anew (proc(5))
+                Path("/proc/self/clear_refs").write_text("5")
+            self._before = _status_bytes("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """On a CPU, of the whole process; 0 where the system does not tell."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        return max(0, _status_bytes("VmHWM") - self._before)
+
+
+def memory_bytes_of(device: torch.device) -> int:
+    """What a GPU has; 0 for a CPU, whose memory is the host's."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def _status_bytes(field: str) -> int:
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0

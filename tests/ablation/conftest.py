@@ -1,1 +1,1 @@
-from tests.train.conftest import quick_runs  # noqa: F401 - a fixture
+from tests.pretraining.conftest import quick_runs  # noqa: F401 - a fixture

@@ -11,11 +11,11 @@ from smallbench.checkpoints.retention import Retention
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import ConfigError, ConflictError, DataError
 from smallbench.files import exclusive_lock
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import DurabilityConfig
-from smallbench.train.pretrain import pretrain
-from tests.train.test_kills import VALUES
-from tests.train.test_pretrain import tiny
+from tests.pretraining.test_kills import VALUES
+from tests.pretraining.test_pretrain import tiny
 
 STEPS = [2, 4, 6, 8]
 

@@ -20,10 +20,10 @@ from smallbench.export import huggingface
 from smallbench.export.card import used_sentence
 from smallbench.export.huggingface import as_export, export, load_model, load_run
 from smallbench.export.upload import UNFINISHED
+from smallbench.pretraining.pretrain import pretrain, vocabulary_of
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.pretrain import pretrain, vocabulary_of
-from tests.train.test_recipes import small
+from tests.pretraining.test_recipes import small
 
 RUNS = {
     "bert-factorised": ("bert", {"model.embedding_size": 16}),

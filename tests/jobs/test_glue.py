@@ -13,9 +13,9 @@ from smallbench.jobs.base import chosen
 from smallbench.jobs.cli import main
 from smallbench.jobs.glue import JOB, Options, run
 from smallbench.jobs.resolve import resolve
-from smallbench.train.pretrain import pretrain
+from smallbench.pretraining.pretrain import pretrain
 from tests.glue.runs import run_of
-from tests.train.test_recipes import small
+from tests.pretraining.test_recipes import small
 
 MEASURE = {"model": "m", "glue": "g", "out": "o"}
 

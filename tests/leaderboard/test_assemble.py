@@ -24,9 +24,9 @@ from smallbench.leaderboard.entry import Stage
 from smallbench.leaderboard.evaluation import evaluate
 from smallbench.leaderboard.run_sections import stages_of, thinned
 from smallbench.models.config import ElectraConfig
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.pretrain import pretrain
 from tests.glue.runs import run_of
 from tests.leaderboard.synthetic import synthetic_gold
 

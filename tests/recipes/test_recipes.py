@@ -16,9 +16,9 @@ from smallbench.leaderboard.track_table import TRACKS
 from smallbench.models import ARCHITECTURES
 from smallbench.models.flops import SCORE_TERMS
 from smallbench.objectives import OBJECTIVES
+from smallbench.planning.planner import Planner
 from smallbench.recipes import RECIPES
 from smallbench.train.config import PretrainConfig
-from smallbench.train.plan import Planner
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -5,11 +5,11 @@ import pytest
 pytest.importorskip("playwright")
 
 from smallbench.errors import InterruptedRunError
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.report.page import write_report
 from smallbench.report.runs import read_runs
-from smallbench.train.pretrain import pretrain
-from tests.train.test_pretrain import StopAfter, tiny
-from tests.train.test_recipes import small
+from tests.pretraining.test_pretrain import StopAfter, tiny
+from tests.pretraining.test_recipes import small
 
 pytestmark = pytest.mark.browser
 

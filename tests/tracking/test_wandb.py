@@ -20,6 +20,7 @@ pytest.importorskip("wandb")
 
 from smallbench.errors import InterruptedRunError
 from smallbench.files import read_json
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.stop import Stop
 from smallbench.tracking import wandb as tracker
 from smallbench.tracking.config import TrackerConfig
@@ -28,10 +29,9 @@ from smallbench.tracking.jsonl import read_metrics
 from smallbench.tracking.panels import SECTIONS
 from smallbench.tracking.wandb import WandbRun, row_of
 from smallbench.train.config import DurabilityConfig
-from smallbench.train.pretrain import pretrain
+from tests.pretraining.test_pretrain import StopAfter, tiny
 from tests.servers.wandb import WandbServer
 from tests.tracking.wandb_file import items, of_kind, read_wandb, rows, summary
-from tests.train.test_pretrain import StopAfter, tiny
 
 ON = TrackerConfig(tracker="wandb", wandb_project="p")
 
@@ -134,7 +134,7 @@ def test_what_is_interrupted_and_continued_offline_is_one_whole_run(corpus, tmp_
 
 RUN = (
     "import sys, time; from pathlib import Path; from tests.tracking.test_wandb import *;"
-    "from smallbench.train import pretrain as pretrain_module;"
+    "from smallbench.pretraining import pretrain as pretrain_module;"
     "torch = __import__('torch'); torch.set_num_threads(1);"
     "pretrain_module.matrix_peak_flops = lambda *_: 1e12;"
 )
@@ -300,7 +300,7 @@ def test_a_server_that_does_not_answer_is_one_sentence_and_offline(
 
 WAITING = (
     "import os, sys; from pathlib import Path; from tests.tracking.test_wandb import *;"
-    "from smallbench.train import pretrain as pretrain_module;"
+    "from smallbench.pretraining import pretrain as pretrain_module;"
     "pretrain_module.matrix_peak_flops = lambda *_: 1e12;"
     "tracker.INIT_SECONDS = 600.0;"
     "stop = Stop(StopAfter(20).asked, lambda: 3.0)\n"
@@ -360,7 +360,7 @@ def test_disabled_by_its_own_variable_it_writes_nothing(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_with_no_tracker_wandb_is_not_imported(corpus, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from tests.train.test_pretrain import *;"
+        "import sys; from pathlib import Path; from tests.pretraining.test_pretrain import *;"
         "pretrain(tiny(train__max_steps=1), data=Path(sys.argv[1]), run_dir=Path(sys.argv[2]));"
         "sys.exit('wandb' in sys.modules)"
     )

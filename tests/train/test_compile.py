@@ -14,7 +14,7 @@ from smallbench.train.build import (
     open_corpus,
     vocabulary_of,
 )
-from tests.train.test_recipes import small
+from tests.pretraining.test_recipes import small
 
 NUM_BATCHES = 200
 

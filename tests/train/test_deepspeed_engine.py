@@ -22,7 +22,7 @@ pytest.importorskip("deepspeed", reason="the package deepspeed is not installed"
 from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.replaced_token import ReplacedToken
-from smallbench.train.callbacks import evaluate
+from smallbench.pretraining.callbacks import evaluate
 from smallbench.train.compiled_ops import VARIABLE, compiled_ops, ops_directory
 from smallbench.train.config import OptimConfig
 from smallbench.train.deepspeed_engine import (

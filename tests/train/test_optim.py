@@ -23,7 +23,7 @@ from smallbench.train.config import (
 from smallbench.train.engine import TorchEngine
 from smallbench.train.optim import build_optimizer, parts_of, states_of
 from smallbench.train.schedule import linear_decay
-from tests.train.test_pretrain import tiny
+from tests.pretraining.test_pretrain import tiny
 from tests.train.tiny import Losses, objective, trainer
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from smallbench.errors import DivergedError
+from smallbench.pretraining.callbacks import evaluate
 from smallbench.stop import Stop
-from smallbench.train.callbacks import evaluate
 from smallbench.train.schedule import linear_decay
 from smallbench.train.trainer import Callback, Progress, count_targets
 from tests.train.tiny import Losses, objective, take, trainer

@@ -41,7 +41,7 @@ def draw_scaled_mask(values: Tensor, probability: float) -> Tensor:
     return keep.mul_(LEVELS / (LEVELS - num_dropped))
 
 
-# An operator of its own, so that a step can be traced without drawing (train/memory_trace.py).
+# An operator of its own, so that a step can be traced without drawing (planning/memory_trace.py).
 @torch.library.custom_op("smallbench::random_levels", mutates_args=())
 def random_levels(num_draws: int) -> Tensor:
     """Four int16 a draw, uniform, from a seed of PyTorch's global generator."""

@@ -1,6 +1,6 @@
 """What the ways to train a recipe need of a device, and which of them a run takes.
 
-Memory on the device comes from `train.memory_trace`, which runs the step that it is asked about.
+Memory on the device comes from `planning.memory_trace`, which runs the step that it is asked about.
 What DeepSpeed keeps elsewhere is counted from its buffers, listed at `Offloaded`.
 """
 
@@ -16,12 +16,12 @@ from torch import nn
 from smallbench.errors import ConfigError, SmallbenchError, UnavailableError
 from smallbench.gpus import GIB, Gpu
 from smallbench.objectives.base import PretrainObjective
+from smallbench.planning.memory_trace import StepMemory, StepTracer
+from smallbench.planning.step_time import ADAM_BYTES, StepTime, step_time
 from smallbench.train.config import PretrainConfig, plugins_of
 from smallbench.train.deepspeed_engine import BUCKET_ELEMENTS
 from smallbench.train.engines import EngineChoice, choose_engine
-from smallbench.train.memory_trace import StepMemory, StepTracer
 from smallbench.train.precision import DTYPES
-from smallbench.train.step_time import ADAM_BYTES, StepTime, step_time
 
 MARGIN = 0.10
 """Part of a device's memory that a plan leaves free: CUDA's context and cuBLAS's workspaces take

@@ -15,10 +15,10 @@ from smallbench.checkpoints.store import CheckpointStore, sealed
 from smallbench.config import override_all
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
 from smallbench.files import exclusive_lock
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.recipes import RECIPES
 from smallbench.stop import Stop
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.pretrain import pretrain
 
 VALUES = {
     "sequence_length": 32,
@@ -110,8 +110,8 @@ def test_killed_run_equals_uninterrupted_run(corpus, tmp_path, whole):
     """SIGKILL in a real process between two checkpoints; the same command continues."""
     program = (  # its twelfth step is the last that it comes to
         "import sys, time, torch; from pathlib import Path;"
-        "from smallbench.train.pretrain import pretrain;"
-        "from tests.train.test_pretrain import Stop, tiny; torch.set_num_threads(1);"
+        "from smallbench.pretraining.pretrain import pretrain;"
+        "from tests.pretraining.test_pretrain import Stop, tiny; torch.set_num_threads(1);"
         "steps = iter(range(11)); "
         "pretrain(tiny(), data=Path(sys.argv[1]), run_dir=Path(sys.argv[2]),"
         " stop=Stop(lambda: next(steps, None) is None and time.sleep(600)))"

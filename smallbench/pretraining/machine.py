@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from smallbench.errors import ConfigError
+from smallbench.planning.planner import choose, smaller
 from smallbench.stop import NEVER, Stop
-from smallbench.train.compare_plan import memory_bytes_of
 from smallbench.train.config import PhaseConfig, PretrainConfig
 from smallbench.train.engines import EngineChoice
-from smallbench.train.plan import choose, smaller
+from smallbench.train.memory import memory_bytes_of
 from smallbench.train.precision import choose_device, choose_precision, require_compiler
 from smallbench.train.processes import ALONE, Processes, join_processes, local_device
 

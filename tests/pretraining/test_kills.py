@@ -20,12 +20,12 @@ from smallbench.checkpoints import store as checkpoint_module
 from smallbench.checkpoints.remote_run import RemoteRun
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.files import read_json
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.storage import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.storage.s3 import PART_BYTES
 from smallbench.train.config import DurabilityConfig
-from smallbench.train.pretrain import pretrain
-from tests.train.test_pretrain import outcome, tiny
+from tests.pretraining.test_pretrain import outcome, tiny
 
 VALUES = {
     "train__max_steps": 8,

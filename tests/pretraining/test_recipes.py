@@ -7,10 +7,10 @@ import pytest
 
 from smallbench.config import override_all
 from smallbench.errors import ConfigError, InterruptedRunError, UnavailableError
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.pretrain import pretrain
-from tests.train.test_pretrain import VALUES, StopAfter, outcome
+from tests.pretraining.test_pretrain import VALUES, StopAfter, outcome
 
 FAMILIES = ("bert", "roberta", "deberta", "electra", "electra-deberta")
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())

@@ -16,8 +16,8 @@ from smallbench.checkpoints.record import RECORD_NAME
 from smallbench.config import differing_keys, to_dict
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.gpus import Gpu, gpu_of_device
+from smallbench.planning.planner import Decision
 from smallbench.train.config import PretrainConfig
-from smallbench.train.plan import Decision
 
 SPEED_KEYS = (
     "model.",

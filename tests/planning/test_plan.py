@@ -13,12 +13,10 @@ import torch
 from smallbench.config import override_all
 from smallbench.errors import ConfigError, UnavailableError
 from smallbench.gpus import GIB, gpu_of
-from smallbench.recipes import RECIPES
-from smallbench.train.compare_plan import ComparePlan, PeakMeter
-from smallbench.train.engines import EngineChoice
-from smallbench.train.gpu_plan import make_plan
-from smallbench.train.memory_trace import stand_in_objective
-from smallbench.train.plan import (
+from smallbench.planning.compare import ComparePlan
+from smallbench.planning.gpu_plan import make_plan
+from smallbench.planning.memory_trace import stand_in_objective
+from smallbench.planning.planner import (
     CHOICES,
     MAX_TRACED_TOKENS,
     Planner,
@@ -29,7 +27,10 @@ from smallbench.train.plan import (
     smaller,
     usable_bytes,
 )
-from smallbench.train.plan_table import as_table, memory_table
+from smallbench.planning.table import as_table, memory_table
+from smallbench.recipes import RECIPES
+from smallbench.train.engines import EngineChoice
+from smallbench.train.memory import PeakMeter
 from smallbench.train.trainer import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -300,7 +301,7 @@ def test_a_run_says_once_what_was_planned_and_measured():
 def measured(name, engine, offload, **values):
     """What a process of its own needs for three steps."""
     changes = [f"{key.replace('__', '.')}={value}" for key, value in values.items()]
-    command = [sys.executable, "-m", "tests.train.peak_memory", name, engine, offload, *changes]
+    command = [sys.executable, "-m", "tests.planning.peak_memory", name, engine, offload, *changes]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["are_finite"]
@@ -366,7 +367,7 @@ def test_a_model_four_times_bert_base_steps_with_zero_offload():
 @pytest.mark.parametrize("name", ["bert-small", "roberta-small", "deberta-small", "electra-small"])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_peak_memory_is_as_planned_on_a_gpu(name, recompute):
-    from tests.train.peak_memory import train
+    from tests.planning.peak_memory import train
 
     device = torch.device("cuda")
     values = {"train__global_batch_size": 64, "train__precision": "fp16"}

@@ -12,13 +12,13 @@ from smallbench.data import verified
 from smallbench.data.verified import verify_once
 from smallbench.errors import ConfigError, ConflictError, DataError, SmallbenchError
 from smallbench.files import exclusive_lock, read_json
+from smallbench.pretraining import pretrain as pretrain_module
+from smallbench.pretraining import run_storage
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.stop import Stop
-from smallbench.train import pretrain as pretrain_module
-from smallbench.train import run_storage
 from smallbench.train.config import DurabilityConfig
-from smallbench.train.pretrain import pretrain
-from tests.train.test_kills import VALUES
-from tests.train.test_pretrain import outcome, tiny
+from tests.pretraining.test_kills import VALUES
+from tests.pretraining.test_pretrain import outcome, tiny
 
 # A copy
 

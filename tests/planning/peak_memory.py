@@ -1,6 +1,6 @@
 """A program: the peak memory of some real steps on the CPU, over what the process had before.
 
-    python -m tests.train.peak_memory RECIPE ENGINE OFFLOAD [KEY=VALUE …]
+    python -m tests.planning.peak_memory RECIPE ENGINE OFFLOAD [KEY=VALUE …]
 
 Prints one JSON object: also what a save then adds, and whether each loss was finite.
 """
@@ -20,11 +20,11 @@ from smallbench.checkpoints.state import random_state
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.config import override_all
 from smallbench.models.encoder import checkpoint_activations
+from smallbench.planning.memory_trace import random_rows, stand_in_objective
 from smallbench.recipes import RECIPES
 from smallbench.train.batches import CorruptedRows
 from smallbench.train.budget import Budget
 from smallbench.train.engines import EngineChoice, build_engine
-from smallbench.train.memory_trace import random_rows, stand_in_objective
 from smallbench.train.precision import choose_precision
 from smallbench.train.processes import join_processes
 from smallbench.train.trainer import Callback, Trainer

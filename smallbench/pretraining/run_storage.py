@@ -30,13 +30,13 @@ from smallbench.data.tokenizer import file_fingerprint
 from smallbench.data.verified import MEMORY_NAME, verify_once
 from smallbench.errors import ConfigError
 from smallbench.files import copy_directory, exclusive_lock
+from smallbench.pretraining.machine import Machine
 from smallbench.stop import Stop
 from smallbench.storage import open_storage
 from smallbench.storage.base import check_path, is_remote, join
 from smallbench.storage.local import LocalStorage
 from smallbench.train.build import record_of
 from smallbench.train.config import DurabilityConfig, PretrainConfig, resumable_keys
-from smallbench.train.machine import Machine
 
 Resume = Literal["allow", "must", "never"]
 

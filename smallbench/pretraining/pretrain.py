@@ -39,6 +39,22 @@ from smallbench.models.encoder import checkpoint_activations
 from smallbench.objectives.base import PretrainObjective
 from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import step_generator
+from smallbench.planning.compare import ComparePlan
+from smallbench.planning.planner import UnplannedError, smaller
+from smallbench.pretraining.callbacks import (
+    AtEnd,
+    Heartbeat,
+    HeldOutLoss,
+    LogTraining,
+    of_steps,
+    undecayed,
+)
+from smallbench.pretraining.initial import load_initial_weights
+from smallbench.pretraining.machine import Machine, asked_rows, choose_machine, rows_per_forward
+from smallbench.pretraining.run_storage import Resume, RunStorage, open_run_storage
+from smallbench.pretraining.saving import SaveCheckpoints, WaitForUploads
+from smallbench.pretraining.trial import try_plugins, undone_if_plugins_fail
+from smallbench.pretraining.usage import UsageMeter, open_meter, summary
 from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import join
 from smallbench.tracking.base import Tracker
@@ -59,29 +75,13 @@ from smallbench.train.build import (
     open_corpus,
     vocabulary_of,
 )
-from smallbench.train.callbacks import (
-    AtEnd,
-    Heartbeat,
-    HeldOutLoss,
-    LogTraining,
-    of_steps,
-    undecayed,
-)
-from smallbench.train.compare_plan import ComparePlan, PeakMeter
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 from smallbench.train.determinism import deterministic
 from smallbench.train.engine import Engine
 from smallbench.train.engines import build_engine
-from smallbench.train.initial import load_initial_weights
-from smallbench.train.machine import Machine, asked_rows, choose_machine, rows_per_forward
-from smallbench.train.memory import MemoryExhaustedError
-from smallbench.train.plan import UnplannedError, smaller
+from smallbench.train.memory import MemoryExhaustedError, PeakMeter
 from smallbench.train.precision import matrix_peak_flops
-from smallbench.train.run_storage import Resume, RunStorage, open_run_storage
-from smallbench.train.saving import SaveCheckpoints, WaitForUploads
 from smallbench.train.trainer import Callback, Trainer
-from smallbench.train.trial import try_plugins, undone_if_plugins_fail
-from smallbench.train.usage import UsageMeter, open_meter, summary
 
 HELD_OUT_SEED = 0
 """Seed of the choice and corruption of held-out rows: the same in every run, to compare them."""

@@ -17,13 +17,12 @@ from smallbench.batch import Batch
 from smallbench.checkpoints.uploader import Uploader
 from smallbench.files import temporary_sibling
 from smallbench.objectives.base import Objective
+from smallbench.pretraining.usage import UsageMeter
 from smallbench.tracking.base import Tracker
 from smallbench.train.budget import Budget, Progress
-from smallbench.train.compare_plan import PeakMeter
 from smallbench.train.engine import Engine
-from smallbench.train.memory import exhaustion_raised
+from smallbench.train.memory import PeakMeter, exhaustion_raised
 from smallbench.train.trainer import Callback, StepResult, add_means, count_targets
-from smallbench.train.usage import UsageMeter
 
 LOG_SECONDS = 60.0
 """Seconds of training after which a record is due, however few steps they were."""

@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 import torch
 
 from smallbench.gpus import GIB, gpu_of_device
+from smallbench.planning.planner import Memory, Planner
+from smallbench.planning.step_time import Pair
 from smallbench.train.budget import Progress
 from smallbench.train.config import PretrainConfig
 from smallbench.train.engines import EngineChoice
-from smallbench.train.plan import Memory, Planner
-from smallbench.train.step_time import Pair
+from smallbench.train.memory import PeakMeter
 from smallbench.train.trainer import Callback, StepResult
-
-
-class PeakMeter:
-    """The most memory that a run has had on a device since this was made (before its model)."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.is_host = device.type == "cpu"
-        self._before = 0
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            with suppress(OSError):  # from here on VmHWM counts anew (proc(5))
-                Path("/proc/self/clear_refs").write_text("5")
-            self._before = _status_bytes("VmRSS")
-
-    def peak_bytes(self) -> int:
-        """On a CPU, of the whole process; 0 where the system does not tell."""
-        if self._device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self._device))
-        return max(0, _status_bytes("VmHWM") - self._before)
-
-
-def memory_bytes_of(device: torch.device) -> int:
-    """What a GPU has; 0 for a CPU, whose memory is the host's."""
-    if device.type != "cuda":
-        return 0
-    return int(torch.cuda.get_device_properties(device).total_memory)
-
-
-def _status_bytes(field: str) -> int:
-    try:
-        text = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
-    return 1024 * int(found[1]) if found else 0
 
 
 class ComparePlan(Callback):

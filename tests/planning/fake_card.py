@@ -1,6 +1,6 @@
 """A program: a step of each recipe on a card that does not exist, by the project's own trainer.
 
-    python -m tests.train.fake_card LIBRARY RECIPE[:MUTATION] …
+    python -m tests.planning.fake_card LIBRARY RECIPE[:MUTATION] …
 
 LIBRARY is `fake_card.cpp`, compiled. Prints one JSON object for each recipe: what the step did on
 the card, operator by operator. A mutation is a mistake that is put into the objective.
@@ -56,12 +56,12 @@ torch.nn.Module.to = moved
 from smallbench.config import override_all
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.objectives.corruption import micro_batches
+from smallbench.planning.memory_trace import fused_attention, random_rows, stand_in_objective
+from smallbench.planning.planner import Planner
+from smallbench.pretraining.callbacks import evaluate
 from smallbench.recipes import RECIPES
 from smallbench.train.budget import Budget
-from smallbench.train.callbacks import evaluate
 from smallbench.train.engines import EngineChoice, build_engine
-from smallbench.train.memory_trace import fused_attention, random_rows, stand_in_objective
-from smallbench.train.plan import Planner
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.processes import ALONE
 from smallbench.train.trainer import Trainer

@@ -8,12 +8,9 @@ import pytest
 import torch
 
 from smallbench.errors import InterruptedRunError, UnavailableError
-from smallbench.tracking.jsonl import read_metrics
-from smallbench.train import usage as module
-from smallbench.train.config import AccountingConfig
-from smallbench.train.pretrain import pretrain
-from smallbench.train.trainer import Progress
-from smallbench.train.usage import (
+from smallbench.pretraining import usage as module
+from smallbench.pretraining.pretrain import pretrain
+from smallbench.pretraining.usage import (
     EnergyMeter,
     UsageMeter,
     nvml_meter,
@@ -21,7 +18,10 @@ from smallbench.train.usage import (
     summary,
     tdp_meter,
 )
-from tests.train.test_pretrain import StopAfter, tiny
+from smallbench.tracking.jsonl import read_metrics
+from smallbench.train.config import AccountingConfig
+from smallbench.train.trainer import Progress
+from tests.pretraining.test_pretrain import StopAfter, tiny
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

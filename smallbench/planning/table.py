@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 from smallbench.config import command
 from smallbench.gpus import GIB, GPUS
+from smallbench.planning.gpu_plan import Cost, Plan
+from smallbench.planning.planner import MARGIN, Memory
+from smallbench.planning.step_time import Pair, StepTime
 from smallbench.train.config import PretrainConfig
-from smallbench.train.gpu_plan import Cost, Plan
-from smallbench.train.plan import MARGIN, Memory
-from smallbench.train.step_time import Pair, StepTime
 
 COLUMNS = ("weights", "gradients", "states", "activations", "other", "peak", "host")
 

@@ -2,7 +2,8 @@
 
 The written list (`fake_card.json`) has for each recipe how many kernels a step may start, and each
 kind of large tensor (16 MiB; 64 KiB for tiny recipes) with its number: a float32 tensor that was
-not there before is a fault. To write it again on purpose: `python -m tests.train.test_fake_card`.
+not there before is a fault. To write it again on purpose:
+`python -m tests.planning.test_fake_card`.
 """
 
 import json
@@ -48,7 +49,7 @@ def library():
 
 
 def reports(*cases):
-    command = [sys.executable, "-m", "tests.train.fake_card", library(), *cases]
+    command = [sys.executable, "-m", "tests.planning.fake_card", library(), *cases]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -7,10 +7,10 @@ import pytest
 from smallbench.config import override_all, to_dict
 from smallbench.errors import ConfigError, DataError
 from smallbench.gpus import gpu_of
+from smallbench.planning.measured import measured_tokens_per_second
+from smallbench.planning.planner import Decision
 from smallbench.recipes import RECIPES
 from smallbench.train.engines import EngineChoice
-from smallbench.train.plan import Decision
-from smallbench.train.plan_measured import measured_tokens_per_second
 
 V100 = gpu_of("v100-16gb")
 BERT = RECIPES["bert-small"]()

@@ -1,8 +1,9 @@
 """How long a step takes on a card, from what it computes: an estimate with a fast and a slow end.
 
-The traced step (`train.memory_trace`) gives the matrix products by size, the bytes that all other
-kernels move, and the number of kernels. A card computes while the host starts the next kernels, so
-the longer of the two counts. What goes to the host and back (ZeRO-Offload) comes on top.
+The traced step (`planning.memory_trace`) gives the matrix products by size, the bytes that all
+other kernels move, and the number of kernels. A card computes while the host starts the next
+kernels, so the longer of the two counts. What goes to the host and back (ZeRO-Offload) comes on
+top.
 
 Each assumption is a pair, the fast end first. They are no measurement of a card: `smallbench plan
 --measured` replaces the estimate by one.
@@ -13,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from smallbench.gpus import Gpu
-from smallbench.train.memory_trace import StepMemory, Work
+from smallbench.planning.memory_trace import StepMemory, Work
 
 Pair = tuple[float, float]
 """A fast and a slow end."""

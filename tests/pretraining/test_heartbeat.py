@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 
-from smallbench.train.callbacks import Heartbeat
-from smallbench.train.pretrain import pretrain
-from smallbench.train.saving import WaitForUploads
+from smallbench.pretraining.callbacks import Heartbeat
+from smallbench.pretraining.pretrain import pretrain
+from smallbench.pretraining.saving import WaitForUploads
 from smallbench.train.trainer import Progress
+from tests.pretraining.test_durability import on_s3
+from tests.pretraining.test_kills import VALUES
+from tests.pretraining.test_pretrain import tiny
 from tests.servers.proxy import Slow
-from tests.train.test_durability import on_s3
-from tests.train.test_kills import VALUES
-from tests.train.test_pretrain import tiny
 
 
 class Pulse:

@@ -14,10 +14,10 @@ from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.errors import ConfigError, DataError, DivergedError, InterruptedRunError
 from smallbench.export.huggingface import export
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.config import CosineSchedule, MuonConfig
-from smallbench.train.pretrain import pretrain
-from tests.train.test_pretrain import StopAfter, outcome, tiny
+from tests.pretraining.test_pretrain import StopAfter, outcome, tiny
 
 LONG = {"model__max_position_embeddings": 64}
 

@@ -16,15 +16,15 @@ from smallbench.config import to_dict
 from smallbench.errors import ConfigError, InterruptedRunError, UnavailableError
 from smallbench.files import write_json
 from smallbench.objectives.masked_lm import MaskedLM
+from smallbench.pretraining import machine as machine_module
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train import machine as machine_module
 from smallbench.train.config import TrainConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.engines import EngineChoice, choose_engine
 from smallbench.train.memory import is_out_of_memory
-from smallbench.train.pretrain import pretrain
 from smallbench.train.processes import Processes
-from tests.train.test_pretrain import StopAfter, outcome, tiny
+from tests.pretraining.test_pretrain import StopAfter, outcome, tiny
 
 OFFLOADED = {"train__engine": "deepspeed", "train__offload": "optimizer"}
 

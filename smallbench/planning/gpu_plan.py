@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from smallbench.gpus import GIB, Gpu
-from smallbench.train.config import PretrainConfig
-from smallbench.train.plan import (
+from smallbench.planning.planner import (
     CHOICES,
     Choice,
     Decision,
@@ -19,7 +18,8 @@ from smallbench.train.plan import (
     rows_to_plan,
     usable_bytes,
 )
-from smallbench.train.step_time import Pair, StepTime
+from smallbench.planning.step_time import Pair, StepTime
+from smallbench.train.config import PretrainConfig
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def make_plan(
 ) -> Plan:
     """Return the plan of a recipe on a card.
 
-    `measured` returns the tokens/s of a decision in a precision (see `plan_measured`), instead of
-    an estimate. Raises `ConfigError` if the card cannot compute in the precision.
+    `measured` returns the tokens/s of a decision in a precision (see `planning.measured`), instead
+    of an estimate. Raises `ConfigError` if the card cannot compute in the precision.
     """
     precision = config.train.precision
     precision = gpu.default_precision if precision == "auto" else precision

@@ -27,16 +27,16 @@ from smallbench.errors import (
     UnsavedError,
 )
 from smallbench.files import read_json
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.stop import NEVER, SignalStop, Stop
 from smallbench.storage import open_storage
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.config import DurabilityConfig
 from smallbench.train.engine import TorchEngine
-from smallbench.train.pretrain import pretrain
+from tests.pretraining.test_kills import VALUES, forked, status_of
+from tests.pretraining.test_pretrain import StopAfter, outcome, tiny
 from tests.servers.proxy import Answer, CutRequest, CutResponse, Gone, Stall
-from tests.train.test_kills import VALUES, forked, status_of
-from tests.train.test_pretrain import StopAfter, outcome, tiny
 
 LAST = VALUES["train__max_steps"]
 

@@ -1,6 +1,6 @@
 """Runs of `pretrain` on a disk that fails on request: a process that is started once.
 
-    LD_PRELOAD=disk_faults.so python -m tests.train.faulty_disk CORPUS
+    LD_PRELOAD=disk_faults.so python -m tests.pretraining.faulty_disk CORPUS
 
 Each line on its standard input is a JSON object {run_dir, storage, values, environment}; the answer
 is {code, said}: the exit code of the console script and its error output. Each run is a fork, so
@@ -20,10 +20,10 @@ import torch
 
 from smallbench import retry
 from smallbench.jobs import cli
-from smallbench.train import pretrain as pretrain_module
+from smallbench.pretraining import pretrain as pretrain_module
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.train.config import DurabilityConfig
-from smallbench.train.pretrain import pretrain
-from tests.train.test_pretrain import tiny
+from tests.pretraining.test_pretrain import tiny
 
 
 def run(corpus: Path, case: dict[str, Any]) -> None:

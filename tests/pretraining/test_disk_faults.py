@@ -20,8 +20,8 @@ import pytest
 
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import ExitCode
-from tests.train.test_kills import VALUES
-from tests.train.test_pretrain import outcome
+from tests.pretraining.test_kills import VALUES
+from tests.pretraining.test_pretrain import outcome
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tests" / "servers" / "disk_faults.c"
@@ -81,7 +81,7 @@ class FaultyDisk:
 
     def __init__(self, corpus: Path, shim: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.train.faulty_disk", str(corpus)],
+            [sys.executable, "-m", "tests.pretraining.faulty_disk", str(corpus)],
             cwd=ROOT,
             env={**os.environ, "LD_PRELOAD": str(shim)},
             stdin=subprocess.PIPE,

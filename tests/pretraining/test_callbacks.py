@@ -8,10 +8,10 @@ import torch
 
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import ConflictError, SmallbenchError, UnavailableError, UnsavedError
+from smallbench.pretraining.callbacks import AtEnd, Heartbeat, HeldOutLoss, LogTraining, undecayed
+from smallbench.pretraining.saving import SaveCheckpoints, WaitForUploads
 from smallbench.stop import NEVER, Stop
 from smallbench.train.budget import Budget, Progress
-from smallbench.train.callbacks import AtEnd, Heartbeat, HeldOutLoss, LogTraining, undecayed
-from smallbench.train.saving import SaveCheckpoints, WaitForUploads
 from smallbench.train.trainer import Callback, StepResult
 from tests.train.tiny import trainer
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from smallbench.train import pretrain as module
-from tests.train.test_kills import VALUES
-from tests.train.test_pretrain import outcome, tiny
+from smallbench.pretraining import pretrain as module
+from tests.pretraining.test_kills import VALUES
+from tests.pretraining.test_pretrain import outcome, tiny
 
 REAL_PLOT = module.plot_loss
 
