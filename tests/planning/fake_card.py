@@ -103,7 +103,8 @@ class Watch(TorchDispatchMode):
         if name in READS:
             if on_card:
                 self.syncs[f"{self.phase}: {name}"] += 1
-            return 1.0 if inputs[0].is_floating_point() else 1
+            # Nothing on the card is infinite; a step's number, on the host, is at least 1.
+            return 0.0 if on_card and inputs[0].is_floating_point() else 1
         # The loss scaler's own kernels have no fake version.
         if name == "_amp_update_scale_":
             result = args[0]
