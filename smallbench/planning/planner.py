@@ -39,8 +39,9 @@ MIN_TOKENS = 1024
 """Tokens of a forward pass below which a plan rather gives up speed elsewhere: the matrices get too
 small for a GPU."""
 
-MAX_TRACED_TOKENS = 2**19
-"""Tokens of the largest forward pass that is traced; more would fill the planner's own memory."""
+MAX_TRACED_TOKENS = 2**18
+"""Tokens of the largest forward pass that is traced. The loss is computed in blocks, so more tokens
+are more operations to trace; memory is linear in the rows long before."""
 
 Choice = tuple[EngineChoice, bool]
 """An engine, and whether activations are recomputed."""
