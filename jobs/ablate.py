@@ -226,13 +226,11 @@ def _steps(options: Options, variant: Variant) -> str:
             return "steps not estimated, since the corpus is remote"
         config = fit_to_data(variant.config, open_corpus(Path(options.data)))
         planner = Planner(config, device_type="cpu", precision="fp32")
-        per_step = planner.flops_per_token() * config.train.global_batch_size
-        per_step *= config.sequence_length
+        steps = planner.num_steps(options.flops)
     except DataError:
         return f"steps not estimated, since {options.data} is not a prepared corpus yet"
     except SmallbenchError as error:
         return f"steps not estimated ({error})"
-    steps = math.ceil(options.flops / per_step)
     few = f"; fewer than {FEW_STEPS} steps teach little" if steps < FEW_STEPS else ""
     return f"about {steps:,} steps{few}"
 

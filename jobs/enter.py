@@ -174,8 +174,7 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
         return config.train.max_steps
     fitted = fit_to_data(config, open_corpus(data))
     planner = Planner(fitted, device_type="cpu", precision="fp32")
-    per_row = planner.flops_per_token() * config.sequence_length
-    return math.ceil(config.train.max_flops / (per_row * config.train.global_batch_size))
+    return planner.num_steps(config.train.max_flops)
 
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:

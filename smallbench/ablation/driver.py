@@ -45,7 +45,7 @@ from smallbench.pretraining.pretrain import pretrain
 from smallbench.pretraining.trial import try_plugins
 from smallbench.stop import NEVER, Stop
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.build import fit_to_data, open_corpus, record_of, vocabulary_of
+from smallbench.train.build import fit_to_data, open_corpus, record_of
 from smallbench.train.config import AccountingConfig, resumable_keys
 from smallbench.train.precision import choose_device, choose_precision
 
@@ -123,7 +123,7 @@ def check_variants(variants: Sequence[Variant], data: Path) -> None:
                 raise ConfigError("a second phase (then.sequence_length) is not supported here")
             config = fit_to_data(variant.config, corpus)
             choose_precision(config.train.precision, choose_device(config.train.device))
-            try_plugins(config, corpus.rows, vocabulary_of(corpus.rows.tokenizer))
+            try_plugins(config, corpus.rows)
         except Exception as error:
             sentence = _sentence(error)
             if sentence is None:

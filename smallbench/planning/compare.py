@@ -39,9 +39,8 @@ class ComparePlan(Callback):
         self._planned_rates: Pair | None = None
         gpu = gpu_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         if gpu is not None:
-            tokens = config.train.global_batch_size * config.sequence_length
             fast, slow = planner.time(way, num_rows, gpu).seconds
-            self._planned_rates = tokens / fast, tokens / slow
+            self._planned_rates = config.tokens_per_step / fast, config.tokens_per_step / slow
         self._meter, self._say = meter, say
         self._every_steps, self._num_rows = every_steps, num_rows
 

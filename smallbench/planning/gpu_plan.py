@@ -103,7 +103,7 @@ def make_plan(
     if decision is not None:
         rate = None if measured is None else measured(decision, precision)
         speed = _speed(planner, decision, gpu, rate)
-        tokens = config.train.global_batch_size * config.sequence_length
+        tokens = config.tokens_per_step
 
         def cost(steps: int) -> Cost:
             fast, slow = (steps * tokens / rate / 3600 for rate in speed.tokens_per_second)
@@ -141,15 +141,12 @@ def make_plan(
 def _speed(planner: Planner, decision: Decision, gpu: Gpu, measured: float | None) -> Speed:
     """Return the speed of a decision: measured tokens/s, or the estimate."""
     config = planner.config
-    tokens = config.train.global_batch_size * config.sequence_length
-    peak = gpu.peak_flops(planner.precision)
+    per_token = planner.flops_per_token() / gpu.peak_flops(planner.precision)
     if measured is not None:
-        mfu = measured * planner.flops_per_token() / peak
+        mfu = measured * per_token
         return Speed((measured, measured), (mfu, mfu), "measured", None)
-    choice = (decision.engine, decision.checkpoint_activations)
-    step = planner.time(choice, decision.num_rows, gpu)
-    fast, slow = (tokens / seconds for seconds in step.seconds)
-    per_token = planner.flops_per_token() / peak
+    step = planner.time(decision.choice, decision.num_rows, gpu)
+    fast, slow = (config.tokens_per_step / seconds for seconds in step.seconds)
     method = "estimated" + (", as if not compiled" if config.train.compile else "")
     return Speed((fast, slow), (fast * per_token, slow * per_token), method, step)
 
@@ -164,8 +161,8 @@ def _reason(
             f"nothing fits: even one row at a time, {least.label}, takes {least.peak / GIB:.1f} "
             f"GiB, over {room}"
         )
-    chosen = planner.memory((decision.engine, decision.checkpoint_activations), decision.num_rows)
-    faster = choices[: choices.index((decision.engine, decision.checkpoint_activations))]
+    chosen = planner.memory(decision.choice, decision.num_rows)
+    faster = choices[: choices.index(decision.choice)]
     fits = f"takes {chosen.peak / GIB:.1f} GiB with {decision.num_rows} rows at a time"
     if not faster:
         return f"{chosen.label} is the fastest, and {fits}, of {room}"

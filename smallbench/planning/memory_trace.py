@@ -202,7 +202,6 @@ class StepTracer:
         self._offloaded = offloaded
         self._fake, self._memory = FakeTensorMode(), LiveBytes()
         self._optimizer: torch.optim.Optimizer | None = None
-        self._samples: dict[tuple[int, bool], Batch] = {}
         with self._tracing():
             usual = torch.get_default_dtype()
             torch.set_default_dtype(self._dtype if offloaded else torch.float32)
@@ -266,17 +265,13 @@ class StepTracer:
             update=memory.work,
         )
 
-    def sample(self, num_rows: int, *, is_padded: bool) -> Batch:
+    def sample(self, num_rows: int, *, is_padded: bool = False) -> Batch:
         """Return a micro-batch of random rows, all of them full, or one of them not."""
-        if (num_rows, is_padded) in self._samples:
-            return self._samples[num_rows, is_padded]
         generator = np.random.default_rng(0)
         ids_BL = random_rows(self._config, num_rows, generator)
         if is_padded:
             ids_BL[0, -1] = self.objective.vocabulary.pad_id
         [batch] = micro_batches(self.objective.corrupt(ids_BL, generator), num_rows)
-        assert isinstance(batch, Batch)
-        self._samples[num_rows, is_padded] = batch
         return batch
 
     @contextmanager

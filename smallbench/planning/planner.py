@@ -6,6 +6,7 @@ What DeepSpeed keeps elsewhere is counted from its buffers, listed at `Offloaded
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -154,28 +155,36 @@ class Planner:
 
     def flops_per_token(self) -> float:
         """As the model counts them, forward and backward."""
-        batch = self._tracer(False).sample(1, is_padded=False)
+        batch = self._tracer(False).sample(1)
         return self.objective.train_flops(batch) / batch.num_tokens
 
     def logit_bytes(self, num_rows: int) -> int:
         """The scores of a forward pass's targets, its largest tensor."""
-        batch = self._tracer(False).sample(num_rows, is_padded=False)
+        batch = self._tracer(False).sample(num_rows)
         assert batch.target_ids is not None
         rows = self.config.model.num_embedding_rows
         return batch.target_ids.numel() * rows * DTYPES[self.precision].itemsize
 
+    def num_steps(self, flops: float) -> int:
+        """Return about how many steps a budget of FLOPs is."""
+        return math.ceil(flops / (self.flops_per_token() * self.config.tokens_per_step))
+
+    def _step(self, choice: Choice, num_rows: int) -> tuple[StepMemory, int]:
+        """Return a traced step and the number of its micro-batches."""
+        engine, recompute = choice
+        count = -(-self.config.train.global_batch_size // num_rows)
+        return self._trace(engine.offload != "none", recompute, num_rows, count), count
+
     def memory(self, choice: Choice, num_rows: int) -> Memory:
         """What a way to train takes with `num_rows` rows in a forward pass."""
         engine, recompute = choice
-        is_offloaded = engine.offload != "none"
-        num_micro_batches = -(-self.config.train.global_batch_size // num_rows)
-        step = self._trace(is_offloaded, recompute, num_rows, num_micro_batches)
+        step, _ = self._step(choice, num_rows)
         weights, peak, host = step.weights, step.peak, 0
-        if is_offloaded:
+        if engine.offload != "none":
             weights, extra, host = self._offloaded(engine.offload)
             peak += weights - step.weights + extra
         if self.device_type == "cpu":
-            whole = self._trace(is_offloaded, False, num_rows, num_micro_batches)
+            whole, _ = self._step((engine, False), num_rows)
             peak += round(HEAP_WASTE * (whole.peak - whole.weights - whole.states))
             if engine.engine == "deepspeed":
                 # It begins with a copy of the float32 weights; the hole that they leave stays.
@@ -193,23 +202,22 @@ class Planner:
             other=max(0, peak - known),
             peak=peak,
             host=host,
-            save=0 if is_offloaded or self.device_type == "cpu" else 4 * self._largest_parameter,
+            save=0 if host or self.device_type == "cpu" else 4 * self._largest_parameter,
         )
 
     def time(self, choice: Choice, num_rows: int, gpu: Gpu) -> StepTime:
         """Return the time of a step on a card."""
-        engine, recompute = choice
-        is_offloaded = engine.offload != "none"
-        num_micro_batches = -(-self.config.train.global_batch_size // num_rows)
-        step = self._trace(is_offloaded, recompute, num_rows, num_micro_batches)
+        step, num_micro_batches = self._step(choice, num_rows)
+        offload = choice[0].offload
         low_bytes = DTYPES[self.precision].itemsize * self.num_parameters
         # Gradients go down; from the second micro-batch on, their sum comes back for the addition.
         # With the parameters away, the weights come for the forward and for the backward pass.
-        passes = (2 if num_micro_batches > 1 else 1) + (2 if engine.offload == "parameters" else 0)
-        host = (passes * low_bytes, ADAM_BYTES * self.num_parameters) if is_offloaded else (0, 0)
+        passes = (2 if num_micro_batches > 1 else 1) + (2 if offload == "parameters" else 0)
+        host = (passes * low_bytes, ADAM_BYTES * self.num_parameters)
         return step_time(
-            step, gpu, self.precision, num_micro_batches=num_micro_batches, host_bytes=host
-        )
+            step, gpu, self.precision, num_micro_batches=num_micro_batches,
+            host_bytes=(0, 0) if offload == "none" else host,
+        )  # fmt: skip
 
     def _offloaded(self, offload: str) -> tuple[int, int, int]:
         """Bytes of weights and of buffers on the device, and those on the host.
@@ -251,6 +259,11 @@ class Decision:
     num_rows: int
     """Of a micro-batch."""
 
+    @property
+    def choice(self) -> Choice:
+        """The way to train."""
+        return self.engine, self.checkpoint_activations
+
 
 def usable_bytes(memory_bytes: int) -> int:
     """What a plan fills of a device's memory."""
@@ -260,13 +273,6 @@ def usable_bytes(memory_bytes: int) -> int:
 def smaller(num_rows: int) -> int | None:
     """The next smaller micro-batch that divides this one: the global batch stays what it is."""
     return next((n for n in range(num_rows // 2, 0, -1) if num_rows % n == 0), None)
-
-
-def larger(config: PretrainConfig, num_rows: int) -> int | None:
-    """Return twice the micro-batch, if that divides the global batch and can be traced."""
-    more = 2 * num_rows
-    fits = more * config.sequence_length <= MAX_TRACED_TOKENS
-    return more if fits and config.train.global_batch_size % more == 0 else None
 
 
 def rows_to_plan(config: PretrainConfig) -> int:
@@ -301,36 +307,41 @@ def choices_of(config: PretrainConfig, *, may_recompute: bool = False) -> list[C
 def decide(planner: Planner, choices: Sequence[Choice], limit: int) -> Decision | None:
     """Return the fastest way with the configured rows, or with fewer that still fill a GPU.
 
-    If none is left, the way with the most rows; None if not even one row fits. What is offloaded
-    gets the most rows that fit: each micro-batch carries every gradient to the host.
+    If none is left, the way with the most rows; None if not even one row fits.
     """
-    config = planner.config
-    most, enough = rows_to_plan(config), -(-MIN_TOKENS // config.sequence_length)
+    most = rows_to_plan(planner.config)
+    enough = min(most, -(-MIN_TOKENS // planner.config.sequence_length))
     best: Decision | None = None
     for choice in choices:
-        rows: int | None = most
-        if planner.memory(choice, most).fixed > limit:
-            continue
-        most_likely = most
-        while rows is not None and (
-            rows > most_likely or planner.memory(choice, rows).peak > limit
-        ):
-            if rows == most:  # without tracing each half on the way
-                most_likely = planner.largest_rows(choice, limit)
-            rows = smaller(rows)
-        if rows is None:
-            continue
-        if choice[0].offload != "none" and rows == most:
-            most_likely = planner.largest_rows(choice, limit)
-            while (more := larger(config, rows)) is not None and more <= most_likely:
-                if planner.memory(choice, more).peak > limit:
-                    break
-                rows = more
-        if best is None or rows > best.num_rows:
+        rows = _fitting_rows(planner, choice, limit, most)
+        if rows is not None and (best is None or rows > best.num_rows):
             best = Decision(*choice, rows)
-        if rows >= min(enough, most):
+        if rows is not None and rows >= enough:
             return Decision(*choice, rows)
     return best
+
+
+def _fitting_rows(planner: Planner, choice: Choice, limit: int, most: int) -> int | None:
+    """Return the largest micro-batch that fits, a divisor of `most` rows.
+
+    What is offloaded may take multiples of them: each micro-batch carries every gradient to the
+    host.
+    """
+    if planner.memory(choice, most).fixed > limit:
+        return None
+    sizes = [most]
+    if choice[0].offload != "none":
+        config = planner.config
+        while config.train.global_batch_size % (2 * sizes[0]) == 0:
+            sizes.insert(0, 2 * sizes[0])
+        sizes = [n for n in sizes if n * config.sequence_length <= MAX_TRACED_TOKENS or n == most]
+    elif planner.memory(choice, most).peak <= limit:  # without tracing twice as many
+        return most
+    while (fewer := smaller(sizes[-1])) is not None:
+        sizes.append(fewer)
+    likely = planner.largest_rows(choice, limit)
+    fitting = (n for n in sizes if n <= likely and planner.memory(choice, n).peak <= limit)
+    return next(fitting, None)
 
 
 def choose(

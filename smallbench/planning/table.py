@@ -18,7 +18,7 @@ COLUMNS = ("weights", "gradients", "states", "activations", "other", "peak", "ho
 def as_table(plan: Plan, config: PretrainConfig) -> str:
     """The page of `smallbench plan`."""
     gpu = GPUS[plan.gpu]
-    rows, tokens = plan.ways[0].num_rows, plan.global_batch_size * plan.sequence_length
+    rows, tokens = plan.ways[0].num_rows, config.tokens_per_step
     inner = plan.num_parameters - plan.num_embedding_parameters
     targets = plan.logit_bytes / 2**20
     return "\n".join([
@@ -35,7 +35,7 @@ def as_table(plan: Plan, config: PretrainConfig) -> str:
         *memory_table(plan),
         "",
         *_wrapped(f"Choice: {plan.reason}.{_save(plan)}"),
-        *_time(plan),
+        *_time(plan, tokens),
         *_next(plan, config),
     ])  # fmt: skip
 
@@ -90,7 +90,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in others)]).rstrip()
 
 
-def _time(plan: Plan) -> list[str]:
+def _time(plan: Plan, tokens: int) -> list[str]:
     if plan.speed is None or plan.whole is None:
         return []
     rate = between(plan.speed.tokens_per_second, lambda value: f"{float(f'{value:.3g}'):,.0f}")
@@ -102,7 +102,7 @@ def _time(plan: Plan) -> list[str]:
     if plan.budget is not None and plan.budget.steps:
         lines.append(f"  the hours given    {_cost(plan.budget)}")
     elif plan.budget is not None:
-        seconds = plan.global_batch_size * plan.sequence_length / plan.speed.tokens_per_second[1]
+        seconds = tokens / plan.speed.tokens_per_second[1]
         lines.append(f"  the hours given    not one step: a step takes {seconds:,.3g} s")
     return [*lines, "", *_wrapped("Energy is the card's TDP over that time, without its machine.")]
 

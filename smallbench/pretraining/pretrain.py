@@ -41,6 +41,7 @@ from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import step_generator
 from smallbench.planning.compare import ComparePlan
 from smallbench.planning.planner import UnplannedError, smaller
+from smallbench.plugins import nothing_left
 from smallbench.pretraining.callbacks import (
     AtEnd,
     Heartbeat,
@@ -53,7 +54,7 @@ from smallbench.pretraining.initial import load_initial_weights
 from smallbench.pretraining.machine import Machine, asked_rows, choose_machine, rows_per_forward
 from smallbench.pretraining.run_storage import Resume, RunStorage, open_run_storage
 from smallbench.pretraining.saving import SaveCheckpoints, WaitForUploads
-from smallbench.pretraining.trial import try_plugins, undone_if_plugins_fail
+from smallbench.pretraining.trial import try_plugins
 from smallbench.pretraining.usage import UsageMeter, open_meter, summary
 from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import join
@@ -88,16 +89,6 @@ HELD_OUT_SEED = 0
 
 
 @dataclass(frozen=True)
-class Around:
-    """Settings of what surrounds the loop; none of them changes what is computed."""
-
-    durability: DurabilityConfig
-    accounting: AccountingConfig
-    tracking: TrackerConfig
-    shows_plan: bool
-
-
-@dataclass(frozen=True)
 class Run:
     """What every attempt of this process shares."""
 
@@ -105,7 +96,10 @@ class Run:
     corpus: Corpus
     machine: Machine
     storage: RunStorage
-    around: Around
+    durability: DurabilityConfig
+    accounting: AccountingConfig
+    tracking: TrackerConfig
+    shows_plan: bool
     stop: Stop
 
     @property
@@ -140,10 +134,13 @@ def pretrain(
     # 1. The data, and what the configuration leaves to it.
     corpus = open_corpus(data, then_data)
     config = fit_to_data(config, corpus)
-    try_plugins(config, corpus.rows, vocabulary_of(corpus.rows.tokenizer))
+    try_plugins(config, corpus.rows)
     # 2. The device, the engine, the other processes.
     machine = choose_machine(config, stop)
-    with undone_if_plugins_fail(run_dir), ExitStack() as stack:
+    with ExitStack() as stack:
+        stack.enter_context(
+            nothing_left(run_dir, is_kept=lambda: any(run_dir.glob("commits/step-*")))
+        )
         # 3. Own the run directory and the storage; find the checkpoint to continue from.
         storage, checkpoint = RunStorage(CheckpointStore(run_dir), None), None
         if machine.processes.is_first:
@@ -157,8 +154,9 @@ def pretrain(
         if checkpoint is None and step is not None:
             checkpoint = storage.store.load(step)
         # 4. Train with micro-batches that fit: halved, from where the run stands, until they do.
-        around = Around(durability, accounting, tracking, shows_plan)
-        run = Run(config, corpus, machine, storage, around, stop)
+        run = Run(
+            config, corpus, machine, storage, durability, accounting, tracking, shows_plan, stop
+        )
         found = checkpoint.manifest.get("micro_batch") if checkpoint else None
         num_rows = rows_per_forward(config, machine, found)
         while (fewer := _train_or_fewer_rows(run, checkpoint, num_rows)) is not None:
@@ -281,7 +279,7 @@ def _open_trackers(
     )
     for tracker in (metrics, console):
         stack.callback(tracker.close)
-    views = views_of_run(run.around.tracking, run.run_dir, stop=run.stop)  # they read metrics' file
+    views = views_of_run(run.tracking, run.run_dir, stop=run.stop)  # they read metrics' file
     return [stack.enter_context(view) for view in views], [metrics, console, *views]
 
 
@@ -348,7 +346,7 @@ def _callbacks(
         return save, [log, held_out, save]
     callbacks = [Heartbeat(run.run_dir / "heartbeat.json"), log, held_out, save]
     if uploader:
-        seconds = 60 * run.around.durability.final_sync_minutes
+        seconds = 60 * run.durability.final_sync_minutes
         callbacks.append(WaitForUploads(uploader, save.save, max_seconds=seconds))
     callbacks += _compare_plan(run, memory, num_rows)
 
@@ -364,7 +362,7 @@ def _callbacks(
 
 
 def _open_usage(run: Run, progress: Progress) -> UsageMeter | None:
-    machine, accounting = run.machine, run.around.accounting
+    machine, accounting = run.machine, run.accounting
     if not machine.processes.is_first:
         return None
     return UsageMeter(
@@ -378,7 +376,7 @@ def _open_usage(run: Run, progress: Progress) -> UsageMeter | None:
 
 def _compare_plan(run: Run, memory: PeakMeter, num_rows: int) -> list[Callback]:
     config, machine = run.config, run.machine
-    if not run.around.shows_plan:
+    if not run.shows_plan:
         return []
     try:
         plan = ComparePlan(

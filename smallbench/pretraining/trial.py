@@ -1,4 +1,4 @@
-"""A trial step for plug-ins, and the clean-up after one that fails.
+"""A trial step for plug-ins.
 
 A mistake in a user's own code is found in seconds, before a directory or a storage is touched.
 """
@@ -6,8 +6,6 @@ A mistake in a user's own code is found in seconds, before a directory or a stor
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,9 @@ from torch import Tensor
 
 from smallbench.data.shards import TokenRows
 from smallbench.errors import ConfigError
-from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import Vocabulary, step_generator
-from smallbench.plugins import nothing_left
+from smallbench.objectives.masking import step_generator
+from smallbench.train.build import build_objective, vocabulary_of
 from smallbench.train.config import PretrainConfig, plugins_of
 from smallbench.train.optim import build_optimizer
 from smallbench.train.schedule import schedule_of
@@ -27,7 +24,7 @@ from smallbench.train.schedule import schedule_of
 TRIAL_ROWS = 2
 
 
-def try_plugins(config: PretrainConfig, rows: TokenRows, vocabulary: Vocabulary) -> None:
+def try_plugins(config: PretrainConfig, rows: TokenRows) -> None:
     """Train a step of two rows on the CPU if `config` names plug-ins, and discard it.
 
     Raises what their code raises, and `ConfigError` if they violate a protocol.
@@ -35,9 +32,7 @@ def try_plugins(config: PretrainConfig, rows: TokenRows, vocabulary: Vocabulary)
     if not plugins_of(config):
         return
     with torch.random.fork_rng(devices=[]):
-        objective = OBJECTIVES[config.objective.objective](
-            config.objective, config.model, vocabulary
-        )
+        objective = build_objective(config, vocabulary_of(rows.tokenizer))
         ids_BL = rows.take(np.arange(min(TRIAL_ROWS, len(rows))))
         corrupted = objective.corrupt(ids_BL, step_generator(0, 0), 0.0)
         [batch] = micro_batches(corrupted, TRIAL_ROWS)
@@ -85,8 +80,3 @@ def _described(value: Any) -> str:
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     return f"a tensor of the shape {list(value.shape)}" if value.ndim else f"{value.item()}"
-
-
-def undone_if_plugins_fail(run_dir: Path) -> AbstractContextManager[None]:
-    """Delete the files in `run_dir` if a plug-in ends the run before the first checkpoint."""
-    return nothing_left(run_dir, is_kept=lambda: any((run_dir / "commits").glob("step-*")))

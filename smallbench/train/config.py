@@ -312,6 +312,11 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     then: PhaseConfig = field(default_factory=PhaseConfig)
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a global batch of full rows."""
+        return self.train.global_batch_size * self.sequence_length
+
     def __post_init__(self) -> None:
         settle_tags(self)
         check(self, "", sequence_length=">= 8")

@@ -59,7 +59,7 @@ def test_counts_are_the_models_own(name):
         objective = stand_in_objective(config)
     planner = Planner(config, device_type="cuda", precision="fp16")
     assert planner.num_parameters == sum(p.numel() for p in objective.parameters())
-    batch = planner._tracer(False).sample(4, is_padded=False)
+    batch = planner._tracer(False).sample(4)
     tokens = 4 * config.sequence_length
     assert planner.flops_per_token() == objective.train_flops(batch) / tokens
     looked_up = sum(
