@@ -16,13 +16,11 @@ from torch import Tensor
 from smallbench.batch import Batch
 from smallbench.checkpoints.uploader import Uploader
 from smallbench.files import temporary_sibling
-from smallbench.objectives.base import Objective
 from smallbench.pretraining.usage import UsageMeter
 from smallbench.tracking.base import Tracker
 from smallbench.train.budget import Budget, Progress
-from smallbench.train.engine import Engine
 from smallbench.train.memory import PeakMeter, exhaustion_raised
-from smallbench.train.trainer import Callback, StepResult, add_means, count_targets
+from smallbench.train.trainer import Callback, StepResult, evaluate
 
 LOG_SECONDS = 60.0
 """Seconds of training after which a record is due, however few steps they were."""
@@ -124,28 +122,6 @@ def finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-@torch.no_grad()
-def evaluate(
-    objective: Objective,
-    engine: Engine,
-    batches: Sequence[Batch],
-    *,
-    beat: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """Return mean losses and counts over fixed batches; draws no random number.
-
-    `beat` is called after each batch.
-    """
-    objective.eval()
-    totals = count_targets(objective, batches)
-    means: dict[str, Tensor] = {}
-    for batch in batches:
-        add_means(means, engine.forward(batch.to(engine.device)), totals)
-        beat()
-    objective.train()
-    return {name: float(value) for name, value in means.items()}
-
-
 class HeldOutLoss(Callback):
     """Evaluates fixed batches before the first step, every `every_steps` and at the end."""
 
@@ -235,15 +211,15 @@ class Heartbeat(Callback):
 
 
 class AtEnd(Callback):
-    """Calls functions one after the other when the budget is used up."""
+    """Calls a function when the budget is used up."""
 
-    def __init__(self, *functions: Callable[[Progress], None]) -> None:
-        self._functions = functions
+    def __init__(self, function: Callable[[Progress], None]) -> None:
+        self._function = function
 
     def on_end(self, progress: Progress, *, is_done: bool) -> None:
-        """Call them."""
-        for function in self._functions if is_done else ():
-            function(progress)
+        """Call it."""
+        if is_done:
+            self._function(progress)
 
 
 def undecayed(budget: Budget, progress: Progress) -> str:

@@ -12,6 +12,7 @@ import torch
 from smallbench.errors import ConfigError
 from smallbench.planning.planner import choose, smaller
 from smallbench.stop import NEVER, Stop
+from smallbench.train.build import second_phase_rows
 from smallbench.train.config import PhaseConfig, PretrainConfig
 from smallbench.train.engines import EngineChoice
 from smallbench.train.memory import memory_bytes_of
@@ -77,13 +78,9 @@ def phases_of(config: PretrainConfig) -> list[PretrainConfig]:
     length = config.then.sequence_length
     if length is None:
         return [config]
-    rows = max(1, config.train.rows_per_forward * config.sequence_length // length)
-    whole = config.train.global_batch_size * config.sequence_length // length
-    train = replace(
-        config.train,
-        global_batch_size=max(rows, whole // rows * rows),
-        micro_batch_size=rows,
-    )
+    rows = second_phase_rows(config, config.train.rows_per_forward)
+    whole = second_phase_rows(config, config.train.global_batch_size, multiple=rows)
+    train = replace(config.train, global_batch_size=whole, micro_batch_size=rows)
     schedule = replace(config.schedule, initial_batch_size=None)
     later = replace(
         config, sequence_length=length, then=PhaseConfig(), train=train, schedule=schedule

@@ -10,15 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from smallbench.errors import UnavailableError
 from smallbench.gpus import gpu_of_device
 from smallbench.train.budget import Progress
-
-Method = Literal["auto", "nvml", "codecarbon", "tdp", "none"]
 
 JOULES_PER_KWH = 3.6e6
 NEEDS_EXTRA = "--energy={0} requires the package {1}; pip install 'smallbench[energy]'"
@@ -78,7 +76,7 @@ def codecarbon_meter() -> EnergyMeter:
     return EnergyMeter("codecarbon", kwh)
 
 
-def open_meter(method: Method, device: torch.device, num_devices: int) -> EnergyMeter | None:
+def open_meter(method: str, device: torch.device, num_devices: int) -> EnergyMeter | None:
     """Return the meter of `method`, for `auto` the best available one; None measures nothing.
 
     Raises `UnavailableError` if the requested one is not available.

@@ -188,23 +188,28 @@ def batches_of(
             multiple=train.rows_per_forward * num_processes,
         )
 
-    first = CorruptedRows(
-        ShuffledRows(corpus.rows, seed=train.seed).take,
-        objective.corrupt,
-        batch_size=size,
-        micro_batch_size=num_rows,
-        seed=train.seed,
-    )
+    def source(rows: TokenRows, num_rows: int, batch_size: Callable[[float], int]) -> BatchSource:
+        return CorruptedRows(
+            ShuffledRows(rows, seed=train.seed).take, objective.corrupt,
+            batch_size=batch_size, micro_batch_size=num_rows, seed=train.seed,
+        )  # fmt: skip
+
+    first = source(corpus.rows, num_rows, size)
     if corpus.then is None:
         return first
-    ratio = corpus.then.sequence_length / config.sequence_length
-    fewer = max(1, int(num_rows / ratio))
+    fewer = second_phase_rows(config, num_rows)
     multiple = fewer * num_processes
-    then = CorruptedRows(
-        ShuffledRows(corpus.then, seed=train.seed).take,
-        objective.corrupt,
-        batch_size=lambda f: max(multiple, int(size(f) / ratio) // multiple * multiple),
-        micro_batch_size=fewer,
-        seed=train.seed,
+    then = source(
+        corpus.then, fewer, lambda f: second_phase_rows(config, size(f), multiple=multiple)
     )
     return TwoPhases(first, then, begin_fraction=config.then.begin_fraction)
+
+
+def second_phase_rows(config: PretrainConfig, num_rows: int, *, multiple: int = 1) -> int:
+    """Return how many rows of the second phase have the tokens of `num_rows` of the first.
+
+    Rounded down to a multiple of `multiple`, and at least that.
+    """
+    assert config.then.sequence_length is not None
+    rows = num_rows * config.sequence_length // config.then.sequence_length
+    return max(multiple, rows // multiple * multiple)

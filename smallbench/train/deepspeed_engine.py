@@ -95,7 +95,7 @@ class DeepSpeedEngine:
         initial = {
             name: weight.to("cpu", copy=True) for name, weight in distinct_state(objective).items()
         }
-        self.objective, self.module = objective, objective.to(device)
+        self.module = objective.to(device)
         self.clip_norm = optim.clip_norm
         self.offload = offload
         self.stage = default_stage(offload, processes) if zero_stage is None else zero_stage

@@ -96,7 +96,6 @@ class TorchEngine:
         if device.type == "cpu":
             keep_freed_memory()
         self.device = device
-        self.objective = objective
         self.module: nn.Module = objective.to(device)
         self.precision = precision
         self.processes = processes
@@ -116,7 +115,7 @@ class TorchEngine:
     def forward(self, batch: Batch) -> Sums:
         """Return the objective's sums, under autocast."""
         with self.autocast():
-            sums: Sums = self.objective(batch)
+            sums: Sums = self.module(batch)
         return sums
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:

@@ -92,6 +92,28 @@ def add_means(means: dict[str, Tensor], sums: Sums, totals: Mapping[str, int]) -
         means[name] = means[name] + part if name in means else part
 
 
+@torch.no_grad()
+def evaluate(
+    objective: Objective,
+    engine: Engine,
+    batches: Sequence[Batch],
+    *,
+    beat: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Return mean losses and counts over fixed batches; draws no random number.
+
+    `beat` is called after each batch.
+    """
+    objective.eval()
+    totals = count_targets(objective, batches)
+    means: dict[str, Tensor] = {}
+    for batch in batches:
+        add_means(means, engine.forward(batch.to(engine.device)), totals)
+        beat()
+    objective.train()
+    return {name: float(value) for name, value in means.items()}
+
+
 class Trainer:
     """Runs steps from `progress` until the budget is used up.
 

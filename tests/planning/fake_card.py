@@ -58,13 +58,12 @@ from smallbench.models.encoder import checkpoint_activations
 from smallbench.objectives.corruption import micro_batches
 from smallbench.planning.memory_trace import fused_attention, random_rows, stand_in_objective
 from smallbench.planning.planner import Planner
-from smallbench.pretraining.callbacks import evaluate
 from smallbench.recipes import RECIPES
 from smallbench.train.budget import Budget
 from smallbench.train.engines import EngineChoice, build_engine
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.processes import ALONE
-from smallbench.train.trainer import Trainer
+from smallbench.train.trainer import Trainer, evaluate
 
 F.scaled_dot_product_attention = lambda q, k, v, attn_mask=None, dropout_p=0.0, scale=None: (
     fused_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, scale=scale)

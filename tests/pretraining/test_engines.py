@@ -158,7 +158,7 @@ class Small:
             return self.num_updates >= from_step and self.sizes[-1] > num_rows
 
         def small_forward(engine, batch):
-            if engine.objective.training:
+            if engine.module.training:
                 self.sizes.append(batch.num_rows)
                 if full() and not during_update:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")

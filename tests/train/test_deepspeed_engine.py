@@ -22,7 +22,6 @@ pytest.importorskip("deepspeed", reason="the package deepspeed is not installed"
 from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.replaced_token import ReplacedToken
-from smallbench.pretraining.callbacks import evaluate
 from smallbench.train.compiled_ops import VARIABLE, compiled_ops, ops_directory
 from smallbench.train.config import OptimConfig
 from smallbench.train.deepspeed_engine import (
@@ -35,7 +34,7 @@ from smallbench.train.engine import TorchEngine
 from smallbench.train.optim import MOMENTS
 from smallbench.train.processes import join_processes
 from smallbench.train.schedule import linear_decay
-from smallbench.train.trainer import Progress
+from smallbench.train.trainer import Progress, evaluate
 from tests.train.test_trainer import Poison
 from tests.train.tiny import VOCABULARY, Losses, objective, trainer
 

@@ -14,7 +14,6 @@ import torch
 from smallbench.checkpoints.state import random_state, restore_random_state
 from smallbench.config import override_all
 from smallbench.planning.memory_trace import random_rows, stand_in_objective
-from smallbench.pretraining.callbacks import evaluate
 from smallbench.recipes import RECIPES
 from smallbench.train.batches import CorruptedRows
 from smallbench.train.budget import Budget
@@ -24,7 +23,7 @@ from smallbench.train.engine import TorchEngine, load_loss_scale
 from smallbench.train.memory import MemoryExhaustedError
 from smallbench.train.precision import assert_compiled_for, choose_precision, matrix_peak_flops
 from smallbench.train.processes import join_processes
-from smallbench.train.trainer import Progress, Trainer
+from smallbench.train.trainer import Progress, Trainer, evaluate
 from tests.train.tiny import Losses, objective, trainer
 
 pytestmark = pytest.mark.gpu

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from smallbench.errors import DivergedError
-from smallbench.pretraining.callbacks import evaluate
 from smallbench.stop import Stop
 from smallbench.train.schedule import linear_decay
-from smallbench.train.trainer import Callback, Progress, count_targets
+from smallbench.train.trainer import Callback, Progress, count_targets, evaluate
 from tests.train.tiny import Losses, objective, take, trainer
 
 # Recorded on an AVX-512 CPU with torch 2.13; another CPU may differ in the last digits.
