@@ -219,12 +219,12 @@ def plan(options: Options) -> str:
 def _steps(options: Options, variant: Variant) -> str:
     """About how many steps the budget is for a variant, or why that is not known."""
     from smallbench.planning.planner import Planner
-    from smallbench.train.build import fit_to_data, open_corpus
+    from smallbench.pretraining.data import fit_to_data, open_data
 
     try:
         if "://" in options.data:
             return "steps not estimated, since the corpus is remote"
-        config = fit_to_data(variant.config, open_corpus(Path(options.data)))
+        config = fit_to_data(variant.config, open_data(Path(options.data)))
         planner = Planner(config, device_type="cpu", precision="fp32")
         steps = planner.num_steps(options.flops)
     except DataError:

@@ -168,11 +168,11 @@ def with_milestones(config: PretrainConfig, data: Path) -> PretrainConfig:
 def num_steps(config: PretrainConfig, data: Path) -> int:
     """Return about how many steps the budget is."""
     from smallbench.planning.planner import Planner
-    from smallbench.train.build import fit_to_data, open_corpus
+    from smallbench.pretraining.data import fit_to_data, open_data
 
     if config.train.max_flops is None:
         return config.train.max_steps
-    fitted = fit_to_data(config, open_corpus(data))
+    fitted = fit_to_data(config, open_data(data))
     planner = Planner(fitted, device_type="cpu", precision="fp32")
     return planner.num_steps(config.train.max_flops)
 
@@ -182,14 +182,15 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
     from smallbench.checkpoints.record import open_record
     from smallbench.export.huggingface import export
     from smallbench.files import read_json
+    from smallbench.pretraining.data import fit_to_data, open_data
     from smallbench.pretraining.pretrain import pretrain
-    from smallbench.train.build import fit_to_data, open_corpus, record_of
+    from smallbench.pretraining.record import record_of
     from smallbench.train.config import resumable_keys
 
     run_dir, exported = out / "run", out / "export"
     marker = exported / "smallbench.json"
     if marker.is_file():  # also refuses another configuration, corpus or plug-in
-        corpus = open_corpus(data)
+        corpus = open_data(data)
         record = open_record(
             run_dir,
             record_of(fit_to_data(config, corpus), corpus.rows, data),

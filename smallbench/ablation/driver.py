@@ -41,11 +41,12 @@ from smallbench.glue.grid import PlannedRun as FinetuneRun
 from smallbench.glue.grid import run_grid
 from smallbench.glue.protocols import summarize
 from smallbench.glue.readers import TaskData
+from smallbench.pretraining.data import fit_to_data, open_data
 from smallbench.pretraining.pretrain import pretrain
+from smallbench.pretraining.record import record_of
 from smallbench.pretraining.trial import try_plugins
 from smallbench.stop import NEVER, Stop
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.build import fit_to_data, open_corpus, record_of
 from smallbench.train.config import AccountingConfig, resumable_keys
 from smallbench.train.precision import choose_device, choose_precision
 
@@ -116,7 +117,7 @@ def check_variants(variants: Sequence[Variant], data: Path) -> None:
 
     Raises `ConfigError` that names the variant.
     """
-    corpus = open_corpus(data)
+    corpus = open_data(data)
     for variant in variants:
         try:
             if variant.config.then.sequence_length is not None:
@@ -133,7 +134,7 @@ def check_variants(variants: Sequence[Variant], data: Path) -> None:
 
 def check_stored(runs: Sequence[PlannedRun], data: Path) -> None:
     """Raise `ConfigError` if a run directory holds a run of another configuration or corpus."""
-    corpus = open_corpus(data)
+    corpus = open_data(data)
     for run in runs:
         if not (run.run_dir / RECORD_NAME).exists():
             continue

@@ -37,11 +37,12 @@ from smallbench.files import read_json, sync_file, temporary_sibling, write_json
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
 from smallbench.objectives.replaced_token import DisentangledEmbedding
+from smallbench.pretraining.record import read_config
 from smallbench.storage import open_storage
 from smallbench.storage.base import is_remote
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.build import build_objective, read_config, vocabulary_of
+from smallbench.train.build import build_objective, vocabulary_of
 from smallbench.train.config import PretrainConfig
 
 OUTPUT_TOLERANCE = 1e-4

@@ -11,8 +11,8 @@ import torch
 
 from smallbench.errors import ConfigError
 from smallbench.planning.planner import choose, smaller
+from smallbench.pretraining.data import second_phase_rows
 from smallbench.stop import NEVER, Stop
-from smallbench.train.build import second_phase_rows
 from smallbench.train.config import PhaseConfig, PretrainConfig
 from smallbench.train.engines import EngineChoice
 from smallbench.train.memory import memory_bytes_of

@@ -50,6 +50,7 @@ from smallbench.pretraining.callbacks import (
     of_steps,
     undecayed,
 )
+from smallbench.pretraining.data import RunData, batches_of, fit_to_data, open_data
 from smallbench.pretraining.initial import load_initial_weights
 from smallbench.pretraining.machine import Machine, asked_rows, choose_machine, rows_per_forward
 from smallbench.pretraining.run_storage import Resume, RunStorage, open_run_storage
@@ -66,16 +67,7 @@ from smallbench.tracking.plot import plot_loss
 from smallbench.tracking.wandb import WandbRun, views_of_run
 from smallbench.train.batches import ReadAhead
 from smallbench.train.budget import Progress
-from smallbench.train.build import (
-    Corpus,
-    batches_of,
-    budget_of,
-    build_objective,
-    fit_to_data,
-    learning_rate_of,
-    open_corpus,
-    vocabulary_of,
-)
+from smallbench.train.build import budget_of, build_objective, learning_rate_of, vocabulary_of
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 from smallbench.train.determinism import deterministic
 from smallbench.train.engine import Engine
@@ -93,7 +85,7 @@ class Run:
     """What every attempt of this process shares."""
 
     config: PretrainConfig
-    corpus: Corpus
+    corpus: RunData
     machine: Machine
     storage: RunStorage
     durability: DurabilityConfig
@@ -132,7 +124,7 @@ def pretrain(
     durability = durability or DurabilityConfig()
     tracking, accounting = tracking or TrackerConfig(), accounting or AccountingConfig()
     # 1. The data, and what the configuration leaves to it.
-    corpus = open_corpus(data, then_data)
+    corpus = open_data(data, then_data)
     config = fit_to_data(config, corpus)
     try_plugins(config, corpus.rows)
     # 2. The device, the engine, the other processes.

@@ -31,11 +31,11 @@ from smallbench.data.verified import MEMORY_NAME, verify_once
 from smallbench.errors import ConfigError
 from smallbench.files import copy_directory, exclusive_lock
 from smallbench.pretraining.machine import Machine
+from smallbench.pretraining.record import record_of
 from smallbench.stop import Stop
 from smallbench.storage import open_storage
 from smallbench.storage.base import check_path, is_remote, join
 from smallbench.storage.local import LocalStorage
-from smallbench.train.build import record_of
 from smallbench.train.config import DurabilityConfig, PretrainConfig, resumable_keys
 
 Resume = Literal["allow", "must", "never"]

@@ -20,9 +20,10 @@ from smallbench.export import huggingface
 from smallbench.export.card import used_sentence
 from smallbench.export.huggingface import as_export, export, load_model, load_run
 from smallbench.export.upload import UNFINISHED
-from smallbench.pretraining.pretrain import pretrain, vocabulary_of
+from smallbench.pretraining.pretrain import pretrain
 from smallbench.storage.local import LocalStorage
 from smallbench.tracking.jsonl import read_metrics
+from smallbench.train.build import vocabulary_of
 from tests.pretraining.test_recipes import small
 
 RUNS = {

@@ -7,13 +7,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from smallbench.train.build import (
-    batches_of,
-    build_objective,
-    fit_to_data,
-    open_corpus,
-    vocabulary_of,
-)
+from smallbench.pretraining.data import batches_of, fit_to_data, open_data
+from smallbench.train.build import build_objective, vocabulary_of
 from tests.pretraining.test_recipes import small
 
 NUM_BATCHES = 200
@@ -29,7 +24,7 @@ def _nothing_compiled():
 
 def prepared(family, corpus, **values):
     """An objective, and the batch source of a run."""
-    found = open_corpus(corpus, None)
+    found = open_data(corpus, None)
     config = fit_to_data(small(family, **values), found)
     torch.manual_seed(0)
     objective = build_objective(config, vocabulary_of(found.rows.tokenizer))
