@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 
 from smallbench.gpus import GIB, gpu_of_device
-from smallbench.planning.planner import Memory, Planner
-from smallbench.planning.step_time import Pair
+from smallbench.planning.planner import Planner
 from smallbench.train.budget import Progress
 from smallbench.train.config import PretrainConfig
 from smallbench.train.engines import EngineChoice
@@ -35,21 +34,23 @@ class ComparePlan(Callback):
         """Plans now; `num_rows` are those of a micro-batch."""
         planner = Planner(config, device_type=device.type, precision=precision)
         way = (engine, config.train.checkpoint_activations)
-        self.memory: Memory = planner.memory(way, num_rows)
-        self._planned_rates: Pair | None = None
+        memory = planner.memory(way, num_rows)
+        # Offloaded bytes count if the device is the host.
+        peak = memory.peak + (memory.host if meter.is_host else 0)
+        self._planned = f"{peak / GIB:.2f} GiB"
         gpu = gpu_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         if gpu is not None:
             fast, slow = planner.time(way, num_rows, gpu).seconds
-            self._planned_rates = config.tokens_per_step / fast, config.tokens_per_step / slow
-        self._meter, self._say = meter, say
-        self._every_steps, self._num_rows = every_steps, num_rows
+            low, high = config.tokens_per_step / slow, config.tokens_per_step / fast
+            self._planned += f", {low:,.0f} to {high:,.0f} tokens/s"
+        self._way = f"{memory.label}, {num_rows} rows at a time"
+        self._meter, self._say, self._every_steps = meter, say, every_steps
 
     def on_start(self, progress: Progress) -> None:
         """Say what is planned."""
         self._due = progress.step + self._every_steps
         self._mark = progress.num_tokens, progress.train_seconds
-        rows = f"{self._num_rows} rows at a time"
-        self._say(f"planned: {self.memory.label}, {rows}, {self._planned()}")
+        self._say(f"planned: {self._way}, {self._planned}")
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
         """Say it once."""
@@ -58,15 +59,4 @@ class ComparePlan(Callback):
         tokens, seconds = self._mark
         rate = (progress.num_tokens - tokens) / (progress.train_seconds - seconds)
         measured = f"{self._meter.peak_bytes() / GIB:.2f} GiB, {rate:,.0f} tokens/s"
-        self._say(f"planned {self._planned()}; measured {measured}")
-
-    def _planned(self) -> str:
-        text = f"{(self.memory.peak + self._host_bytes()) / GIB:.2f} GiB"
-        if self._planned_rates is None:
-            return text
-        fast, slow = self._planned_rates
-        return f"{text}, {slow:,.0f} to {fast:,.0f} tokens/s"
-
-    def _host_bytes(self) -> int:
-        """Offloaded bytes count where the device is the host."""
-        return self.memory.host if self._meter.is_host else 0
+        self._say(f"planned {self._planned}; measured {measured}")

@@ -94,44 +94,43 @@ class UnplannedError(UnavailableError):
     """A plug-in does something that only real tensors can do, so no step of it can be traced."""
 
 
+@contextmanager
+def _plugin_errors_explained(config: PretrainConfig) -> Iterator[None]:
+    try:
+        yield
+    except SmallbenchError:
+        raise
+    except Exception as error:
+        if not plugins_of(config):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UnplannedError(
+            f"the memory of {config.model.architecture} cannot be planned, since a step of it does "
+            f"not run on tensors without data ({reason})"
+        ) from error
+
+
 class Planner:
     """Memory of a configuration's ways to train, traced once each."""
 
     def __init__(self, config: PretrainConfig, *, device_type: str, precision: str) -> None:
         self.config, self.device_type, self.precision = config, device_type, precision
-        self._tracer = cache(self._make_tracer)
-        self._trace = cache(self._run_trace)
+        traced = _plugin_errors_explained(config)
+        self._tracer = cache(traced(self._make_tracer))
+        self._trace = cache(traced(self._run_trace))
 
     def _make_tracer(self, is_offloaded: bool) -> StepTracer:
-        with self._traceable():
-            return StepTracer(
-                self.config,
-                device_type=self.device_type,
-                precision=self.precision,
-                offloaded=is_offloaded,
-            )
-
-    @contextmanager
-    def _traceable(self) -> Iterator[None]:
-        try:
-            yield
-        except SmallbenchError:
-            raise
-        except Exception as error:
-            if not plugins_of(self.config):
-                raise
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise UnplannedError(
-                f"the memory of {self.config.model.architecture} cannot be planned, since a step "
-                f"of it does not run on tensors without data ({reason})"
-            ) from error
+        return StepTracer(
+            self.config, device_type=self.device_type, precision=self.precision,
+            offloaded=is_offloaded,
+        )  # fmt: skip
 
     def _run_trace(
         self, is_offloaded: bool, recompute: bool, num_rows: int, num_micro_batches: int
     ) -> StepMemory:
-        tracer = self._tracer(is_offloaded)
-        with self._traceable():
-            return tracer.step(num_rows, num_micro_batches=num_micro_batches, checkpoint=recompute)
+        return self._tracer(is_offloaded).step(
+            num_rows, num_micro_batches=num_micro_batches, checkpoint=recompute
+        )
 
     @property
     def objective(self) -> PretrainObjective:
@@ -329,19 +328,19 @@ def _fitting_rows(planner: Planner, choice: Choice, limit: int, most: int) -> in
     """
     if planner.memory(choice, most).fixed > limit:
         return None
-    sizes = [most]
+    config = planner.config
+    largest = most
     if choice[0].offload != "none":
-        config = planner.config
-        while config.train.global_batch_size % (2 * sizes[0]) == 0:
-            sizes.insert(0, 2 * sizes[0])
-        sizes = [n for n in sizes if n * config.sequence_length <= MAX_TRACED_TOKENS or n == most]
+        most_traced = MAX_TRACED_TOKENS // config.sequence_length
+        while largest <= most_traced // 2 and config.train.global_batch_size % (2 * largest) == 0:
+            largest *= 2
     elif planner.memory(choice, most).peak <= limit:  # without tracing twice as many
         return most
-    while (fewer := smaller(sizes[-1])) is not None:
-        sizes.append(fewer)
     likely = planner.largest_rows(choice, limit)
-    fitting = (n for n in sizes if n <= likely and planner.memory(choice, n).peak <= limit)
-    return next(fitting, None)
+    rows: int | None = largest
+    while rows is not None and (rows > likely or planner.memory(choice, rows).peak > limit):
+        rows = smaller(rows)
+    return rows
 
 
 def choose(

@@ -34,7 +34,7 @@ def as_table(plan: Plan, config: PretrainConfig) -> str:
         "",
         *memory_table(plan),
         "",
-        *_wrapped(f"Choice: {plan.reason}.{_save(plan)}"),
+        *textwrap.wrap(f"Choice: {plan.reason}.{_save(plan)}", 100),
         *_time(plan, tokens),
         *_next(plan, config),
     ])  # fmt: skip
@@ -104,7 +104,7 @@ def _time(plan: Plan, tokens: int) -> list[str]:
     elif plan.budget is not None:
         seconds = tokens / plan.speed.tokens_per_second[1]
         lines.append(f"  the hours given    not one step: a step takes {seconds:,.3g} s")
-    return [*lines, "", *_wrapped("Energy is the card's TDP over that time, without its machine.")]
+    return [*lines, "", "Energy is the card's TDP over that time, without its machine."]
 
 
 def _save(plan: Plan) -> str:
@@ -158,7 +158,3 @@ def _next(plan: Plan, config: PretrainConfig) -> list[str]:
         flags.append(f"--max_steps={plan.budget.steps}")
     line = command("pretrain", plan.recipe, data="corpus", run_dir=f"runs/{plan.recipe}")
     return ["", "Next:", "  " + " ".join([line, *flags])]
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 100)

@@ -50,25 +50,16 @@ def choose_machine(config: PretrainConfig, stop: Stop = NEVER) -> Machine:
     precision = choose_precision(config.train.precision, device)
     if config.train.compile:
         require_compiler(device)
-    decision, *others = (
-        choose(
-            phase,
-            device_type=device.type,
-            precision=precision,
-            memory_bytes=memory_bytes_of(device),
+    memory_bytes, fitting_rows = memory_bytes_of(device), config.train.rows_per_forward
+    for phase in phases_of(config):
+        decision = choose(
+            phase, device_type=device.type, precision=precision, memory_bytes=memory_bytes
         )
-        for phase in phases_of(config)
-    )
-    fitting_rows = decision.num_rows
-    for later in others:
         # A longer row has more tokens, so fewer rows may fit in the later phase.
-        if later.engine != decision.engine:
-            decision = later
-        if later.num_rows < phases_of(config)[1].train.rows_per_forward:
-            assert config.then.sequence_length is not None
-            ratio = config.then.sequence_length / config.sequence_length
-            fitting_rows = min(fitting_rows, max(1, int(later.num_rows * ratio)))
-    engine = decision.engine
+        if decision.num_rows < phase.train.rows_per_forward:
+            rows = decision.num_rows * phase.sequence_length // config.sequence_length
+            fitting_rows = min(fitting_rows, max(1, rows))
+    engine = decision.engine  # of the last phase, whose rows are the longest
     processes = join_processes(device, needs_group=engine.engine == "deepspeed", stop=stop)
     return Machine(device, precision, engine, fitting_rows, processes)
 
