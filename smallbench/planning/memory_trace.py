@@ -14,7 +14,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ from smallbench.objectives.masking import Vocabulary
 from smallbench.train.build import build_objective
 from smallbench.train.config import PretrainConfig
 from smallbench.train.optim import build_optimizer
-from smallbench.train.precision import DTYPES
+from smallbench.train.precision import DTYPES, autocast
 from smallbench.train.trainer import count_targets, weigh
 
 
@@ -190,13 +190,12 @@ class StepTracer:
         self, config: PretrainConfig, *, device_type: str, precision: str, offloaded: bool = False
     ) -> None:
         self._config, self._device_type = config, device_type
-        self._dtype = DTYPES[precision]
-        self._offloaded = offloaded
+        self._precision, self._offloaded = precision, offloaded
         self._fake, self._memory = FakeTensorMode(), LiveBytes()
         self._optimizer: torch.optim.Optimizer | None = None
         with self._tracing():
             usual = torch.get_default_dtype()
-            torch.set_default_dtype(self._dtype if offloaded else torch.float32)
+            torch.set_default_dtype(DTYPES[precision] if offloaded else torch.float32)
             try:  # converting a module afterwards fails on fake tensors
                 self.objective = stand_in_objective(config)
             finally:
@@ -230,7 +229,7 @@ class StepTracer:
                     parameter.grad = torch.zeros_like(parameter)
             before, memory.work = memory.live, Work()
             device_batch = batch.map(self._fake.from_tensor)
-            with self._autocast():
+            with autocast("cpu", "fp32" if self._offloaded else self._precision):
                 sums = self.objective(device_batch)
             share = weigh(self.objective, sums, totals)
             activations = memory.live - before
@@ -275,11 +274,6 @@ class StepTracer:
             stack.enter_context(self._fake)
             stack.enter_context(self._memory)
             yield
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._offloaded or self._dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast("cpu", dtype=self._dtype)
 
 
 def stand_in_vocabulary(config: PretrainConfig) -> Vocabulary:

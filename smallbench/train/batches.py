@@ -17,15 +17,15 @@ from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import step_generator
 
 Rows = npt.NDArray[np.int64]
+StepBatches = tuple[list[Batch], int]
+"""The micro-batches of a step, on the host, and the position of the next step."""
 
 
 class BatchSource(Protocol):
     """Returns the micro-batches of the step that begins at a position."""
 
-    def read(
-        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
-    ) -> tuple[list[Batch], int]:
-        """Return the step's micro-batches, on the host, and the position of the next step.
+    def read(self, position: int, fraction: float = 0.0, next_fraction: float = 0.0) -> StepBatches:
+        """Return the batches of the step at `position`.
 
         `fraction` is the completed part of the run, `next_fraction` that of the next step: the
         batch size and the corruption depend on them.
@@ -52,9 +52,7 @@ class CorruptedRows:
         self._take, self._corrupt, self._seed = take, corrupt, seed
         self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
 
-    def read(
-        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
-    ) -> tuple[list[Batch], int]:
+    def read(self, position: int, fraction: float = 0.0, next_fraction: float = 0.0) -> StepBatches:
         """Return the micro-batches of the samples from `position` on."""
         count = self._batch_size(fraction)
         rows_BL = self._take(position, count)
@@ -71,9 +69,7 @@ class TwoPhases:
     def __init__(self, first: BatchSource, then: BatchSource, *, begin_fraction: float) -> None:
         self._first, self._then, self._begin_fraction = first, then, begin_fraction
 
-    def read(
-        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
-    ) -> tuple[list[Batch], int]:
+    def read(self, position: int, fraction: float = 0.0, next_fraction: float = 0.0) -> StepBatches:
         """Return the micro-batches of the phase that `fraction` is in."""
         source = self._first if fraction < self._begin_fraction else self._then
         return source.read(position, fraction)
@@ -86,11 +82,9 @@ class ReadAhead:
         self._source = source
         self._pin_memory = pin_memory
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
-        self._next: tuple[tuple[int, float], Future[tuple[list[Batch], int]]] | None = None
+        self._next: tuple[tuple[int, float], Future[StepBatches]] | None = None
 
-    def read(
-        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
-    ) -> tuple[list[Batch], int]:
+    def read(self, position: int, fraction: float = 0.0, next_fraction: float = 0.0) -> StepBatches:
         """Return the source's answer; wait only if the thread is not done yet."""
         if self._next is None or self._next[0] != (position, fraction):
             self._submit(position, fraction)
@@ -107,7 +101,7 @@ class ReadAhead:
         future = self._executor.submit(self._prepare, position, fraction)
         self._next = ((position, fraction), future)
 
-    def _prepare(self, position: int, fraction: float) -> tuple[list[Batch], int]:
+    def _prepare(self, position: int, fraction: float) -> StepBatches:
         read, following = self._source.read(position, fraction)
         if self._pin_memory:
             read = [batch.pin_memory() for batch in read]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from smallbench.objectives.base import Objective, Sums
 from smallbench.train.config import OptimizerConfig
 from smallbench.train.memory import keep_freed_memory
 from smallbench.train.optim import build_optimizer, check_states, load_states, states_of
-from smallbench.train.precision import DTYPES
+from smallbench.train.precision import autocast
 from smallbench.train.processes import ALONE, Processes
 
 
@@ -108,9 +108,7 @@ class TorchEngine:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return a context that casts to bf16 or fp16; none for fp32."""
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+        return autocast(self.device.type, self.precision)
 
     def forward(self, batch: Batch) -> Sums:
         """Return the objective's sums, under autocast."""

@@ -6,8 +6,10 @@ import importlib.util
 import os
 import shutil
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -120,6 +122,13 @@ def choose_precision(name: str, device: torch.device) -> str:
             "emulate them; use auto, fp16 or fp32"
         )
     return name
+
+
+def autocast(device_type: str, precision: str) -> AbstractContextManager[Any]:
+    """Return a context that casts to bf16 or fp16; none for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device_type, dtype=DTYPES[precision])
 
 
 def matrix_peak_flops(device: torch.device, precision: str, *, seconds: float = 0.5) -> float:

@@ -30,7 +30,6 @@ from smallbench.train.memory import exhaustion_raised
 class StepResult:
     """What one step measured. Losses and counts stay on the device until somebody reads them."""
 
-    step: int
     learning_rate: float
     grad_norm: float
     skipped: bool
@@ -220,7 +219,6 @@ class Trainer:
         progress.num_skipped_in_a_row = progress.num_skipped_in_a_row + 1 if update.skipped else 0
         progress.train_seconds += engine.processes.first_of(self.clock() - start)
         return StepResult(
-            step=progress.step,
             learning_rate=learning_rate,
             grad_norm=update.grad_norm,
             skipped=update.skipped,

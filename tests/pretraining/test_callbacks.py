@@ -29,9 +29,8 @@ class Records:
         return [record["step"] for record in self.records]
 
 
-def result(step, *, loss=1.0, is_last=False):
+def result(*, loss=1.0, is_last=False):
     return StepResult(
-        step=step,
         learning_rate=0.1,
         grad_norm=1.0,
         skipped=False,
@@ -49,7 +48,7 @@ def drive(callback, steps, seconds_per_step=1.0, last=math.inf):
     """Call it as the trainer does, after steps of so many seconds."""
     for step in steps:
         progress = at(step, step * seconds_per_step)
-        callback.after_step(progress, result(step, loss=float(step), is_last=step == last))
+        callback.after_step(progress, result(loss=float(step), is_last=step == last))
 
 
 def attached(callback, **values):
