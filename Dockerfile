@@ -8,6 +8,9 @@
 # BuildKit of Docker 20.10 is enough (DOCKER_BUILDKIT=1 there). How to reach packages may be told
 # with the secrets apt_conf, pip_conf and ca_certificates, of which nothing stays in a layer.
 
+# pip's cache is a mount, so it is in no layer either.
+# hadolint global ignore=DL3042
+
 # Debian or Ubuntu whose python3 is 3.11 or newer. torch's wheel brings CUDA's libraries but for the
 # runtime, which is all that NVIDIA's "base" images hold. CUDA 12.6 is the last with kernels for the
 # V100; Ubuntu 22.04 has Python 3.10. By digest: what a tag means may change.
