@@ -44,7 +44,7 @@ class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
         help="export or run directory, URL of an export, or a model's id on the hub"
     )
     glue: Location = option(
-        help="folder in the official TSV layout, hub, or samples: generated stand-ins"
+        help="folder in the official TSV layout, hub, or samples: generated samples"
     )
     out: Location = option(help="folder or URL where results are stored")
     tasks: tuple[str, ...] | None = option(

@@ -1,7 +1,7 @@
 """The whole chain in a few minutes on two CPU cores, with no data and no network.
 
 Corpus: the English documentation installed with Python and its packages. Then a tiny BERT from
-scratch, its export, fine-tuning on generated stand-ins for the eight GLUE tasks, and a table: the
+scratch, its export, fine-tuning on generated samples for the eight GLUE tasks, and a table: the
 trained model beside the same model with random weights. The scores say nothing about GLUE. An
 interrupted quickstart continues where it was.
 """

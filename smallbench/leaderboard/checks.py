@@ -292,7 +292,7 @@ def _metrics(submission: Submission, scores: RunScores) -> Found:
             yield "not done", f"{name} was not scored: no gold labels at hand"
             continue
         if name not in gold.pinned:
-            what = "generated stand-ins" if gold.is_sample else "not known to be official"
+            what = "generated samples" if gold.is_sample else "not known to be official"
             yield "not done", f"the gold labels of {name} are {what}"
         found = [scores[run] for run in runs]
         failed = sum(run.failed for run in found)

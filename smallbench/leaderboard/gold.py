@@ -53,7 +53,7 @@ class Gold:
     pinned: frozenset[str]
     """Tasks whose labels are known to be the official ones."""
     is_sample: bool = False
-    """Whether they are of generated stand-ins; scores on them say nothing about GLUE."""
+    """Whether they are of generated samples; scores on them say nothing about GLUE."""
     source: str | None = None
     """Where the rest of GLUE can be read: a folder or `hub`."""
     choices: Mapping[str, Choice] = field(default_factory=dict)

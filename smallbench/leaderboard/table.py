@@ -1,7 +1,7 @@
 """The leaderboard as Markdown: the paper's rows (*reported*) and local results, side by side.
 
 Local rows are computed from stored runs and from nothing else. Rows of data that are not the
-official ones, and of generated stand-ins, are listed below all others whatever their scores.
+official ones, and of generated samples, are listed below all others whatever their scores.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ _EXPLANATIONS: dict[Kind, str] = {
     "local": "mean over seeds ± standard deviation, recomputed from stored runs.",
     "unofficial": "trained or scored on data that are not the official GLUE rows. Not comparable "
     "with the other rows, so it is listed below them.",
-    "sample": "scored on generated stand-ins, not on GLUE. Never comparable with the other rows, "
+    "sample": "scored on generated samples, not on GLUE. Never comparable with the other rows, "
     "so it is listed below them whatever its scores.",
 }
 

@@ -174,9 +174,9 @@ DAMAGE = {
         lambda d: (d / "model.safetensors").write_bytes(
             (d / "model.safetensors").read_bytes()[:20_000]
         ),
-        "damaged or cut off",
+        "damaged or truncated",
     ),
-    "an empty file": (lambda d: (d / "model.safetensors").write_bytes(b""), "damaged or cut off"),
+    "an empty file": (lambda d: (d / "model.safetensors").write_bytes(b""), "damaged or truncated"),
     "half a bin": (
         lambda d: (
             foreign.as_bin(d),
@@ -206,10 +206,13 @@ DAMAGE = {
         lambda d: (d / "vocab.txt").write_text("[PAD]\nab\n[UNK]\nab\n"),
         "'ab' in lines 2 and 4",
     ),
-    "another shape": (lambda d: edit(d / "config.json", hidden_size=64), "not of one model"),
+    "another shape": (
+        lambda d: edit(d / "config.json", hidden_size=64),
+        "belong to different models",
+    ),
     "fewer layers than its file": (
         lambda d: edit(d / "config.json", num_hidden_layers=1),
-        "layers that config.json does not count",
+        "layers that config.json does not have",
     ),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "has no weights"),
     "NaN": (
@@ -228,7 +231,7 @@ DAMAGE = {
     ),
     "an impossible config": (
         lambda d: edit(d / "config.json", num_attention_heads=3),
-        "makes no model",
+        "does not describe a valid",
     ),
     "a value of another type": (
         lambda d: edit(d / "config.json", vocab_size="many"),
@@ -346,5 +349,5 @@ def test_the_share_of_unknown_tokens_is_shown_stored_and_refused(saved, stsb, tm
     for text in ("กา กา", " "):
         splits = {n: replace(e, second=(text,) * len(e)) for n, e in half.splits.items()}
         unread = with_text(replace(half, splits=splits), text)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match="expected the tokenizer"):
             tokenize_task(encoder, unread, QUICK)

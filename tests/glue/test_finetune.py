@@ -65,7 +65,7 @@ def test_equal_seeds_give_equal_predictions_and_others_differ(model, glue, tmp_p
 
 def test_an_interrupted_run_stores_nothing(model, glue, tmp_path):
     data = load_task(TASKS["rte"], glue)
-    with pytest.raises(InterruptedRunError, match="RTE with seed 1"):
+    with pytest.raises(InterruptedRunError, match="RTE, seed 1"):
         finetune(Encoder(str(model)), data, QUICK, **RUN, out=tmp_path, stop=Stop(lambda: True))
     assert not list(tmp_path.rglob("*.tsv"))
 
@@ -100,7 +100,7 @@ def test_a_fine_tuned_model_is_refused(model, tmp_path):
 def test_what_is_no_model_is_a_sentence(tmp_path):
     with pytest.raises(DataError, match="is not a directory"):
         Encoder(str(tmp_path / "missing"))
-    with pytest.raises(DataError, match=r"no run \(no run\.json\)"):
+    with pytest.raises(DataError, match=r"nor a run \(run\.json is missing\)"):
         Encoder(str(tmp_path))
 
 

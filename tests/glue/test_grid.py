@@ -103,7 +103,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     patience, encoder, data, whole, tmp_path, capsys
 ):
     calls = iter(range(1000))
-    with pytest.raises(InterruptedRunError, match="the same command continues"):
+    with pytest.raises(InterruptedRunError, match="Run the same command to continue"):
         measure(encoder, data, QUICK, **SHORT, out=tmp_path,
                 stop=Stop(lambda: next(calls) >= patience))  # fmt: skip
     kept = tree(tmp_path)
@@ -133,7 +133,7 @@ def test_shards_with_folders_of_their_own_merge_into_the_same(encoder, data, who
 
 def test_a_shard_beyond_the_last_task_does_nothing(encoder, data, tmp_path, capsys):
     assert measure(encoder, data, QUICK, **SHORT, out=tmp_path, shard=(4, 4)) == []
-    assert "nothing to do" in capsys.readouterr().err
+    assert "has no work" in capsys.readouterr().err
 
 
 def test_runs_that_differ_are_never_merged(whole, model, data, tmp_path):
@@ -145,9 +145,9 @@ def test_runs_that_differ_are_never_merged(whole, model, data, tmp_path):
     if first == other:
         other = "0\tnot_entailment"
     for changed, message in [
-        (text.replace(first, other, 1), "same run and differ"),
+        (text.replace(first, other, 1), "same run but differ"),
         (text[: text.rindex("\n99\t") + 1], "has 99 predictions, expected 100"),
-        (text[:-3], "cut off"),
+        (text[:-3], "truncated"),
     ]:
         path.write_text(changed)
         with pytest.raises(DataError, match=message):
@@ -156,7 +156,7 @@ def test_runs_that_differ_are_never_merged(whole, model, data, tmp_path):
     other = Encoder(str(model), random_init=True)
     run_grid(other, data[:1], QUICK, plan=[PlannedRun("cola", "dev", 1e-3, 1)],
              out=tmp_path / "other")  # fmt: skip
-    with pytest.raises(DataError, match="not all of one model"):
+    with pytest.raises(DataError, match="different models or data"):
         merge_runs([whole, tmp_path / "other"], target)
 
 

@@ -55,5 +55,5 @@ def test_what_cannot_be_pooled_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'mean'"):
         FinetuneConfig(pooling="meen")
     t5 = Encoder(str(foreign.build("T5ForConditionalGeneration", tmp_path / "t5")))
-    with pytest.raises(ConfigError, match="for encoders"):
+    with pytest.raises(ConfigError, match="needs an encoder"):
         t5.classifier(TASKS["rte"], pooling="mean")

@@ -186,7 +186,7 @@ def test_results_table_is_as_printed():
     runs = robust_runs("cola", scores=[0.4, 0.5, 0.4, 0.5, 0.45])
     runs.append(run_of("stsb", score=0.825, epochs=10))
     assert results_table(summarize(runs)) == (
-        "robust-v1: mean over seeds; a part of train chose the learning rate\n"
+        "robust-v1: mean over seeds; the learning rate was chosen on a part of train\n"
         "\n"
         "| Task | Metric | Score | SD | Median | Min | Max | Runs | Failed | Learning rate |\n"
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
@@ -199,4 +199,4 @@ def test_results_table_is_as_printed():
         "seeds 1, not 1,2,3,4,5\n"
     )
     sample = [replace(run, settings=replace(run.settings, is_sample=True)) for run in runs]
-    assert "*Sample*: scored on generated stand-ins" in results_table(summarize(sample))
+    assert "*Sample*: scored on generated sample tasks" in results_table(summarize(sample))

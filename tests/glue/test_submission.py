@@ -100,7 +100,7 @@ def test_the_zip_unpacks_to_the_official_layout(made, tmp_path):
             assert found == {"0"}
         else:
             assert found == values
-    assert check_submission(path) == f"{path}: all 11 files are as the server wants them"
+    assert check_submission(path) == f"{path}: all 11 files are as the server expects them"
     assert "WNLI.tsv: class 0 everywhere" in report
     assert "Missing" not in report
     assert path.with_suffix(".txt").read_text() == report + "\n"
@@ -142,7 +142,7 @@ def test_the_same_runs_give_the_same_bytes(made, tmp_path):
         ("SST-2.tsv", lambda text: text.replace("index", "id", 1), "first line must be"),
         ("AX.tsv", lambda text: None, "lacks AX.tsv"),
         ("glue/AX.tsv", lambda text: "x", "'glue/AX.tsv'; expected CoLA.tsv"),
-        ("../AX.tsv", lambda text: "x", "in no folder"),
+        ("../AX.tsv", lambda text: "x", "at the top level"),
     ],
 )
 def test_what_the_server_would_refuse_is_refused(name, change, message, tampered):
@@ -153,12 +153,12 @@ def test_what_the_server_would_refuse_is_refused(name, change, message, tampered
 
 def test_what_is_no_zip_or_no_text_is_one_sentence(tampered, tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK no zip")
-    with pytest.raises(DataError, match="no readable zip"):
+    with pytest.raises(DataError, match="not a readable zip"):
         check_submission(tmp_path / "a.zip")
-    with pytest.raises(DataError, match="no readable zip"):
+    with pytest.raises(DataError, match="not a readable zip"):
         check_submission(tmp_path / "missing.zip")
     path = tampered({"CoLA.tsv": lambda text: b"\xff\xfe" + text.encode()})
-    with pytest.raises(DataError, match="no readable zip of text"):
+    with pytest.raises(DataError, match="not a readable zip of text"):
         check_submission(path)
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as pack:
@@ -201,7 +201,7 @@ def test_missing_tasks_are_said(tmp_path):
     with zipfile.ZipFile(tmp_path / "glue.zip") as pack:
         assert pack.namelist() == ["CoLA.tsv", "SST-2.tsv", "WNLI.tsv"]
     missing = "MRPC.tsv, STS-B.tsv, QQP.tsv, MNLI-m.tsv, MNLI-mm.tsv, AX.tsv, QNLI.tsv, RTE.tsv"
-    assert f"Missing: {missing}. The server takes none but all 11" in report
+    assert f"Missing: {missing}. The server accepts only all 11 files" in report
     with pytest.raises(DataError, match=r"lacks MRPC\.tsv"):
         check_submission(tmp_path / "glue.zip")
 

@@ -195,7 +195,7 @@ def test_mistakes_are_one_sentence_and_start_nothing(folder, corpus):
           "--sequence_length=64"], 78, "sequence_length 64 != 32"),
         (["export", f"--run={folder}", f"--out={run}"], 65, "is not a run"),
         (["glue", f"--model={folder}", f"--glue={folder}/glue", f"--out={run}"], 65,
-         "no run (no run.json)"),
+         "nor a run (run.json is missing)"),
         (["glue", f"--model={folder}", f"--glue={folder}/nothing", f"--out={run}"], 65, "nothing"),
         (["leaderboard", f"--results={folder}/nothing"], 65, "nothing"),
     ]:  # fmt: skip

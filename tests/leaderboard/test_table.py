@@ -99,7 +99,7 @@ def test_sample_rows_stand_below_every_real_row_and_say_so():
     assert [row.name for row in rows[-2:]] == ["org/poor", "org/toy"]
     table = render_markdown(rows)
     assert "| *sample* |" in table
-    assert "- *sample*: scored on generated stand-ins, not on GLUE. Never comparable" in table
+    assert "- *sample*: scored on generated samples, not on GLUE. Never comparable" in table
 
 
 def test_the_same_model_on_samples_and_on_glue_is_two_rows():

@@ -57,7 +57,7 @@ def build_site(
     Returns the evaluations as shown: an entry that cannot be rendered is rejected and left out.
 
     `site_url`, the address where it will be hosted, gives it a feed and canonical links;
-    `is_sample` says that the labels are generated stand-ins. Raises `DataError` if `out` holds
+    `is_sample` says that the labels are generated samples. Raises `DataError` if `out` holds
     anything else than a site.
     """
     if site_url is not None:
