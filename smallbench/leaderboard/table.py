@@ -1,7 +1,7 @@
 """The leaderboard as Markdown: the paper's rows (*reported*) and local results, side by side.
 
-Local rows are computed from stored runs and from nothing else. Rows of data that are not the
-official ones, and of generated samples, are listed below all others whatever their scores.
+Local rows are computed from stored runs only. Rows of unofficial data and of generated samples are
+listed below all others, whatever their scores.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Row:
     cells: dict[str, Cell]
     """Task name to cell; absent tasks show as a dash."""
     average: float | None
-    """None unless all eight tasks are there."""
+    """None unless all eight tasks have scores."""
     num_seeds: tuple[int, ...] = ()
-    """The different numbers of seeds over tasks; empty where unknown."""
+    """The numbers of seeds of the tasks; empty if unknown."""
     notes: tuple[str, ...] = ()
 
 
@@ -66,7 +66,7 @@ def local_rows(runs: Iterable[RunResult]) -> list[Row]:
 
 def _local_row(summary: Summary) -> Row:
     name = summary.model
-    # A directory's place on this machine means nothing to a reader; a hub id stays whole.
+    # The directory's path means nothing to a reader; a hub id stays whole.
     if name.startswith(("/", ".", "~")):
         name = Path(name).name or name
     if summary.random_init:
@@ -81,8 +81,8 @@ def _local_row(summary: Summary) -> Row:
     if num_failed:
         num_runs = sum(task.num_runs for task in summary.tasks.values())
         notes.append(
-            f"{num_failed} of {num_runs} runs were no better than always answering the majority "
-            f"class; they are included."
+            f"{num_failed} of {num_runs} runs were no better than the majority class; the "
+            "scores include them."
         )
     return Row(
         name=name,
@@ -135,8 +135,8 @@ def render_markdown(rows: Sequence[Row]) -> str:
     lines += [f"- *{kind}*: {_EXPLANATIONS[kind]}" for kind in _EXPLANATIONS if kind in kinds]
     if {"reported", "local"} <= kinds:
         lines.append(
-            "- Reported and local rows stand side by side by AVG; best-of-n and mean-of-seeds "
-            "scores are not ranked together."
+            "- Reported and local rows are sorted by AVG; best-of-n and mean-of-seeds scores "
+            "are not ranked together."
         )
     if notes:
         lines += ["", *(f"{n}. {escape(note)}" for n, note in enumerate(notes, start=1))]
@@ -144,7 +144,7 @@ def render_markdown(rows: Sequence[Row]) -> str:
 
 
 _LAST: tuple[Kind, ...] = ("unofficial", "sample")
-"""Kinds that are not comparable with the others; their rows are listed below them."""
+"""Kinds that cannot be compared with the others; their rows are listed below them."""
 
 _EXPLANATIONS: dict[Kind, str] = {
     "reported": "as the paper prints it (arXiv 2109.10847); it cannot be recomputed.",

@@ -160,7 +160,7 @@ def test_an_existing_entry_changes_only_with_a_keeper(act, repository):
         shutil.rmtree(repository.folder / "submissions/old")
     repository.merge()
     (problem,) = read_request(repository.folder).problems
-    assert "its owner asks for it" in problem
+    assert "needs a request by its owner" in problem
     request = read_request(repository.folder, keeper=True)
     assert (request.entry, request.problems) == ("old" if act == "change" else None, ())
 

@@ -349,7 +349,7 @@ def test_a_link_stays_and_the_site_that_it_leads_to_is_replaced(entries, tmp_pat
 @pytest.mark.parametrize("out", [".", "..", "/"])
 def test_the_folder_one_is_in_is_not_replaced(out, entries, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="the folder you are in"):
+    with pytest.raises(UsageError, match="the current directory"):
         build_site(entries[:1], Path(out))
     assert list(tmp_path.iterdir()) == []
 

@@ -22,7 +22,7 @@ MAX_NEWS = 110
 NUM_COMPARED_ROWS = 8
 """Rows of the table by task."""
 LARGE = 100
-"""Rows above which a browser lays out only those in sight."""
+"""Number of rows above which a browser lays out only visible ones."""
 
 
 def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _kinds(shown: Sequence[Row]) -> dict[str, dict[str, str]]:
 
 
 def _brackets(ranked: Sequence[Row]) -> Iterator[tuple[int, Row]]:
-    """The best entry of each size bracket."""
+    """Return the best entry of each size bracket."""
     for size in SIZES:
         best = next((row for row in ranked if row.rank and row.bracket == size), None)
         if best is not None:
@@ -112,7 +112,7 @@ def _brackets(ranked: Sequence[Row]) -> Iterator[tuple[int, Row]]:
 
 
 def _facts(ranked: Sequence[Row], views: Mapping[BoardName, Sequence[Row]]) -> Iterator[Fact]:
-    """Yield the facts at the top of the page; reported scores are never among them."""
+    """Yield the facts at the top of the page; they never include reported scores."""
     leading = [row for row in ranked if row.rank and row.rank.best == 1]
     if leading:
         first, others = leading[0], len(leading) - 1
@@ -135,7 +135,7 @@ def href(row: Row) -> str:
 def command_of(entry: Entry) -> str | None:
     """Return the commands that repeat the entry, made from its configuration alone.
 
-    The command that the submitter typed is not shown: nothing holds it to the configuration.
+    The submitter's own command is not shown, since it may not match the configuration.
     """
     if entry.provenance is None:
         return None
