@@ -1,5 +1,5 @@
-# Small-Bench NLP with all requirements of training, for NVIDIA GPUs from the V100 on; other arguments
-# build it for CPUs. See docs/docker.md.
+# Small-Bench NLP with all requirements of training, for NVIDIA GPUs from the V100 on; other
+# arguments build it for CPUs. See docs/docker.md.
 #
 #   docker build --tag smallbench --build-arg UNHASHED_TORCH=yes .
 #   docker build --tag smallbench:cpu --build-arg BASE_IMAGE=debian:bookworm-slim \
@@ -9,8 +9,8 @@
 # ca_certificates configure access to packages and are not stored in a layer.
 
 # Debian or Ubuntu with python3 3.11 or newer (Ubuntu 22.04 has 3.10). torch's wheel includes CUDA's
-# libraries except the runtime, which NVIDIA's "base" images have. CUDA 12.6 is the last with kernels for
-# the V100. By digest, since a tag may change.
+# libraries except the runtime, which NVIDIA's "base" images have. CUDA 12.6 is the last with
+# kernels for the V100. By digest, since a tag may change.
 ARG BASE_IMAGE=nvidia/cuda:12.6.3-base-ubuntu24.04@sha256:c87e78933f4c16e3272123bf2f75537306596d0fbaa395a29696a22786e5ee0e
 
 FROM ${BASE_IMAGE} AS base

@@ -83,8 +83,8 @@ FORCE:
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-# In a new environment, so that the lock has the packages of a new user. The kind of wheel (+cpu) and the
-# libraries of a GPU build are omitted, since they depend on the machine.
+# In a new environment, so that the lock has the packages of a new user. The kind of wheel (+cpu)
+# and the libraries of a GPU build are omitted, since they depend on the machine.
 lock:
 	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
 	&& $(PYTHON) -m venv "$$fresh" \

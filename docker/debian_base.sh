@@ -3,8 +3,8 @@
 #
 #   docker/debian_base.sh IMAGE
 #
-# Needs root, debootstrap and a Docker engine. Packages come from DEBIAN_MIRROR (default: debootstrap's),
-# through the proxy http_proxy.
+# Needs root, debootstrap and a Docker engine. Packages come from DEBIAN_MIRROR (default:
+# debootstrap's), through the proxy http_proxy.
 set -euo pipefail
 (($# == 1)) || { sed -n 's/^#   //p' "$0" >&2; exit 2; }
 

@@ -5,8 +5,8 @@
 #   docker/lock.sh sbom      sbom.lock alone
 #   docker/lock.sh cuda      torch-cuda.lock: torch for CUDA 12.6, and NVIDIA's libraries
 #
-# torch comes from PyTorch's index, or from the folder PIP_FIND_LINKS; other packages from uv's index
-# (UV_DEFAULT_INDEX). The extra dev has uv.
+# torch comes from PyTorch's index, or from the folder PIP_FIND_LINKS; other packages from uv's
+# index (UV_DEFAULT_INDEX). The extra dev has uv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 release=$(sed -n 's/^torch==//p' requirements.lock)

@@ -218,7 +218,7 @@ def fine_tune(
 ) -> list[RunResult]:
     """The runs of the track's protocol; stored ones are not repeated."""
     from smallbench.glue.config import FinetuneConfig
-    from smallbench.glue.encoder import Encoder
+    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import measure
     from smallbench.glue.protocols import results_table, summarize
 
@@ -226,7 +226,9 @@ def fine_tune(
     exported = options.out / "export"
     runs = measure(
         # The code in the export is that of the user's own recipe.
-        Encoder(str(exported), random_init=options.random_weights, trust_remote_code=True),
+        PretrainedEncoder(
+            str(exported), random_init=options.random_weights, trust_remote_code=True
+        ),
         tasks,
         FinetuneConfig(device=config.train.device, precision=config.train.precision),
         protocol=track.protocol,
@@ -284,11 +286,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def judge(folder: Path, glue: str) -> None:
     """Print what the board's checks say. Raises `DataError` if they reject the entry."""
-    from smallbench.leaderboard.evaluation import evaluate, report
+    from smallbench.leaderboard.evaluation import evaluate, report_text
     from smallbench.leaderboard.gold import read_gold
 
     evaluation = evaluate(folder, read_gold(glue))
-    print(report(evaluation))
+    print(report_text(evaluation))
     if evaluation.rejected:
         reasons = [f"{f.check}: {f.reason}" for f in evaluation.findings if f.verdict == "rejected"]
         raise DataError(f"{folder} is rejected: {reasons[0]}")

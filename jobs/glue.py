@@ -204,7 +204,7 @@ def measure_steps(options: Options, steps: Sequence[int]) -> None:
 def measure_model(options: Options, *, step: int | None = None) -> list[RunResult]:
     """The runs that the protocol wants, or this shard's; of a run's checkpoint `step`."""
     from smallbench.export.huggingface import as_export, is_run
-    from smallbench.glue.encoder import Encoder
+    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import measure
     from smallbench.glue.protocols import protocol_named
     from smallbench.glue.readers import available_tasks, load_task
@@ -228,7 +228,7 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
             )
         data = [load_task(task_named(name), glue) for name in names]
         return measure(
-            Encoder(
+            PretrainedEncoder(
                 model,
                 random_init=options.random_init,
                 # A run's code is its user's own, who named the run.

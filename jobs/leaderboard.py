@@ -57,7 +57,7 @@ def table(options: TableOptions) -> None:
     from smallbench.glue.results import read_runs
     from smallbench.leaderboard.board import render_board
     from smallbench.leaderboard.evaluation import evaluate_all
-    from smallbench.leaderboard.table import leaderboard_rows, render_markdown
+    from smallbench.leaderboard.markdown_table import leaderboard_rows, render_markdown
     from smallbench.storage import open_storage
 
     if options.submissions is not None:
@@ -157,7 +157,7 @@ def validate(options: ValidateOptions) -> None:
 
     Ends with exit code 65 if the entry is rejected.
     """
-    from smallbench.leaderboard.evaluation import evaluate_beside, report, report_dict
+    from smallbench.leaderboard.evaluation import evaluate_beside, report_dict, report_text
     from smallbench.leaderboard.site.build import check_pages
     from smallbench.leaderboard.text import show
 
@@ -167,7 +167,7 @@ def validate(options: ValidateOptions) -> None:
     if options.json:
         print(json.dumps(report_dict(evaluation), indent=2))
     else:
-        print(report(evaluation))
+        print(report_text(evaluation))
     if evaluation.rejected:
         reasons = [f.check for f in evaluation.findings if f.verdict == "rejected"]
         place = show(str(options.entry))
@@ -256,8 +256,8 @@ def reproduce(options: ReproduceOptions) -> None:
     if options.print_commands:
         print(repetition.script)
         return
-    report, holds = repetition.run(labels_of(options.glue), cache=options.cache)
-    print(report)
+    comparison, holds = repetition.run(labels_of(options.glue), cache=options.cache)
+    print(comparison)
     if not holds:
         raise DataError(f"{options.entry} was not reproduced within the tolerances")
 

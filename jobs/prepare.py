@@ -51,7 +51,7 @@ def run(options: Options) -> None:
     from smallbench.data.remote_prepare import prepare_remote
     from smallbench.data.shards import Manifest
     from smallbench.data.shares import prepare_share
-    from smallbench.data.summary import summary
+    from smallbench.data.summary import corpus_summary
     from smallbench.stop import SignalStop
     from smallbench.storage.base import is_remote
 
@@ -84,7 +84,7 @@ def run(options: Options) -> None:
             with nothing_left(Path(out), is_kept=is_kept):
                 manifest = prepare(options, out=Path(out), workers=workers, stop=stop)
     if manifest is not None:
-        print(summary(manifest, out))
+        print(corpus_summary(manifest, out))
 
 
 JOB = Job(

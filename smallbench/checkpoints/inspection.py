@@ -107,7 +107,7 @@ def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
 
 
 @contextmanager
-def run_directory(url: str, config: StorageConfig | None = None) -> Iterator[Path]:
+def local_run_directory(url: str, config: StorageConfig | None = None) -> Iterator[Path]:
     """Yield `url` as a path; a remote run is a temporary copy with its newest checkpoint."""
     if not is_remote(url, name="--run"):
         yield Path(url)

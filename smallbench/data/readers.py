@@ -351,7 +351,7 @@ def _tar_documents(
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             while member := archive.next():
                 archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                if not member.isfile() or is_hidden(member.name.split("/")):
+                if not member.isfile() or is_hidden_file(member.name.split("/")):
                     continue
                 inner = cast(IO[bytes], archive.extractfile(member))
                 try:
@@ -384,7 +384,7 @@ def _member_documents(
     yield from read_documents(io.BytesIO(content), member.name, options, skips, depth=depth)
 
 
-def is_hidden(parts: Iterable[str]) -> bool:
+def is_hidden_file(parts: Iterable[str]) -> bool:
     """Tell whether a path has a part that begins with a dot."""
     return any(part.startswith(".") and part not in {".", ".."} for part in parts)
 

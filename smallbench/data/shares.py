@@ -34,7 +34,7 @@ from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import Corpus, deal_in_runs, open_corpus, share_of
 from smallbench.data.packing import PackedChunk
 from smallbench.data.prepare import options_of, prepare, refuse_other_options
-from smallbench.data.readers import is_hidden
+from smallbench.data.readers import is_hidden_file
 from smallbench.data.remote_prepare import prepare_remote
 from smallbench.data.sampling import TextSample
 from smallbench.data.shards import Manifest
@@ -142,7 +142,7 @@ def _corpus(
     )
     # In the order of paths, as in a local folder: `a/b.txt` before `a.txt`.
     names = sorted(
-        (key for key in sizes if not is_hidden(key.split("/")) and not key.startswith(own)),
+        (key for key in sizes if not is_hidden_file(key.split("/")) and not key.startswith(own)),
         key=Path,
     )
     if not names:

@@ -53,7 +53,7 @@ class _Names:
     """All names; those of the encoder also without their prefix."""
 
 
-class Encoder:
+class PretrainedEncoder:
     """A pretrained encoder; each fine-tuning run starts from its weights.
 
     With `random_init` only its architecture is used: the baseline that pretraining must beat.
@@ -429,7 +429,7 @@ def _is_no_report(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _own_report() -> Iterator[None]:
-    """Silence transformers' loading report and progress bar; `Encoder` has its own report."""
+    """Silence transformers' loading report and progress bar; `PretrainedEncoder` has its own."""
     from transformers.utils import logging as theirs
 
     logger = logging.getLogger("transformers.modeling_utils")

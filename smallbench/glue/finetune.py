@@ -19,7 +19,7 @@ import torch
 
 from smallbench.errors import DataError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import MOST_UNKNOWN, EpochBatches, Features, tokenize
 from smallbench.glue.readers import TaskData
 from smallbench.glue.results import (
@@ -41,7 +41,12 @@ from smallbench.train.trainer import Callback, StepResult, Trainer
 
 
 def settings_for(
-    encoder: Encoder, data: TaskData, config: FinetuneConfig, *, learning_rate: float, seed: int
+    encoder: PretrainedEncoder,
+    data: TaskData,
+    config: FinetuneConfig,
+    *,
+    learning_rate: float,
+    seed: int,
 ) -> RunSettings:
     """Return the settings that identify a run of `encoder` on `data`."""
     return RunSettings(
@@ -66,7 +71,9 @@ def settings_for(
     )
 
 
-def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> dict[str, Features]:
+def tokenize_task(
+    encoder: PretrainedEncoder, data: TaskData, config: FinetuneConfig
+) -> dict[str, Features]:
     """Return every split of a task, tokenised for `encoder`.
 
     Raises `ConfigError` if `max_length` is more than the encoder accepts, `DataError` if its
@@ -96,7 +103,7 @@ def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> d
 
 
 def finetune(
-    encoder: Encoder,
+    encoder: PretrainedEncoder,
     data: TaskData,
     config: FinetuneConfig,
     *,
@@ -139,7 +146,7 @@ def finetune(
 
 
 def _train(
-    encoder: Encoder,
+    encoder: PretrainedEncoder,
     task: Task,
     config: FinetuneConfig,
     settings: RunSettings,

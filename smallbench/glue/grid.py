@@ -19,7 +19,7 @@ from smallbench.files import try_lock
 from smallbench.glue.choice import CHOICE, choice_data, choice_rows
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.display import GridDisplay
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import Features
 from smallbench.glue.finetune import finetune, num_epochs, settings_for, tokenize_task
 from smallbench.glue.protocols import (
@@ -39,7 +39,7 @@ POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class GridRun:
     """A run that a protocol needs."""
 
     task: str
@@ -56,26 +56,26 @@ def plan_task(
     *,
     learning_rates: Sequence[float] | None = None,
     seeds: Sequence[int] | None = None,
-) -> list[PlannedRun]:
+) -> list[GridRun]:
     """Return the runs of one task; rates and seeds default to those of the protocol."""
     rates = learning_rates or protocol.learning_rates
     seeds = seeds or protocol.seeds(task)
     if protocol.chooses_rate and len(rates) > 1:
-        choice = [PlannedRun(task.name, CHOICE, rate, CHOICE_SEED) for rate in rates]
-        return choice + [PlannedRun(task.name, "dev", None, seed) for seed in seeds]
-    return [PlannedRun(task.name, "dev", rate, seed) for rate in rates for seed in seeds]
+        choice = [GridRun(task.name, CHOICE, rate, CHOICE_SEED) for rate in rates]
+        return choice + [GridRun(task.name, "dev", None, seed) for seed in seeds]
+    return [GridRun(task.name, "dev", rate, seed) for rate in rates for seed in seeds]
 
 
 def shard_of(
-    plan: Sequence[PlannedRun], cost: Mapping[str, int], *, number: int, count: int
-) -> list[PlannedRun]:
+    plan: Sequence[GridRun], cost: Mapping[str, int], *, number: int, count: int
+) -> list[GridRun]:
     """Return the runs of shard `number` (from 1) of `count`, in the plan's order.
 
     `cost` returns the cost of a task's run. The most expensive group goes to the shard with the
     least work so far.
     """
     choosing = {run.task for run in plan if run.split == CHOICE}
-    groups: dict[object, list[PlannedRun]] = {}
+    groups: dict[object, list[GridRun]] = {}
     for run in plan:
         groups.setdefault(run.task if run.task in choosing else run, []).append(run)
     loads, mine = [0] * count, set()
@@ -87,7 +87,7 @@ def shard_of(
     return [run for run in plan if run in mine]
 
 
-def work_of(data: TaskData, config: FinetuneConfig) -> int:
+def cost_of(data: TaskData, config: FinetuneConfig) -> int:
     """Return the cost of a run: the characters that it reads, since the length of rows differs by
     task."""
     train = data.first(config.max_train_examples).splits["train"]
@@ -96,7 +96,7 @@ def work_of(data: TaskData, config: FinetuneConfig) -> int:
 
 
 def measure(
-    encoder: Encoder,
+    encoder: PretrainedEncoder,
     tasks: Sequence[TaskData],
     config: FinetuneConfig,
     *,
@@ -145,7 +145,7 @@ def measure(
     if found := [*departures(view, planned), *unofficial]:
         print(f"unranked: {'; '.join(found)}", file=sys.stderr, flush=True)
     number, count = shard
-    cost = {data.task.name: work_of(data, configs[data.task.name]) for data in tasks}
+    cost = {data.task.name: cost_of(data, configs[data.task.name]) for data in tasks}
     mine = shard_of(plan, cost, number=number, count=count)
     if not mine:
         print(
@@ -156,11 +156,11 @@ def measure(
 
 
 def run_grid(
-    encoder: Encoder,
+    encoder: PretrainedEncoder,
     tasks: Sequence[TaskData],
     config: FinetuneConfig | Mapping[str, FinetuneConfig],
     *,
-    plan: Sequence[PlannedRun],
+    plan: Sequence[GridRun],
     out: Path,
     on_stored: Callable[[Path], None] = lambda directory: None,
     shows_runs: bool = True,
@@ -174,7 +174,7 @@ def run_grid(
     if isinstance(config, FinetuneConfig):
         config = {data.task.name: config for data in tasks}
     grid = _Grid(encoder, tasks, config, out, on_stored, stop)
-    results: dict[PlannedRun, RunResult] = {}
+    results: dict[GridRun, RunResult] = {}
     work = sum(grid.work[run.task] for run in plan)
     with GridDisplay(num_runs=len(plan), work=work, shows_runs=shows_runs) as display:
         pending = list(plan)
@@ -198,7 +198,7 @@ def run_grid(
 
 
 def _rate(
-    run: PlannedRun, plan: Sequence[PlannedRun], results: Mapping[PlannedRun, RunResult]
+    run: GridRun, plan: Sequence[GridRun], results: Mapping[GridRun, RunResult]
 ) -> float | None:
     """Return the learning rate of a planned run; None until its task has chosen one."""
     if run.learning_rate is not None:
@@ -214,7 +214,7 @@ class _Grid:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: PretrainedEncoder,
         tasks: Sequence[TaskData],
         configs: Mapping[str, FinetuneConfig],
         out: Path,
@@ -227,12 +227,10 @@ class _Grid:
         for data in tasks:
             name, config = data.task.name, configs[data.task.name]
             self.data[name, "dev"] = data.first(config.max_train_examples)
-            self.work[name] = work_of(data, config)
+            self.work[name] = cost_of(data, config)
         self.tokenized: tuple[str, dict[str, Features]] = ("", {})
 
-    def attempt(
-        self, run: PlannedRun, rate: float | None, display: GridDisplay
-    ) -> RunResult | None:
+    def attempt(self, run: GridRun, rate: float | None, display: GridDisplay) -> RunResult | None:
         """Return the result of a run; None if another process works on it or its rate is not chosen
         yet."""
         if rate is None:
@@ -262,14 +260,14 @@ class _Grid:
         display.result(result, self.work[run.task], was_stored=was_stored)
         return result
 
-    def data_of(self, run: PlannedRun) -> TaskData:
+    def data_of(self, run: GridRun) -> TaskData:
         """Return the rows that a run is trained and scored on."""
         key = (run.task, run.split)
         if key not in self.data:
             self.data[key] = choice_data(self.data[run.task, "dev"])
         return self.data[key]
 
-    def features_of(self, run: PlannedRun) -> dict[str, Features]:
+    def features_of(self, run: GridRun) -> dict[str, Features]:
         """Return the same rows tokenised; each task is tokenised once for all its runs."""
         data = self.data[run.task, "dev"]
         if self.tokenized[0] != run.task:

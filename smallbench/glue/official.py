@@ -55,7 +55,7 @@ def rows_sha256(examples: Examples) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def differences(task: Task, splits: Mapping[str, Examples]) -> tuple[str, ...]:
+def official_differences(task: Task, splits: Mapping[str, Examples]) -> tuple[str, ...]:
     """Return how these splits differ from the official ones, one sentence each.
 
     The list is empty if they are equal. A missing test split is not a difference. The order of rows

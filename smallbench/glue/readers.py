@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench.errors import DataError, UnavailableError
-from smallbench.glue.official import differences
+from smallbench.glue.official import official_differences
 from smallbench.glue.tasks import TASKS, Split, Task
 
 HUB = "hub"
@@ -153,7 +153,7 @@ def require_folder(root: Path) -> None:
 def _task_data(
     task: Task, source: str, splits: Mapping[str, Examples], *, is_sample: bool
 ) -> TaskData:
-    unofficial = () if is_sample else differences(task, splits)
+    unofficial = () if is_sample else official_differences(task, splits)
     return TaskData(task, source, splits, is_sample=is_sample, unofficial=unofficial)
 
 

@@ -62,7 +62,7 @@ def write_submission(run: Path, out: Path, *, protocol: str) -> str:
             texts[name] = submission_text(task, read_predictions(directory, task, split))
             sources[name] = f"{directory}/{split}.tsv"
     for name, text in texts.items():
-        check_file(name, text, where=sources[name])
+        check_submission_file(name, text, where=sources[name])
     missing = [name for name in FILES if name not in texts]
     report = [f"{out}: {len(texts)} of {len(FILES)} files; {summary.model}, {protocol}", ""]
     report += [f"{name}: {sources[name]}" for name in FILES if name in texts]
@@ -104,7 +104,7 @@ def check_submission(path: Path) -> str:
                 if len(content) > MAX_FILE_BYTES:
                     raise DataError(f"{path}, {entry.filename}: over {MAX_FILE_BYTES:,} bytes")
                 where = f"{path}, {entry.filename}"
-                check_file(entry.filename, content.decode(), where=where)
+                check_submission_file(entry.filename, content.decode(), where=where)
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError) as error:
         raise DataError(f"{path} is not a readable zip of text files ({error})") from None
     return f"{path}: all {len(FILES)} files are as the server expects them"
@@ -118,7 +118,7 @@ def submission_text(task: Task, predictions: NDArray[Any]) -> str:
     return _file([f"{value:.3f}" for value in clipped.tolist()])
 
 
-def check_file(name: str, text: str, *, where: str) -> None:
+def check_submission_file(name: str, text: str, *, where: str) -> None:
     """Raise `DataError` unless `text` is what the server expects of the file `name`."""
     expected = FILES[name]
     lines = text.splitlines()

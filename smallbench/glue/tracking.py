@@ -20,7 +20,7 @@ CONFIDENCE = 0.95
 COLUMNS = ("task", "metric", "score", "mean", "lower", "upper", "seeds", "failed")
 
 
-def interval(task: TaskSummary) -> tuple[float, float] | None:
+def seed_interval(task: TaskSummary) -> tuple[float, float] | None:
     """Return the confidence interval of the mean over seeds; None for one run.
 
     Student's t interval, since the deviation is estimated from few seeds.
@@ -41,7 +41,7 @@ def table_rows(summary: Summary) -> list[tuple[Any, ...]]:
             task_named(name).ranking_metric,
             task.score,
             task.mean,
-            *(interval(task) or (None, None)),
+            *(seed_interval(task) or (None, None)),
             task.num_runs,
             task.num_failed,
         )

@@ -11,6 +11,7 @@ from smallbench.glue.protocols import NOTHING, PROTOCOLS
 from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.evaluation import Evaluation
+from smallbench.leaderboard.markdown_table import escape, markdown_line
 from smallbench.leaderboard.ranking import (
     Differences,
     RankRange,
@@ -22,7 +23,6 @@ from smallbench.leaderboard.ranking import (
 )
 from smallbench.leaderboard.scores import VIEWS, View, ViewName
 from smallbench.leaderboard.statistics import Floats, Interval
-from smallbench.leaderboard.table import escape, markdown_line
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.track_table import TRACKS
 

@@ -210,7 +210,7 @@ class Reported:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSections:
     """The sections of every entry that is not reported."""
 
     model: Model
@@ -246,11 +246,11 @@ class Entry:
     reported: Reported | None = None
 
     @property
-    def measured(self) -> Measured:
+    def measured(self) -> MeasuredSections:
         """The sections of an entry whose tier is not *reported*."""
-        sections = {name: getattr(self, name) for name in Measured.__annotations__}
+        sections = {name: getattr(self, name) for name in MeasuredSections.__annotations__}
         assert None not in sections.values(), "the schema demands them"
-        return Measured(**sections)
+        return MeasuredSections(**sections)
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ from smallbench.leaderboard.finding import Finding, Rejected
 from smallbench.leaderboard.folder import (
     chosen_tasks,
     fingerprint,
-    parse_json,
     parse_submission,
+    parse_untrusted_json,
     read_bytes,
     read_files,
 )
@@ -150,8 +150,8 @@ def evaluate_each(
 
     gold = with_choices(gold, chosen_tasks(folders), cache=cache)  # once for all processes
     with threadpool_limits(1):  # a process for each core; threads would only slow each other down
-        reading.prepare()
-        statistics.prepare(gold.labels)
+        reading.build_tables()
+        statistics.prepare_draws(gold.labels)
         found = call_each(one, folders, limits=limits)
     return [
         _refused(folder, None, Rejected(result.kind, result.reason))
@@ -227,7 +227,7 @@ def _verified(root: Path) -> dict[str, Any]:
         return {}
     try:
         content = read_bytes(root / VERIFIED_FILE, MAX_VERIFIED_BYTES)
-        words = parse_json(content, check="verified", place=VERIFIED_FILE)
+        words = parse_untrusted_json(content, check="verified", place=VERIFIED_FILE)
     except Rejected as error:
         raise DataError(f"{root}: {error.reason}") from None
     return words if isinstance(words, dict) else {}
@@ -241,7 +241,7 @@ def _refused(folder: Path, sha256: str | None, error: Rejected) -> Evaluation:
 # ---- reports
 
 
-def report(evaluation: Evaluation) -> str:
+def report_text(evaluation: Evaluation) -> str:
     """Return the findings, a line each, then the scores."""
     lines = []
     for finding in evaluation.findings:

@@ -128,7 +128,7 @@ def chosen_tasks(folders: Iterable[Path]) -> set[str]:
     return found & TASKS.keys()
 
 
-def prepare() -> None:
+def build_tables() -> None:
     """Build shared tables before processes are forked."""
     _validator(""), _validator("run")
     for task in TASKS.values():
@@ -217,7 +217,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 # ---- JSON
 
 
-def parse_json(content: bytes, *, check: str, place: str) -> Any:
+def parse_untrusted_json(content: bytes, *, check: str, place: str) -> Any:
     """Parse a JSON value of bounded depth, with finite numbers and no key twice."""
     try:
         value = _DECODER.decode(content.decode("utf-8"))
@@ -258,7 +258,7 @@ def _require_plain(value: Any, depth: int) -> None:
 
 
 def _parse_entry(raw: bytes, folder: Path) -> Entry:
-    content = parse_json(raw, check="schema", place=ENTRY_FILE)
+    content = parse_untrusted_json(raw, check="schema", place=ENTRY_FILE)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION or type(version) is not int:
         raise Rejected(
@@ -348,7 +348,7 @@ def _lines(contents: Mapping[str, bytes], name: str, *, check: str, most: int) -
     if max(map(len, lines), default=0) > MAX_RECORD_BYTES:
         raise Rejected(check, f"{name} has a line of more than {MAX_RECORD_BYTES:,} bytes")
     return [
-        parse_json(line, check=check, place=f"{name}, line {number}")
+        parse_untrusted_json(line, check=check, place=f"{name}, line {number}")
         for number, line in enumerate(lines, start=1)
     ]
 

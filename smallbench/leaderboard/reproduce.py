@@ -102,7 +102,7 @@ class Repetition:
             )
         pair = evaluate_each([self._claimed.folder, again], gold, cache=cache)
         found = agreements((self._claimed, pair[0]), (read_submission(again), pair[1]))
-        return render(found, pair[0].sha256, slug), all(one.holds for one in found)
+        return render_agreements(found, pair[0].sha256, slug), all(one.holds for one in found)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _last_loss(submission: Submission) -> float:
     return math.nan if loss is None else float(loss)
 
 
-def render(found: Sequence[Agreement], sha256: str | None, slug: str) -> str:
+def render_agreements(found: Sequence[Agreement], sha256: str | None, slug: str) -> str:
     """Return a line for each value, and the line for `verified.json` if all agree."""
     lines = [f"{'ok' if a.holds else 'DIFFERS':<8} {a.name}: {a.claimed} claimed, {a.repeated} "
              f"repeated ({a.tolerance})" for a in found]  # fmt: skip

@@ -75,7 +75,7 @@ def pretrain_of(
     evaluating = sum(m.get("eval_seconds", 0.0) for m in metrics)
     ramps: tuple[Stage, ...] = ()
     if flatten(settings).get("schedule.initial_batch_size") is not None:
-        ramps = stages_of(records, length=settings["sequence_length"])
+        ramps = batch_stages_of(records, length=settings["sequence_length"])
     return Pretrain(
         num_steps=last["step"],
         global_batch_size=batch,
@@ -89,11 +89,11 @@ def pretrain_of(
     )
 
 
-def stages_of(records: Sequence[Mapping[str, Any]], *, length: int) -> tuple[Stage, ...]:
+def batch_stages_of(records: Sequence[Mapping[str, Any]], *, length: int) -> tuple[Stage, ...]:
     """Return the batch sizes of a run, from the tokens between its records."""
     start = {"step": 0, "tokens": 0, "train_seconds": 0.0}
     parts = []
-    for a, b in pairwise(thinned([start, *records], MAX_STAGES)):
+    for a, b in pairwise(thin_records([start, *records], MAX_STAGES)):
         steps = b["step"] - a["step"]
         parts.append((round((b["tokens"] - a["tokens"]) / steps / length), steps))
     return tuple(
@@ -176,7 +176,7 @@ def log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     first = [m for m in metrics if m["event"] == "eval" and m["step"] == 0][:1]
     records = [m for m in metrics if m["event"] == "train"]
     found = []
-    for kept in thinned([*first, *records], MAX_LOG_POINTS):
+    for kept in thin_records([*first, *records], MAX_LOG_POINTS):
         found.append(
             {
                 "step": kept["step"],
@@ -192,7 +192,7 @@ def log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def thinned(records: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+def thin_records(records: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
     """Keep the first, the last and every n-th record between them.
 
     A record's throughput is the mean over the time since the previous kept one.

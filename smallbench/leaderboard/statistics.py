@@ -216,7 +216,7 @@ def _sum(rows_NR: Values, group: NDArray[np.int64]) -> Values:
 _METRICS = {"accuracy": _accuracy, "matthews": _matthews, "spearman": _spearman}
 
 
-def prepare(labels: Mapping[str, Mapping[str, Values]]) -> None:
+def prepare_draws(labels: Mapping[str, Mapping[str, Values]]) -> None:
     """Draw the examples of these tasks before processes are forked, which share them."""
     for name, splits in labels.items():
         draw_scores(TASKS[name], splits["dev"][None], splits["dev"])

@@ -10,14 +10,14 @@ from smallbench.errors import ConfigError
 from smallbench.glue.protocols import PROTOCOLS, Protocol
 from smallbench.gpus import GIB, gpu_of_device
 from smallbench.leaderboard.compute import encoder_config, train_flops
-from smallbench.leaderboard.entry import FLOPS_KEY, PEAK_KEY, Entry, Measured
+from smallbench.leaderboard.entry import FLOPS_KEY, PEAK_KEY, Entry, MeasuredSections
 from smallbench.leaderboard.track_table import TRACKS, Track
 from smallbench.models.config import EncoderConfig
 
 Log = Sequence[Mapping[str, Any]]
 
 
-def protocol_of(entry: Measured) -> Protocol | None:
+def protocol_of(entry: MeasuredSections) -> Protocol | None:
     """Return the protocol of the tracks that may admit the entry; None: it is not ranked."""
     found = PROTOCOLS.get(entry.finetune.protocol)
     return found if found is not None and found.chooses_rate else None
@@ -30,7 +30,7 @@ def tracks_of(entry: Entry, log: Log) -> dict[str, tuple[str, ...]]:
     return {name: tuple(_departures(track, entry.measured, log)) for name, track in TRACKS.items()}
 
 
-def _departures(track: Track, entry: Measured, log: Log) -> Iterator[str]:
+def _departures(track: Track, entry: MeasuredSections, log: Log) -> Iterator[str]:
     if entry.finetune.protocol != track.protocol:
         yield f"protocol {entry.finetune.protocol}, but the track has {track.protocol}"
         return
@@ -68,13 +68,13 @@ def logged_flops(log: Log) -> float | None:
     return highest(log, FLOPS_KEY) if log and log[-1].get(FLOPS_KEY) else None
 
 
-def encoder_of(entry: Measured) -> EncoderConfig | None:
+def encoder_of(entry: MeasuredSections) -> EncoderConfig | None:
     """Return an entry's encoder; None if it cannot be counted here (`compute.encoder_config`)."""
     settings = entry.provenance.config.get("model")
     return encoder_config(entry.model, settings if isinstance(settings, dict) else {})
 
 
-def flops_of(entry: Measured) -> float | None:
+def flops_of(entry: MeasuredSections) -> float | None:
     """Return the training FLOPs from an entry's sizes; None if they cannot be counted."""
     flat = flatten(entry.provenance.config)
     first = _fraction(flat.get("objective.mask_fraction"), 0.15)

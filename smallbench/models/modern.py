@@ -36,7 +36,7 @@ class Context:
     sin: Tensor
 
 
-class Embeddings(nn.Module):
+class ModernEmbeddings(nn.Module):
     """Token embeddings, normalised; positions enter by rotation in each layer."""
 
     def __init__(self, config: ModernConfig) -> None:
@@ -87,7 +87,7 @@ def rotate(x_BHLd: Tensor, cos_Ld: Tensor, sin_Ld: Tensor) -> Tensor:
     return x_BHLd * cos_Ld.to(x_BHLd.dtype) + turned_BHLd * sin_Ld.to(x_BHLd.dtype)
 
 
-class Layer(nn.Module):
+class PreNormLayer(nn.Module):
     """Norm, attention, residual; then norm, gated feed-forward, residual (pre-norm)."""
 
     def __init__(self, config: ModernConfig, attention: RotaryAttention) -> None:
@@ -110,7 +110,7 @@ class Layer(nn.Module):
         return hidden_BLD + fed_BLD
 
 
-class TokenPredictor(nn.Module):
+class ModernTokenPredictor(nn.Module):
     """The masked-language-model head without biases but the tokens'."""
 
     def __init__(self, config: ModernConfig) -> None:
@@ -130,23 +130,23 @@ class Modern(Encoder):
 
     def __init__(self, config: ModernConfig, *, head: Head = "tokens") -> None:
         indices = itertools.count()
-        layer: Any = Layer
+        layer: Any = PreNormLayer
         super().__init__(
             config,
-            embeddings=Embeddings(config),
+            embeddings=ModernEmbeddings(config),
             attention=lambda: RotaryAttention(config, next(indices)),
             head=head,
             layer=layer,
         )
         if head == "tokens":
-            self.predictor: Any = TokenPredictor(config)
+            self.predictor: Any = ModernTokenPredictor(config)
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
         self.rope_theta = config.rope_theta
         self.half_window = config.local_attention // 2
         self.reset_parameters()
         with torch.no_grad():  # what is added to the residual stream begins small
             for part in self.layers.modules():
-                if isinstance(part, Layer):
+                if isinstance(part, PreNormLayer):
                     for linear in (part.attention.out, part.down):
                         linear.weight.div_(math.sqrt(2 * config.num_hidden_layers))
 

@@ -17,7 +17,7 @@ from smallbench.objectives.base import PretrainObjective, Sums
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.corruption import corrupt
 from smallbench.objectives.masking import BoolArray, IntArray, Vocabulary, choose_positions
-from smallbench.objectives.token_loss import loss_of_targets
+from smallbench.objectives.target_loss import loss_of_targets
 
 
 class MaskedLM(PretrainObjective):

@@ -26,7 +26,7 @@ from smallbench.objectives.base import PretrainObjective, Sums
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.corruption import corrupt
 from smallbench.objectives.masking import IntArray, Vocabulary
-from smallbench.objectives.token_loss import loss_of_targets
+from smallbench.objectives.target_loss import loss_of_targets
 
 
 class DisentangledEmbedding(nn.Module):

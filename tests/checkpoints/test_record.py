@@ -6,7 +6,7 @@ import pytest
 
 from smallbench.checkpoints.record import check_record, parse_record, read_record
 from smallbench.errors import DataError
-from smallbench.report.runs import read_run as read_for_report
+from smallbench.report.runs import read_recorded_run as read_for_report
 
 WHOLE = {
     "schema_version": 1,

@@ -19,7 +19,7 @@ from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.data.remote_prepare import prepare_remote
 from smallbench.data.shards import Manifest, TokenRows, verify_shards
-from smallbench.data.summary import summary
+from smallbench.data.summary import corpus_summary
 from smallbench.data.tokenizer import Tokenizer, file_fingerprint
 from smallbench.data.transfer import MARK, cache_directory, local_corpus, publish_corpus
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
@@ -455,7 +455,7 @@ def test_preparing_to_a_url_is_preparing_and_publishing(
     manifest = prepare_there()
     prepare(configs["wordpiece"], out=tmp_path / "here", workers=1)
     assert content(objects) == content(tmp_path / "here")
-    assert f"--data={url}" in summary(manifest, url)
+    assert f"--data={url}" in corpus_summary(manifest, url)
     log.clear()
     assert content(pull()) == content(objects)
     assert log == [], "the copy that was published is the one in the cache"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from smallbench.batch import Batch
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import EpochBatches
 from smallbench.glue.finetune import tokenize_task
 from smallbench.glue.readers import TaskData
@@ -270,7 +270,7 @@ def their_classifier(directory: Path, task: Task, seed: int):
 
 
 def their_predictions(
-    encoder: Encoder, directory: Path, data: TaskData, config: FinetuneConfig,
+    encoder: PretrainedEncoder, directory: Path, data: TaskData, config: FinetuneConfig,
     *, learning_rate: float, seed: int,
 ) -> np.ndarray:  # fmt: skip
     """The logits for dev of a plain loop around transformers' own class, on our batches."""

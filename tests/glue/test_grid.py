@@ -16,8 +16,8 @@ from smallbench.files import try_lock
 from smallbench.glue import grid
 from smallbench.glue.choice import choice_rows
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
-from smallbench.glue.grid import PlannedRun, measure, plan_task, run_grid, shard_of
+from smallbench.glue.encoder import PretrainedEncoder
+from smallbench.glue.grid import GridRun, measure, plan_task, run_grid, shard_of
 from smallbench.glue.protocols import PROTOCOLS, summarize
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import merge_runs, read_runs, run_directory
@@ -32,7 +32,7 @@ SMALLBENCH = Path(sys.executable).with_name("smallbench")
 
 @pytest.fixture(scope="module")
 def encoder(model):
-    return Encoder(str(model))
+    return PretrainedEncoder(str(model))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_task_chooses_before_its_seeds_and_paper_tries_everything():
     assert len(trials) == len(set(trials)) == 20
     assert {run.split for run in trials} == {"dev"}
     (quick,) = plan_task(TASKS["rte"], PROTOCOLS["robust-v1"], learning_rates=[3e-4], seeds=[7])
-    assert quick == PlannedRun("rte", "dev", 3e-4, 7), "one rate leaves nothing to choose"
+    assert quick == GridRun("rte", "dev", 3e-4, 7), "one rate leaves nothing to choose"
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -153,8 +153,8 @@ def test_runs_that_differ_are_never_merged(whole, model, data, tmp_path):
         with pytest.raises(DataError, match=message):
             merge_runs([whole, tmp_path / "copy"], target)
         assert not target.exists()
-    other = Encoder(str(model), random_init=True)
-    run_grid(other, data[:1], QUICK, plan=[PlannedRun("cola", "dev", 1e-3, 1)],
+    other = PretrainedEncoder(str(model), random_init=True)
+    run_grid(other, data[:1], QUICK, plan=[GridRun("cola", "dev", 1e-3, 1)],
              out=tmp_path / "other")  # fmt: skip
     with pytest.raises(DataError, match="different models or data"):
         merge_runs([whole, tmp_path / "other"], target)
@@ -174,7 +174,7 @@ def test_a_task_is_tokenised_once_for_all_of_its_runs(encoder, data, whole, tmp_
 
 def test_what_another_worker_is_at_is_left_to_it(encoder, data, whole, tmp_path, monkeypatch):
     """Nothing waits before all else is done, and a finished run is taken as it is."""
-    plan = [PlannedRun("cola", "dev", 3e-3, seed) for seed in (1, 2)]
+    plan = [GridRun("cola", "dev", 3e-3, seed) for seed in (1, 2)]
     theirs = run_grid(encoder, data[:1], QUICK, plan=plan, out=tmp_path / "theirs")[0]
     lock = tmp_path / "mine" / "locks" / "cola_lr-3e-03_epochs-1_seed-1"
     waits = []
@@ -218,13 +218,13 @@ def test_workers_on_one_folder_share_the_work(model, glue, tmp_path):
 def test_any_encoder_that_transformers_saved_is_measured(model, glue, data, tmp_path):
     """A bare BertModel with its tokenizer: no head, no marker of ours."""
     config = BertConfig(
-        vocab_size=Encoder(str(model)).config.vocab_size, hidden_size=32, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=64,
+        vocab_size=PretrainedEncoder(str(model)).config.vocab_size, hidden_size=32,
+        num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
     )  # fmt: skip
     torch.manual_seed(1)
     BertModel(config).save_pretrained(tmp_path / "bert")
-    Encoder(str(model)).tokenizer.save_pretrained(tmp_path / "bert")
-    encoder = Encoder(str(tmp_path / "bert"))
+    PretrainedEncoder(str(model)).tokenizer.save_pretrained(tmp_path / "bert")
+    encoder = PretrainedEncoder(str(tmp_path / "bert"))
     runs = measure(encoder, data[:1], QUICK, **SHORT, out=tmp_path / "out")
     summary = summarize(runs)
     assert summary.tasks["cola"].num_runs == 2

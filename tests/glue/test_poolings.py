@@ -9,7 +9,7 @@ from smallbench.batch import Batch
 from smallbench.errors import ConfigError
 from smallbench.glue import POOLINGS
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune
 from smallbench.glue.protocols import departures, protocol_named
 from smallbench.glue.readers import load_task
@@ -33,7 +33,7 @@ def test_each_pooling_is_what_its_name_says():
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "MPNetForMaskedLM"])
 def test_padding_does_not_change_what_is_pooled(name, pooling, tmp_path):
     """By our encoder (BERT) and by transformers' (MPNet)."""
-    encoder = Encoder(str(foreign.build(name, tmp_path / "m")))
+    encoder = PretrainedEncoder(str(foreign.build(name, tmp_path / "m")))
     torch.manual_seed(0)
     model = encoder.classifier(TASKS["mnli"], pooling=pooling).eval()
     ids = torch.randint(5, 60, (2, 9))
@@ -45,7 +45,9 @@ def test_padding_does_not_change_what_is_pooled(name, pooling, tmp_path):
 
 def test_a_result_names_its_pooling_and_is_not_ranked(model, glue, tmp_path):
     data, config = load_task(TASKS["rte"], glue), replace(QUICK, pooling="mean")
-    result = finetune(Encoder(str(model)), data, config, learning_rate=1e-3, seed=1, out=tmp_path)
+    result = finetune(
+        PretrainedEncoder(str(model)), data, config, learning_rate=1e-3, seed=1, out=tmp_path
+    )
     settings = read_run(run_directory(tmp_path, result.settings)).settings
     assert settings.pooling == "mean"
     assert "pooling mean, not none" in departures(protocol_named("paper"), [settings])
@@ -54,6 +56,6 @@ def test_a_result_names_its_pooling_and_is_not_ranked(model, glue, tmp_path):
 def test_what_cannot_be_pooled_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'mean'"):
         FinetuneConfig(pooling="meen")
-    t5 = Encoder(str(foreign.build("T5ForConditionalGeneration", tmp_path / "t5")))
+    t5 = PretrainedEncoder(str(foreign.build("T5ForConditionalGeneration", tmp_path / "t5")))
     with pytest.raises(ConfigError, match="needs an encoder"):
         t5.classifier(TASKS["rte"], pooling="mean")

@@ -10,8 +10,8 @@ from smallbench.glue.readers import load_task
 from smallbench.glue.results import run_directory, score_run, write_run
 from smallbench.glue.submission import (
     FILES,
-    check_file,
     check_submission,
+    check_submission_file,
     submission_text,
     write_submission,
 )
@@ -208,9 +208,9 @@ def test_missing_tasks_are_said(tmp_path):
 
 def test_a_file_is_checked_by_its_name():
     text = "index\tprediction\n" + "".join(f"{i}\t0\n" for i in range(146))
-    check_file("WNLI.tsv", text, where="here")
+    check_submission_file("WNLI.tsv", text, where="here")
     with pytest.raises(DataError, match=r"here: 146 predictions for AX\.tsv"):
-        check_file("AX.tsv", text, where="here")
+        check_submission_file("AX.tsv", text, where="here")
     assert set(FILES) == set(LAYOUT)
     assert {name: file.num_rows for name, file in FILES.items()} == {
         name: num_rows for name, (num_rows, _) in LAYOUT.items()

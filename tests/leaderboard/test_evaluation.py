@@ -21,8 +21,8 @@ from smallbench.leaderboard.evaluation import (
     VERIFIED_FILE,
     evaluate,
     evaluate_all,
-    report,
     report_dict,
+    report_text,
 )
 from smallbench.leaderboard.folder import (
     chosen_tasks,
@@ -199,10 +199,10 @@ def test_the_tasks_that_chose_a_rate_are_seen_before_an_entry_is_read(root, tmp_
 
 
 def test_a_report_ends_with_the_verdict(root):
-    text = report(evaluate(root / "entry-000", GOLD))
+    text = report_text(evaluate(root / "entry-000", GOLD))
     assert text.endswith("entry-000: accepted as logged")
     assert "robust: AVG" in text
-    assert "rejected" in report(evaluate(root, NO_GOLD))
+    assert "rejected" in report_text(evaluate(root, NO_GOLD))
 
 
 # Whatever imports torch or what training needs ends with an error.

@@ -8,7 +8,7 @@ import pytest
 from smallbench.leaderboard.board import board_rows, compare, render_comparison
 from smallbench.leaderboard.compute import count_parameters, train_flops
 from smallbench.leaderboard.entry import Stage
-from smallbench.leaderboard.evaluation import evaluate, report
+from smallbench.leaderboard.evaluation import evaluate, report_text
 from smallbench.leaderboard.track_table import TRACKS
 from smallbench.models import ARCHITECTURES
 from smallbench.objectives import OBJECTIVES as OBJECTIVE_CLASSES
@@ -190,7 +190,7 @@ def test_over_a_limit_of_the_small_track_an_entry_is_on_any_hardware(tamper, rea
 
 def test_a_report_names_the_track_that_refuses(tiny):
     times(30)(tiny)
-    assert "REJECTED  track: no track admits it" in report(evaluate(tiny, GOLD))
+    assert "REJECTED  track: no track admits it" in report_text(evaluate(tiny, GOLD))
 
 
 SIZES = {

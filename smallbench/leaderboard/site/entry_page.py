@@ -152,7 +152,7 @@ def _figures(
 
 
 @dataclass(frozen=True)
-class Line:
+class TaskLine:
     """A task in an entry's table."""
 
     task: Any
@@ -180,7 +180,7 @@ def _view_table(view: ViewName, row: Row) -> dict[str, Any]:
             for key, value in (details.metrics if details else {}).items()
             if key != task.ranking_metric
         ]
-        lines.append(Line(task, cell, drawn, further))
+        lines.append(TaskLine(task, cell, drawn, further))
     title = "Best dev scores"
     if view == "robust" and row.view is not None:
         title = f"Protocol {row.view.protocol}"

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smallbench.models.kernels.choice import use_cpu_kernels
+from smallbench.models.kernels.dispatch import use_cpu_kernels
 from smallbench.models.kernels.dropout import draw_scaled_mask
 
 

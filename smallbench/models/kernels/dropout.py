@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smallbench.models.kernels.choice import use_cpu_kernels
+from smallbench.models.kernels.dispatch import use_cpu_kernels
 
 LEVELS = 1 << 16
 """The probability is rounded to a multiple of 1 / LEVELS, and the scale follows the rounded one."""

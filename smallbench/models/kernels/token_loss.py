@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from smallbench.models.kernels.choice import is_on_cpu
+from smallbench.models.kernels.dispatch import is_on_cpu
 
 CPU_BLOCK_ELEMENTS = 1 << 20
 """Elements of a block in float32: 4 MiB, which two cores' caches hold between the passes."""
