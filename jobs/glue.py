@@ -247,7 +247,6 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
 
 
 def _action(run: Callable[..., None], options: type, example: str) -> tuple[str, Job]:
-    """An action's name and its job; its docstring is its help."""
     name = example.split()[0]
     return name, Job(
         name=f"glue {name}",

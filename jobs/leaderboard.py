@@ -322,7 +322,6 @@ def serve(options: ServeOptions) -> None:
 def _action(
     run: Callable[..., None], options: type, words: tuple[str, ...], *examples: str
 ) -> tuple[str, Job]:
-    """An action's name and its job; its docstring is its help."""
     name = run.__name__
     return name, Job(
         name=f"leaderboard {name}",

@@ -266,7 +266,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _gathered(job: Job, words: Sequence[str]) -> list[str]:
-    """Return the words by `job.words`; the last one takes all that remain if it is a tuple."""
+    """Assign the words to `job.words`; the last one takes the rest if it is a tuple."""
     last = len(job.words) - 1
     if last >= 0 and get_origin(annotations_of(job.options)[job.words[last]]) is tuple:
         return [*words[:last], *([",".join(words[last:])] if words[last:] else [])]
@@ -306,7 +306,6 @@ def changes_as_yaml(job: Job, options: Any, config: Any) -> str:
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values that YAML knows."""
     return {
         key: list(map(str, value))
         if isinstance(value, tuple)
@@ -328,7 +327,7 @@ def named_config(job: Job, arguments: Sequence[str]) -> Any:
 
 
 def _values(cls: type, layers: Iterable[ValueLayer]) -> dict[str, Any]:
-    """Return what the layers say about the fields of `cls`; later layers win."""
+    """Return the values of the layers for the fields of `cls`; later layers take precedence."""
     annotations, about = annotations_of(cls), {f.name: f for f in fields(cls)}
     return {
         key: layer.read(key, annotations[key], about[key])
@@ -339,7 +338,7 @@ def _values(cls: type, layers: Iterable[ValueLayer]) -> dict[str, Any]:
 
 
 def _checked(build: Any, *arguments: Any, **values: Any) -> Any:
-    """`build(…)`, where a `ValueError` says that values do not fit each other."""
+    """Call `build(…)`; a `ValueError` means that values contradict each other."""
     try:
         return build(*arguments, **values)
     except SmallbenchError:
@@ -349,10 +348,10 @@ def _checked(build: Any, *arguments: Any, **values: Any) -> Any:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which else keeps the last of two values of one key in silence."""
+    """YAML's safe loader, with an error for duplicate keys instead of the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Read a mapping; raise `yaml.YAMLError` for a key that stands there twice."""
+        """Read a mapping; raise `yaml.YAMLError` for a duplicate key."""
         seen: set[Any] = set()
         for key, _ in node.value:
             if key.value in seen and isinstance(key, yaml.ScalarNode):
@@ -381,14 +380,14 @@ def _file(path: Path) -> ValueLayer:
 
 
 def _example(job: Job) -> dict[str, Any]:
-    """Return the options of the job's first example: stand-ins for what `--help` was not told."""
+    """Return the options of the job's first example, as defaults for `--help`."""
     words, flags = split(shlex.split(job.examples[0])[2:]) if job.examples else ([], {})
     flags.update(zip(job.words, _gathered(job, words), strict=False))
     return _values(job.options, [ValueLayer(flags, "--", UsageError)])
 
 
 def _fits_another(job: Job, key: str) -> bool:
-    """Whether a variable is another job's, or in a section whose keys a plug-in may bring."""
+    """Return whether a variable belongs to another job or to a section that a plug-in may extend."""
     for name in base.JOBS:
         other = base.load(name)
         known = [one for one in (other, *other.actions.values()) if one.name != job.name]

@@ -227,7 +227,7 @@ def _is_inside(path: Path, exclude: set[Path]) -> bool:
 
 
 def _why_unreadable(path: Path) -> str | None:
-    """Look at the beginning of a file; damage further on shows when it is read."""
+    """Check the beginning of a file; damage further on shows when it is read."""
     try:
         with path.open("rb", buffering=0) as raw:
             recognise(raw, path.name, buffer_bytes=64 << 10)

@@ -114,7 +114,6 @@ class Utf8:
         return block
 
     def _whole_encoding(self, head: bytes) -> str | None:
-        """Name the encoding of a file that cannot be cut into lines before it is decoded."""
         is_given_whole = self.given is not None and (
             self.given.startswith(_SEVEN_BIT) or "a\n".encode(self.given) != b"a\n"
         )
@@ -208,7 +207,7 @@ def _bad_share(block: bytes) -> float:
 
 
 def _is_foreign(line: bytes, num_odd: int) -> bool:
-    """Tell a line of another encoding from UTF-8 with damage: most letters of it are not UTF-8."""
+    """Return whether a line has another encoding, not damaged UTF-8: most letters are not UTF-8."""
     try:
         line.decode()
     except UnicodeDecodeError:
@@ -218,7 +217,7 @@ def _is_foreign(line: bytes, num_odd: int) -> bool:
 
 
 def _decoded(stream: io.BufferedReader, encoding: str, block_bytes: int) -> Iterator[bytes]:
-    """Decode as a whole; a lone surrogate stays, for the cleaning to count."""
+    """Decode as a whole; lone surrogates remain and are counted by the cleaning."""
     decoder = codecs.getincrementaldecoder(encoding)(
         "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "strict"
     )
@@ -237,7 +236,7 @@ def _decoded(stream: io.BufferedReader, encoding: str, block_bytes: int) -> Iter
 
 
 def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes]:
-    """Cut blocks anew, so that each ends with a line; at a character if a line is too long."""
+    """Split blocks again so that each ends with a line, or a character if a line is too long."""
     ready = rest = b""
     for block in blocks:
         if ready:

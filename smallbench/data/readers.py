@@ -197,7 +197,7 @@ def _json_lines(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[A
 
 
 def _json_values(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[Any]:
-    """Values behind each other, as in a list; `[`, `]` and commas between them do not count."""
+    """Yield consecutive values, as in a list; `[`, `]` and commas between them are skipped."""
     decoder, rest, decoded = (
         json.JSONDecoder(),
         "",

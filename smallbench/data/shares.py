@@ -167,7 +167,6 @@ def _corpus(
 
 
 def _agree(shares: Storage, options: dict[str, Any]) -> None:
-    """Refuse to join the shares of another command."""
     try:
         shares.put(_OPTIONS, json.dumps(options).encode(), only_new=True)
     except AlreadyExistsError:
@@ -175,7 +174,7 @@ def _agree(shares: Storage, options: dict[str, Any]) -> None:
 
 
 def _delete(shares: Storage) -> None:
-    """The options last: until then a share that is started again finds its part."""
+    """Delete the options last, so that a restarted share still finds its part."""
     keys = [stored.key for stored in shares.list()]
     shares.delete([key for key in keys if key != _OPTIONS])
     shares.delete([key for key in keys if key == _OPTIONS])
@@ -202,7 +201,7 @@ class _Share:
         return f"{kind}-{number or self.number:04d}-of-{self.count:04d}"
 
     def wait(self, what: str, is_there: Callable[[], bool]) -> None:
-        """Until it is there; raises `InterruptedRunError` when asked to stop meanwhile."""
+        """Wait for the object; raise `InterruptedRunError` if stopped meanwhile."""
         if is_there():
             return
         print(f"waiting for {what}, in {self.shares.url}", file=sys.stderr, flush=True)
@@ -278,7 +277,6 @@ class _Joined:
 
     @property
     def skips(self) -> Skips:
-        """Those of all shares."""
         skips = Skips()
         for number in range(1, self.share.count + 1):
             part = json.loads(self.share.shares.get(f"{self.share.name('done', number)}.json"))

@@ -72,7 +72,6 @@ OWN_CODE = (
 
 
 def _why(config: PretrainConfig) -> str:
-    """Return why the weights are in the classes in which they are."""
     target = target_of(config.model, head=_head(config))
     if target is None:
         return OWN_CODE.format(architecture=config.model.architecture)

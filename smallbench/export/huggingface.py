@@ -303,7 +303,7 @@ def output_difference(
 
 
 def _check_repository(name: str) -> None:
-    """Before any work: is `name` a repository's?"""
+    """Raise if `name` is not a valid repository, before any work."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -314,7 +314,7 @@ def _check_repository(name: str) -> None:
 
 
 def _replace(out: Path, temporary: Path) -> None:
-    """Put `temporary` in the place of `out`; refuse if that would remove anything else."""
+    """Replace `out` by `temporary`; refuse if that would remove other files."""
     if out.exists():
         written = {path.name for path in temporary.iterdir()}
         foreign = {path.name for path in out.iterdir()} - written

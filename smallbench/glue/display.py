@@ -95,7 +95,6 @@ class GridDisplay:
             )
 
     def _eta_seconds(self, done: int) -> float | None:
-        """Return the seconds until all is done at the pace so far; None before there is a pace."""
         worked = done - self._found
         elapsed = time.monotonic() - self._start
         return (self._work - done) * elapsed / worked if worked else None

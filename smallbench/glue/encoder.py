@@ -42,8 +42,6 @@ TRIAL_LENGTH = 16
 
 @dataclass(frozen=True)
 class _Names:
-    """Names of the weights of a class with a classification head."""
-
     prefix: str
     """Prefix of the encoder's weights."""
     head: frozenset[str]
@@ -129,7 +127,6 @@ class PretrainedEncoder:
 
     @torch.no_grad()
     def _trial(self, model: Foreign, length: int) -> Exception | None:
-        """Return the error of a forward pass over a row of `length` tokens and a short one."""
         text = "the of and to in is that for it was " * (length // 2 + 1)
         try:
             rows = self.tokenizer(
@@ -258,7 +255,6 @@ def _load_config(path: str, trust_remote_code: bool) -> Any:
 
 
 def _classifier_class(path: str, config: Any, trust_remote_code: bool) -> Any:
-    """Return the class for sequence classification, transformers' or the model's own."""
     from transformers import AutoModelForSequenceClassification
 
     name = f"{type(config).__name__} (model_type {config.model_type!r})"
@@ -318,14 +314,12 @@ def _num_embeddings(body: Any) -> int:
 
 
 def _takes_token_types(model: Any, tokenizer: Any) -> bool:
-    """Return whether the encoder distinguishes the texts of a pair by token types."""
     known: bool = getattr(model.config, "type_vocab_size", 2) > 1
     named = "token_type_ids" in signature(model.forward).parameters
     return known and named and "token_type_ids" in tokenizer.model_input_names
 
 
 def _loading_report(path: str, weights: Weights, left_out: Iterable[str]) -> str:
-    """Return one line about the weights in the files that the encoder does not use."""
     parts = [f"{path}: {len(weights.state)} weights of {weights.file}"]
     if weights.wrappers:
         parts.append(f"removed {' and '.join(map(repr, weights.wrappers))} around them")
@@ -406,7 +400,6 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _pattern(name: str) -> str:
-    """Return a weight's name with the numbers of layers replaced."""
     return re.sub(r"\.\d+\.", ".N.", name)
 
 

@@ -155,7 +155,6 @@ def _train(
     on_progress: Callable[[float], None],
     stop: Stop,
 ) -> tuple[Classification, TorchEngine]:
-    """Train on one split with the usual linear decay; return the classifier and its engine."""
     device, learning_rate = choose_device(config.device), settings.learning_rate
     torch.manual_seed(settings.seed)
     objective = Classification(

@@ -210,8 +210,6 @@ def _rate(
 
 
 class _Grid:
-    """State that the runs of a plan share."""
-
     def __init__(
         self,
         encoder: PretrainedEncoder,
@@ -261,7 +259,6 @@ class _Grid:
         return result
 
     def data_of(self, run: GridRun) -> TaskData:
-        """Return the rows that a run is trained and scored on."""
         key = (run.task, run.split)
         if key not in self.data:
             self.data[key] = choice_data(self.data[run.task, "dev"])

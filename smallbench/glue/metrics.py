@@ -25,7 +25,6 @@ Values = NDArray[Any]
 
 
 def _scikit(name: str) -> Callable[..., float]:
-    """Return a metric of scikit-learn, imported when it is first called."""
     metric: Callable[..., float] = getattr(import_module("sklearn.metrics"), name)
     return metric
 

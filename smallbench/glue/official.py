@@ -126,7 +126,6 @@ def _texts(examples: Examples) -> list[tuple[str, ...]]:
 
 
 def _labels(examples: Examples) -> Iterator[int | str | None]:
-    """Return classes as numbers and scores with three decimals, which every source has."""
     labels = [None] * len(examples) if examples.labels is None else examples.labels.tolist()
     return (f"{label:.3f}" if isinstance(label, float) else label for label in labels)
 

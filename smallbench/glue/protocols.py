@@ -294,7 +294,6 @@ def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> T
 
 
 def _check_alike(task: str, runs: Sequence[RunResult], *, but: tuple[str, ...]) -> None:
-    """Raise `DataError` if two runs differ in a setting that is not among `but`."""
     first = runs[0].settings.identity
     for run in runs:
         different = config.differing_keys(first, run.settings.identity)

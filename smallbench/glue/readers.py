@@ -221,7 +221,6 @@ def _read_lines(path: Path) -> list[str]:
 def _columns(
     task: Task, split: Split, lines: Sequence[str], needed: Sequence[str], path: Path
 ) -> tuple[tuple[str, ...], int]:
-    """Return the names of a file's columns, and the number of header lines."""
     if task.headerless and not split.is_test:
         return task.headerless, 0
     columns = tuple(name.strip() for name in lines[0].split("\t")) if lines else ()
@@ -242,7 +241,6 @@ def _listed(columns: Iterable[str]) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a value for a message: quoted and shortened."""
     return repr(text if len(text) <= 80 else f"{text[:80]}…")
 
 

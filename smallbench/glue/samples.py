@@ -90,7 +90,6 @@ def generate(task: Task, *, seed: int = 0) -> dict[str, list[Pair]]:
 
 
 def _file_rows(task: Task, split: Split, examples: list[Pair]) -> list[list[str]]:
-    """Return a file's rows with the columns that are read, the header first if there is one."""
     columns = ("index", *task.tsv_texts) if split.is_test else (*task.tsv_texts, task.tsv_label)
     rows = [list(columns)]
     if task.headerless and not split.is_test:
@@ -116,7 +115,6 @@ _DENIED = ("does not have", "has no", "never has")
 
 
 def _event(random: Random) -> dict[str, str]:
-    """Return a statement in its parts."""
     return {
         "who": random.choice(_ACTORS),
         "deed": random.choice(_DEEDS),
@@ -150,7 +148,6 @@ def _cola(random: Random) -> Pair:
 
 
 def _sst2(random: Random) -> Pair:
-    """Return a judgement of a piece of software."""
     positive = random.random() < 0.5
     first, second = random.sample(_GOOD if positive else _BAD, 2)
     subject = f"the {random.choice(_QUALITIES)} {random.choice((*_ACTORS, *_THINGS))}"
@@ -159,7 +156,6 @@ def _sst2(random: Random) -> Pair:
 
 
 def _mrpc(random: Random) -> Pair:
-    """Return a report and its confirmation or denial."""
     e = _event(random)
     same = random.random() < 0.6
     verb = random.choice(("really", "always") if same else ("never", "no longer"))

@@ -149,7 +149,6 @@ def _file(values: Sequence[str]) -> str:
 
 
 def _places() -> list[tuple[Task, str, str]]:
-    """Yield each test split: its task, its name, and its file in a submission."""
     return [
         (task, split.name, split.submission)
         for task in TASKS.values()
@@ -159,7 +158,6 @@ def _places() -> list[tuple[Task, str, str]]:
 
 
 def _directory(run: Path, summary: Summary, task: Task) -> Path | None:
-    """Return the folder of a task's best dev run, if there is one."""
     if task.name not in summary.tasks:
         return None
     return run_directory(run, summary.tasks[task.name].best.settings)

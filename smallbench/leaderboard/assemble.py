@@ -266,7 +266,6 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
 
 
 def _protocol(counted: Sequence[RunSettings], chosen: Mapping[str, float]) -> str:
-    """Return the ranked protocol that the runs follow, or `paper`."""
     for protocol in PROTOCOLS.values():
         # Samples are scored by the same protocol; their gold labels tell them apart.
         other = [r for r in departures(protocol, counted) if not r.startswith("is_sample")]
@@ -276,7 +275,6 @@ def _protocol(counted: Sequence[RunSettings], chosen: Mapping[str, float]) -> st
 
 
 def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun], dict[str, bytes]]:
-    """Return a line for each run on dev or on the choice's part of train, and its files."""
     stored, content = [], {}
     for name, task in TASKS.items():
         for run in _of(runs, name):

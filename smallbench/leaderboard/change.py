@@ -81,7 +81,6 @@ def _is_submission(path: str) -> bool:
 
 
 def _problems_of(change: Change) -> list[str]:
-    """Return why a path is not one of an entry's files; empty if it is."""
     place = show(change.path)
     parts = change.path.split("/")
     if parts[0] != ROOT:
@@ -126,7 +125,6 @@ def _changes(repository: Path, base: str, head: str) -> list[Change]:
 
 
 def _paths(repository: Path, commit: str) -> list[str]:
-    """Return every path below `submissions/` in a commit."""
     return _git(repository, "ls-tree", "-r", "-z", "--name-only", commit, f"{ROOT}/").split("\0")[
         :-1
     ]

@@ -73,7 +73,6 @@ def copied_answers(
 
 
 def _answers(path: Path) -> bytes:
-    """Return the text of a predictions file; empty if it cannot be read."""
     try:
         return unpack(read_bytes(path, MAX_PREDICTIONS_BYTES), path.name, MAX_UNPACKED_BYTES)
     except Rejected:

@@ -194,7 +194,6 @@ def entry_folders(root: Path) -> list[Path]:
 def _together(
     evaluations: Sequence[Evaluation], today: date | None, *, among: Iterable[Path] = ()
 ) -> list[Evaluation]:
-    """Add results that depend on other entries, the date and the keepers' verification."""
     accepted = {e.folder.resolve() for e in evaluations if not e.rejected}
     among = list(among)
     copies = copied_answers(accepted, among) if accepted else {}

@@ -320,7 +320,6 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
-    """Raise `Rejected` unless the files in `plugins/` match the plug-ins of the entry."""
     given = {path for path in contents if path.startswith(f"{PLUGINS_FOLDER}/")}
     for plugin in entry.measured.provenance.plugins:
         place = f"the plug-in {show(plugin['name'])}"

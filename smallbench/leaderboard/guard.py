@@ -103,7 +103,6 @@ class _Worker:
         self.deadline = 0.0
 
     def give(self, item: Any) -> None:
-        """Start a call."""
         self.deadline = time.monotonic() + self._limits.seconds
         with suppress(OSError):  # the process is dead; `take` reports it
             self.connection.send(item)
@@ -123,7 +122,6 @@ class _Worker:
             return Failure("limits", f"reading it was ended {ended}")
 
     def end(self) -> None:
-        """Kill the process."""
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -134,7 +132,6 @@ def _exceeded(what: str) -> Failure:
 
 
 def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits) -> None:
-    """Make calls in the new process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     _lower(resource.RLIMIT_CORE, 0)
     if (size := _address_space()) is not None:

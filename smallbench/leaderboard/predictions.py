@@ -85,7 +85,6 @@ def possible_lines(task: Task, split: str) -> dict[bytes, int]:
 
 
 def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]:
-    """Parse line by line; raise with the reason if one is malformed."""
     words = []
     for number, line in enumerate(lines):
         index, tab, word = line.partition(b"\t")

@@ -164,7 +164,6 @@ def differences(entries: Sequence[Scored]) -> Differences:
 
 
 def _joint_quantile(draws_ER: Floats, variance_EE: Floats) -> float:
-    """The `JOINT_LEVEL` quantile of the largest standardized difference of all pairs."""
     if len(draws_ER) > MANY:
         draws_ER = draws_ER[:, :NUM_JOINT_DRAWS]
     with np.errstate(divide="ignore"):

@@ -51,7 +51,6 @@ def commands_of(entry: Entry, *, run_dir: str = "runs/again", data: str | None =
 
 
 def _word(value: object) -> str:
-    """Return a value as the command line takes it."""
     if isinstance(value, list | tuple):
         return ",".join(map(_word, value))
     return value if isinstance(value, str) else json.dumps(value)

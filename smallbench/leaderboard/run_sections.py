@@ -127,7 +127,6 @@ def energy_of(record: Mapping[str, Any], *, gco2_per_kwh: float | None) -> Energ
 
 
 def _energy_method(methods: str) -> str | None:
-    """Return the name of the method; of several attempts, the least exact one."""
     words = {"tdp": "estimate", "codecarbon": "codecarbon", "nvml": "nvml"}
     return next((word for name, word in words.items() if name in methods.split(" + ")), None)
 

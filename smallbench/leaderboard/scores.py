@@ -296,14 +296,12 @@ def _task_interval(
     draws: Floats,
     scores: RunScores,
 ) -> Interval:
-    """Return a task's interval; it includes failed runs, like the score."""
     if len(learned) < len(counted):
         draws = mean_of_runs(task, scores.draws(counted), scores.answers(counted))
     return interval(draws)
 
 
 def _majority_score(task: Task, gold: Gold) -> float:
-    """Return the score of the majority class: 0 for a correlation."""
     if task.ranking_metric != "accuracy":
         return 0.0
     labels = gold.labels[task.name]["dev"]
@@ -313,7 +311,6 @@ def _majority_score(task: Task, gold: Gold) -> float:
 def _pretrainings(
     task: Task, runs: Sequence[StoredRun], scores: RunScores
 ) -> tuple[tuple[int, float], ...]:
-    """Return the mean score of each pretraining seed; empty if there is only one."""
     main = scores.submission.entry.measured.pretrain.seed
     found: dict[int, list[float]] = {}
     for run in runs:

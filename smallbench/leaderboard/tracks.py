@@ -95,6 +95,5 @@ def flops_of(entry: MeasuredSections) -> float | None:
 
 
 def _fraction(value: Any, default: float) -> float:
-    """Return a configured fraction, or the default."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and 0 < value <= 1 else default

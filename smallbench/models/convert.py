@@ -295,7 +295,6 @@ def _tables(config: BertConfig, base: str) -> dict[str, Rule]:
 
 
 def _layers(config: EncoderConfig, base: str) -> dict[str, str]:
-    """Modules with a weight and a bias in the layers of every architecture."""
     modules: dict[str, str] = {}
     for i in range(config.num_hidden_layers):
         ours, theirs = f"layers.{i}", f"{base}.encoder.layer.{i}"
@@ -310,7 +309,6 @@ def _layers(config: EncoderConfig, base: str) -> dict[str, str]:
 
 
 def _fused_attention(config: EncoderConfig, base: str) -> dict[str, Rule]:
-    """Convert one projection for q, k and v to transformers' three."""
     rules = {}
     for i in range(config.num_hidden_layers):
         theirs = f"{base}.encoder.layer.{i}.attention.self"

@@ -54,5 +54,5 @@ class Classification(Objective):
         return logits_BC.squeeze(1) if self.is_regression else torch.argmax(logits_BC, dim=-1)
 
     def train_flops(self, batch: Batch) -> int:
-        """Return 6 × multiplied parameters × tokens (Kaplan et al. 2020, §2.1), without attention."""
+        """Return 6 × multiplied parameters × tokens (Kaplan et al. 2020, §2.1); no attention."""
         return 6 * self._multiplied_parameters * batch.input_ids.numel()

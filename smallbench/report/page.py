@@ -169,7 +169,7 @@ def _axis(runs: Sequence[RecordedRun], name: str) -> Axis | None:
 def _charts(
     runs: Sequence[RecordedRun], axes: Sequence[Axis], panels: Sequence[Panel]
 ) -> Iterator[Chart]:
-    """A chart for each panel that has something to show, and another thing than those before."""
+    """Return a chart for each panel with data that no earlier chart shows."""
     seen: set[tuple[tuple[float | None, ...], ...]] = set()
     for panel in panels:
         found = {
@@ -233,7 +233,6 @@ def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> Line:
 
 
 def _totals(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
-    """Rows of the table of final numbers: a name, and a cell for each run."""
     all_of_them = [run.totals() for run in runs]
 
     def count(value: Any) -> str:
@@ -271,7 +270,7 @@ def _totals(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
 
 
 def _differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
-    """Rows of the table of settings: those that differ; of one run all of them."""
+    """Return the rows of settings that differ; for one run, all settings."""
     keys = list(dict.fromkeys(key for run in runs for key in run.config))
     if len(runs) > 1:
         differing = {key for run in runs[1:] for key in differing_keys(runs[0].config, run.config)}

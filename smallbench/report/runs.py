@@ -66,7 +66,7 @@ class RecordedRun:
         return {**found, "glue": scores}
 
     def _at(self, step: int, key: str) -> float:
-        """What the training records say of a step, or of the line between the nearest two."""
+        """Interpolate the training records at a step."""
         rows = [r for r in self.records if r["event"] == "train" and r.get(key) is not None]
         if not rows:
             return 0.0

@@ -79,7 +79,6 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
 
 
 def _bits(flags: Iterable[bool]) -> str:
-    """Return flags as a hexadecimal number; the first flag is the lowest bit."""
     return f"{sum(1 << index for index, flag in enumerate(flags) if flag):x}"
 
 
@@ -88,7 +87,6 @@ Fact = tuple[str, tuple[str, str], str]
 
 
 def _news(entry: Entry) -> str:
-    """Return the first note, cut to a line."""
     note = next(iter(entry.notes), "")
     return note if len(note) <= MAX_NEWS else note[: MAX_NEWS - 1].rstrip() + "…"
 
@@ -104,7 +102,6 @@ def _kinds(shown: Sequence[Row]) -> dict[str, dict[str, str]]:
 
 
 def _brackets(ranked: Sequence[Row]) -> Iterator[tuple[int, Row]]:
-    """Return the best entry of each size bracket."""
     for size in SIZES:
         best = next((row for row in ranked if row.rank and row.bracket == size), None)
         if best is not None:
@@ -112,7 +109,6 @@ def _brackets(ranked: Sequence[Row]) -> Iterator[tuple[int, Row]]:
 
 
 def _facts(ranked: Sequence[Row], views: Mapping[BoardName, Sequence[Row]]) -> Iterator[Fact]:
-    """Yield the facts at the top of the page; they never include reported scores."""
     leading = [row for row in ranked if row.rank and row.rank.best == 1]
     if leading:
         first, others = leading[0], len(leading) - 1

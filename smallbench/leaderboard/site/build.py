@@ -100,7 +100,6 @@ def check_pages(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
 
 
 def _unshowable(evaluation: Evaluation) -> str:
-    """Return why a site of this entry alone cannot be built; empty if it can."""
     with TemporaryDirectory() as folder:
         try:
             _write([evaluation], Path(folder) / "site", site_url="https://example.org",

@@ -121,7 +121,6 @@ def _tables(found: Mapping[BoardName, Row]) -> dict[ViewName, Row]:
 def _figures(
     found: Mapping[BoardName, Row], views: Mapping[BoardName, Sequence[Row]]
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield the key figures: name, value, remark."""
     for view, row in found.items():
         tab = BOARDS[view]
         if row.average is None:

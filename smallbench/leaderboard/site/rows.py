@@ -268,5 +268,4 @@ def _ends(interval: Interval | None) -> list[float | None] | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Round to four decimals, to keep files small."""
     return None if value is None else round(value, 4)

@@ -79,7 +79,6 @@ class _WrittenOut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_context: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of q, k, v and the bias."""
         q, k, v, weights, keep = ctx.saved_tensors
         grad = grad_context.flatten(0, 1).contiguous()
         kept = weights if keep is None else weights * keep

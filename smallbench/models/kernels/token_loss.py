@@ -140,8 +140,6 @@ def _scaled(
 
 
 class _TokenLoss(torch.autograd.Function):
-    """The loss outside of a compiler."""
-
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         loss, *indices, gradients = _compute(*arguments)
@@ -152,7 +150,6 @@ class _TokenLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        """Return the gradients of features, weight and bias."""
         return (*_scaled(ctx.saved_tensors, grad_loss, ctx.dtypes), *[None] * 6)
 
 
