@@ -387,7 +387,7 @@ def _example(job: Job) -> dict[str, Any]:
 
 
 def _fits_another(job: Job, key: str) -> bool:
-    """Return whether a variable belongs to another job or to a section that a plug-in may extend."""
+    """Return whether a variable belongs to another job or to a section of plug-in keys."""
     for name in base.JOBS:
         other = base.load(name)
         known = [one for one in (other, *other.actions.values()) if one.name != job.name]

@@ -78,7 +78,7 @@ class Features:
         )
 
     def by_length(self, batch_size: int) -> list[list[int]]:
-        """Yield all rows in batches of similar length, for evaluation."""
+        """Return all rows in batches of similar length, for evaluation."""
         order = np.argsort(self.lengths(), kind="stable")
         return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
 
@@ -125,7 +125,7 @@ def unknown_share(
 def epoch_batches(
     lengths: np.ndarray[Any, Any], *, batch_size: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Yield one epoch's rows in random batches of similar length; a function of seed and epoch.
+    """Return one epoch's rows in random batches of similar length; a function of seed and epoch.
 
     Every row occurs once. Rows are shuffled, sorted by length within `BUCKET_BATCHES` batches, and
     the batches are shuffled again.

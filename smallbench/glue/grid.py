@@ -166,7 +166,7 @@ def run_grid(
     shows_runs: bool = True,
     stop: Stop = NEVER,
 ) -> list[RunResult]:
-    """Fine-tune the runs of `plan` in order; yield stored results without a repetition.
+    """Fine-tune the runs of `plan` in order, unless they are stored; return all results.
 
     `config` holds for all tasks, or is a mapping with one for each. A run that another process
     works on is waited for. Raises `InterruptedRunError` if `stop` asks for it.

@@ -103,7 +103,7 @@ def _problems_of(change: Change) -> list[str]:
 
 
 def _collisions(paths: Sequence[str]) -> list[str]:
-    """Yield paths that are equal on a file system that ignores case."""
+    """Return a problem for paths that are equal on a file system that ignores case."""
     seen: dict[str, str] = {}
     found = []
     for path in paths:

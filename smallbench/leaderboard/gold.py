@@ -41,7 +41,7 @@ class Choice:
     """The part of a task's train split that chooses the learning rate (`glue.choice`)."""
 
     sha256: str
-    """Positions of the rows, ascending."""
+    """Hash of the rows, in their order."""
     labels: Labels
 
 

@@ -33,7 +33,7 @@ JOINT_LEVEL = 0.97
 """Level of the largest statistic for ranges that hold with `CONFIDENCE`. The seeds' variance is
 estimated from three to five runs, and with 0.95, 7 to 10 % of boards had a false lead."""
 NUM_JOINT_DRAWS = 2_000
-"""The same for a board with more than `MANY` entries."""
+"""Draws of the largest statistic, if a board has more than `MANY` entries."""
 MANY = 60
 
 

@@ -93,7 +93,7 @@ class Bert(Encoder):
     """BERT's encoder with a head."""
 
     attention_class: type[nn.Module] = SelfAttention
-    """Class of each layer; a subclass may replace it."""
+    """Attention class of each layer, built with the configuration."""
 
     def __init__(self, config: BertConfig, *, head: Head = "tokens") -> None:
         super().__init__(

@@ -65,7 +65,7 @@ def choose_positions(
 
 
 Chooser = Callable[[BoolArray, float, np.random.Generator], BoolArray]
-"""Return which candidates become targets, like `choose_positions`."""
+"""A function that selects targets among the candidates, like `choose_positions`."""
 
 
 def mask_tokens(

@@ -169,7 +169,7 @@ def _axis(runs: Sequence[RecordedRun], name: str) -> Axis | None:
 def _charts(
     runs: Sequence[RecordedRun], axes: Sequence[Axis], panels: Sequence[Panel]
 ) -> Iterator[Chart]:
-    """Return a chart for each panel with data that no earlier chart shows."""
+    """Yield a chart for each panel with data that no earlier chart shows."""
     seen: set[tuple[tuple[float | None, ...], ...]] = set()
     for panel in panels:
         found = {

@@ -111,7 +111,7 @@ def entry_page(
 
 
 def _tables(found: Mapping[BoardName, Row]) -> dict[ViewName, Row]:
-    """Yield one row of each view; several tracks may have the same scores."""
+    """Return one row of each view; several tracks may have the same scores."""
     tables: dict[ViewName, Row] = {}
     for name, row in found.items():
         tables.setdefault(BOARDS[name].view, row)

@@ -46,7 +46,7 @@ class Usage:
     hours: float | None = None
     """Time in steps, on the one GPU."""
     usd: float | None = None
-    """Wall-clock time of the whole run."""
+    """Cost of the whole wall-clock time."""
     kwh: float | None = None
     kg_co2: float | None = None
     tokens: int | None = None
