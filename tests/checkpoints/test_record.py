@@ -1,4 +1,4 @@
-"""A record is checked before anything believes it."""
+"""A record is validated before it is used."""
 
 import json
 

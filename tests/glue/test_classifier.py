@@ -1,4 +1,4 @@
-"""Fine-tuning computes transformers' functions, by our encoders wherever we have the network."""
+"""Fine-tuning computes transformers' functions, with our encoders if we have the network."""
 
 import dataclasses
 import shutil
@@ -110,7 +110,7 @@ def test_our_encoder_under_their_head_computes_their_logits(exported):
 
 
 def test_all_weights_that_are_theirs_are_trained(exported):
-    """Nothing is left to the fresh values of our own encoder, and every tensor gets a gradient."""
+    """No weight keeps the initial value of our encoder, and every tensor gets a gradient."""
     theirs = exported.transformers_classifier(TASKS["cola"])
     ours = build_classifier(theirs, pads_left=False)
     ours(padded_batch(exported)).sum().backward()

@@ -276,7 +276,7 @@ def add_token(directory, token):
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_what_is_damaged_or_does_not_fit_is_one_sentence(name, bert):
+def test_damaged_or_unsuitable_files_are_refused_with_one_sentence(name, bert):
     damage, sentence = DAMAGE[name]
     damage(bert)
     with pytest.raises(SmallbenchError, match=sentence) as refused:

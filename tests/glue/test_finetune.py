@@ -107,7 +107,7 @@ def test_a_fine_tuned_model_is_refused(model, tmp_path):
         PretrainedEncoder(str(tmp_path))
 
 
-def test_what_is_no_model_is_a_sentence(tmp_path):
+def test_a_folder_without_a_model_is_refused_with_one_sentence(tmp_path):
     with pytest.raises(DataError, match="is not a directory"):
         PretrainedEncoder(str(tmp_path / "missing"))
     with pytest.raises(DataError, match=r"nor a run \(run\.json is missing\)"):

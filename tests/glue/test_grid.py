@@ -1,4 +1,4 @@
-"""A protocol's runs: interrupted, dealt to shards or shared by workers, the result is the same."""
+"""Interrupted, sharded and shared runs of a protocol give the same result."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def whole(encoder, data, tmp_path_factory):
 
 
 def tree(out):
-    """Every byte below `runs/` but how long it took."""
+    """Every byte below `runs/` except timings."""
     files = [path for path in (out / "runs").rglob("*") if path.is_file()]
     return {p.relative_to(out): p.read_bytes() for p in files if p.name != "timing.json"}
 
@@ -172,8 +172,8 @@ def test_a_task_is_tokenised_once_for_all_of_its_runs(encoder, data, whole, tmp_
     assert asked == list(NAMES), "nor at all where everything is stored"
 
 
-def test_what_another_worker_is_at_is_left_to_it(encoder, data, whole, tmp_path, monkeypatch):
-    """Nothing waits before all else is done, and a finished run is taken as it is."""
+def test_a_run_of_another_worker_is_not_repeated(encoder, data, whole, tmp_path, monkeypatch):
+    """It is waited for only when all other runs are done, and its result is used as it is."""
     plan = [GridRun("cola", "dev", 3e-3, seed) for seed in (1, 2)]
     theirs = run_grid(encoder, data[:1], QUICK, plan=plan, out=tmp_path / "theirs")[0]
     lock = tmp_path / "mine" / "locks" / "cola_lr-3e-03_epochs-1_seed-1"
@@ -195,7 +195,7 @@ def test_what_another_worker_is_at_is_left_to_it(encoder, data, whole, tmp_path,
 
 @pytest.mark.slow
 def test_workers_on_one_folder_share_the_work(model, glue, tmp_path):
-    """Two processes with the same command: each run is made once, all of them by both together."""
+    """Two processes with the same command: each run is made once, and both make some."""
     command = [
         SMALLBENCH, "glue", f"--model={model}", f"--glue={glue}", "--tasks=cola,rte,stsb",
         "--learning_rate=3e-3,1e-2", "--seeds=1,2", "--epochs=1", "--max_train_examples=64",

@@ -1,4 +1,4 @@
-"""A run is ranked on the official rows only, whatever their order, source or file format."""
+"""A run is ranked only on the official rows, whatever their order, source or file format."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Poolings under a head of ours: padding changes nothing, results say which one it was."""
+"""Poolings under the shared head: padding changes nothing, and results name the pooling."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from tests.glue import foreign
 QUICK = FinetuneConfig(epochs=1, max_train_examples=48, max_length=32, precision="fp32")
 
 
-def test_each_pooling_is_what_its_name_says():
+def test_each_pooling_computes_what_its_name_says():
     hidden = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
     mask = torch.tensor([[True, True, False]])
     assert POOLINGS["first"](hidden, mask).tolist() == [[1, 5]]
@@ -53,7 +53,7 @@ def test_a_result_names_its_pooling_and_is_not_ranked(model, glue, tmp_path):
     assert "pooling mean, not none" in departures(protocol_named("paper"), [settings])
 
 
-def test_what_cannot_be_pooled_is_refused(tmp_path):
+def test_outputs_that_cannot_be_pooled_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'mean'"):
         FinetuneConfig(pooling="meen")
     t5 = PretrainedEncoder(str(foreign.build("T5ForConditionalGeneration", tmp_path / "t5")))

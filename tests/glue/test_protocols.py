@@ -1,4 +1,4 @@
-"""Protocols: what is ranked, and both views of the same stored runs."""
+"""Protocols: the conditions of a rank, and both views of the same stored runs."""
 
 import math
 import typing
@@ -32,7 +32,7 @@ def robust_runs(task, *, choice=(0.1, 0.3, 0.3, 0.2), seeds=5, scores=None):
 
 
 def test_robust_v1_is_as_it_was_published():
-    """Stored scores are compared by this name: a change here is another protocol."""
+    """Stored scores are compared by this name, so a change here needs a new protocol."""
     assert ROBUST.learning_rates == RATES
     assert dict(ROBUST.fixed) == {
         "batch_size": 32, "max_length": 128, "weight_decay": 0.01, "warmup_fraction": 0.1,
@@ -135,7 +135,7 @@ def test_average_is_the_plain_mean_of_all_eight_or_nothing():
     assert seven.mean_of_present == pytest.approx((10 + sum(range(10, 70, 10))) / 7)
 
 
-def test_whatever_departs_from_the_protocol_is_said():
+def test_every_deviation_from_the_protocol_is_reported():
     runs = [run for task in TASKS for run in robust_runs(task, seeds=TASKS[task].default_num_seeds)]
     assert summarize(runs).departures == ()
     for change, said in [
@@ -177,7 +177,7 @@ def test_a_task_without_a_seed_yet_has_no_score():
         (replace(run_of(seed=2), data_sha256={"dev": "00"}), "different data"),
     ],
 )
-def test_runs_that_are_no_repetitions_are_never_averaged(other, message):
+def test_runs_that_are_not_repetitions_are_never_averaged(other, message):
     with pytest.raises(DataError, match=message):
         summarize([run_of(), other])
 

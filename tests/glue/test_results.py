@@ -1,4 +1,4 @@
-"""Stored runs: what is written is read, and every number can be computed again from it."""
+"""Stored runs: they can be read again, and every number can be recomputed."""
 
 import json
 import math
@@ -96,7 +96,7 @@ def test_an_older_result_is_gone_while_predictions_are_replaced(tmp_path, monkey
     assert find_run(directory, settings_of()) is None
 
 
-def test_a_run_is_never_taken_for_another(tmp_path):
+def test_a_stored_run_is_never_mistaken_for_another(tmp_path):
     directory = write(tmp_path, run_of())
     with pytest.raises(ConfigError, match=r"batch_size=32, expected 16; choose another --out"):
         find_run(directory, settings_of(batch_size=16))

@@ -1,4 +1,4 @@
-"""The submission: the server's layout to the letter, and nothing that it would refuse."""
+"""The submission has exactly the server's layout."""
 
 import zipfile
 
@@ -145,13 +145,13 @@ def test_the_same_runs_give_the_same_bytes(made, tmp_path):
         ("../AX.tsv", lambda text: "x", "at the top level"),
     ],
 )
-def test_what_the_server_would_refuse_is_refused(name, change, message, tampered):
+def test_files_that_the_server_would_refuse_are_refused(name, change, message, tampered):
     path = tampered({name: change})
     with pytest.raises(DataError, match=message):
         check_submission(path)
 
 
-def test_what_is_no_zip_or_no_text_is_one_sentence(tampered, tmp_path):
+def test_a_file_that_is_not_a_zip_of_texts_is_refused_with_one_sentence(tampered, tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK no zip")
     with pytest.raises(DataError, match="not a readable zip"):
         check_submission(tmp_path / "a.zip")
@@ -183,7 +183,7 @@ def test_nothing_is_written_of_unusable_predictions(task, values, message, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["glue"]
 
 
-def test_generated_stand_ins_are_no_submission(glue, tmp_path):
+def test_generated_samples_are_not_a_submission(glue, tmp_path):
     data = load_task(TASKS["rte"], glue)
     settings = settings_of("rte", is_sample=True)
     values = {name: np.zeros(100, dtype=int) for name in ("dev", "test")}

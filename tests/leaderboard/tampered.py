@@ -60,7 +60,7 @@ def write_corpus(root: Path) -> None:
 
 
 def case(verdict: str, check: str, reason: str):
-    """The decorated function is a case under its own name."""
+    """Register the decorated function as a case under its name."""
 
     def add(tamper):
         CORPUS[tamper.__name__] = Case(tamper, verdict, check, reason)
@@ -84,7 +84,7 @@ def edit(folder: Path, *path: str, to=None, remove: bool = False) -> None:
 
 
 def reconfigure(folder: Path, *path: str, to) -> None:
-    """Change the configuration and everything that is signed with its digest."""
+    """Change the configuration and every digest of it."""
     edit(folder, "provenance", "config", *path, to=to)
     content = json.loads((folder / "entry.json").read_text())
     edit(folder, "provenance", "config_digest", to=digest(content["provenance"]["config"]))
@@ -92,7 +92,7 @@ def reconfigure(folder: Path, *path: str, to) -> None:
 
 
 def relog(folder: Path, change) -> None:
-    """Rewrite the log, links and all, as a careful forger would."""
+    """Rewrite the log and its links, as a careful forger would."""
     file = folder / "train_log.jsonl"
     lines = change([json.loads(line) for line in file.read_text().splitlines()])
     content = json.loads((folder / "entry.json").read_text())
@@ -857,7 +857,7 @@ def noise_as_predictions(folder):
     path.write_bytes(path.read_bytes()[:60] + noise(3))
 
 
-# ---- numbers and texts that mean something else than they seem to
+# ---- misleading numbers and texts
 
 
 def rewrite(old: str, new: str):

@@ -1,4 +1,4 @@
-"""An entry from real runs: nothing typed that they know, and nothing accepted that does not fit."""
+"""An entry from real runs: it needs no typed values that the runs have, and misfits are refused."""
 
 import hashlib
 import json
@@ -127,7 +127,7 @@ def glue(stored, tmp_path):
     return shutil.copytree(stored, tmp_path / "results")
 
 
-def test_an_entry_knows_what_its_runs_know_and_passes(run_dir, glue, tmp_path):
+def test_an_entry_has_the_values_of_its_runs_and_passes(run_dir, glue, tmp_path):
     out = tmp_path / "submissions" / "tiny"
     entry = write_new_entry(out, run_dir=run_dir, glue=glue, author=AUTHOR)
     record = json.loads((run_dir / "run.json").read_text())

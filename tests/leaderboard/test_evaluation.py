@@ -88,7 +88,7 @@ def test_both_views_are_computed_from_the_same_runs(root):
     ],
     ids=["pinned", "not pinned", "one missing"],
 )
-def test_the_tier_is_what_the_evidence_supports(gold, tier, root, tmp_path):
+def test_the_tier_is_the_one_that_the_evidence_supports(gold, tier, root, tmp_path):
     # Without its gold a task's rows must be the official ones.
     if not gold.has("qqp"):
         made = synthetic_entry("entry-000", GOLD, seed=0)
@@ -115,7 +115,7 @@ def test_verified_is_given_by_the_keepers_to_exactly_these_bytes(root, tmp_path)
     assert evaluate_all(tmp_path / "board", GOLD)[0].tier == "logged"
 
 
-def test_what_is_kept_is_what_is_computed_and_a_change_is_seen(root, tmp_path, monkeypatch):
+def test_cached_results_equal_computed_ones_and_changes_are_detected(root, tmp_path, monkeypatch):
     shutil.copytree(root, tmp_path / "board")
     first = evaluate_all(tmp_path / "board", GOLD, cache=tmp_path / "cache")
 

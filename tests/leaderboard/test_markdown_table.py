@@ -1,4 +1,4 @@
-"""The table: exact text, its order, and that samples never stand among real rows."""
+"""The table: exact text, its order, and samples separate from real rows."""
 
 import ast
 from dataclasses import replace
@@ -111,7 +111,7 @@ def test_the_same_model_on_samples_and_on_glue_is_two_rows():
     ]
 
 
-def test_names_stay_in_their_cells_and_are_no_markup():
+def test_names_stay_in_their_cells_and_are_not_markup():
     rows = [
         TableRow("a|b\n<i>*c*_d", "local", None, {"cola": TableCell(1.0)}, None, notes=("x | y",))
     ]
@@ -125,7 +125,7 @@ def test_a_directory_is_named_by_its_last_part():
     assert local_rows(runs)[0].name == "bert-small"
 
 
-def test_failed_and_shortened_runs_are_said():
+def test_failed_and_shortened_runs_are_reported():
     runs = runs_of(max_train_examples=50)
     bad = replace(runs[0].splits["dev"], failed=True)
     runs[0] = replace(runs[0], splits={"dev": bad})

@@ -1,4 +1,4 @@
-"""Tracks: what each admits is read from an entry's evidence, and each ranks its own tasks."""
+"""Tracks: an entry's evidence decides which track admits it; each ranks its own tasks."""
 
 import re
 

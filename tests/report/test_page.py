@@ -64,14 +64,14 @@ def test_a_replaced_token_run_has_its_two_losses_and_their_sum(tmp_path):
     ]  # fmt: skip
 
 
-def test_restarts_are_where_an_attempt_went_on(tmp_path):
+def test_restarts_are_drawn_at_the_first_step_of_an_attempt(tmp_path):
     run = read_recorded_run(write_run(tmp_path / "r", first_steps=(0, 40, 80, 100)))
     assert run.restarts("step") == [40, 80], "the last attempt found the run finished"
     assert run.restarts("hours") == pytest.approx([0.4, 0.8])
     assert render_report([run]).count("restart run-0") > 0
 
 
-def test_what_was_not_measured_is_a_dash_and_not_zero(tmp_path):
+def test_a_missing_measurement_is_a_dash_and_not_zero(tmp_path):
     summary = {"energy_kwh": None, "energy_method": "none", "gpu_active_seconds": 7200.0}
     text = text_of(render_report([read_recorded_run(write_run(tmp_path / "r", summary=summary))]))
     assert "Energy, kWh –" in text
@@ -109,7 +109,7 @@ def test_names_are_text_and_never_markup(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, ""])
-def test_what_is_no_run_is_said_so(tmp_path, content):
+def test_a_folder_without_a_run_is_reported_as_such(tmp_path, content):
     if content is not None:
         write_run(tmp_path / "run", rows=[])
     with pytest.raises(DataError, match=r"is not a run|has logged nothing yet"):
@@ -154,7 +154,7 @@ def test_glue_scores_are_drawn_at_the_flops_of_their_checkpoints(tmp_path):
     assert "training FLOPs" in page
 
 
-def test_flops_that_were_not_logged_are_no_axis(tmp_path):
+def test_flops_without_records_are_not_an_axis(tmp_path):
     page = render_report([read_recorded_run(write_run(tmp_path / "r"))])
     assert "training FLOPs" not in page
     assert "GLUE along the way" not in page
