@@ -1,4 +1,4 @@
-"""One command makes an entry, can be resumed at any point, and refuses impossible requests first."""
+"""One command makes an entry, can be resumed anywhere, and refuses impossible requests first."""
 
 import json
 import random
