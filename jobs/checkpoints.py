@@ -23,7 +23,7 @@ from smallbench.storage.config import StorageConfig
 class Options(StorageConfig):
     """Flags of `smallbench checkpoints`."""
 
-    action: Literal["list", "verify", "pull", "prune"] = option(help="what to do")
+    action: Literal["list", "verify", "pull", "prune"] = option(help="action")
     run: Location = option(help="--run_dir of a pretraining, or its URL: STORAGE/NAME")
     out: Path | None = option(None, help="pull: run directory to bring the checkpoint to")
     step: int | None = option(None, help="pull, verify: this step's; none: the newest, or all")
@@ -40,7 +40,7 @@ class Options(StorageConfig):
 
 
 def run(options: Options) -> None:
-    """Do it, and say what was done."""
+    """Run the action and print its result."""
     from smallbench.checkpoints.inspection import checkpoints_table, open_run, prune, pull, verify
     from smallbench.checkpoints.retention import Retention
 

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from smallbench.stop import Stop
 
 MARGIN = 0.01
-"""Part of the limit that is left free: a run ends with the step that reaches its budget, and the
-board counts the masked tokens to expect where the run counts those it drew (0.3 % fewer)."""
+"""Fraction of the limit that is left free. A run ends with the step that reaches its budget, and
+the board counts the expected masked tokens, the run the drawn ones (0.3 % fewer)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Options(StorageConfig):
     )
     name: str | None = option(None, help="of the entry; none: the recipe's")
     code: str | None = option(None, help="https link to the code; --random_weights needs it")
-    notes: tuple[str, ...] = option((), help="what a reader of the entry should know")
+    notes: tuple[str, ...] = option((), help="remark for readers of the entry")
     deadline_hours: float | None = option(
         None, help="wall-clock limit for this process in hours; saves and exits with code 75"
     )
@@ -114,7 +114,7 @@ def config(options: Options) -> PretrainConfig:
 
 
 def run(options: Options, config: PretrainConfig) -> None:
-    """Do what is not done yet, and print the entry's checks and scores."""
+    """Run the missing parts, and print the entry's checks and scores."""
     from smallbench.data.transfer import local_corpus
     from smallbench.files import exclusive_lock
     from smallbench.glue.samples import glue_source
@@ -179,7 +179,7 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
 
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
-    """Pretrain and export; what is exported is complete."""
+    """Pretrain and export; finished parts are skipped."""
     from smallbench.checkpoints.record import open_record
     from smallbench.export.huggingface import export
     from smallbench.files import read_json
@@ -268,7 +268,7 @@ def write(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
         write_new_entry(made, run_dir=run_dir, glue=glue, author=author)
     if contents(made) != contents(folder):
         if folder.exists():
-            print(f"{folder} differed from what its runs and flags say; it is replaced")
+            print(f"{folder} does not match its runs and flags; it is replaced")
             shutil.rmtree(folder)
         made.rename(folder)
     shutil.rmtree(unfinished)
@@ -285,7 +285,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def judge(folder: Path, glue: str) -> None:
-    """Print what the board's checks say. Raises `DataError` if they reject the entry."""
+    """Print the result of the board's checks; raise `DataError` if they reject the entry."""
     from smallbench.leaderboard.evaluation import evaluate, report_text
     from smallbench.leaderboard.gold import read_gold
 
@@ -297,7 +297,7 @@ def judge(folder: Path, glue: str) -> None:
 
 
 def ending(options: Options, config: PretrainConfig, folder: Path, track: Track) -> str:
-    """Return what was claimed without being asked, and what to do next."""
+    """Return the assumed claims, and the next command."""
     from smallbench.files import read_json
     from smallbench.glue.protocols import protocol_named
 

@@ -50,7 +50,7 @@ class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
     tasks: tuple[str, ...] | None = option(
         None, help="none: every task of the protocol that --glue has"
     )
-    protocol: ProtocolName = option("robust-v1", help="which runs, and what the score is")
+    protocol: ProtocolName = option("robust-v1", help="protocol: the runs, and how they are scored")
     learning_rate: tuple[float, ...] | None = option(
         None, help="one, or several to choose from; none: the protocol's"
     )
@@ -78,7 +78,7 @@ class ShowOptions(StorageConfig):
     """Flags of `smallbench glue show`."""
 
     run: Location = option(help="--out of an earlier 'smallbench glue'")
-    protocol: ProtocolName = option("robust-v1", help="what the score is")
+    protocol: ProtocolName = option("robust-v1", help="protocol: how the score is computed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class MergeOptions(StorageConfig):
 
     run: tuple[Location, ...] = option(help="--out of each shard", metavar="DIR[,DIR…]")
     out: Path = option(help="folder that gets the runs of all")
-    protocol: ProtocolName = option("robust-v1", help="what the score is")
+    protocol: ProtocolName = option("robust-v1", help="protocol: how the score is computed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def submit(options: SubmitOptions) -> None:
 
 
 def check(options: CheckOptions) -> None:
-    """Check a zip for GLUE's own server, whoever wrote it."""
+    """Check a zip for GLUE's server, from any source."""
     from smallbench.glue.submission import check_submission
 
     print(check_submission(options.run))

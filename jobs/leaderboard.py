@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_PORT = 2**16 - 1
 LABELS = "GLUE, for its labels: a folder in the official TSV layout, or hub"
-CACHE = "folder that keeps what was computed of entries"
+CACHE = "folder for cached results of entries"
 
 
 def local_folder(value: str | None, action: str) -> None:
@@ -96,7 +96,7 @@ class NewOptions:
     )
     name: str | None = option(None, help="name of the entry; none: the recipe's")
     contact: str | None = option(None, help="how to reach the authors, public")
-    notes: tuple[str, ...] = option((), help="what a reader should know")
+    notes: tuple[str, ...] = option((), help="remark for readers")
     code: str | None = option(None, help="https link to the code")
     paper: str | None = option(None, help="https link to the paper")
     wandb: str | None = option(None, help="https link to the run in W&B")
@@ -270,7 +270,7 @@ class BuildOptions:
     glue: Location | None = option(None, help=LABELS)
     out: Location = option(Location("site"), help="folder of the site")
     site_url: str | None = option(
-        None, help="address where it will be hosted, for an Atom feed and canonical links"
+        None, help="URL of the hosted site, for an Atom feed and canonical links"
     )
     cache: Path | None = option(None, help=CACHE)
 

@@ -31,7 +31,7 @@ class Options(StorageConfig, ShardConfig, PrepareConfig):
     """Flags of `smallbench prepare`."""
 
     out: Location = option(
-        help="directory or URL to write; the same one continues what was interrupted"
+        help="output directory or URL; the same one continues an interrupted run"
     )
     cache: Path | None = option(
         None, help="where corpora with a URL are kept locally; none: ~/.cache/smallbench"

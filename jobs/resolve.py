@@ -44,7 +44,7 @@ TEST_PREFIX = "SMALLBENCH_TEST_"  # the test suite's own variables are not optio
 FLAG = re.compile(r"--([A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
 LOCATION = re.compile(r"\s*[\"']?(s3|s3a|s3n|gs|file):", re.IGNORECASE)
 """A storage's URL, in the value of an option that may also be something else (a hub id)."""
-DASHED = re.compile(r"-(-|[A-Za-z]|$)")  # what Fire takes for a flag or a separator; not -1
+DASHED = re.compile(r"-(-|[A-Za-z]|$)")  # words that Fire takes for a flag or a separator; not -1
 BARE = "\0"
 """Value of a flag without one; no argument of a process can contain it."""
 
@@ -124,7 +124,7 @@ def resolve(
     if config is not None:
         given = {key: value for layer in layers for key, value in layer.values.items()}
         keys = {k: v for k, v in keys_of(config, given).items() if k not in own}
-    _refuse_unknown(job, layers, [*own, *keys])  # before what is missing: it is often why
+    _refuse_unknown(job, layers, [*own, *keys])  # before missing flags, since it is often the cause
     if missing:
         raise UsageError(_missing(job, missing[0]))
     if config is not None:
@@ -178,10 +178,10 @@ def _refuse_unknown(job: Job, layers: Sequence[ValueLayer], known: Sequence[str]
 
 
 def _changes(job: Job, layers: Sequence[ValueLayer], keys: Mapping[str, Key]) -> dict[str, Any]:
-    """Return what the layers say about the configuration; later layers win.
+    """Return the values of the layers for the configuration; later layers take precedence.
 
-    An option that is short for a key is that key. Raises the layer's error if one layer gives both,
-    and not the same value.
+    An option may be short for a key. Raises the layer's error if one layer sets both to different
+    values.
     """
     changes: dict[str, Any] = {}
     options = {f.name: f for f in fields(job.options)}
@@ -231,7 +231,7 @@ def _check_locations(options: Any) -> None:
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return the words of a command line, and its flags with their values as text (or `BARE`).
 
-    Fire does the splitting; what it would act upon is refused before it sees it.
+    Fire splits the line; text with a special meaning for Fire is refused before.
     """
     from fire import Fire
     from fire.decorators import SetParseFn
@@ -274,9 +274,9 @@ def _gathered(job: Job, words: Sequence[str]) -> list[str]:
 
 
 def as_yaml(job: Job, options: Any, config: Any = None) -> str:
-    """Options and configuration as one YAML document, which `--config` reads back.
+    """Return options and configuration as one YAML document that `--config` reads back.
 
-    Each value stands there once: without the options that are short for a key.
+    Each value appears once: options that are short for a key are omitted.
     """
     data = {key: value for key, value in to_dict(options).items() if key not in job.shortcuts}
     data |= to_dict(config) if config is not None else {}
@@ -286,9 +286,9 @@ def as_yaml(job: Job, options: Any, config: Any = None) -> str:
 
 
 def changes_as_yaml(job: Job, options: Any, config: Any) -> str:
-    """Return what was given or differs from the recipe, as a document that `--config` reads back.
+    """Return values that were given or differ from the recipe, as a document for `--config`.
 
-    A first line says where all values are.
+    The first line says where all values are.
     """
     assert job.config is not None
     data = {

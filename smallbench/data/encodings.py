@@ -75,9 +75,9 @@ def detect(sample: bytes) -> tuple[str | None, str]:
 
 
 class Utf8:
-    """Decodes one file or member to UTF-8, and reports what it had to guess.
+    """Decodes one file or member to UTF-8, and reports guesses.
 
-    `encoding` is the user's answer to what text that is not UTF-8 is.
+    `encoding` is the user's encoding for text that is not UTF-8.
     """
 
     def __init__(self, name: str, skips: Skips, encoding: str | None = None) -> None:
@@ -246,9 +246,10 @@ def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes]:
         end = max(rest.rfind(b"\n"), rest.rfind(b"\r", 0, -1)) + 1
         if not end and len(rest) > longest:
             end = len(rest)
+            # Cut between characters: skip back over continuation bytes and the first byte.
             while end > len(rest) - 4 and rest[end - 1] & 0xC0 == 0x80:
-                end -= 1  # not inside a character: back over what continues one,
-            end -= rest[end - 1] >= 0xC0  # and over what begins one
+                end -= 1
+            end -= rest[end - 1] >= 0xC0
         ready, rest = rest[:end], rest[end:]
     if ready or rest:
         yield ready + rest

@@ -52,7 +52,7 @@ from smallbench.files import (
 from smallbench.stop import NEVER, Stop
 
 COMMIT_BYTES = 64 << 20
-"""Raw text after which the position is committed: what a kill can cost."""
+"""Raw text between two commits: the most that a kill can lose."""
 
 _LOCK, _PROGRESS, _HASHES, _TOKENIZER = "lock", "progress.json", "hashes.bin", "tokenizer"
 _COUNTS = (
@@ -123,7 +123,7 @@ def prepare(
 
 
 def options_of(config: PrepareConfig) -> dict[str, Any]:
-    """Return what a manifest says about `config`, which may be a job's options with more fields."""
+    """Return the manifest's part about `config`, which may be a job's options with more fields."""
     values = {f.name: to_dict(config)[f.name] for f in fields(PrepareConfig)}
     # A path that is not UTF-8 cannot be written as JSON.
     return {key: printable(v) if isinstance(v, str) else v for key, v in values.items()}
@@ -163,7 +163,7 @@ class _PrepareProgress:
 
 
 class _Preparation:
-    """One attempt at a directory that is not complete; it holds the lock."""
+    """An attempt at an incomplete directory; it holds the lock."""
 
     def __init__(
         self,

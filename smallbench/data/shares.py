@@ -59,7 +59,7 @@ from smallbench.storage.base import (
 from smallbench.storage.config import StorageConfig
 
 POLL_SECONDS = 5.0
-"""Between looks at what the other shares have done."""
+"""Seconds between two checks of the other shares."""
 
 _OPTIONS, _TOKENIZER = "options.json", "tokenizer.json"
 
@@ -77,8 +77,8 @@ def prepare_share(
 ) -> Manifest | None:
     """Do share `number` (from 1) of `count`; the first one also waits for the others and joins all.
 
-    The corpus's manifest, once it is whole; None for a share that has only done its part. Raises
-    what `prepare` raises, and `ConfigError` if the shares are of different commands.
+    Returns the manifest of the complete corpus, or None for a share that has only done its part.
+    Raises the errors of `prepare`, and `ConfigError` if the shares have different commands.
     """
     if config.max_documents is not None:
         raise ConfigError(
@@ -90,7 +90,7 @@ def prepare_share(
         manifest = Manifest.parse(content, place=place.url)
         refuse_other_options(place.url, dict(manifest.options), options_of(config))
         print(f"{place.url} is already prepared with these options")
-        if number == 1:  # what a first share left that was stopped after the corpus's end
+        if number == 1:  # remains of a first share that was stopped after the end of the corpus
             _delete(shares)
         return manifest
     name = f"{number}-of-{count}-{hashlib.sha256(shares.url.encode()).hexdigest()[:16]}"

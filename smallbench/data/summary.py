@@ -1,4 +1,4 @@
-"""What a prepared corpus is, in a few lines for people: what was kept, what looks wrong."""
+"""A prepared corpus in a few lines: documents that were kept, and warnings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def median_length(counts: Mapping[str, int]) -> int:
 
 
 def corpus_summary(manifest: Manifest, out: Path | str) -> str:
-    """Return a few lines: what was kept and dropped, warnings, what to type next."""
+    """Return a few lines: kept and dropped documents, warnings, and the next command."""
     c = manifest.counts
     lines = [
         f"{c['documents']:,} documents read: {c['kept']:,} kept, {c['too_short']:,} too short, "

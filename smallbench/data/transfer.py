@@ -235,8 +235,7 @@ def _download(storage: Storage, key: str, path: Path, is_right: Callable[[Path],
     finally:
         temporary.unlink(missing_ok=True)
     raise DataError(
-        f"{storage.url}/{key} is not what its manifest says, and was not when it was fetched "
-        f"again; {remedy}"
+        f"{storage.url}/{key} does not match its manifest, also after a second download; {remedy}"
     )
 
 

@@ -360,7 +360,7 @@ def test_a_damaged_object_is_one_sentence(
     publish_corpus(directory, url, CONFIG)
     flip(objects / name)
     log.clear()
-    with pytest.raises(DataError, match=rf"/{name} is not what its manifest.*delete .* prepare"):
+    with pytest.raises(DataError, match=rf"/{name} does not match its manifest.*delete .* prepare"):
         pull()
     assert keys(log, "download").count(name) == 2
     assert not list((tmp_path / "cache").rglob("manifest.json"))
@@ -524,7 +524,7 @@ def test_a_corpus_goes_through_a_bucket(s3_bucket, configs, prepared, tmp_path: 
     storage = open_storage(url, config)
     assert storage.num_bytes(MARK) is None
     storage.put("train-00000.bin", b"damaged")
-    with pytest.raises(DataError, match=r"train-00000\.bin is not what its manifest says"):
+    with pytest.raises(DataError, match=r"train-00000\.bin does not match its manifest"):
         local_corpus(url, config, cache=tmp_path / "d")
     with pytest.raises(ConfigError, match="another corpus"):
         publish_corpus(prepared["bpe"], url, config)

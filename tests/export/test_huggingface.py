@@ -235,7 +235,7 @@ def test_an_active_run_is_only_read(run_dir, tmp_path):
 
 
 def test_an_invalid_repository_name_is_refused_before_any_work(run_dir, tmp_path):
-    with pytest.raises(ConfigError, match="no ORG/NAME"):
+    with pytest.raises(ConfigError, match="expected ORG/NAME"):
         export(run_dir, tmp_path / "export", push="a/b/c")
     assert list(tmp_path.iterdir()) == []
 
