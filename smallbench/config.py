@@ -122,8 +122,7 @@ _IN_WORDS = {int: "an integer", float: "a finite number", bool: "true or false",
 
 
 def _expected(annotation: Any) -> str:
-    """Return the expected values of an annotation for an error: `an integer or none`, `one of a,
-    b`."""
+    """Return the values that an annotation expects: `an integer or none`, `one of a, b`."""
     origin = typing.get_origin(annotation)
     if origin is Literal:
         return f"one of {', '.join(map(str, typing.get_args(annotation)))}"

@@ -132,10 +132,7 @@ GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _ROWS}
 
 
 def gpu_of(name: str) -> Gpu:
-    """Return the row of a name, ignoring case and dashes.
-
-    Raises `ConfigError` with the rows that contain the name.
-    """
+    """Return the row of a name, ignoring case and dashes; raise `ConfigError` with similar ones."""
     wanted = _plain(name)
     known = {_plain(gpu): gpu for gpu in GPUS}
     if wanted in known:

@@ -250,8 +250,7 @@ class Tokenizer:
 def file_fingerprint(path: Path) -> str | None:
     """Return `Tokenizer.fingerprint` of a saved `tokenizer.json`, without loading it.
 
-    None if it is not JSON. The value does not depend on the release of `tokenizers`, which may
-    write the file differently.
+    None if it is not JSON. The value does not depend on the release of `tokenizers`.
     """
     try:
         return _fingerprint(json.loads(path.read_bytes()))

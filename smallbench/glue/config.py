@@ -20,20 +20,14 @@ OWN_HEAD = "head"
 class FinetuneConfig:
     """Hyperparameters of fine-tuning; the defaults are those of all ranked protocols."""
 
-    epochs: int | None = option(
-        None, help=("passes over train; none: 3 for large tasks, 10 for small ones")
-    )
+    epochs: int | None = option(None, help="epochs over train; none: 3 for large tasks, else 10")
     batch_size: int = option(32, help="rows per optimizer step (batch size)")
-    max_length: int = option(
-        128, help=("maximum input length in tokens; longer inputs are truncated")
-    )
+    max_length: int = option(128, help="maximum length in tokens; longer inputs are truncated")
     weight_decay: float = option(0.01, help="AdamW's weight decay; not applied to norms and biases")
     warmup_fraction: float = option(
-        0.1, help=("fraction of the steps with a rising learning rate (Hugging Face: warmup_ratio)")
+        0.1, help="warm-up fraction of the steps (Hugging Face: warmup_ratio)"
     )
-    clip_norm: float = option(
-        1.0, help=("gradient clipping: the largest norm of a gradient (max_grad_norm)")
-    )
+    clip_norm: float = option(1.0, help="gradient clipping norm (Hugging Face: max_grad_norm)")
     random_init: bool = option(
         False, help="initialize the encoder at random: the baseline that pretraining must beat"
     )
@@ -46,7 +40,7 @@ class FinetuneConfig:
         False, help="run the Python code that comes with the model's files"
     )
     max_train_examples: int | None = option(
-        None, help=("number of training rows to use, for a quick test; none: all")
+        None, help="number of training rows, for a quick test; none: all"
     )
     device: str = option("auto", help="auto, cpu or cuda")
     precision: str = option("auto", help="auto, bf16, fp16 or fp32")

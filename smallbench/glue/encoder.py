@@ -200,17 +200,13 @@ class PretrainedEncoder:
                 f"such as {more[0]}; the two files belong to different models"
             )
         if kept := sorted(names.outputs - set(absent)):
-            raise DataError(
-                f"{place} has a weight of the classification head, {kept[0]}, which "
-                "must be new for each task; remove it"
-            )
+            raise DataError(f"{place}: {kept[0]} is a weight of the new task head; remove it")
         broken = [k for k, t in weights.state.items() if t.is_floating_point() and not _finite(t)]
         if broken:
             raise DataError(f"{place}: {broken[0]} has NaN or infinite values; the file is damaged")
 
     def _load(self, labels: tuple[str, ...] = ("0", "1"), problem_type: str | None = None) -> Any:
-        """Load transformers' model for this number of labels; its head is drawn from PyTorch's
-        generator."""
+        """Load transformers' model; the head for its labels is drawn from PyTorch's generator."""
         config = copy.deepcopy(self.config)
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
@@ -225,8 +221,7 @@ class PretrainedEncoder:
         loaded: tuple[Any, Mapping[str, Any]] = self._class.from_pretrained(
             None,
             config=config,
-            # transformers uses these tensors as its parameters without a copy, and training changes
-            # them.
+            # A copy, since transformers uses these tensors as parameters, which training changes.
             state_dict={name: tensor.clone() for name, tensor in weights.state.items()},
             dtype=torch.float32,
             # mismatches are returned in `info` and refused in one sentence
@@ -343,10 +338,7 @@ def display_name(model: str) -> str:
     try:
         return f"{export['config']['recipe']} (run {export['run_id']}, step {export['step']:,})"
     except (KeyError, TypeError, ValueError):
-        raise DataError(
-            f"{marker} is damaged: expected the JSON that 'smallbench export' "
-            "writes; export the run again"
-        ) from None
+        raise DataError(f"{marker} is damaged; export the run again") from None
 
 
 def weights_sha256(model: torch.nn.Module) -> str:

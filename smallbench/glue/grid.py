@@ -71,8 +71,7 @@ def shard_of(
 ) -> list[GridRun]:
     """Return the runs of shard `number` (from 1) of `count`, in the plan's order.
 
-    `cost` returns the cost of a task's run. The most expensive group goes to the shard with the
-    least work so far.
+    `cost` is that of a task's run. The most expensive group goes to the emptiest shard.
     """
     choosing = {run.task for run in plan if run.split == CHOICE}
     groups: dict[object, list[GridRun]] = {}
@@ -111,8 +110,7 @@ def measure(
     """Run what `protocol` needs of `encoder`, or shard K of N of it; stored runs are not repeated.
 
     `on_stored` is called with the folder of each run that ends. Before the first run it prints why
-    the result will be unranked: rates, seeds or settings differ from the protocol's, or the data
-    are not the official ones.
+    the result will be unranked: other rates, seeds, settings or data than the official ones.
     """
     view = protocol_named(protocol)
     for data in tasks:
@@ -229,8 +227,7 @@ class _Grid:
         self.tokenized: tuple[str, dict[str, Features]] = ("", {})
 
     def attempt(self, run: GridRun, rate: float | None, display: GridDisplay) -> RunResult | None:
-        """Return the result of a run; None if another process works on it or its rate is not chosen
-        yet."""
+        """Return the result of a run; None if it is in progress elsewhere or has no rate yet."""
         if rate is None:
             return None
         data, config = self.data_of(run), self.configs[run.task]

@@ -89,10 +89,7 @@ PROTOCOLS: dict[str, Protocol] = {
         # does not train the first token, so the classifier reads the mean over tokens.
         Protocol(
             name="tiny-v1",
-            score_is=(
-                "mean over three seeds, mean pooling; the learning rate was chosen on a "
-                "part of train"
-            ),
+            score_is="mean over three seeds, mean pooling; rate chosen on a part of train",
             score=fmean,
             chooses_rate=True,
             learning_rates=(3e-4, 6e-4, 1e-3),
@@ -127,8 +124,7 @@ def chosen_rate(choice: Sequence[RunResult]) -> float:
 
 
 def departures(protocol: Protocol, settings: Iterable[RunSettings]) -> tuple[str, ...]:
-    """Return how these runs deviate from `protocol`, in a few words each; empty if they can be
-    ranked."""
+    """Return how these runs deviate from `protocol`, in a few words each; empty if ranked."""
     found: list[str] = []
 
     def compare(name: str, value: Any, expected: Any) -> None:
@@ -312,9 +308,7 @@ def _check_repetitions(task: str, runs: Sequence[RunResult]) -> None:
     seen = set()
     for run in runs:
         if run.data_sha256 != runs[0].data_sha256:
-            raise DataError(
-                f"runs of {task} were made on different data; use a separate --out for each"
-            )
+            raise DataError(f"runs of {task} have different data; use one --out for each")
         trial = (run.settings.learning_rate, run.settings.seed)
         if trial in seen:
             raise DataError(f"two runs of {task} have seed {trial[1]} and learning rate {trial[0]}")
@@ -356,11 +350,5 @@ def results_table(summary: Summary) -> str:
     if summary.departures:
         lines.append(f"Unranked: {'; '.join(summary.departures)}")
     if summary.is_sample:
-        lines += [
-            "",
-            (
-                "*Sample*: scored on generated sample tasks, not on GLUE. Not comparable "
-                "with GLUE scores."
-            ),
-        ]
+        lines += ["", "*Sample*: scored on generated samples. Not comparable with GLUE scores."]
     return "\n".join(lines) + "\n"

@@ -324,10 +324,7 @@ def read_runs(out: Path) -> list[RunResult]:
 
 
 def read_predictions(directory: Path, task: Task, split: str) -> NDArray[Any]:
-    """Return the stored predictions of a split: [N] classes, or scores.
-
-    Raises `DataError` if the file is damaged.
-    """
+    """Return stored predictions, [N] classes or scores; raise `DataError` if damaged."""
     path = directory / f"{split}.tsv"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")

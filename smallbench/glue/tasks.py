@@ -251,9 +251,6 @@ def register_task(task: Task) -> Task:
 
 
 def task_from_dict(content: Mapping[str, Any]) -> Task:
-    """Return the task that `config.to_dict` wrote; nothing is executed.
-
-    Raises `TypeError` or `ValueError`.
-    """
+    """Return the task that `config.to_dict` wrote; raise `TypeError` or `ValueError`."""
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     return Task(**{**values, "splits": tuple(Split(**split) for split in content["splits"])})

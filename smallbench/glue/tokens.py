@@ -14,8 +14,7 @@ TOKENIZER_FILE = "tokenizer.json"
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
     """Return the tokenizer of a directory or hub model.
 
-    Raises `DataError` if its files are missing: transformers would build one with only special
-    tokens.
+    Raises `DataError` if its files are missing: transformers would build one of special tokens.
     """
     from transformers import AutoTokenizer
 

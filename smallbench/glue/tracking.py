@@ -33,8 +33,7 @@ def seed_interval(task: TaskSummary) -> tuple[float, float] | None:
 
 
 def table_rows(summary: Summary) -> list[tuple[Any, ...]]:
-    """Return a row of `COLUMNS` for each task: the protocol's score, and the mean with its
-    interval."""
+    """Return a row of `COLUMNS` for each task: the score, and the mean with its interval."""
     return [
         (
             task_named(name).title,

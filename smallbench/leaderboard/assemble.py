@@ -144,9 +144,7 @@ def write_random_entry(
     own = ("random_init", "is_sample")
     missing = [reason for reason in summary.departures if not reason.startswith(own)]
     if summary.average is None or missing or not summary.random_init:
-        raise DataError(
-            f"expected all runs of protocol {protocol} on random weights: {missing or 'incomplete'}"
-        )
+        raise DataError(f"not all runs of {protocol} on random weights: {missing or 'incomplete'}")
     recipe = record["config"]["recipe"]
     entry = Entry(
         schema_version=SCHEMA_VERSION,
@@ -185,10 +183,7 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
     except (KeyError, IndexError, TypeError):
         finished = None
     if finished is None:
-        raise DataError(
-            f"{run_dir}/run.json is not the record of a pretraining; expected the "
-            "--run_dir of 'smallbench pretrain'"
-        )
+        raise DataError(f"{run_dir}/run.json is not of a pretraining; expected its --run_dir")
     return record
 
 
@@ -225,9 +220,7 @@ def _require_official_rows(runs: Sequence[RunResult], glue: Path) -> None:
         for split in task.dev_splits:
             found = run.data_sha256.get(split, "")
             if reason := order_difference(task, task.split(split), found):
-                raise DataError(
-                    f"{glue}: {reason}; predictions of an entry are matched by position"
-                )
+                raise DataError(f"{glue}: {reason}; predictions are matched by position")
 
 
 # ---- the GLUE run

@@ -231,8 +231,7 @@ def compare(a: View, b: View) -> list[Difference]:
 def half_widths(views: Sequence[View], name: str) -> Floats:
     """Return [E, E] half-widths of the intervals of all differences in one task.
 
-    Paired: all entries share the same draws of examples. Failed runs count at the pair's common
-    rate.
+    Paired: all entries share the draws of examples. Failed runs count at the pair's common rate.
     """
     found = [view.tasks[name] for view in views]
     draws_ER = np.stack([view.task_draws[name] for view in views])

@@ -83,8 +83,7 @@ def train_flops(
 ) -> float | None:
     """Return the operations of a whole pretraining: forward, and backward at twice the forward.
 
-    None if the objective cannot be counted. Raises `ConfigError` if the generator's heads are not a
-    whole number.
+    None if the objective cannot be counted; `ConfigError` if a generator has no whole head.
     """
     if objective not in (MASKED_LM, REPLACED_TOKEN):
         return None

@@ -40,8 +40,7 @@ TIERS: tuple[Tier, ...] = ("reported", "claimed", "logged", "verified")
 
 @cache
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of `entry.json`; lines of the other files are in its
-    `$defs`."""
+    """Return the JSON Schema (2020-12) of `entry.json`; `$defs` has lines of the other files."""
     text = package_files(__package__).joinpath("entry.schema.json").read_text(encoding="utf-8")
     return json.loads(text)  # type: ignore[no-any-return]
 
@@ -370,8 +369,7 @@ def chained(records: Iterable[Mapping[str, Any]], *, config_digest: str) -> list
 
 
 def link(previous: str, record: Mapping[str, Any]) -> str:
-    """Return the link of a record: SHA-256 of the previous link and its canonical JSON without
-    link."""
+    """Return the link of a record: SHA-256 of the previous link and its JSON without link."""
     content = {key: value for key, value in record.items() if key != "sha256"}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{previous}\n{text}".encode()).hexdigest()

@@ -184,8 +184,7 @@ def _statuses(place: Path, prefix: str) -> dict[str, os.stat_result]:
 def read_files(folder: Path) -> dict[str, bytes]:
     """Return the content of every file that `list_files` accepts, by path.
 
-    Each is read once, so that the hashed bytes are the checked ones even if another process writes
-    there.
+    Each is read once, so that the hashed bytes are the checked ones.
     """
     return {path: read_bytes(folder / path, size) for path, size in list_files(folder).items()}
 

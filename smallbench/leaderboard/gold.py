@@ -69,8 +69,7 @@ NO_GOLD = Gold({}, frozenset())
 
 
 def labels_sha256(task: Task, labels: Labels) -> str:
-    """Return a fingerprint of one split's labels: classes or scores with three decimals, a line
-    each."""
+    """Return a fingerprint of a split's labels: classes, or scores with three decimals."""
     pattern = "{:.3f}\n" if task.is_regression else "{}\n"
     text = "".join(map(pattern.format, labels.tolist()))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -111,8 +110,7 @@ def read_gold(source: str | Path) -> Gold:
 def with_choices(gold: Gold, tasks: Collection[str], *, cache: Path | None = None) -> Gold:
     """Return `gold` with the labels of the rows that chose the rates of these tasks, if available.
 
-    Reading a large train split takes seconds, so the result is stored in `cache` by the file's
-    hash.
+    Reading a large train split takes seconds, so `cache` keeps the result by the file's hash.
     """
     if gold.source is None:
         return gold

@@ -91,7 +91,7 @@ class BertConfig(EncoderConfig):
     architecture: str = "bert"
     attention_init: Literal["normal", "local"] = option(
         "normal",
-        help=("normal, or local: heads of the lower layers start by attending to neighbours"),
+        help="normal, or local: heads of the lower layers start by attending to neighbours",
     )
 
     def __post_init__(self) -> None:

@@ -52,8 +52,7 @@ class MaskedLM(PretrainObjective):
         return {"mlm": batch.target_ids.numel()}
 
     def forward(self, batch: Batch) -> Sums:
-        """Return the cross-entropy, and in evaluation correct guesses, summed over the hidden
-        tokens."""
+        """Return the summed cross-entropy, and in evaluation the correct guesses."""
         (loss, guesses_M, _), ids_M = loss_of_targets(
             self.model,
             batch,

@@ -199,4 +199,4 @@ def test_results_table_is_as_printed():
         "seeds 1, not 1,2,3,4,5\n"
     )
     sample = [replace(run, settings=replace(run.settings, is_sample=True)) for run in runs]
-    assert "*Sample*: scored on generated sample tasks" in results_table(summarize(sample))
+    assert "*Sample*: scored on generated samples" in results_table(summarize(sample))
