@@ -33,7 +33,7 @@ from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
 
 from smallbench.leaderboard import statistics
-from smallbench.leaderboard.evaluation import evaluate_beside, report, report_dict
+from smallbench.leaderboard.evaluation import evaluate_beside, report_dict, report_text
 from tests.leaderboard.synthetic import synthetic_gold
 
 statistics.draw_scores.__kwdefaults__["num_draws"] = 500  # no verdict depends on it
@@ -42,7 +42,7 @@ for folder in sorted(Path(sys.argv[1]).glob("*/good")):
     start = time.perf_counter()
     evaluation = evaluate_beside(folder, gold, today=date(2026, 11, 25))
     seconds = time.perf_counter() - start
-    found = report_dict(evaluation) | {"seconds": seconds, "report": report(evaluation)}
+    found = report_dict(evaluation) | {"seconds": seconds, "report": report_text(evaluation)}
     print(json.dumps({"name": folder.parent.name, **found}))
 assert not {"torch", "transformers"} & set(sys.modules)
 """
