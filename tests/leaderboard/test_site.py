@@ -371,7 +371,7 @@ def test_without_measured_entries_the_ranking_invites_and_shows_what_is_publishe
 def test_scores_on_stand_ins_say_so_on_every_page(entries, tmp_path):
     build_site(entries[:1], tmp_path / "site", is_sample=True)
     for page in read_pages(tmp_path / "site").values():
-        assert "nothing on these pages says anything about GLUE" in page.text
+        assert "these scores are not GLUE scores" in page.text
 
 
 def test_records_rise_and_are_of_ranked_entries(entries):
