@@ -54,7 +54,7 @@ class Options(StorageConfig):
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
     glue: Location = option(help="folder in the official TSV layout, or hub")
-    out: Path = option(help="where everything is kept; the same directory continues it")
+    out: Path = option(help="output directory; the same one continues an interrupted run")
     seed: int = option(1, help="of the pretraining: weights, data order, masks, dropout")
     flops: float | None = option(
         None, help="training FLOPs, fewer than the track's limit; none: the limit, less 1 %"
@@ -63,7 +63,7 @@ class Options(StorageConfig):
         False, help="no pretraining: the reference of random weights, which is not ranked"
     )
     authors: tuple[str, ...] = option(
-        ("anonymous",), help="of the entry: who made it", metavar="NAME[,NAME…]"
+        ("anonymous",), help="authors of the entry", metavar="NAME[,NAME…]"
     )
     license: str = option("CC0-1.0", help="of the entry and its weights")
     contact: str | None = option(None, help="how to reach the authors, public")

@@ -26,7 +26,7 @@ class Options(StorageConfig, FinetuneConfig):
     )
     task: str = option(help="cola, sst2, mrpc, stsb, qqp, mnli, qnli or rte")
     glue: Location = option(help="folder in the official TSV layout, or hub")
-    out: Path = option(help="where results are stored; finished runs are not repeated")
+    out: Path = option(help="folder of stored results; finished runs are not repeated")
     learning_rate: float = option(
         3e-4,  # ELECTRA-Small's (Clark et al. 2020, table 7); small encoders need more than BERT's
         help="peak learning rate",

@@ -89,7 +89,7 @@ class NewOptions:
     run: Path = option(help="--run_dir of the pretraining")
     glue: Path = option(help="--out of 'smallbench glue'")
     out: Location = option(help="folder to write: submissions/SLUG")
-    authors: tuple[str, ...] = option(help="who made it", metavar="NAME[,NAME…]")
+    authors: tuple[str, ...] = option(help="authors of the entry", metavar="NAME[,NAME…]")
     license: str = option(help="of the entry and its weights, such as Apache-2.0")
     contains_glue: bool = option(
         help="whether text of GLUE's dev or test sets is in the training data"

@@ -34,7 +34,7 @@ class Options(StorageConfig, ShardConfig, PrepareConfig):
         help="output directory or URL; the same one continues an interrupted run"
     )
     cache: Path | None = option(
-        None, help="where corpora with a URL are kept locally; none: ~/.cache/smallbench"
+        None, help="local cache of corpora with a URL; none: ~/.cache/smallbench"
     )
     workers: int | None = option(
         None, least=1, help="processes; none means one a core. The result does not depend on it"
