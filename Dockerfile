@@ -8,6 +8,9 @@
 # BuildKit of Docker 20.10 is enough (DOCKER_BUILDKIT=1 there). The secrets apt_conf, pip_conf and
 # ca_certificates configure access to packages and are not stored in a layer.
 
+# pip's cache is a mount, so it is in no layer either.
+# hadolint global ignore=DL3042
+
 # Debian or Ubuntu with python3 3.11 or newer (Ubuntu 22.04 has 3.10). torch's wheel includes CUDA's
 # libraries except the runtime, which NVIDIA's "base" images have. CUDA 12.6 is the last with
 # kernels for the V100. By digest, since a tag may change.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -62,6 +63,21 @@ class Job:
     examples: tuple[str, ...] = ()
     doc: str = ""
     actions: Mapping[str, Job] = field(default_factory=dict)
+
+
+def action(
+    job: str, run: Callable[..., None], options: type, words: tuple[str, ...], *examples: str
+) -> tuple[str, Job]:
+    """Return an action's name and its job; the docstring of `run` is its help."""
+    name = (examples[0].split() or [run.__name__])[0]
+    return name, Job(
+        name=f"{job} {name}",
+        options=options,
+        run=run,
+        words=words,
+        doc=inspect.getdoc(run) or "",
+        examples=tuple(f"smallbench {job} {example}" for example in examples),
+    )
 
 
 def load(name: str) -> Job:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,7 +24,7 @@ from smallbench.config import Location, command, option, require
 from smallbench.errors import DataError, UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, action
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
@@ -246,18 +246,6 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
         )
 
 
-def _action(run: Callable[..., None], options: type, example: str) -> tuple[str, Job]:
-    name = example.split()[0]
-    return name, Job(
-        name=f"glue {name}",
-        options=options,
-        run=run,
-        words=("run",),
-        doc=run.__doc__ or "",
-        examples=(f"smallbench glue {example}",),
-    )
-
-
 MEASURE = Job(
     name="glue",
     options=Options,
@@ -276,8 +264,8 @@ MEASURE = Job(
 ACTIONS = {
     "measure": MEASURE,
     **dict(
-        _action(*parts)
-        for parts in (
+        action("glue", run, options, ("run",), example)
+        for run, options, example in (
             (show_stored, ShowOptions, "show glue --protocol=paper"),
             (merge, MergeOptions, "merge shard1,shard2,shard3 --out=glue"),
             (submit, SubmitOptions, "submit-file glue --out=glue.zip"),

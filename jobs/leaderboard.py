@@ -8,10 +8,8 @@ from its predictions and the labels of --glue.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from smallbench.config import Location, command, option
 from smallbench.errors import DataError, UsageError
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, action
 from smallbench.storage.config import StorageConfig
 
 if TYPE_CHECKING:
@@ -319,20 +317,6 @@ def serve(options: ServeOptions) -> None:
             found.serve_forever()
 
 
-def _action(
-    run: Callable[..., None], options: type, words: tuple[str, ...], *examples: str
-) -> tuple[str, Job]:
-    name = run.__name__
-    return name, Job(
-        name=f"leaderboard {name}",
-        options=options,
-        run=run,
-        words=words,
-        doc=inspect.getdoc(run) or "",
-        examples=tuple(f"smallbench leaderboard {name} {example}".strip() for example in examples),
-    )
-
-
 TABLE = Job(
     name="leaderboard",
     options=TableOptions,
@@ -344,19 +328,20 @@ TABLE = Job(
     ),
 )
 ACTIONS = dict(
-    _action(*parts)
+    action("leaderboard", *parts)
     for parts in (
-        (table, TableOptions, (), "--submissions=submissions --glue=hub"),
-        (new, NewOptions, (), "--run=runs/mine --glue=results/mine --out=submissions/mine"
+        (table, TableOptions, (), "table --submissions=submissions --glue=hub"),
+        (new, NewOptions, (), "new --run=runs/mine --glue=results/mine --out=submissions/mine"
          " --authors=Ada,Alan --license=Apache-2.0 --contains_glue=false"),
-        (validate, ValidateOptions, ("entry",), "submissions/mine --glue=glue_data"),
-        (change, ChangeOptions, ("repository",), ". --glue=hub"),
+        (validate, ValidateOptions, ("entry",), "validate submissions/mine --glue=glue_data"),
+        (change, ChangeOptions, ("repository",), "change . --glue=hub"),
         (compare, CompareOptions, ("entry", "other"),
-         "submissions/mine submissions/other --glue=glue_data"),
-        (reproduce, ReproduceOptions, ("entry",), "submissions/mine --glue=hub --data=corpus"),
+         "compare submissions/mine submissions/other --glue=glue_data"),
+        (reproduce, ReproduceOptions, ("entry",),
+         "reproduce submissions/mine --glue=hub --data=corpus"),
         (build, BuildOptions, (),
-         "--out=site --glue=hub --site_url=https://example.org/board"),
-        (serve, ServeOptions, (), ""),
+         "build --out=site --glue=hub --site_url=https://example.org/board"),
+        (serve, ServeOptions, (), "serve"),
     )
 )  # fmt: skip
 JOB = replace(TABLE, actions=ACTIONS)

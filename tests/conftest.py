@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +28,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # DeepSpeed keeps the first accelerator of a process: tests of GPUs use processes of their own.
 os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
+# A shell starts what it runs in the background with SIGINT ignored, and so would programs that a
+# test starts and then interrupts.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in [n for n in os.environ if n.startswith("SMALLBENCH_")]:
     if not name.startswith("SMALLBENCH_TEST_"):
         del os.environ[name]

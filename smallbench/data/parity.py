@@ -9,7 +9,7 @@ from smallbench.data.tokenizer import Tokenizer
 
 HELD_OUT_NAME = "held_out.json"
 """Beside a corpus's tokenizer: a few held-out texts, for the export to compare ids on."""
-NUM_HELD_OUT, HELD_OUT_CHARACTERS = 20, 1000
+NUM_HELD_OUT = 20
 
 AWKWARD_TEXTS = (
     "The State of the ART; state-of-the-art, don't, 3.14, e.g. A.B.C.",

@@ -233,6 +233,7 @@ def test_any_encoder_that_transformers_saved_is_measured(model, glue, data, tmp_
     assert (run_directory(tmp_path / "out", best) / "test.tsv").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_tasks_in_shards_equal_one_process(encoder, test_data, tmp_path):
     data = [load_task(TASKS[name], test_data / "glue") for name in ("cola", "sst2", "mrpc", "mnli")]

@@ -365,7 +365,7 @@ def test_focus_is_always_seen(opened):
     ("width", "scheme"),
     [
         (1280, "light"),
-        (375, "dark"),
+        pytest.param(375, "dark", marks=pytest.mark.slow),
         pytest.param(1280, "dark", marks=pytest.mark.slow),
         pytest.param(375, "light", marks=pytest.mark.slow),
         pytest.param(768, "light", marks=pytest.mark.slow),
