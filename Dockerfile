@@ -1,19 +1,19 @@
-# Small-Bench NLP with everything that training needs, on NVIDIA GPUs from the V100 on; for CPUs by
-# other arguments only. docs/docker.md says how to build it, run it, and keep its data.
+# Small-Bench NLP with all requirements of training, for NVIDIA GPUs from the V100 on; other
+# arguments build it for CPUs. See docs/docker.md.
 #
 #   docker build --tag smallbench --build-arg UNHASHED_TORCH=yes .
 #   docker build --tag smallbench:cpu --build-arg BASE_IMAGE=debian:bookworm-slim \
 #     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu --build-arg TORCH=cpu .
 #
-# BuildKit of Docker 20.10 is enough (DOCKER_BUILDKIT=1 there). How to reach packages may be told
-# with the secrets apt_conf, pip_conf and ca_certificates, of which nothing stays in a layer.
+# BuildKit of Docker 20.10 is enough (DOCKER_BUILDKIT=1 there). The secrets apt_conf, pip_conf and
+# ca_certificates configure access to packages and are not stored in a layer.
 
 # pip's cache is a mount, so it is in no layer either.
 # hadolint global ignore=DL3042
 
-# Debian or Ubuntu whose python3 is 3.11 or newer. torch's wheel brings CUDA's libraries but for the
-# runtime, which is all that NVIDIA's "base" images hold. CUDA 12.6 is the last with kernels for the
-# V100; Ubuntu 22.04 has Python 3.10. By digest: what a tag means may change.
+# Debian or Ubuntu with python3 3.11 or newer (Ubuntu 22.04 has 3.10). torch's wheel includes CUDA's
+# libraries except the runtime, which NVIDIA's "base" images have. CUDA 12.6 is the last with
+# kernels for the V100. By digest, since a tag may change.
 ARG BASE_IMAGE=nvidia/cuda:12.6.3-base-ubuntu24.04@sha256:c87e78933f4c16e3272123bf2f75537306596d0fbaa395a29696a22786e5ee0e
 
 FROM ${BASE_IMAGE} AS base
@@ -35,7 +35,7 @@ RUN python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
     && useradd --uid 10001 --gid 10001 --home-dir /scratch --no-create-home --shell /usr/sbin/nologin smallbench \
     && install --directory --owner=10001 --group=10001 /scratch
 
-# Python's packages, in /opt/smallbench. What compiles and installs them stays here.
+# Python packages in /opt/smallbench. Compilers and installers stay in this stage.
 FROM base AS packages
 # hadolint ignore=DL3008
 RUN --mount=type=secret,id=apt_conf \
@@ -61,7 +61,7 @@ RUN --mount=type=secret,id=pip_conf \
 # cuda or cpu: the lock that torch is installed from.
 ARG TORCH=cuda
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126
-# yes: install torch also from a lock without hashes, on the index's word alone.
+# yes: allow a lock of torch without hashes, trusting the index.
 ARG UNHASHED_TORCH=no
 COPY docker/torch-${TORCH}.lock docker/install-torch docker/
 RUN --mount=type=secret,id=pip_conf \
@@ -80,7 +80,7 @@ RUN --mount=type=secret,id=pip_conf \
     && python3 -m pip install --require-hashes --no-deps --no-build-isolation --use-pep517 \
         -r docker/deepspeed.lock
 
-# What no program loads: tests, headers, and libraries to link with.
+# Remove files that are not used at run time: tests, headers, and static libraries.
 RUN find /opt/smallbench -type d -name tests -prune -exec rm -rf '{}' + \
     && find /opt/smallbench -name '*.a' -delete \
     && find /opt/smallbench/lib/python3*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete \
@@ -88,7 +88,7 @@ RUN find /opt/smallbench -type d -name tests -prune -exec rm -rf '{}' + \
         /opt/smallbench/lib/python3*/site-packages/torch/share \
         /opt/smallbench/lib/python3*/site-packages/torch/test
 
-# What the image holds of Python, as a CycloneDX file. The program that writes it stays here.
+# The Python packages as a CycloneDX file. The program that writes it stays in this stage.
 FROM packages AS sbom
 COPY docker/sbom.lock docker/
 RUN --mount=type=secret,id=pip_conf \
@@ -106,7 +106,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY benchmarks benchmarks
 COPY jobs jobs
 COPY k8s k8s
-# A page of the leaderboard's site; the package has a link to it.
+# A page of the leaderboard's site, which the package links to.
 COPY docs/submitting.md docs/
 COPY smallbench smallbench
 RUN python3 -m pip install --no-deps --no-build-isolation --no-index --no-cache-dir --prefix=/application . \
@@ -116,8 +116,8 @@ FROM base
 COPY docker/healthy /usr/local/bin/
 COPY --from=packages /opt/smallbench /opt/smallbench
 COPY --from=sbom /sbom.cdx.json /usr/share/doc/smallbench/
-# Everything that is written goes to /scratch: the rest may be read-only. USER: who is no user of the
-# image (--user) has a name, too, which PyTorch asks for.
+# All files are written to /scratch; the rest may be read-only. USER gives any --user the name that
+# PyTorch looks up.
 ENV PATH=/opt/smallbench/bin:$PATH \
     USER=smallbench \
     HOME=/scratch \

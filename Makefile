@@ -1,13 +1,13 @@
-# Every target sets up what it needs in .venv by itself; a second call installs nothing.
+# Every target installs its requirements in .venv; a second call installs nothing.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# Test processes at a time.
+# Number of parallel test processes.
 WORKERS ?= 2
-# What `make lock` resolves with: one release for everybody, CPU or GPU.
+# Release of torch for `make lock`, the same for CPU and GPU.
 TORCH ?= 2.13.0
 
 # PyTorch's index for this machine's GPU, e.g. https://download.pytorch.org/whl/cu126 for a V100:
-# docs/install.md. Kept in .venv, so that it is given once; a new one replaces torch.
+# docs/install.md. Stored in .venv, so that it is set once; a new one replaces torch.
 TORCH_INDEX_URL ?=
 
 BIN := .venv/bin
@@ -56,7 +56,7 @@ format: .venv/dev
 
 venv: .venv/dev
 
-# Stamps: a set-up is repeated when what it installed from has changed.
+# Stamps: an installation is repeated if its inputs have changed.
 .venv/train: $(INDEX) pyproject.toml requirements.lock
 	@echo "Installing the packages that training needs into .venv (minutes, the first time) …"
 	$(PIP) $(FROM_INDEX) -c requirements.lock -e '.[train]'
@@ -67,7 +67,7 @@ venv: .venv/dev
 	$(PIP) $(FROM_INDEX) -c requirements.lock -e '.[train,deepspeed,energy,wandb,report,dev]'
 	@touch .venv/train $@
 
-# Another build of the same release counts as installed, so the former one goes first.
+# pip takes another build of the same release as installed, so uninstall the old one first.
 $(INDEX): $(if $(filter-out $(shell cat $(INDEX) 2>/dev/null),$(TORCH_INDEX_URL)),FORCE) | .venv/bin/pip
 	@$(if $(TORCH_INDEX_URL),$(BIN)/python -m pip uninstall --quiet --yes torch,true)
 	@echo "$(TORCH_INDEX_URL)" > $@
@@ -83,8 +83,8 @@ FORCE:
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-# From nothing, so that the lock says what a new user gets. The kind of wheel (+cpu) and a GPU
-# build's own libraries are left out: which of them fits depends on the machine.
+# In a new environment, so that the lock has the packages of a new user. The kind of wheel (+cpu)
+# and the libraries of a GPU build are omitted, since they depend on the machine.
 lock:
 	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
 	&& $(PYTHON) -m venv "$$fresh" \

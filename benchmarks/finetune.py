@@ -30,7 +30,7 @@ import torch
 
 from smallbench.data.tokenizer import train_tokenizer
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import EpochBatches
 from smallbench.glue.finetune import tokenize_task
 from smallbench.glue.readers import TaskData, load_task
@@ -63,7 +63,7 @@ def build_model(data: TaskData, folder: Path) -> None:
 
 
 def ours(
-    encoder: Encoder, data: TaskData, config: FinetuneConfig, link: Connection, steps: int
+    encoder: PretrainedEncoder, data: TaskData, config: FinetuneConfig, link: Connection, steps: int
 ) -> None:
     """Our fine-tuning, `steps` of its steps for each message."""
     device = choose_device("cpu")
@@ -94,7 +94,7 @@ def ours(
 
 
 def theirs(
-    encoder: Encoder,
+    encoder: PretrainedEncoder,
     data: TaskData,
     config: FinetuneConfig,
     link: Connection,
@@ -157,7 +157,7 @@ def work(who: str, link: Connection, model: str, glue: str, arguments: argparse.
     torch.set_num_threads(arguments.threads)
     data = load_task(TASK, glue)
     config = FinetuneConfig(batch_size=arguments.batch_size, precision=arguments.precision)
-    encoder = Encoder(model)
+    encoder = PretrainedEncoder(model)
     if who == "ours":
         ours(encoder, data, config, link, arguments.steps)
         return

@@ -25,7 +25,7 @@ from scipy import stats
 
 from smallbench.files import read_json, write_json
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune, settings_for
 from smallbench.glue.metrics import compute_metrics, leaderboard_score
 from smallbench.glue.readers import TaskData, load_task
@@ -41,7 +41,12 @@ def packaged_model() -> Path:
 
 
 def ours(
-    encoder: Encoder, data: TaskData, config: FinetuneConfig, rate: float, seed: int, out: Path
+    encoder: PretrainedEncoder,
+    data: TaskData,
+    config: FinetuneConfig,
+    rate: float,
+    seed: int,
+    out: Path,
 ) -> float:
     """Our score on dev, × 100."""
     settings = settings_for(encoder, data, config, learning_rate=rate, seed=seed)
@@ -144,7 +149,7 @@ def compare(
     model: str, data: TaskData, config: FinetuneConfig, rate: float, seeds: list[int], out: Path
 ) -> dict[str, list[float]]:
     """The scores of each loop, a seed each."""
-    encoder = Encoder(model)
+    encoder = PretrainedEncoder(model)
     scores: dict[str, list[float]] = {"ours": [], "theirs": []}
     for seed in seeds:
         scores["ours"].append(ours(encoder, data, config, rate, seed, out))

@@ -5,13 +5,13 @@
 #   docker/lock.sh sbom      sbom.lock alone
 #   docker/lock.sh cuda      torch-cuda.lock: torch for CUDA 12.6, and NVIDIA's libraries
 #
-# torch comes from PyTorch's own index, or from the folder that PIP_FIND_LINKS names; the rest from
-# where uv finds packages (UV_DEFAULT_INDEX). uv is in the extra dev.
+# torch comes from PyTorch's index, or from the folder PIP_FIND_LINKS; other packages from uv's
+# index (UV_DEFAULT_INDEX). The extra dev has uv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 release=$(sed -n 's/^torch==//p' requirements.lock)
 
-# From pyproject's extras and what standard input adds.
+# Resolve pyproject's extras and the requirements on standard input.
 resolve() { # BACKEND OPTION…
   local backend=$1 source=(--torch-backend "$1")
   shift
@@ -30,7 +30,7 @@ pick() { awk -v pattern="^($1)==" -v yes="${2-yes}" \
 # Comment and packages of a lock.
 write() { { echo "# Written by docker/lock.sh: $2"; cat; } >"docker/$1.lock"; }
 
-# What writes the image's list of packages, and is not in the image.
+# Writes the image's list of packages; not part of the image.
 sbom() {
   echo cyclonedx-bom |
     uv pip compile --quiet --universal --python-version=3.11 --generate-hashes --no-header --no-annotate - |

@@ -13,7 +13,7 @@ from smallbench.errors import UsageError, nearest
 # In the order in which a newcomer meets them. A job is one file and one line here.
 JOBS = {
     "quickstart": "the whole chain in minutes on two CPU cores, without data or network",
-    "plan": "what a recipe needs of a GPU: memory, time, energy, money",
+    "plan": "plan a recipe on a GPU: memory, time, energy, cost",
     "prepare": "raw text → clean documents → a tokenizer and token shards",
     "pretrain": "token shards → a trained encoder; run it again to resume exactly",
     "ablate": "variants × seeds under one FLOPs budget → differences with their p-values",
@@ -22,12 +22,12 @@ JOBS = {
     "finetune": "one GLUE task with one seed, from any Hugging Face encoder",
     "checkpoints": "list, verify, pull or prune the checkpoints of a run, also in a bucket",
     "glue": "all GLUE tasks and seeds, and a table with mean and spread",
-    "leaderboard": "entries from runs, checked, compared and ranked beside the paper's rows",
+    "leaderboard": "leaderboard entries: make, check, compare and rank them",
     "report": "metrics of one run or several → one HTML page",
     "dashboard": "the same charts as a saved view of a Weights & Biases project",
     "k8s": "stages of a run as Kubernetes Jobs: render, submit, status, logs, cancel",
     "recipes": "the pretraining recipes: size, source, budget, expected score",
-    "doctor": "what this machine can do, and what it lacks",
+    "doctor": "check this machine: packages, GPUs, memory, storage",
 }
 
 

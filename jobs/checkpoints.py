@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smallbench.config import Location, command, option, require
-from smallbench.jobs.base import Job, action
+from smallbench.jobs.base import action
 from smallbench.storage.config import StorageConfig
 
 

@@ -99,7 +99,6 @@ def _fail(name: str, message: str, code: int) -> int:
 
 
 def _sentence(error: Exception) -> tuple[str, int] | None:
-    """Return what to say of an error, and the exit code; None for a crash of this program."""
     if isinstance(error, SmallbenchError):
         is_about_values = type(error) is ConfigError
         return (is_about_values and plugins.explain(error)) or str(error), error.exit_code

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from smallbench.stop import Stop
 
 MARGIN = 0.01
-"""Part of the limit that is left free: a run ends with the step that reaches its budget, and the
-board counts the masked tokens to expect where the run counts those it drew (0.3 % fewer)."""
+"""Fraction of the limit that is left free. A run ends with the step that reaches its budget, and
+the board counts the expected masked tokens, the run the drawn ones (0.3 % fewer)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Options(StorageConfig):
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
     glue: Location = option(help="folder in the official TSV layout, or hub")
-    out: Path = option(help="where everything is kept; the same directory continues it")
+    out: Path = option(help="output directory; the same one continues an interrupted run")
     seed: int = option(1, help="of the pretraining: weights, data order, masks, dropout")
     flops: float | None = option(
         None, help="training FLOPs, fewer than the track's limit; none: the limit, less 1 %"
@@ -63,7 +63,7 @@ class Options(StorageConfig):
         False, help="no pretraining: the reference of random weights, which is not ranked"
     )
     authors: tuple[str, ...] = option(
-        ("anonymous",), help="of the entry: who made it", metavar="NAME[,NAME…]"
+        ("anonymous",), help="authors of the entry", metavar="NAME[,NAME…]"
     )
     license: str = option("CC0-1.0", help="of the entry and its weights")
     contact: str | None = option(None, help="how to reach the authors, public")
@@ -72,7 +72,7 @@ class Options(StorageConfig):
     )
     name: str | None = option(None, help="of the entry; none: the recipe's")
     code: str | None = option(None, help="https link to the code; --random_weights needs it")
-    notes: tuple[str, ...] = option((), help="what a reader of the entry should know")
+    notes: tuple[str, ...] = option((), help="remark for readers of the entry")
     deadline_hours: float | None = option(
         None, help="wall-clock limit for this process in hours; saves and exits with code 75"
     )
@@ -114,7 +114,7 @@ def config(options: Options) -> PretrainConfig:
 
 
 def run(options: Options, config: PretrainConfig) -> None:
-    """Do what is not done yet, and print the entry's checks and scores."""
+    """Run the missing parts, and print the entry's checks and scores."""
     from smallbench.data.transfer import local_corpus
     from smallbench.files import exclusive_lock
     from smallbench.glue.samples import glue_source
@@ -178,7 +178,7 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
 
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
-    """Pretrain and export; what is exported is complete."""
+    """Pretrain and export; finished parts are skipped."""
     from smallbench.checkpoints.record import open_record
     from smallbench.export.huggingface import export
     from smallbench.files import read_json
@@ -218,7 +218,7 @@ def fine_tune(
 ) -> list[RunResult]:
     """The runs of the track's protocol; stored ones are not repeated."""
     from smallbench.glue.config import FinetuneConfig
-    from smallbench.glue.encoder import Encoder
+    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import measure
     from smallbench.glue.protocols import results_table, summarize
 
@@ -226,7 +226,9 @@ def fine_tune(
     exported = options.out / "export"
     runs = measure(
         # The code in the export is that of the user's own recipe.
-        Encoder(str(exported), random_init=options.random_weights, trust_remote_code=True),
+        PretrainedEncoder(
+            str(exported), random_init=options.random_weights, trust_remote_code=True
+        ),
         tasks,
         FinetuneConfig(device=config.train.device, precision=config.train.precision),
         protocol=track.protocol,
@@ -266,7 +268,7 @@ def write(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
         write_new_entry(made, run_dir=run_dir, glue=glue, author=author)
     if contents(made) != contents(folder):
         if folder.exists():
-            print(f"{folder} differed from what its runs and flags say; it is replaced")
+            print(f"{folder} does not match its runs and flags; it is replaced")
             shutil.rmtree(folder)
         made.rename(folder)
     shutil.rmtree(unfinished)
@@ -283,19 +285,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def judge(folder: Path, glue: str) -> None:
-    """Print what the board's checks say. Raises `DataError` if they reject the entry."""
-    from smallbench.leaderboard.evaluation import evaluate, report
+    """Print the result of the board's checks; raise `DataError` if they reject the entry."""
+    from smallbench.leaderboard.evaluation import evaluate, report_text
     from smallbench.leaderboard.gold import read_gold
 
     evaluation = evaluate(folder, read_gold(glue))
-    print(report(evaluation))
+    print(report_text(evaluation))
     if evaluation.rejected:
         reasons = [f"{f.check}: {f.reason}" for f in evaluation.findings if f.verdict == "rejected"]
         raise DataError(f"{folder} is rejected: {reasons[0]}")
 
 
 def ending(options: Options, config: PretrainConfig, folder: Path, track: Track) -> str:
-    """Return what was claimed without being asked, and what to do next."""
+    """Return the assumed claims, and the next command."""
     from smallbench.files import read_json
     from smallbench.glue.protocols import protocol_named
 

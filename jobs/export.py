@@ -30,11 +30,11 @@ class Options(StorageConfig, TrackerConfig):
 
 def run(options: Options) -> None:
     """Export, check, and publish if asked."""
-    from smallbench.checkpoints.inspection import run_directory
+    from smallbench.checkpoints.inspection import local_run_directory
     from smallbench.export.artifact import show_export
     from smallbench.export.huggingface import export
 
-    with run_directory(options.run, options) as run_dir:
+    with local_run_directory(options.run, options) as run_dir:
         difference = export(run_dir, options.out, push=options.push, storage=options)
     show_export(options, options.out, options)
     print(

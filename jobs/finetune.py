@@ -26,7 +26,7 @@ class Options(StorageConfig, FinetuneConfig):
     )
     task: str = option(help="cola, sst2, mrpc, stsb, qqp, mnli, qnli or rte")
     glue: Location = option(help="folder in the official TSV layout, or hub")
-    out: Path = option(help="where results are stored; finished runs are not repeated")
+    out: Path = option(help="folder of stored results; finished runs are not repeated")
     learning_rate: float = option(
         3e-4,  # ELECTRA-Small's (Clark et al. 2020, table 7); small encoders need more than BERT's
         help="peak learning rate",
@@ -42,8 +42,8 @@ class Options(StorageConfig, FinetuneConfig):
 def run(options: Options) -> None:
     """One run, and its scores."""
     from smallbench.export.huggingface import as_export, is_run
-    from smallbench.glue.encoder import Encoder
-    from smallbench.glue.grid import PlannedRun, run_grid
+    from smallbench.glue.encoder import PretrainedEncoder
+    from smallbench.glue.grid import GridRun, run_grid
     from smallbench.glue.readers import load_task
     from smallbench.glue.tasks import task_named
     from smallbench.stop import SignalStop
@@ -52,13 +52,13 @@ def run(options: Options) -> None:
     if data.unofficial:
         print(f"unranked: {'; '.join(data.unofficial)}", file=sys.stderr, flush=True)
     with SignalStop() as stop, as_export(options.model, options) as model:
-        encoder = Encoder(
+        encoder = PretrainedEncoder(
             model,
             random_init=options.random_init,
             # A run's code is its user's own, who named the run.
             trust_remote_code=options.trust_remote_code or is_run(options.model),
         )
-        plan = [PlannedRun(options.task, "dev", options.learning_rate, options.seed)]
+        plan = [GridRun(options.task, "dev", options.learning_rate, options.seed)]
         run_grid(encoder, [data], options, plan=plan, out=options.out, stop=stop)
     print(f"Stored in {options.out}. All tasks and seeds: smallbench glue --help")
 

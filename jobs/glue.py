@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -44,13 +44,13 @@ class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
         help="export or run directory, URL of an export, or a model's id on the hub"
     )
     glue: Location = option(
-        help="folder in the official TSV layout, hub, or samples: generated stand-ins"
+        help="folder in the official TSV layout, hub, or samples: generated samples"
     )
     out: Location = option(help="folder or URL where results are stored")
     tasks: tuple[str, ...] | None = option(
         None, help="none: every task of the protocol that --glue has"
     )
-    protocol: ProtocolName = option("robust-v1", help="which runs, and what the score is")
+    protocol: ProtocolName = option("robust-v1", help="protocol: the runs, and how they are scored")
     learning_rate: tuple[float, ...] | None = option(
         None, help="one, or several to choose from; none: the protocol's"
     )
@@ -78,7 +78,7 @@ class ShowOptions(StorageConfig):
     """Flags of `smallbench glue show`."""
 
     run: Location = option(help="--out of an earlier 'smallbench glue'")
-    protocol: ProtocolName = option("robust-v1", help="what the score is")
+    protocol: ProtocolName = option("robust-v1", help="protocol: how the score is computed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class MergeOptions(StorageConfig):
 
     run: tuple[Location, ...] = option(help="--out of each shard", metavar="DIR[,DIR…]")
     out: Path = option(help="folder that gets the runs of all")
-    protocol: ProtocolName = option("robust-v1", help="what the score is")
+    protocol: ProtocolName = option("robust-v1", help="protocol: how the score is computed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def submit(options: SubmitOptions) -> None:
 
 
 def check(options: CheckOptions) -> None:
-    """Check a zip for GLUE's own server, whoever wrote it."""
+    """Check a zip for GLUE's server, from any source."""
     from smallbench.glue.submission import check_submission
 
     print(check_submission(options.run))
@@ -204,7 +204,7 @@ def measure_steps(options: Options, steps: Sequence[int]) -> None:
 def measure_model(options: Options, *, step: int | None = None) -> list[RunResult]:
     """The runs that the protocol wants, or this shard's; of a run's checkpoint `step`."""
     from smallbench.export.huggingface import as_export, is_run
-    from smallbench.glue.encoder import Encoder
+    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import measure
     from smallbench.glue.protocols import protocol_named
     from smallbench.glue.readers import available_tasks, load_task
@@ -228,7 +228,7 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
             )
         data = [load_task(task_named(name), glue) for name in names]
         return measure(
-            Encoder(
+            PretrainedEncoder(
                 model,
                 random_init=options.random_init,
                 # A run's code is its user's own, who named the run.

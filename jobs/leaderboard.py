@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_PORT = 2**16 - 1
 LABELS = "GLUE, for its labels: a folder in the official TSV layout, or hub"
-CACHE = "folder that keeps what was computed of entries"
+CACHE = "folder for cached results of entries"
 
 
 def local_folder(value: str | None, action: str) -> None:
@@ -55,7 +55,7 @@ def table(options: TableOptions) -> None:
     from smallbench.glue.results import read_runs
     from smallbench.leaderboard.board import render_board
     from smallbench.leaderboard.evaluation import evaluate_all
-    from smallbench.leaderboard.table import leaderboard_rows, render_markdown
+    from smallbench.leaderboard.markdown_table import leaderboard_rows, render_markdown
     from smallbench.storage import open_storage
 
     if options.submissions is not None:
@@ -87,14 +87,14 @@ class NewOptions:
     run: Path = option(help="--run_dir of the pretraining")
     glue: Path = option(help="--out of 'smallbench glue'")
     out: Location = option(help="folder to write: submissions/SLUG")
-    authors: tuple[str, ...] = option(help="who made it", metavar="NAME[,NAME…]")
+    authors: tuple[str, ...] = option(help="authors of the entry", metavar="NAME[,NAME…]")
     license: str = option(help="of the entry and its weights, such as Apache-2.0")
     contains_glue: bool = option(
         help="whether text of GLUE's dev or test sets is in the training data"
     )
     name: str | None = option(None, help="name of the entry; none: the recipe's")
     contact: str | None = option(None, help="how to reach the authors, public")
-    notes: tuple[str, ...] = option((), help="what a reader should know")
+    notes: tuple[str, ...] = option((), help="remark for readers")
     code: str | None = option(None, help="https link to the code")
     paper: str | None = option(None, help="https link to the paper")
     wandb: str | None = option(None, help="https link to the run in W&B")
@@ -155,7 +155,7 @@ def validate(options: ValidateOptions) -> None:
 
     Ends with exit code 65 if the entry is rejected.
     """
-    from smallbench.leaderboard.evaluation import evaluate_beside, report, report_dict
+    from smallbench.leaderboard.evaluation import evaluate_beside, report_dict, report_text
     from smallbench.leaderboard.site.build import check_pages
     from smallbench.leaderboard.text import show
 
@@ -165,7 +165,7 @@ def validate(options: ValidateOptions) -> None:
     if options.json:
         print(json.dumps(report_dict(evaluation), indent=2))
     else:
-        print(report(evaluation))
+        print(report_text(evaluation))
     if evaluation.rejected:
         reasons = [f.check for f in evaluation.findings if f.verdict == "rejected"]
         place = show(str(options.entry))
@@ -254,8 +254,8 @@ def reproduce(options: ReproduceOptions) -> None:
     if options.print_commands:
         print(repetition.script)
         return
-    report, holds = repetition.run(labels_of(options.glue), cache=options.cache)
-    print(report)
+    comparison, holds = repetition.run(labels_of(options.glue), cache=options.cache)
+    print(comparison)
     if not holds:
         raise DataError(f"{options.entry} was not reproduced within the tolerances")
 
@@ -268,7 +268,7 @@ class BuildOptions:
     glue: Location | None = option(None, help=LABELS)
     out: Location = option(Location("site"), help="folder of the site")
     site_url: str | None = option(
-        None, help="address where it will be hosted, for an Atom feed and canonical links"
+        None, help="URL of the hosted site, for an Atom feed and canonical links"
     )
     cache: Path | None = option(None, help=CACHE)
 

@@ -31,13 +31,13 @@ class Options:
     hours: float | None = option(None, help="also say how many steps fit into them")
     measured: Path | None = option(
         None,
-        help="metrics.jsonl in the directory of a run of this recipe on this card, or what "
-        "'python -m benchmarks.gpu' printed: the speed is taken from there",
+        help="metrics.jsonl in the directory of a run of this recipe on this card, or the "
+        "output of 'python -m benchmarks.gpu'; replaces the estimated speed",
         metavar="FILE",
     )
     price_per_hour: float | None = option(None, help="of the card, in any currency")
     offload: Literal["auto", "none", "optimizer", "parameters"] | None = option(
-        None, help="what DeepSpeed keeps in the host's memory, instead of the recipe's choice"
+        None, help="state that DeepSpeed keeps in the host's memory; none: the recipe's choice"
     )
     json: bool = option(False, help="print JSON instead of the table")
 

@@ -31,10 +31,10 @@ class Options(StorageConfig, ShardConfig, PrepareConfig):
     """Flags of `smallbench prepare`."""
 
     out: Location = option(
-        help="directory or URL to write; the same one continues what was interrupted"
+        help="output directory or URL; the same one continues an interrupted run"
     )
     cache: Path | None = option(
-        None, help="where corpora with a URL are kept locally; none: ~/.cache/smallbench"
+        None, help="local cache of corpora with a URL; none: ~/.cache/smallbench"
     )
     workers: int | None = option(
         None, least=1, help="processes; none means one a core. The result does not depend on it"
@@ -51,7 +51,7 @@ def run(options: Options) -> None:
     from smallbench.data.remote_prepare import prepare_remote
     from smallbench.data.shards import Manifest
     from smallbench.data.shares import prepare_share
-    from smallbench.data.summary import summary
+    from smallbench.data.summary import corpus_summary
     from smallbench.stop import SignalStop
     from smallbench.storage.base import is_remote
 
@@ -84,7 +84,7 @@ def run(options: Options) -> None:
             with nothing_left(Path(out), is_kept=is_kept):
                 manifest = prepare(options, out=Path(out), workers=workers, stop=stop)
     if manifest is not None:
-        print(summary(manifest, out))
+        print(corpus_summary(manifest, out))
 
 
 JOB = Job(

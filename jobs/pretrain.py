@@ -60,7 +60,7 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
         None, help="backend of the steps, instead of the recipe's"
     )
     offload: Literal["auto", "none", "optimizer", "parameters"] | None = option(
-        None, help="what DeepSpeed keeps in host memory, instead of the recipe's"
+        None, help="state that DeepSpeed keeps in host memory; none: the recipe's choice"
     )
     deadline_hours: float | None = option(
         None,

@@ -1,7 +1,7 @@
 """The whole chain in a few minutes on two CPU cores, with no data and no network.
 
 Corpus: the English documentation installed with Python and its packages. Then a tiny BERT from
-scratch, its export, fine-tuning on generated stand-ins for the eight GLUE tasks, and a table: the
+scratch, its export, fine-tuning on generated samples for the eight GLUE tasks, and a table: the
 trained model beside the same model with random weights. The scores say nothing about GLUE. An
 interrupted quickstart continues where it was.
 """
@@ -63,14 +63,14 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.export.huggingface import export
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.display import side_by_side
-    from smallbench.glue.encoder import Encoder
-    from smallbench.glue.grid import PlannedRun, run_grid
+    from smallbench.glue.encoder import PretrainedEncoder
+    from smallbench.glue.grid import GridRun, run_grid
     from smallbench.glue.readers import load_task
     from smallbench.glue.samples import write_sample_glue
     from smallbench.glue.tasks import TASKS
     from smallbench.pretraining.pretrain import pretrain
     from smallbench.report.page import write_report
-    from smallbench.report.runs import read_runs
+    from smallbench.report.runs import read_recorded_runs
     from smallbench.stop import SignalStop
     from smallbench.storage.config import StorageConfig
 
@@ -94,7 +94,7 @@ def run(options: Options, config: PretrainConfig) -> None:
         )
         announce(f"2/5 pretrain: a tiny BERT, {config.train.max_steps:,} steps from scratch")
         pretrain(config, data=corpus, run_dir=run_dir, stop=stop)
-        write_report(read_runs((str(run_dir),), StorageConfig()), out / "report.html")
+        write_report(read_recorded_runs((str(run_dir),), StorageConfig()), out / "report.html")
         announce("3/5 export: a directory that AutoModel.from_pretrained loads")
         difference = export(run_dir, model)
         print(f"{model}: outputs differ from the run's by at most {difference:.1e}")
@@ -106,10 +106,10 @@ def run(options: Options, config: PretrainConfig) -> None:
         )
         columns = {
             name: run_grid(
-                Encoder(str(model), random_init=is_random),
+                PretrainedEncoder(str(model), random_init=is_random),
                 tasks,
                 replace(finetuning, random_init=is_random),
-                plan=[PlannedRun(name, "dev", learning_rate=5e-4, seed=1) for name in TASKS],
+                plan=[GridRun(name, "dev", learning_rate=5e-4, seed=1) for name in TASKS],
                 out=out / "glue" / name.replace(" ", "-"),
                 shows_runs=False,
                 stop=stop,

@@ -40,13 +40,13 @@ def run(options: Options) -> None:
     """Write the page, and event files where asked."""
     from smallbench.glue.steps import scores_by_step
     from smallbench.report.page import write_report
-    from smallbench.report.runs import read_runs
+    from smallbench.report.runs import read_recorded_runs
     from smallbench.report.tensorboard import write_events
 
     scores, tasks = scores_by_step(options.glue)
     runs = [
         replace(run, scores=scores.pop(run.record["run_id"], {}))
-        for run in read_runs(options.runs, options)
+        for run in read_recorded_runs(options.runs, options)
     ]
     if scores:
         raise DataError(f"--glue has scores of other runs: {', '.join(scores)}; leave them out")

@@ -44,7 +44,7 @@ TEST_PREFIX = "SMALLBENCH_TEST_"  # the test suite's own variables are not optio
 FLAG = re.compile(r"--([A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
 LOCATION = re.compile(r"\s*[\"']?(s3|s3a|s3n|gs|file):", re.IGNORECASE)
 """A storage's URL, in the value of an option that may also be something else (a hub id)."""
-DASHED = re.compile(r"-(-|[A-Za-z]|$)")  # what Fire takes for a flag or a separator; not -1
+DASHED = re.compile(r"-(-|[A-Za-z]|$)")  # words that Fire takes for a flag or a separator; not -1
 BARE = "\0"
 """Value of a flag without one; no argument of a process can contain it."""
 
@@ -124,7 +124,7 @@ def resolve(
     if config is not None:
         given = {key: value for layer in layers for key, value in layer.values.items()}
         keys = {k: v for k, v in keys_of(config, given).items() if k not in own}
-    _refuse_unknown(job, layers, [*own, *keys])  # before what is missing: it is often why
+    _refuse_unknown(job, layers, [*own, *keys])  # before missing flags, since it is often the cause
     if missing:
         raise UsageError(_missing(job, missing[0]))
     if config is not None:
@@ -178,10 +178,10 @@ def _refuse_unknown(job: Job, layers: Sequence[ValueLayer], known: Sequence[str]
 
 
 def _changes(job: Job, layers: Sequence[ValueLayer], keys: Mapping[str, Key]) -> dict[str, Any]:
-    """Return what the layers say about the configuration; later layers win.
+    """Return the values of the layers for the configuration; later layers take precedence.
 
-    An option that is short for a key is that key. Raises the layer's error if one layer gives both,
-    and not the same value.
+    An option may be short for a key. Raises the layer's error if one layer sets both to different
+    values.
     """
     changes: dict[str, Any] = {}
     options = {f.name: f for f in fields(job.options)}
@@ -231,7 +231,7 @@ def _check_locations(options: Any) -> None:
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return the words of a command line, and its flags with their values as text (or `BARE`).
 
-    Fire does the splitting; what it would act upon is refused before it sees it.
+    Fire splits the line; text with a special meaning for Fire is refused before.
     """
     from fire import Fire
     from fire.decorators import SetParseFn
@@ -266,7 +266,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _gathered(job: Job, words: Sequence[str]) -> list[str]:
-    """Return the words by `job.words`; the last one takes all that remain if it is a tuple."""
+    """Assign the words to `job.words`; the last one takes the rest if it is a tuple."""
     last = len(job.words) - 1
     if last >= 0 and get_origin(annotations_of(job.options)[job.words[last]]) is tuple:
         return [*words[:last], *([",".join(words[last:])] if words[last:] else [])]
@@ -274,9 +274,9 @@ def _gathered(job: Job, words: Sequence[str]) -> list[str]:
 
 
 def as_yaml(job: Job, options: Any, config: Any = None) -> str:
-    """Options and configuration as one YAML document, which `--config` reads back.
+    """Return options and configuration as one YAML document that `--config` reads back.
 
-    Each value stands there once: without the options that are short for a key.
+    Each value appears once: options that are short for a key are omitted.
     """
     data = {key: value for key, value in to_dict(options).items() if key not in job.shortcuts}
     data |= to_dict(config) if config is not None else {}
@@ -286,9 +286,9 @@ def as_yaml(job: Job, options: Any, config: Any = None) -> str:
 
 
 def changes_as_yaml(job: Job, options: Any, config: Any) -> str:
-    """Return what was given or differs from the recipe, as a document that `--config` reads back.
+    """Return values that were given or differ from the recipe, as a document for `--config`.
 
-    A first line says where all values are.
+    The first line says where all values are.
     """
     assert job.config is not None
     data = {
@@ -306,7 +306,6 @@ def changes_as_yaml(job: Job, options: Any, config: Any) -> str:
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values that YAML knows."""
     return {
         key: list(map(str, value))
         if isinstance(value, tuple)
@@ -328,7 +327,7 @@ def named_config(job: Job, arguments: Sequence[str]) -> Any:
 
 
 def _values(cls: type, layers: Iterable[ValueLayer]) -> dict[str, Any]:
-    """Return what the layers say about the fields of `cls`; later layers win."""
+    """Return the values of the layers for the fields of `cls`; later layers take precedence."""
     annotations, about = annotations_of(cls), {f.name: f for f in fields(cls)}
     return {
         key: layer.read(key, annotations[key], about[key])
@@ -339,7 +338,7 @@ def _values(cls: type, layers: Iterable[ValueLayer]) -> dict[str, Any]:
 
 
 def _checked(build: Any, *arguments: Any, **values: Any) -> Any:
-    """`build(…)`, where a `ValueError` says that values do not fit each other."""
+    """Call `build(…)`; a `ValueError` means that values contradict each other."""
     try:
         return build(*arguments, **values)
     except SmallbenchError:
@@ -349,10 +348,10 @@ def _checked(build: Any, *arguments: Any, **values: Any) -> Any:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which else keeps the last of two values of one key in silence."""
+    """YAML's safe loader, with an error for duplicate keys instead of the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Read a mapping; raise `yaml.YAMLError` for a key that stands there twice."""
+        """Read a mapping; raise `yaml.YAMLError` for a duplicate key."""
         seen: set[Any] = set()
         for key, _ in node.value:
             if key.value in seen and isinstance(key, yaml.ScalarNode):
@@ -381,14 +380,14 @@ def _file(path: Path) -> ValueLayer:
 
 
 def _example(job: Job) -> dict[str, Any]:
-    """Return the options of the job's first example: stand-ins for what `--help` was not told."""
+    """Return the options of the job's first example, as defaults for `--help`."""
     words, flags = split(shlex.split(job.examples[0])[2:]) if job.examples else ([], {})
     flags.update(zip(job.words, _gathered(job, words), strict=False))
     return _values(job.options, [ValueLayer(flags, "--", UsageError)])
 
 
 def _fits_another(job: Job, key: str) -> bool:
-    """Whether a variable is another job's, or in a section whose keys a plug-in may bring."""
+    """Return whether a variable belongs to another job or to a section of plug-in keys."""
     for name in base.JOBS:
         other = base.load(name)
         known = [one for one in (other, *other.actions.values()) if one.name != job.name]

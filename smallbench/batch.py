@@ -18,10 +18,10 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of one micro-batch; the optional ones are None if they would say nothing.
+    """Tensors of one micro-batch; optional ones are None if they have no information.
 
-    `attention_mask` is None when every position holds a token, `token_type_ids` when all are 0.
-    `labels` is BL for token objectives (`IGNORED` where there is no target), B for classification.
+    `attention_mask` is None if every position has a token, `token_type_ids` if all are 0. `labels`
+    is BL for token objectives (`IGNORED` without a target), B for classification.
     """
 
     input_ids: Tensor  # BL, int64
@@ -66,7 +66,7 @@ class Batch:
         return self.map(lambda tensor: tensor.pin_memory())
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """Return the batch of what `function` makes of each tensor."""
+        """Return the batch with `function` applied to each tensor."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: function(v) for k, v in values.items() if v is not None})
 

@@ -122,7 +122,7 @@ _IN_WORDS = {int: "an integer", float: "a finite number", bool: "true or false",
 
 
 def _expected(annotation: Any) -> str:
-    """Return what an error says of an annotation: `an integer or none`, `one of a, b`."""
+    """Return the values that an annotation expects: `an integer or none`, `one of a, b`."""
     origin = typing.get_origin(annotation)
     if origin is Literal:
         return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
@@ -319,9 +319,9 @@ def _keys_of(cls: type, data: Mapping[str, Any], prefix: str) -> dict[str, Key]:
 
 
 def _with_sections(config: Any, changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`to_dict(config)` with the sections that `changes` gives another class.
+    """Return `to_dict(config)` with the sections that `changes` gives another class.
 
-    Of the old class stays what was set otherwise than its default, under the keys that the new one
+    Values of the old class that differ from their defaults are kept, for keys that the new class
     has too.
     """
     data = to_dict(config)

@@ -1,7 +1,7 @@
-"""The errors a user can cause or meet, each with the exit code that tells a scheduler what to do.
+"""The errors of jobs, each with the exit code that tells a scheduler what to do.
 
-Every job ends in one of these codes; `jobs.cli` prints the message on one line and exits. A message
-names the value, what was expected and the remedy.
+Every job ends with one of these codes; `jobs.cli` prints the message on one line and exits. A
+message has the value, the expectation and the remedy.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ class DivergedError(SmallbenchError):
 
 
 class InterruptedRunError(SmallbenchError):
-    """The run was asked to stop, and the same command goes on from what was stored."""
+    """The run was stopped; the same command continues from the stored state."""
 
     exit_code = ExitCode.INTERRUPTED
 
 
 class UnsavedError(SmallbenchError):
-    """The run was asked to stop, and the grace was too short to commit where it stood."""
+    """The run was stopped, and the grace period was too short for a commit."""
 
     exit_code = ExitCode.SIGTERM
 

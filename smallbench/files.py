@@ -1,7 +1,7 @@
-"""Durable local files: written beside, flushed, then renamed into place.
+"""Durable local files: written to a temporary name, flushed, then renamed.
 
-Every file that another process or a restarted run may read is written through this module, so
-that a reader sees the old content or the new, never a part.
+Every file that another process or a restarted run may read is written through this module, so that
+a reader sees the old or the new content, never a part.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def sync_directory(path: Path) -> None:
 
 
 def temporary_sibling(path: Path) -> Path:
-    """Return a fresh name beside `path` that marks its content as unfinished."""
+    """Return a new name beside `path` that marks its content as unfinished."""
     return path.with_name(f"{path.name}{TEMPORARY_MARK}{uuid4().hex[:12]}")
 
 
@@ -172,7 +172,7 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
             temporary.replace(path)
             sync_directory(path.parent)
     finally:
-        with suppress(OSError):  # the disk may be gone; what happened first is what matters
+        with suppress(OSError):  # the disk may be gone; the first error matters
             temporary.unlink(missing_ok=True)
 
 

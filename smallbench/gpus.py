@@ -44,7 +44,7 @@ class Gpu:
         return "bf16" if self.capability >= (8, 0) else "fp16"
 
     def peak_flops(self, precision: str) -> float:
-        """FLOP/s; raises `ConfigError` where the card cannot compute in that precision."""
+        """Return FLOP/s; raise `ConfigError` if the GPU cannot compute in that precision."""
         if precision not in self.peak_tflops:
             raise ConfigError(
                 f"{self.name} has no {precision}; use {', '.join(sorted(self.peak_tflops))} or auto"
@@ -132,8 +132,7 @@ GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _ROWS}
 
 
 def gpu_of(name: str) -> Gpu:
-    """Return the row of a name, whatever its case and dashes; raises `ConfigError` with the rows
-    that have the name as a part."""
+    """Return the row of a name, ignoring case and dashes; raise `ConfigError` with similar ones."""
     wanted = _plain(name)
     known = {_plain(gpu): gpu for gpu in GPUS}
     if wanted in known:

@@ -41,7 +41,7 @@ class Plugin:
     """Where it was read: the file, or the package's folder."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a run's record and an entry keep."""
+        """Return the fields for a run's record and an entry."""
         return {"name": self.name, "sha256": self.sha256, "files": dict(self.files)}
 
 
@@ -101,10 +101,9 @@ def registered() -> list[Plugin]:
 
 
 def use_copies(plugins: Iterable[Mapping[str, Any]], folder: Path) -> None:
-    """Let names stand for the copies that a run kept in its record.
+    """Use the copies that a run stored in its record instead of the original files.
 
-    `folder` is where the run keeps them as files. Raises `ConfigError` if a text is not the one
-    whose hash was recorded.
+    `folder` has them as files. Raises `ConfigError` if a text does not match its recorded hash.
     """
     for kept in plugins:
         name, files = kept["name"], kept["files"]
@@ -196,7 +195,7 @@ def explain(error: BaseException) -> str | None:
 
 @contextmanager
 def nothing_left(folder: Path, *, is_kept: Callable[[], bool]) -> Iterator[None]:
-    """Delete what was written to `folder` if a plug-in raises, unless it is worth keeping."""
+    """Delete files written to `folder` if a plug-in raises, unless they are worth keeping."""
     missing = next((p for p in reversed((folder, *folder.parents)) if not p.exists()), None)
     before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     try:
@@ -312,8 +311,8 @@ def _module(plugin: Plugin) -> ModuleType:
 def config_class_of(thing: Any) -> type | None:
     """Return the configuration class that a class or function declares.
 
-    A class says it by an annotation (`config: GatedConfig`) or by the `config` argument of its
-    constructor, whichever stands nearer to it; a function by its `config` argument.
+    A class declares it by an annotation (`config: GatedConfig`) or by the `config` argument of its
+    constructor, whichever is nearer in the inheritance; a function by its `config` argument.
     """
     if not inspect.isclass(thing):
         return _argument_class(thing) if callable(thing) else None

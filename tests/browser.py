@@ -1,4 +1,4 @@
-"""Chromium for tests of pages, with an eye on what they ask for and what goes wrong in them."""
+"""Chromium for tests of pages; records requests, errors and dialogs."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ ARGUMENTS = [
 
 @dataclass
 class Watched:
-    """Opens pages and notes every request and every complaint."""
+    """Opens pages and records every request and every error."""
 
     browser: object
     requests: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ def browser():
 
 @pytest.fixture
 def watched(browser):
-    """Afterwards, nothing went wrong."""
+    """Check at the end that there was no error."""
     watched = Watched(browser)
     yield watched
     assert watched.problems == []

@@ -1,4 +1,4 @@
-"""The console script without another process: importing torch again costs seconds a time."""
+"""Call the console script in this process, since importing torch again takes seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Finished:
 
 
 def command(*words: object, code: int | None = 0) -> Finished:
-    """Run `smallbench WORDS`; with a `code`, it must end with it."""
+    """Run `smallbench WORDS`; with `code`, check the exit code."""
     out, err = io.StringIO(), io.StringIO()
     fresh = mock.patch.multiple(plugins, _FILES={}, _GIVEN=set())  # as a new process has them
     with redirect_stdout(out), redirect_stderr(err), fresh:

@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network, no options from outside, and reasoned skips."""
+"""Shared setup: one thread, no network, no options from outside, and skips with reasons."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ collect_ignore = [] if find_spec("triton") else ["train/test_triton.py"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what takes long unless it is asked for; skip what this machine lacks."""
+    """Deselect slow tests unless they are selected; skip tests whose parts are missing."""
     expression = config.getoption("markexpr")
     asked = {marker for marker in LONG if marker in expression}
     selected, deselected = [], []
     for item in items:
         markers = {mark.name for mark in item.iter_markers()} & LONG
-        # One marker asked for is enough, but exhaustive tests always want to be named.
+        # One selected marker is enough, but exhaustive tests must always be selected.
         wanted = not markers or (
             markers & asked and ("exhaustive" in asked) >= ("exhaustive" in markers)
         )
@@ -121,7 +121,7 @@ def test_data() -> Path:
 
 @pytest.fixture
 def no_wandb_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key, no settings and no address of whoever runs the tests."""
+    """Remove the user's W&B key, settings and address."""
     for name in [n for n in os.environ if n.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

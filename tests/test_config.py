@@ -279,7 +279,7 @@ def test_text_is_read_by_the_annotation_alone(text: str, annotation: Any, value:
         ("", Location),
     ],
 )
-def test_what_only_looks_like_a_value_is_refused(text: str, annotation: Any) -> None:
+def test_text_that_only_resembles_a_value_is_refused(text: str, annotation: Any) -> None:
     with pytest.raises(ValueError, match=r"not a|invalid literal|could not convert"):
         parse_value(text, annotation)
 
@@ -318,7 +318,7 @@ def test_options_explain_themselves() -> None:
     assert Options().seed == 1
 
 
-def test_numbers_that_are_none_never_get_in() -> None:
+def test_nan_and_infinity_are_never_accepted() -> None:
     with pytest.raises(ConfigError, match="expected a finite number"):
         override(Whole(), "rate.learning_rate", "nan")
     assert math.isfinite(Whole().rate.learning_rate)

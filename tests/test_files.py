@@ -119,9 +119,7 @@ def test_files_get_the_mode_that_the_umask_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [28, 122, 27, 30])
-def test_a_disk_that_refuses_is_a_sentence_whichever_library_wrote(
-    number: int, tmp_path: Path
-) -> None:
+def test_disk_errors_of_every_library_are_one_sentence(number: int, tmp_path: Path) -> None:
     def by_torch() -> None:
         try:
             raise OSError(number, os.strerror(number))

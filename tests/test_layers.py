@@ -202,7 +202,7 @@ def test_the_check_itself_finds_a_violation(module: str, source: str) -> None:
         ("smallbench.storage.s3", "import boto3"),
     ],
 )
-def test_the_check_itself_allows_what_goes_down(module: str, source: str) -> None:
+def test_the_check_allows_imports_of_lower_layers(module: str, source: str) -> None:
     assert violations(source, module) == []
 
 

@@ -48,7 +48,7 @@ def test_a_machine_without_a_card_trains_on_the_cpu(machine):
     assert choose_device("auto").type == "cpu"
 
 
-def test_a_program_without_a_card_is_no_card(machine):
+def test_a_program_without_a_gpu_does_not_count_as_one(machine):
     """Some images ship it, and it fails in a container that was given no GPU."""
     machine(smi="NVIDIA-SMI has failed", code=9)
     assert choose_device("auto").type == "cpu"

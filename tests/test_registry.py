@@ -42,6 +42,6 @@ def test_a_prefix_is_shown_and_does_not_count_as_likeness() -> None:
     assert nearest("outt", ["out"], prefix="--") == "did you mean '--out'?"
 
 
-def test_a_row_that_points_nowhere_is_a_crash_not_a_user_error() -> None:
+def test_a_registry_row_without_a_target_is_a_crash_not_a_user_error() -> None:
     with pytest.raises(ModuleNotFoundError):
         TABLE["gone"]

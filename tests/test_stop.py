@@ -28,7 +28,7 @@ def test_any_of_several_may_ask_and_the_time_is_the_first_ones():
     assert stop.seconds_left() == 7
 
 
-def test_what_was_stopped_is_named():
+def test_the_stopped_work_is_named():
     with pytest.raises(InterruptedRunError, match="stopped while reading; run the same command"):
         Stop(lambda: True).raise_if_asked("reading")
     with pytest.raises(UnsavedError):

@@ -235,7 +235,7 @@ READERS = (entries, tables, results, configurations, yaml_files, archives)
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_damaged_file_is_a_sentence_and_no_crash(reader, glue, tmp_path):
+def test_a_damaged_file_is_refused_with_one_sentence(reader, glue, tmp_path):
     fuzz(*reader(tmp_path, glue), EXAMPLES)
 
 

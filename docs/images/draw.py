@@ -13,7 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 from smallbench.leaderboard.evaluation import evaluate_all
 from smallbench.leaderboard.site.build import build_site
 from smallbench.report.page import write_report
-from smallbench.report.runs import read_runs
+from smallbench.report.runs import read_recorded_runs
 from smallbench.storage.config import StorageConfig
 from tests.browser import ARGUMENTS
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
@@ -43,7 +43,7 @@ def main(run_dirs: tuple[str, ...]) -> None:
             made = synthetic_entry(f"made-up-{number}", gold, seed=number, quality=2 - number)
             write_made(folder / "entries", replace(made, entry=replace(made.entry, name=title)))
         build_site(evaluate_all(folder / "entries", gold), folder / "site")
-        write_report(read_runs(run_dirs, StorageConfig()), folder / "report.html")
+        write_report(read_recorded_runs(run_dirs, StorageConfig()), folder / "report.html")
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
         page = browser.new_page(viewport=SIZE)
         draw(page, folder / "site" / "index.html", "board.png")

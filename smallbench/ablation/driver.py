@@ -36,8 +36,8 @@ from smallbench.errors import (
 from smallbench.export.huggingface import as_export
 from smallbench.files import read_json, write_json
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
-from smallbench.glue.grid import PlannedRun as FinetuneRun
+from smallbench.glue.encoder import PretrainedEncoder
+from smallbench.glue.grid import GridRun as FinetuneRun
 from smallbench.glue.grid import run_grid
 from smallbench.glue.protocols import summarize
 from smallbench.glue.readers import TaskData
@@ -257,7 +257,7 @@ def _numbers(run: PlannedRun) -> dict[str, Any]:
 def _glue(run: PlannedRun, finetuning: Finetuning, stop: Stop) -> dict[str, Any]:
     with as_export(Location(str(run.run_dir))) as model:
         results = run_grid(
-            Encoder(model, trust_remote_code=True),  # a run's code is its user's own
+            PretrainedEncoder(model, trust_remote_code=True),  # a run's code is its user's own
             finetuning.tasks,
             finetuning.config,
             plan=finetuning.plan,

@@ -24,7 +24,7 @@ from smallbench.errors import DataError
 from smallbench.files import write_json, write_text
 from smallbench.glue.tasks import task_named
 from smallbench.report.page import Table, write_report
-from smallbench.report.runs import read_run
+from smallbench.report.runs import read_recorded_run
 
 NOTHING = "–"
 METRICS = {"held_out_loss": ("Held-out loss", 4), "glue_mean": ("GLUE mean", 2)}
@@ -278,7 +278,7 @@ def write_results(results: Results, runs: Sequence[PlannedRun], out: Path) -> No
     drawn = []
     for run in runs:
         try:
-            drawn.append(replace(read_run(str(run.run_dir)), name=run.name))
+            drawn.append(replace(read_recorded_run(str(run.run_dir)), name=run.name))
         except DataError:  # it failed before its first record
             continue
     if drawn:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run from outside: list, verify, pull and prune them."""
+"""Inspect and manage the checkpoints of a run: list, verify, pull and prune them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def checkpoints_table(storage: Storage) -> str:
 def verify(storage: Storage, *, step: int | None = None) -> str:
     """Read every file of one checkpoint or of all; return a line for each.
 
-    Raises `DataError` naming what is damaged.
+    Raises `DataError` naming the damaged ones.
     """
     store = CheckpointStore(storage)
     steps = _steps(store, step)
@@ -76,7 +76,7 @@ def verify(storage: Storage, *, step: int | None = None) -> str:
             store.verify(number)
             lines.append(f"step {number:,}: whole")
         except DamagedError as error:
-            if number in store.steps():  # else it was pruned in the meantime
+            if number in store.steps():  # otherwise it was pruned in the meantime
                 damaged.append(f"step {number:,}: {error}")
         except NotFoundError:
             continue
@@ -91,7 +91,7 @@ def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
     if isinstance(storage, LocalStorage) and Path(storage.url).resolve() == out.resolve():
         raise ConfigError(f"--out={out} is the run itself; choose another directory")
     with exclusive_lock(out / LOCK_NAME, f"another process uses {out}; choose another --out"):
-        remote.pull_record(out)  # first: it refuses another run's directory
+        remote.pull_record(out)  # first, since it refuses another run's directory
         store = CheckpointStore(out, retention=Retention(keep_last=2**31))
         if step is None:
             checkpoint = newest_checkpoint([remote.store], store, quarantine=False)
@@ -107,7 +107,7 @@ def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
 
 
 @contextmanager
-def run_directory(url: str, config: StorageConfig | None = None) -> Iterator[Path]:
+def local_run_directory(url: str, config: StorageConfig | None = None) -> Iterator[Path]:
     """Yield `url` as a path; a remote run is a temporary copy with its newest checkpoint."""
     if not is_remote(url, name="--run"):
         yield Path(url)
@@ -118,7 +118,7 @@ def run_directory(url: str, config: StorageConfig | None = None) -> Iterator[Pat
 
 
 def prune(storage: Storage, retention: Retention) -> list[int]:
-    """Delete checkpoints that neither `retention` nor the run's own keeps; return their steps.
+    """Delete checkpoints that neither `retention` nor the run itself keeps; return their steps.
 
     Raises `ConflictError` while the run's owner may be alive, since only the owner may delete.
     """

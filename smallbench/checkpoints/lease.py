@@ -68,7 +68,7 @@ class RunLease:
         self._put(LEASE, self._content())
 
     def release(self) -> None:
-        """Let the next process start at once."""
+        """Release the lease, so that the next process can start at once."""
         self.assert_owned()
         self._put(LEASE, self._content() | {"expires_unix_seconds": 0})
 
@@ -124,8 +124,8 @@ class RunLease:
             return
         left = seen["expires_unix_seconds"] - time.time()
         if seen["expires_unix_seconds"] == 0 or left < -10 * seen["lease_seconds"]:
-            return  # given back, or expired for longer than clocks differ
-        # Clocks differ, so wait: a living owner renews its lease within this time.
+            return  # released, or expired for longer than clocks differ
+        # Clocks differ, so wait: an owner that is alive renews its lease in this time.
         seconds = min(max(left, seen["lease_seconds"] / 2), seen["lease_seconds"])
         if seconds > 1:
             report(

@@ -12,13 +12,13 @@ from smallbench.errors import DataError
 from smallbench.files import parse_json, read_retried, sha256_file
 
 SCHEMA_VERSION = 3
-"""1 kept the optimizer's state by number instead of by name, and no hash of the manifest; 2 kept
-Adam's moments alone."""
+"""Versions: 1 kept the optimizer's state by number instead of by name, and no hash of the manifest;
+2 kept Adam's moments only."""
 
 SEAL = "manifest_sha256"
 
 METRICS = "metrics.jsonl"
-"""The run's records, in each checkpoint up to its step: an empty machine continues them too."""
+"""Records of the run up to the step; with them, an empty machine continues the records too."""
 
 
 class DamagedError(DataError):
@@ -26,7 +26,7 @@ class DamagedError(DataError):
 
 
 class OtherVersionError(DataError):
-    """A checkpoint or a run that another release of this project wrote."""
+    """Another release of this project wrote this checkpoint or run."""
 
 
 def step_name(step: int) -> str:
@@ -62,7 +62,7 @@ def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
 
 
 def check_manifest(manifest: Mapping[str, Any], name: str = "the manifest") -> None:
-    """Check a manifest before anything that it names is touched.
+    """Check a manifest before any of its files is touched.
 
     Raises `OtherVersionError` if another release wrote it, `DamagedError` if it does not match its
     hash or names files outside its own directory.

@@ -67,7 +67,8 @@ def check_record(record: Record, name: str) -> Record:
 
 def check_current(record: Record, name: str) -> Record:
     """Return `record`; raise `DataError` if this release cannot continue it."""
-    check_version(record.get("schema_version"), RECORD_VERSION, name)  # before its parts
+    # before its parts are checked
+    check_version(record.get("schema_version"), RECORD_VERSION, name)
     return check_record(record, name)
 
 
@@ -162,11 +163,11 @@ def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
 
 
 def holder_of(run_dir: Path) -> str:
-    """Return a name of this run directory, drawn once; the caller holds its lock.
+    """Return the name of this run directory, drawn once; the caller holds its lock.
 
-    A copy of the directory gets a name of its own: the lock file's inode and change time, which no
-    copy can keep, are noted with the name. In a pod the name is the pod's uid, since a lease says
-    which pod to look at.
+    A copy of the directory gets a new name: the inode and change time of the lock file, which a
+    copy cannot keep, are stored with the name. In a pod the name is the pod's uid, so that a lease
+    names its pod.
     """
     status = (run_dir / LOCK_NAME).stat()
     identity = {"lock_inode": status.st_ino, "lock_changed_ns": status.st_ctime_ns}
@@ -189,7 +190,7 @@ def holder_of(run_dir: Path) -> str:
 def git_commit() -> str | None:
     """Return the commit of the running code, with `+dirty` if files were changed.
 
-    An image sets it in SOURCE_COMMIT; None if neither git nor the variable tells.
+    An image sets it in SOURCE_COMMIT; None if neither git nor the variable has it.
     """
     here = Path(__file__)
 
@@ -201,7 +202,7 @@ def git_commit() -> str | None:
         return done.stdout.strip()
 
     try:
-        # Installed inside somebody else's checkout, that checkout's commit says nothing of us.
+        # If the package is installed inside another checkout, that checkout's commit is not ours.
         git("ls-files", "--error-unmatch", here.name)
         commit = git("rev-parse", "HEAD")
         changed = git("status", "--porcelain", "--", "..")

@@ -33,8 +33,8 @@ class RemoteRun:
         run_dir = checkpoint.directory.parents[2]
         for path in (checkpoint.directory / METRICS, run_dir / RECORD_NAME):
             if path.exists():
-                # For people and their tools: the checkpoint has its own, and the next one brings
-                # these again.
+                # Copies for people and tools: each checkpoint has its own, and the next push
+                # repeats these.
                 with suppress(UnavailableError, CredentialsError):
                     self.storage.put(path.name, path.read_bytes())
 
@@ -66,7 +66,7 @@ class RemoteRun:
         write_bytes(path, content)
 
     def push_record(self, run_dir: Path) -> None:
-        """Put `run.json` and the tokenizer beside the checkpoints."""
+        """Upload `run.json` and the tokenizer."""
         self.lease.assert_owned()
         self.storage.put(RECORD_NAME, (run_dir / RECORD_NAME).read_bytes())
         for path in sorted((run_dir / "tokenizer").iterdir()):

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept; the same rule in a run directory and in a storage."""
+"""The retention of checkpoints; the same rule in a run directory and in a storage."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Retention:
     milestones: tuple[int, ...] = ()
 
     def retained(self, steps: Iterable[int]) -> set[int]:
-        """Return those of `steps` that are kept."""
+        """Return the kept ones of `steps`."""
         known = sorted(steps)
         return set(known[-self.keep_last :]) | {step for step in known if self.is_pinned(step)}
 
     def is_pinned(self, step: int) -> bool:
-        """Return whether a step's checkpoint is kept however many follow it."""
+        """Return whether a step's checkpoint is kept permanently."""
         at_interval = self.keep_every_steps and step > 0 and step % self.keep_every_steps == 0
         return bool(at_interval) or step in self.milestones

@@ -1,4 +1,4 @@
-"""The state of modules and generators by name, as checkpoints keep it."""
+"""The state of modules and generators by name, as in checkpoints."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 def distinct_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the weights by name; a shared weight is kept once, under its first name."""
+    """Return the weights by name; a shared weight only under its first name."""
     first = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
     state = module.state_dict()
     return {name: state[name].contiguous() for name in first if name in state}
 
 
 def load_distinct(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what `distinct_state` returned; raise `RuntimeError` if names or shapes differ."""
+    """Load the result of `distinct_state`; raise `RuntimeError` if names or shapes differ."""
     names = distinct_state(module).keys()
     if names != state.keys():
         raise RuntimeError(f"weights {sorted(names ^ state.keys())} are on one side only")
@@ -32,7 +32,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random_state(states: Mapping[str, Tensor]) -> None:
-    """Restore what `random_state` returned."""
+    """Restore the result of `random_state`."""
     torch.set_rng_state(states["cpu"])
     if torch.cuda.is_available() and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"])

@@ -81,7 +81,7 @@ class Checkpoint:
     def engine_state(self) -> dict[str, Any]:
         """Return optimizer and loss scale."""
         state: dict[str, Any] = torch.load(
-            # Mapped, not read: whoever takes the state makes the only copy of it.
+            # Mapped, not read: the caller makes the only copy.
             self.directory / "engine.pt",
             weights_only=True,
             map_location="cpu",
@@ -90,9 +90,9 @@ class Checkpoint:
         return state
 
     def restore_random_state(self, rank: int = 0) -> None:
-        """Restore the generators of process `rank`, which dropout draws from.
+        """Restore the generators of process `rank`, from which dropout draws.
 
-        A process that is new since the checkpoint keeps its own.
+        A process that did not exist at the checkpoint keeps its own.
         """
         states: dict[str, Tensor] = load_file(self.directory / "random.safetensors")
         prefix = random_prefix(rank)
@@ -132,7 +132,7 @@ class CheckpointStore:
         self._is_in_use = is_in_use
         self._assert_owned = assert_owned
         self._uploaded: set[str] = set()
-        """Keys that this process has uploaded; earlier objects may be damaged."""
+        """Keys that this process has uploaded; objects of earlier ones may be damaged."""
 
     def __str__(self) -> str:
         return str(self._directory or self.storage.url)
@@ -143,7 +143,7 @@ class CheckpointStore:
         assert self._directory is not None, f"{self} is not a run directory"
         return self._directory
 
-    # Both places
+    # In both places
 
     def steps(self) -> list[int]:
         """Return the committed steps, oldest first."""
@@ -178,7 +178,7 @@ class CheckpointStore:
     def _fetch(self, manifest: Mapping[str, Any], name: str, path: Path) -> None:
         """Download a file of a checkpoint; retry once if it does not match its hash.
 
-        Otherwise a fault of the network would count as damage of the checkpoint.
+        Otherwise a network error would count as damage of the checkpoint.
         """
         key = f"{manifest['directory']}/{name}"
         for is_last in (False, True):
@@ -195,7 +195,7 @@ class CheckpointStore:
                     ) from None
 
     def quarantine(self, step: int) -> None:
-        """Remove a damaged checkpoint's commit; its files are kept for inspection."""
+        """Remove the commit of a damaged checkpoint; its files are kept for inspection."""
         try:
             content = self.storage.get(_commit(step))
         except NotFoundError:  # pruned in the meantime
@@ -210,23 +210,23 @@ class CheckpointStore:
         return [stored.key for stored in self.storage.list("damaged/step-")] + renamed
 
     def prune(self, *retentions: Retention) -> list[int]:
-        """Delete unused checkpoints that no retention keeps; return their steps."""
+        """Delete unused checkpoints that retention does not keep; return their steps."""
         steps = self.steps()
         asked = (self._retention, *retentions)
         kept = set().union(*(retention.retained(steps) for retention in asked))
         doomed = [step for step in steps if step not in kept and not self._is_in_use(step)]
         for step in doomed:
-            # The manifest first: data without one is debris, a manifest without data is damage.
+            # The manifest first: data without one are debris, a manifest without data is damage.
             self.storage.delete([_commit(step)])
             data = self.storage.list(f"checkpoints/{step_name(step)}/")
             self.storage.delete([stored.key for stored in data])
         return doomed
 
     def clean_up(self) -> int:
-        """Delete what killed processes left; return the number of objects.
+        """Delete leftovers of killed processes; return the number of objects.
 
-        Only the owner may: every earlier attempt is dead, so its data without a manifest will never
-        get one.
+        Only the owner may call this: every earlier attempt is dead, so its data without a manifest
+        will never get one.
         """
         kept = set()
         for key in (*(s.key for s in self.storage.list("commits/step-")), *self.quarantined()):
@@ -234,7 +234,7 @@ class CheckpointStore:
                 kept.add(self._manifest(key)["directory"])
             except NotFoundError:
                 continue
-            except (DamagedError, OtherVersionError):  # any of the step's data may be meant
+            except (DamagedError, OtherVersionError):  # may concern any of the step's data
                 kept.add(f"checkpoints/{step_name(step_of(key))}")
         debris = [
             stored.key
@@ -256,7 +256,7 @@ class CheckpointStore:
     # A run directory
 
     def newest(self, *, set_aside: bool = True) -> Checkpoint | None:
-        """Return `newest_checkpoint` of this run directory alone."""
+        """Return `newest_checkpoint` of this run directory only."""
         return newest_checkpoint([self], self, quarantine=set_aside)
 
     def load(self, step: int) -> Checkpoint:
@@ -358,7 +358,7 @@ class CheckpointStore:
             if key not in self._uploaded:
                 self.storage.upload(checkpoint.directory / names[key], key)
                 self._uploaded.add(key)
-            if self._missing({key: sizes[key]}):  # although it was acknowledged
+            if self._missing({key: sizes[key]}):  # although the store acknowledged it
                 self._uploaded.discard(key)
                 raise UnavailableError(f"{self.storage.url}/{key} did not arrive whole")
 
@@ -387,7 +387,7 @@ class CheckpointStore:
 
     def discard(self, checkpoint: Checkpoint) -> None:
         """Delete the uploaded files of a checkpoint that will not be committed."""
-        if checkpoint.step in self.steps():  # committed, and only the answer was lost
+        if checkpoint.step in self.steps():  # committed, but the answer was lost
             return
         stored = self.storage.list(f"{checkpoint.manifest['directory']}/")
         self._uploaded -= {item.key for item in stored}
@@ -397,7 +397,7 @@ class CheckpointStore:
 def newest_checkpoint(
     sources: Sequence[CheckpointStore], local: CheckpointStore, *, quarantine: bool = True
 ) -> Checkpoint | None:
-    """Return the newest whole checkpoint of any source; None if there never was one.
+    """Return the newest intact checkpoint of any source; None if there never was one.
 
     For equal steps the first source wins; one that is not in `local` is copied there. A damaged one
     is skipped with a message, and quarantined unless the caller only reads. Raises `DataError` if
@@ -420,7 +420,7 @@ def newest_checkpoint(
                       file=sys.stderr)  # fmt: skip
             except NotFoundError:  # pruned in the meantime
                 continue
-    # Also if an earlier start quarantined them: no run starts again in silence.
+    # Also if an earlier start quarantined them: a run never restarts silently.
     if any(steps) or any(source.quarantined() for source in sources):
         raise DataError(
             f"every checkpoint in {' and '.join(map(str, sources))} is damaged; remove the run to "

@@ -24,7 +24,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
     The host has one tensor of another device at a time, and no copy of its own contiguous ones.
     """
-    # The widest first, as safetensors orders them: each tensor begins at a multiple of its width.
+    # The widest types first, as in safetensors, so that each tensor is aligned to its width.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header, end = {}, 0
     for name in names:

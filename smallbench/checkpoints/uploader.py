@@ -24,10 +24,10 @@ from smallbench.errors import (
 from smallbench.retry import backoff
 
 TRANSIENT = (UnavailableError, CredentialsError, ConfigError, DataError, OSError)
-"""Errors that may pass during a run: servers return, keys are renewed, buckets are made again."""
+"""Errors that may pass during a run: servers return, keys are renewed, buckets are created."""
 
 RELEASE_SECONDS = 3.0
-"""How long to try to give the lease back."""
+"""Time limit for releasing the lease."""
 
 
 class Uploader:
@@ -70,7 +70,7 @@ class Uploader:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        self._threads[1].join(timeout=5)  # lest it renews a lease that was just given back
+        self._threads[1].join(timeout=5)  # otherwise it could renew the released lease
         if self.failure or self._uploading:
             return
         # A server that no longer answers must not delay the exit.
@@ -94,7 +94,7 @@ class Uploader:
             self._changed.notify_all()
 
     def is_in_use(self, step: int) -> bool:
-        """Return whether the local files of a step are still needed here."""
+        """Return whether an upload still needs the local files of a step."""
         with self._changed:
             return any(c is not None and c.step == step for c in (*self._waiting, self._uploading))
 
@@ -107,7 +107,7 @@ class Uploader:
             )
 
     def _guard(self, work: Callable[[], None]) -> None:
-        """Let an error in a thread end the run, instead of leaving it without a storage."""
+        """End the run if a thread fails, so that it does not continue without a storage."""
         try:
             work()
         except SmallbenchError as error:
@@ -129,12 +129,13 @@ class Uploader:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
                 if self._is_closed:
                     return
-                checkpoint = self._uploading = self._waiting.pop()  # the newest; others are pinned
+                # only the newest; others are pinned
+                checkpoint = self._uploading = self._waiting.pop()
             self._push(checkpoint)
 
     def _push(self, checkpoint: Checkpoint) -> None:
         """Retry until it is committed, superseded or the context ends."""
-        for pause in backoff():  # with full jitter: many runs do not return to a server together
+        for pause in backoff():  # full jitter, so that many runs do not return to a server together
             start = time.monotonic()
             try:
                 self.remote.push(checkpoint)
@@ -162,7 +163,7 @@ class Uploader:
         self.committed_step = max(self.committed_step, checkpoint.step)
         with self._changed:
             self._unsynced_since = time.monotonic() if self._waiting else None
-        if self.problem:  # of this checkpoint, or of one that it superseded
+        if self.problem:  # of this checkpoint or of a superseded one
             report(f"step {checkpoint.step:,} is stored")
         self.problem = None
         self._prune()

@@ -19,7 +19,7 @@ MAX_ALPHABET = 1000  # distinct characters; BERT's uncased vocabulary has about 
 def read_vocabulary(path: Path) -> list[str]:
     """Return the tokens of a `vocab.txt`, one a line.
 
-    Raises `DataError` with the line numbers if a token stands there twice: one id would be lost.
+    Raises `DataError` with the line numbers if a token occurs twice: one id would be lost.
     """
     tokens = [line.rstrip("\r") for line in path.read_text("utf-8-sig").split("\n")]
     while tokens and not tokens[-1]:
@@ -32,8 +32,8 @@ def read_vocabulary(path: Path) -> list[str]:
     if twice:
         more = f", and {len(twice) - 3} more" if len(twice) > 3 else ""
         raise DataError(
-            f"a token stands in several lines: {', '.join(twice[:3])}{more}; each line is an id, "
-            "so remove or rename the repeated ones"
+            f"a token occurs in several lines: {', '.join(twice[:3])}{more}; each line is an "
+            "id, so remove or rename the repeated ones"
         )
     return tokens
 

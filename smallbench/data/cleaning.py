@@ -19,7 +19,7 @@ HASH_RANGE = 1 << 64
 
 
 class CleanText(NamedTuple):
-    """A clean text and what was repaired to get it."""
+    """A clean text, and the repairs that it needed."""
 
     text: str
     decode_errors: int

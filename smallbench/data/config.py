@@ -15,7 +15,7 @@ Separator = Literal["blank_line", "line", "file"]
 
 
 def is_trained(tokenizer: str) -> bool:
-    """Return whether `--tokenizer` names what trains one, not one that is there."""
+    """Return whether `--tokenizer` names a kind to train, not an existing tokenizer."""
     return tokenizer in TRAINED_KINDS or is_reference(tokenizer)
 
 
@@ -36,8 +36,8 @@ class PrepareConfig:
     )
     documents: Separator | None = option(
         None,
-        help="what separates documents of plain text: a blank line, each line, or each file; none: "
-        "blank lines in files, and each member of an archive is one",
+        help="separator of documents in plain text: a blank line, each line, or each file; "
+        "none: blank lines in files, and each member of an archive is one",
     )
     text_field: str = option(
         "text", help="field or column of JSON, CSV, parquet and hub rows; a.b for nested ones"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from smallbench.data import installed_docs
 from smallbench.data.hub import HUB_PREFIX, hub_documents
-from smallbench.data.readers import ReadOptions, is_hidden, read_documents, reason_of
+from smallbench.data.readers import ReadOptions, is_hidden_file, read_documents, reason_of
 from smallbench.data.skips import DamagedFileError, Skips, UnreadableError, printable
 from smallbench.data.streams import DAMAGE, recognise
 from smallbench.errors import DataError, UnavailableError
@@ -186,11 +186,11 @@ def _walk(folder: Path, root: Path, found: Skips, exclude: set[Path]) -> Iterato
         folders[:] = sorted(
             child
             for child in folders
-            if not is_hidden([child]) and _is_wanted(here / child, root, found, exclude)
+            if not is_hidden_file([child]) and _is_wanted(here / child, root, found, exclude)
         )
         for file in sorted(files):
             path = here / file
-            if is_hidden([file]) or _is_inside(path, exclude):
+            if is_hidden_file([file]) or _is_inside(path, exclude):
                 continue
             if path.is_file():
                 yield path
@@ -227,7 +227,7 @@ def _is_inside(path: Path, exclude: set[Path]) -> bool:
 
 
 def _why_unreadable(path: Path) -> str | None:
-    """Look at the beginning of a file; damage further on shows when it is read."""
+    """Check the beginning of a file; damage further on shows when it is read."""
     try:
         with path.open("rb", buffering=0) as raw:
             recognise(raw, path.name, buffer_bytes=64 << 10)

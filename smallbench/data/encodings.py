@@ -75,9 +75,9 @@ def detect(sample: bytes) -> tuple[str | None, str]:
 
 
 class Utf8:
-    """Decodes one file or member to UTF-8, and reports what it had to guess.
+    """Decodes one file or member to UTF-8, and reports guesses.
 
-    `encoding` is the user's answer to what text that is not UTF-8 is.
+    `encoding` is the user's encoding for text that is not UTF-8.
     """
 
     def __init__(self, name: str, skips: Skips, encoding: str | None = None) -> None:
@@ -114,7 +114,6 @@ class Utf8:
         return block
 
     def _whole_encoding(self, head: bytes) -> str | None:
-        """Name the encoding of a file that cannot be cut into lines before it is decoded."""
         is_given_whole = self.given is not None and (
             self.given.startswith(_SEVEN_BIT) or "a\n".encode(self.given) != b"a\n"
         )
@@ -208,7 +207,7 @@ def _bad_share(block: bytes) -> float:
 
 
 def _is_foreign(line: bytes, num_odd: int) -> bool:
-    """Tell a line of another encoding from UTF-8 with damage: most letters of it are not UTF-8."""
+    """Return whether a line has another encoding, not damaged UTF-8: most letters are not UTF-8."""
     try:
         line.decode()
     except UnicodeDecodeError:
@@ -218,7 +217,7 @@ def _is_foreign(line: bytes, num_odd: int) -> bool:
 
 
 def _decoded(stream: io.BufferedReader, encoding: str, block_bytes: int) -> Iterator[bytes]:
-    """Decode as a whole; a lone surrogate stays, for the cleaning to count."""
+    """Decode as a whole; lone surrogates remain and are counted by the cleaning."""
     decoder = codecs.getincrementaldecoder(encoding)(
         "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "strict"
     )
@@ -237,7 +236,7 @@ def _decoded(stream: io.BufferedReader, encoding: str, block_bytes: int) -> Iter
 
 
 def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes]:
-    """Cut blocks anew, so that each ends with a line; at a character if a line is too long."""
+    """Split blocks again so that each ends with a line, or a character if a line is too long."""
     ready = rest = b""
     for block in blocks:
         if ready:
@@ -247,9 +246,10 @@ def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes]:
         end = max(rest.rfind(b"\n"), rest.rfind(b"\r", 0, -1)) + 1
         if not end and len(rest) > longest:
             end = len(rest)
+            # Cut between characters: skip back over continuation bytes and the first byte.
             while end > len(rest) - 4 and rest[end - 1] & 0xC0 == 0x80:
-                end -= 1  # not inside a character: back over what continues one,
-            end -= rest[end - 1] >= 0xC0  # and over what begins one
+                end -= 1
+            end -= rest[end - 1] >= 0xC0
         ready, rest = rest[:end], rest[end:]
     if ready or rest:
         yield ready + rest

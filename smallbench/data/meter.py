@@ -68,10 +68,10 @@ class Meter:
 
 @contextmanager
 def byte_meter(title: str, num_bytes: int) -> Iterator[Callable[[int], object]]:
-    """Progress of a transfer of so many bytes; call what it gives with the bytes that came by.
+    """Yield a function that reports the bytes of a transfer.
 
-    Elsewhere than on a terminal it is one line before the transfer, on stderr: the stdout of a
-    training is its metrics.
+    On a terminal it is a progress bar; otherwise one line before the transfer on stderr, since
+    stdout has the metrics of a training.
     """
     is_terminal = sys.stderr.isatty()
     if num_bytes and not is_terminal:

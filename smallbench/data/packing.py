@@ -133,7 +133,7 @@ def pack_rows(
     rows_BL = np.full((len(document_B), sequence_length), pad_id, dtype=flat.dtype)
     rows_BL[:, 0] = cls_id
     if len(flat):
-        # A short row's indices run past its document; what they fetch is padded over.
+        # Indices of a short row exceed its document; the padding overwrites those values.
         column = np.arange(capacity)
         content = flat[np.minimum(start_B[:, None] + column, len(flat) - 1)]
         rows_BL[:, 1:-1] = np.where(column < length_B[:, None], content, pad_id)

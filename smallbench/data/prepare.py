@@ -52,7 +52,7 @@ from smallbench.files import (
 from smallbench.stop import NEVER, Stop
 
 COMMIT_BYTES = 64 << 20
-"""Raw text after which the position is committed: what a kill can cost."""
+"""Raw text between two commits: the most that a kill can lose."""
 
 _LOCK, _PROGRESS, _HASHES, _TOKENIZER = "lock", "progress.json", "hashes.bin", "tokenizer"
 _COUNTS = (
@@ -123,7 +123,7 @@ def prepare(
 
 
 def options_of(config: PrepareConfig) -> dict[str, Any]:
-    """Return what a manifest says about `config`, which may be a job's options with more fields."""
+    """Return the manifest's part about `config`, which may be a job's options with more fields."""
     values = {f.name: to_dict(config)[f.name] for f in fields(PrepareConfig)}
     # A path that is not UTF-8 cannot be written as JSON.
     return {key: printable(v) if isinstance(v, str) else v for key, v in values.items()}
@@ -153,7 +153,7 @@ def refuse_other_options(out: Path | str, old: dict[str, Any], new: dict[str, An
 
 @dataclass
 class _PrepareProgress:
-    """What `progress.json` says: how far the run is, and how long its files may be."""
+    """Content of `progress.json`: rows that are done, and valid lengths of the files."""
 
     options: dict[str, Any]
     source_bytes: int
@@ -163,7 +163,7 @@ class _PrepareProgress:
 
 
 class _Preparation:
-    """One attempt at a directory that is not complete; it holds the lock."""
+    """An attempt at an incomplete directory; it holds the lock."""
 
     def __init__(
         self,
@@ -217,7 +217,6 @@ class _Preparation:
         return progress
 
     def undo(self) -> None:
-        """Delete what this attempt wrote, if there was nothing before it."""
         if self.is_new:
             shutil.rmtree(self.out / _TOKENIZER, ignore_errors=True)
             for path in self.out.iterdir():
@@ -240,7 +239,7 @@ class _Preparation:
         return Tokenizer.load(folder)
 
     def _write_rows(self, tokenizer: Tokenizer, train: ShardWriter, held_out: ShardWriter) -> None:
-        """Append what is not done yet to the files, committing at times and at the end."""
+        """Append missing rows to the files; commit at intervals and at the end."""
         counts = Counter(self.progress.counts)
         seen = self._read_hashes(counts["kept"])
 
@@ -320,7 +319,7 @@ class _Preparation:
         )
 
     def _finish(self, tokenizer: Tokenizer, train: ShardWriter, held_out: ShardWriter) -> Manifest:
-        """Describe the files; from then on the directory is complete."""
+        """Write the description of the files, which completes the directory."""
         if not train.rows:
             raise DataError(nothing_kept(self.config))
         dtype = token_dtype(tokenizer.vocab_size)

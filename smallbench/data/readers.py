@@ -35,10 +35,10 @@ _LINE_END = re.compile(rb"\r*\n|\r")
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How text is cut into documents, and which field of a row is text.
+    """How text is split into documents, and the text field of a row.
 
-    Without `separator`, blank lines separate the documents of a file, and a member of an archive
-    is one document, as in OpenWebText. Without `encoding`, what is not UTF-8 is detected.
+    Without `separator`, blank lines separate the documents of a file, and a member of an archive is
+    one document, as in OpenWebText. Without `encoding`, encodings other than UTF-8 are detected.
     """
 
     separator: Separator | None = None
@@ -49,9 +49,9 @@ class ReadOptions:
 def read_documents(
     raw: IO[bytes], name: str, options: ReadOptions, skips: Skips, *, depth: int = 0
 ) -> Iterator[bytes]:
-    """Yield the raw documents of a file or an archive member, whatever it holds.
+    """Yield the raw documents of a file or an archive member.
 
-    Raises `UnreadableError` and the rest of `streams.DAMAGE` where it cannot continue.
+    Raises `UnreadableError` and the other errors of `streams.DAMAGE` if it cannot continue.
     """
     size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else BLOCK_BYTES
     stream, kind = recognise(raw, name, buffer_bytes=max(512, min(size + 1, BLOCK_BYTES)))
@@ -197,7 +197,7 @@ def _json_lines(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[A
 
 
 def _json_values(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[Any]:
-    """Values behind each other, as in a list; `[`, `]` and commas between them do not count."""
+    """Yield consecutive values, as in a list; `[`, `]` and commas between them are skipped."""
     decoder, rest, decoded = (
         json.JSONDecoder(),
         "",
@@ -217,7 +217,7 @@ def _json_values(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[
             try:
                 row, position = decoder.raw_decode(rest, position)
             except (ValueError, RecursionError) as failure:
-                error = failure  # it may only be cut; the next block tells
+                error = failure  # may only be truncated here; the next block decides
                 break
             yield row
         rest = rest[position:]
@@ -340,10 +340,10 @@ def _is_text(kind: Any) -> bool:
 def _tar_documents(
     stream: io.BufferedReader, options: ReadOptions, skips: Skips, depth: int
 ) -> Iterator[bytes]:
-    """Documents of a tar's members, which may be compressed and archives themselves.
+    """Yield documents of a tar's members, which may be compressed or archives themselves.
 
-    Nothing is unpacked to disk. A damaged inner archive loses what follows the damage in it, and
-    is counted; the outer archive goes on.
+    Nothing is unpacked to disk. A damaged inner archive loses its rest, and is counted; the outer
+    archive continues.
     """
     if depth >= _MAX_ARCHIVES:
         raise UnreadableError(f"more than {_MAX_ARCHIVES} archives inside each other")
@@ -351,7 +351,7 @@ def _tar_documents(
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             while member := archive.next():
                 archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                if not member.isfile() or is_hidden(member.name.split("/")):
+                if not member.isfile() or is_hidden_file(member.name.split("/")):
                     continue
                 inner = cast(IO[bytes], archive.extractfile(member))
                 try:
@@ -384,7 +384,7 @@ def _member_documents(
     yield from read_documents(io.BytesIO(content), member.name, options, skips, depth=depth)
 
 
-def is_hidden(parts: Iterable[str]) -> bool:
+def is_hidden_file(parts: Iterable[str]) -> bool:
     """Tell whether a path has a part that begins with a dot."""
     return any(part.startswith(".") and part not in {".", ".."} for part in parts)
 

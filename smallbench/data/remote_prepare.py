@@ -31,9 +31,9 @@ def prepare_remote(
     stop: Stop = NEVER,
     source: Source | None = None,
 ) -> Manifest:
-    """`prepare` with a URL to write to, and its laws: the same call continues, or finds it done.
+    """Run `prepare` with a URL as output: the same call continues, or finds it done.
 
-    Raises what `prepare` and `publish_corpus` raise; what stands against `url` shows before any
+    Raises the errors of `prepare` and `publish_corpus`; problems of `url` are raised before any
     work.
     """
     place = open_storage(url, storage)

@@ -1,7 +1,7 @@
-"""Which documents a tokenizer is trained on: those with the smallest hashes.
+"""The sample of documents to train a tokenizer on: those with the smallest hashes.
 
-That is a uniform sample, and the same one whatever the order of the documents and the number of
-workers. Held-out documents are never in it.
+It is a uniform sample, and does not depend on the order of the documents and the number of workers.
+It never has held-out documents.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TextSample:
         self._hashes: set[int] = set()
 
     def add(self, hash_value: int, text: bytes) -> None:
-        """Take `text` in if it belongs; what then no longer fits goes for good."""
+        """Add `text` if it belongs to the sample; texts that no longer fit are dropped."""
         if hash_value >= self.bound or hash_value in self._hashes:
             return
         heapq.heappush(self._heap, (-hash_value, text))

@@ -59,7 +59,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared directory holds and how it came about."""
+    """Content and origin of a prepared directory."""
 
     source: str
     sequence_length: int
@@ -151,9 +151,8 @@ def _check_parts(manifest: Manifest) -> None:
 class ShardWriter:
     """Appends rows to the shards of one split.
 
-    `rows` says how many were committed before: whatever was written after them is cut off, so
-    that a run that was killed continues where it last committed. Raises `DataError` when there
-    is less than that.
+    `rows` is the number of committed rows: later data are truncated, so that a killed run continues
+    at its last commit. Raises `DataError` if there are fewer.
     """
 
     def __init__(self, directory: Path, split: Split, *, row_bytes: int, rows: int = 0) -> None:
@@ -249,13 +248,13 @@ class TokenRows:
 
 
 def verify_shards(directory: Path) -> None:
-    """Read every shard; raises `DataError` naming the first that is not what the manifest says."""
+    """Read every shard; raise `DataError` naming the first that does not match the manifest."""
     for shard in Manifest.read(directory).shards:
         verify_shard(directory, shard)
 
 
 def verify_shard(directory: Path, shard: Shard) -> None:
-    """Read a shard; raises `DataError` if it is not what the manifest says."""
+    """Read a shard; raise `DataError` if it does not match the manifest."""
     path = directory / shard.name
     _check_size(path, shard)
     if sha256_file(path) != shard.sha256:

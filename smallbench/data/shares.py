@@ -34,7 +34,7 @@ from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import Corpus, deal_in_runs, open_corpus, share_of
 from smallbench.data.packing import PackedChunk
 from smallbench.data.prepare import options_of, prepare, refuse_other_options
-from smallbench.data.readers import is_hidden
+from smallbench.data.readers import is_hidden_file
 from smallbench.data.remote_prepare import prepare_remote
 from smallbench.data.sampling import TextSample
 from smallbench.data.shards import Manifest
@@ -59,7 +59,7 @@ from smallbench.storage.base import (
 from smallbench.storage.config import StorageConfig
 
 POLL_SECONDS = 5.0
-"""Between looks at what the other shares have done."""
+"""Seconds between two checks of the other shares."""
 
 _OPTIONS, _TOKENIZER = "options.json", "tokenizer.json"
 
@@ -77,8 +77,8 @@ def prepare_share(
 ) -> Manifest | None:
     """Do share `number` (from 1) of `count`; the first one also waits for the others and joins all.
 
-    The corpus's manifest, once it is whole; None for a share that has only done its part. Raises
-    what `prepare` raises, and `ConfigError` if the shares are of different commands.
+    Returns the manifest of the complete corpus, or None for a share that has only done its part.
+    Raises the errors of `prepare`, and `ConfigError` if the shares have different commands.
     """
     if config.max_documents is not None:
         raise ConfigError(
@@ -90,7 +90,7 @@ def prepare_share(
         manifest = Manifest.parse(content, place=place.url)
         refuse_other_options(place.url, dict(manifest.options), options_of(config))
         print(f"{place.url} is already prepared with these options")
-        if number == 1:  # what a first share left that was stopped after the corpus's end
+        if number == 1:  # remains of a first share that was stopped after the end of the corpus
             _delete(shares)
         return manifest
     name = f"{number}-of-{count}-{hashlib.sha256(shares.url.encode()).hexdigest()[:16]}"
@@ -142,7 +142,7 @@ def _corpus(
     )
     # In the order of paths, as in a local folder: `a/b.txt` before `a.txt`.
     names = sorted(
-        (key for key in sizes if not is_hidden(key.split("/")) and not key.startswith(own)),
+        (key for key in sizes if not is_hidden_file(key.split("/")) and not key.startswith(own)),
         key=Path,
     )
     if not names:
@@ -167,7 +167,6 @@ def _corpus(
 
 
 def _agree(shares: Storage, options: dict[str, Any]) -> None:
-    """Refuse to join the shares of another command."""
     try:
         shares.put(_OPTIONS, json.dumps(options).encode(), only_new=True)
     except AlreadyExistsError:
@@ -175,7 +174,7 @@ def _agree(shares: Storage, options: dict[str, Any]) -> None:
 
 
 def _delete(shares: Storage) -> None:
-    """The options last: until then a share that is started again finds its part."""
+    """Delete the options last, so that a restarted share still finds its part."""
     keys = [stored.key for stored in shares.list()]
     shares.delete([key for key in keys if key != _OPTIONS])
     shares.delete([key for key in keys if key == _OPTIONS])
@@ -202,7 +201,7 @@ class _Share:
         return f"{kind}-{number or self.number:04d}-of-{self.count:04d}"
 
     def wait(self, what: str, is_there: Callable[[], bool]) -> None:
-        """Until it is there; raises `InterruptedRunError` when asked to stop meanwhile."""
+        """Wait for the object; raise `InterruptedRunError` if stopped meanwhile."""
         if is_there():
             return
         print(f"waiting for {what}, in {self.shares.url}", file=sys.stderr, flush=True)
@@ -278,7 +277,6 @@ class _Joined:
 
     @property
     def skips(self) -> Skips:
-        """Those of all shares."""
         skips = Skips()
         for number in range(1, self.share.count + 1):
             part = json.loads(self.share.shares.get(f"{self.share.name('done', number)}.json"))

@@ -1,4 +1,4 @@
-"""What of a corpus was not read, and what was seen in it that a user should know."""
+"""Skipped parts of a corpus, and notes for the user."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class DamagedFileError(UnreadableError):
 
 @dataclass
 class Skips:
-    """What was skipped: the count, the first names with their reasons, and notes on what was read.
+    """Skipped files: the count, the first names with their reasons, and notes on the text.
 
-    A note is about text that was read but may not be what its owner meant: a guessed encoding, a
-    large file with a single document.
+    A note is about text that was read but may not be as intended: a guessed encoding, a large file
+    with a single document.
     """
 
     count: int = 0
@@ -38,7 +38,7 @@ class Skips:
         self.extend(Skips(notes=[f"{printable(name)}: {text}"]))
 
     def extend(self, others: Skips) -> None:
-        """Add what was skipped elsewhere, after what was skipped here."""
+        """Add later skips from another place."""
         self.count += others.count
         _extend(self.named, others.named)
         _extend(self.notes, others.notes)

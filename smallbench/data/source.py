@@ -1,4 +1,4 @@
-"""A corpus → packed chunks, by several processes: what `prepare` writes down."""
+"""A corpus → packed chunks, by several processes, for `prepare` to write."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ CHUNK_BYTES = 4 << 20
 
 
 def read_options(config: PrepareConfig) -> ReadOptions:
-    """Return what of `config` the readers need."""
+    """Return the options of `config` that the readers need."""
     return ReadOptions(config.documents, config.text_field, config.encoding)
 
 
 def corpus_of(config: PrepareConfig, *, out: Path) -> Corpus:
-    """Open the corpus of `config`, without what this command writes inside it."""
+    """Open the corpus of `config`, without files that this command writes inside it."""
     shares = out.with_name(f"{out.name}.shares")
     return open_corpus(config.corpus, read_options(config), exclude=(out, shares))
 
@@ -96,7 +96,7 @@ class Source(Protocol):
     def packed(
         self, folder: Path, tokenizer: Tokenizer, *, skip: int
     ) -> Generator[PackedChunk, None, None]:
-        """What becomes of all documents but the first `skip`; `folder` holds the tokenizer."""
+        """Yield the packed chunks of all documents after the first `skip`."""
         ...
 
 
@@ -151,7 +151,7 @@ class CorpusSource:
     def packed(
         self, folder: Path, tokenizer: Tokenizer, *, skip: int
     ) -> Generator[PackedChunk, None, None]:
-        """Yield what becomes of all documents but the first `skip`."""
+        """Yield the packed chunks of all documents after the first `skip`."""
         pack = partial(
             _pack,
             rules=self.rules,

@@ -1,6 +1,7 @@
-"""Files and archive members → decompressed streams and their kind, told by content.
+"""Files and archive members → decompressed streams and their kind, recognised by content.
 
-The name only decides what content cannot: `.csv` and `.tsv`, and JSON whose first line is damaged.
+The name decides only in cases that content cannot: `.csv` and `.tsv`, and JSON with a damaged first
+line.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from smallbench.errors import UnavailableError
 
 BLOCK_BYTES = 1 << 20
 HEAD_BYTES = 64 << 10
-"""How much of a file is looked at to tell its kind."""
+"""Bytes that are read to recognise a file's kind."""
 _INPUT_BYTES = 32 << 10  # LZMA can expand 7,000 times, so 32 kB is at most about 230 MB of output
 _MAX_LAYERS = 4  # a.txt.gz.xz is odd but harmless; an endless nesting is an attack
 
@@ -66,16 +67,16 @@ DAMAGE = (UnreadableError, EOFError, lzma.LZMAError, zlib.error)
 
 
 class Stream(NamedTuple):
-    """Decompressed bytes and what they are: "text", "json", "table", "parquet" or "tar"."""
+    """Decompressed bytes and their kind: "text", "json", "table", "parquet" or "tar"."""
 
     content: io.BufferedReader
     kind: str
 
 
 def recognise(raw: IO[bytes], name: str, *, buffer_bytes: int = BLOCK_BYTES) -> Stream:
-    """Decompress `raw`, in several layers if need be, and tell its kind.
+    """Decompress `raw`, in several layers if needed, and recognise its kind.
 
-    Raises `UnreadableError` for formats that are not read, and what decompressors raise on damage.
+    Raises `UnreadableError` for unknown formats, and the decompressors' errors for damage.
     """
     stream: Any = io.BufferedReader(raw, buffer_bytes)
     for _ in range(_MAX_LAYERS):
@@ -98,7 +99,7 @@ def expected_kind(name: str) -> str:
 
 
 def is_plain(content: bytes) -> bool:
-    """Tell a whole text that needs no further look from what may be anything; it is fast."""
+    """Return quickly whether a whole text is plain and needs no further check."""
     if content.startswith(_NOT_PLAIN) or b"\0" in content or b"\x1b" in content:
         return False
     try:

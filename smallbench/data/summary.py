@@ -1,4 +1,4 @@
-"""What a prepared corpus is, in a few lines for people: what was kept, what looks wrong."""
+"""A prepared corpus in a few lines: documents that were kept, and warnings."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def median_length(counts: Mapping[str, int]) -> int:
     return 0
 
 
-def summary(manifest: Manifest, out: Path | str) -> str:
-    """Return a few lines: what was kept and dropped, warnings, what to type next."""
+def corpus_summary(manifest: Manifest, out: Path | str) -> str:
+    """Return a few lines: kept and dropped documents, warnings, and the next command."""
     c = manifest.counts
     lines = [
         f"{c['documents']:,} documents read: {c['kept']:,} kept, {c['too_short']:,} too short, "
@@ -60,7 +60,7 @@ def summary(manifest: Manifest, out: Path | str) -> str:
     lines.append(f"repaired: {repaired}")
     lines += _first("skipped: ", manifest.skipped)
     lines += _first("note: ", manifest.notes)
-    lines += [f"WARNING: {warning}" for warning in warnings(manifest)]
+    lines += [f"WARNING: {warning}" for warning in corpus_warnings(manifest)]
     # The paper's recipes want the paper's vocabularies; the tiny ones take any.
     family, size = PAPER_VOCABULARIES.get(manifest.tokenizer.kind, ("bert", 0))
     recipe = f"{family}-{'small' if manifest.tokenizer.vocab_size == size else 'tiny'}"
@@ -85,7 +85,7 @@ def _tokens_a_word(c: Mapping[str, int]) -> float:
     return c["encoded_tokens"] / max(1, c["words"])
 
 
-def warnings(manifest: Manifest) -> Iterator[str]:
+def corpus_warnings(manifest: Manifest) -> Iterator[str]:
     """Yield a sentence for each figure that makes training pointless or doubtful."""
     c, rows = manifest.counts, manifest.rows
     if "words" in c:

@@ -92,9 +92,9 @@ class Tokenizer:
         return int(number)
 
     def _add_specials_as_rows_do(self) -> None:
-        """Make `[CLS] text [SEP]` what the saved tokenizer gives, as the rows of a corpus are.
+        """Make the saved tokenizer add `[CLS] text [SEP]`, as in the rows of a corpus.
 
-        A tokenizer.json may have no such post-processor; then fine-tuning would see other input.
+        A tokenizer.json may have no such post-processor; then fine-tuning would get other input.
         """
         from tokenizers import processors
 
@@ -137,7 +137,8 @@ class Tokenizer:
                 rebuilt = finish_like_roberta(byte_level_bpe(models.BPE(model["vocab"], merges)))
             else:
                 return False
-        except Exception:  # what cannot be rebuilt (tokenizers raises bare Exception) is another
+        # a normalizer that cannot be rebuilt (tokenizers raises bare Exception) is another one
+        except Exception:
             return False
         return bool(json.loads(rebuilt.to_str()) == self._content)
 
@@ -191,10 +192,10 @@ class Tokenizer:
         return str(self._backend.decode([int(i) for i in ids]))
 
     def save(self, directory: Path, *, model_max_length: int = 512) -> None:
-        """Write what `transformers.AutoTokenizer.from_pretrained(directory)` reads.
+        """Write the files for `transformers.AutoTokenizer.from_pretrained(directory)`.
 
-        It is named as BERT's or RoBERTa's class only if that gives the same ids; anything else is
-        the fast tokenizer that it is.
+        It gets BERT's or RoBERTa's class only if that gives the same ids; else the generic fast
+        class.
         """
         directory.mkdir(parents=True, exist_ok=True)
         self._backend.save(str(directory / "tokenizer.json"))
@@ -247,9 +248,9 @@ class Tokenizer:
 
 
 def file_fingerprint(path: Path) -> str | None:
-    """`Tokenizer.fingerprint` of a saved `tokenizer.json`, without loading it; None for no JSON.
+    """Return `Tokenizer.fingerprint` of a saved `tokenizer.json`, without loading it.
 
-    It holds whatever release of `tokenizers` reads the file, and may write it in other words.
+    None if it is not JSON. The value does not depend on the release of `tokenizers`.
     """
     try:
         return _fingerprint(json.loads(path.read_bytes()))

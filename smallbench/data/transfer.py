@@ -154,7 +154,7 @@ def move_to_cache(directory: Path, *, cache: Path | None = None) -> Path:
 
 
 def _claim(storage: Storage, digest: bytes, names: Iterable[str]) -> None:
-    """Say that this corpus is coming; refuse to write over what no publishing of it wrote."""
+    """Mark the place as incomplete; refuse to overwrite files of other programs."""
     mark = _get(storage, MARK)
     if mark is None:
         for name in names:
@@ -175,7 +175,6 @@ def _claim(storage: Storage, digest: bytes, names: Iterable[str]) -> None:
 
 
 def _pull(storage: Storage, manifest: Manifest, directory: Path, stop: Stop) -> None:
-    """Everything but the manifest; the lock is held."""
     directory.mkdir(parents=True, exist_ok=True)
     for leftover in directory.glob(f"*{TEMPORARY_MARK}*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -218,7 +217,7 @@ def _pull_tokenizer(storage: Storage, manifest: Manifest, folder: Path) -> None:
 
 
 def _download(storage: Storage, key: str, path: Path, is_right: Callable[[Path], bool]) -> None:
-    """An object that is what the manifest says, by a rename; what is not is fetched once more."""
+    """Download and verify an object, then rename it; retry once if it does not match."""
     temporary = temporary_sibling(path)
     remedy = _REMEDY.format(url=storage.url)
     try:
@@ -236,8 +235,7 @@ def _download(storage: Storage, key: str, path: Path, is_right: Callable[[Path],
     finally:
         temporary.unlink(missing_ok=True)
     raise DataError(
-        f"{storage.url}/{key} is not what its manifest says, and was not when it was fetched "
-        f"again; {remedy}"
+        f"{storage.url}/{key} does not match its manifest, also after a second download; {remedy}"
     )
 
 
@@ -254,7 +252,7 @@ def _is_tokenizer(path: Path, manifest: Manifest) -> bool:
 
 
 def _is_complete(directory: Path, manifest: Manifest) -> bool:
-    """Sizes only: each file was hashed when it came, and hours of training begin with this."""
+    """Compare sizes only: each file was hashed at its download."""
     return (
         (directory / MANIFEST_NAME).is_file()
         and (directory / TOKENIZER / TOKENIZER_FILE).is_file()

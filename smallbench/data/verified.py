@@ -19,7 +19,7 @@ MEMORY_NAME = "verified.json"
 def verify_once(directory: Path, memory: Path) -> int:
     """Verify the shards in `directory` that `memory` does not know; return how many were read.
 
-    Raises `DataError` naming the first shard that is not what the manifest says.
+    Raises `DataError` naming the first shard that does not match the manifest.
     """
     known: dict[str, Any] = {}
     if memory.exists():

@@ -122,7 +122,7 @@ def _bert_keys(text: str) -> list[str]:
 
 
 def _byte_level_keys(text: str) -> list[str]:
-    """Words that know what stands before them: "\t" the start, "\n" a newline, else a space."""
+    """Return words with their left context: " " the start, " " a newline, else a space."""
     keys = text.replace("\n", " \n").split(" ")
     keys[0] = "\t" + keys[0]
     return keys

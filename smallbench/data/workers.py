@@ -59,7 +59,7 @@ def _become_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed outright closes no queue, and its workers would wait for ever."""
+    """End with the parent: a killed parent closes no queue, and workers would wait forever."""
     parent = parent_process()
     assert parent is not None
     parent.join()

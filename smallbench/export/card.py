@@ -1,4 +1,4 @@
-"""The model card: what was trained, on what, for how long, and how to load it."""
+"""The model card: the trained model, its data and cost, and how to load it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ FACTORISED = (
     "`Electra*` classes compute the same network with one. The training objective was masked-"
     "language modelling, not ELECTRA's."
 )
-PLAIN = "The embedding is as wide as the hidden layers, which is what its `Bert*` classes compute."
+PLAIN = "The embedding is as wide as the hidden layers, as in its `Bert*` classes."
 DISCRIMINATOR = (
     "This is the discriminator of replaced-token detection; the generator is not part of it."
 )
@@ -66,13 +66,12 @@ BARE = (
 )
 
 OWN_CODE = (
-    "transformers has no class for the architecture `{architecture}`: its code lies beside the "
-    "weights, and `trust_remote_code` runs it. Read it first."
+    "transformers has no class for the architecture `{architecture}`: its code is in the same "
+    "folder as the weights, and `trust_remote_code` runs it. Review it first."
 )
 
 
 def _why(config: PretrainConfig) -> str:
-    """Return why the weights are in the classes in which they are."""
     target = target_of(config.model, head=_head(config))
     if target is None:
         return OWN_CODE.format(architecture=config.model.architecture)
@@ -92,9 +91,9 @@ def _head(config: PretrainConfig) -> str:
 
 
 def held_out_sentence(held_out: Mapping[str, Any]) -> str:
-    """Return the held-out losses of an evaluation, each beside what it can be compared with.
+    """Return the held-out losses of an evaluation, each with its baseline.
 
-    The total of several terms is a weighted sum that no entropy is the measure of.
+    The total of several terms is a weighted sum, which has no entropy as a baseline.
     """
     unigrams = f"unigram entropy {held_out['unigram_entropy']:.3f}"
     if "mlm_loss" in held_out:
@@ -107,7 +106,7 @@ def held_out_sentence(held_out: Mapping[str, Any]) -> str:
 
 
 def used_sentence(progress: Mapping[str, Any]) -> str:
-    """What the run took, over all its attempts; what nobody counted is left out, not zero."""
+    """Return the resources of a run over all its attempts; unknown ones are omitted."""
     usage = progress.get("usage", {})
     parts = [f"{progress['train_flops']:.3g} floating-point operations"]
     if usage.get("gpu_active_seconds") is not None:
@@ -132,7 +131,7 @@ def model_card(
     attempt = next(a for a in run["attempts"] if a["number"] == manifest["attempt"])
     source = run["corpus"]["source"]
     if "/" in source and not source.startswith("hub:"):
-        source = Path(source).name  # where it lay on that machine is nobody's business
+        source = Path(source).name  # the path on that machine is private
     return TEMPLATE.format(
         architecture=model.architecture,
         recipe=config.recipe,

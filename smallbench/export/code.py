@@ -91,7 +91,6 @@ def config_of(config: EncoderConfig, *, head: str, pad_token_id: int) -> dict[st
 
 
 def _sources(files: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Dotted module → text, of this package and of a plug-in's."""
     root = Path(smallbench.__file__).parent
     for path in root.rglob("*.py"):
         yield _dotted(f"smallbench/{path.relative_to(root)}"), path.read_text(encoding="utf-8")
@@ -112,7 +111,7 @@ def _flat(module: str) -> str:
 
 
 def _flattened(text: str, module: str, sources: Mapping[str, str]) -> tuple[str, list[str]]:
-    """A module with its imports of `sources` as those of files beside it, and which those are."""
+    """Return a module with imports of `sources` as relative ones, and the imported names."""
     lines, needed = text.splitlines(keepends=True), []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):

@@ -62,7 +62,7 @@ def load_run(
             f"{run_dir} is not a run (it has no run.json); give the --run_dir of a pretraining"
         )
     run = read_record(path)
-    # Only reading: the run may be going on, and what is damaged is its trainer's to set aside.
+    # Read only: the run may be active, and its trainer quarantines damaged checkpoints.
     store = CheckpointStore(run_dir)
     if step is not None:
         require_steps(run_dir, [step])
@@ -217,7 +217,7 @@ def _held_out_texts(run_dir: Path) -> list[str]:
 def load_model(
     config: PretrainConfig, checkpoint: Checkpoint, vocabulary: Vocabulary
 ) -> tuple[Any, str]:
-    """Return the trained model in evaluation mode and what its head predicts."""
+    """Return the trained model in evaluation mode and its head."""
     objective = build_objective(config, vocabulary)
     checkpoint.load_module(objective)
     objective.eval()
@@ -239,7 +239,7 @@ def merged_state(model: Any) -> dict[str, torch.Tensor]:
 def write_model(
     config: PretrainConfig, checkpoint: Checkpoint, directory: Path, vocabulary: Vocabulary
 ) -> float:
-    """Write `config.json` and `model.safetensors`; load them back and compare what they compute."""
+    """Write `config.json` and `model.safetensors`; load them back and compare the outputs."""
     import transformers
     from transformers.utils import logging
 
@@ -304,18 +304,18 @@ def output_difference(
 
 
 def _check_repository(name: str) -> None:
-    """Before any work: is `name` a repository's?"""
+    """Raise if `name` is not a valid repository, before any work."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ConfigError(f"--push={name!r} is no ORG/NAME ({error})") from None
+        raise ConfigError(f"Invalid --push={name!r}: expected ORG/NAME ({error})") from None
 
 
 def _replace(out: Path, temporary: Path) -> None:
-    """Put `temporary` in the place of `out`; refuse if that would remove anything else."""
+    """Replace `out` by `temporary`; refuse if that would remove other files."""
     if out.exists():
         written = {path.name for path in temporary.iterdir()}
         foreign = {path.name for path in out.iterdir()} - written

@@ -11,11 +11,11 @@ MARKER = "smallbench.json"
 """Present in each export: the run, the step and the configuration that it came from."""
 
 UNFINISHED = "smallbench.unfinished"
-"""Object that is there while an export is sent: what a killed sender left may be replaced."""
+"""Object that exists during an upload: leftovers of a killed upload may be replaced."""
 
 
 def send_export(directory: Path, storage: Storage) -> None:
-    """Upload an export, in place of an earlier one and of nothing else.
+    """Upload an export; it may replace only an earlier one.
 
     Raises `ConfigError` if anything else is there.
     """

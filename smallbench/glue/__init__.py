@@ -10,4 +10,4 @@ POOLINGS = Registry(
         "max": "smallbench.glue.poolings:largest",
     },
 )
-"""How the hidden states of a row become one vector under a head that every encoder can have."""
+"""How the hidden states of a row become the one vector that the shared head classifies."""

@@ -1,7 +1,7 @@
-"""The part of train on which a learning rate is chosen, so that no dev set ever chooses anything.
+"""The part of train on which a learning rate is chosen, so that no dev set chooses anything.
 
-A row is in it by the hash of its texts alone: neither the order of the file nor a seed moves it,
-and rows with the same texts stay on the same side.
+The hash of a row's texts alone decides whether it belongs to this part. The order of the file and
+the seed do not matter, and rows with equal texts stay on the same side.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from smallbench.errors import DataError
 from smallbench.glue.readers import Examples, TaskData
 
 CHOICE = "choice"
-"""Name of the split: held out of `train`, scored in place of `dev`."""
+"""Name of the split that is held out of `train` and scored instead of `dev`."""
 
 # Protocol robust-v1: a tenth of train, at most 2,000 rows.
 INVERSE_FRACTION = 10
@@ -26,13 +26,13 @@ MAX_ROWS = 2_000
 
 
 def choice_rows(train: Examples) -> dict[str, NDArray[np.int64]]:
-    """The rows of `train` that are trained on, and those that choose, by split name.
+    """Return the rows of `train` to train on and the rows that choose, by split name.
 
-    Raises `DataError` where no row is left to choose.
+    Raises `DataError` if no row is left to choose.
     """
     seconds = train.second or ("",) * len(train)
     hashes = np.array([_hash(*texts) for texts in zip(train.first, seconds, strict=True)])
-    # The lowest hashes; all copies of the first row that would be too many stay in train.
+    # The lowest hashes; if the limit falls inside a group of equal rows, the group stays in train.
     bound = np.sort(hashes)[min(len(train) // INVERSE_FRACTION, MAX_ROWS)]
     chosen = hashes < bound
     if not chosen.any():
@@ -44,7 +44,7 @@ def choice_rows(train: Examples) -> dict[str, NDArray[np.int64]]:
 
 
 def choice_data(data: TaskData) -> TaskData:
-    """`data` for a run that helps to choose: the rest of `train` to train on, `choice` to score."""
+    """Return `data` for a run that chooses: trained on the rest of `train`, scored on `choice`."""
     train = data.splits["train"]
     splits = {name: train.take(rows, split=name) for name, rows in choice_rows(train).items()}
     return replace(data, splits=splits)

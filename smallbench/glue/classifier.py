@@ -1,9 +1,7 @@
-"""Classifiers to fine-tune: our encoders where we have the architecture, transformers' elsewhere.
+"""Classifiers to fine-tune: our own encoder if it has the architecture, else transformers' model.
 
-Either way the weights and the head are those of transformers' `…ForSequenceClassification`, so a
-score does not depend on which of the two computed it; ours take a fraction of the time.
-
-Shapes: B rows, C classes.
+Weights and head are always those of transformers' `…ForSequenceClassification`, so the score does
+not depend on the implementation; ours is much faster. Shapes: B rows, C classes.
 """
 
 from __future__ import annotations
@@ -27,14 +25,14 @@ HEADS: Mapping[str, Callable[[Any], nn.Module]] = {
     "electra": lambda theirs: theirs.classifier,
     "roberta": lambda theirs: theirs.classifier,
 }
-"""By transformers' name of the architecture: its head, from hidden_BLD to logits_BC."""
+"""Architecture as transformers names it → its head, from hidden_BLD to logits_BC."""
 
 
 def build_classifier(theirs: Any, *, pads_left: bool, pooling: str | None = None) -> nn.Module:
-    """A module from a `Batch` to logits_BC with the weights of transformers' model `theirs`.
+    """Return a module from a `Batch` to logits_BC with the weights of transformers' model `theirs`.
 
-    With `pooling`, its head is ours (`Pooled`). Rows that are padded on the left stay
-    transformers': our positions count from a row's start.
+    With `pooling`, the head is ours (`Pooled`). Left-padded rows need transformers' model: our
+    positions count from the start of a row.
     """
     encoder = None if pads_left else our_encoder(theirs)
     if pooling is None:
@@ -42,11 +40,12 @@ def build_classifier(theirs: Any, *, pads_left: bool, pooling: str | None = None
         return Foreign(theirs) if encoder is None or head is None else Native(encoder, head(theirs))
     if theirs.config.is_encoder_decoder:
         raise ConfigError(
-            f"pooling {pooling!r} is for encoders, not for {type(theirs).__name__}; leave it out"
+            f"--pooling={pooling!r} needs an encoder, but the model is a "
+            f"{type(theirs).__name__}; omit it"
         )
     config = theirs.config
     if encoder is None and config.model_type == OWN_MODEL_TYPE:
-        encoder = theirs.base_model  # the export of an architecture that transformers has not
+        encoder = theirs.base_model  # the export of an architecture that transformers does not have
     return Pooled(
         Foreign(theirs.base_model) if encoder is None else encoder,
         POOLINGS[pooling],
@@ -61,11 +60,11 @@ OWN_MODEL_TYPE = "smallbench"
 """The `model_type` of exports that carry their code; its encoder takes a `Batch`, like ours."""
 
 HEAD_DROPOUT, INITIALIZER_RANGE = 0.1, 0.02
-"""BERT's (Devlin et al. 2019), for encoders whose configuration has no such value."""
+"""BERT's (Devlin et al. 2019), for encoders whose configuration does not set it."""
 
 
 def our_encoder(theirs: Any) -> nn.Module | None:
-    """Our encoder with the weights of transformers' model; None if we have no such network."""
+    """Return our encoder with the weights of transformers' model, or None if we do not have it."""
     body = body_of(theirs.config.to_dict())
     if body is None:
         return None
@@ -89,18 +88,19 @@ class Native(nn.Module):
 
 
 class Foreign(nn.Module):
-    """transformers' model, whatever it is; a bare one gives its hidden states."""
+    """Any transformers model; a bare one returns its hidden states."""
 
     def __init__(self, theirs: Any) -> None:
         super().__init__()
         self.theirs = theirs
-        # Its DeBERTa hides padding with float32's lowest number, which no half type holds.
+        # DeBERTa masks padding with float32's lowest number, which overflows in fp16 and bf16.
         self.needs_float32 = theirs.config.model_type == "deberta"
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch → logits_BC, or hidden_BLD."""
         inputs = {"input_ids": batch.input_ids}
-        if batch.attention_mask is not None:  # some compute with it, as with a tokenizer's 0 and 1
+        # some compute with the type ids, so they are 0 and 1 as the tokenizer gives them
+        if batch.attention_mask is not None:
             inputs["attention_mask"] = batch.attention_mask.long()
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids

@@ -1,4 +1,4 @@
-"""Configuration that fine-tuning runs share; each has a learning rate and a seed of its own.
+"""Settings that fine-tuning runs share; learning rate and seed are set for each run.
 
 No torch here: `--help` reads this file.
 """
@@ -13,21 +13,23 @@ from smallbench.glue import POOLINGS
 from smallbench.registry import nearest
 
 OWN_HEAD = "head"
-"""As --pooling: the head of the model's own class."""
+"""Value of --pooling for the head of the model's own class."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Hyper-parameters; the defaults are those of all ranked protocols."""
+    """Hyperparameters of fine-tuning; the defaults are those of all ranked protocols."""
 
-    epochs: int | None = option(None, help="passes over train; none: 3 for large tasks, else 10")
-    batch_size: int = option(32, help="rows per optimizer step")
-    max_length: int = option(128, help="tokens; longer inputs are cut")
-    weight_decay: float = option(0.01, help="AdamW's; norms and biases do not decay")
-    warmup_fraction: float = option(0.1, help="part of the steps in which the rate rises")
-    clip_norm: float = option(1.0, help="largest norm of the gradient")
+    epochs: int | None = option(None, help="epochs over train; none: 3 for large tasks, else 10")
+    batch_size: int = option(32, help="rows per optimizer step (batch size)")
+    max_length: int = option(128, help="maximum length in tokens; longer inputs are truncated")
+    weight_decay: float = option(0.01, help="AdamW's weight decay; not applied to norms and biases")
+    warmup_fraction: float = option(
+        0.1, help="warm-up fraction of the steps (Hugging Face: warmup_ratio)"
+    )
+    clip_norm: float = option(1.0, help="gradient clipping norm (Hugging Face: max_grad_norm)")
     random_init: bool = option(
-        False, help="draw the encoder's weights at random: what pretraining must beat"
+        False, help="initialize the encoder at random: the baseline that pretraining must beat"
     )
     pooling: str | None = option(
         None,
@@ -37,7 +39,9 @@ class FinetuneConfig:
     trust_remote_code: bool = option(
         False, help="run the Python code that comes with the model's files"
     )
-    max_train_examples: int | None = option(None, help="only the first rows of train: a quick look")
+    max_train_examples: int | None = option(
+        None, help="number of training rows, for a quick test; none: all"
+    )
     device: str = option("auto", help="auto, cpu or cuda")
     precision: str = option("auto", help="auto, bf16, fp16 or fp32")
 
@@ -55,5 +59,5 @@ class FinetuneConfig:
 
     @property
     def shared_head(self) -> str | None:
-        """The pooling under the head that all encoders share; None: the model's own head."""
+        """Return the pooling of the shared head, or None for the model's own head."""
         return None if self.pooling == OWN_HEAD else self.pooling

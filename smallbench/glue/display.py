@@ -1,4 +1,4 @@
-"""What a person or a log collector sees while runs are fine-tuned: one line a run, and an ETA."""
+"""Progress of a grid of fine-tuning runs: one line a run, and the remaining time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from smallbench.glue.tasks import task_named
 class GridDisplay:
     """A bar over all work on a terminal, else one JSON line for each run.
 
-    Work is in any unit in which all runs can be compared.
+    Work may have any unit that is the same for all runs.
     """
 
     def __init__(self, *, num_runs: int, work: int, shows_runs: bool = True) -> None:
-        """Without `shows_runs` there is only the bar."""
+        """Without `shows_runs`, only the bar is shown."""
         self._num_runs, self._work, self._shows_runs = num_runs, work, shows_runs
         self._num_finished = self._done = self._found = 0
         self._is_waiting = False
@@ -40,7 +40,7 @@ class GridDisplay:
         self._bar.close()
 
     def step(self, name: str, work: int, fraction: float) -> None:
-        """The current run has done `fraction` of its work."""
+        """Report that the current run has done `fraction` of its work."""
         done = self._done + int(fraction * work)
         self._bar.set_description_str(f"{name} ({self._num_finished + 1}/{self._num_runs})", False)
         eta = self._eta_seconds(done)
@@ -49,16 +49,16 @@ class GridDisplay:
         self._bar.update(done - self._bar.n)
 
     def wait(self, num_runs: int) -> None:
-        """Nothing is left but what other processes are doing."""
+        """Report that only runs of other workers are left."""
         if not self._is_waiting:
             message = f"waiting for other workers to finish {num_runs} runs"
             self._bar.write(message, sys.stderr)
         self._is_waiting = True
 
     def result(self, run: RunResult, work: int, *, was_stored: bool) -> None:
-        """A run has ended, or was found stored."""
-        # What is found before the first own run has ended was there before; later ones are the
-        # work of processes beside this one, and tell how fast all of them are.
+        """Report that a run has ended, or was found stored."""
+        # Results found before the first own run ended are from earlier; later ones were computed
+        # beside this process, and show the speed of all workers together.
         if was_stored and self._done == self._found:
             self._found += work
         self._num_finished += 1
@@ -95,7 +95,6 @@ class GridDisplay:
             )
 
     def _eta_seconds(self, done: int) -> float | None:
-        """Until all is done, at the pace so far; None before there is one."""
         worked = done - self._found
         elapsed = time.monotonic() - self._start
         return (self._work - done) * elapsed / worked if worked else None

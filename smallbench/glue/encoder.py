@@ -1,4 +1,4 @@
-"""The encoder that is measured: any Hugging Face model, by directory or hub id."""
+"""The encoder to evaluate: any Hugging Face model, by directory or hub id."""
 
 from __future__ import annotations
 
@@ -33,32 +33,30 @@ from smallbench.glue.tokens import check_token_ids, load_tokenizer, settle_paddi
 from smallbench.glue.weights import Weights, find_file, read_weights
 
 POOLER = "pooler."
-"""BERT's pooler belongs to a task: transformers draws it at random where a checkpoint has none, so
-it counts neither in an encoder's fingerprint nor in its size."""
+"""BERT's pooler belongs to the task head: transformers initializes it at random if a checkpoint has
+none, so neither the fingerprint nor the size of an encoder includes it."""
 
 TRIAL_LENGTH = 16
-"""Tokens of the first trial: what fails here fails for another reason than its length."""
+"""Tokens of the first trial; an error at this length does not come from the length."""
 
 
 @dataclass(frozen=True)
 class _Names:
-    """The weights of a class with a head for classification."""
-
     prefix: str
-    """Of the encoder's."""
+    """Prefix of the encoder's weights."""
     head: frozenset[str]
     outputs: frozenset[str]
-    """Those of the head that are as large as there are labels."""
+    """Weights of the head with one row for each label."""
     expected: frozenset[str]
-    """All, and the encoder's as they are called without its prefix."""
+    """All names; those of the encoder also without their prefix."""
 
 
-class Encoder:
-    """A pretrained encoder, from which each run starts afresh.
+class PretrainedEncoder:
+    """A pretrained encoder; each fine-tuning run starts from its weights.
 
     With `random_init` only its architecture is used: the baseline that pretraining must beat.
-    Raises `DataError` if a weight of the encoder is not in its files, and for whatever else would
-    make it another model than the one that was trained.
+    Raises `DataError` if a weight of the encoder is missing from its files, or if anything else
+    would make it a different model from the one that was trained.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class Encoder:
         self.sha256 = "" if random_init else weights_sha256(body)
 
     def classifier(self, task: Task, *, pooling: str | None = None) -> torch.nn.Module:
-        """The encoder with a fresh head for `task`, from a `Batch` to logits."""
+        """Return the encoder with a new head for `task`: a module from a `Batch` to logits."""
         return build_classifier(
             self.transformers_classifier(task),
             pads_left=self.tokenizer.padding_side == "left",
@@ -92,7 +90,7 @@ class Encoder:
         )
 
     def transformers_classifier(self, task: Task) -> Any:
-        """transformers' model with a fresh head; draws from PyTorch's global generator."""
+        """Return transformers' model with a new head, drawn from PyTorch's global generator."""
         return self._load(
             task.label_names or ("score",),
             "regression" if task.is_regression else "single_label_classification",
@@ -110,8 +108,8 @@ class Encoder:
         short = min(TRIAL_LENGTH, max_length)
         if error := self._trial(model, short):
             raise DataError(
-                f"{self.name} ({self._class.__name__}) cannot be fine-tuned: on two rows of "
-                f"{short} tokens it ends in an error ({_first_line(error)})"
+                f"{self.name} ({self._class.__name__}) cannot be fine-tuned: a forward pass "
+                f"over two rows of {short} tokens failed ({_first_line(error)})"
             )
         if self._trial(model, max_length):
             longest, refused = short, max_length
@@ -122,14 +120,13 @@ class Encoder:
                 else:
                     longest = middle
             raise ConfigError(
-                f"max_length {max_length} is over the {longest} positions of "
-                f"{self.name}; set --max_length={longest}"
+                f"--max_length={max_length} exceeds the {longest} positions of {self.name}; set "
+                f"--max_length={longest}"
             )
         self._largest_accepted = max_length
 
     @torch.no_grad()
     def _trial(self, model: Foreign, length: int) -> Exception | None:
-        """The error that a forward pass over a row of `length` tokens and a short one ends in."""
         text = "the of and to in is that for it was " * (length // 2 + 1)
         try:
             rows = self.tokenizer(
@@ -141,15 +138,15 @@ class Encoder:
                 self.tokenizer.padding_side == "left", length,
             )  # fmt: skip
             model(features.batch([0, 1]))
-        except Exception as error:  # foreign code may raise anything, and its words are reported
+        except Exception as error:  # code of the model may raise anything; its message is reported
             return error
         return None
 
     def _read_weights(self) -> Weights:
-        """The encoder's weights without wrappers and heads, each checked to be the class's own.
+        """Read the encoder's weights without wrappers and heads; check that its class expects each.
 
-        A head in the files is left out if it has labels. ModernBERT's has none after pretraining:
-        that part is loaded as transformers does, like BERT's pooler.
+        A head in the files is dropped if it has a row for each label. ModernBERT's prediction head
+        has no such row, so it is loaded as transformers loads it, like BERT's pooler.
         """
         names = _names_of(self.path, self._class, self.config)
         found = read_weights(self.path).unwrapped(names.expected)
@@ -166,21 +163,21 @@ class Encoder:
         return weights
 
     def _check(self, weights: Weights, info: Mapping[str, Any], names: _Names) -> None:
-        """Refuse weights that do not fill the encoder, and heads that are not fresh."""
+        """Refuse files that do not fill the encoder, or that would fill the new head."""
         place = f"{self.path}/{weights.file}" if Path(self.path).is_dir() else self.path
         if info["mismatched_keys"]:
             name, found, expected = sorted(info["mismatched_keys"])[0]
             raise DataError(
                 f"{place}: {name} has shape {list(found)}, but config.json makes it "
-                f"{list(expected)} ({len(info['mismatched_keys'])} weights differ); the two files "
-                "are not of one model"
+                f"{list(expected)} ({len(info['mismatched_keys'])} weights differ); the two "
+                "files belong to different models"
             )
         if info["error_msgs"]:
             raise DataError(f"{place} cannot be loaded: {info['error_msgs'][0]}")
         absent, prefix = sorted(info["missing_keys"]), names.prefix
         has_pooler = any(
             name.removeprefix(prefix).startswith(POOLER) for name in weights.state
-        )  # in part, it is as damaged as any other layer
+        )  # a pooler with only some of its weights is damaged
         missing = [
             name
             for name in absent
@@ -189,26 +186,27 @@ class Encoder:
         ]
         if missing:
             raise DataError(
-                f"{place} lacks {len(missing)} weights of the encoder, which would be drawn at "
-                f"random: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''} (the file's "
-                f"first name is {next(iter(weights.state), 'none')}); save the whole encoder under "
+                f"{place} lacks {len(missing)} weights of the encoder, which would be "
+                "initialized at random: "
+                f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''} (the file's first "
+                f"name is {next(iter(weights.state), 'none')}); save the whole encoder under "
                 f"{self._class.__name__}'s names"
             )
         known = {_pattern(name) for name in names.expected - names.head}
         more = sorted(n for n in info["unexpected_keys"] if _pattern(n) in known)
         if more:
             raise DataError(
-                f"{place} holds {len(more)} weights of layers that config.json does not count, "
-                f"such as {more[0]}; the two files are not of one model"
+                f"{place} has {len(more)} weights of layers that config.json does not have, "
+                f"such as {more[0]}; the two files belong to different models"
             )
         if kept := sorted(names.outputs - set(absent)):
-            raise DataError(f"{place}: the head's {kept[0]} would not be fresh; remove it")
+            raise DataError(f"{place}: {kept[0]} is a weight of the new task head; remove it")
         broken = [k for k, t in weights.state.items() if t.is_floating_point() and not _finite(t)]
         if broken:
-            raise DataError(f"{place}: {broken[0]} holds NaN or infinite values; it is damaged")
+            raise DataError(f"{place}: {broken[0]} has NaN or infinite values; the file is damaged")
 
     def _load(self, labels: tuple[str, ...] = ("0", "1"), problem_type: str | None = None) -> Any:
-        """transformers' model of these labels, the head drawn from PyTorch's global generator."""
+        """Load transformers' model; the head for its labels is drawn from PyTorch's generator."""
         config = copy.deepcopy(self.config)
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
@@ -223,10 +221,11 @@ class Encoder:
         loaded: tuple[Any, Mapping[str, Any]] = self._class.from_pretrained(
             None,
             config=config,
-            # transformers makes the tensors themselves its parameters, which training changes.
+            # A copy, since transformers uses these tensors as parameters, which training changes.
             state_dict={name: tensor.clone() for name, tensor in weights.state.items()},
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # reported, and refused in one sentence
+            # mismatches are returned in `info` and refused in one sentence
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
         return loaded
@@ -239,18 +238,18 @@ def _load_config(path: str, trust_remote_code: bool) -> Any:
         raise DataError(f"{path} is an adapter, not a model; merge it into its base model first")
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     if getattr(config, "quantization_config", None):
-        raise DataError(f"{path} holds quantized weights; give the model in full precision")
+        raise DataError(f"{path} has quantized weights; expected a model in full precision")
     for architecture in config.architectures or ():
         if architecture.endswith("ForSequenceClassification"):
             raise ConfigError(
                 f"{path} is already fine-tuned ({architecture}); its head may order labels "
-                "differently and its scores would not be comparable; give the encoder itself"
+                "differently and its scores would not be comparable; expected the pretrained "
+                "encoder itself"
             )
     return config
 
 
 def _classifier_class(path: str, config: Any, trust_remote_code: bool) -> Any:
-    """transformers' (or the model's own) class with a head for classification."""
     from transformers import AutoModelForSequenceClassification
 
     name = f"{type(config).__name__} (model_type {config.model_type!r})"
@@ -261,7 +260,7 @@ def _classifier_class(path: str, config: Any, trust_remote_code: bool) -> Any:
             )
     except (OSError, ImportError):
         raise
-    except Exception as error:  # foreign code may raise anything, and its words are reported
+    except Exception as error:  # code of the model may raise anything; its message is reported
         if "Unrecognized configuration class" in str(error):
             raise DataError(
                 f"{path}: {name} has no class for sequence classification in transformers"
@@ -269,7 +268,7 @@ def _classifier_class(path: str, config: Any, trust_remote_code: bool) -> Any:
         if "trust_remote_code" in str(error):
             raise
         raise DataError(
-            f"{path}: config.json makes no model of {name} ({_first_line(error)})"
+            f"{path}: config.json does not describe a valid {name} ({_first_line(error)})"
         ) from None
     return type(model)
 
@@ -285,8 +284,8 @@ def _names_of(path: str, model_class: Any, config: Any) -> _Names:
     prefix = f"{model.base_model_prefix}."
     if model.base_model is model or not any(name.startswith(prefix) for name in shapes[0]):
         raise DataError(
-            f"{path}: {model_class.__name__} does not tell its encoder from its head "
-            "(base_model_prefix); it cannot be given a fresh head"
+            f"{path}: {model_class.__name__} does not separate its encoder from its head "
+            "(base_model_prefix), so it cannot get a new head"
         )
     head = {name for name in shapes[0] if not name.startswith(prefix)}
     return _Names(
@@ -298,7 +297,7 @@ def _names_of(path: str, model_class: Any, config: Any) -> _Names:
 
 
 def _num_embeddings(body: Any) -> int:
-    """Rows of the token embedding; a model's own code may not say which table that is."""
+    """Return the rows of the token embedding; custom model code may not say which table that is."""
     try:
         table = body.get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -310,14 +309,12 @@ def _num_embeddings(body: Any) -> int:
 
 
 def _takes_token_types(model: Any, tokenizer: Any) -> bool:
-    """Whether it tells a pair's two texts apart by their tokens' types."""
     known: bool = getattr(model.config, "type_vocab_size", 2) > 1
     named = "token_type_ids" in signature(model.forward).parameters
     return known and named and "token_type_ids" in tokenizer.model_input_names
 
 
 def _loading_report(path: str, weights: Weights, left_out: Iterable[str]) -> str:
-    """What the files held beyond the encoder, in one line."""
     parts = [f"{path}: {len(weights.state)} weights of {weights.file}"]
     if weights.wrappers:
         parts.append(f"removed {' and '.join(map(repr, weights.wrappers))} around them")
@@ -330,9 +327,9 @@ def _loading_report(path: str, weights: Weights, left_out: Iterable[str]) -> str
 
 
 def display_name(model: str) -> str:
-    """How tables name a model: an export by its recipe, run and step, anything else as given.
+    """Return the name for tables: recipe, run and step for an export, else the given name.
 
-    So a result does not change its name with the directory that the model was read from.
+    The name of an export does not change with the directory that it was read from.
     """
     marker = Path(model) / "smallbench.json"
     if not marker.is_file():
@@ -341,11 +338,11 @@ def display_name(model: str) -> str:
     try:
         return f"{export['config']['recipe']} (run {export['run_id']}, step {export['step']:,})"
     except (KeyError, TypeError, ValueError):
-        raise DataError(f"{marker} is no marker of an export; export the run again") from None
+        raise DataError(f"{marker} is damaged; export the run again") from None
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """A fingerprint of an encoder's weights, whatever file format they came from."""
+    """Return a fingerprint of an encoder's weights, the same for every file format."""
     sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith(POOLER):
@@ -356,7 +353,7 @@ def weights_sha256(model: torch.nn.Module) -> str:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Say in one sentence why a model cannot be loaded."""
+    """Raise a one-sentence error if a model cannot be loaded."""
     path = Path(name)
     # The hub's ids are NAME or ORG/NAME; anything else can only be a directory.
     is_path = path.is_absolute() or name.startswith(".") or len(path.parts) > 2
@@ -368,14 +365,15 @@ def _explained(name: str) -> Iterator[None]:
         (path / file).is_file() for file in ("config.json", "adapter_config.json")
     ):
         raise DataError(
-            f"{name} holds no Hugging Face model (no config.json) and no run (no run.json); "
-            "expected the --out of 'smallbench export', or the --run_dir of a pretraining"
+            f"{name} is neither a Hugging Face model (config.json is missing) nor a run "
+            "(run.json is missing); expected the --out of 'smallbench export', or the "
+            "--run_dir of a pretraining"
         )
     try:
         yield
     except SmallbenchError:
         raise
-    except Exception as error:  # damaged files and foreign code may raise anything
+    except Exception as error:  # damaged files and custom model code may raise anything
         text = str(error).strip()
         if "gated repo" in text or "401" in text:
             raise CredentialsError(
@@ -383,8 +381,8 @@ def _explained(name: str) -> Iterator[None]:
             ) from None
         if "trust_remote_code" in text:
             raise ConfigError(
-                f"model {name!r} has Python code of its own, which is not run unasked; read the "
-                "code, then give --trust_remote_code"
+                f"model {name!r} needs Python code from its own files, which is not run by "
+                "default; review the code, then set --trust_remote_code"
             ) from None
         kind = DataError if path.is_dir() else UnavailableError
         raise kind(
@@ -394,7 +392,6 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _pattern(name: str) -> str:
-    """A weight's name whatever its layer is."""
     return re.sub(r"\.\d+\.", ".N.", name)
 
 
@@ -417,7 +414,7 @@ def _is_no_report(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _own_report() -> Iterator[None]:
-    """Silence transformers' table and bar of what was loaded, which `Encoder` reports itself."""
+    """Silence transformers' loading report and progress bar; `PretrainedEncoder` has its own."""
     from transformers.utils import logging as theirs
 
     logger = logging.getLogger("transformers.modeling_utils")

@@ -1,4 +1,4 @@
-"""Examples to batches: tokenised once, batched by length, padded to the longest row of a batch.
+"""From examples to batches: tokenised once, batched by length, padded to a batch's longest row.
 
 Shapes: B rows, L tokens of the longest row.
 """
@@ -16,13 +16,13 @@ from smallbench.batch import Batch
 from smallbench.glue.readers import Examples
 
 PAD_MULTIPLE = 8
-"""Lengths are rounded up to it: few shapes, and aligned ones, for the kernels."""
+"""Lengths are rounded up to a multiple of this: few, aligned shapes suit the kernels."""
 
 MOST_UNKNOWN = 0.9
-"""A text with a larger part of unknown tokens is refused: its rows are hardly told apart."""
+"""A text with a larger fraction of unknown tokens is refused: its rows are almost identical."""
 
 BUCKET_BATCHES = 50
-"""Rows are sorted by length within this many batches, so that an epoch stays well mixed."""
+"""Rows are sorted by length within this many batches, so that an epoch stays well shuffled."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Features:
     pad_left: bool
     max_length: int
     unknown_share: float = 0.0
-    """Part of the text's tokens that the tokenizer does not know."""
+    """Fraction of the text's tokens that the tokenizer does not know."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> Features:
-        """The given rows, in their order."""
+        """Return the given rows, in the given order."""
         types = self.token_type_ids
         return replace(
             self,
@@ -52,13 +52,13 @@ class Features:
         )
 
     def lengths(self) -> np.ndarray[Any, Any]:
-        """Tokens of each row."""
+        """Number of tokens of each row."""
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """The given rows, padded on the tokenizer's side."""
+        """Return the given rows as a batch, padded on the tokenizer's side."""
         longest = max(len(self.input_ids[row]) for row in rows)
-        # No padding beyond max_length: there the encoder may have no positions.
+        # Never pad beyond max_length: the encoder may have no more positions.
         longest = max(longest, min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, self.max_length))
         ids_BL = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
         types_BL = np.zeros_like(ids_BL)
@@ -78,7 +78,7 @@ class Features:
         )
 
     def by_length(self, batch_size: int) -> list[list[int]]:
-        """All rows in batches of similar length, for evaluation."""
+        """Return all rows in batches of similar length, for evaluation."""
         order = np.argsort(self.lengths(), kind="stable")
         return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
 
@@ -110,14 +110,14 @@ def tokenize(examples: Examples, tokenizer: Any, *, max_length: int, with_types:
 def unknown_share(
     input_ids: Sequence[Sequence[int]], unknown_id: int | None, num_added: int
 ) -> float:
-    """Part of the text's tokens that are unknown, without the `num_added` special ones of a row.
+    """Return the unknown fraction of the tokens; a row has `num_added` special ones.
 
-    Text of which no token is left is unknown as a whole.
+    A text without any token counts as unknown.
     """
     num_tokens = sum(max(0, len(ids) - num_added) for ids in input_ids)
     if num_tokens == 0:
         return 1.0
-    if unknown_id is None:  # bytes: nothing is unknown
+    if unknown_id is None:  # a byte-level tokenizer knows everything
         return 0.0
     return sum(ids.count(unknown_id) for ids in input_ids) / num_tokens
 
@@ -125,7 +125,7 @@ def unknown_share(
 def epoch_batches(
     lengths: np.ndarray[Any, Any], *, batch_size: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """One epoch's rows in random batches of similar length; a function of seed and epoch.
+    """Return one epoch's rows in random batches of similar length; a function of seed and epoch.
 
     Every row occurs once. Rows are shuffled, sorted by length within `BUCKET_BATCHES` batches, and
     the batches are shuffled again.
@@ -142,7 +142,7 @@ def epoch_batches(
 
 
 class EpochBatches:
-    """Fine-tuning's batch source: positions count steps; `num_steps` of them are all epochs."""
+    """The batch source of fine-tuning: position i is step i; `num_steps` steps are all epochs."""
 
     def __init__(self, features: Features, *, batch_size: int, epochs: int, seed: int) -> None:
         self._features = features
@@ -155,7 +155,7 @@ class EpochBatches:
     def read(
         self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
     ) -> tuple[list[Batch], int]:
-        """The one batch of step `position`."""
+        """Return the one batch of step `position`."""
         epoch, index = divmod(position, self.steps_per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (

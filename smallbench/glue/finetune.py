@@ -1,8 +1,8 @@
-"""Fine-tuning one task with one seed, in the trainer of pretraining, and storing what it predicted.
+"""Fine-tune one task with one seed in the trainer of pretraining, and store the predictions.
 
-Hyper-parameters that are not asked for are those of protocol robust-v1: at most 128 tokens, batch
-32, AdamW with bias correction, weight decay 0.01, 10 % warm-up, linear decay to zero, clip 1.0,
-dropout as the model's configuration has it, the last step's weights, one evaluation.
+Defaults are those of protocol robust-v1: at most 128 tokens, batch 32, AdamW with bias correction,
+weight decay 0.01, 10 % warm-up, linear decay to zero, clip 1.0, the model's own dropout, the
+weights of the last step, one evaluation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from smallbench.errors import DataError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import MOST_UNKNOWN, EpochBatches, Features, tokenize
 from smallbench.glue.readers import TaskData
 from smallbench.glue.results import (
@@ -41,9 +41,14 @@ from smallbench.train.trainer import Callback, StepResult, Trainer
 
 
 def settings_for(
-    encoder: Encoder, data: TaskData, config: FinetuneConfig, *, learning_rate: float, seed: int
+    encoder: PretrainedEncoder,
+    data: TaskData,
+    config: FinetuneConfig,
+    *,
+    learning_rate: float,
+    seed: int,
 ) -> RunSettings:
-    """What identifies a run of `encoder` on `data`."""
+    """Return the settings that identify a run of `encoder` on `data`."""
     return RunSettings(
         task=data.task.name,
         model=encoder.name,
@@ -66,11 +71,13 @@ def settings_for(
     )
 
 
-def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> dict[str, Features]:
-    """Every split of a task, tokenised for `encoder`.
+def tokenize_task(
+    encoder: PretrainedEncoder, data: TaskData, config: FinetuneConfig
+) -> dict[str, Features]:
+    """Return every split of a task, tokenised for `encoder`.
 
     Raises `ConfigError` if `max_length` is more than the encoder accepts, `DataError` if its
-    tokenizer knows hardly a token of the text.
+    tokenizer does not know most of the text.
     """
     encoder.check_length(config.max_length)
     features = {
@@ -87,16 +94,16 @@ def tokenize_task(encoder: Encoder, data: TaskData, config: FinetuneConfig) -> d
     told = f"{data.task.title}: {shares[worst]:.1%} of the tokens of {worst} are unknown"
     if shares[worst] > MOST_UNKNOWN:
         raise DataError(
-            f"{told} to the tokenizer of {encoder.name}, so its text cannot be read; give the "
-            "tokenizer that the model was trained with"
+            f"{told} to the tokenizer of {encoder.name}; expected the tokenizer that the model "
+            "was trained with"
         )
-    if shares[worst] >= 0.0005:  # not "0.0%"
+    if shares[worst] >= 0.0005:  # else it would print "0.0%"
         print(f"{told}, the most of its splits", file=sys.stderr, flush=True)
     return features
 
 
 def finetune(
-    encoder: Encoder,
+    encoder: PretrainedEncoder,
     data: TaskData,
     config: FinetuneConfig,
     *,
@@ -109,9 +116,9 @@ def finetune(
 ) -> RunResult:
     """Fine-tune `encoder` on `data.task` and store the run below `out`.
 
-    `features` are the tokenised splits, where the caller has them; `on_progress` is told the
-    fraction of steps done. Raises `InterruptedRunError` when `stop` asks for it; nothing is
-    stored of a run that did not end.
+    `features` are the tokenised splits, if the caller has them; `on_progress` is called with the
+    fraction of steps done. Raises `InterruptedRunError` if `stop` asks for it; an unfinished run
+    stores nothing.
     """
     data = data.first(config.max_train_examples)
     settings = settings_for(encoder, data, config, learning_rate=learning_rate, seed=seed)
@@ -139,7 +146,7 @@ def finetune(
 
 
 def _train(
-    encoder: Encoder,
+    encoder: PretrainedEncoder,
     task: Task,
     config: FinetuneConfig,
     settings: RunSettings,
@@ -148,7 +155,6 @@ def _train(
     on_progress: Callable[[float], None],
     stop: Stop,
 ) -> tuple[Classification, TorchEngine]:
-    """Train on one split with the usual linear decay; return the classifier and its engine."""
     device, learning_rate = choose_device(config.device), settings.learning_rate
     torch.manual_seed(settings.seed)
     objective = Classification(
@@ -156,7 +162,7 @@ def _train(
     )
     optim = OptimConfig(
         learning_rate=learning_rate,
-        epsilon=1e-8,  # torch's and transformers' default; pretraining's 1e-6 is BERT's
+        epsilon=1e-8,  # the default of torch and transformers; pretraining uses BERT's 1e-6
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
     )
@@ -181,8 +187,8 @@ def _train(
     )
     if not trainer.run():
         raise InterruptedRunError(
-            f"asked to stop in {task.title} with seed {settings.seed}; runs that ended are stored, "
-            "the same command continues with this one"
+            f"Stop requested during {task.title}, seed {settings.seed}; finished runs are "
+            "stored. Run the same command to continue with this one"
         )
     return objective, engine
 
@@ -191,7 +197,7 @@ def _train(
 def predict(
     objective: Classification, engine: TorchEngine, features: Features, *, batch_size: int = 128
 ) -> np.ndarray[Any, Any]:
-    """[N] predicted classes or numbers, in the order of the split."""
+    """Return [N] predicted classes or numbers, in the order of the split."""
     objective.eval()
     predicted = np.zeros(len(features), dtype=np.float64 if objective.is_regression else np.int64)
     for rows in features.by_length(batch_size):
@@ -203,21 +209,21 @@ def predict(
 
 @dataclass
 class ReportProgress(Callback):
-    """The callback that tells a display how far a run is."""
+    """Callback that reports to a display how far a run is."""
 
     on_progress: Callable[[float], None]
     num_steps: int
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Called after each step."""
+        """Report the step."""
         self.on_progress(progress.step / self.num_steps)
 
 
 def num_training_examples(data: TaskData, epochs: int) -> int:
-    """Training examples that a run goes through."""
+    """Return the number of training examples that a run reads."""
     return epochs * len(data.splits["train"])
 
 
 def num_epochs(task: Task, config: FinetuneConfig) -> int:
-    """The configured number of epochs, or the task's own."""
+    """Return the configured number of epochs, or the task's default."""
     return task.default_epochs if config.epochs is None else config.epochs

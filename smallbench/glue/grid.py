@@ -1,9 +1,8 @@
 """All runs of a protocol: planned, dealt to shards, claimed by workers, resumed, never repeated.
 
-Shards need nothing of each other: what must be decided in one place (a task whose learning rate is
-chosen) goes to one shard, so that shards on machines without a common disk can be merged. Workers
-that share one `out` need no shards: each claims the runs that nobody has done or is doing, by a
-lock that the kernel frees when its holder dies.
+Shards are independent. A task whose learning rate is chosen belongs to one shard, so that shards on
+machines without a shared disk can be merged. Workers that share one `out` need no shards: each
+claims a run by a file lock, which the kernel releases when the holder dies.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from smallbench.files import try_lock
 from smallbench.glue.choice import CHOICE, choice_data, choice_rows
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.display import GridDisplay
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import Features
 from smallbench.glue.finetune import finetune, num_epochs, settings_for, tokenize_task
 from smallbench.glue.protocols import (
@@ -36,18 +35,18 @@ from smallbench.glue.tasks import TASKS, Task
 from smallbench.stop import NEVER, Stop
 
 POLL_SECONDS = 2.0
-"""Between looks at what other workers have finished."""
+"""Seconds between two checks for results of other workers."""
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """A run that a protocol wants."""
+class GridRun:
+    """A run that a protocol needs."""
 
     task: str
     split: str
-    """What it is scored on: `choice` or `dev`."""
+    """Name of the scored split: `choice` or `dev`."""
     learning_rate: float | None
-    """None: the one that the task's `choice` runs choose."""
+    """None: the rate that the task's `choice` runs select."""
     seed: int
 
 
@@ -57,25 +56,25 @@ def plan_task(
     *,
     learning_rates: Sequence[float] | None = None,
     seeds: Sequence[int] | None = None,
-) -> list[PlannedRun]:
-    """The runs of one task; the protocol's own learning rates and seeds where none are given."""
+) -> list[GridRun]:
+    """Return the runs of one task; rates and seeds default to those of the protocol."""
     rates = learning_rates or protocol.learning_rates
     seeds = seeds or protocol.seeds(task)
     if protocol.chooses_rate and len(rates) > 1:
-        choice = [PlannedRun(task.name, CHOICE, rate, CHOICE_SEED) for rate in rates]
-        return choice + [PlannedRun(task.name, "dev", None, seed) for seed in seeds]
-    return [PlannedRun(task.name, "dev", rate, seed) for rate in rates for seed in seeds]
+        choice = [GridRun(task.name, CHOICE, rate, CHOICE_SEED) for rate in rates]
+        return choice + [GridRun(task.name, "dev", None, seed) for seed in seeds]
+    return [GridRun(task.name, "dev", rate, seed) for rate in rates for seed in seeds]
 
 
 def shard_of(
-    plan: Sequence[PlannedRun], cost: Mapping[str, int], *, number: int, count: int
-) -> list[PlannedRun]:
-    """The runs of shard `number` (from 1) of `count`, in the plan's order.
+    plan: Sequence[GridRun], cost: Mapping[str, int], *, number: int, count: int
+) -> list[GridRun]:
+    """Return the runs of shard `number` (from 1) of `count`, in the plan's order.
 
-    `cost` is that of a task's run. The dearest group goes to the shard with least to do so far.
+    `cost` is that of a task's run. The most expensive group goes to the emptiest shard.
     """
     choosing = {run.task for run in plan if run.split == CHOICE}
-    groups: dict[object, list[PlannedRun]] = {}
+    groups: dict[object, list[GridRun]] = {}
     for run in plan:
         groups.setdefault(run.task if run.task in choosing else run, []).append(run)
     loads, mine = [0] * count, set()
@@ -87,15 +86,16 @@ def shard_of(
     return [run for run in plan if run in mine]
 
 
-def work_of(data: TaskData, config: FinetuneConfig) -> int:
-    """What a run costs, in characters that it reads: a task's rows are of any length."""
+def cost_of(data: TaskData, config: FinetuneConfig) -> int:
+    """Return the cost of a run: the characters that it reads, since the length of rows differs by
+    task."""
     train = data.first(config.max_train_examples).splits["train"]
     characters = sum(map(len, train.first)) + sum(map(len, train.second or ()))
     return num_epochs(data.task, config) * characters
 
 
 def measure(
-    encoder: Encoder,
+    encoder: PretrainedEncoder,
     tasks: Sequence[TaskData],
     config: FinetuneConfig,
     *,
@@ -107,10 +107,10 @@ def measure(
     on_stored: Callable[[Path], None] = lambda directory: None,
     stop: Stop = NEVER,
 ) -> list[RunResult]:
-    """What `protocol` wants of `encoder`, or shard K of N of it; stored runs are not repeated.
+    """Run what `protocol` needs of `encoder`, or shard K of N of it; stored runs are not repeated.
 
-    `on_stored` is told the folder of each run that ends. Says before it starts why the result is
-    unranked: other rates, seeds or settings than the protocol's, or data that are not official.
+    `on_stored` is called with the folder of each run that ends. Before the first run it prints why
+    the result will be unranked: other rates, seeds, settings or data than the official ones.
     """
     view = protocol_named(protocol)
     for data in tasks:
@@ -143,33 +143,36 @@ def measure(
     if found := [*departures(view, planned), *unofficial]:
         print(f"unranked: {'; '.join(found)}", file=sys.stderr, flush=True)
     number, count = shard
-    cost = {data.task.name: work_of(data, configs[data.task.name]) for data in tasks}
+    cost = {data.task.name: cost_of(data, configs[data.task.name]) for data in tasks}
     mine = shard_of(plan, cost, number=number, count=count)
     if not mine:
-        print(f"shard {number}/{count} has nothing to do: there are fewer tasks", file=sys.stderr)
+        print(
+            f"--shard={number}/{count} has no work: there are fewer tasks than shards",
+            file=sys.stderr,
+        )
     return run_grid(encoder, tasks, configs, plan=mine, out=out, on_stored=on_stored, stop=stop)
 
 
 def run_grid(
-    encoder: Encoder,
+    encoder: PretrainedEncoder,
     tasks: Sequence[TaskData],
     config: FinetuneConfig | Mapping[str, FinetuneConfig],
     *,
-    plan: Sequence[PlannedRun],
+    plan: Sequence[GridRun],
     out: Path,
     on_stored: Callable[[Path], None] = lambda directory: None,
     shows_runs: bool = True,
     stop: Stop = NEVER,
 ) -> list[RunResult]:
-    """The runs of `plan`, in its order, each fine-tuned here unless it is found stored.
+    """Fine-tune the runs of `plan` in order, unless they are stored; return all results.
 
-    `config` is that of all tasks, or one for each. A run that another process is at is waited for.
-    Raises `InterruptedRunError` when `stop` asks for it.
+    `config` holds for all tasks, or is a mapping with one for each. A run that another process
+    works on is waited for. Raises `InterruptedRunError` if `stop` asks for it.
     """
     if isinstance(config, FinetuneConfig):
         config = {data.task.name: config for data in tasks}
     grid = _Grid(encoder, tasks, config, out, on_stored, stop)
-    results: dict[PlannedRun, RunResult] = {}
+    results: dict[GridRun, RunResult] = {}
     work = sum(grid.work[run.task] for run in plan)
     with GridDisplay(num_runs=len(plan), work=work, shows_runs=shows_runs) as display:
         pending = list(plan)
@@ -185,7 +188,7 @@ def run_grid(
                 display.wait(len(waiting))
                 if stop.asked():
                     raise InterruptedRunError(
-                        "asked to stop while other workers finish; what ended is stored"
+                        "Stop requested while other workers were running; finished runs are stored"
                     )
                 time.sleep(POLL_SECONDS)
             pending = waiting
@@ -193,9 +196,9 @@ def run_grid(
 
 
 def _rate(
-    run: PlannedRun, plan: Sequence[PlannedRun], results: Mapping[PlannedRun, RunResult]
+    run: GridRun, plan: Sequence[GridRun], results: Mapping[GridRun, RunResult]
 ) -> float | None:
-    """The learning rate of a planned run; None while its task has not chosen."""
+    """Return the learning rate of a planned run; None until its task has chosen one."""
     if run.learning_rate is not None:
         return run.learning_rate
     choice = [other for other in plan if other.task == run.task and other.split == CHOICE]
@@ -205,11 +208,9 @@ def _rate(
 
 
 class _Grid:
-    """What the runs of a plan have in common."""
-
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: PretrainedEncoder,
         tasks: Sequence[TaskData],
         configs: Mapping[str, FinetuneConfig],
         out: Path,
@@ -222,13 +223,11 @@ class _Grid:
         for data in tasks:
             name, config = data.task.name, configs[data.task.name]
             self.data[name, "dev"] = data.first(config.max_train_examples)
-            self.work[name] = work_of(data, config)
+            self.work[name] = cost_of(data, config)
         self.tokenized: tuple[str, dict[str, Features]] = ("", {})
 
-    def attempt(
-        self, run: PlannedRun, rate: float | None, display: GridDisplay
-    ) -> RunResult | None:
-        """The result of a run; None where another process is at it, or its rate is not chosen."""
+    def attempt(self, run: GridRun, rate: float | None, display: GridDisplay) -> RunResult | None:
+        """Return the result of a run; None if it is in progress elsewhere or has no rate yet."""
         if rate is None:
             return None
         data, config = self.data_of(run), self.configs[run.task]
@@ -256,15 +255,14 @@ class _Grid:
         display.result(result, self.work[run.task], was_stored=was_stored)
         return result
 
-    def data_of(self, run: PlannedRun) -> TaskData:
-        """The rows that a run is trained and scored on."""
+    def data_of(self, run: GridRun) -> TaskData:
         key = (run.task, run.split)
         if key not in self.data:
             self.data[key] = choice_data(self.data[run.task, "dev"])
         return self.data[key]
 
-    def features_of(self, run: PlannedRun) -> dict[str, Features]:
-        """The same rows as tokens; a task's are read by the tokenizer once for all of its runs."""
+    def features_of(self, run: GridRun) -> dict[str, Features]:
+        """Return the same rows tokenised; each task is tokenised once for all its runs."""
         data = self.data[run.task, "dev"]
         if self.tokenized[0] != run.task:
             self.tokenized = (run.task, tokenize_task(self.encoder, data, self.configs[run.task]))

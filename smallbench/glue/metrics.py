@@ -1,7 +1,7 @@
-"""GLUE's metrics: scikit-learn's and SciPy's, never our own.
+"""GLUE's metrics, computed by scikit-learn and SciPy.
 
-All values are fractions or correlations; `leaderboard_score` turns the ranking one into the ×100 of
-the tables. A constant prediction makes a correlation undefined: it counts as 0.
+All values are fractions or correlations; `leaderboard_score` multiplies the ranking metric by 100
+for tables. A constant prediction makes a correlation undefined, which counts as 0.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ Values = NDArray[Any]
 
 
 def _scikit(name: str) -> Callable[..., float]:
-    """A metric of scikit-learn, which who computes quickly need not wait for."""
     metric: Callable[..., float] = getattr(import_module("sklearn.metrics"), name)
     return metric
 
 
-# Gold labels come first, as scikit-learn wants them: F1 counts its positives in the gold labels.
+# scikit-learn takes the gold labels first: F1 counts the positives among them.
 _METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": lambda labels, predictions: _scikit("accuracy_score")(labels, predictions),
     "f1": lambda labels, predictions: _scikit("f1_score")(labels, predictions, zero_division=0.0),
@@ -39,13 +38,13 @@ _METRICS: dict[str, Callable[[Values, Values], float]] = {
     "spearman": lambda labels, predictions: spearmanr(labels, predictions).statistic,
 }
 
-# The same but for rounding. scikit-learn takes a millisecond to look at its arguments, which a
-# board of hundreds of entries has no time for.
+# The same up to rounding. scikit-learn takes a millisecond to validate its arguments, too much for
+# a board of hundreds of entries.
 _QUICK_METRICS = {
     **_METRICS,
     "accuracy": lambda labels, predictions: np.mean(labels == predictions),
-    # F1 is Dice's coefficient of two sets, the rows labelled 1 and the rows answered 1; and
-    # Matthews' correlation of two classes is Pearson's.
+    # F1 is Dice's coefficient of the rows labelled 1 and the rows predicted 1; Matthews'
+    # correlation of two classes is Pearson's.
     "f1": lambda labels, predictions: 1.0 - dice(labels == 1, predictions == 1),
     "matthews": lambda labels, predictions: pearsonr(labels, predictions).statistic,
 }
@@ -54,9 +53,9 @@ _QUICK_METRICS = {
 def compute_metrics(
     task: Task, predictions: Values, labels: Values, *, quickly: bool = False
 ) -> dict[str, float]:
-    """Every metric of `task`, the ranking one first, for predictions and gold labels of shape [N].
+    """Return every metric of `task`, the ranking one first, from predictions and labels, both [N].
 
-    With `quickly`, their last bits may differ from scikit-learn's. Raises `DataError` for different
+    With `quickly`, the last bits may differ from scikit-learn's. Raises `DataError` for different
     lengths, no rows, or a class that the task does not have.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
@@ -75,7 +74,7 @@ def compute_metrics(
         return dict.fromkeys(task.metrics, 0.0)
     scores, functions = {}, _QUICK_METRICS if quickly else _METRICS
     with warnings.catch_warnings():
-        # Constant predictions: the correlation is NaN, and 0 below.
+        # Constant predictions: the correlation is NaN, which becomes 0 below.
         warnings.simplefilter("ignore")
         for name in task.metrics:
             value = float(functions[name](labels, predictions))
@@ -84,18 +83,18 @@ def compute_metrics(
 
 
 def leaderboard_score(task: Task, metrics: Mapping[str, float]) -> float:
-    """The task's cell in a table: its ranking metric × 100."""
+    """Return the task's cell in a table: its ranking metric × 100."""
     return 100.0 * metrics[task.ranking_metric]
 
 
 def is_failed_run(
     task: Task, predictions: Values, labels: Values, *, score: float | None = None
 ) -> bool:
-    """Whether the run learned nothing: no better than always answering the majority class.
+    """Return whether the run learned nothing: it is no better than the majority class.
 
-    Mosbach et al. 2021, arXiv 2006.04884, §3. The majority answer earns its share of the rows in
+    Mosbach et al. 2021, arXiv 2006.04884, §3. The majority class scores its share of the rows in
     accuracy and 0 in a correlation; a constant prediction always counts as failed. `score` is the
-    ranking metric, where it is known.
+    ranking metric, if it is known.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if (predictions == predictions[0]).all():

@@ -25,16 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pin:
-    """What is known about the content of one official split."""
+    """Known content of one official split."""
 
     rows_sha256: str
-    """See `rows_sha256`: equal for the same rows in any order."""
+    """From `rows_sha256`: equal for the same rows in any order."""
     ordered_sha256: str | None = None
-    """`Examples.sha256` of a dev split: entries name its rows by their position."""
+    """`Examples.sha256` of a dev split: entries identify its rows by position."""
 
 
 # Of the files with the MD5 sums that PaddleNLP lists for the official archives.
-# MNLI's dev_matched.tsv was at hand only with its other columns blanked, so its MD5 differs.
+# Only a copy with its other columns blanked was available for MNLI's dev_matched.tsv, so its MD5
+# differs.
 PINS: Mapping[str, Mapping[str, Pin]] = {
     task: {split: Pin(*hashes) for split, hashes in splits.items()}
     for task, splits in json.loads(files(__package__).joinpath("official.json").read_text()).items()
@@ -44,7 +45,7 @@ TRAIN_ROWS_IN_DEV: Mapping[str, int] = {"cola": 16, "sst2": 0, "mrpc": 0, "stsb"
 """Rows of the official train split whose texts are also in dev."""
 
 MAX_SHARE_IN_DEV = 0.02
-"""The same for tasks without a count, as a part of dev; the largest known is CoLA's 1.5 %."""
+"""The same for tasks without a known count, as a fraction of dev; CoLA has the most, 1.5 %."""
 
 
 def rows_sha256(examples: Examples) -> str:
@@ -54,10 +55,11 @@ def rows_sha256(examples: Examples) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def differences(task: Task, splits: Mapping[str, Examples]) -> tuple[str, ...]:
-    """Return how these splits differ from the official ones, one sentence each; none if equal.
+def official_differences(task: Task, splits: Mapping[str, Examples]) -> tuple[str, ...]:
+    """Return how these splits differ from the official ones, one sentence each.
 
-    A missing test split is not a difference. The order of rows does not count.
+    The list is empty if they are equal. A missing test split is not a difference. The order of rows
+    does not count.
     """
     found = [
         reason
@@ -86,7 +88,7 @@ def split_difference(task: Task, split: Split, examples: Examples) -> str | None
 
 
 def order_difference(task: Task, split: Split, sha256: str) -> str | None:
-    """Return a sentence if `sha256` (`Examples.sha256`) shows another order than the official."""
+    """Return a sentence if `sha256` (`Examples.sha256`) shows another order of the rows."""
     pin = PINS.get(task.name, {}).get(split.name)
     if pin is None or pin.ordered_sha256 in (None, sha256):
         return None
@@ -124,7 +126,6 @@ def _texts(examples: Examples) -> list[tuple[str, ...]]:
 
 
 def _labels(examples: Examples) -> Iterator[int | str | None]:
-    """Classes as numbers and scores with three decimals, as every source has them."""
     labels = [None] * len(examples) if examples.labels is None else examples.labels.tolist()
     return (f"{label:.3f}" if isinstance(label, float) else label for label in labels)
 

@@ -1,4 +1,4 @@
-"""From a row's hidden states to one vector, and the head above it.
+"""Pooling of a row's hidden states to one vector, and the head above it.
 
 Shapes: B rows, L positions, D hidden size, C classes.
 """
@@ -15,25 +15,25 @@ from smallbench.errors import ConfigError
 
 
 def first(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """The first token, which is [CLS] in BERT; also where rows are padded on the left."""
+    """Return the hidden state of the first token, [CLS] in BERT; rows may be left-padded."""
     rows = torch.arange(len(hidden_BLD), device=hidden_BLD.device)
     return hidden_BLD[rows, mask_BL.int().argmax(dim=1)]
 
 
 def mean(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """The mean over all tokens but padding."""
+    """Return the mean over all tokens except padding."""
     weights_BL1 = mask_BL.unsqueeze(-1).to(hidden_BLD.dtype)
     return (hidden_BLD * weights_BL1).sum(dim=1) / weights_BL1.sum(dim=1)
 
 
 def largest(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """The largest value of each dimension over all tokens but padding."""
+    """Return the maximum of each dimension over all tokens except padding."""
     lowest = torch.finfo(hidden_BLD.dtype).min
     return hidden_BLD.masked_fill(~mask_BL.unsqueeze(-1), lowest).amax(dim=1)
 
 
 class Pooled(nn.Module):
-    """An encoder, a pooling, and RoBERTa's head for classification (dense, tanh, scores)."""
+    """An encoder, a pooling, and RoBERTa's classification head (dense, tanh, projection)."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class Pooled(nn.Module):
         hidden_BLD = self.encoder(batch)
         if hidden_BLD.shape[:2] != batch.input_ids.shape:
             raise ConfigError(
-                f"--pooling needs a hidden state for each token; this encoder turns "
-                f"{tuple(batch.input_ids.shape)} tokens into {tuple(hidden_BLD.shape[:2])}"
+                "--pooling needs a hidden state for each token, but this encoder returns "
+                f"{tuple(hidden_BLD.shape[:2])} for {tuple(batch.input_ids.shape)} tokens"
             )
         mask_BL = batch.attention_mask
         if mask_BL is None:

@@ -1,9 +1,9 @@
-"""Protocols: which runs a score needs, and what the score is, as views of the same stored runs.
+"""Protocols: which runs a score needs, and how it is computed from stored runs.
 
 `robust-v1`: the learning rate is chosen on a part of train, then the published seeds are run with
-it, and the score is their mean. `tiny-v1`: the same for the track of small budgets, with five
-tasks, higher rates, fewer epochs and mean pooling. `paper`: the best dev score of all trials, shown
-with their number. Scores of different protocols are never ranked together.
+it; the score is their mean. `tiny-v1`: the same for the track of small budgets, with five tasks,
+higher rates, fewer epochs and mean pooling. `paper`: the best dev score of all trials, shown with
+their number. Scores of different protocols are never ranked together.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from smallbench.glue.tasks import OWN_TASKS, TASKS, Task, task_named
 from smallbench.registry import nearest
 
 NOTHING = "–"
-"""What a table shows where there is no number."""
+"""Cell of a table without a number."""
 
 CHOICE_SEED = 0
-"""Of the runs that choose a learning rate; none of the published seeds."""
+"""Seed of the runs that choose a learning rate; not one of the published seeds."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How runs become a task's score."""
+    """How a task's score is computed from its runs."""
 
     name: str
     score_is: str
-    """What the score is, for the table's first line."""
+    """How the score is computed, for the table's first line."""
     score: Callable[[Sequence[float]], float]
     chooses_rate: bool
-    """Whether one learning rate is chosen before the seeds; else each is tried with each seed."""
+    """Whether one learning rate is chosen first; otherwise each rate is tried with each seed."""
     learning_rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 3e-4)
     published_seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """`RunSettings` that a ranked run has."""
+    """`RunSettings` that a ranked run must have."""
     tasks: tuple[str, ...] = tuple(TASKS)
-    """Those that AVG is the mean of."""
+    """Tasks over which AVG is the mean."""
     own_epochs: Mapping[str, int] = field(default_factory=dict)
-    """Task to number of epochs, if it is not the task's default."""
+    """Task to number of epochs, where it differs from the task's default."""
 
     def seeds(self, task: Task) -> tuple[int, ...]:
         """Return the published seeds of a task."""
@@ -57,7 +57,7 @@ class Protocol:
         return self.own_epochs.get(task.name, task.default_epochs)
 
     def completed(self, config: FinetuneConfig, task: Task) -> FinetuneConfig:
-        """Return `config` with this protocol's epochs and pooling where it has none."""
+        """Return `config` with this protocol's epochs and pooling where it sets none."""
         return replace(
             config,
             epochs=config.epochs or self.epochs(task),
@@ -80,7 +80,7 @@ PROTOCOLS: dict[str, Protocol] = {
     for protocol in (
         Protocol(
             name="robust-v1",
-            score_is="mean over seeds; a part of train chose the learning rate",
+            score_is="mean over seeds; the learning rate was chosen on a part of train",
             score=fmean,
             chooses_rate=True,
             fixed=_RECIPE | {"pooling": None},
@@ -89,7 +89,7 @@ PROTOCOLS: dict[str, Protocol] = {
         # does not train the first token, so the classifier reads the mean over tokens.
         Protocol(
             name="tiny-v1",
-            score_is="mean over three seeds, mean pooling; a part of train chose the learning rate",
+            score_is="mean over three seeds, mean pooling; rate chosen on a part of train",
             score=fmean,
             chooses_rate=True,
             learning_rates=(3e-4, 6e-4, 1e-3),
@@ -100,7 +100,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             name="paper",
-            score_is="best dev score of all trials, which dev itself chose",
+            score_is="best dev score of all trials, chosen on dev itself",
             score=max,
             chooses_rate=False,
             fixed=_WHOLE | {"pooling": None},
@@ -111,20 +111,20 @@ DEFAULT = "robust-v1"
 
 
 def protocol_named(name: str) -> Protocol:
-    """The protocol `name`; raises `ConfigError` for an unknown one."""
+    """Return the protocol `name`; raise `ConfigError` for an unknown one."""
     if name not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {name!r}; {nearest(name, PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
 def chosen_rate(choice: Sequence[RunResult]) -> float:
-    """The learning rate of the best of these runs; the lowest of equally good ones."""
+    """Return the learning rate of the best of these runs; the lowest one of a tie."""
     best = max(choice, key=lambda run: (run.score, -run.settings.learning_rate))
     return best.settings.learning_rate
 
 
 def departures(protocol: Protocol, settings: Iterable[RunSettings]) -> tuple[str, ...]:
-    """How these runs are not those of `protocol`, each in a few words; none: they can be ranked."""
+    """Return how these runs deviate from `protocol`, in a few words each; empty if ranked."""
     found: list[str] = []
 
     def compare(name: str, value: Any, expected: Any) -> None:
@@ -146,7 +146,7 @@ def departures(protocol: Protocol, settings: Iterable[RunSettings]) -> tuple[str
             seeds = {s.seed for s in of_task if s.split != CHOICE}
             compare("seeds", tuple(sorted(seeds)), protocol.seeds(task_named(name)))
             if {s.seed for s in choice} - {CHOICE_SEED}:
-                found.append("other seeds in the choice of the learning rate")
+                found.append("the learning rate was chosen with other seeds")
     return tuple(dict.fromkeys(found))
 
 
@@ -166,7 +166,7 @@ class TaskSummary:
     task: str
     runs: tuple[RunResult, ...]
     score: float
-    """What the protocol makes of them."""
+    """The score under the protocol."""
     mean: float
     sd: float | None
     """Sample standard deviation over runs; None for one run."""
@@ -177,17 +177,17 @@ class TaskSummary:
 
     @property
     def num_runs(self) -> int:
-        """Seeds, or trials."""
+        """Number of seeds, or of trials."""
         return len(self.runs)
 
     @property
     def learning_rates(self) -> tuple[float, ...]:
-        """The different ones among the runs."""
+        """The learning rates of the runs, each once."""
         return tuple(sorted({run.settings.learning_rate for run in self.runs}))
 
     @property
     def best(self) -> RunResult:
-        """The run with the highest dev score; the lowest seed and rate of equally good ones."""
+        """The run with the highest dev score; of a tie, the one with the lowest seed and rate."""
         return max(
             self.runs,
             key=lambda run: (run.score, -run.settings.seed, -run.settings.learning_rate),
@@ -196,7 +196,7 @@ class TaskSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """One model's scores under one protocol. All means are plain."""
+    """One model's scores under one protocol. Means are unweighted."""
 
     model: str
     model_sha256: str
@@ -206,21 +206,21 @@ class Summary:
     is_sample: bool
     random_init: bool
     departures: tuple[str, ...]
-    """Why it is not ranked; empty: it is, as far as its tasks go."""
+    """Why the model is not ranked; empty if its tasks allow a rank."""
     unofficial: tuple[str, ...]
-    """Those of them that say how its data are not the official rows."""
+    """Those reasons that concern unofficial data."""
     tasks: dict[str, TaskSummary]
     """In the order of the paper's columns."""
 
     @property
     def average(self) -> float | None:
-        """AVG, the mean over all tasks of the protocol; None unless all are there."""
+        """AVG, the mean over all tasks of the protocol; None unless all have scores."""
         needed = PROTOCOLS[self.protocol].tasks
         return self.mean_of_present if self.tasks.keys() >= {*needed} else None
 
     @property
     def mean_of_present(self) -> float:
-        """The mean over GLUE's tasks that are there, or over one's own if none is.
+        """The mean over the GLUE tasks that have scores, or over a user's own tasks if none has.
 
         Comparable only between equal sets of tasks.
         """
@@ -229,9 +229,9 @@ class Summary:
 
 
 def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
-    """One model's scores from its stored runs.
+    """Return one model's scores from its stored runs.
 
-    Raises `DataError` for runs that are no repetitions of each other: two models, two settings or
+    Raises `DataError` for runs that are not repetitions of each other: two models, two settings or
     data sets of one task, or one seed twice. A score over those would hide a choice.
     """
     groups = group_runs(runs)
@@ -257,7 +257,7 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
             tasks[name] = _task_summary(name, dev, view)
             counting += [*choice, *dev]
     if not tasks:
-        raise DataError("no seed of any task has been run yet; the same command continues")
+        raise DataError("no seed of any task has been run yet; run the same command to continue")
     settings = runs[0].settings
     unofficial = tuple(dict.fromkeys(reason for run in counting for reason in run.unofficial))
     return Summary(
@@ -290,18 +290,17 @@ def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> T
 
 
 def _check_alike(task: str, runs: Sequence[RunResult], *, but: tuple[str, ...]) -> None:
-    """Raise `DataError` where two runs differ in a setting that is not among `but`."""
     first = runs[0].settings.identity
     for run in runs:
         different = config.differing_keys(first, run.settings.identity)
         for key, (one, other) in different.items():
             if key not in but:
-                remedy = "keep each setting in an --out of its own"
+                remedy = "use a separate --out for each setting"
                 if key == "learning_rate":
                     remedy = "--protocol=paper shows the best of them"
                 raise DataError(
-                    f"runs of {task} mix {key} {one!r} and {other!r}, so their mean is no spread "
-                    f"over seeds; {remedy}"
+                    f"runs of {task} mix {key} {one!r} and {other!r}, so they are not "
+                    f"repetitions with other seeds; {remedy}"
                 )
 
 
@@ -309,7 +308,7 @@ def _check_repetitions(task: str, runs: Sequence[RunResult]) -> None:
     seen = set()
     for run in runs:
         if run.data_sha256 != runs[0].data_sha256:
-            raise DataError(f"runs of {task} were made on different data; keep them apart")
+            raise DataError(f"runs of {task} have different data; use one --out for each")
         trial = (run.settings.learning_rate, run.settings.seed)
         if trial in seen:
             raise DataError(f"two runs of {task} have seed {trial[1]} and learning rate {trial[0]}")
@@ -317,7 +316,7 @@ def _check_repetitions(task: str, runs: Sequence[RunResult]) -> None:
 
 
 def results_table(summary: Summary) -> str:
-    """A model's scores as a Markdown table: spread over runs for each task, then AVG."""
+    """Return a model's scores as a Markdown table: statistics over runs for each task, then AVG."""
 
     def number(value: float | None) -> str:
         return NOTHING if value is None else f"{value:.2f}"
@@ -351,5 +350,5 @@ def results_table(summary: Summary) -> str:
     if summary.departures:
         lines.append(f"Unranked: {'; '.join(summary.departures)}")
     if summary.is_sample:
-        lines += ["", "*Sample*: scored on generated stand-ins, which say nothing about GLUE."]
+        lines += ["", "*Sample*: scored on generated samples. Not comparable with GLUE scores."]
     return "\n".join(lines) + "\n"

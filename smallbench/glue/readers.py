@@ -1,8 +1,8 @@
 """GLUE tasks as rows, from the official TSV folders or from the Hugging Face hub.
 
-Both sources end in one conversion, so that they give the same rows in the same order and the same
-SHA-256. Nothing is skipped silently: a row that cannot be read ends in an error that names the file
-and the line, except where the official file itself is broken, and there it is counted.
+Both sources share one conversion, so they give the same rows in the same order with the same
+SHA-256. No row is skipped silently: a row that cannot be read is an error with file and line. Rows
+that are broken in the official file itself are counted.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench.errors import DataError, UnavailableError
-from smallbench.glue.official import differences
+from smallbench.glue.official import official_differences
 from smallbench.glue.tasks import TASKS, Split, Task
 
 HUB = "hub"
-"""The source that means `nyu-mll/glue`."""
+"""Value of --glue for `nyu-mll/glue`."""
 HUB_DATASET = "nyu-mll/glue"
-# Pinned: rows, order and hashes never change under a stored result.
+# Pinned, so that rows, order and hashes of stored results stay valid.
 HUB_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
 SAMPLE_MARKER = "SAMPLE.json"
-"""A folder with this file holds generated stand-ins, not GLUE (see `samples`)."""
+"""File that marks a folder of generated sample tasks, which are not GLUE (see `samples`)."""
 
 MAX_SKIPPED = 100
-"""More broken rows than this and it is not the official file's own damage."""
+"""Limit of broken rows; with more, the file is damaged beyond the official release."""
 
 MAX_FILE_BYTES = 512 << 20
-"""Limit for one file; the largest official one, MNLI's train.tsv, has 79 MB."""
+"""Size limit of one file; the largest official one, MNLI's train.tsv, has 79 MB."""
 
 SCORE = re.compile(r"[+-]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?")
-"""A number as files spell it; `float` would also read `1_0` and digits of other scripts."""
+"""A number as the files spell it; `float` would also read `1_0` and digits of other scripts."""
 
 MAX_SCORE = 5.0  # STS-B's scale, Cer et al. 2017
 
@@ -58,15 +58,15 @@ class Examples:
     labels: NDArray[np.int64] | NDArray[np.float64] | None
     """[N] classes in the order of `Task.label_names`, or scores; None for a test split."""
     sha256: str
-    """Of the rows' content, equal for every source that gives the same rows."""
+    """Hash of the rows' content, equal for every source with the same rows."""
     num_skipped: int = 0
-    """Rows that the official file itself has broken and every published reader drops."""
+    """Rows that are broken in the official file and that every published reader drops."""
 
     def __len__(self) -> int:
         return len(self.first)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64], *, split: str) -> Examples:
-        """The given rows as a split of their own, with its own hash."""
+        """Return the given rows as a split with its own hash."""
         return _assemble(
             split,
             tuple(self.first[row] for row in rows),
@@ -77,16 +77,16 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """The splits of one task that a source has: `train`, those that are scored, those that are not.
+    """The splits of one task in a source: `train`, the scored splits, and the unscored ones.
 
-    The scored ones are the dev splits, of which a source has all, or `choice` (see `choice`).
+    The scored splits are all dev splits, or `choice` (see `choice`).
     """
 
     task: Task
     source: str
     splits: Mapping[str, Examples]
     is_sample: bool
-    """Whether these are generated stand-ins; scores on them say nothing about GLUE."""
+    """Whether the rows are generated sample tasks; scores on them are not GLUE scores."""
     unofficial: tuple[str, ...] = ()
     """How the source's rows differ from the official ones (see `official`); empty for samples."""
 
@@ -96,7 +96,7 @@ class TaskData:
         return tuple(n for n, e in self.splits.items() if n != "train" and e.labels is not None)
 
     def first(self, count: int | None) -> TaskData:
-        """With no more than the first `count` rows of `train`; None: all."""
+        """Return the data with at most the first `count` rows of `train`; None keeps all."""
         train = self.splits["train"]
         if count is None or count >= len(train):
             return self
@@ -106,7 +106,7 @@ class TaskData:
 
     @property
     def sha256(self) -> dict[str, str]:
-        """Split name to the hash of its rows."""
+        """Hash of the rows of each split."""
         return {name: examples.sha256 for name, examples in self.splits.items()}
 
 
@@ -119,8 +119,8 @@ class _Row:
 def load_task(task: Task, source: str | Path) -> TaskData:
     """Read every split of `task` from a folder in the official layout, or from `"hub"`.
 
-    Raises `DataError` for missing, damaged or foreign files, `UnavailableError` where the hub
-    cannot be reached.
+    Raises `DataError` for missing, damaged or foreign files, `UnavailableError` if the hub cannot
+    be reached.
     """
     if str(source) == HUB:
         return _load_hub(task)
@@ -130,8 +130,8 @@ def load_task(task: Task, source: str | Path) -> TaskData:
     files = ", ".join(split.file for split in task.splits if not split.is_test)
     if not folder.is_dir():
         raise DataError(
-            f"{root} has no folder {task.directory}/; expected {task.directory}/ with {files} "
-            f"(the official GLUE layout), or --glue=hub"
+            f"{root}/{task.directory}/ does not exist; expected {task.directory}/ with {files} "
+            "(the official GLUE layout), or --glue=hub"
         )
     splits = {}
     for split in task.splits:
@@ -153,7 +153,7 @@ def require_folder(root: Path) -> None:
 def _task_data(
     task: Task, source: str, splits: Mapping[str, Examples], *, is_sample: bool
 ) -> TaskData:
-    unofficial = () if is_sample else differences(task, splits)
+    unofficial = () if is_sample else official_differences(task, splits)
     return TaskData(task, source, splits, is_sample=is_sample, unofficial=unofficial)
 
 
@@ -210,8 +210,8 @@ def _read_lines(path: Path) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}") from None
-    # The line ends that the hub's own conversion saw (Python's universal newlines), and no others:
-    # str.splitlines() would also cut at U+2028, U+0085 and vertical tabs inside a sentence.
+    # The line ends of the hub's own conversion (Python's universal newlines), and no others:
+    # str.splitlines() would also split at U+2028, U+0085 and vertical tabs inside a sentence.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -221,7 +221,6 @@ def _read_lines(path: Path) -> list[str]:
 def _columns(
     task: Task, split: Split, lines: Sequence[str], needed: Sequence[str], path: Path
 ) -> tuple[tuple[str, ...], int]:
-    """Names of a file's columns, and how many lines the header takes."""
     if task.headerless and not split.is_test:
         return task.headerless, 0
     columns = tuple(name.strip() for name in lines[0].split("\t")) if lines else ()
@@ -242,7 +241,6 @@ def _listed(columns: Iterable[str]) -> str:
 
 
 def _shown(text: str) -> str:
-    """A value for a message: quoted, and not long."""
     return repr(text if len(text) <= 80 else f"{text[:80]}…")
 
 
@@ -273,8 +271,8 @@ def _load_hub(task: Task) -> TaskData:
         import datasets
     except ImportError:
         raise UnavailableError(
-            "reading GLUE from the hub needs the package datasets; "
-            "pip install 'smallbench[train]', or give --glue a folder in the official layout"
+            "--glue=hub needs the package datasets; pip install 'smallbench[train]', or set "
+            "--glue to a folder in the official layout"
         ) from None
     configs = {split.hub_config or task.hub_config for split in task.splits}
     try:
@@ -283,10 +281,10 @@ def _load_hub(task: Task) -> TaskData:
             for config in sorted(configs)
         }
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        # A ValueError is how `datasets` says that it is offline and its cache lacks the data.
+        # `datasets` raises ValueError if it is offline and its cache lacks the data.
         raise UnavailableError(
-            f"cannot load {HUB_DATASET} ({task.hub_config}) from the hub: {error}; "
-            f"check the network, or give --glue a folder in the official layout"
+            f"cannot load {HUB_DATASET} ({task.hub_config}) from the hub: {error}; check the "
+            "network, or set --glue to a folder in the official layout"
         ) from None
     splits = {}
     for split in task.splits:
@@ -306,9 +304,9 @@ def examples_from_hub(
     *,
     label_names: Iterable[str] | None,
 ) -> Examples:
-    """Rows of a `datasets` table as `Examples`; classes are mapped by name, never by position.
+    """Return the rows of a `datasets` table; classes are mapped by name, never by position.
 
-    `label_names` are the table's own, None for a regression. Raises `DataError` on unknown ones.
+    `label_names` are the table's own, None for a regression. Raises `DataError` for unknown ones.
     """
     names = None if label_names is None else tuple(label_names)
     if (names and sorted(names)) != (task.label_names and sorted(task.label_names)):
@@ -319,7 +317,7 @@ def examples_from_hub(
     for number, record in enumerate(table):
         where = f"{HUB_DATASET} ({task.hub_config}), {split.hub}, row {number}"
         label: int | float | None = None
-        # Test labels are -1 or, for MRPC, the public ones: never used.
+        # Test labels are -1, or public for MRPC; they are never used.
         if not split.is_test:
             value = record.get("label")
             if not isinstance(value, int | float):
@@ -332,7 +330,7 @@ def examples_from_hub(
                 raise DataError(f"{where}: label {value!r}, expected 0 to {len(names) - 1}")
         wrong = [name for name in task.hub_texts if not isinstance(record.get(name), str)]
         if wrong:
-            raise DataError(f"{where}: {wrong[0]} is not text but {record.get(wrong[0])!r}")
+            raise DataError(f"{where}: {wrong[0]} is not a string but {record.get(wrong[0])!r}")
         texts = tuple(record[name].strip() for name in task.hub_texts)
         rows.append(_checked(texts, label, where, task.hub_texts))
     return _examples(task, split, rows, source=f"{HUB_DATASET} {split.hub}", num_skipped=0)
@@ -344,7 +342,7 @@ def examples_from_hub(
 def _checked(
     texts: tuple[str, ...], label: int | float | None, where: str, columns: Iterable[str]
 ) -> _Row:
-    # One empty text of a pair does occur in the official files; a row without any text does not.
+    # The official files do have a pair with one empty text, but no row without any text.
     if not any(texts):
         raise DataError(f"{where}: no text; expected columns: {_listed(columns)}")
     return _Row(texts=texts, label=label)
@@ -393,9 +391,9 @@ def _assemble(
 
 
 def available_tasks(source: str | Path) -> tuple[str, ...]:
-    """Names of the tasks that `source` has, in the table's order: all for the hub, else by folder.
+    """Return the names of the tasks in `source`, in the table's order; the hub has all.
 
-    Raises `DataError` where a folder has none.
+    Raises `DataError` if a folder has none.
     """
     if str(source) == HUB:
         return tuple(TASKS)

@@ -1,8 +1,8 @@
-"""Stored runs in a bucket: pods without a common disk put their results in one place.
+"""Stored runs in a bucket, for pods without a shared disk.
 
-A run is a folder there as here, and its `result.json` arrives last. Since runs have names of their
-own, shards that write to one URL need no merging; a shard that is started again elsewhere finds
-what it had finished.
+The layout is that of a local folder, and `result.json` is uploaded last. Folder names identify
+runs, so shards that write to one URL need no merge. A shard that restarts on another machine finds
+its finished runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from smallbench.storage.config import StorageConfig
 
 @contextmanager
 def results_folder(url: str | Path, config: StorageConfig) -> Iterator[Path]:
-    """The folder of stored runs at `url`: a local one as it is, a remote one as a copy."""
+    """Yield the folder of stored runs at `url`: a local folder, or a copy of a remote one."""
     if not is_remote(str(url)):
         yield Path(url)
         return
@@ -37,11 +37,11 @@ def results_folder(url: str | Path, config: StorageConfig) -> Iterator[Path]:
 
 
 def keeper(url: str, folder: Path, config: StorageConfig) -> Callable[[Path], None]:
-    """What to call with a run's directory in `folder`, so that it is at `url`, too."""
+    """Return a function that uploads a run's directory in `folder` to `url`."""
     if not is_remote(url):
         return lambda directory: None
     storage = open_storage(url, config)
-    storage.check()  # before hours of work, not behind them
+    storage.check()  # fail before hours of work, not after them
 
     def keep(directory: Path) -> None:
         for path in sorted(directory.iterdir(), key=lambda path: path.name == RESULT_FILE):

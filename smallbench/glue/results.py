@@ -46,15 +46,15 @@ TASK_FILE = "task.json"
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What was run. Two runs with equal settings are the same run."""
+    """Settings that identify a run. Two runs with equal settings are the same run."""
 
     task: str
     model: str
     """Directory or hub id of the encoder, as the tables name it."""
     model_sha256: str
-    """Fingerprint of its weights; empty if they were drawn at random."""
+    """Fingerprint of its weights; empty if they were initialized at random."""
     num_parameters: int
-    """Of the encoder without a task's head."""
+    """Parameters of the encoder without a task's head."""
     learning_rate: float
     seed: int
     epochs: int
@@ -64,24 +64,24 @@ class RunSettings:
     warmup_fraction: float
     clip_norm: float
     precision: str
-    """What it ran in: `fp32`, `bf16` or `fp16`."""
+    """Precision of the computation: `fp32`, `bf16` or `fp16`."""
     split: str = "dev"
-    """What it is scored on: `dev`, or `choice`, a part of train that it was not trained on."""
+    """Scored split: `dev`, or `choice`, a part of train that the run was not trained on."""
     max_train_examples: int | None = None
-    """Trained on no more than this many rows; None: on all, as every protocol demands."""
+    """Limit of training rows; None: all rows, which every protocol requires."""
     is_sample: bool = False
-    """Fine-tuned on generated stand-ins, not on GLUE."""
+    """Whether it was fine-tuned on generated sample tasks, not on GLUE."""
     random_init: bool = False
-    """The encoder's weights were drawn at random: a baseline without pretraining."""
+    """Whether the encoder's weights were initialized at random: a baseline without pretraining."""
     pooling: str | None = None
-    """How hidden states became one vector under a head of ours; None: the model's own head."""
+    """Pooling under the shared head; None: the model's own head."""
 
     def __post_init__(self) -> None:
         config.require(self.split in {"dev", CHOICE}, "split", self.split, f"dev or {CHOICE}")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings that tell two runs apart: the same weights may have several names."""
+        """The settings that tell two runs apart; the same weights may have several names."""
         return config.to_dict(self) | ({"model": ""} if self.model_sha256 else {})
 
     @property
@@ -97,7 +97,7 @@ class SplitResult:
     metrics: dict[str, float]
     num_examples: int
     failed: bool
-    """No better than always answering the majority class (`metrics.is_failed_run`)."""
+    """Whether it is no better than the majority class (`metrics.is_failed_run`)."""
 
 
 @dataclass(frozen=True)
@@ -110,23 +110,23 @@ class RunResult:
     data_sha256: dict[str, str]
     """Split name to the hash of its rows (`Examples.sha256`)."""
     unofficial: tuple[str, ...]
-    """How its data differ from the official rows (`TaskData.unofficial`)."""
+    """How the data differ from the official rows (`TaskData.unofficial`)."""
     unknown_share: dict[str, float] = field(default_factory=dict)
-    """Split name to the part of its text's tokens that the tokenizer did not know."""
+    """Split name to the fraction of its text's tokens that the tokenizer did not know."""
     seconds: float | None = field(default=None, compare=False)
-    """Wall time of the fine-tuning."""
+    """Wall-clock time of the fine-tuning."""
     examples_per_second: float | None = field(default=None, compare=False)
     """Training examples."""
 
     @property
     def score(self) -> float:
-        """The cell of this run: the task's ranking metric on what it is scored on, × 100."""
+        """The cell of this run: the task's ranking metric on the scored split, × 100."""
         scores = self.splits[self.settings.split]
         return leaderboard_score(task_named(self.settings.task), scores.metrics)
 
     @property
     def failed(self) -> bool:
-        """Whether it learned nothing there."""
+        """Whether the run learned nothing on the scored split."""
         return self.splits[self.settings.split].failed
 
 
@@ -139,7 +139,7 @@ def score_run(
     seconds: float | None = None,
     examples_per_second: float | None = None,
 ) -> RunResult:
-    """Compute the result of a run from its predictions: split name → [N] classes or scores."""
+    """Return the result of a run from its predictions: split name → [N] classes or scores."""
     task = data.task
     splits = {}
     for name in data.scored_splits:
@@ -165,12 +165,12 @@ def score_run(
 
 
 def run_directory(out: Path, settings: RunSettings) -> Path:
-    """The folder of a run below `out`: `runs/cola/lr-1e-04_epochs-3_seed-1`."""
+    """Return the folder of a run below `out`: `runs/cola/lr-1e-04_epochs-3_seed-1`."""
     return out / "runs" / settings.task / run_name(settings)
 
 
 def run_name(settings: RunSettings) -> str:
-    """The last part of that, by which a task's runs differ."""
+    """Return the last part of that path, which is unique among the runs of a task."""
     mantissa, _, exponent = f"{settings.learning_rate:.6e}".partition("e")
     rate = f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
     kind = "" if settings.split == "dev" else f"{settings.split}_"
@@ -180,13 +180,13 @@ def run_name(settings: RunSettings) -> str:
 def write_run(directory: Path, result: RunResult, predictions: Mapping[str, NDArray[Any]]) -> None:
     """Store a run: predictions (split name → [N] classes or scores) first, `result.json` last."""
     task = task_named(result.settings.task)
-    # An older result must not vouch for the new predictions while they are being written.
+    # An older result must not vouch for new predictions while they are being written.
     (directory / RESULT_FILE).unlink(missing_ok=True)
     for split, values in predictions.items():
         words = [_prediction_text(task, value) for value in np.asarray(values).tolist()]
         lines = ["index\tprediction", *(f"{i}\t{word}" for i, word in enumerate(words))]
         files.write_text(directory / f"{split}.tsv", "\n".join(lines) + "\n")
-    if task.name in OWN_TASKS:  # whoever reads the result needs no plug-in
+    if task.name in OWN_TASKS:  # a reader of the result does not need the plug-in
         files.write_json(directory / TASK_FILE, config.to_dict(task))
     timing = {"seconds": result.seconds, "examples_per_second": result.examples_per_second}
     files.write_json(directory / TIMING_FILE, timing)
@@ -229,7 +229,7 @@ def read_run(directory: Path) -> RunResult:
         reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
             f"{path} is not the result of a fine-tuning run that this version can read ({reason}); "
-            "use the version that wrote it, or delete its folder and run that fine-tuning again"
+            "use the version that wrote it, or delete its folder and repeat the fine-tuning"
         ) from None
 
 
@@ -241,7 +241,7 @@ def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunRe
         part = content["splits"][name]
         metrics = {key: float(part["metrics"][key]) for key in task.metrics}
         if not all(math.isfinite(value) for value in metrics.values()):
-            raise ValueError(f"{name} has a metric that is no number")
+            raise ValueError(f"{name} has a metric that is not a number")
         splits[name] = SplitResult(
             metrics=metrics,
             num_examples=config.read_value("num_examples", part["num_examples"], int),
@@ -287,23 +287,24 @@ def find_run(
         if key == "model_sha256":
             models = f" (it is of {run.settings.model}, not of {settings.model})"
         raise ConfigError(
-            f"{directory} has a run with {key}={old!r}, not {new!r}{models}; choose another --out"
+            f"{directory} has a run with {key}={old!r}, expected {new!r}{models}; choose "
+            "another --out"
         )
     if data is None:
         return run
     if run.data_sha256 != data.sha256:
         raise ConfigError(f"{directory} has a run on other data; choose another --out")
-    if run.unofficial != data.unofficial:  # stored by a version that checked less
+    if run.unofficial != data.unofficial:  # stored by a version with fewer checks
         run = replace(run, unofficial=data.unofficial)
         _write_result(directory, run)
     return run
 
 
 def read_runs(out: Path) -> list[RunResult]:
-    """Every finished run below `out`, in the order of task and folder name.
+    """Return every finished run below `out`, in the order of task and folder name.
 
-    A folder without `result.json` was interrupted and does not count. Raises `DataError` where
-    there is no run at all, or where one is damaged, foreign or in another run's folder.
+    A folder without `result.json` was interrupted and does not count. Raises `DataError` if there
+    are no runs, or if one is damaged, foreign or in another run's folder.
     """
     runs = []
     own = {path.parents[1].name for path in out.glob(f"runs/*/*/{TASK_FILE}")} - set(TASKS)
@@ -323,14 +324,14 @@ def read_runs(out: Path) -> list[RunResult]:
 
 
 def read_predictions(directory: Path, task: Task, split: str) -> NDArray[Any]:
-    """The stored predictions of a split: [N] classes, or scores. Raises `DataError` if damaged."""
+    """Return stored predictions, [N] classes or scores; raise `DataError` if damaged."""
     path = directory / f"{split}.tsv"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     if lines[0] != "index\tprediction" or lines[-1] != "":
-        raise DataError(f"{path} is cut off or no predictions file (index<TAB>prediction)")
+        raise DataError(f"{path} is truncated or not a predictions file (index<TAB>prediction)")
     values: list[int | float] = []
     for number, line in enumerate(lines[1:-1]):
         index, _, word = line.partition("\t")
@@ -347,7 +348,7 @@ def read_predictions(directory: Path, task: Task, split: str) -> NDArray[Any]:
 
 
 def group_runs(runs: Iterable[RunResult]) -> list[list[RunResult]]:
-    """Runs of one model on the same amount of data together, in order of appearance."""
+    """Group runs by model and amount of data, in order of appearance."""
     groups: dict[tuple[Any, ...], list[RunResult]] = {}
     for run in runs:
         s = run.settings
@@ -357,10 +358,10 @@ def group_runs(runs: Iterable[RunResult]) -> list[list[RunResult]]:
 
 
 def merge_runs(sources: Sequence[Path], out: Path) -> list[RunResult]:
-    """Copy the finished runs below each of `sources` to `out`; all that `out` has then.
+    """Copy the finished runs below each of `sources` to `out`; return all runs of `out`.
 
-    Raises `DataError`, before anything is copied, where two of them are not of one model or where
-    one run is there twice with different content.
+    Raises `DataError` before anything is copied, if the runs are of different models or if one run
+    exists twice with different content.
     """
     places = [*sources, *([out] if (out / "runs").is_dir() else [])]
     found: dict[Path, tuple[Path, dict[str, bytes]]] = {}
@@ -368,7 +369,10 @@ def merge_runs(sources: Sequence[Path], out: Path) -> list[RunResult]:
     groups = group_runs(run for _, run in everything)
     if len(groups) > 1:
         models = ", ".join(group[0].settings.model for group in groups)
-        raise DataError(f"these runs are not all of one model and data: {models}; keep them apart")
+        raise DataError(
+            f"these runs are of different models or data: {models}; merge them into "
+            "separate --out folders"
+        )
     for place, run in everything:
         directory, target = run_directory(place, run.settings), run_directory(out, run.settings)
         content = {
@@ -391,8 +395,8 @@ def merge_runs(sources: Sequence[Path], out: Path) -> list[RunResult]:
         ]
         if differing:
             raise DataError(
-                f"{directory / differing[0]} and {first / differing[0]} are of the same run and "
-                "differ; repeat it on one machine and delete the other"
+                f"{directory / differing[0]} and {first / differing[0]} are of the same run but "
+                "differ; repeat the run on one machine and delete the other"
             )
     for target, (directory, content) in found.items():
         if directory != target:

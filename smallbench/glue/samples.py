@@ -1,8 +1,8 @@
-"""Generated stand-ins for the eight GLUE tasks, for trying the whole path without any data set.
+"""Generated sample tasks in GLUE's format, to try every stage without a data set.
 
 They have GLUE's folders, files and labels, the columns that are read, and a few hundred rows of
-template English that a small encoder can learn. They are NOT GLUE: the folder carries
-`SAMPLE.json`, by which readers, results and tables know and say so.
+template English that a small encoder can learn. They are NOT GLUE: readers, results and tables
+recognise the folder by its `SAMPLE.json` and say so.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from smallbench.glue.readers import SAMPLE_MARKER
 from smallbench.glue.tasks import TASKS, Split, Task
 
 NUM_ROWS = {"train": 400, "dev": 100, "test": 100}
-"""Rows by the first word of a split's name."""
+"""Number of rows by the first word of a split's name."""
 
 FORMAT = "smallbench-sample-glue-1"
 SAMPLES = "samples"
-"""What `--glue` calls them."""
+"""Value of `--glue` for the samples."""
 
 _README = """# Generated samples, NOT GLUE
 
@@ -50,16 +50,16 @@ def glue_source(source: str) -> Iterator[str]:
 def write_sample_glue(directory: Path, *, seed: int = 0) -> None:
     """Write all eight sample tasks below `directory`; the same seed gives the same bytes.
 
-    Raises `DataError` where `directory` holds task folders that are not samples.
+    Raises `DataError` if `directory` holds task folders that are not samples.
     """
     marker = directory / SAMPLE_MARKER
     for task in TASKS.values():
         if (directory / task.directory).exists() and not marker.is_file():
             raise DataError(
-                f"{directory} has a folder {task.directory}/ and no {SAMPLE_MARKER}: it may be "
-                f"real GLUE; choose another folder for the generated samples"
+                f"{directory} has a folder {task.directory}/ but {SAMPLE_MARKER} is missing, so "
+                "it may be real GLUE; choose another folder for the generated samples"
             )
-    # Marker first: not even an unfinished folder can be taken for GLUE.
+    # Marker first, so that an unfinished folder cannot be taken for GLUE.
     note = "Generated samples in GLUE's layout. This is not GLUE."
     files.write_json(marker, {"format": FORMAT, "seed": seed, "is_glue": False, "note": note})
     files.write_text(directory / "README.md", _README)
@@ -72,7 +72,7 @@ def write_sample_glue(directory: Path, *, seed: int = 0) -> None:
 
 
 def generate(task: Task, *, seed: int = 0) -> dict[str, list[Pair]]:
-    """Split name to examples; no texts occur twice in a task, within or across splits.
+    """Return split name → examples; no text occurs twice in a task, within or across splits.
 
     MNLI's mismatched and diagnostic splits are drawn like its matched ones.
     """
@@ -90,7 +90,6 @@ def generate(task: Task, *, seed: int = 0) -> dict[str, list[Pair]]:
 
 
 def _file_rows(task: Task, split: Split, examples: list[Pair]) -> list[list[str]]:
-    """A file's rows with the columns that are read, header first if there is one."""
     columns = ("index", *task.tsv_texts) if split.is_test else (*task.tsv_texts, task.tsv_label)
     rows = [list(columns)]
     if task.headerless and not split.is_test:
@@ -102,7 +101,7 @@ def _file_rows(task: Task, split: Split, examples: list[Pair]) -> list[list[str]
     return rows
 
 
-# ---- words, of which the documentation of Python is full: quickstart's model has read them
+# ---- words that are frequent in Python's documentation, the corpus of the quickstart
 
 _ACTORS = ("function", "method", "class", "module", "parser", "server", "client", "thread", "test")
 _THINGS = ("list", "string", "file", "path", "number", "value", "name", "line", "message", "key")
@@ -116,7 +115,6 @@ _DENIED = ("does not have", "has no", "never has")
 
 
 def _event(random: Random) -> dict[str, str]:
-    """Return a statement in its parts."""
     return {
         "who": random.choice(_ACTORS),
         "deed": random.choice(_DEEDS),
@@ -134,9 +132,8 @@ def _report(e: dict[str, str]) -> str:
     return _sentence(f"the {e['who']} {e['deed']} the {e['kind']} {e['what']} in the {e['where']}")
 
 
-# ---- tasks: one function draws one example. Each label can be read from a word or from the order
-# of words, so that a tiny model learns it from some hundred rows; comparing two sentences word by
-# word is beyond it.
+# ---- tasks: one function draws one example. A label depends on single words or on word order, so
+# that a tiny model learns it from some hundred rows; it cannot compare two sentences word by word.
 
 
 def _cola(random: Random) -> Pair:
@@ -151,7 +148,6 @@ def _cola(random: Random) -> Pair:
 
 
 def _sst2(random: Random) -> Pair:
-    """Return a judgement of a piece of software."""
     positive = random.random() < 0.5
     first, second = random.sample(_GOOD if positive else _BAD, 2)
     subject = f"the {random.choice(_QUALITIES)} {random.choice((*_ACTORS, *_THINGS))}"
@@ -160,7 +156,6 @@ def _sst2(random: Random) -> Pair:
 
 
 def _mrpc(random: Random) -> Pair:
-    """Return a report and its confirmation or denial."""
     e = _event(random)
     same = random.random() < 0.6
     verb = random.choice(("really", "always") if same else ("never", "no longer"))

@@ -1,4 +1,4 @@
-"""Scores along the way: the kept checkpoints of one run beside each other."""
+"""Scores of the kept checkpoints of one run, in one table."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CHECKPOINT = re.compile(r"\(run (\w+), step ([\d,]+)\)$")
 
 
 def step_folder(out: str, step: int) -> str:
-    """Where the runs of one checkpoint are stored below `out`, a folder or a URL."""
+    """Return where the runs of one checkpoint are stored below `out`, a folder or a URL."""
     return f"{out.rstrip('/')}/step-{step:010d}"
 
 
 def steps_table(summaries: Mapping[int, Summary]) -> str:
-    """A Markdown table: a checkpoint a row, a task a column, and the mean over those tasks."""
+    """Return a Markdown table: a row a checkpoint, a column a task, and their mean."""
     names = [name for name in TASKS if any(name in s.tasks for s in summaries.values())]
     lines = [
         f"| Step | {' | '.join(TASKS[name].title for name in names)} | Mean |",
@@ -32,7 +32,7 @@ def steps_table(summaries: Mapping[int, Summary]) -> str:
             f"{summary.tasks[name].score:.2f}" if name in summary.tasks else NOTHING
             for name in names
         ]
-        # Means of other sets of tasks are not comparable.
+        # Means over different sets of tasks are not comparable.
         is_whole = len(summary.tasks) == len(names)
         mean = f"{summary.mean_of_present:.2f}" if is_whole else NOTHING
         lines.append(f"| {step:,} | {' | '.join(scores)} | {mean} |")
@@ -42,8 +42,8 @@ def steps_table(summaries: Mapping[int, Summary]) -> str:
 def scores_by_step(folders: Sequence[Path]) -> tuple[dict[str, dict[int, float]], list[str]]:
     """Return the means of stored results by run id and step, and the titles of their tasks.
 
-    A folder holds one checkpoint's results, or a folder `step-…` for each. Raises `DataError` for
-    results that are not of a run's checkpoint, or if two are of different tasks.
+    A folder holds one checkpoint's results, or a folder `step-…` for each. Raises `DataError` if
+    results are not of a run's checkpoint, or if two are of different tasks.
     """
     scores: dict[str, dict[int, float]] = {}
     tasks: dict[tuple[str, ...], Path] = {}

@@ -1,7 +1,7 @@
-"""The file for GLUE's own server: eleven predictions files in a flat zip, checked before written.
+"""The file for GLUE's server: eleven files of predictions in a flat zip, checked before writing.
 
-Each task's test predictions are those of its best dev run, as GLUE's submitters do it; they were
-stored with that run. The server alone has the labels.
+Each task's test predictions come from its best dev run, as usual for GLUE submissions; they are
+stored with that run. Only the server has the labels.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ MAX_FILE_BYTES = 64 * 2**20  # the largest file, QQP's, has 4 MiB
 
 @dataclass(frozen=True)
 class Expected:
-    """One file of a submission, as the server wants it."""
+    """One file of a submission, as the server expects it."""
 
     num_rows: int
     labels: tuple[str, ...] | None
-    """What may be predicted; None: numbers from 0 to 5."""
+    """Allowed predictions; None: numbers from 0 to 5."""
 
 
 WNLI, WNLI_MAJORITY = "WNLI.tsv", "0"
-"""Not trained here: dev contradicts train. 0, not entailed, has 323 of train's 635 rows."""
+"""WNLI is not trained here, since dev contradicts train. 0, not entailed, has 323 of train's 635
+rows."""
 
 FILES = {
     split.submission: Expected(split.num_rows, task.file_labels)
@@ -44,13 +45,13 @@ FILES = {
     for split in task.splits
     if split.submission is not None
 } | {WNLI: Expected(146, ("0", "1"))}
-"""All eleven, by name."""
+"""All eleven files by name."""
 
 
 def write_submission(run: Path, out: Path, *, protocol: str) -> str:
-    """Write the zip of the runs stored in `run`; what is in it, as text, also beside it (`.txt`).
+    """Write the zip of the runs stored in `run`, and a text about it beside it; return that text.
 
-    Raises `DataError`, and writes nothing, where a file would be refused by the server.
+    Raises `DataError`, and writes nothing, if the server would refuse a file.
     """
     summary = summarize(read_runs(run), protocol)
     texts = {WNLI: _file([WNLI_MAJORITY] * FILES[WNLI].num_rows)}
@@ -61,26 +62,26 @@ def write_submission(run: Path, out: Path, *, protocol: str) -> str:
             texts[name] = submission_text(task, read_predictions(directory, task, split))
             sources[name] = f"{directory}/{split}.tsv"
     for name, text in texts.items():
-        check_file(name, text, where=sources[name])
+        check_submission_file(name, text, where=sources[name])
     missing = [name for name in FILES if name not in texts]
     report = [f"{out}: {len(texts)} of {len(FILES)} files; {summary.model}, {protocol}", ""]
     report += [f"{name}: {sources[name]}" for name in FILES if name in texts]
     if missing:
         report += [
             "",
-            f"Missing: {', '.join(missing)}. The server takes none but all {len(FILES)}; a run "
-            "stores its predictions for each test file that its data have.",
+            f"Missing: {', '.join(missing)}. The server accepts only all {len(FILES)} files; a "
+            "run stores predictions for each test file in its data.",
         ]
     with atomic_writer(out) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as pack:
         for name in FILES:
-            if name in texts:  # a time of its own would make equal content differ
+            if name in texts:  # a timestamp would make equal content differ
                 pack.writestr(zipfile.ZipInfo(name), texts[name], zipfile.ZIP_DEFLATED)
     write_text(out.with_suffix(".txt"), "\n".join(report) + "\n")
     return "\n".join(report)
 
 
 def check_submission(path: Path) -> str:
-    """Check a zip, whoever wrote it; raises `DataError` where the server would refuse it."""
+    """Check a zip from any source; raise `DataError` if the server would refuse it."""
     try:
         with zipfile.ZipFile(path) as pack:
             entries = pack.infolist()
@@ -88,32 +89,36 @@ def check_submission(path: Path) -> str:
             for name in names:
                 if name not in FILES or names.count(name) > 1:
                     raise DataError(
-                        f"{path} has {name!r}; expected {', '.join(FILES)}, once each, in no folder"
+                        f"{path} has {name!r}; expected {', '.join(FILES)}, once each, at the "
+                        "top level"
                     )
             missing = [name for name in FILES if name not in names]
             if missing:
-                raise DataError(f"{path} lacks {', '.join(missing)}; the server takes none but all")
+                raise DataError(
+                    f"{path} lacks {', '.join(missing)}; the server accepts only "
+                    "complete submissions"
+                )
             for entry in entries:
                 with pack.open(entry) as stream:
                     content = stream.read(MAX_FILE_BYTES + 1)
                 if len(content) > MAX_FILE_BYTES:
                     raise DataError(f"{path}, {entry.filename}: over {MAX_FILE_BYTES:,} bytes")
                 where = f"{path}, {entry.filename}"
-                check_file(entry.filename, content.decode(), where=where)
+                check_submission_file(entry.filename, content.decode(), where=where)
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError) as error:
-        raise DataError(f"{path} is no readable zip of text files ({error})") from None
-    return f"{path}: all {len(FILES)} files are as the server wants them"
+        raise DataError(f"{path} is not a readable zip of text files ({error})") from None
+    return f"{path}: all {len(FILES)} files are as the server expects them"
 
 
 def submission_text(task: Task, predictions: NDArray[Any]) -> str:
-    """A task's predictions (classes or scores, [N]) as a file of the submission."""
+    """Return a task's predictions (classes or scores, [N]) as a file of the submission."""
     if task.file_labels is not None:
         return _file([task.file_labels[value] for value in predictions.tolist()])
-    clipped = np.clip(predictions, 0.0, MAX_SCORE)  # a number that is none stays none
+    clipped = np.clip(predictions, 0.0, MAX_SCORE)  # NaN stays NaN
     return _file([f"{value:.3f}" for value in clipped.tolist()])
 
 
-def check_file(name: str, text: str, *, where: str) -> None:
+def check_submission_file(name: str, text: str, *, where: str) -> None:
     """Raise `DataError` unless `text` is what the server expects of the file `name`."""
     expected = FILES[name]
     lines = text.splitlines()
@@ -144,7 +149,6 @@ def _file(values: Sequence[str]) -> str:
 
 
 def _places() -> list[tuple[Task, str, str]]:
-    """Each test split: its task, its name, and its file in a submission."""
     return [
         (task, split.name, split.submission)
         for task in TASKS.values()
@@ -154,7 +158,6 @@ def _places() -> list[tuple[Task, str, str]]:
 
 
 def _directory(run: Path, summary: Summary, task: Task) -> Path | None:
-    """Where the best dev run of a task is stored, if there is one."""
     if task.name not in summary.tasks:
         return None
     return run_directory(run, summary.tasks[task.name].best.settings)

@@ -1,7 +1,7 @@
-"""The eight GLUE tasks as one declarative table; everything task-specific elsewhere reads it.
+"""The eight GLUE tasks as one table, which all task-specific code reads.
 
-Adding a GLUE-style task is one row of `TASKS`. Sizes, fields and label order are those of the
-official release and of `nyu-mll/glue` on the Hugging Face hub (Wang et al. 2018, arXiv 1804.07461).
+A row of `TASKS` adds a GLUE-style task. Sizes, fields and label order are those of the official
+release and of `nyu-mll/glue` on the Hugging Face hub (Wang et al. 2018, arXiv 1804.07461).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from smallbench.registry import Registry, nearest
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a task: where it is kept and how many rows the official release has."""
+    """One split of a task: its files and the number of rows in the official release."""
 
     name: str
     """`train`, `dev`, `test`, and for MNLI `dev_mismatched`, `test_mismatched`, `test_ax`."""
@@ -27,15 +27,15 @@ class Split:
     hub: str
     num_rows: int
     submission: str | None = None
-    """Name of the file in an official submission; test splits only."""
+    """Name of the file in a submission to GLUE's server; test splits only."""
     folder: str | None = None
-    """Where it lies in the official layout, if not in the task's own folder."""
+    """Folder in the official layout, if it is not the task's own."""
     hub_config: str | None = None
-    """Likewise, its configuration in `nyu-mll/glue`."""
+    """Configuration in `nyu-mll/glue`, if it is not the task's own."""
 
     @property
     def is_test(self) -> bool:
-        """Whether the labels are hidden; they are never read, even where a source has them."""
+        """Whether the labels are hidden; they are never read, even if a source has them."""
         return self.submission is not None
 
 
@@ -58,11 +58,11 @@ class Task:
     default_epochs: int
     default_num_seeds: int
     names_in_files: bool = False
-    """Whether TSV and submission files spell classes as names instead of 0 and 1."""
+    """Whether TSV and submission files have the names of classes instead of 0 and 1."""
     headerless: tuple[str, ...] = ()
-    """Columns of train and dev files that come without a header."""
+    """Columns of train and dev files without a header."""
     may_have_short_rows: bool = False
-    """Whether the official files themselves have rows cut by line breaks, to be skipped."""
+    """Whether the official files have rows broken by line breaks, which are skipped."""
 
     @property
     def directory(self) -> str:
@@ -81,7 +81,7 @@ class Task:
 
     @property
     def num_labels(self) -> int:
-        """Width of the head: the number of classes, 1 for a regression."""
+        """Width of the head: the number of classes, or 1 for a regression."""
         return 1 if self.label_names is None else len(self.label_names)
 
     @property
@@ -96,13 +96,13 @@ class Task:
 
     @property
     def file_labels(self) -> tuple[str, ...] | None:
-        """How class 0, 1, … is spelled in TSV and submission files."""
+        """Spelling of class 0, 1, … in TSV and submission files."""
         if self.label_names is None or self.names_in_files:
             return self.label_names
         return tuple(str(number) for number in range(len(self.label_names)))
 
     def split(self, name: str) -> Split:
-        """The split called `name`; raises `ConfigError` for an unknown one."""
+        """Return the split called `name`; raise `ConfigError` for an unknown one."""
         for split in self.splits:
             if split.name == name:
                 return split
@@ -133,7 +133,7 @@ def _task(
     num_seeds: int = 5,
     **more: Any,
 ) -> Task:
-    """A row of the table; lists are words. Epochs and numbers of seeds are robust-v1's."""
+    """Return a row of the table; lists are words. Epochs and numbers of seeds are robust-v1's."""
     first, *further = metrics.split()
     return Task(
         name=name,
@@ -210,20 +210,20 @@ TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 
 NOT_MEASURED = {
     "wnli": "its dev set contradicts its train set, and the paper's average is over the others",
-    "ax": "it is a diagnostic test set without train rows; the MNLI model predicts it",
+    "ax": "it is a diagnostic test set without training rows; the MNLI model predicts it",
 }
 """Parts of GLUE that are not tasks here, and why."""
 
 
 OWN_TASKS: dict[str, Task] = {}
-"""Tasks of a user's own that this process has met, by name. They are shown beside GLUE's, and never
-part of an average."""
+"""A user's own tasks that this process has loaded, by name. Tables show them beside GLUE's tasks,
+and no average includes them."""
 
 _PLUGINS = Registry("task", {}, group="smallbench.tasks", base="smallbench.glue.tasks:Task")
 
 
 def task_named(name: str) -> Task:
-    """The task of that name, or a user's own by `FILE.py:NAME`.
+    """Return the task of that name, or a user's own by `FILE.py:NAME`.
 
     Raises `ConfigError` with the nearest known name for an unknown one.
     """
@@ -241,16 +241,16 @@ def task_named(name: str) -> Task:
 
 
 def register_task(task: Task) -> Task:
-    """Let the name of a user's own task stand for it in this process."""
+    """Make a user's own task available by its name in this process."""
     is_plain = re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", task.name) is not None
     require(is_plain, "task", task.name, "a name of lower-case letters, digits, - and _")
     if task.name in TASKS or OWN_TASKS.get(task.name, task) != task:
-        raise ConfigError(f"there is another task {task.name!r} already; give yours another name")
+        raise ConfigError(f"a task {task.name!r} exists already; choose another name")
     OWN_TASKS[task.name] = task
     return task
 
 
 def task_from_dict(content: Mapping[str, Any]) -> Task:
-    """The inverse of `config.to_dict`; nothing is executed. Raises `TypeError` or `ValueError`."""
+    """Return the task that `config.to_dict` wrote; raise `TypeError` or `ValueError`."""
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     return Task(**{**values, "splits": tuple(Split(**split) for split in content["splits"])})

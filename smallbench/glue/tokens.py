@@ -1,4 +1,4 @@
-"""The tokenizer of a foreign encoder: there, whole, and at one with the model's configuration."""
+"""The tokenizer of a foreign encoder: complete, and consistent with the model's configuration."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a directory or hub model.
+    """Return the tokenizer of a directory or hub model.
 
-    Raises `DataError` if its files are missing: transformers would make one of special tokens only.
+    Raises `DataError` if its files are missing: transformers would build one of special tokens.
     """
     from transformers import AutoTokenizer
 
-    find_file(model, TOKENIZER_FILE)  # a git-lfs pointer is named
+    find_file(model, TOKENIZER_FILE)  # raises for a git-lfs pointer
     if vocabulary := find_file(model, "vocab.txt"):
         try:
             read_vocabulary(vocabulary)
@@ -31,7 +31,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise
-        # tokenizers raises Exception itself, and transformers KeyError, for what they do not know.
+        # For unknown content tokenizers raises Exception itself, transformers KeyError.
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise DataError(
             f"the tokenizer of {model} cannot be read ({reason}); it is missing, damaged, or "
@@ -59,11 +59,11 @@ def settle_padding(model: str, config: Any, tokenizer: Any) -> None:
     """
     ours: int | None = tokenizer.pad_token_id
     theirs: int | None = getattr(config, "pad_token_id", None)
-    if theirs is not None and theirs < 0:  # some decoders' way to say "none"
+    if theirs is not None and theirs < 0:  # -1 means None in some decoders
         theirs = None
     if ours is None and theirs is None:
         raise DataError(
-            f"{model} has no padding token; name one as pad_token in tokenizer_config.json and as "
+            f"{model} has no padding token; set pad_token in tokenizer_config.json and "
             "pad_token_id in config.json"
         )
     if ours is None:
@@ -71,8 +71,9 @@ def settle_padding(model: str, config: Any, tokenizer: Any) -> None:
         token = tokenizer.convert_ids_to_tokens(theirs) if theirs < len(tokenizer) else None
         if token is None:
             raise DataError(
-                f"{model}: config.json's pad_token_id {theirs} is no token of its tokenizer, which "
-                f"has {len(tokenizer)} and no pad_token; name one in tokenizer_config.json"
+                f"{model}: config.json's pad_token_id {theirs} is not a token of its tokenizer, "
+                f"which has {len(tokenizer)} tokens and no pad_token; set it in "
+                "tokenizer_config.json"
             )
         tokenizer.pad_token = token
     elif theirs is None:

@@ -20,10 +20,10 @@ CONFIDENCE = 0.95
 COLUMNS = ("task", "metric", "score", "mean", "lower", "upper", "seeds", "failed")
 
 
-def interval(task: TaskSummary) -> tuple[float, float] | None:
-    """Where the mean over all seeds is, with `CONFIDENCE`; None for one run.
+def seed_interval(task: TaskSummary) -> tuple[float, float] | None:
+    """Return the confidence interval of the mean over seeds; None for one run.
 
-    Student's t interval: seeds are few and their deviation is estimated.
+    Student's t interval, since the deviation is estimated from few seeds.
     """
     if task.sd is None:
         return None
@@ -33,14 +33,14 @@ def interval(task: TaskSummary) -> tuple[float, float] | None:
 
 
 def table_rows(summary: Summary) -> list[tuple[Any, ...]]:
-    """A row of `COLUMNS` for each task: the protocol's score, and the mean with its interval."""
+    """Return a row of `COLUMNS` for each task: the score, and the mean with its interval."""
     return [
         (
             task_named(name).title,
             task_named(name).ranking_metric,
             task.score,
             task.mean,
-            *(interval(task) or (None, None)),
+            *(seed_interval(task) or (None, None)),
             task.num_runs,
             task.num_failed,
         )
@@ -49,9 +49,9 @@ def table_rows(summary: Summary) -> list[tuple[Any, ...]]:
 
 
 def show_summary(config: TrackerConfig, summary: Summary, *, model: str, folder: Path) -> None:
-    """Show `summary`, as `config` asks; the same model and protocol are the same run there.
+    """Show `summary` in W&B as `config` asks; a model and protocol always use the same W&B run.
 
-    `model` is the directory or id that was fine-tuned: an export of ours names its recipe.
+    `model` is the directory or id that was fine-tuned: our exports name their recipe.
     """
     marker = Path(model) / "smallbench.json"
     recipe = read_json(marker)["config"]["recipe"] if marker.is_file() else summary.model

@@ -1,4 +1,4 @@
-"""The weights of a foreign encoder: read from its files as tensors only, without their wrappers."""
+"""The weights of a foreign encoder: read as tensors only, without wrappers of their names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""transformers' names, in the order in which it looks for them."""
+"""transformers' file names, in the order in which it looks for them."""
 
 NESTS = ("state_dict", "model_state_dict", "model", "module")
-"""Keys under which training programs keep a model's weights beside their own state."""
+"""Keys of training checkpoints under which the model's weights are stored."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of all names: DistributedDataParallel, torch.compile, and a model inside a module."""
@@ -40,12 +40,12 @@ class Weights:
 
     state: Mapping[str, Tensor]
     file: str
-    """The file they came from, or the index of the files."""
+    """The file with the tensors, or the index of the files."""
     wrappers: tuple[str, ...] = ()
-    """What was around them and was removed, the outermost first."""
+    """Wrappers that were removed, the outermost first."""
 
     def unwrapped(self, expected: Collection[str]) -> Weights:
-        """Without the known wrappers around all names that hide the `expected` ones."""
+        """Return the weights without known wrappers that hide the `expected` names."""
 
         def matches(state: Mapping[str, Tensor]) -> int:
             return sum(name in expected for name in state)
@@ -61,14 +61,15 @@ class Weights:
                 break
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
             removed.append(prefix)
-            # A class may itself name its encoder 'model': only what makes names known is removed.
+            # A class may itself call its encoder 'model', so a prefix is removed only if that
+            # helps.
             if matches(state) > matches(best):
                 best, best_removed = state, list(removed)
         return replace(self, state=best, wrappers=(*self.wrappers, *best_removed))
 
 
 def find_file(model: str, name: str) -> Path | None:
-    """A file of a directory or of a hub model, None where it has no such file.
+    """Return a file of a directory or of a hub model, or None if it does not exist.
 
     Raises `DataError` if the file is only a git-lfs pointer.
     """
@@ -87,7 +88,7 @@ def find_file(model: str, name: str) -> Path | None:
 
 
 def read_weights(model: str) -> Weights:
-    """All weights that the files of `model` hold, nested dictionaries opened.
+    """Return all weights in the files of `model`, from nested dictionaries too.
 
     Raises `DataError` if there are none, or if a file is missing, damaged or holds objects other
     than tensors.
@@ -141,22 +142,22 @@ def _read(file: Path) -> Mapping[str, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise DataError(
-            f"{file} is damaged, or holds Python objects beside its weights, which are never "
-            "loaded; save only the model's state_dict(), best as safetensors"
+            f"{file} is damaged, or has Python objects besides its weights, which are never "
+            "loaded; save only the model's state_dict(), preferably as safetensors"
         ) from None
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(
-            f"{file} ({file.stat().st_size:,} bytes) is damaged or cut off ({reason}); download "
-            "or copy it again"
+            f"{file} ({file.stat().st_size:,} bytes) is damaged or truncated ({reason}); "
+            "download or copy it again"
         ) from None
     if not isinstance(content, Mapping):
-        raise DataError(f"{file} holds a {type(content).__name__}, expected weights by name")
+        raise DataError(f"{file} has a {type(content).__name__}, expected a state_dict")
     return content
 
 
 def _unnested(content: Mapping[str, Any], file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The dictionary of tensors inside those that training programs save, and its keys."""
+    """Return the innermost dictionary of tensors in a training checkpoint, and its keys."""
     keys: list[str] = []
     while nest := next((key for key in NESTS if isinstance(content.get(key), Mapping)), None):
         content = content[nest]
@@ -165,7 +166,7 @@ def _unnested(content: Mapping[str, Any], file: Path) -> tuple[dict[str, Tensor]
     if not state:
         known = ", ".join(map(repr, list(content)[:5])) or "nothing"
         raise DataError(
-            f"{file} holds no weights by name but {known}; expected a state_dict, or one under "
-            f"one of {', '.join(NESTS)}"
+            f"{file} has {known} instead of weights; expected a state_dict, or one under a key "
+            f"of {', '.join(NESTS)}"
         )
     return state, tuple(keys)

@@ -1,7 +1,7 @@
 """Make an entry from a pretraining run and a GLUE run.
 
 Inputs are `run.json` and `metrics.jsonl` of the first, and the stored runs of the second. `Author`
-has what no run knows: who, under which licence, at what price.
+adds what no run records: who, under which licence, at what price.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ SHARED_SETTINGS = (
 
 @dataclass(frozen=True)
 class Author:
-    """What the runs do not know."""
+    """Data that no run records."""
 
     name: str | None
     """Of the entry; None: the recipe's."""
@@ -87,16 +87,16 @@ class Author:
 def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> Entry:
     """Write a complete entry to the new folder `out`, whose name is its slug.
 
-    Raises `DataError` if a run is not finished, the two do not belong together, or the result does
-    not fit the schema.
+    Raises `DataError` if a run is not finished, if the two do not belong together, or if the result
+    does not fit the schema.
     """
     if out.exists():
-        raise DataError(f"{out} exists; delete it or choose another --out")
+        raise DataError(f"{out} exists already; delete it or choose another --out")
     record = _read_record(run_dir)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     records = [m for m in metrics if m["event"] == "train"]
     if not records:
-        raise DataError(f"{run_dir} has no records of training steps; let it train first")
+        raise DataError(f"{run_dir} has no records of training steps; train it first")
     runs = [run for run in read_runs(glue) if run.settings.task in TASKS]
     _require_same_model(runs, record, last_step=records[-1]["step"], glue=glue)
     log = chained(log_records(metrics), config_digest=record["config_digest"])
@@ -135,7 +135,7 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
 def write_random_entry(
     out: Path, *, run_dir: Path, runs: Sequence[RunResult], protocol: str, author: Author
 ) -> Entry:
-    """Write the reference of random weights of a run's shape to the new folder `out`.
+    """Write a reference entry, random weights of a run's shape, to the new folder `out`.
 
     Its scores are reported: the board shows them without a rank. Raises `DataError` if `runs` are
     not all runs of `protocol`.
@@ -144,7 +144,7 @@ def write_random_entry(
     own = ("random_init", "is_sample")
     missing = [reason for reason in summary.departures if not reason.startswith(own)]
     if summary.average is None or missing or not summary.random_init:
-        raise DataError(f"not the runs of {protocol} on random weights: {missing or 'incomplete'}")
+        raise DataError(f"not all runs of {protocol} on random weights: {missing or 'incomplete'}")
     recipe = record["config"]["recipe"]
     entry = Entry(
         schema_version=SCHEMA_VERSION,
@@ -156,7 +156,7 @@ def write_random_entry(
         license=author.license,
         links=author.links,
         tier="reported",
-        notes=("A reference, not ranked: what pretraining must beat.", *author.notes),
+        notes=("A reference, not ranked: the baseline that pretraining must beat.", *author.notes),
         model=model_of(record["config"], summary.num_parameters),
         reported=Reported(
             f"random weights of {recipe}, fine-tuned by protocol {protocol}",
@@ -183,28 +183,28 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
     except (KeyError, IndexError, TypeError):
         finished = None
     if finished is None:
-        raise DataError(f"{run_dir}/run.json is not of a pretraining; give its --run_dir")
+        raise DataError(f"{run_dir}/run.json is not of a pretraining; expected its --run_dir")
     return record
 
 
 def _require_same_model(
     runs: Sequence[RunResult], record: Mapping[str, Any], *, last_step: int, glue: Path
 ) -> None:
-    """An export is named by its run and step (`glue.encoder.display_name`)."""
+    """Exports are named by their run and step (`glue.encoder.display_name`)."""
     if len(group_runs(runs)) != 1:
         models = ", ".join(group[0].settings.model for group in group_runs(runs))
-        raise DataError(f"{glue} has runs of several models: {models}; an entry is one")
+        raise DataError(f"{glue} has runs of several models: {models}; an entry needs runs of one")
     measured = runs[0].settings
     expected = f"(run {record['run_id']}, step {last_step:,})"
     if not measured.model.endswith(expected):
         raise DataError(
-            f"{glue} measured {measured.model!r}, not the last step of this run {expected}; "
-            "export the run, then fine-tune the export"
+            f"{glue} has scores of {measured.model!r}, expected the last step of this run "
+            f"{expected}; export the run, then fine-tune the export"
         )
     if measured.random_init or measured.max_train_examples is not None:
         raise DataError(
-            f"{glue} was fine-tuned from random weights or on a part of train; an entry is of the "
-            "pretrained encoder on all of it"
+            f"{glue} was fine-tuned from random weights or on a part of train; an entry needs "
+            "the pretrained encoder and all rows of train"
         )
     _require_official_rows(runs, glue)
 
@@ -213,14 +213,14 @@ def _require_official_rows(runs: Sequence[RunResult], glue: Path) -> None:
     """Raise `DataError` for runs on other rows; samples are marked by their gold labels."""
     for run in runs:
         if run.unofficial:
-            raise DataError(f"{glue} is not of the official rows: {run.unofficial[0]}")
+            raise DataError(f"{glue} does not have the official rows: {run.unofficial[0]}")
         if run.settings.split == CHOICE or run.settings.is_sample:
             continue
         task = TASKS[run.settings.task]
         for split in task.dev_splits:
             found = run.data_sha256.get(split, "")
             if reason := order_difference(task, task.split(split), found):
-                raise DataError(f"{glue}: {reason}; an entry's predictions go by position")
+                raise DataError(f"{glue}: {reason}; predictions are matched by position")
 
 
 # ---- the GLUE run
@@ -233,8 +233,8 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
         for key in SHARED_SETTINGS:
             if key in different:
                 raise DataError(
-                    f"the GLUE runs mix {key} {different[key][0]!r} and {different[key][1]!r}; an "
-                    "entry has one setting for all tasks"
+                    f"the GLUE runs mix {key} {different[key][0]!r} and {different[key][1]!r}; "
+                    "an entry needs one setting for all tasks"
                 )
     chosen, rows = {}, {}
     for name in TASKS:
@@ -259,9 +259,8 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
 
 
 def _protocol(counted: Sequence[RunSettings], chosen: Mapping[str, float]) -> str:
-    """Return the ranked protocol that the runs follow, or `paper`."""
     for protocol in PROTOCOLS.values():
-        # Samples are scored by the same protocol; the gold labels tell them apart.
+        # Samples are scored by the same protocol; their gold labels tell them apart.
         other = [r for r in departures(protocol, counted) if not r.startswith("is_sample")]
         if protocol.chooses_rate and chosen.keys() <= {*protocol.tasks} and chosen and not other:
             return protocol.name
@@ -269,7 +268,6 @@ def _protocol(counted: Sequence[RunSettings], chosen: Mapping[str, float]) -> st
 
 
 def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun], dict[str, bytes]]:
-    """Return a line for each run on dev or on the choice's part of train, and its files."""
     stored, content = [], {}
     for name, task in TASKS.items():
         for run in _of(runs, name):
@@ -287,7 +285,7 @@ def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun]
                 paths[split] = path
             stored.append(StoredRun(task=name, predictions=paths, **trial))
     if not any("dev" in run.predictions for run in stored):
-        raise DataError(f"{glue} has no run that was scored on dev yet")
+        raise DataError(f"{glue} has no run with dev scores yet")
     return stored, content
 
 

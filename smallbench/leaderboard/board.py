@@ -11,6 +11,7 @@ from smallbench.glue.protocols import NOTHING, PROTOCOLS
 from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.evaluation import Evaluation
+from smallbench.leaderboard.markdown_table import escape, markdown_line
 from smallbench.leaderboard.ranking import (
     Differences,
     RankRange,
@@ -22,7 +23,6 @@ from smallbench.leaderboard.ranking import (
 )
 from smallbench.leaderboard.scores import VIEWS, View, ViewName
 from smallbench.leaderboard.statistics import Floats, Interval
-from smallbench.leaderboard.table import escape, markdown_line
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.track_table import TRACKS
 
@@ -32,7 +32,7 @@ BoardName = str
 
 @dataclass(frozen=True)
 class Board:
-    """A ranking: a view of the entries that a track admits. Each is a tab of the site."""
+    """A ranking of the entries that a track admits; each is a tab of the site."""
 
     name: BoardName
     view: ViewName
@@ -42,7 +42,7 @@ class Board:
     track: str | None
     protocol: str
     tasks: Mapping[str, Task]
-    """The tasks that AVG is the mean of."""
+    """Tasks over which AVG is the mean."""
 
 
 def _boards() -> dict[BoardName, Board]:
@@ -76,7 +76,7 @@ class BoardRow:
     rank: RankRange | None
     """None for a reported entry, or if tasks are missing."""
     leads: frozenset[str] = frozenset()
-    """Slugs of the entries that it leads."""
+    """Slugs of the entries that this one leads."""
     interval: Interval | None = None
     """Of AVG, with the failure rate of all runs in this view."""
     place: int | None = None
@@ -88,9 +88,9 @@ class BoardRow:
 def board_rows(evaluations: Iterable[Evaluation], name: BoardName) -> list[BoardRow]:
     """Return the rows of a board, best AVG first, those without AVG last.
 
-    Rejected entries, and entries that the board's track does not admit, are left out. Reported
-    scores are on the boards of their protocol, by their AVG and without a rank, because nothing
-    says how sure they are.
+    Rejected entries and entries that the board's track does not admit are left out. Reported scores
+    are on the boards of their protocol, ordered by AVG but without a rank, because their
+    uncertainty is unknown.
     """
     view, track, protocol = BOARDS[name].view, BOARDS[name].track, BOARDS[name].protocol
     rows = []
@@ -153,7 +153,7 @@ def render_board(evaluations: Sequence[Evaluation]) -> str:
         parts.append("")
     rejected = [show(evaluation.folder.name) for evaluation in evaluations if evaluation.rejected]
     if rejected:
-        parts += [f"Rejected, so not shown: {', '.join(map(escape, rejected))}", ""]
+        parts += [f"Rejected and not shown: {', '.join(map(escape, rejected))}", ""]
     return "\n".join(parts)
 
 
@@ -197,19 +197,21 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Which of the two leads; neither unless the interval excludes zero."""
+        """Name the entry that leads; neither, unless the interval excludes zero."""
         if self.interval.low > 0:
             return "A leads"
         return "B leads" if self.interval.high < 0 else "tie"
 
 
 def compare(a: View, b: View) -> list[Difference]:
-    """Compare every task that both have, then AVG if both have it.
+    """Compare every task that both entries have, then AVG if both have it.
 
-    A task's interval is by itself and of these pretrainings; that of AVG is the board's, of the two
-    recipes.
+    The interval of a task holds for that task alone and for these two pretrainings; that of AVG is
+    the board's, for the two recipes.
     """
-    assert (a.name, a.protocol) == (b.name, b.protocol), "views are never mixed"
+    assert (a.name, a.protocol) == (b.name, b.protocol), (
+        "entries of different protocols cannot be compared"
+    )
     rows = []
     for name in TASKS:
         if name in a.tasks and name in b.tasks:
@@ -227,9 +229,9 @@ def compare(a: View, b: View) -> list[Difference]:
 
 
 def half_widths(views: Sequence[View], name: str) -> Floats:
-    """Return [E, E] half-widths of the ranges of all differences in one task, each by itself.
+    """Return [E, E] half-widths of the intervals of all differences in one task.
 
-    Paired: all entries met the same draws of examples. Failed runs count at the pair's common rate.
+    Paired: all entries share the draws of examples. Failed runs count at the pair's common rate.
     """
     found = [view.tasks[name] for view in views]
     draws_ER = np.stack([view.task_draws[name] for view in views])
@@ -250,7 +252,7 @@ def half_widths(views: Sequence[View], name: str) -> Floats:
 
 
 def render_comparison(a: Evaluation, b: Evaluation) -> str:
-    """Return a table for a terminal of each view that both have."""
+    """Return a table for a terminal for each view that both entries have."""
     lines = [f"A: {show(a.folder.name)}", f"B: {show(b.folder.name)}"]
     for name in VIEWS:
         protocols = {view.protocol for e in (a, b) if (view := e.views.get(name))}

@@ -1,6 +1,6 @@
-"""Judge a pull request: it changes one entry's own files in `submissions/`, or it is refused.
+"""Check a pull request: it may change only the files of one entry in `submissions/`.
 
-Reads two commits of a repository by `git diff-tree` and runs nothing that is in them.
+Reads two commits of a repository by `git diff-tree` and executes nothing from them.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ class Change:
 
 @dataclass(frozen=True)
 class Request:
-    """What a pull request would do."""
+    """The effect of a pull request."""
 
     entry: str | None
-    """Slug of the entry that it adds or changes; None: it touches none that remains."""
+    """Slug of the entry that it adds or changes; None if no entry remains."""
     problems: tuple[str, ...]
     """Why it cannot be merged; empty if it can."""
 
 
 def read_request(repository: Path, *, base: str = "HEAD^1", head: str = "HEAD",
                  keeper: bool = False) -> Request:  # fmt: skip
-    """Judge the changes from `base` to `head`.
+    """Check the changes from `base` to `head`.
 
     `keeper`: one of the board's keepers has confirmed the request (with a label that only they can
-    set). Without it, existing entries and `verified.json` are not to be changed. Raises `DataError`
-    if a commit cannot be read.
+    set). Without it, existing entries and `verified.json` must not change. Raises `DataError` if a
+    commit cannot be read.
     """
     changes = _changes(repository, base, head)
     if not any(_is_submission(change.path) for change in changes):
         return Request(None, ())
     if [change.path for change in changes] == [f"{ROOT}/{VERIFIED_FILE}"]:
-        problem = f"{VERIFIED_FILE} is the keepers' to change"
+        problem = f"only keepers of the board may change {VERIFIED_FILE}"
         is_plain = changes[0].new_mode == PLAIN_FILE
         return Request(None, () if keeper and is_plain else (problem,))
     before = _paths(repository, base)
@@ -62,14 +62,14 @@ def read_request(repository: Path, *, base: str = "HEAD^1", head: str = "HEAD",
     slugs = sorted({c.path.split("/")[1] for c in changes if c.path.startswith(f"{ROOT}/")})
     if len(slugs) > 1:
         problems.append(f"it touches {len(slugs)} entries: {', '.join(map(show, slugs[:5]))}; "
-                        "open a pull request for each")  # fmt: skip
+                        "open one pull request for each")  # fmt: skip
     problems += _collisions(_paths(repository, head))
     existing = {path.split("/")[1] for path in before if path.count("/") > 1}
     for slug in slugs:
         if slug in existing and not keeper:
             problems.append(
-                f"{ROOT}/{show(slug)} exists: it changes only if its owner asks for it (the "
-                "contact in its entry.json) and a keeper confirms that with the label 'keeper'"
+                f"{ROOT}/{show(slug)} exists already: a change needs a request by its owner "
+                "(the contact in its entry.json), confirmed by a keeper with the label 'keeper'"
             )
     remains = slugs and any(p.startswith(f"{ROOT}/{slugs[0]}/") for p in _paths(repository, head))
     return Request(slugs[0] if len(slugs) == 1 and remains else None, tuple(problems))
@@ -81,11 +81,12 @@ def _is_submission(path: str) -> bool:
 
 
 def _problems_of(change: Change) -> list[str]:
-    """Return why a path is not one of an entry's files; empty if it is."""
     place = show(change.path)
     parts = change.path.split("/")
     if parts[0] != ROOT:
-        return [f"{place} is not a file of an entry; a pull request with an entry has nothing else"]
+        return [
+            f"{place} is not a file of an entry; a pull request with an entry changes nothing else"
+        ]
     inside = parts[2:]
     is_known = (len(inside) == 1 and inside[0] in FILES) or (
         len(inside) == 2
@@ -96,13 +97,13 @@ def _problems_of(change: Change) -> list[str]:
         known = f"{', '.join(sorted(FILES))} and {PREDICTIONS_FOLDER}/*.tsv.gz"
         return [f"{place} is not a file of an entry ({ROOT}/SLUG/ with {known})"]
     if change.new_mode not in (PLAIN_FILE, ABSENT):
-        return [f"{place} has mode {change.new_mode}: a link, a program or a repository, not a "
-                "plain file"]  # fmt: skip
+        return [f"{place} has mode {change.new_mode} (a link, a program or a repository); "
+                "expected a plain file"]  # fmt: skip
     return []
 
 
 def _collisions(paths: Sequence[str]) -> list[str]:
-    """Paths that are one file on a file system that ignores case."""
+    """Return a problem for paths that are equal on a file system that ignores case."""
     seen: dict[str, str] = {}
     found = []
     for path in paths:
@@ -124,7 +125,6 @@ def _changes(repository: Path, base: str, head: str) -> list[Change]:
 
 
 def _paths(repository: Path, commit: str) -> list[str]:
-    """Every path below `submissions/` in a commit."""
     return _git(repository, "ls-tree", "-r", "-z", "--name-only", commit, f"{ROOT}/").split("\0")[
         :-1
     ]

@@ -1,7 +1,8 @@
-"""Checks of a well-formed submission: each is a function, and `CHECKS` lists them.
+"""Checks of a well-formed submission: each is a function, listed in `CHECKS`.
 
-A check yields what it found; nothing is a pass. *rejected*: impossible or forbidden. *flagged*: a
-person should look at it. *not done*: something is missing, so the entry is *claimed* at most.
+A check yields its findings; without findings it passes. *rejected*: impossible or forbidden.
+*flagged*: a person should look at it. *not done*: evidence is missing, so the tier of the entry is
+at most *claimed*.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from smallbench.leaderboard.tracks import encoder_of, flops_of, logged_flops, pr
 Check = Callable[[Submission, RunScores], Found]
 PERCENT = 0.01
 NEARLY_EQUAL = 0.002
-"""Share of rows; seeds of one model differ in some 3 % of SST-2 and QQP, in more elsewhere."""
+"""Fraction of the rows; seeds of one model differ in 3 % of SST-2 and QQP, in more elsewhere."""
 PROCESSORS = ("x86_64", "AMD64", "aarch64", "arm64")
-"""Names of the device of a run without a card (`platform.machine`)."""
+"""Device names of a run without a GPU (`platform.machine`)."""
 MAX_PROCESSOR_FLOPS = 1e15
-"""Per second: no processor of 2025 has as much (128 cores with AMX in bf16 have about 0.7e15)."""
+"""Per second; more than any processor of 2025 (128 cores with AMX in bf16 have about 0.7e15)."""
 MAX_MARKS = 4
-"""Combining marks on one letter; no script needs more."""
+"""Limit of combining marks on one letter; no script needs more."""
 
 
 def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
@@ -53,7 +54,7 @@ def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
     return findings
 
 
-# ---- what is said
+# ---- texts and links
 
 
 def _tier(submission: Submission, scores: RunScores) -> Found:
@@ -63,12 +64,12 @@ def _tier(submission: Submission, scores: RunScores) -> Found:
 
 def _text(submission: Submission, scores: RunScores) -> Found:
     for place, text in submission.texts:
-        # A command and its configuration may hold anything; a page escapes all of it anyway.
+        # Any text is valid in a command and its configuration; pages escape all of it.
         if not place.startswith("provenance.") and MARKUP.search(text):
             yield "flagged", f"{place} looks like markup: {show(text)}"
         marks = "".join("x" if unicodedata.category(c) in ("Mn", "Me") else " " for c in text)
         if "x" * (MAX_MARKS + 1) in marks:
-            yield "flagged", f"{place} piles up combining marks"
+            yield "flagged", f"{place} has too many combining marks on one letter"
 
 
 def _date(submission: Submission, scores: RunScores) -> Found:
@@ -86,7 +87,7 @@ def _links(submission: Submission, scores: RunScores) -> Found:
     for name, host in hosts.items():
         url = getattr(links, name)
         if url and url.split("/")[2] != host and not url.split("/")[2].endswith(f".{host}"):
-            yield "flagged", f"links.{name} leads to {url.split('/')[2]}"
+            yield "flagged", f"links.{name} points to {url.split('/')[2]}"
 
 
 def _reported(submission: Submission, scores: RunScores) -> Found:
@@ -94,19 +95,19 @@ def _reported(submission: Submission, scores: RunScores) -> Found:
     assert reported is not None
     links = submission.entry.links
     if not (links.paper or links.code):
-        yield "rejected", "reported scores need links.paper or links.code, where they are printed"
+        yield "rejected", "reported scores need links.paper or links.code, which contain them"
     if len(reported.scores) == len(TASKS):
         mean = sum(reported.scores.values()) / len(TASKS)
         if abs(mean - reported.average) > 0.01:
-            yield "rejected", f"average {reported.average} is not the scores' mean {mean:.2f}"
+            yield "rejected", f"average {reported.average} differs from the scores' mean {mean:.2f}"
     for name, score in reported.scores.items():
         task = TASKS[name]
         if task.ranking_metric == "accuracy":
             num, unit = task.split("dev").num_rows, 10.0 ** -_decimals(score)
-            # Rounded, or cut off behind the last digit, as the paper does.
+            # Rounded or truncated behind the last digit, as in the paper.
             most = math.floor((score + unit) / 100 * num - 1e-9)
             if 100 * most / num < score - unit / 2 - 1e-9:
-                yield "flagged", f"{name} {score} is not k/{num} for any k: no accuracy of one run"
+                yield "flagged", f"{name} {score} is not k/{num} for any k: no accuracy of a run"
 
 
 def _decimals(score: float) -> int:
@@ -120,7 +121,7 @@ def _model(submission: Submission, scores: RunScores) -> Found:
     entry = submission.entry.measured
     model, settings = entry.model, entry.provenance.config
     if digest(settings) != entry.provenance.config_digest:
-        yield "rejected", "config_digest is not the configuration's"
+        yield "rejected", "config_digest does not match the configuration"
     flat = flatten(settings)
     for name, value in vars(model).items():
         configured = flat.get(f"model.{name}", flat.get(f"objective.{name}"))
@@ -129,10 +130,10 @@ def _model(submission: Submission, scores: RunScores) -> Found:
     try:
         encoder = encoder_of(entry)
     except ConfigError as error:
-        yield "rejected", f"no {show(model.architecture)} has these sizes: {show(str(error))}"
+        yield "rejected", f"invalid sizes for {show(model.architecture)}: {show(str(error))}"
         return
     if encoder is None:
-        yield "not done", f"the parameters of architecture {model.architecture!r} are not counted"
+        yield "not done", f"parameters of {model.architecture!r} cannot be counted here"
         return
     count = count_parameters(encoder)
     claims = (
@@ -145,7 +146,7 @@ def _model(submission: Submission, scores: RunScores) -> Found:
     )
     for name, claimed, counted in claims:
         if claimed is not None and abs(claimed / counted - 1) > PERCENT:
-            yield "rejected", f"{name} {claimed:,}, but its sizes make {counted:,}"
+            yield "rejected", f"{name} {claimed:,}, but the sizes give {counted:,}"
 
 
 def _data(submission: Submission, scores: RunScores) -> Found:
@@ -170,7 +171,7 @@ def _tokens(submission: Submission, scores: RunScores) -> Found:
             f"num_tokens {pretrain.num_tokens:,}, but steps × batch × length is {tokens:,}",
         )
     flat = flatten(entry.provenance.config)
-    if flat.get("schedule.along") in ("hours", "flops"):  # such a run does not look at max_steps
+    if flat.get("schedule.along") in ("hours", "flops"):  # such a run ignores max_steps
         flat.pop("train.max_steps", None)
     for key, value in (
         ("train.max_steps", pretrain.num_steps),
@@ -181,47 +182,47 @@ def _tokens(submission: Submission, scores: RunScores) -> Found:
         if flat.get(key, value) != value:
             yield "flagged", f"{key} {flat[key]} in the configuration, {value} in the entry"
     if pretrain.gpu_active_seconds > pretrain.wall_seconds * (1 + PERCENT):
-        yield "rejected", "gpu_active_seconds are more than wall_seconds"
+        yield "rejected", "gpu_active_seconds exceed wall_seconds"
 
 
 def _compute(submission: Submission, scores: RunScores) -> Found:
     entry = submission.entry.measured
     hardware, precision = entry.hardware, entry.pretrain.precision
     if hardware.count != 1:
-        yield "rejected", f"{hardware.count} GPUs; the benchmark is for one"
+        yield "rejected", f"{hardware.count} GPUs; the benchmark allows one"
     gpu, counted = gpu_of_device(hardware.gpu), flops_of(entry)
     logged = logged_flops(submission.train_log)
     flops = counted or logged
     if counted and logged and abs(logged / counted - 1) > 5 * PERCENT:
         yield (
             "rejected",
-            f"{logged:.3g} training FLOPs in the log, but its sizes make {counted:.3g}",
+            f"{logged:.3g} training FLOPs in the log, but the sizes give {counted:.3g}",
         )
     if flops and hardware.gpu in PROCESSORS:
         if flops > entry.pretrain.gpu_active_seconds * MAX_PROCESSOR_FLOPS:
-            yield "rejected", "more operations a second than any processor has"
+            yield "rejected", "more operations per second than any processor can do"
         return
     peak = gpu.peak_tflops.get(precision) if gpu else None
     if peak is None:
-        yield "not done", f"no peak of {show(hardware.gpu)!r} in {precision} is known"
+        yield "not done", f"the peak of {show(hardware.gpu)!r} in {precision} is not known"
         return
     if hardware.peak_tflops is not None and abs(hardware.peak_tflops / peak - 1) > PERCENT:
-        yield "rejected", f"peak_tflops {hardware.peak_tflops:g}, but our table says {peak:g}"
+        yield "rejected", f"peak_tflops {hardware.peak_tflops:g}, but the known peak is {peak:g}"
     if flops is None:
-        yield "not done", f"the operations of {entry.model.architecture!r} are not counted"
+        yield "not done", f"operations of {entry.model.architecture!r} cannot be counted here"
         return
     mfu = flops / (entry.pretrain.gpu_active_seconds * peak * 1e12)
     if mfu > 1:
         yield "rejected", f"MFU {mfu:.2f}: more than the GPU can do in {precision}"
     elif not 0.01 <= mfu <= 0.65:
-        yield "flagged", f"MFU {mfu:.3f}, usual is 0.01 to 0.65"
+        yield "flagged", f"MFU {mfu:.3f}, expected 0.01 to 0.65"
 
 
 def _energy(submission: Submission, scores: RunScores) -> Found:
     entry = submission.entry.measured
     kwh, method = entry.energy.kwh, entry.energy.method
     if (kwh is None) != (method is None):
-        yield "rejected", f"kwh {kwh} by method {method}: both or none"
+        yield "rejected", f"kwh {kwh} with method {method}: expected both or neither"
     gpu = gpu_of_device(entry.hardware.gpu)
     if kwh is None or gpu is None:
         return
@@ -230,16 +231,16 @@ def _energy(submission: Submission, scores: RunScores) -> Found:
     if not low <= kwh <= high:
         yield (
             "rejected",
-            f"{kwh:g} kWh, but {gpu.tdp_watts:g} W for so long is {low:.3g} to {high:.3g} kWh",
+            f"{kwh:g} kWh, but {gpu.tdp_watts:g} W over this time give {low:.3g} to {high:.3g} kWh",
         )
 
 
 def _provenance(submission: Submission, scores: RunScores) -> Found:
     provenance = submission.entry.measured.provenance
     if provenance.dirty:
-        yield "not done", "the code differed from its commit, so nobody can look it up"
+        yield "not done", "the code differed from its commit, so it cannot be looked up"
     elif provenance.git_commit is None:
-        yield "not done", "no commit of the code is named"
+        yield "not done", "the commit of the code is missing"
 
 
 # ---- the training log
@@ -254,9 +255,9 @@ def _from_scratch(submission: Submission, scores: RunScores) -> Found:
         return
     first = submission.train_log[0] if submission.train_log else None
     if first is None or first["mlm_loss"] is None or model.vocab_size is None:
-        yield "not done", "no first loss of a masked-language model is known"
+        yield "not done", "the initial loss of a masked-language model is missing"
     elif first["step"] > PERCENT * entry.pretrain.num_steps:
-        yield "not done", f"the log begins at step {first['step']:,}, too late to tell"
+        yield "not done", f"the log begins at step {first['step']:,}, after the initial loss"
     elif abs(first["mlm_loss"] - math.log(model.vocab_size)) > 0.7:
         yield (
             "rejected",
@@ -269,7 +270,7 @@ def _from_scratch(submission: Submission, scores: RunScores) -> Found:
 
 
 def _rows(submission: Submission, scores: RunScores) -> Found:
-    """The number of rows is that of the gold labels."""
+    """Files of predictions have one row for each gold label."""
     gold = scores.gold
     for run in submission.runs:
         for split, path in run.predictions.items():
@@ -281,39 +282,39 @@ def _rows(submission: Submission, scores: RunScores) -> Found:
 
 
 def _metrics(submission: Submission, scores: RunScores) -> Found:
-    """The runs learned something, and were scored against the official labels."""
+    """Runs learned something, and were scored against the official labels."""
     gold = scores.gold
     for name in tasks_of(submission):
         task, runs = TASKS[name], [run for run in submission.runs if run.task == name]
         if not runs:
-            yield "flagged", f"{name} is missing, so there is no AVG"
+            yield "flagged", f"{name} is missing, so AVG cannot be computed"
             continue
         if not gold.has(name):
-            yield "not done", f"{name} was not scored: no gold labels at hand"
+            yield "not done", f"{name} was not scored: its gold labels are not available"
             continue
         if name not in gold.pinned:
-            what = "generated stand-ins" if gold.is_sample else "not known to be official"
+            what = "generated samples" if gold.is_sample else "not known to be official"
             yield "not done", f"the gold labels of {name} are {what}"
         found = [scores[run] for run in runs]
         failed = sum(run.failed for run in found)
         if failed == len(found):
-            yield "flagged", f"{name}: no run learned anything; are labels mapped by name?"
+            yield "flagged", f"{name}: no run learned anything; check the mapping of labels"
         elif failed:
             yield "flagged", f"{name}: {failed} of {len(found)} runs failed"
         best = max(run.metrics[task.ranking_metric] for run in found)
         if best > 99:
-            yield "flagged", f"{name}: {best:.2f} is more than people reach"
+            yield "flagged", f"{name}: {best:.2f} exceeds human performance"
 
 
 def _seeds(submission: Submission, scores: RunScores) -> Found:
-    """Two seeds with equal answers in all but a few rows are one run, copied."""
+    """Two seeds with equal answers in almost all rows are one run, copied."""
     groups: dict[tuple[str, str], list[str]] = {}
     for run in submission.runs:
         for split, path in run.predictions.items():
             groups.setdefault((run.task, split), []).append(path)
     for (task, _), paths in groups.items():
         answers = {path: submission.predictions[path] for path in paths}
-        # Failed runs apart: constant answers are equal without being copied.
+        # Not for failed runs: constant answers are equal without being copied.
         varied = [path for path in paths if _differing(task, answers[path], answers[path][:1])]
         for number, path in enumerate(varied):
             for first in varied[:number]:
@@ -321,13 +322,12 @@ def _seeds(submission: Submission, scores: RunScores) -> Found:
                     continue
                 differing = _differing(task, answers[path], answers[first])
                 if differing <= NEARLY_EQUAL * len(answers[path]):
-                    but = f" but for {differing} rows" if differing else ""
+                    but = f" except for {differing} rows" if differing else ""
                     yield "flagged", f"{path} equals {first}{but}"
                     break
 
 
 def _differing(task: str, a: Labels, b: Labels) -> int:
-    """Number of rows in which two runs answered differently."""
     return int(np.count_nonzero(np.abs(a - b) > 0.01 if TASKS[task].is_regression else a != b))
 
 
@@ -345,7 +345,7 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
 
 
 def _each(*checks: Check) -> Check:
-    """Return a check that runs several under one name."""
+    """Combine several checks under one name."""
 
     def check(submission: Submission, scores: RunScores) -> Found:
         for one in checks:
@@ -379,9 +379,9 @@ CHECKS: Mapping[str, Check] = {
     "metrics": _metrics,
     "splits": claims.splits,
 }
-"""Name to check, in the order of a report. Reading the folder has checks of its own before."""
+"""Checks by name, in the order of a report; reading the folder has its own checks first."""
 
 SCORED_CHECKS = ("metrics", "splits")
 REPORTED_CHECKS = ("tier", "text", "date", "links", "reported")
-"""Those that an entry without predictions has."""
+"""Checks that apply to an entry without predictions."""
 MEASURED_CHECKS = tuple(name for name in CHECKS if name != "reported")

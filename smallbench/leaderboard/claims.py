@@ -17,20 +17,20 @@ from smallbench.leaderboard.track_table import TRACKS
 from smallbench.leaderboard.tracks import highest, protocol_of, tracks_of
 
 FIRST_DATE = "2021-09-22"
-"""The paper's; no entry is older."""
+"""Date of the paper; no entry is older."""
 MAX_SPLIT_DIFFERENCE = 10.0
-"""Points between two dev splits of a task: MNLI's differ by less than two in every system known."""
+"""Points between two dev splits of a task; MNLI's differ by less than two in known systems."""
 NO_POSITION_TABLE = ("deberta",)
 
 
 def date_in_range(submission: Submission, scores: RunScores) -> Found:
-    """The date is not before the benchmark."""
+    """The date is not before the benchmark's."""
     if submission.entry.date < FIRST_DATE:
         yield "rejected", f"date {submission.entry.date} is before the benchmark ({FIRST_DATE})"
 
 
 def digests(submission: Submission, scores: RunScores) -> Found:
-    """Hashes look like hashes."""
+    """Digests are plausible hashes."""
     entry = submission.entry.measured
     named = {
         "provenance.git_commit": entry.provenance.git_commit,
@@ -42,7 +42,7 @@ def digests(submission: Submission, scores: RunScores) -> Found:
     }
     for name, value in named.items():
         if value is not None and len(set(value)) < 3:
-            yield "rejected", f"{name} {value[:12]}… is made up: no hash looks like it"
+            yield "rejected", f"{name} {value[:12]}… is not a plausible SHA-256"
 
 
 def price(submission: Submission, scores: RunScores) -> Found:
@@ -53,7 +53,7 @@ def price(submission: Submission, scores: RunScores) -> Found:
         ("energy.kwh", energy.kwh),
     ):
         if value == 0:
-            yield "rejected", f"{name} is 0; leave it null if it is not known"
+            yield "rejected", f"{name} is 0; expected null if it is not known"
 
 
 def positions(submission: Submission, scores: RunScores) -> Found:
@@ -88,13 +88,13 @@ def splits(submission: Submission, scores: RunScores) -> Found:
             yield (
                 "flagged",
                 f"{run.predictions[split]} scores {other:.1f}, dev "
-                f"{metrics[task.ranking_metric]:.1f}: one of them is noise",
+                f"{metrics[task.ranking_metric]:.1f}: one of them is implausible",
             )
             return
 
 
 def choice(submission: Submission, scores: RunScores) -> Found:
-    """The chosen learning rate is the best on the part of train that chooses."""
+    """The chosen learning rate is the best on the part of train that selects it."""
     entry = submission.entry.measured
     protocol = protocol_of(entry)
     for name, rate in entry.finetune.chosen.items() if protocol else ():
@@ -106,9 +106,9 @@ def choice(submission: Submission, scores: RunScores) -> Found:
             tuple(sorted(run.learning_rate for run in runs)) != protocol.learning_rates
             or settings != {(CHOICE_SEED, protocol.epochs(TASKS[name]))}
         ):  # fmt: skip
-            yield "not done", f"{name}: the predictions that chose its learning rate are not here"
+            yield "not done", f"{name}: the predictions that chose its learning rate are missing"
         elif known is None:
-            yield "not done", f"{name}: no labels of the rows of train that chose its learning rate"
+            yield "not done", f"{name}: labels of the rows that chose its learning rate are missing"
         elif entry.finetune.choice_sha256.get(name) != known.sha256:
             yield "not done", f"{name}: its learning rate was chosen on other rows of train"
         else:
@@ -118,7 +118,7 @@ def choice(submission: Submission, scores: RunScores) -> Found:
 def _best_rate(
     submission: Submission, runs: Sequence[StoredRun], chosen: float, labels: Labels
 ) -> Found:
-    """Compute the scores again; rounding of the last bit does not count."""
+    """Compute the scores again; a difference of rounding does not count."""
     task, found = TASKS[runs[0].task], {}
     for run in runs:
         path = run.predictions[CHOICE]
@@ -138,7 +138,7 @@ def _best_rate(
 
 
 def track(submission: Submission, scores: RunScores) -> Found:
-    """At least one track of its protocol admits the entry; others are named with the reason."""
+    """At least one track of its protocol admits the entry; others are reported with a reason."""
     entry, log = submission.entry.measured, submission.train_log
     if protocol_of(entry) is None:
         return  # best dev scores, which no track ranks
@@ -151,6 +151,6 @@ def track(submission: Submission, scores: RunScores) -> Found:
             if admitted:
                 yield "flagged", f"not in track {name!r}, but in {admitted[0].name!r}: {reason}"
             else:
-                yield "rejected", f"no track admits it; not {name!r}: {reason}"
+                yield "rejected", f"no track admits it; track {name!r}: {reason}"
     if log and any(t.max_memory_bytes for t in admitted) and highest(log, PEAK_KEY) is None:
-        yield "not done", "the log has no peak memory, so only the card's name says that it fitted"
+        yield "not done", "the log has no peak memory, so its use of memory is not proven"

@@ -1,7 +1,7 @@
 """Count the parameters and the floating-point operations of a claimed pretraining.
 
-Computed from an entry's sizes without torch. An architecture or objective that is not counted here
-(a plug-in's) is counted by its own model while it trains; its log has the number.
+Computed from an entry's sizes without torch. For other architectures or objectives (plug-ins), the
+model counts its own operations while it trains, and the log has the number.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from smallbench.models.flops import SCORE_TERMS, transformer_flops
 
 MASKED_LM, REPLACED_TOKEN = "masked_lm", "replaced_token"
 CONFIGURED = ("max_relative_positions", "vocab_size_multiple")
-"""Sizes that are in the configuration and not in an entry's `model`."""
+"""Sizes that the configuration has and an entry's `model` does not."""
 
 
 def encoder_config(model: Model, settings: dict[str, Any]) -> EncoderConfig | None:
-    """Return the configuration of an entry's encoder; None if its sizes are not all known, or if
-    its architecture is not counted.
+    """Return the configuration of an entry's encoder.
 
-    `settings` is the configuration's part `model`. Raises `ConfigError` for sizes that no encoder
-    of this architecture has.
+    None if its sizes are not all known, or if its architecture cannot be counted here. `settings`
+    is the configuration's part `model`. Raises `ConfigError` for invalid sizes.
     """
     sizes = {name: getattr(model, name) for name in SIZE_NAMES}
     if model.architecture not in SCORE_TERMS or None in sizes.values():
@@ -43,15 +42,15 @@ def encoder_config(model: Model, settings: dict[str, Any]) -> EncoderConfig | No
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Of an encoder without a head."""
+    """Parameters of an encoder without a head."""
 
     total: int
     without_embeddings: int
-    """Without the tables of tokens, positions and segments too."""
+    """Also without the tables of tokens, positions and segments."""
 
 
 def count_parameters(config: EncoderConfig) -> ParameterCount:
-    """Count them. The vocabulary is not padded, because no export's is."""
+    """Count them; the vocabulary is not padded, since exports are not."""
     D, E, F = config.hidden_size, config.embedding_size, config.intermediate_size
     assert config.vocab_size is not None, "an entry has its tokenizer's"
     tables = config.vocab_size * E
@@ -61,7 +60,8 @@ def count_parameters(config: EncoderConfig) -> ParameterCount:
     project = E * D if E != D else 0
     attention = 4 * (D * D + D)
     if isinstance(config, DebertaConfig):
-        # Two more maps, for positions. The biases are as many: keys have none, one map has one.
+        # Two more maps, for positions, but as many biases: keys have none, and one of the maps has
+        # one.
         attention += 2 * D * D
         rest = project + 2 * D
         tables += 2 * config.max_relative_positions * D
@@ -83,7 +83,7 @@ def train_flops(
 ) -> float | None:
     """Return the operations of a whole pretraining: forward, and backward at twice the forward.
 
-    None if the objective is not counted. Raises `ConfigError` if the generator has no whole head.
+    None if the objective cannot be counted; `ConfigError` if a generator has no whole head.
     """
     if objective not in (MASKED_LM, REPLACED_TOKEN):
         return None

@@ -1,4 +1,4 @@
-"""Find what an entry shares with others: answers, logs, weights, configurations and names."""
+"""Find parts that entries share: answers, logs, weights, configurations and names."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from smallbench.leaderboard.predictions import (
 from smallbench.leaderboard.text import show, skeleton
 
 COMPARED = ("cola", "sst2", "mrpc", "rte")
-"""Tasks whose answers are compared between entries: small, and all with two classes."""
+"""Tasks whose answers are compared: small, and with two classes."""
 NEAR = 0.5
-"""A near-copy: the nearest runs of two entries differ in less than this share of the rows in which
-the nearest seeds of either differ. Measured among 60 independent synthetic models at the official
-sizes (1,770 pairs a task): the share is at least 0.88 on CoLA, 0.78 on SST-2, 0.75 on MRPC and 0.75
-on RTE."""
+"""A near-copy: the nearest runs of two entries differ in less than this fraction of the rows in
+which the nearest seeds of either entry differ. Among 60 independent synthetic models at the
+official sizes (1,770 pairs a task) the fraction is at least 0.88 on CoLA, 0.78 on SST-2, 0.75 on
+MRPC and 0.75 on RTE."""
 MIN_ROWS = 200
-"""Shorter dev sets say nothing; the official ones have at least 277."""
+"""Smaller dev sets are not compared; the official ones have at least 277 rows."""
 MAX_UNPACKED_BYTES = MAX_LINE_BYTES * max(
     task.split(split).num_rows + 1 for task in TASKS.values() for split in task.dev_splits
 )
@@ -45,7 +45,7 @@ Answers = Mapping[str, NDArray[Any]]
 def copied_answers(
     folders: Collection[Path], among: Iterable[Path] = ()
 ) -> dict[Path, list[Finding]]:
-    """Return each folder with its predictions that equal those of another of `folders` or `among`.
+    """Return each folder with its predictions that equal others in `folders` or `among`.
 
     Constant predictions do not count. Files of `among` are only unpacked for a comparison.
     """
@@ -73,7 +73,6 @@ def copied_answers(
 
 
 def _answers(path: Path) -> bytes:
-    """Text of a predictions file; empty if it cannot be read."""
     try:
         return unpack(read_bytes(path, MAX_PREDICTIONS_BYTES), path.name, MAX_UNPACKED_BYTES)
     except Rejected:
@@ -95,7 +94,7 @@ def _trailers(folder: Path) -> dict[str, bytes]:
 
 
 def answers_of(folder: Path) -> tuple[Answers, Entry | None]:
-    """Return the answers that are compared, and the entry; nothing if it cannot be read."""
+    """Return the answers to compare, and the entry; None if it cannot be read."""
     try:
         read = parse_submission(folder, read_files(folder))
     except Rejected:
@@ -116,7 +115,7 @@ def compared_answers(runs: Sequence[Any], predictions: Mapping[str, NDArray[Any]
 def near_copies(
     answers: Mapping[Path, Answers], folders: Collection[Path]
 ) -> dict[Path, list[Finding]]:
-    """Return each folder with the entries whose answers agree more than independent models' do."""
+    """Return each folder with the entries that agree with it more than independent models do."""
     findings: dict[Path, list[Finding]] = {}
     for task in COMPARED:
         groups: dict[int, list[Path]] = {}
@@ -138,11 +137,12 @@ def near_copies(
 def _near_pairs(
     task: str, length: int, places: Sequence[Path], answers: Mapping[Path, Answers]
 ) -> list[tuple[Path, Path, int, int]]:
-    """Return pairs of entries with the differing rows of their nearest runs, and of their seeds."""
+    """Return pairs of entries with the differing rows of their nearest runs and of their seeds."""
     signs, owner = [], []
     for number, place in enumerate(places):
         rows = answers[place][task]
-        varied = rows[(rows != rows[:, :1]).any(axis=1)]  # constant answers are equal, not copied
+        # constant answers are equal without being copied
+        varied = rows[(rows != rows[:, :1]).any(axis=1)]
         signs.append(2.0 * varied - 1.0)
         owner += [number] * len(varied)
     if not owner:
@@ -155,7 +155,7 @@ def _near_pairs(
     np.minimum.at(nearest, (owners[:, None], owners[None, :]), differing)
     own = np.diag(nearest)
     usual = np.minimum(own[:, None], own[None, :])
-    # Copies among an entry's own seeds have a check of their own.
+    # A check of its own compares the seeds of one entry.
     found = np.argwhere(np.triu((nearest < NEAR * usual) & (nearest > 0), 1))
     return [(places[a], places[b], int(nearest[a, b]), int(usual[a, b])) for a, b in found]
 
@@ -166,7 +166,7 @@ def _near_pairs(
 def shared_evidence(
     entries: Mapping[Path, Entry], folders: Collection[Path]
 ) -> dict[Path, list[Finding]]:
-    """Return each folder with what it shares with another entry and only one run can have."""
+    """Return each folder with the evidence that it shares with another entry."""
     seen: dict[tuple[str, Any], list[Path]] = {}
     for folder, entry in entries.items():
         for key in _evidence(entry):
@@ -183,13 +183,15 @@ def shared_evidence(
 
 
 def _evidence(entry: Entry) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = [("name looks like that of", skeleton(entry.name))]
+    found: list[tuple[str, Any]] = [("name resembles that of", skeleton(entry.name))]
     if entry.reported is not None:
         return found
     measured = entry.measured
     provenance = measured.provenance
     if provenance.train_log_sha256 is not None:
-        found.append(("the training log is that of", provenance.train_log_sha256))
-    found.append(("the weights are those of", measured.finetune.model_sha256))
-    found.append(("the configuration, with its seed, is that of", provenance.config_digest))
+        found.append(("the training log equals that of", provenance.train_log_sha256))
+    found.append(("the weights equal those of", measured.finetune.model_sha256))
+    found.append(
+        ("the configuration, including its seed, equals that of", provenance.config_digest)
+    )
     return found

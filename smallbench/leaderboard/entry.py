@@ -34,12 +34,13 @@ PREDICTIONS_FOLDER, PLUGINS_FOLDER = "predictions", "plugins"
 
 Tier = Literal["reported", "claimed", "logged", "verified"]
 TIERS: tuple[Tier, ...] = ("reported", "claimed", "logged", "verified")
-"""From quoted, over recomputed and backed by a log, to repeated by the board's keepers."""
+"""Tiers: quoted scores; recomputed ones; recomputed ones with a training log; repeated by a keeper.
+"""
 
 
 @cache
 def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of `entry.json`; lines of the other files are in its `$defs`."""
+    """Return the JSON Schema (2020-12) of `entry.json`; `$defs` has lines of the other files."""
     text = package_files(__package__).joinpath("entry.schema.json").read_text(encoding="utf-8")
     return json.loads(text)  # type: ignore[no-any-return]
 
@@ -57,7 +58,7 @@ class Links:
 
 @dataclass(frozen=True)
 class Model:
-    """What was trained; sizes are of the encoder without a head."""
+    """The trained model; sizes are of the encoder without a head."""
 
     architecture: str
     objective: str
@@ -85,12 +86,12 @@ SIZE_NAMES = (
     "max_position_embeddings",
     "type_vocab_size",
 )
-"""Fields of `Model` that a model's configuration has under the same names."""
+"""Fields of `Model` with the same names in a model's configuration."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What it was trained on."""
+    """The pretraining corpus."""
 
     name: str
     revision: str | None
@@ -130,7 +131,7 @@ class Pretrain:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The declared ramps; without ramps, one stage."""
+        """The declared ramps, or one stage."""
         return self.ramps or (
             Stage(self.num_steps, self.global_batch_size, self.sequence_length),
         )  # fmt: skip
@@ -151,7 +152,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Energy:
-    """None is unknown, which is not zero."""
+    """Energy of the run; None is unknown, not zero."""
 
     kwh: float | None
     method: str | None
@@ -160,12 +161,12 @@ class Energy:
 
 @dataclass(frozen=True)
 class Finetune:
-    """How the encoder was fine-tuned on every task."""
+    """Settings of fine-tuning, the same for every task."""
 
     protocol: str
     learning_rates: tuple[float, ...]
     chosen: Mapping[str, float]
-    """Task to the rate chosen on a part of train; the robust view's."""
+    """Task to the learning rate chosen on a part of train, for the robust view."""
     num_trials: int
     batch_size: int
     max_length: int
@@ -175,9 +176,9 @@ class Finetune:
     precision: str
     model_sha256: str
     choice_sha256: Mapping[str, str] = field(default_factory=dict)
-    """Task to the hash of the rows of train that chose its rate."""
+    """Task to the hash of the rows of train that chose its learning rate."""
     pooling: str | None = None
-    """`first`, `mean` or `max` under the head that all encoders share; None: the model's own."""
+    """`first`, `mean` or `max` under the shared head; None: the model's own head."""
 
 
 @dataclass(frozen=True)
@@ -193,22 +194,22 @@ class Provenance:
     config: Mapping[str, Any]
     train_log_sha256: str | None
     plugins: tuple[Mapping[str, Any], ...] = ()
-    """Name, SHA-256 and files of code of the run's own; the text lies in `plugins/`."""
+    """Name, SHA-256 and files of the run's plug-ins; the code is in `plugins/`."""
 
 
 @dataclass(frozen=True)
 class Reported:
-    """Scores × 100 that are quoted from elsewhere; `scores` may lack tasks."""
+    """Scores × 100 from another publication; `scores` may lack tasks."""
 
     source: str
     scores: Mapping[str, float]
     average: float
     protocol: str = "paper"
-    """The board that shows them."""
+    """The board for these scores."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSections:
     """The sections of every entry that is not reported."""
 
     model: Model
@@ -222,7 +223,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Entry:
-    """`entry.json`. Tier *reported* has the section `reported`; others have all sections but it."""
+    """`entry.json`. Tier *reported* has only `reported`; other tiers have all other sections."""
 
     schema_version: int
     slug: str
@@ -244,11 +245,11 @@ class Entry:
     reported: Reported | None = None
 
     @property
-    def measured(self) -> Measured:
+    def measured(self) -> MeasuredSections:
         """The sections of an entry whose tier is not *reported*."""
-        sections = {name: getattr(self, name) for name in Measured.__annotations__}
+        sections = {name: getattr(self, name) for name in MeasuredSections.__annotations__}
         assert None not in sections.values(), "the schema demands them"
-        return Measured(**sections)
+        return MeasuredSections(**sections)
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ class StoredRun:
     predictions: Mapping[str, str]
     """Dev split, or `choice`, to its file below the entry's folder."""
     pretraining_seed: int | None = None
-    """If the entry measures several pretrainings of its recipe; None: `pretrain.seed`."""
+    """Set if the entry has several pretrainings of its recipe; None: `pretrain.seed`."""
 
 
 SECTIONS: dict[str, type] = {
@@ -279,7 +280,7 @@ SECTIONS: dict[str, type] = {
 
 
 def entry_from_dict(content: Mapping[str, Any]) -> Entry:
-    """Return the typed view of a content that the schema allows."""
+    """Return the typed view of content that the schema allows."""
     values = _tuples(content)
     for name, cls in SECTIONS.items():
         if name in values:
@@ -291,7 +292,7 @@ def entry_from_dict(content: Mapping[str, Any]) -> Entry:
 
 
 def entry_to_dict(entry: Entry) -> dict[str, Any]:
-    """The content of `entry.json`: the inverse of `entry_from_dict`."""
+    """Return the content of `entry.json`: the inverse of `entry_from_dict`."""
 
     def plain(value: Any) -> Any:
         if is_dataclass(value):
@@ -314,7 +315,7 @@ MAX_LOGGED = 1e15  # of a line of the log: seconds, losses, rates
 MAX_LOGGED_FLOPS = 1e24
 PEAK_KEY, FLOPS_KEY = "peak_memory_bytes", "train_flops"
 _LIMITS = {PEAK_KEY: MAX_LOGGED, FLOPS_KEY: MAX_LOGGED_FLOPS}
-"""Keys that a line may lack: a CPU has no card, and logs of version 0.1 have neither."""
+"""Optional keys of a line: a CPU has no GPU memory, and logs of version 0.1 have neither."""
 _LOG_KEYS = ("step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256")
 
 
@@ -343,7 +344,7 @@ def is_log_line(line: Any) -> bool:
 
 
 def predictions_path(task: str, *, learning_rate: float, seed: int, epochs: int, split: str) -> str:
-    """`predictions/cola_lr-0.0001_epochs-10_seed-1_dev.tsv.gz`."""
+    """Return `predictions/cola_lr-0.0001_epochs-10_seed-1_dev.tsv.gz`."""
     stem = f"{task}_lr-{learning_rate:g}_epochs-{epochs}_seed-{seed}_{split}"
     return f"{PREDICTIONS_FOLDER}/{stem}.tsv.gz"
 
@@ -368,7 +369,7 @@ def chained(records: Iterable[Mapping[str, Any]], *, config_digest: str) -> list
 
 
 def link(previous: str, record: Mapping[str, Any]) -> str:
-    """The link of a record: SHA-256 over the previous link and its canonical JSON without link."""
+    """Return the link of a record: SHA-256 of the previous link and its JSON without link."""
     content = {key: value for key, value in record.items() if key != "sha256"}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{previous}\n{text}".encode()).hexdigest()

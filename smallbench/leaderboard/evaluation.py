@@ -1,7 +1,7 @@
-"""Evaluate an entry's folder: read, check and score it, and give it the tier of its evidence.
+"""Evaluate an entry's folder: read, check and score it, and assign the tier of its evidence.
 
-What depends on a folder's bytes and the gold labels alone is kept in a cache by their hash, so that
-a board of hundreds of entries is built in seconds.
+Results that depend only on a folder's bytes and the gold labels are cached by their hash, so that a
+board of hundreds of entries is built in seconds.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from smallbench.leaderboard.finding import Finding, Rejected
 from smallbench.leaderboard.folder import (
     chosen_tasks,
     fingerprint,
-    parse_json,
     parse_submission,
+    parse_untrusted_json,
     read_bytes,
     read_files,
 )
@@ -61,15 +61,15 @@ from smallbench.leaderboard.text import show
 from smallbench.leaderboard.tracks import tracks_of
 
 VERIFIED_FILE = "verified.json"
-"""File beside the entries' folders, written by the board's keepers: slug to the fingerprint of the
-folder whose entry they repeated."""
+"""File beside the folders of entries, written by the board's keepers: slug to the fingerprint of
+the folder that a keeper has repeated."""
 MAX_VERIFIED_BYTES = 1 << 20
 MARKS = {"passed": "ok", "flagged": "flagged", "not done": "not done", "rejected": "REJECTED"}
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Everything that is known about a folder."""
+    """The result of evaluating a folder."""
 
     folder: Path
     sha256: str | None
@@ -78,23 +78,23 @@ class Evaluation:
     """None if it could not be read."""
     findings: tuple[Finding, ...]
     views: Mapping[ViewName, View]
-    """Scores; a view that the runs do not allow is absent, as is every one of a rejected entry."""
+    """Scores; views that the runs do not allow are absent, as are all views of a rejected entry."""
     is_verified: bool = False
     tracks: tuple[str, ...] = ()
-    """Rankings that admit it (`tracks.TRACKS`)."""
+    """Rankings that admit the entry (`tracks.TRACKS`)."""
     answers: Answers = field(default_factory=dict, repr=False)
-    """What is compared with other entries' answers."""
+    """Answers that are compared with those of other entries."""
 
     @property
     def rejected(self) -> bool:
-        """Whether any check rejects the entry."""
+        """Whether a check rejects the entry."""
         return any(finding.verdict == "rejected" for finding in self.findings)
 
     @property
     def tier(self) -> Tier | None:
-        """Tier that the evidence supports, at most the one that was asked for; None if rejected.
+        """The tier that the evidence supports, at most the requested one; None if rejected.
 
-        With a check that could not be done it is *claimed*; only keepers give *verified*.
+        If a check could not be done the tier is *claimed*; only keepers assign *verified*.
         """
         if self.rejected or self.entry is None:
             return None
@@ -111,7 +111,7 @@ def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluati
     except Rejected as error:
         return _refused(folder, None, error)
     sha256 = fingerprint(contents)
-    gold = with_choices(gold, chosen_tasks([folder]), cache=cache)  # here if nobody did before
+    gold = with_choices(gold, chosen_tasks([folder]), cache=cache)  # here if it was not done before
     kept = None if cache is None else cache / _key(sha256, gold)
     if kept is not None and (evaluation := _read(kept, folder)):
         return evaluation
@@ -143,15 +143,15 @@ def evaluate(folder: Path, gold: Gold, *, cache: Path | None = None) -> Evaluati
 def evaluate_each(
     folders: Sequence[Path], gold: Gold, *, cache: Path | None = None, limits: Limits = LIMITS
 ) -> list[Evaluation]:
-    """Evaluate each folder under limits. Whatever is in it, the result is an `Evaluation`."""
+    """Evaluate each folder under limits. Any folder content results in an `Evaluation`."""
 
     def one(folder: Path) -> Evaluation:
         return evaluate(folder, gold, cache=cache)
 
     gold = with_choices(gold, chosen_tasks(folders), cache=cache)  # once for all processes
-    with threadpool_limits(1):  # a process for each core; threads would only be in their way
-        reading.prepare()
-        statistics.prepare(gold.labels)
+    with threadpool_limits(1):  # a process for each core; threads would only slow each other down
+        reading.build_tables()
+        statistics.prepare_draws(gold.labels)
         found = call_each(one, folders, limits=limits)
     return [
         _refused(folder, None, Rejected(result.kind, result.reason))
@@ -164,7 +164,7 @@ def evaluate_each(
 def evaluate_beside(
     folder: Path, gold: Gold, *, today: date | None = None, cache: Path | None = None
 ) -> Evaluation:
-    """Evaluate one folder and compare it with the other entries beside it."""
+    """Evaluate one folder and compare it with the other entries in the same directory."""
     folder = folder.absolute()  # `.` has no name
     others = entry_folders(folder.resolve().parent)
     (evaluation,) = _together(evaluate_each([folder], gold, cache=cache), today, among=others)
@@ -185,7 +185,7 @@ def evaluate_all(
 
 
 def entry_folders(root: Path) -> list[Path]:
-    """Return the folders below `root`, which should be entries."""
+    """Return the folders of entries below `root`."""
     if not root.is_dir():
         return []
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
@@ -194,7 +194,6 @@ def entry_folders(root: Path) -> list[Path]:
 def _together(
     evaluations: Sequence[Evaluation], today: date | None, *, among: Iterable[Path] = ()
 ) -> list[Evaluation]:
-    """Add what depends on other entries, on the date and on the keepers' verification."""
     accepted = {e.folder.resolve() for e in evaluations if not e.rejected}
     among = list(among)
     copies = copied_answers(accepted, among) if accepted else {}
@@ -227,7 +226,7 @@ def _verified(root: Path) -> dict[str, Any]:
         return {}
     try:
         content = read_bytes(root / VERIFIED_FILE, MAX_VERIFIED_BYTES)
-        words = parse_json(content, check="verified", place=VERIFIED_FILE)
+        words = parse_untrusted_json(content, check="verified", place=VERIFIED_FILE)
     except Rejected as error:
         raise DataError(f"{root}: {error.reason}") from None
     return words if isinstance(words, dict) else {}
@@ -241,7 +240,7 @@ def _refused(folder: Path, sha256: str | None, error: Rejected) -> Evaluation:
 # ---- reports
 
 
-def report(evaluation: Evaluation) -> str:
+def report_text(evaluation: Evaluation) -> str:
     """Return the findings, a line each, then the scores."""
     lines = []
     for finding in evaluation.findings:
@@ -260,7 +259,7 @@ def report(evaluation: Evaluation) -> str:
 
 
 def report_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the same as JSON-ready values."""
+    """Return the same values, ready for JSON."""
     return {
         "slug": show(evaluation.folder.name),
         "rejected": evaluation.rejected,
@@ -288,9 +287,7 @@ def _key(sha256: str, gold: Gold) -> str:
 
 @remembered
 def code_sha256() -> str:
-    """SHA-256 of the code that computes an evaluation: a changed check is never answered from the
-    cache.
-    """
+    """Return a SHA-256 of the evaluation's code: a changed check invalidates the cache."""
     sha = hashlib.sha256()
     package = package_files("smallbench")
     places = [package, *(package / name for name in ("leaderboard", "glue", "models"))]
@@ -327,7 +324,7 @@ def _write(path: Path, evaluation: Evaluation) -> None:
     with temporary.open("wb") as stream:
         np.savez(stream, **draws)
     temporary.replace(path.with_suffix(".npz"))
-    # Last: its presence means that the draws are complete.
+    # Last, since its presence means that the draws are complete.
     files.write_text(path.with_suffix(".json"), json.dumps(content))
 
 
@@ -355,7 +352,7 @@ def _read(path: Path, folder: Path) -> Evaluation | None:
             },
         )
     except (OSError, ValueError, KeyError, TypeError, BadZipFile):
-        return None  # missing or damaged: computed again and replaced
+        return None  # missing or damaged: compute and replace it
 
 
 def _task_score(cell: dict[str, Any]) -> TaskScore:

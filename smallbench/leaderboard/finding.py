@@ -11,7 +11,7 @@ Verdict = Literal["passed", "flagged", "not done", "rejected"]
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict of one check, and why."""
+    """The verdict of one check, and its reason."""
 
     check: str
     verdict: Verdict
@@ -19,11 +19,11 @@ class Finding:
 
 
 Found = Iterator[tuple[Verdict, str]]
-"""What a check yields; nothing is a pass."""
+"""Findings of a check; an empty one is a pass."""
 
 
 class Rejected(ValueError):  # noqa: N818 - a verdict, not a fault of ours
-    """The folder cannot be an entry; `check` names the check that found it."""
+    """The folder cannot be an entry; `check` is the name of the failed check."""
 
     def __init__(self, check: str, reason: str) -> None:
         super().__init__(reason)

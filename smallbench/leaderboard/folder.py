@@ -1,7 +1,7 @@
 """Read an untrusted entry's folder as data, under limits.
 
-Nothing in it is executed, followed or unpacked: only files of known names are opened, each is read
-up to a fixed size, and what does not fit raises `Rejected`, which names the check and the reason.
+Nothing in it is executed, followed or unpacked. Only files of known names are opened, and each is
+read up to a fixed size. Anything else raises `Rejected` with the check and the reason.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from smallbench.leaderboard.predictions import (
 from smallbench.leaderboard.text import JOINERS, is_invisible, name_of, show, texts
 from smallbench.plugins import sha256_of
 
-# Several times what an honest entry needs, and little enough to read in seconds.
+# Several times what an honest entry needs, but small enough to read in seconds.
 MAX_FILES = 1_000
 MAX_BYTES = {ENTRY_FILE: 256 << 10, RUNS_FILE: 1 << 20, LOG_FILE: 16 << 20}
 MAX_FOLDER_BYTES = 64 << 20
@@ -63,19 +63,19 @@ FOLDERS = {
     PREDICTIONS_FOLDER: (PREDICTIONS_NAME, MAX_PREDICTIONS_BYTES),
     PLUGINS_FOLDER: (re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.py"), 1 << 20),
 }
-"""Folder of an entry → how its files are called, and how large they may be."""
+"""Folder of an entry → pattern of its file names, and their largest size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Submission:
-    """What was read: well-formed, and not checked yet."""
+    """A parsed entry, well-formed but not checked yet."""
 
     folder: Path
     entry: Entry
     runs: Sequence[StoredRun]
-    """Those that were scored on dev."""
+    """Runs with dev scores."""
     choices: Sequence[StoredRun]
-    """Those that chose a learning rate, scored on a part of train (`glue.choice`)."""
+    """Runs that chose a learning rate, scored on a part of train (`glue.choice`)."""
     predictions: Mapping[str, NDArray[Any]]
     """File to [N] classes or scores."""
     train_log: Sequence[Mapping[str, Any]]
@@ -83,12 +83,12 @@ class Submission:
 
     @property
     def texts(self) -> list[tuple[str, str]]:
-        """Every text of the entry with its place: `authors[0]`."""
+        """Return every text of the entry with its place: `authors[0]`."""
         return list(texts(self.entry, ""))
 
 
 def read_submission(folder: Path) -> Submission:
-    """Read every file of a folder. Raises `Rejected` at the first malformed one."""
+    """Read every file of a folder; raise `Rejected` for the first malformed one."""
     return parse_submission(folder, read_files(folder))
 
 
@@ -109,15 +109,15 @@ def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
     _require_plugins(entry, contents)
     on_dev = [run for run in runs if "dev" in run.predictions]
     if not on_dev:
-        raise Rejected("runs", f"{RUNS_FILE} has no run on dev")
+        raise Rejected("runs", f"{RUNS_FILE} has no run with dev scores")
     choices = [run for run in runs if CHOICE in run.predictions]
     return Submission(folder, entry, on_dev, choices, predictions, _parse_log(contents))
 
 
 def chosen_tasks(folders: Iterable[Path]) -> set[str]:
-    """Return the tasks of which an entry has predictions that chose a learning rate.
+    """Return the tasks with predictions that chose a learning rate, over all folders.
 
-    A glance before the entries are read one by one: a folder that cannot be read is skipped.
+    Called before the entries are read one by one; a folder that cannot be read is skipped.
     """
     found: set[str] = set()
     for folder in folders:
@@ -128,7 +128,7 @@ def chosen_tasks(folders: Iterable[Path]) -> set[str]:
     return found & TASKS.keys()
 
 
-def prepare() -> None:
+def build_tables() -> None:
     """Build shared tables before processes are forked."""
     _validator(""), _validator("run")
     for task in TASKS.values():
@@ -143,7 +143,7 @@ def prepare() -> None:
 def list_files(folder: Path) -> dict[str, int]:
     """Return the size of each file by its path below `folder`.
 
-    Raises `Rejected` for links, special files, unknown names, too many or too large ones.
+    Raises `Rejected` for links, special files, unknown names, and too many or too large files.
     """
     found = _statuses(folder, "")
     for below in FOLDERS:
@@ -156,9 +156,9 @@ def list_files(folder: Path) -> dict[str, int]:
         if not stat.S_ISREG(status.st_mode):
             raise Rejected("files", f"{show(path)} is not a regular file (a link?)")
         if folder_name and not FOLDERS[folder_name][0].fullmatch(name):
-            raise Rejected("files", f"{show(path)} does not have the name of a file in that folder")
+            raise Rejected("files", f"{show(path)} has an unexpected name for its folder")
         if not folder_name and name not in MAX_BYTES:
-            raise Rejected("files", f"{show(path)} does not belong in an entry")
+            raise Rejected("files", f"{show(path)} is not a file of an entry")
         limit = FOLDERS[folder_name][1] if folder_name else MAX_BYTES[name]
         if status.st_size > limit:
             raise Rejected("files", f"{path} has {status.st_size:,} bytes, more than {limit:,}")
@@ -177,20 +177,20 @@ def _statuses(place: Path, prefix: str) -> dict[str, os.stat_result]:
         with os.scandir(place) as found:
             names = [entry.name for entry in islice(found, MAX_FILES + 1)]
         return {prefix + name: (place / name).lstat() for name in names}
-    except OSError as error:  # or gone since it was listed
+    except OSError as error:  # or deleted after it was listed
         raise Rejected("files", f"{show(place.name)}: {error.strerror}") from None
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
     """Return the content of every file that `list_files` accepts, by path.
 
-    Read once: what is hashed is what is checked, whoever writes there meanwhile.
+    Each is read once, so that the hashed bytes are the checked ones.
     """
     return {path: read_bytes(folder / path, size) for path, size in list_files(folder).items()}
 
 
 def fingerprint(contents: Mapping[str, bytes]) -> str:
-    """SHA-256 over every file of a folder: equal only if all are."""
+    """Return a SHA-256 over every file of a folder."""
     sha = hashlib.sha256()
     for path, content in sorted(contents.items()):
         sha.update(f"{path} {len(content)}\n".encode())
@@ -199,7 +199,7 @@ def fingerprint(contents: Mapping[str, bytes]) -> str:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """Return a regular file's bytes, at most `limit`; links are not followed."""
+    """Return at most `limit` bytes of a regular file; links are not followed."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
@@ -216,7 +216,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 # ---- JSON
 
 
-def parse_json(content: bytes, *, check: str, place: str) -> Any:
+def parse_untrusted_json(content: bytes, *, check: str, place: str) -> Any:
     """Parse a JSON value of bounded depth, with finite numbers and no key twice."""
     try:
         value = _DECODER.decode(content.decode("utf-8"))
@@ -257,7 +257,7 @@ def _require_plain(value: Any, depth: int) -> None:
 
 
 def _parse_entry(raw: bytes, folder: Path) -> Entry:
-    content = parse_json(raw, check="schema", place=ENTRY_FILE)
+    content = parse_untrusted_json(raw, check="schema", place=ENTRY_FILE)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION or type(version) is not int:
         raise Rejected(
@@ -287,7 +287,7 @@ def _require_valid(value: Any, part: str, *, check: str, place: str) -> None:
 
 @cache
 def _validator(part: str) -> Any:
-    """Of an entry, or of a part that is in the schema's `$defs`. 1.0 is not an integer here."""
+    """Return the validator of an entry or of a part in `$defs`; 1.0 is not an integer."""
     types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: type(value) is int
     )
@@ -306,7 +306,7 @@ def _pattern(validator: Any, pattern: str, value: Any, node: Any) -> Iterator[Ex
 
 
 def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
-    """Inline all references but the recursive one: following them is half of the work."""
+    """Inline all references but the recursive one; resolving them took half of the time."""
     if isinstance(node, list):
         return [_inlined(member, definitions) for member in node]
     if not isinstance(node, dict):
@@ -319,7 +319,6 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
-    """Raise `Rejected` unless the files in `plugins/` are those that the entry names."""
     given = {path for path in contents if path.startswith(f"{PLUGINS_FOLDER}/")}
     for plugin in entry.measured.provenance.plugins:
         place = f"the plug-in {show(plugin['name'])}"
@@ -328,7 +327,7 @@ def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
             raise Rejected("plugins", f"{place}: {sorted(missing)[0]} is missing")
         texts = {name: contents[path] for name, path in plugin["files"].items()}
         if sha256_of(plugin["name"], texts) != plugin["sha256"]:
-            raise Rejected("plugins", f"{place}: its files do not have its SHA-256")
+            raise Rejected("plugins", f"{place}: its files do not match its SHA-256")
         given -= set(plugin["files"].values())
     if given:
         raise Rejected("plugins", f"{sorted(given)[0]} does not belong to a plug-in of the entry")
@@ -340,14 +339,14 @@ def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
 def _lines(contents: Mapping[str, bytes], name: str, *, check: str, most: int) -> list[Any]:
     content = contents[name]
     if content and not content.endswith(b"\n"):
-        raise Rejected(check, f"{name} is cut off: its last line does not end")
+        raise Rejected(check, f"{name} is truncated: its last line has no line break")
     lines = content.split(b"\n")[:-1]
     if len(lines) > most:
         raise Rejected(check, f"{name} has more than {most:,} lines")
     if max(map(len, lines), default=0) > MAX_RECORD_BYTES:
         raise Rejected(check, f"{name} has a line of more than {MAX_RECORD_BYTES:,} bytes")
     return [
-        parse_json(line, check=check, place=f"{name}, line {number}")
+        parse_untrusted_json(line, check=check, place=f"{name}, line {number}")
         for number, line in enumerate(lines, start=1)
     ]
 
@@ -365,7 +364,7 @@ def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
         run = StoredRun(**line)
         splits = set(run.predictions)
         if splits not in ({CHOICE}, set(TASKS[run.task].dev_splits)):
-            raise Rejected("runs", f"{place}: {run.task} has {TASKS[run.task].dev_splits}")
+            raise Rejected("runs", f"{place}: {run.task} needs {TASKS[run.task].dev_splits}")
         trial = (run.task, run.learning_rate, run.seed, run.epochs, run.pretraining_seed,
                  CHOICE in splits)  # fmt: skip
         if trial in trials:
@@ -375,11 +374,11 @@ def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
             if path not in contents:
                 raise Rejected("runs", f"{place}: {show(path)} is missing")
             if path in used:
-                raise Rejected("runs", f"{place}: {path} belongs to another run already")
+                raise Rejected("runs", f"{place}: {path} already belongs to another run")
             used.add(path)
         runs.append(run)
     if not runs:
-        raise Rejected("runs", f"{RUNS_FILE} has no run")
+        raise Rejected("runs", f"{RUNS_FILE} has no runs")
     predictions = {path for path in contents if path.startswith(f"{PREDICTIONS_FOLDER}/")}
     stray = sorted(predictions - used)
     if stray:
@@ -395,7 +394,7 @@ def _parse_log(contents: Mapping[str, bytes]) -> list[Mapping[str, Any]]:
         return []
     lines = _lines(contents, LOG_FILE, check="log", most=MAX_LOG_LINES)
     for number, line in enumerate(lines, start=1):
-        # By hand: a schema's validator would take seconds for so many lines.
+        # Checked by hand: a schema validator would take seconds for so many lines.
         if not is_log_line(line):
             raise Rejected("log", f"{LOG_FILE}, line {number}: not the keys and types of a record")
     return lines

@@ -1,4 +1,4 @@
-"""The labels that predictions are scored against: of dev, and of the part of train that chooses.
+"""The gold labels of dev, and of the part of train that chooses the learning rate.
 
 They are read from a folder in the official layout, or from the hub at its pinned revision. A dev
 set that is not the official one (`glue.official`) is refused. Labels of a task without a pinned
@@ -41,7 +41,7 @@ class Choice:
     """The part of a task's train split that chooses the learning rate (`glue.choice`)."""
 
     sha256: str
-    """Of the rows, in their order."""
+    """Hash of the rows, in their order."""
     labels: Labels
 
 
@@ -51,16 +51,17 @@ class Gold:
 
     labels: Mapping[str, Mapping[str, Labels]]
     pinned: frozenset[str]
-    """Tasks whose labels are known to be the official ones."""
+    """Tasks with labels that are known to be official."""
     is_sample: bool = False
-    """Whether they are of generated stand-ins; scores on them say nothing about GLUE."""
+    """Whether they are generated samples; scores on them are not GLUE scores."""
     source: str | None = None
-    """Where the rest of GLUE can be read: a folder or `hub`."""
+    """Source of the rest of GLUE: a folder or `hub`."""
     choices: Mapping[str, Choice] = field(default_factory=dict)
-    """Task to the rows of train that choose a learning rate; those that `with_choices` read."""
+    """Task to the rows of train that choose a learning rate; only tasks that `with_choices` has
+    read."""
 
     def has(self, task: str) -> bool:
-        """Whether predictions of this task can be scored."""
+        """Return whether predictions of this task can be scored."""
         return task in self.labels
 
 
@@ -68,17 +69,16 @@ NO_GOLD = Gold({}, frozenset())
 
 
 def labels_sha256(task: Task, labels: Labels) -> str:
-    """A fingerprint of one split's labels: classes or scores with three decimals, a line each."""
+    """Return a fingerprint of a split's labels: classes, or scores with three decimals."""
     pattern = "{:.3f}\n" if task.is_regression else "{}\n"
     text = "".join(map(pattern.format, labels.tolist()))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_gold(source: str | Path) -> Gold:
-    """Return the dev labels of every task that `source` has: a folder in the official layout, or
-    `hub`.
+    """Return the dev labels of every task in `source`: a folder in the official layout, or `hub`.
 
-    Raises `DataError` if a dev split is not the official one, in the official order, or if a
+    Raises `DataError` if a dev split does not have the official rows in the official order, or if a
     folder has no task.
     """
     found: dict[str, Mapping[str, Examples]] = {}
@@ -108,9 +108,9 @@ def read_gold(source: str | Path) -> Gold:
 
 
 def with_choices(gold: Gold, tasks: Collection[str], *, cache: Path | None = None) -> Gold:
-    """Return `gold` with the labels of the choice's rows of these tasks, if it has their train.
+    """Return `gold` with the labels of the rows that chose the rates of these tasks, if available.
 
-    Reading a large train split takes seconds, so `cache` keeps what was found by the file's hash.
+    Reading a large train split takes seconds, so `cache` keeps the result by the file's hash.
     """
     if gold.source is None:
         return gold
@@ -135,7 +135,7 @@ def _kept(path: Path) -> Choice | None:
         with np.load(path, allow_pickle=False) as stored:
             return Choice(str(stored["sha256"]), stored["labels"])
     except (OSError, ValueError, KeyError, BadZipFile):
-        return None  # missing or damaged: read again and replaced
+        return None  # missing or damaged: read and replace it
 
 
 def _read_choice(task: Task, source: str, file: Path, kept: Path | None) -> Choice:
@@ -160,7 +160,7 @@ def _require_official(task: Task, dev: Mapping[str, Examples], source: str | Pat
         reason = split_difference(task, split, examples)
         reason = reason or order_difference(task, split, examples.sha256)
         if reason:
-            raise DataError(f"{source}: {reason}; fetch GLUE again")
+            raise DataError(f"{source}: {reason}; download GLUE again")
 
 
 def _labels(labels: Labels | None) -> Labels:

@@ -1,8 +1,8 @@
 """Call a function of untrusted files in processes with limits of time and memory.
 
-An untrusted file can stall its reader, fill the memory or crash the process. Only its own result is
-lost then. The processes are forked, so that they share what was computed before. There are as many
-as cores; each takes one file after the other until one exceeds a limit.
+An untrusted file can stall its reader, fill the memory or crash the process; then only its own
+result is lost. Processes are forked, so that they share earlier results. There is one for each
+core, and it takes files until one exceeds a limit.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Limits:
     """Limits of one call."""
 
     seconds: float = 25.0
-    """An entry takes a quarter of one, the worst that is legal a few."""
+    """An ordinary entry takes a quarter of one; the worst legal one takes several."""
     memory_bytes: int = 512 << 20
-    """More than this process has."""
+    """Beyond the memory of this process."""
 
 
 LIMITS = Limits()
@@ -55,7 +55,7 @@ def call_each(
     limits: Limits = LIMITS,
     num_workers: int | None = None,
 ) -> list[Result | Failure]:
-    """Return `function` of each item, in their order; items and results must be picklable.
+    """Return `function` of each item, in order; items and results must be picklable.
 
     A call that raises is a `Failure` as well, and its traceback goes to stderr.
     """
@@ -91,7 +91,7 @@ def call_each(
 
 
 class _Worker:
-    """A process that makes one call after the other, until one fails."""
+    """A process that makes one call after the other until one fails."""
 
     def __init__(self, function: Callable[[Any], Any], limits: Limits) -> None:
         self._limits = limits
@@ -103,13 +103,12 @@ class _Worker:
         self.deadline = 0.0
 
     def give(self, item: Any) -> None:
-        """Start a call."""
         self.deadline = time.monotonic() + self._limits.seconds
         with suppress(OSError):  # the process is dead; `take` reports it
             self.connection.send(item)
 
     def take(self) -> Any:
-        """Return the result, or a `Failure` if there was none in time."""
+        """Return the result, or a `Failure` if none arrived in time."""
         if not self.connection.poll():
             return _exceeded(f"{self._limits.seconds:g} s")
         try:
@@ -123,7 +122,6 @@ class _Worker:
             return Failure("limits", f"reading it was ended {ended}")
 
     def end(self) -> None:
-        """Kill the process."""
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -134,8 +132,7 @@ def _exceeded(what: str) -> Failure:
 
 
 def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits) -> None:
-    """Make calls in the new process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     _lower(resource.RLIMIT_CORE, 0)
     if (size := _address_space()) is not None:
         _lower(resource.RLIMIT_AS, size + limits.memory_bytes)
@@ -148,7 +145,7 @@ def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits
             item = connection.recv()
         except EOFError:
             return
-        # Also of processor time: if the parent was killed, nothing else ends it.
+        # Processor time too: nothing else ends this process if the parent is killed.
         _lower(resource.RLIMIT_CPU, int(time.process_time() + limits.seconds) + 1)
         try:
             result = function(item)
@@ -166,7 +163,7 @@ def _lower(limit: int, value: int) -> None:
 
 
 def _address_space() -> int | None:
-    """Bytes that this process has mapped; None if the system does not tell."""
+    """Return the bytes that this process has mapped; None if the system does not report them."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:

@@ -1,4 +1,4 @@
-"""Check a training log: chained, complete, rising, and as fast as its records say."""
+"""Check a training log: chained, complete, increasing, and consistent with its speed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from smallbench.leaderboard.tracks import Log
 
 PERCENT = 0.01
 Values = NDArray[Any]
-"""[N] a number of each record."""
+"""[N] one value for each record."""
 
 MIN_POINTS = 200
 MAX_GAP = 0.02
-"""Of all steps between two records; 200 even ones are 0.005 apart."""
+"""Limit of the share of all steps between two records; 200 even gaps have 0.005."""
 MIN_VARIATION = 1e-4
-"""Relative deviation of step times; measured ones scatter by a per cent, computed ones do not."""
+"""Least relative deviation of step times; measured ones vary by 1 %, invented ones do not."""
 
 
 def log(submission: Submission, scores: RunScores) -> Found:
-    """Check the chain first, then the records."""
+    """Check the hash chain first, then the records."""
     entry, lines = submission.entry.measured, submission.train_log
     head = entry.provenance.train_log_sha256
     if not lines:
@@ -39,10 +39,13 @@ def log(submission: Submission, scores: RunScores) -> Found:
     for number, line in enumerate(lines, start=1):
         previous = link(previous, line)
         if line["sha256"] != previous:
-            yield "rejected", f"the chain breaks at line {number}: it, or one before, was changed"
+            yield (
+                "rejected",
+                f"the hash chain breaks at line {number}: this or an earlier line changed",
+            )
             return
     if head != previous:
-        yield "rejected", "train_log_sha256 is not the last link of the log"
+        yield "rejected", "train_log_sha256 is not the last hash of the log"
     if len(lines) < MIN_POINTS:
         yield "rejected", f"{len(lines)} points, expected at least {MIN_POINTS}"
     if len(lines) < 3:
@@ -53,7 +56,7 @@ def log(submission: Submission, scores: RunScores) -> Found:
     for name, values in (("steps", step), ("tokens", tokens), ("times", seconds)):
         if (np.diff(values) <= 0).any():
             where = int(np.argmax(np.diff(values) <= 0)) + 2
-            yield "rejected", f"{name} do not rise at line {where}"
+            yield "rejected", f"{name} do not increase at line {where}"
             return
     pretrain = entry.pretrain
     if step[-1] != pretrain.num_steps:
@@ -71,22 +74,22 @@ def log(submission: Submission, scores: RunScores) -> Found:
     yield from _speed(lines, step, tokens, seconds)
     flops: list[Any] = [line.get(FLOPS_KEY) for line in lines[1:]]
     if any(flops) and (None in flops or any(a >= b for a, b in pairwise(flops))):
-        yield "rejected", "train_flops do not rise in every line"
+        yield "rejected", "train_flops do not increase in every line"
     losses = [line["loss"] for line in lines if line["loss"] is not None]
     if not losses or losses[-1] >= losses[0]:
-        yield "flagged", "the loss does not fall"
+        yield "flagged", "the loss does not decrease"
 
 
 def _speed(lines: Log, step: Values, tokens: Values, seconds: Values) -> Found:
-    """The throughput adds up to the tokens, and step times vary as measured ones do."""
+    """The throughput adds up to the tokens, and step times vary like measured ones."""
     rates = [line["tokens_per_second"] for line in lines[1:]]
     if None in rates:
-        yield "rejected", f"no throughput at line {rates.index(None) + 2}"
+        yield "rejected", f"throughput is missing at line {rates.index(None) + 2}"
     else:
         integral = float(np.array(rates, dtype=np.float64) @ np.diff(seconds))
-        # Written so that a sum that is no number does not pass.
+        # Written so that NaN does not pass.
         if not abs(integral / (tokens[-1] - tokens[0]) - 1) <= 5 * PERCENT:
             yield "rejected", f"throughput × time is {integral:,.0f} tokens, not {tokens[-1]:,}"
     step_times = np.diff(seconds) / np.diff(step)
     if step_times.std() < MIN_VARIATION * step_times.mean():
-        yield "rejected", "step times do not vary: they were not measured"
+        yield "rejected", "step times do not vary, so they were not measured"

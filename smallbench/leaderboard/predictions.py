@@ -27,7 +27,7 @@ NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9
 
 
 def most_rows(task: Task, split: str) -> int:
-    """Return how many rows a split can have: the official number, or the limit of a choice."""
+    """Return the limit of a split's rows: the official number, or the limit of a choice."""
     return MAX_ROWS if split == CHOICE else task.split(split).num_rows
 
 
@@ -41,9 +41,9 @@ def unpack(content: bytes, place: str, limit: int) -> bytes:
     if len(text) > limit:
         raise Rejected("predictions", f"{place} unpacks to over {limit:,} bytes")
     if not unpacker.eof:
-        raise Rejected("predictions", f"{place} is cut off")
+        raise Rejected("predictions", f"{place} is truncated")
     if unpacker.unused_data:
-        raise Rejected("predictions", f"{place} continues behind its end")
+        raise Rejected("predictions", f"{place} has data after its end")
     return text
 
 
@@ -59,7 +59,7 @@ def trailer(path: Path) -> bytes:
 
 
 def parse_predictions(content: bytes, place: str, task: Task, split: str) -> NDArray[Any]:
-    """Return [N] classes or scores, one for each row of the official dev set, in its order."""
+    """Return [N] classes or scores, one for each row of the official dev set, in order."""
     text = unpack(content, place, MAX_LINE_BYTES * (most_rows(task, split) + 1))
     first, *lines, last = text.split(b"\n") if b"\n" in text else (text, b"")
     if first != HEADER or last:
@@ -75,9 +75,9 @@ def parse_predictions(content: bytes, place: str, task: Task, split: str) -> NDA
 
 @cache
 def possible_lines(task: Task, split: str) -> dict[bytes, int]:
-    """Return each line that predictions can have, with row × classes + class.
+    """Return each valid line of predictions → row × classes + class.
 
-    Looking lines up takes a tenth of the time of parsing them.
+    Looking up a line takes a tenth of the time of parsing it.
     """
     assert task.label_names is not None
     places = product(range(most_rows(task, split)), task.label_names)
@@ -85,7 +85,6 @@ def possible_lines(task: Task, split: str) -> dict[bytes, int]:
 
 
 def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]:
-    """Parse line by line, with the reason if one is malformed."""
     words = []
     for number, line in enumerate(lines):
         index, tab, word = line.partition(b"\t")

@@ -25,30 +25,30 @@ from numpy.typing import NDArray
 from smallbench.leaderboard.statistics import CONFIDENCE, Floats, Interval
 
 PRETRAINING_SD = 0.4
-"""Points of AVG between two pretrainings of one recipe, for an entry with one: a chosen
-allowance, not a measured one."""
+"""Assumed standard deviation of AVG, in points, between two pretrainings of one recipe, for an
+entry with a single one. It is chosen, not measured."""
 PRETRAINING_WEIGHT = 4
-"""Degrees of freedom that the allowance is worth against an entry's own pretraining seeds."""
+"""Weight of this assumption against an entry's own pretraining seeds, in degrees of freedom."""
 JOINT_LEVEL = 0.97
-"""Of the largest statistic, for ranges that hold with `CONFIDENCE`: the seeds' variance is
-estimated from three to five runs, and at 0.95 7 to 10 % of boards had a false lead."""
+"""Level of the largest statistic for ranges that hold with `CONFIDENCE`. The seeds' variance is
+estimated from three to five runs, and with 0.95, 7 to 10 % of boards had a false lead."""
 NUM_JOINT_DRAWS = 2_000
-"""Of the largest statistic, if a board has more than `MANY` entries."""
+"""Draws of the largest statistic, if a board has more than `MANY` entries."""
 MANY = 60
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What the ranking needs of one entry."""
+    """Values of one entry that the ranking needs."""
 
     score: float
-    """AVG as published: failed runs are in it."""
+    """The published AVG, failed runs included."""
     draws: Floats
-    """AVG of the runs that learned, drawn again; without the pretraining's seed."""
+    """Draws of AVG over the runs that learned, without the pretraining's seed."""
     failure_cost: float = 0.0
     """Points of AVG that are lost if every run fails."""
     failure_spread: float = 0.0
-    """Variance of AVG for each unit of p (1 − p), where p is the probability that a run fails."""
+    """Variance of AVG per unit of p (1 − p), where p is the probability that a run fails."""
     num_runs: int = 0
     num_failed: int = 0
     pretrainings: tuple[float, ...] = ()
@@ -61,7 +61,7 @@ class Scored:
 
     @property
     def pretraining_sd(self) -> float:
-        """Standard deviation of AVG that is due to the pretraining's seed."""
+        """Standard deviation of AVG over pretraining seeds."""
         num = len(self.pretrainings)
         if num < 2:
             return PRETRAINING_SD
@@ -72,7 +72,7 @@ class Scored:
 
     @cached_property
     def recipe_draws(self) -> Floats:
-        """[R] draws with the pretraining's seed."""
+        """[R] draws including the pretraining's seed."""
         seed = hashlib.sha256(np.ascontiguousarray(self.draws).tobytes()).digest()
         rng = np.random.default_rng(list(seed))
         moves: Floats = self.pretraining_sd * rng.standard_normal(len(self.draws))
@@ -83,10 +83,10 @@ class Scored:
 
 
 def failure_rates(entries: Sequence[Scored], num_draws: int) -> Floats:
-    """[R] draws of the probability that a run fails, the same for all entries.
+    """Return [R] draws of the probability that a run fails, one rate for all entries.
 
     The mid-P confidence distribution of a binomial rate: half of the draws count one failure more
-    than was seen. Without it, no failure among few runs would mean that none can happen.
+    than was seen. Without this, a few runs without a failure would give a probability of 0.
     """
     runs = sum(entry.num_runs for entry in entries)
     failed = sum(entry.num_failed for entry in entries)
@@ -101,10 +101,10 @@ def failure_rates(entries: Sequence[Scored], num_draws: int) -> Floats:
 
 
 def score_interval(entry: Scored, rates_R: Floats) -> Interval:
-    """Interval of the AVG that the recipe has on average, failed runs included.
+    """Return the interval of the expected AVG of the recipe, failed runs included.
 
-    It always holds the published AVG. If that is outside because the entry had more or less luck
-    with failures than the rate says, the other end alone carries the whole error.
+    It always contains the published AVG. If an unusual number of failures puts that outside, the
+    other end alone carries the whole error probability.
     """
     draws = entry.recipe_draws - entry.failure_cost * rates_R
     error = 100 * (1 - CONFIDENCE)
@@ -164,7 +164,6 @@ def differences(entries: Sequence[Scored]) -> Differences:
 
 
 def _joint_quantile(draws_ER: Floats, variance_EE: Floats) -> float:
-    """The `JOINT_LEVEL` quantile of the largest standardized difference of all pairs."""
     if len(draws_ER) > MANY:
         draws_ER = draws_ER[:, :NUM_JOINT_DRAWS]
     with np.errstate(divide="ignore"):
@@ -179,7 +178,7 @@ def _joint_quantile(draws_ER: Floats, variance_EE: Floats) -> float:
 def failure_variance(
     *, runs: Sequence[int], failed: Sequence[int], spread: Sequence[float]
 ) -> Floats:
-    """Return [E, E] the variance of each difference that is due to failed runs.
+    """Return [E, E] the variance of each difference that comes from failed runs.
 
     The probability of a failure is the pair's common rate; without runs it is 0.
     """
@@ -192,7 +191,7 @@ def failure_variance(
 
 @dataclass(frozen=True)
 class RankRange:
-    """Places that an entry may hold: `2–4`, or a single one if no other entry ties with it."""
+    """Possible ranks of an entry: `2–4`, or a single one if no other entry ties with it."""
 
     best: int
     worst: int
@@ -202,6 +201,6 @@ class RankRange:
 
 
 def rank_ranges(leads_EE: NDArray[np.bool_]) -> list[RankRange]:
-    """For each entry 1 + those that lead it, up to E − those that it leads."""
+    """Return for each entry 1 + those that lead it, up to E − those that it leads."""
     ahead, behind = leads_EE.sum(axis=0).tolist(), leads_EE.sum(axis=1).tolist()
     return [RankRange(1 + a, len(leads_EE) - b) for a, b in zip(ahead, behind, strict=True)]

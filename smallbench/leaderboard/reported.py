@@ -22,7 +22,7 @@ class ReportedRow:
     objective: str
     params_millions: float
     scores: Mapping[str, float]
-    """Task name to cell; empty for a reference of which only AVG is given."""
+    """Task name to score; empty for a reference with an AVG only."""
     average: float
     notes: tuple[str, ...]
 

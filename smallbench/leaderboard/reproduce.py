@@ -1,7 +1,7 @@
 """Repeat an entry by commands made from its configuration, and compare the results.
 
-A board's keeper runs them on a card of their own. What comes out is an entry too, so both are
-compared by their predictions. `verified` needs three things to agree within stated tolerances.
+A keeper of the board runs them on their own GPU. The result is an entry too, so both are compared
+by their predictions. `verified` requires three values to agree within stated tolerances.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from smallbench.leaderboard.folder import Submission, read_submission
 from smallbench.leaderboard.gold import Gold
 
 MAX_LOSS_DIFFERENCE = 0.05
-"""Of the last logged loss: chosen, not measured."""
+"""Tolerance of the last logged loss: chosen, not measured."""
 
 
 def commands_of(entry: Entry, *, run_dir: str = "runs/again", data: str | None = None,
                 glue: str = "hub", results: str = "results/again") -> list[list[str]]:  # fmt: skip
     """Return the commands that make the entry: pretrain, export, glue.
 
-    Every value of the configuration is a flag, so that a changed default changes nothing.
+    Every value of the configuration is a flag, so a changed default does not change the commands.
     """
     measured = entry.measured
     settings = flatten(measured.provenance.config)
@@ -51,24 +51,23 @@ def commands_of(entry: Entry, *, run_dir: str = "runs/again", data: str | None =
 
 
 def _word(value: object) -> str:
-    """A value as the command line takes it."""
     if isinstance(value, list | tuple):
         return ",".join(map(_word, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 
 class Repetition:
-    """An entry's own commands, run again in a folder, and the comparison."""
+    """A repetition of an entry by its own commands, and the comparison."""
 
     def __init__(self, folder: Path, out: str | None, *, data: str | None, glue: str) -> None:
-        """Raises `DataError` if the entry cannot be read, or has no configuration to repeat."""
+        """Raise `DataError` if the entry cannot be read, or has no configuration to repeat."""
         try:
             self._claimed = read_submission(folder)
         except Rejected as error:
             raise DataError(f"{folder} is rejected: {error.reason}") from None
         entry = self._claimed.entry
         if entry.provenance is None:
-            raise DataError(f"{folder} is reported: it has no configuration to repeat")
+            raise DataError(f"{folder} is of tier reported and has no configuration to repeat")
         self._place = Path(out or f"reproduced/{entry.slug}")
         self._commands = commands_of(
             entry, run_dir=str(self._place / "run"), results=str(self._place / "glue"),
@@ -77,7 +76,7 @@ class Repetition:
 
     @property
     def script(self) -> str:
-        """The commands, a line each."""
+        """Return the commands, one a line."""
         return "\n".join(map(shlex.join, self._commands))
 
     def run(self, gold: Gold, *, cache: Path | None = None) -> tuple[str, bool]:
@@ -102,12 +101,12 @@ class Repetition:
             )
         pair = evaluate_each([self._claimed.folder, again], gold, cache=cache)
         found = agreements((self._claimed, pair[0]), (read_submission(again), pair[1]))
-        return render(found, pair[0].sha256, slug), all(one.holds for one in found)
+        return render_agreements(found, pair[0].sha256, slug), all(one.holds for one in found)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One thing that must agree."""
+    """One value that must agree."""
 
     name: str
     claimed: str
@@ -125,16 +124,16 @@ def agreements(
     found.append(Agreement("parameters", f"{sizes[0]:,}", f"{sizes[1]:,}", "equal",
                            sizes[0] == sizes[1]))  # fmt: skip
     losses = [_last_loss(submission) for submission, _ in (claimed, repeated)]
-    holds = abs(losses[0] - losses[1]) <= MAX_LOSS_DIFFERENCE  # false if one is NaN
+    holds = abs(losses[0] - losses[1]) <= MAX_LOSS_DIFFERENCE  # False for NaN
     words = [f"{loss:.4f}" for loss in losses]
     found.append(Agreement("last loss", words[0], words[1], f"{MAX_LOSS_DIFFERENCE}", holds))
     views = [evaluation.views.get("robust") for _, evaluation in (claimed, repeated)]
     if views[0] is None or views[1] is None:
-        return [*found, Agreement("AVG", "–", "–", "both ranked by one protocol", False)]
+        return [*found, Agreement("AVG", "–", "–", "both ranked by the same protocol", False)]
     for row in compare(views[0], views[1])[-1:]:
         sure = row.interval
         holds = row.name == "AVG" and sure.low <= 0 <= sure.high
-        sentence = f"range of the difference {sure.low:+.2f} to {sure.high:+.2f} holds 0"
+        sentence = f"range of the difference {sure.low:+.2f} to {sure.high:+.2f} contains 0"
         found.append(Agreement(row.name, f"{row.a:.2f}", f"{row.b:.2f}", sentence, holds))
     return found
 
@@ -144,8 +143,8 @@ def _last_loss(submission: Submission) -> float:
     return math.nan if loss is None else float(loss)
 
 
-def render(found: Sequence[Agreement], sha256: str | None, slug: str) -> str:
-    """Return a line for each, and the line for `verified.json` if all hold."""
+def render_agreements(found: Sequence[Agreement], sha256: str | None, slug: str) -> str:
+    """Return a line for each value, and the line for `verified.json` if all agree."""
     lines = [f"{'ok' if a.holds else 'DIFFERS':<8} {a.name}: {a.claimed} claimed, {a.repeated} "
              f"repeated ({a.tolerance})" for a in found]  # fmt: skip
     if all(a.holds for a in found):

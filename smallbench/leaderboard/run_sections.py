@@ -26,19 +26,19 @@ from smallbench.leaderboard.entry import (
 )
 
 MAX_LOG_POINTS = 4_000
-"""More records of a run are merged, so that a million steps stay under a megabyte."""
+"""Limit of records; those of longer runs are merged, so that a million steps stay under 1 MB."""
 MAX_STAGES = 100
 
 
 def model_of(settings: Mapping[str, Any], num_parameters: int) -> Model:
-    """Return what was trained; sizes are of the encoder without a head."""
+    """Return the trained model; sizes are of the encoder without a head."""
     model = settings["model"]
     found = Model(
         architecture=model["architecture"],
         objective=settings["objective"]["objective"],
         num_parameters=num_parameters,
         num_parameters_without_embeddings=None,
-        from_scratch=True,  # a pretraining here begins from the seed, and has no teacher
+        from_scratch=True,  # pretraining here starts from random weights, without a teacher
         distilled_from=None,
         **{name: model.get(name) for name in SIZE_NAMES},
     )
@@ -50,7 +50,7 @@ def model_of(settings: Mapping[str, Any], num_parameters: int) -> Model:
 
 
 def data_of(record: Mapping[str, Any], num_tokens: int, *, contains_glue: bool) -> Data:
-    """Return the corpus that the run saw."""
+    """Return the corpus of the run."""
     corpus = record["corpus"]
     unique = corpus["rows"] * record["config"]["sequence_length"]
     return Data(
@@ -75,7 +75,7 @@ def pretrain_of(
     evaluating = sum(m.get("eval_seconds", 0.0) for m in metrics)
     ramps: tuple[Stage, ...] = ()
     if flatten(settings).get("schedule.initial_batch_size") is not None:
-        ramps = stages_of(records, length=settings["sequence_length"])
+        ramps = batch_stages_of(records, length=settings["sequence_length"])
     return Pretrain(
         num_steps=last["step"],
         global_batch_size=batch,
@@ -89,11 +89,11 @@ def pretrain_of(
     )
 
 
-def stages_of(records: Sequence[Mapping[str, Any]], *, length: int) -> tuple[Stage, ...]:
+def batch_stages_of(records: Sequence[Mapping[str, Any]], *, length: int) -> tuple[Stage, ...]:
     """Return the batch sizes of a run, from the tokens between its records."""
     start = {"step": 0, "tokens": 0, "train_seconds": 0.0}
     parts = []
-    for a, b in pairwise(thinned([start, *records], MAX_STAGES)):
+    for a, b in pairwise(thin_records([start, *records], MAX_STAGES)):
         steps = b["step"] - a["step"]
         parts.append((round((b["tokens"] - a["tokens"]) / steps / length), steps))
     return tuple(
@@ -120,14 +120,13 @@ def hardware_of(record: Mapping[str, Any], *, usd_per_hour: float | None) -> Har
 def energy_of(record: Mapping[str, Any], *, gco2_per_kwh: float | None) -> Energy:
     """Return the energy; unknown is None."""
     summary = record.get("summary", {})
-    # NVML reads 0 before Volta and on vGPU: that is not known, not nothing.
+    # NVML reads 0 before Volta and on vGPU: that means unknown.
     kwh = summary.get("energy_kwh") or None
     method = _energy_method(summary.get("energy_method") or "") if kwh else None
     return Energy(kwh, method, gco2_per_kwh)
 
 
 def _energy_method(methods: str) -> str | None:
-    """Return the entry's name of the method; of several attempts the least exact one."""
     words = {"tdp": "estimate", "codecarbon": "codecarbon", "nvml": "nvml"}
     return next((word for name, word in words.items() if name in methods.split(" + ")), None)
 
@@ -145,7 +144,7 @@ def provenance_of(
         git_commit=commit or None,
         dirty=any((found or "").endswith("+dirty") for found in commits),
         image_digest=image_digest or last.get("image_digest"),
-        # Paths of that machine stay private.
+        # Paths of the machine stay private.
         command=("smallbench", *(_without_place(argument) for argument in arguments)),
         config_digest=record["config_digest"],
         config=record["config"],
@@ -164,7 +163,7 @@ def plugin_path(name: str) -> str:
 
 
 def _without_place(text: str) -> str:
-    """`--data=/home/me/owt` as `--data=owt`; hub names and URLs stay."""
+    """Return `--data=/home/me/owt` as `--data=owt`; hub names and URLs stay."""
     flag, separator, value = text.rpartition("=")
     if value.startswith(("/", "~", ".")):
         value = Path(value).name
@@ -172,11 +171,11 @@ def _without_place(text: str) -> str:
 
 
 def log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The training log: the held-out loss of step 0, then the training records."""
+    """Return the training log: the held-out loss of step 0, then the training records."""
     first = [m for m in metrics if m["event"] == "eval" and m["step"] == 0][:1]
     records = [m for m in metrics if m["event"] == "train"]
     found = []
-    for kept in thinned([*first, *records], MAX_LOG_POINTS):
+    for kept in thin_records([*first, *records], MAX_LOG_POINTS):
         found.append(
             {
                 "step": kept["step"],
@@ -192,10 +191,10 @@ def log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def thinned(records: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+def thin_records(records: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
     """Keep the first, the last and every n-th record between them.
 
-    The throughput of a record is the mean since the one before, over time.
+    A record's throughput is the mean over the time since the previous kept one.
     """
     every = -(-len(records) // most)
     kept: list[Mapping[str, Any]] = []

@@ -1,8 +1,8 @@
 """An entry's scores, computed from its predictions: the robust view and the paper's.
 
-Both are views of the same runs and are never ranked together. *robust*: the mean over the published
-seeds of the entry's protocol at the learning rate that was chosen on a part of train. *paper*: the
-best dev score of all trials, shown with their number and the maximum to expect of five.
+Both views use the same runs and are never ranked together. *robust*: the mean over the published
+seeds of the entry's protocol at the learning rate chosen on a part of train. *paper*: the best dev
+score of all trials, with their number and the expected maximum of five.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ ViewName = Literal["robust", "paper"]
 VIEWS: tuple[ViewName, ...] = ("robust", "paper")
 PAPER = "paper"
 PAPER_TRIALS = 5
-"""The expected maximum is of so many trials, to compare entries that tried more or fewer."""
+"""Number of trials of the expected maximum, which makes different numbers of trials comparable."""
 
 
 @dataclass(frozen=True)
 class RunScore:
-    """One run on dev."""
+    """Scores of one run on dev."""
 
     metrics: dict[str, float]
-    """Every metric × 100; those of a further dev split have its name behind theirs."""
+    """Every metric × 100; names of those of a further dev split end with the split's name."""
     failed: bool
-    """No better than always answering the majority class (`metrics.is_failed_run`)."""
+    """Whether it is no better than the majority class (`metrics.is_failed_run`)."""
 
 
 class RunScores:
-    """The scores of a submission's runs, each computed when it is first asked for."""
+    """Scores of a submission's runs, each computed at its first use."""
 
     def __init__(self, submission: Submission, gold: Gold) -> None:
         self.submission, self.gold = submission, gold
@@ -92,11 +92,11 @@ class RunScores:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One cell: a score × 100 and the runs that it comes from."""
+    """One cell: a score × 100 and its runs."""
 
     task: str
     score: float
-    """The view's: mean over seeds, or best."""
+    """The view's score: mean over seeds, or best."""
     interval: Interval
     runs: tuple[float, ...]
     """Each run's ranking metric × 100, in the order of seeds (or of trials)."""
@@ -107,18 +107,18 @@ class TaskScore:
     maximum: float
     num_failed: int
     metrics: dict[str, float]
-    """`RunScore.metrics`: mean over seeds, or the best run's."""
+    """`RunScore.metrics`: mean over seeds, or those of the best run."""
     learning_rates: tuple[float, ...]
     expected_maximum: float | None
-    """Of `PAPER_TRIALS` trials; the paper's view only."""
+    """Expected maximum of `PAPER_TRIALS` trials; only in the paper's view."""
     failure_cost: float = 0.0
-    """Points between the runs that learned and one that answers the majority class."""
+    """Difference in points between the runs that learned and the majority class."""
     pretrainings: tuple[tuple[int, float], ...] = ()
     """Seed and mean score of each pretraining, if there are several."""
 
     @property
     def num_runs(self) -> int:
-        """Seeds, or trials whose predictions are there."""
+        """Number of seeds, or of trials with predictions."""
         return len(self.runs)
 
 
@@ -128,15 +128,15 @@ class View:
 
     name: ViewName
     protocol: str
-    """A key of `PROTOCOLS`. Entries of different protocols are never compared."""
+    """A key of `PROTOCOLS`; entries of different protocols are never compared."""
     tasks: dict[str, TaskScore]
-    """In the order of the paper's columns; tasks without predictions or gold are absent."""
+    """In the order of the paper's columns; tasks without predictions or gold labels are absent."""
     task_draws: dict[str, Floats] = field(repr=False)
     """Task to its [R] draws."""
 
     @cached_property
     def draws(self) -> Floats | None:
-        """[R] draws of AVG, the plain mean of the protocol's tasks; None unless all are there."""
+        """[R] draws of AVG, the mean of the protocol's tasks; None unless all have scores."""
         if not self.tasks.keys() >= {*PROTOCOLS[self.protocol].tasks}:
             return None
         average: Floats = np.stack(list(self.task_draws.values())).mean(axis=0)
@@ -153,7 +153,7 @@ class View:
         if self.draws is None or self.average is None:
             return None
         tasks = list(self.tasks.values())
-        counts_failures = self.name == "robust"  # a best run of several did not fail
+        counts_failures = self.name == "robust"  # the best of several runs did not fail
         seeds = {seed for task in tasks for seed, _ in task.pretrainings}
         return Scored(
             score=self.average,
@@ -169,7 +169,7 @@ class View:
 
     @property
     def interval(self) -> Interval | None:
-        """Interval of AVG from this entry alone; a board counts all its entries."""
+        """Interval of AVG from this entry alone; a board uses all its entries."""
         scored = self.scored
         if scored is None:
             return None
@@ -183,10 +183,10 @@ def tasks_of(submission: Submission) -> tuple[str, ...]:
 
 
 def unranked_reasons(submission: Submission) -> tuple[str, ...]:
-    """Return how the runs are not those of the entry's protocol, each in a few words; none: they
-    can be ranked.
+    """Return how the runs deviate from the entry's protocol, in a few words each.
 
-    `protocols.departures` asks the same of stored runs, which an entry does not have.
+    Empty if they can be ranked. `protocols.departures` does the same for stored runs, which an
+    entry does not have.
     """
     finetune = submission.entry.measured.finetune
     protocol = protocol_of(submission.entry.measured)
@@ -212,7 +212,7 @@ def unranked_reasons(submission: Submission) -> tuple[str, ...]:
             found.append(f"{name}: no learning rate was chosen on train")
         elif {tuple(sorted(seeds)) for seeds in by_pretraining.values()} != {protocol.seeds(task)}:
             seeds = ", ".join(str(run.seed) for run in runs) or "none"
-            found.append(f"{name}: seeds {seeds} at the chosen rate, not the published ones")
+            found.append(f"{name}: seeds {seeds} at the chosen rate, expected the published ones")
         elif {run.epochs for run in runs} != {protocol.epochs(task)}:
             found.append(f"{name}: epochs other than {protocol.epochs(task)}")
     if len(pretrainings) > 1:
@@ -231,7 +231,7 @@ def _robust_runs(submission: Submission, task: str) -> list[StoredRun]:
 
 
 def robust_view(scores: RunScores) -> View | None:
-    """Return the ranking's view; None if the runs are not those of the entry's protocol."""
+    """Return the ranking's view; None if the runs do not follow the entry's protocol."""
     if unranked_reasons(scores.submission):
         return None
     tasks = tasks_of(scores.submission)
@@ -265,7 +265,7 @@ def _score(
     counted = list(runs) if view == "robust" else [runs[int(np.argmax(cells))]]
     learned = [run for run in counted if not scores[run].failed] or counted
     draws = mean_of_runs(task, scores.draws(learned), scores.answers(learned))
-    draws = draws.astype(np.float32)  # enough for a comparison, and half to keep
+    draws = draws.astype(np.float32)  # sufficient for a comparison, and half the memory
     metrics = {
         key: fmean(scores[run].metrics[key] for run in counted) for key in scores[runs[0]].metrics
     }
@@ -296,14 +296,12 @@ def _task_interval(
     draws: Floats,
     scores: RunScores,
 ) -> Interval:
-    """A task's interval; failed runs are drawn like others, because its score has them."""
     if len(learned) < len(counted):
         draws = mean_of_runs(task, scores.draws(counted), scores.answers(counted))
     return interval(draws)
 
 
 def _majority_score(task: Task, gold: Gold) -> float:
-    """Points of a run that answers the majority class: 0 in a correlation."""
     if task.ranking_metric != "accuracy":
         return 0.0
     labels = gold.labels[task.name]["dev"]
@@ -313,7 +311,6 @@ def _majority_score(task: Task, gold: Gold) -> float:
 def _pretrainings(
     task: Task, runs: Sequence[StoredRun], scores: RunScores
 ) -> tuple[tuple[int, float], ...]:
-    """Mean score of each pretraining seed; empty if there is one."""
     main = scores.submission.entry.measured.pretrain.seed
     found: dict[int, list[float]] = {}
     for run in runs:

@@ -30,13 +30,13 @@ Values = NDArray[Any]
 NUM_DRAWS = 10_000
 CONFIDENCE = 0.95
 MAX_GROUPS = 1024
-"""Number of random groups of equal size in which more examples than twice this are drawn. For means
-and counts the variance is the same, at a fortieth of QQP's work (Wolter 2007, §2)."""
+"""Number of equal random groups that are drawn if there are more than twice as many examples. For
+means and counts the variance is the same, at a fortieth of QQP's work (Wolter 2007, §2)."""
 NUM_RANKED_DRAWS = 2_500
-"""Of a rank correlation, which takes as long as all other tasks together: these draws are repeated.
+"""Draws of a rank correlation, which costs as much as all other tasks together; they are repeated.
 Their standard deviation is known to 1.4 %."""
 CHUNK = 500
-"""Draws that are summed at a time: they fit the processor's cache."""
+"""Draws that are summed at a time: they fit into the processor's cache."""
 
 
 # ---- one task
@@ -45,7 +45,7 @@ CHUNK = 500
 def bootstrap_task(
     task: Task, predictions_SN: Values, labels_N: Values, *, num_draws: int = NUM_DRAWS
 ) -> Floats:
-    """[R] scores × 100: the mean over runs of the task's ranking metric, drawn again."""
+    """Return [R] scores × 100: the mean over runs of the task's ranking metric, resampled."""
     scores_SR = draw_scores(task, predictions_SN, labels_N, num_draws=num_draws)
     return mean_of_runs(task, scores_SR, predictions_SN)
 
@@ -53,7 +53,7 @@ def bootstrap_task(
 def draw_scores(
     task: Task, predictions_SN: Values, labels_N: Values, *, num_draws: int = NUM_DRAWS
 ) -> Floats:
-    """[S, R] scores × 100: each run's ranking metric on the examples of each draw."""
+    """Return [S, R] scores × 100: each run's ranking metric on the examples of each draw."""
     metric = _METRICS[task.ranking_metric]
     return 100.0 * metric(np.asarray(predictions_SN), np.asarray(labels_N), task.name, num_draws)
 
@@ -81,11 +81,11 @@ def mean_of_runs(task: Task, scores_SR: Floats, predictions_SN: Values) -> Float
 
 
 def _taken_runs(predictions_SN: Values, name: str, num_draws: int) -> NDArray[np.uint16]:
-    """[S − 1, R] the runs that each draw takes.
+    """Return [S − 1, R] the runs of each draw.
 
-    S − 1 of S are drawn: then the variance of their mean is that of the mean of S runs, where a
-    draw of S would have (S − 1)/S of it, two thirds with three seeds (McCarthy & Snowden 1985).
-    Seeded by the predictions: two models' seeds have nothing to do with each other.
+    S − 1 of S are drawn: the variance of their mean is that of the mean of S runs. A draw of S
+    would have (S − 1)/S of it, two thirds with three seeds (McCarthy & Snowden 1985). Seeded by the
+    predictions, since the seeds of two models are independent.
     """
     num_runs = len(predictions_SN)
     content = np.ascontiguousarray(predictions_SN).tobytes()
@@ -95,7 +95,7 @@ def _taken_runs(predictions_SN: Values, name: str, num_draws: int) -> NDArray[np
 
 @lru_cache(maxsize=16)
 def _example_weights(name: str, num: int, num_draws: int) -> NDArray[np.uint8]:
-    """[num, R]: how often each example, or group of them, is in each draw."""
+    """Return [num, R]: how often each example, or group of them, is in each draw."""
     rng = _generator("examples", name, str(num))
     weights = np.empty((num, num_draws), dtype=np.uint8)
     for start in range(0, num_draws, CHUNK):
@@ -119,7 +119,7 @@ def _generator(*words: str) -> np.random.Generator:
 
 
 def _drawn_sums(features_FN: Values, name: str, num_draws: int) -> Floats:
-    """[F, R]: the sum of each feature over the examples of each draw."""
+    """Return [F, R]: the sum of each feature over the examples of each draw."""
     group = _group_of(name, features_FN.shape[1])
     sums_FG = features_FN.astype(np.float32)
     if group is not None:
@@ -141,7 +141,7 @@ def _accuracy(predictions_SN: Values, labels_N: Values, name: str, num_draws: in
 
 
 def _matthews(predictions_SN: Values, labels_N: Values, name: str, num_draws: int) -> Floats:
-    """Of two classes; 0 if it is undefined."""
+    """Return Matthews' correlation of two classes; 0 if it is undefined."""
     guessed_SN, gold_N = predictions_SN == 1, labels_N == 1
     features = [guessed_SN, guessed_SN & gold_N, gold_N[None], np.ones_like(gold_N)[None]]
     sums = _drawn_sums(np.concatenate(features), name, num_draws)
@@ -179,7 +179,7 @@ def _spearman(predictions_SN: Values, labels_N: Values, name: str, num_draws: in
 
 @lru_cache(maxsize=2)
 def _gold_distances(labels: bytes, name: str, num_draws: int) -> tuple[Values, Floats]:
-    """[N, R] weight × doubled distance from the middle rank, and [R] the sum of its squares."""
+    """Return [N, R] weight × doubled distance from the middle rank, and [R] its sum of squares."""
     labels_N = np.frombuffer(labels)
     num = len(labels_N)
     # No sum of products exceeds N³/3.
@@ -216,8 +216,8 @@ def _sum(rows_NR: Values, group: NDArray[np.int64]) -> Values:
 _METRICS = {"accuracy": _accuracy, "matthews": _matthews, "spearman": _spearman}
 
 
-def prepare(labels: Mapping[str, Mapping[str, Values]]) -> None:
-    """Draw the examples of these tasks before processes are forked, so that they share them."""
+def prepare_draws(labels: Mapping[str, Mapping[str, Values]]) -> None:
+    """Draw the examples of these tasks before processes are forked, which share them."""
     for name, splits in labels.items():
         draw_scores(TASKS[name], splits["dev"][None], splits["dev"])
 

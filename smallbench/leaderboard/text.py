@@ -1,4 +1,4 @@
-"""Untrusted text: what may be in it, how a report quotes it, and which names look alike."""
+"""Untrusted text: allowed characters, quoting in reports, and names that look alike."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;|javascript:|\]\(", re.IGNORECASE)
 INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Unicode categories that change how text looks or behaves without being seen."""
+"""Unicode categories of invisible characters that change how text looks or behaves."""
 BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
-"""Of other categories, and not seen either: fillers of Hangul, Braille's empty cell."""
+"""Invisible characters of other categories: fillers of Hangul, Braille's empty cell."""
 JOINERS = "\u200c\u200d"  # letters of some scripts, and emoji, need them
 SAME_SHAPE = str.maketrans("1i0", "llo")
-"""In one case or the other, these are drawn alike: I, l, 1 and O, 0."""
+"""Characters that look alike in one case or the other: I, l, 1 and O, 0."""
 BIGRAMS = (("rn", "m"), ("vv", "w"), ("cl", "d"))
-"""Pairs of letters that look like one; confusables.txt of Unicode has the first."""
+"""Pairs of letters that look like one letter; the first is in Unicode's confusables.txt."""
 
 
 def texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -35,7 +35,7 @@ def texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def is_invisible(character: str) -> bool:
-    """Return whether a character changes a text without being seen, or is no character at all."""
+    """Return whether a character is invisible but changes a text, or is not a character at all."""
     if character in BLANK_LETTERS:
         return True
     if ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF:
@@ -57,9 +57,9 @@ def name_of(character: str) -> str:
 
 @lru_cache(maxsize=4096)
 def skeleton(text: str) -> str:
-    """Return a key that names have in common if they look alike (Unicode TR39, §4).
+    """Return a key that is equal for names that look alike (Unicode TR39, §4).
 
-    Case, spaces, punctuation and combining marks do not make a name another one.
+    Case, spaces, punctuation and combining marks are ignored.
     """
     from confusable_homoglyphs import confusables
 
@@ -69,7 +69,7 @@ def skeleton(text: str) -> str:
             continue
         found = confusables.is_confusable(character, greedy=True, preferred_aliases=[])
         likes = [like["c"] for entry in found or () for like in entry["homoglyphs"]]
-        # The same letter for all that look alike: the lowest ASCII one, if there is one.
+        # One letter for all that look alike: the lowest ASCII one, if there is one.
         plain = sorted(c for c in (character, *likes) if c.isascii() and c.isalnum())
         letters.append((plain or [character])[0].lower())
     key = "".join(letters).translate(SAME_SHAPE)

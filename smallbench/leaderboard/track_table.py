@@ -1,7 +1,7 @@
-"""The tracks of the board: which entries a ranking admits, as a table. Each is a tab of the site.
+"""The tracks of the board: a table of the entries that each ranking admits.
 
-An entry declares no track. Its protocol, its card, the peak memory and the FLOPs in its log, and
-its parameters decide (`tracks.tracks_of`). A further track is a further row. No numpy here: the
+Each is a tab of the site. An entry does not declare a track: its protocol, GPU, peak memory, FLOPs
+in its log and parameters decide (`tracks.tracks_of`). A new row adds a track. No numpy here: the
 help of `smallbench enter` reads this file.
 """
 
@@ -15,28 +15,28 @@ from smallbench.gpus import GIB
 
 @dataclass(frozen=True)
 class Track:
-    """What a ranking admits; None: no limit."""
+    """Limits of a ranking; None: no limit."""
 
     name: str
     title: str
     page: str
     protocol: str
     max_memory_bytes: int | None = None
-    """Of the card, by its name, and of the run, by the peak in its log."""
+    """Memory of the GPU, by its name, and peak memory in the log."""
     max_parameters: int | None = None
     max_train_flops: float | None = None
-    """Of the pretraining, by the model's own count."""
+    """FLOPs of the pretraining, by the model's own count."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Tasks of which AVG is the mean."""
+        """Tasks over which AVG is the mean."""
         from smallbench.glue.protocols import PROTOCOLS
 
         return PROTOCOLS[self.protocol].tasks
 
     @property
     def rule(self) -> str:
-        """Limits in a sentence."""
+        """The limits in a sentence."""
         parts = ["any hardware"]
         if self.max_memory_bytes:
             parts = [f"one card of at most {self.max_memory_bytes / GIB:.0f} GB"]

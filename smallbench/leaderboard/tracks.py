@@ -1,4 +1,4 @@
-"""Which tracks admit an entry, and why another does not."""
+"""Which tracks admit an entry, and why others do not."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from smallbench.errors import ConfigError
 from smallbench.glue.protocols import PROTOCOLS, Protocol
 from smallbench.gpus import GIB, gpu_of_device
 from smallbench.leaderboard.compute import encoder_config, train_flops
-from smallbench.leaderboard.entry import FLOPS_KEY, PEAK_KEY, Entry, Measured
+from smallbench.leaderboard.entry import FLOPS_KEY, PEAK_KEY, Entry, MeasuredSections
 from smallbench.leaderboard.track_table import TRACKS, Track
 from smallbench.models.config import EncoderConfig
 
 Log = Sequence[Mapping[str, Any]]
 
 
-def protocol_of(entry: Measured) -> Protocol | None:
-    """Return the protocol of the tracks that the entry can be in; None: it is not ranked."""
+def protocol_of(entry: MeasuredSections) -> Protocol | None:
+    """Return the protocol of the tracks that may admit the entry; None: it is not ranked."""
     found = PROTOCOLS.get(entry.finetune.protocol)
     return found if found is not None and found.chooses_rate else None
 
 
 def tracks_of(entry: Entry, log: Log) -> dict[str, tuple[str, ...]]:
-    """Return each track with the reasons why the entry is not in it; none: it is."""
+    """Return each track with the reasons why it does not admit the entry; empty if it does."""
     if entry.reported is not None:
         return dict.fromkeys(TRACKS, ("reported scores are not ranked",))
     return {name: tuple(_departures(track, entry.measured, log)) for name, track in TRACKS.items()}
 
 
-def _departures(track: Track, entry: Measured, log: Log) -> Iterator[str]:
+def _departures(track: Track, entry: MeasuredSections, log: Log) -> Iterator[str]:
     if entry.finetune.protocol != track.protocol:
         yield f"protocol {entry.finetune.protocol}, but the track has {track.protocol}"
         return
@@ -50,10 +50,10 @@ def _departures(track: Track, entry: Measured, log: Log) -> Iterator[str]:
     if track.max_parameters is not None and num > track.max_parameters:
         yield f"{num:,} parameters, but the limit is {track.max_parameters:,}"
     if track.max_train_flops is not None:
-        # Both, because either alone could be made up: a count from the sizes, and the trainer's.
+        # Both the count from the sizes and the trainer's, because either alone could be invented.
         known = [count for count in (flops_of(entry), logged_flops(log)) if count is not None]
         if not known:
-            yield "its training FLOPs are neither counted here nor in its log"
+            yield "its training FLOPs cannot be counted here and are not in its log"
         elif max(known) > track.max_train_flops:
             yield f"{max(known):.3g} training FLOPs, but the limit is {track.max_train_flops:.2g}"
 
@@ -64,17 +64,17 @@ def highest(log: Log, key: str) -> float | None:
 
 
 def logged_flops(log: Log) -> float | None:
-    """Return the trainer's own count at the end of a log; None if the last line has none."""
+    """Return the trainer's count at the end of a log; None if the last line has none."""
     return highest(log, FLOPS_KEY) if log and log[-1].get(FLOPS_KEY) else None
 
 
-def encoder_of(entry: Measured) -> EncoderConfig | None:
-    """Return an entry's encoder; None if it is not counted here (`compute.encoder_config`)."""
+def encoder_of(entry: MeasuredSections) -> EncoderConfig | None:
+    """Return an entry's encoder; None if it cannot be counted here (`compute.encoder_config`)."""
     settings = entry.provenance.config.get("model")
     return encoder_config(entry.model, settings if isinstance(settings, dict) else {})
 
 
-def flops_of(entry: Measured) -> float | None:
+def flops_of(entry: MeasuredSections) -> float | None:
     """Return the training FLOPs from an entry's sizes; None if they cannot be counted."""
     flat = flatten(entry.provenance.config)
     first = _fraction(flat.get("objective.mask_fraction"), 0.15)
@@ -90,11 +90,10 @@ def flops_of(entry: Measured) -> float | None:
             mask_fraction=(first + last) / 2,
             generator_width=_fraction(flat.get("objective.generator_width"), 0.25),
         )
-    except ConfigError:  # sizes of no encoder, which a check rejects
+    except ConfigError:  # invalid sizes, which a check rejects
         return None
 
 
 def _fraction(value: Any, default: float) -> float:
-    """Return a configured fraction, or the default."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and 0 < value <= 1 else default

@@ -93,7 +93,7 @@ class Bert(Encoder):
     """BERT's encoder with a head."""
 
     attention_class: type[nn.Module] = SelfAttention
-    """Of each layer; built with the configuration."""
+    """Attention class of each layer, built with the configuration."""
 
     def __init__(self, config: BertConfig, *, head: Head = "tokens") -> None:
         super().__init__(
@@ -107,7 +107,7 @@ class Bert(Encoder):
             self._look_at_neighbours(config)
 
     def context(self, batch: Batch) -> Tensor | None:
-        """mask_B11L: True if a key may be attended to; None if all may."""
+        """Return mask_B11L, True if a key may be attended to; None if all may."""
         mask_BL = batch.attention_mask
         return None if mask_BL is None else mask_BL[:, None, None, :]
 

@@ -13,14 +13,14 @@ C = TypeVar("C", bound="EncoderConfig")
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What every architecture here has; the defaults are those of ELECTRA-Small.
+    """Fields of every architecture; the defaults are those of ELECTRA-Small.
 
     With `embedding_size < hidden_size` tokens are embedded small and projected up (ALBERT, Lan et
     al. 2020, §3.1), as google-research/electra does for its small models.
     """
 
     architecture: str = ""
-    """A table's name or a plug-in's reference; a `PretrainConfig` fills it in from the class."""
+    """Name in the table or a plug-in's reference; `PretrainConfig` sets it from the class."""
     vocab_size: int | None = None  # None: the tokenizer's
     embedding_size: int = 128
     hidden_size: int = 256
@@ -33,7 +33,8 @@ class EncoderConfig:
     attention_probs_dropout_prob: float = 0.1
     layer_norm_eps: float = 1e-12  # google-research/bert modeling.py
     initializer_range: float = 0.02
-    vocab_size_multiple: int = 64  # embedding rows are padded to it: aligned matrix products
+    # embedding rows are padded to a multiple, for aligned matrix products
+    vocab_size_multiple: int = 64
 
     def __post_init__(self) -> None:
         for name in (
@@ -89,7 +90,8 @@ class BertConfig(EncoderConfig):
 
     architecture: str = "bert"
     attention_init: Literal["normal", "local"] = option(
-        "normal", help="local: heads begin by looking at their neighbours"
+        "normal",
+        help="normal, or local: heads of the lower layers start by attending to neighbours",
     )
 
     def __post_init__(self) -> None:
@@ -114,7 +116,7 @@ class ElectraConfig(BertConfig):
 class RobertaConfig(BertConfig):
     """RoBERTa (Liu et al. 2019, arXiv 1907.11692): BERT without segments, on byte-level BPE.
 
-    Its embedding is as wide as its hidden layers: transformers' classes know no other.
+    Its embedding is as wide as its hidden layers, which transformers' classes require.
     """
 
     architecture: str = "roberta"
@@ -129,7 +131,8 @@ class RobertaConfig(BertConfig):
         if self.embedding_size != self.hidden_size:
             raise ConfigError(
                 f"model.embedding_size {self.embedding_size} != model.hidden_size "
-                f"{self.hidden_size}; RoBERTa's are alike, use architecture bert to factorise"
+                f"{self.hidden_size}; RoBERTa needs them equal; use --model.architecture=bert "
+                "for a factorised embedding"
             )
 
 
@@ -137,15 +140,15 @@ class RobertaConfig(BertConfig):
 class DebertaConfig(EncoderConfig):
     """DeBERTa (He et al. 2021, arXiv 2006.03654): disentangled attention, no absolute positions.
 
-    Position keys and queries have maps of their own, as in its paper's base model. The enhanced
-    mask decoder is left out, as it is in the systems that are reproduced here.
+    Position keys and queries have their own maps, as in the paper's base model. The enhanced mask
+    decoder is omitted, as in the reproduced systems.
     """
 
     architecture: str = "deberta"
     type_vocab_size: int = 0
     layer_norm_eps: float = 1e-7  # microsoft/deberta-base
     max_relative_positions: int = option(
-        512, help="distances further apart than this are all alike"
+        512, help="largest relative distance that is distinguished"
     )
 
     def __post_init__(self) -> None:
@@ -165,10 +168,10 @@ class ModernConfig(EncoderConfig):
     type_vocab_size: int = 0
     layer_norm_eps: float = 1e-5
     local_attention: int = option(
-        16, help="tokens that a window layer sees, half of them to each side"
+        16, help="window of local layers in tokens, half of them to each side"
     )
     global_attn_every_n_layers: int = option(
-        2, help="the last of every n layers sees the whole row, the others a window"
+        2, help="the last of every n layers attends to the whole row, the others to a window"
     )
     rope_theta: float = option(10_000.0, help="base of the rotary positions' wavelengths")
 
@@ -184,8 +187,8 @@ class ModernConfig(EncoderConfig):
         head_size = self.hidden_size // self.num_attention_heads
         if head_size % 2:
             raise ConfigError(
-                f"model.hidden_size / model.num_attention_heads is {head_size}; rotary positions "
-                "need an even size of a head"
+                f"model.hidden_size / model.num_attention_heads is {head_size}; rotary "
+                "positions need an even head size"
             )
         for name in ("local_attention", "global_attn_every_n_layers"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")

@@ -1,9 +1,9 @@
 """Our weights under transformers' names, and back.
 
-transformers' `Bert*` classes know no factorised embedding, and its `Electra*` classes are exactly
-BERT with one; so a BERT with `embedding_size < hidden_size` travels as Electra, and one with
-`embedding_size == hidden_size` as Bert. A DeBERTa that was trained to detect replaced tokens
-travels as a bare encoder, since transformers has no class for that head.
+transformers' `Bert*` classes have no factorised embedding, and its `Electra*` classes are exactly
+BERT with one. So a BERT with `embedding_size < hidden_size` is exported as Electra, else as Bert. A
+DeBERTa with the head for replaced tokens is exported as a bare encoder, since transformers has no
+class for that head.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from smallbench.models.config import (
 
 @dataclass(frozen=True)
 class Rule:
-    """How one of our tensors travels: under which names, and what becomes of it."""
+    """Name and conversion of one of our tensors."""
 
     theirs: tuple[str, ...]
     pack: Callable[[Tensor], Sequence[Tensor]] = lambda tensor: (tensor,)
@@ -37,7 +37,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Target:
-    """How a model travels: transformers' class, configuration and names."""
+    """The transformers class of a model, its configuration and names."""
 
     model_type: str
     class_name: str
@@ -45,7 +45,7 @@ class Target:
     rules: Mapping[str, Rule]
     """Our parameter's name → its rule."""
     left_behind: frozenset[str] = frozenset()
-    """Our parameters that transformers' class has no place for."""
+    """Our parameters without a place in transformers' class."""
 
     def pack(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our state dict → transformers'. Raises `KeyError` if a weight has no rule."""
@@ -64,7 +64,7 @@ class Target:
         }
 
     def body(self) -> Target:
-        """Return the same without the head: only what transformers' bare model has."""
+        """Return the target without the head: only the weights of transformers' bare model."""
         prefix = f"{self.model_type}."
         rules = {
             ours: rule
@@ -75,8 +75,8 @@ class Target:
 
 
 FINETUNING_DROPOUT = 0.1
-"""What an export's configuration says, whatever pretraining used: whoever loads it will fine-tune
-it, and fine-tuning on small tasks wants dropout (Geiping & Goldstein 2022, §4.2)."""
+"""Dropout of an exported configuration, whatever pretraining used: the export will be fine-tuned,
+and fine-tuning on small tasks needs dropout (Geiping & Goldstein 2022, §4.2)."""
 
 
 CONFIG_CLASSES: Mapping[str, type[EncoderConfig]] = {
@@ -88,10 +88,10 @@ CONFIG_CLASSES: Mapping[str, type[EncoderConfig]] = {
 
 
 def body_of(theirs: Mapping[str, Any]) -> tuple[EncoderConfig, Target] | None:
-    """Our configuration of transformers' model without its head, and how its weights travel.
+    """Return our configuration of transformers' model without its head, and the target.
 
-    `theirs` is transformers' configuration as a dictionary. None if ours has no such network:
-    an architecture that is not here, or an option of one (another activation, a decoder, …).
+    `theirs` is transformers' configuration as a dictionary. None if we do not have the network: an
+    unknown architecture, or an option of one (another activation, a decoder, …).
     """
     config_class = CONFIG_CLASSES.get(theirs["model_type"])
     if config_class is None or any(theirs.get(option) for option in UNKNOWN_OPTIONS):
@@ -113,11 +113,11 @@ def body_of(theirs: Mapping[str, Any]) -> tuple[EncoderConfig, Target] | None:
         config: Any = config_class(**values)
     except ConfigError:
         return None
-    # Only Electra's classes are told apart by the head; of the body it says nothing.
+    # Only Electra's classes depend on the head; the body does not.
     head = "replaced" if config_class is ElectraConfig else "tokens"
     target = built_in_target(config, head=head, pad_token_id=theirs["pad_token_id"])
     free = {"hidden_dropout_prob", "attention_probs_dropout_prob", "tie_word_embeddings"}
-    # Whatever ours cannot express shows here: it would not come back as it went.
+    # An option that ours cannot express is lost on the way back, and shows here.
     if any(theirs.get(k, v) != v for k, v in target.config.items() if k not in free):
         return None
     return config, target.body()
@@ -130,9 +130,9 @@ UNKNOWN_OPTIONS = ("is_decoder", "add_cross_attention", "talking_head")
 def target_of(
     config: EncoderConfig, *, head: str = "tokens", pad_token_id: int = 0
 ) -> Target | None:
-    """Return how `config`'s architecture travels with the head `tokens` or `replaced`.
+    """Return the target of `config`'s architecture with the head `tokens` or `replaced`.
 
-    None if transformers has no class for it: one of a plug-in that declares none.
+    None if transformers has no class for it: a plug-in without a declared target.
     """
     if type(config) in CONFIG_CLASSES.values() and config.architecture in CONFIG_CLASSES:
         return built_in_target(config, head=head, pad_token_id=pad_token_id)
@@ -143,7 +143,7 @@ def target_of(
 
 
 def built_in_target(config: EncoderConfig, *, head: str, pad_token_id: int) -> Target:
-    """Return how the built-in architecture of this configuration travels."""
+    """Return the target of a built-in architecture."""
     if isinstance(config, DebertaConfig):
         return _deberta(config, head, pad_token_id)
     if isinstance(config, RobertaConfig):
@@ -198,7 +198,7 @@ def _roberta(config: RobertaConfig, pad_token_id: int) -> Target:
     rules = _tables(config, base) | _affine(modules | _layers(config, base))
     rules |= _fused_attention(config, base)
     rules["predictor.bias"] = token_rows(config, "lm_head.bias")
-    # transformers counts positions from behind the padding token's id.
+    # transformers counts positions from after the padding token's id.
     rules["embeddings.positions.weight"] = Rule(
         (f"{base}.embeddings.position_embeddings.weight",),
         pack=lambda table: (torch.cat([table.new_zeros(skipped, table.shape[1]), table]),),
@@ -277,7 +277,7 @@ def _shared(config: EncoderConfig, pad_token_id: int) -> dict[str, Any]:
 
 
 def token_rows(config: EncoderConfig, theirs: str) -> Rule:
-    """Map a tensor with a row for each token, padded to `vocab_size_multiple` on our side."""
+    """Convert a tensor with a row for each token; ours is padded to `vocab_size_multiple`."""
 
     def pad(tensor: Tensor) -> Tensor:
         missing = config.num_embedding_rows - tensor.shape[0]
@@ -295,7 +295,6 @@ def _tables(config: BertConfig, base: str) -> dict[str, Rule]:
 
 
 def _layers(config: EncoderConfig, base: str) -> dict[str, str]:
-    """Modules with a weight and a bias that every architecture's layers have."""
     modules: dict[str, str] = {}
     for i in range(config.num_hidden_layers):
         ours, theirs = f"layers.{i}", f"{base}.encoder.layer.{i}"
@@ -310,7 +309,6 @@ def _layers(config: EncoderConfig, base: str) -> dict[str, str]:
 
 
 def _fused_attention(config: EncoderConfig, base: str) -> dict[str, Rule]:
-    """Map one projection for q, k and v on our side, three on theirs."""
     rules = {}
     for i in range(config.num_hidden_layers):
         theirs = f"{base}.encoder.layer.{i}.attention.self"

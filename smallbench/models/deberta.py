@@ -89,7 +89,7 @@ class DisentangledSelfAttention(nn.Module):
                 q_HBLd,
                 k_HBLd,
                 v_HBLd,
-                scale=1.0,  # it is in the queries already
+                scale=1.0,  # the queries include it already
                 bias_XYLL=bias_HBLL,
                 mask=None if mask_BL is None else mask_BL[None, :, None, :],
                 dropout_prob=self.dropout_prob if self.training else 0.0,
@@ -113,7 +113,7 @@ class Deberta(Encoder):
         self.reset_parameters()
 
     def context(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
-        """mask_BL, and the embeddings of the relative positions −L … L, clamped to the span."""
+        """Return mask_BL, and the embeddings of relative positions −L … L, clamped to the span."""
         length = batch.input_ids.shape[1]
         table_SD = self.relative_positions.weight
         if length < self.span:  # nothing to clamp: a slice

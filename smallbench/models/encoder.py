@@ -1,8 +1,7 @@
-"""What the architectures share: post-norm layers, prediction heads and how they begin.
+"""Shared parts of the architectures: post-norm layers, prediction heads, initialization.
 
-An architecture is an `Encoder` with embeddings and attention of its own; see `bert.py` first.
-
-Shapes: B rows, L positions, E embedding size, D hidden size, V vocabulary, M chosen positions.
+An architecture is an `Encoder` with its own embeddings and attention; see `bert.py` first. Shapes:
+B rows, L positions, E embedding size, D hidden size, V vocabulary, M chosen positions.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from smallbench.models.flops import counted_flops
 from smallbench.models.kernels import Dropout
 
 Head = Literal["tokens", "replaced", "none"]
-"""What a model is built to predict: the hidden tokens, which tokens were replaced, or nothing."""
+"""Heads: the hidden tokens, which tokens were replaced, or none."""
 
 
 class Layer(nn.Module):
@@ -94,7 +93,8 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.checkpoint_activations = False
-        """Whether a backward pass computes each layer again from its input, which alone is kept."""
+        """Whether the backward pass recomputes each layer from its input (gradient checkpointing).
+        """
         self.embeddings: Any = embeddings
         self.layers = nn.ModuleList(
             layer(config, attention()) for _ in range(config.num_hidden_layers)
@@ -126,14 +126,14 @@ class Encoder(nn.Module, ABC):
         hidden_BLD: Tensor = self.embeddings(batch)
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for layer in self.layers:
-            if recompute:  # the generators are put back for it: dropout draws the same again
+            if recompute:  # restores the generators, so that dropout draws the same again
                 hidden_BLD = checkpoint(layer, hidden_BLD, context, use_reentrant=False)
             else:
                 hidden_BLD = layer(hidden_BLD, context)
         return hidden_BLD
 
     def token_scorer(self, hidden_MD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden_MD → features_ME, weight_VE and bias_V, whose product the logits are."""
+        """Return the tensors hidden_MD → features_ME, weight_VE and bias_V of the logits."""
         return self.predictor(hidden_MD), self.embeddings.tokens.weight, self.predictor.bias
 
     def predict_tokens(self, hidden_MD: Tensor) -> Tensor:
@@ -141,21 +141,21 @@ class Encoder(nn.Module, ABC):
         return F.linear(*self.token_scorer(hidden_MD))
 
     def predict_replaced(self, hidden_BLD: Tensor) -> Tensor:
-        """hidden_BLD → logits_BL of having been replaced."""
+        """Return logits_BL of having been replaced."""
         logits_BL: Tensor = self.detector(hidden_BLD)
         return logits_BL
 
     @classmethod
     def transformers_target(cls, config: Any, *, head: str, pad_token_id: int) -> Any:
-        """Return how the weights travel to a class of transformers (`models.convert.Target`).
+        """Return how the weights are exported to a class of transformers (`models.convert.Target`).
 
-        None: there is no such class, and an export carries the architecture's own code.
+        None: there is no such class, and an export includes the architecture's own code.
         """
         return None
 
     @property
     def head(self) -> Head:
-        """What this model predicts."""
+        """The head of this model."""
         if hasattr(self, "predictor"):
             return "tokens"
         return "replaced" if hasattr(self, "detector") else "none"
@@ -163,8 +163,8 @@ class Encoder(nn.Module, ABC):
     def forward_flops(self, *, num_rows: int, length: int, num_targets: int) -> int:
         """Return the floating-point operations of one forward pass, see `models.flops`.
 
-        By the formula that the class itself declares; otherwise counted. A subclass does not
-        inherit a formula: its network may be another.
+        By the formula of the class itself; otherwise counted. A subclass does not inherit a
+        formula, since its network may differ.
         """
         if "flops_formula" in vars(type(self)):
             formula: Callable[..., int] = getattr(self, "flops_formula")  # noqa: B009
@@ -174,7 +174,7 @@ class Encoder(nn.Module, ABC):
 
 
 def checkpoint_activations(module: nn.Module, on: bool = True) -> None:
-    """Let every encoder in `module` trade memory for time: one more forward pass (Chen et al. 2016,
+    """Enable activation checkpointing: less memory for one more forward pass (Chen et al. 2016,
     arXiv 1604.06174)."""
     for part in module.modules():
         if isinstance(part, Encoder):

@@ -1,9 +1,8 @@
 """Floating-point operations of a forward pass: by formula, or counted by PyTorch.
 
-Both count matrix products only, 2 a multiply-add, and what the model needs, not what is computed:
-no recomputation, no padding, and only the chosen positions in the head.
-
-The formula needs no torch: the leaderboard counts an entry's operations with it.
+Both count matrix products only, 2 per multiply-add, for the model without recomputation and
+padding, and with only the chosen positions in the head. The formula needs no torch: the leaderboard
+counts an entry's operations with it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 SCORE_TERMS = {"bert": 1, "electra": 1, "roberta": 1, "deberta": 3, "modern": 1}
 """Architecture → products of L × L × D that make an attention score; DeBERTa has two more."""
 GATED = {"modern"}
-"""Architectures whose feed-forward part has a third matrix, the gate's."""
+"""Architectures with a gated feed-forward part, a third matrix."""
 
 
 def transformer_flops(
@@ -57,8 +56,7 @@ def counted_flops(
 ) -> tuple[int, int]:
     """Return the operations of a row and of a target, as PyTorch counts them in a forward pass.
 
-    The model is built and run on fake tensors, which hold no data; on real ones if what it computes
-    depends on the data.
+    The model runs on fake tensors, without data; on real ones if its computation depends on data.
     """
     from torch._subclasses import FakeTensorMode
     from torch._subclasses.fake_tensor import (

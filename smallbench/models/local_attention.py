@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 OFFSETS = (-1, 1, -2, 2)
-"""Where the heads look, in turn through all heads of all layers."""
+"""Offsets that heads attend to, in turn through all heads of all layers."""
 
 BASE = 16
-"""Frequencies fall from π to π/16: high ones tell neighbours apart, low ones keep them alike."""
+"""Frequencies fall from π to π/16: high ones separate neighbours, low ones keep them similar."""
 
 POSITION_STRENGTH = 2.0
 """Root mean square of a position's embedding over a token's."""
@@ -36,7 +36,7 @@ NOISE = 0.02
 
 
 def frequencies(size: int) -> Tensor:
-    """Radians a position of each pair of dimensions, [size / 2]."""
+    """Return the radians per position of each pair of dimensions, [size / 2]."""
     return math.pi * BASE ** (-torch.arange(0, size, 2) / size)
 
 
@@ -56,7 +56,7 @@ def rotation(angles: Tensor) -> Tensor:
 
 @torch.no_grad()
 def keep_positions(project_weight: Tensor) -> None:
-    """Make a projection E → D pass evenly chosen pairs of dimensions through, in place."""
+    """Make a projection E → D keep evenly chosen pairs of dimensions, in place."""
     hidden_size, embedding_size = project_weight.shape
     dimensions = torch.arange(embedding_size).view(-1, 2)[kept_pairs(embedding_size, hidden_size)]
     columns = dimensions.flatten()
@@ -89,7 +89,7 @@ def look_at_neighbours(
         own = dimensions[head::num_heads].flatten()
         first = head * size // num_heads
         rows = slice(first, first + len(own))
-        # The fewer dimensions say where a token stands, the louder they must.
+        # With fewer dimensions for a position, their scale is larger.
         gain = GAIN * math.sqrt(size / num_heads / len(own))
         position = gain * torch.eye(size)[own]
         query[rows] += position

@@ -28,7 +28,7 @@ from smallbench.models.kernels import Dropout, attend
 
 @dataclass(frozen=True)
 class Context:
-    """What every layer's attention is given: masks (None: all keys), and the rotation as [L, d]."""
+    """Masks (None: all keys) and rotation [L, d] for the attention of every layer."""
 
     whole: Tensor | None
     window: Tensor
@@ -36,7 +36,7 @@ class Context:
     sin: Tensor
 
 
-class Embeddings(nn.Module):
+class ModernEmbeddings(nn.Module):
     """Token embeddings, normalised; positions enter by rotation in each layer."""
 
     def __init__(self, config: ModernConfig) -> None:
@@ -87,7 +87,7 @@ def rotate(x_BHLd: Tensor, cos_Ld: Tensor, sin_Ld: Tensor) -> Tensor:
     return x_BHLd * cos_Ld.to(x_BHLd.dtype) + turned_BHLd * sin_Ld.to(x_BHLd.dtype)
 
 
-class Layer(nn.Module):
+class PreNormLayer(nn.Module):
     """Norm, attention, residual; then norm, gated feed-forward, residual (pre-norm)."""
 
     def __init__(self, config: ModernConfig, attention: RotaryAttention) -> None:
@@ -110,8 +110,8 @@ class Layer(nn.Module):
         return hidden_BLD + fed_BLD
 
 
-class TokenPredictor(nn.Module):
-    """The masked-language-model head without biases but the tokens'."""
+class ModernTokenPredictor(nn.Module):
+    """The masked-language-model head; only the output over tokens has a bias."""
 
     def __init__(self, config: ModernConfig) -> None:
         super().__init__()
@@ -130,38 +130,38 @@ class Modern(Encoder):
 
     def __init__(self, config: ModernConfig, *, head: Head = "tokens") -> None:
         indices = itertools.count()
-        layer: Any = Layer
+        layer: Any = PreNormLayer
         super().__init__(
             config,
-            embeddings=Embeddings(config),
+            embeddings=ModernEmbeddings(config),
             attention=lambda: RotaryAttention(config, next(indices)),
             head=head,
             layer=layer,
         )
         if head == "tokens":
-            self.predictor: Any = TokenPredictor(config)
+            self.predictor: Any = ModernTokenPredictor(config)
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
         self.rope_theta = config.rope_theta
         self.half_window = config.local_attention // 2
         self.reset_parameters()
-        with torch.no_grad():  # what is added to the residual stream begins small
+        with torch.no_grad():  # output projections to the residual stream start small
             for part in self.layers.modules():
-                if isinstance(part, Layer):
+                if isinstance(part, PreNormLayer):
                     for linear in (part.attention.out, part.down):
                         linear.weight.div_(math.sqrt(2 * config.num_hidden_layers))
 
     def context(self, batch: Batch) -> Context:
-        """The masks and the rotation of this batch's length."""
+        """Return the masks and the rotation for this batch's length."""
         length, device = batch.input_ids.shape[1], batch.input_ids.device
         at_L = torch.arange(length, device=device)
         near_LL = (at_L[:, None] - at_L[None, :]).abs() <= self.half_window
         window, whole = near_LL[None, None], None
         if batch.attention_mask is not None:
             whole = batch.attention_mask[:, None, None, :]
-            # A padded position sees itself, since a softmax over nothing is not a number.
+            # A padded position attends to itself, since a softmax over nothing is NaN.
             window = (window & whole) | torch.eye(length, dtype=torch.bool, device=device)
         half = self.config.hidden_size // self.config.num_attention_heads // 2
-        # Made on the device: to copy them there would make the host wait.
+        # Created on the device: a copy would make the host wait.
         places_d = torch.arange(half, device=device).float()
         rates_d = self.rope_theta ** (-places_d / half)
         angles_Ld = at_L[:, None].float() * rates_d.repeat(2)[None, :]
@@ -180,7 +180,7 @@ class Modern(Encoder):
     def transformers_target(
         cls, config: ModernConfig, *, head: str, pad_token_id: int
     ) -> Target | None:
-        """Return how the weights travel to `ModernBertForMaskedLM`; it has no other head."""
+        """Return the export to `ModernBertForMaskedLM`; transformers has no other head for it."""
         return target(config, pad_token_id) if head == "tokens" else None
 
 

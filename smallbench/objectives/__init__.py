@@ -1,4 +1,4 @@
-"""What a model is trained to do: corrupt a batch, count its targets, sum its losses."""
+"""Pretraining and fine-tuning objectives: corrupt a batch, count its targets, sum its losses."""
 
 from smallbench.registry import Registry
 

@@ -1,8 +1,8 @@
-"""What the trainer needs of an objective, whatever it is.
+"""The interface between objectives and the trainer.
 
 A step's loss is `Σ_term weight × (sum over the step's targets) / (number of the step's targets)`.
-Each term counts its own targets over the whole step before the first backward pass: averaging the
-means of micro-batches instead weighs targets unevenly (transformers#34191, torchtitan#2206).
+Each term counts its targets over the whole step before the first backward pass, because a mean of
+the means of micro-batches weighs targets unevenly (transformers#34191, torchtitan#2206).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from smallbench.objectives.masking import IntArray, Vocabulary
 
 @dataclass(frozen=True)
 class Sums:
-    """One micro-batch's contribution: for each term, its loss and other quantities, summed.
+    """Sums of one micro-batch: for each term, its loss and other quantities.
 
-    `losses` have a gradient; `counts` (such as correct predictions) are divided by the same
-    number of targets when they are reported.
+    `losses` have a gradient; `counts` (such as correct predictions) are divided by the same number
+    of targets when they are reported.
     """
 
     losses: Mapping[str, Tensor]
@@ -40,7 +40,7 @@ class Objective(nn.Module, ABC):
     weights: Mapping[str, float]
     """Term → its weight in the loss."""
     initial_loss_scale = 2.0**16
-    """Of fp16's gradients; PyTorch's default."""
+    """Initial loss scale of fp16; PyTorch's default."""
 
     @abstractmethod
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
@@ -56,14 +56,14 @@ class Objective(nn.Module, ABC):
 
 
 class PretrainObjective(Objective):
-    """What training, export and the planner call of a pretraining objective.
+    """Interface of pretraining objectives to training, export and the planner.
 
     A subclass is built as `(config, model_config, vocabulary)` and draws its initial weights from
     PyTorch's global generator.
     """
 
     head: Head
-    """What `model` predicts once it is exported."""
+    """The head of the exported `model`."""
     model: Encoder
     """The network that is exported and fine-tuned."""
     vocabulary: Vocabulary

@@ -1,4 +1,4 @@
-"""Fine-tuning's objective: cross-entropy over classes, or squared error for one number.
+"""The objective of fine-tuning: cross-entropy over classes, or squared error for one number.
 
 Shapes: B rows, C classes.
 """
@@ -29,7 +29,7 @@ class Classification(Objective):
         self._multiplied_parameters = matrices - tables
 
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
-        """Rows."""
+        """Return the number of rows."""
         return {"task": batch.num_rows}
 
     def logits(self, batch: Batch) -> Tensor:
@@ -38,7 +38,7 @@ class Classification(Objective):
         return logits_BC.float()
 
     def forward(self, batch: Batch) -> Sums:
-        """Loss summed over the rows, and for classes the number of right answers."""
+        """Return the loss summed over the rows, and for classes the number of correct answers."""
         assert batch.labels is not None
         logits_BC = self.logits(batch)
         if self.is_regression:
@@ -49,10 +49,10 @@ class Classification(Objective):
         return Sums(losses={"task": loss}, counts={"accuracy": ("task", correct)})
 
     def predict(self, batch: Batch) -> Tensor:
-        """Batch → the most likely class of each row, or the predicted number; B."""
+        """Return the most likely class of each row, or the predicted number; B."""
         logits_BC = self.logits(batch)
         return logits_BC.squeeze(1) if self.is_regression else torch.argmax(logits_BC, dim=-1)
 
     def train_flops(self, batch: Batch) -> int:
-        """6 × multiplied parameters × tokens (Kaplan et al. 2020, §2.1), attention left out."""
+        """Return 6 × multiplied parameters × tokens (Kaplan et al. 2020, §2.1); no attention."""
         return 6 * self._multiplied_parameters * batch.input_ids.numel()

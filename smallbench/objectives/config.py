@@ -11,10 +11,10 @@ from smallbench.errors import ConfigError
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What every pretraining objective's configuration has."""
+    """Fields of every pretraining objective's configuration."""
 
     objective: str = ""
-    """A table's name or a plug-in's reference; a `PretrainConfig` fills it in from the class."""
+    """Name in the table or a plug-in's reference; `PretrainConfig` sets it from the class."""
     two_segment_fraction = 0.0  # not a key, unless a subclass makes it one
 
 
@@ -24,12 +24,12 @@ class CorruptionConfig(ObjectiveConfig):
 
     mask_fraction: float = option(
         0.15,  # Devlin et al. 2019, §3.1
-        help="masking rate: share of tokens that are targets (Hugging Face: mlm_probability)",
+        help="masking rate: fraction of tokens that are targets (Hugging Face: mlm_probability)",
     )
     final_mask_fraction: float | None = option(
         None,
-        help="masking rate of the last step, linear in between (gpt-bert: 0.3 to 0.15); "
-        "none: constant",
+        help="masking rate of the last step, changed linearly (gpt-bert: 0.3 to 0.15); none: "
+        "constant",
     )
     mask_token_fraction: float = 0.8  # of the chosen positions: become [MASK]
     random_token_fraction: float = 0.1  # become a random token; the rest stays
@@ -51,14 +51,14 @@ class CorruptionConfig(ObjectiveConfig):
             )
 
     def mask_fraction_at(self, fraction: float) -> float:
-        """Return the part of the tokens that are targets when that part of the run is done."""
+        """Return the masking rate (mlm_probability) at this fraction of the run."""
         first, last = self.mask_fraction, self.final_mask_fraction
         return first if last is None else first + (last - first) * fraction
 
 
 @dataclass(frozen=True)
 class MaskedLMConfig(CorruptionConfig):
-    """Masked-language modelling: guess the chosen tokens."""
+    """Masked-language modelling: predict the hidden tokens."""
 
     objective: str = "masked_lm"
 

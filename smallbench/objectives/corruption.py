@@ -27,9 +27,9 @@ def corrupt(
     with_uniforms: bool = False,
     choose: Chooser = choose_positions,
 ) -> Batch:
-    """Clean rows → a global batch with hidden tokens, on the host, without targets listed.
+    """Corrupt clean rows to a global batch on the host, without targets listed.
 
-    `fraction` is the part of the run that is done. `with_uniforms` adds a uniform number for each
+    `fraction` is the completed part of the run. `with_uniforms` adds a uniform number for each
     position, to sample replacements with.
     """
     ids_BL, types_BL = split_segments(

@@ -1,4 +1,4 @@
-"""Masked-language modelling (Devlin et al. 2019, §3.1): guess the tokens that were hidden.
+"""Masked-language modelling (Devlin et al. 2019, §3.1): predict the hidden tokens.
 
 Shapes: B rows, L tokens a row, D hidden, M targets, V vocabulary.
 """
@@ -17,11 +17,11 @@ from smallbench.objectives.base import PretrainObjective, Sums
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.corruption import corrupt
 from smallbench.objectives.masking import BoolArray, IntArray, Vocabulary, choose_positions
-from smallbench.objectives.token_loss import loss_of_targets
+from smallbench.objectives.target_loss import loss_of_targets
 
 
 class MaskedLM(PretrainObjective):
-    """The objective with its model; the head runs only where there are targets."""
+    """The objective with its model; the head runs only at the targets."""
 
     weights: Mapping[str, float] = {"mlm": 1.0}
     head: Head = "tokens"
@@ -43,21 +43,21 @@ class MaskedLM(PretrainObjective):
     def choose(
         self, candidates_BL: BoolArray, fraction: float, generator: np.random.Generator
     ) -> BoolArray:
-        """Choose the tokens to hide; override it to hide others."""
+        """Choose the tokens to hide; a subclass may override it."""
         return choose_positions(candidates_BL, fraction, generator)
 
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
-        """Hidden tokens."""
+        """Return the number of hidden tokens."""
         assert batch.target_ids is not None
         return {"mlm": batch.target_ids.numel()}
 
     def forward(self, batch: Batch) -> Sums:
-        """Cross-entropy, and in evaluation right guesses, summed over the hidden tokens."""
+        """Return the summed cross-entropy, and in evaluation the correct guesses."""
         (loss, guesses_M, _), ids_M = loss_of_targets(
             self.model,
             batch,
             vocab_size=self.vocabulary.size,
-            guess=not self.training,  # looking for the best of V tokens costs time
+            guess=not self.training,  # the argmax over V tokens costs time
         )
         if guesses_M is None:
             return Sums(losses={"mlm": loss})

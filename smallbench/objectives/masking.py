@@ -20,7 +20,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What corruption must know of a tokenizer."""
+    """Properties of a tokenizer that corruption needs."""
 
     size: int
     pad_id: int
@@ -39,7 +39,7 @@ def step_generator(seed: int, position: int) -> np.random.Generator:
 
 
 def is_special(ids_BL: IntArray, vocabulary: Vocabulary) -> BoolArray:
-    """True if a token is special ([CLS], [SEP], [PAD], …)."""
+    """Return True for special tokens ([CLS], [SEP], [PAD], …)."""
     table = np.zeros(vocabulary.size, dtype=bool)
     table[list(vocabulary.special_ids)] = True
     special_BL: BoolArray = table[ids_BL]
@@ -58,14 +58,14 @@ def choose_positions(
     num_chosen_B = np.maximum(np.rint(num_candidates_B * fraction).astype(np.int64), 1)
     num_chosen_B = np.minimum(num_chosen_B, num_candidates_B)
     keys_BL = generator.random(candidates_BL.shape)
-    keys_BL[~candidates_BL] = 2.0  # after every candidate
+    keys_BL[~candidates_BL] = 2.0  # sorted after every candidate
     rank_BL = keys_BL.argsort(axis=1).argsort(axis=1)
     chosen_BL: BoolArray = rank_BL < num_chosen_B[:, None]
     return chosen_BL
 
 
 Chooser = Callable[[BoolArray, float, np.random.Generator], BoolArray]
-"""Which of the candidates become targets: like `choose_positions`."""
+"""A function that selects targets among the candidates, like `choose_positions`."""
 
 
 def mask_tokens(
@@ -78,10 +78,10 @@ def mask_tokens(
     random_token_fraction: float,
     choose: Chooser = choose_positions,
 ) -> tuple[IntArray, IntArray]:
-    """BERT's corruption (Devlin et al. 2019, §3.1): corrupted ids_BL and labels_BL.
+    """Return BERT's corruption (Devlin et al. 2019, §3.1): corrupted ids_BL and labels_BL.
 
-    Labels hold the original token at the chosen positions and `IGNORED` elsewhere. Random tokens
-    are drawn from the ordinary vocabulary, never from the special tokens.
+    Labels are the original token at the chosen positions and `IGNORED` elsewhere. Random tokens are
+    drawn from the ordinary vocabulary, never from the special tokens.
     """
     special_BL = is_special(ids_BL, vocabulary)
     chosen_BL = choose(~special_BL, mask_fraction, generator)
@@ -100,10 +100,10 @@ def mask_tokens(
 def split_segments(
     ids_BL: IntArray, vocabulary: Vocabulary, generator: np.random.Generator, *, fraction: float
 ) -> tuple[IntArray, IntArray | None]:
-    """Cut `fraction` of the full rows into two segments: ids_BL and token_type_ids_BL.
+    """Split `fraction` of the full rows into two segments: ids_BL and token_type_ids_BL.
 
-    A [SEP] takes the place of one token in the middle half of the row, and the type is 1 after it.
-    Both segments are consecutive text of one document. Types are None when `fraction` is 0.
+    A [SEP] replaces one token in the middle half of the row, and the type is 1 after it. Both
+    segments are consecutive text of one document. Types are None if `fraction` is 0.
     """
     if fraction == 0:
         return ids_BL, None

@@ -26,13 +26,13 @@ from smallbench.objectives.base import PretrainObjective, Sums
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.corruption import corrupt
 from smallbench.objectives.masking import IntArray, Vocabulary
-from smallbench.objectives.token_loss import loss_of_targets
+from smallbench.objectives.target_loss import loss_of_targets
 
 
 class DisentangledEmbedding(nn.Module):
     """`E_D = stopgrad(E_G) + Δ` (DeBERTaV3, He et al. 2023, §3.2): Δ starts at zero.
 
-    The discriminator reads what the generator learns but does not pull on it.
+    The discriminator uses the generator's embeddings without changing them.
     """
 
     def __init__(self, base: nn.Embedding) -> None:
@@ -42,7 +42,7 @@ class DisentangledEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The table as it is read, [V, E]."""
+        """The sum of both tables, [V, E]."""
         return self.base.weight.detach() + self.delta
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ class ReplacedToken(PretrainObjective):
     """The objective with both networks; `model`, the discriminator, is what is exported."""
 
     head: Head = "replaced"
-    # The discriminator's weight of 50 makes gradients so large that with PyTorch's 2¹⁶ the first
-    # five steps would overflow and be skipped.
+    # The discriminator's weight of 50 gives large gradients: with PyTorch's 2¹⁶, the first five
+    # steps would overflow and be skipped.
     initial_loss_scale = 2.0**11
 
     def __init__(self, config: ReplacedTokenConfig, model: EncoderConfig, vocabulary: Vocabulary):
@@ -79,23 +79,23 @@ class ReplacedToken(PretrainObjective):
     def corrupt(
         self, ids_BL: IntArray, generator: np.random.Generator, fraction: float = 0.0
     ) -> Batch:
-        """Clean rows → a global batch with hidden tokens and a number for each sample."""
+        """Corrupt clean rows to a global batch, with a uniform number for each sample."""
         return corrupt(
             ids_BL, self.config, self.vocabulary, generator, fraction=fraction, with_uniforms=True
         )
 
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
-        """Hidden positions for the generator, all tokens for the discriminator."""
+        """Return the hidden positions for the generator, and all tokens for the discriminator."""
         assert batch.target_ids is not None
         return {"generator": batch.target_ids.numel(), "discriminator": batch.num_tokens}
 
     def forward(self, batch: Batch) -> Sums:
-        """Both losses, and how often either network was right, summed."""
+        """Return both losses and the correct predictions of both networks, summed."""
         (generator_loss, guesses_M, sampled_M), ids_M = loss_of_targets(
             self.generator,
             batch,
             vocab_size=self.vocabulary.size,
-            guess=not self.training,  # looking for the best of V tokens costs time
+            guess=not self.training,  # the argmax over V tokens costs time
         )
         assert sampled_M is not None
         replaced_batch, labels_BL = self.fill(batch, sampled_M)
@@ -133,7 +133,7 @@ class ReplacedToken(PretrainObjective):
         return replace(batch, input_ids=ids.view(shape)), labels.view(shape)
 
     def train_flops(self, batch: Batch) -> int:
-        """Forward plus backward at twice the forward, of both networks."""
+        """Return the operations of both networks, the backward pass at twice the forward."""
         assert batch.target_ids is not None
         rows, length = batch.input_ids.shape
         generator = self.generator.forward_flops(

@@ -32,7 +32,7 @@ from torch.utils.flop_counter import flop_registry
 from smallbench.batch import Batch
 from smallbench.errors import ConfigError
 from smallbench.models.encoder import checkpoint_activations
-from smallbench.models.kernels.choice import as_on_gpu
+from smallbench.models.kernels.dispatch import as_on_gpu
 from smallbench.objectives.base import PretrainObjective
 from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import Vocabulary

@@ -1,4 +1,4 @@
-"""What a recipe says of itself besides its configuration."""
+"""Facts about a recipe besides its configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Recipe:
     budget: str
     """Hardware and time, and whether they were measured."""
     expected: str
-    """Score to expect and where it comes from."""
+    """Expected score and its source."""
 
     def __call__(self) -> PretrainConfig:
         """The configuration."""

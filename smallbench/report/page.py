@@ -16,7 +16,7 @@ from typing import Any
 from smallbench import __version__
 from smallbench.config import differing_keys
 from smallbench.files import write_text
-from smallbench.report.runs import AXES, SCORE, Run, Series
+from smallbench.report.runs import AXES, SCORE, RecordedRun, Series
 from smallbench.report.scale import (
     Scale,
     Tick,
@@ -97,7 +97,7 @@ class Table:
 
 
 def write_report(
-    runs: Sequence[Run],
+    runs: Sequence[RecordedRun],
     out: Path,
     *,
     title: str = "",
@@ -105,11 +105,11 @@ def write_report(
     sentences: Sequence[str] = (),
 ) -> None:
     """Write the page; `title`, `tables` and `sentences` say what the runs were made for."""
-    write_text(out, render(runs, title=title, tables=tables, sentences=sentences))
+    write_text(out, render_report(runs, title=title, tables=tables, sentences=sentences))
 
 
-def render(
-    runs: Sequence[Run],
+def render_report(
+    runs: Sequence[RecordedRun],
     *,
     title: str = "",
     tables: Sequence[Table] = (),
@@ -149,7 +149,7 @@ def render(
 # Charts
 
 
-def _axis(runs: Sequence[Run], name: str) -> Axis | None:
+def _axis(runs: Sequence[RecordedRun], name: str) -> Axis | None:
     """Return the axis, or None for FLOPs that no run has logged."""
     longest = max(
         run.series(f"{event}/step", name).x[-1:] for run in runs for event in run.by_event
@@ -166,8 +166,10 @@ def _axis(runs: Sequence[Run], name: str) -> Axis | None:
     )
 
 
-def _charts(runs: Sequence[Run], axes: Sequence[Axis], panels: Sequence[Panel]) -> Iterator[Chart]:
-    """A chart for each panel that has something to show, and another thing than those before."""
+def _charts(
+    runs: Sequence[RecordedRun], axes: Sequence[Axis], panels: Sequence[Panel]
+) -> Iterator[Chart]:
+    """Yield a chart for each panel with data that no earlier chart shows."""
     seen: set[tuple[tuple[float | None, ...], ...]] = set()
     for panel in panels:
         found = {
@@ -230,8 +232,7 @@ def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> Line:
 # Tables
 
 
-def _totals(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Rows of the table of final numbers: a name, and a cell for each run."""
+def _totals(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
     all_of_them = [run.totals() for run in runs]
 
     def count(value: Any) -> str:
@@ -268,8 +269,8 @@ def _totals(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Rows of the table of settings: those that differ; of one run all of them."""
+def _differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
+    """Return the rows of settings that differ; for one run, all settings."""
     keys = list(dict.fromkeys(key for run in runs for key in run.config))
     if len(runs) > 1:
         differing = {key for run in runs[1:] for key in differing_keys(runs[0].config, run.config)}

@@ -40,7 +40,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """`run.json` and `metrics.jsonl` of one run."""
 
     name: str
@@ -66,7 +66,7 @@ class Run:
         return {**found, "glue": scores}
 
     def _at(self, step: int, key: str) -> float:
-        """What the training records say of a step, or of the line between the nearest two."""
+        """Interpolate the training records at a step."""
         rows = [r for r in self.records if r["event"] == "train" and r.get(key) is not None]
         if not rows:
             return 0.0
@@ -122,7 +122,7 @@ class Run:
         }
 
 
-def read_run(url: str, config: StorageConfig | None = None) -> Run:
+def read_recorded_run(url: str, config: StorageConfig | None = None) -> RecordedRun:
     """Return the run in a directory or a storage; raises `DataError` if there is none."""
     storage = open_storage(url, config)
     try:
@@ -151,15 +151,19 @@ def read_run(url: str, config: StorageConfig | None = None) -> Run:
         for attempt in record["attempts"]
     ):
         raise DataError(f"{url}/{RECORD_NAME}: an attempt lacks its time, device or version")
-    return Run(Path(storage.url).name, record, records)
+    return RecordedRun(Path(storage.url).name, record, records)
 
 
-def read_runs(urls: Sequence[str], config: StorageConfig | None = None) -> list[Run]:
+def read_recorded_runs(
+    urls: Sequence[str], config: StorageConfig | None = None
+) -> list[RecordedRun]:
     """Several, with names that tell them apart."""
-    runs = [read_run(url, config) for url in urls]
+    runs = [read_recorded_run(url, config) for url in urls]
     names = [run.name for run in runs]
     return [
-        Run(url.rstrip("/") if names.count(run.name) > 1 else run.name, run.record, run.records)
+        RecordedRun(
+            url.rstrip("/") if names.count(run.name) > 1 else run.name, run.record, run.records
+        )
         for url, run in zip(urls, runs, strict=True)
     ]
 

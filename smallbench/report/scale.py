@@ -71,7 +71,6 @@ def scale_of(values: Iterable[float], *, is_log: bool = False) -> Scale:
 
 
 def _round_steps(low: float, high: float) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / (MAX_TICKS - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
@@ -117,7 +116,7 @@ def short(value: float | None, *, digits: int = 3) -> str:
 
 
 def _plain(value: float, digits: int) -> str:
-    """With so many significant digits, without an exponent and without trailing zeros."""
+    """Format with these significant digits, without exponent and trailing zeros."""
     before = math.floor(math.log10(abs(value))) + 1
     text = f"{value:.{max(digits - before, 0)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

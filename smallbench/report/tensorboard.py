@@ -12,13 +12,13 @@ from pathlib import Path
 
 from smallbench.errors import ConfigError
 from smallbench.files import write_text
-from smallbench.report.runs import Run
+from smallbench.report.runs import RecordedRun
 
 MARKER = "smallbench-report"
 """In each run's directory, to tell it from one that somebody else made."""
 
 
-def write_events(runs: Sequence[Run], out: Path) -> None:
+def write_events(runs: Sequence[RecordedRun], out: Path) -> None:
     """A directory of event files for each run below `out`; earlier ones of this kind are replaced.
 
     Every finite number of a record is a scalar `train/…` or `eval/…` at the record's step. Wall

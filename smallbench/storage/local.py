@@ -174,7 +174,7 @@ class LocalStorage:
         return self.root / key
 
     def _read(self, read: Callable[[], T], key: str = "") -> T:
-        """Return `read()`, repeated after errors that often pass."""
+        """Return `read()`, retried after transient errors."""
         with _explained(self.url, key):
             return retried(read, lambda e: isinstance(e, OSError) and e.errno in TRANSIENT)
 
@@ -236,7 +236,6 @@ def _fresh_file_beside(path: Path) -> Path:
 
 @contextmanager
 def _explained(url: str, key: str = "") -> Iterator[None]:
-    """The protocol's errors for the system's."""
     where = f"{url}/{key}" if key else url
     try:
         yield

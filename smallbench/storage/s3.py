@@ -88,7 +88,7 @@ class S3Storage:
         return client
 
     def _connected(self) -> Any:
-        """Return a client with the credentials of this moment; nothing is asked yet."""
+        """Return a client with the current credentials; sends no request."""
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -179,7 +179,7 @@ class S3Storage:
             self._put_unconditionally(key, content)
 
     def _put_unconditionally(self, key: str, content: bytes) -> None:
-        """For stores without conditional writes: look, then write."""
+        """Check for the object, then write, for stores without conditional writes."""
         self._say_once(
             f"{self.url} knows no conditional writes (IfNoneMatch): two writers that commit in the "
             "same moment would not notice each other"
@@ -300,7 +300,7 @@ class S3Storage:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
     def _asked(self, ask: Callable[[], T], key: str = "") -> T:
-        """Return what `ask` returns, asked again if the store was out of order for a moment."""
+        """Return the result of `ask`, retried after transient errors of the store."""
 
         def explained() -> T:
             with self._explained(f"{self.url}/{key}" if key else self.url):
@@ -314,7 +314,6 @@ class S3Storage:
 
     @contextlib.contextmanager
     def _explained(self, where: str) -> Iterator[None]:
-        """The protocol's errors for those of boto3 and all that it is made of."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
@@ -368,7 +367,7 @@ class S3Storage:
             print(text, file=sys.stderr)
 
     def _has_bucket(self) -> bool:
-        """Whether the bucket exists: the answer to a HEAD does not say what it did not find."""
+        """Return whether the bucket exists: an answer to HEAD does not say what is missing."""
         from botocore.exceptions import ClientError
 
         with self._explained(self.url):
@@ -394,7 +393,7 @@ def _drop_checksum(params: dict[str, Any], context: dict[str, Any], **_: Any) ->
 
 
 def _refuse_redirect(*, response: Any, operation: Any, **_: Any) -> None:
-    """Fail at a redirect of a store that is not AWS: botocore would ask for its region for ever."""
+    """Fail at a redirect outside AWS: botocore would ask for the region forever."""
     from botocore.exceptions import ClientError
 
     if response is not None and 300 <= response[0].status_code < 400:

@@ -161,7 +161,6 @@ class WandbRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Finish in bounded time."""
         if error is not None:
             self._exit_code = int(getattr(error, "exit_code", ExitCode.CRASH))
         self._work.put(None)

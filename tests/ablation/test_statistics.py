@@ -68,7 +68,7 @@ def test_an_interval_covers_the_mean_in_95_of_100():
         ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], "the same in every seed"),
     ],
 )
-def test_what_cannot_be_tested_has_a_reason_and_no_p_value(first, other, reason):
+def test_an_untestable_difference_has_a_reason_and_no_p_value(first, other, reason):
     found = compare(first, other)
     assert found.p_value is None
     assert found.needed_seeds is None

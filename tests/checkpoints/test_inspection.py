@@ -1,4 +1,4 @@
-"""Looking after the checkpoints of a run from outside."""
+"""Inspect and manage the checkpoints of a run."""
 
 import json
 import shutil
@@ -93,7 +93,7 @@ def test_pruning_keeps_the_newest_whole_ones_and_the_runs_own_milestones(folder)
     assert CheckpointStore(folder / "run").steps() == [2, 4, 6]
 
 
-def test_a_run_that_goes_on_is_not_pruned(folder):
+def test_an_active_run_is_not_pruned(folder):
     with (
         exclusive_lock(folder / "run" / "lock", "held"),
         pytest.raises(ConflictError, match="another process trains"),

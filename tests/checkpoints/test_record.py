@@ -1,4 +1,4 @@
-"""A record is checked before anything believes it."""
+"""A record is validated before it is used."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from smallbench.checkpoints.record import check_record, parse_record, read_record
 from smallbench.errors import DataError
-from smallbench.report.runs import read_run as read_for_report
+from smallbench.report.runs import read_recorded_run as read_for_report
 
 WHOLE = {
     "schema_version": 1,

@@ -1,4 +1,4 @@
-"""A run in a storage: who owns it, what is committed, and what another machine makes of it."""
+"""A run in a storage: its owner, its commits, and how another machine continues it."""
 
 import dataclasses
 import json
@@ -53,7 +53,7 @@ def keep_all(path, attempt=1):
     return CheckpointStore(path, attempt=attempt, retention=Retention(keep_last=99))
 
 
-def test_what_is_pushed_is_what_another_machine_pulls(url, tmp_path, made):
+def test_another_machine_pulls_the_pushed_checkpoint(url, tmp_path, made):
     owner = remote_run(url)
     owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
@@ -71,7 +71,7 @@ def test_of_many_that_start_at_once_one_owns_the_run(url):
     barrier, owners, losers = threading.Barrier(8), [], []
 
     class Together:
-        """All have looked who owns the run before anybody writes."""
+        """Every process checks the owner of the run before any of them writes."""
 
         def __init__(self, storage):
             self._storage = storage
@@ -125,7 +125,7 @@ def test_a_dead_owner_is_followed_when_its_lease_has_run_out(url):
 
 
 @pytest.mark.parametrize("how", ["same directory", "released"])
-def test_nobody_waits_for_who_is_known_to_be_gone(url, how):
+def test_a_released_or_long_expired_lease_is_not_waited_for(url, how):
     first = remote_run(url, lease_seconds=1000)
     first.lease.claim(holder="a")
     if how == "released":
@@ -237,7 +237,7 @@ def test_pruning_keeps_the_newest_the_interval_and_milestones(url, tmp_path, mad
     assert kept == {f"step-{step:010d}" for step in owner.store.steps()}
 
 
-def test_cleaning_up_deletes_what_no_manifest_names_and_nothing_else(url, tmp_path, made):
+def test_cleaning_up_deletes_only_files_that_no_manifest_names(url, tmp_path, made):
     owner = remote_run(url)
     owner.lease.claim(holder="a")
     for checkpoint in committed(keep_all(tmp_path / "a"), made, 5, 10):
@@ -260,7 +260,7 @@ def test_two_runs_of_one_name_are_told_apart(url, tmp_path):
 
 
 def test_a_half_written_upload_is_never_committed(url, tmp_path, made):
-    """A store that acknowledges what it did not keep."""
+    """A store that acknowledges uploads that it did not keep."""
     owner = remote_run(url)
     owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
@@ -317,7 +317,7 @@ def test_retention_is_a_value():
     assert dataclasses.replace(Retention(), keep_last=1).retained([1, 2]) == {2}
 
 
-def test_what_is_committed_is_never_discarded(url, tmp_path, made):
+def test_committed_files_are_never_discarded(url, tmp_path, made):
     owner = remote_run(url)
     owner.lease.claim(holder="a")
     (checkpoint,) = committed(keep_all(tmp_path / "a"), made, 5)
@@ -373,7 +373,7 @@ def test_a_manifest_reaches_no_file_outside_its_checkpoint(url, tmp_path, made, 
         keep_all(tmp_path / "b").download(5, owner.store)
 
 
-def test_what_is_kept_for_ever_is_stored_even_if_newer_ones_wait(url, tmp_path, made):
+def test_pinned_checkpoints_are_uploaded_even_if_newer_ones_wait(url, tmp_path, made):
     owner, retention = remote_run(url), Retention(keep_last=2, milestones=(10,))
     owner.lease.claim(holder="a")
     uploader = Uploader(owner, retention, max_unsynced_seconds=60)
@@ -385,7 +385,7 @@ def test_what_is_kept_for_ever_is_stored_even_if_newer_ones_wait(url, tmp_path, 
     assert uploader.committed_step == 20
 
 
-def test_who_read_of_a_failure_reads_of_its_end(url, tmp_path, made, monkeypatch, capsys):
+def test_the_end_of_a_reported_failure_is_reported_too(url, tmp_path, made, monkeypatch, capsys):
     """The checkpoint that failed is given up for a newer one, which is stored at once."""
     owner = remote_run(url)
     owner.lease.claim(holder="a")
@@ -409,7 +409,7 @@ def test_who_read_of_a_failure_reads_of_its_end(url, tmp_path, made, monkeypatch
     ]
 
 
-def test_a_crash_beside_the_training_is_no_silence(url, tmp_path, made, monkeypatch):
+def test_a_crash_of_a_background_thread_ends_the_run(url, tmp_path, made, monkeypatch):
     owner = remote_run(url)
     owner.lease.claim(holder="a")
     monkeypatch.setattr(owner, "push", lambda checkpoint: 1 / 0)

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not there; a damaged one is never used."""
+"""A checkpoint is complete or absent; a damaged one is never used."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def save(store, made, step):
     store.save(made.engine.weights(), made.engine.state_dict(), [random_state()], manifest)
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path, made):
+def test_a_loaded_checkpoint_equals_the_saved_one(tmp_path, made):
     made.run()
     store = CheckpointStore(tmp_path)
     save(store, made, 2)
@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
 
 
 def test_no_flipped_bit_of_a_manifest_goes_unnoticed(tmp_path, made):
-    """Each in turn: the manifest is refused, or says the same as before."""
+    """Each bit in turn: the manifest is refused, or parses to the same content."""
     store = CheckpointStore(tmp_path)
     save(store, made, 5)
     path = tmp_path / "commits" / "step-0000000005.json"
@@ -138,7 +138,7 @@ def test_a_manifest_without_its_seal_or_of_another_version_is_refused(tmp_path, 
 
 
 def test_another_releases_checkpoint_is_refused_and_nothing_is_touched(tmp_path, made):
-    """Also if a damaged one is newer: whoever continues must be the right release."""
+    """Also if a damaged one is newer: the right release must continue the run."""
     store = CheckpointStore(tmp_path)
     save(store, made, 5)
     save(store, made, 10)
@@ -153,7 +153,7 @@ def test_another_releases_checkpoint_is_refused_and_nothing_is_touched(tmp_path,
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
-def test_what_an_earlier_release_set_aside_still_counts(tmp_path, made):
+def test_checkpoints_quarantined_by_an_earlier_release_still_count(tmp_path, made):
     store = CheckpointStore(tmp_path)
     save(store, made, 5)
     path = tmp_path / "commits" / "step-0000000005.json"
@@ -165,7 +165,7 @@ def test_what_an_earlier_release_set_aside_still_counts(tmp_path, made):
 
 
 def test_clearing_up_leaves_the_data_of_a_damaged_manifest(tmp_path, made):
-    """Else a flipped bit in the directory's name would cost the directory."""
+    """Otherwise a flipped bit in the directory's name would delete the directory."""
     store = CheckpointStore(tmp_path)
     save(store, made, 5)
     path = tmp_path / "commits" / "step-0000000005.json"
@@ -185,7 +185,7 @@ def test_all_damaged_is_an_error_and_never_a_fresh_start(tmp_path, made):
 
 
 class KilledError(BaseException):
-    """Stands for SIGKILL: nothing after it runs, not even handlers of Exception."""
+    """Stands for SIGKILL: no code runs after it, not even handlers of Exception."""
 
 
 WRITES = ["save_file", "save", "sync_file", "rename", "put"]
@@ -232,8 +232,8 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("tenths", range(9))
-def test_a_full_disk_is_a_sentence_and_leaves_no_torn_checkpoint(small_disk, made, tenths):
-    """The disk ends in one file of the checkpoint or in the other."""
+def test_a_full_disk_is_one_sentence_and_leaves_no_partial_checkpoint(small_disk, made, tenths):
+    """The disk becomes full in each file of the checkpoint in turn."""
     store = CheckpointStore(small_disk)
     save(store, made, 5)
     size = sum(file["bytes"] for file in store.newest().manifest["files"].values())

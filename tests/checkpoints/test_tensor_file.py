@@ -1,4 +1,4 @@
-"""Tensors written one at a time are the file that safetensors itself would write."""
+"""A file written one tensor at a time equals that of safetensors."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from smallbench.checkpoints.tensor_file import save_tensors
 
 
-def test_the_file_is_what_safetensors_would_write_byte_for_byte(tmp_path):
+def test_the_file_equals_that_of_safetensors_byte_for_byte(tmp_path):
     tensors = {
         "layers.10.weight": torch.randn(3, 5),
         "layers.9.weight": torch.randn(7),
@@ -30,7 +30,7 @@ def test_the_file_is_what_safetensors_would_write_byte_for_byte(tmp_path):
     ],
     ids=lambda tensors: "-".join(tensors) or "none",
 )
-def test_safetensors_reads_back_what_was_saved(tensors, tmp_path):
+def test_safetensors_reads_the_saved_tensors(tensors, tmp_path):
     save_tensors(tensors, tmp_path / "file")
     back = load_file(tmp_path / "file")
     assert back.keys() == tensors.keys()

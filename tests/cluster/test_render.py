@@ -331,7 +331,7 @@ def test_a_pod_has_time_to_pull_a_larger_corpus():
         assert hours <= probe["periodSeconds"] * probe["failureThreshold"] / 3600 < 3 * hours
 
 
-def test_an_open_quote_is_said_without_what_is_in_it():
+def test_an_open_quote_is_reported_without_its_content():
     with pytest.raises(UsageError, match="quotation") as refused:
         render(f"render prepare {GIVEN} --flags='--vocab_size=\"5'")
     assert "vocab_size" not in str(refused.value)
@@ -450,7 +450,7 @@ def test_the_examples_of_the_help_render(line):
         ),
     ],
 )
-def test_what_cannot_run_is_refused(line, error, message):
+def test_impossible_configurations_are_refused(line, error, message):
     with pytest.raises(error, match=message):
         render(line)
 

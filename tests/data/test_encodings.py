@@ -114,7 +114,7 @@ def test_a_few_odd_bytes_in_utf_8_are_damage_and_counted(tmp_path: Path):
     assert corpus.skips.notes == []
 
 
-def test_a_late_foreign_letter_is_found_wherever_it_stands(tmp_path: Path, monkeypatch):
+def test_a_late_foreign_letter_is_found_at_any_position(tmp_path: Path, monkeypatch):
     from smallbench.data import readers
 
     monkeypatch.setattr(readers, "BLOCK_BYTES", 50)
@@ -150,7 +150,7 @@ def test_a_byte_order_mark_overrules_the_users_encoding_and_says_so(tmp_path: Pa
     assert (texts, bool(notes)) == (documents, given == "utf-16-be")
 
 
-def test_what_no_encoding_explains_is_refused_with_the_share(tmp_path: Path):
+def test_text_of_no_encoding_is_refused_with_the_share(tmp_path: Path):
     noise = random.Random(0).randbytes(20_000).replace(b"\0", b"\1")
     (tmp_path / "noise.txt").write_bytes(noise)
     with pytest.raises(DataError, match=r"noise\.txt: .*\d\d\.\d% of its bytes are not UTF-8"):

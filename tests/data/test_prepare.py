@@ -21,7 +21,7 @@ from smallbench.data import source as source_module
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.data.shards import Manifest, TokenRows, verify_shards
-from smallbench.data.summary import summary
+from smallbench.data.summary import corpus_summary
 from smallbench.errors import (
     ConfigError,
     ConflictError,
@@ -88,9 +88,9 @@ def test_every_document_is_accounted_for(
     filled = counts["tokens"] + counts["overlap_tokens"] + counts["padding_tokens"]
     assert positions == filled
     assert min(counts["overlap_tokens"], counts["padding_tokens"], counts["padded_rows"]) > 0
-    assert "Next:" in summary(manifest, tmp_path)
+    assert "Next:" in corpus_summary(manifest, tmp_path)
     kind = {"wordpiece": "bert-tiny", "bpe": "roberta-tiny"}[manifest.tokenizer.kind]
-    assert f"pretrain {kind} " in summary(manifest, tmp_path)
+    assert f"pretrain {kind} " in corpus_summary(manifest, tmp_path)
 
 
 def test_rows_are_the_documents_in_order(
@@ -464,7 +464,7 @@ def test_a_corpus_of_an_earlier_release_is_found_complete(config: PrepareConfig,
     (out / "manifest.json").write_text(json.dumps(old))
     again = prepare(config, out=out, workers=1)
     assert again.shards == manifest.shards
-    assert "tokens a word" not in summary(again, out)
+    assert "tokens a word" not in corpus_summary(again, out)
     with pytest.raises(ConfigError, match="documents None → 'line'"):
         prepare(replace(config, documents="line"), out=out, workers=1)
     (out / "manifest.json").write_text(json.dumps(old | {"colour": "red"}))
@@ -489,7 +489,7 @@ def test_the_summary_warns_in_words(
         changes = {}
     config = replace(config, corpus=str(tmp_path / "a.txt"), **changes)
     out = tmp_path / "o u't"
-    printed = summary(prepare(config, out=out, workers=1), out)
+    printed = corpus_summary(prepare(config, out=out, workers=1), out)
     assert warning in printed
     assert f"{len(texts)} documents read" in printed
     assert "median document" in printed
@@ -498,7 +498,7 @@ def test_the_summary_warns_in_words(
 
 def test_few_held_out_rows_are_counted_and_not_called_none(config: PrepareConfig, tmp_path: Path):
     manifest = prepare(replace(config, max_documents=60), out=tmp_path / "out", workers=1)
-    printed = summary(manifest, tmp_path)
+    printed = corpus_summary(manifest, tmp_path)
     assert 0 < manifest.rows["eval"] < 100
     assert f"only {manifest.rows['eval']} held-out rows" in printed
     assert "no held-out rows" not in printed

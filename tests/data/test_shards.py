@@ -39,7 +39,7 @@ def test_rows_hold_one_document_each_and_all_of_it(lengths: list[int], sequence_
             assert not padding or len(mine) == 1
 
 
-def test_ids_take_two_bytes_where_they_fit():
+def test_ids_take_two_bytes_if_they_fit():
     assert token_dtype(65_536).str == "<u2"
     assert token_dtype(65_537).str == "<u4"
 

@@ -168,7 +168,7 @@ class StopAt(Stop):
         for after in (0, 2, 5, 9)
     ],
 )
-def test_an_interrupted_share_goes_on_elsewhere(
+def test_an_interrupted_share_continues_on_another_machine(
     config: PrepareConfig, tmp_path: Path, number: int, after: int
 ):
     """At another machine with an empty disk, at any moment: in the sample, waiting, in a chunk."""
@@ -185,7 +185,7 @@ def test_an_interrupted_share_goes_on_elsewhere(
     assert content(tmp_path / "shared") == content(tmp_path / "one")
 
 
-def test_what_is_packed_is_not_packed_again(
+def test_packed_chunks_are_not_packed_again(
     config: PrepareConfig, tokenizer_directory: Path, tmp_path: Path
 ):
     config = replace(config, tokenizer=str(tokenizer_directory))

@@ -257,7 +257,7 @@ def test_null_rows_of_a_data_set_are_counted(hub: Path):
         ("train.jsonl", "{broken", "could not be read"),
     ],
 )
-def test_a_data_set_that_is_no_text_is_one_sentence(hub: Path, name, line, message):
+def test_a_data_set_without_text_is_refused_with_one_sentence(hub: Path, name, line, message):
     source = write_set(hub / "set", name, line)
     with pytest.raises(DataError, match=message) as caught:
         read(source)

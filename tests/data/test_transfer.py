@@ -19,7 +19,7 @@ from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.data.remote_prepare import prepare_remote
 from smallbench.data.shards import Manifest, TokenRows, verify_shards
-from smallbench.data.summary import summary
+from smallbench.data.summary import corpus_summary
 from smallbench.data.tokenizer import Tokenizer, file_fingerprint
 from smallbench.data.transfer import MARK, cache_directory, local_corpus, publish_corpus
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
@@ -238,7 +238,7 @@ def kill_in(what: str, survives: int, directory: Path, url: str, cache: Path) ->
     assert done.returncode == 9
 
 
-def test_a_killed_pull_fetches_only_what_it_had_not(
+def test_a_killed_pull_downloads_only_missing_files(
     directory: Path, url: str, tmp_path: Path, pull, log
 ):
     publish_corpus(directory, url, CONFIG)
@@ -256,7 +256,7 @@ def test_a_killed_pull_fetches_only_what_it_had_not(
     assert log == []
 
 
-def test_a_killed_publishing_sends_only_what_it_had_not(directory: Path, url: str, log, pull):
+def test_a_killed_upload_sends_only_missing_files(directory: Path, url: str, log, pull):
     kill_in("upload", 3, directory, url, directory)
     publish_corpus(directory, url, CONFIG)
     assert len(keys(log, "upload")) == len(content(directory)) - 1 - 3  # 1: the manifest
@@ -266,7 +266,7 @@ def test_a_killed_publishing_sends_only_what_it_had_not(directory: Path, url: st
     assert keys(log, "upload") == keys(log, "put") == []
 
 
-def test_a_stop_ends_after_a_whole_file_and_the_same_call_goes_on(
+def test_a_stop_ends_after_a_complete_file_and_the_same_call_continues(
     directory: Path, url: str, tmp_path: Path, log
 ):
     publish_corpus(directory, url, CONFIG)
@@ -360,7 +360,7 @@ def test_a_damaged_object_is_one_sentence(
     publish_corpus(directory, url, CONFIG)
     flip(objects / name)
     log.clear()
-    with pytest.raises(DataError, match=rf"/{name} is not what its manifest.*delete .* prepare"):
+    with pytest.raises(DataError, match=rf"/{name} does not match its manifest.*delete .* prepare"):
         pull()
     assert keys(log, "download").count(name) == 2
     assert not list((tmp_path / "cache").rglob("manifest.json"))
@@ -382,7 +382,7 @@ def test_damage_in_an_unfinished_cache_is_found(directory: Path, url: str, pull,
 
 
 @pytest.mark.parametrize("name", ["train-00000.bin", "tokenizer/tokenizer.json"])
-def test_what_is_damaged_here_is_not_published(
+def test_a_damaged_corpus_is_not_published(
     name: str, directory: Path, url: str, objects: Path, tmp_path: Path
 ):
     copy = shutil.copytree(directory, tmp_path / "copy")
@@ -393,7 +393,7 @@ def test_what_is_damaged_here_is_not_published(
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 99}'])
-def test_a_manifest_that_is_none_is_one_sentence(text: str, objects: Path, pull):
+def test_an_invalid_manifest_is_one_sentence(text: str, objects: Path, pull):
     objects.mkdir(parents=True)
     (objects / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=r"manifest\.json (is damaged|has schema 99)"):
@@ -455,7 +455,7 @@ def test_preparing_to_a_url_is_preparing_and_publishing(
     manifest = prepare_there()
     prepare(configs["wordpiece"], out=tmp_path / "here", workers=1)
     assert content(objects) == content(tmp_path / "here")
-    assert f"--data={url}" in summary(manifest, url)
+    assert f"--data={url}" in corpus_summary(manifest, url)
     log.clear()
     assert content(pull()) == content(objects)
     assert log == [], "the copy that was published is the one in the cache"
@@ -489,7 +489,7 @@ def test_interrupted_anywhere_the_same_command_ends_with_the_same_objects(
     assert content(objects) == content(tmp_path / "here")
 
 
-def test_what_stands_against_the_url_shows_before_any_work(
+def test_a_wrong_url_is_refused_before_any_work(
     prepare_there, configs, tmp_path: Path, objects: Path
 ):
     prepare_there()
@@ -524,7 +524,7 @@ def test_a_corpus_goes_through_a_bucket(s3_bucket, configs, prepared, tmp_path: 
     storage = open_storage(url, config)
     assert storage.num_bytes(MARK) is None
     storage.put("train-00000.bin", b"damaged")
-    with pytest.raises(DataError, match=r"train-00000\.bin is not what its manifest says"):
+    with pytest.raises(DataError, match=r"train-00000\.bin does not match its manifest"):
         local_corpus(url, config, cache=tmp_path / "d")
     with pytest.raises(ConfigError, match="another corpus"):
         publish_corpus(prepared["bpe"], url, config)

@@ -139,7 +139,7 @@ def test_torch_is_not_installed_from_a_lock_without_hashes_unless_told(told, tmp
     assert "--require-hashes --no-deps" in hashed
 
 
-def test_what_is_built_from_is_named_by_digest_or_commit():
+def test_inputs_of_the_image_are_pinned_by_digest_or_commit():
     """Base image, stores and actions: a tag may be moved."""
     base = re.search(r"^ARG BASE_IMAGE=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", base[1])

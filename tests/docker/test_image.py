@@ -66,7 +66,7 @@ def test_doctor_finds_nothing_missing(run, ceph_bucket):
     assert None not in findings["packages"].values()
 
 
-def test_whoever_mounts_a_folder_may_run_it_as_themselves(run, tmp_path):
+def test_a_container_may_run_as_the_owner_of_the_mounted_folder(run, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     os.chown(folder, 4242, 4242)
@@ -74,7 +74,7 @@ def test_whoever_mounts_a_folder_may_run_it_as_themselves(run, tmp_path):
     assert json.loads(done.stdout)["problems"] == []
 
 
-def test_doctor_says_what_a_container_lacks(run, tmp_path, ceph_bucket):
+def test_doctor_reports_missing_parts_of_a_container(run, tmp_path, ceph_bucket):
     no_gpu = run("doctor", "--device=cuda", code=69)
     assert "torch finds no GPU" in no_gpu.stderr
     foreign = tmp_path / "foreign"
@@ -223,7 +223,7 @@ def test_labels_say_what_it_is(image):
     assert labels["org.opencontainers.image.source"] == built.SOURCE
 
 
-def test_the_list_of_packages_is_what_is_installed(run):
+def test_the_sbom_lists_the_installed_packages(run):
     """A CycloneDX file that the build wrote; ourselves are its subject."""
     where = "/usr/share/doc/smallbench/sbom.cdx.json"
     listed = json.loads(run(where, options=("--entrypoint=cat",)).stdout)
@@ -278,7 +278,7 @@ def names_of(layers: Path) -> dict[str, tarfile.TarInfo]:
     return found
 
 
-def test_no_layer_holds_what_the_build_was_told(layers):
+def test_no_layer_contains_the_secrets_of_the_build(layers):
     needles = [built.CANARY.encode(), *foreign_certificates()]
     for path in (p for p in layers.rglob("*") if p.is_file()):  # layers, configuration, history
         content = path.read_bytes()

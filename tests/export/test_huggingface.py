@@ -1,4 +1,4 @@
-"""What is exported loads with transformers' Auto classes alone and computes what was trained."""
+"""An export loads with transformers' Auto classes alone and gives the trained model's outputs."""
 
 import json
 import random
@@ -172,7 +172,7 @@ def test_the_card_and_the_marker_say_where_it_came_from(run_dir, tmp_path):
     assert "library_name: transformers" in card.split("---")[1]
 
 
-def test_the_card_says_what_was_used_and_leaves_out_what_nobody_counted():
+def test_the_card_lists_resources_and_omits_unknown_ones():
     usage = {
         "gpu_active_seconds": 7200.0,
         "energy_kwh": 0.5,
@@ -229,19 +229,19 @@ def test_different_outputs_leave_nothing_behind(run_dir, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_goes_on_is_only_read(run_dir, tmp_path):
+def test_an_active_run_is_only_read(run_dir, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
     export(run_dir, tmp_path / "export")
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
 
 
-def test_a_name_that_is_no_repository_is_refused_before_any_work(run_dir, tmp_path):
-    with pytest.raises(ConfigError, match="no ORG/NAME"):
+def test_an_invalid_repository_name_is_refused_before_any_work(run_dir, tmp_path):
+    with pytest.raises(ConfigError, match="expected ORG/NAME"):
         export(run_dir, tmp_path / "export", push="a/b/c")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(DataError, match="is not a run"):
         export(tmp_path, tmp_path / "out")
 
@@ -315,7 +315,7 @@ def test_the_marker_is_sent_last(run_dir, tmp_path, monkeypatch):
     assert "model.safetensors" in sent
 
 
-def test_a_url_without_an_export_is_no_model(tmp_path):
+def test_a_url_without_an_export_is_not_a_model(tmp_path):
     with pytest.raises(DataError, match="holds no export"), as_export(f"file://{tmp_path}/nothing"):
         pass
 

@@ -1,4 +1,4 @@
-"""What several GLUE tests start from."""
+"""Shared fixtures of the GLUE tests."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def glue(tmp_path_factory):
-    """All tasks as sentences made up here, in the official layout."""
+    """All tasks in the official layout, with generated sentences."""
     directory = tmp_path_factory.mktemp("glue")
     write_sample_glue(directory)
     return directory

@@ -1,4 +1,4 @@
-"""Tiny random encoders of transformers' classes, with a tokenizer, saved as people save them."""
+"""Tiny random encoders of transformers' classes with a tokenizer, saved in the usual formats."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from smallbench.batch import Batch
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import EpochBatches
 from smallbench.glue.finetune import tokenize_task
 from smallbench.glue.readers import TaskData
@@ -104,7 +104,7 @@ def state_of(directory: Path) -> dict:
 
 
 def as_safetensors(directory: Path) -> None:
-    """As transformers saves it."""
+    """Save as transformers does."""
 
 
 def as_bin(directory: Path) -> None:
@@ -126,7 +126,7 @@ def as_shards(directory: Path) -> None:
 
 
 def wrapped(directory: Path) -> None:
-    """As DistributedDataParallel around torch.compile leaves it, in a training program's state."""
+    """Save as DistributedDataParallel around torch.compile, in a training program's state."""
     state = {f"module._orig_mod.{name}": tensor for name, tensor in state_of(directory).items()}
     saved = {"model": {"state_dict": state}, "optimizer": {"lr": 0.1}, "epoch": 3}
     torch.save(saved, directory / "pytorch_model.bin")
@@ -134,7 +134,7 @@ def wrapped(directory: Path) -> None:
 
 
 def with_a_head(directory: Path) -> None:
-    """With a head of nine labels under the names of the classification head."""
+    """Save with a head of nine labels under the names of the classification head."""
     config = transformers.AutoConfig.from_pretrained(directory, num_labels=9)
     with torch.device("meta"):
         model = transformers.AutoModelForSequenceClassification.from_config(config)
@@ -262,7 +262,7 @@ def without_dropout(directory: Path) -> None:
 
 
 def their_classifier(directory: Path, task: Task, seed: int):
-    """transformers' own class with a fresh head."""
+    """Return transformers' own class with a new head."""
     torch.manual_seed(seed)
     return transformers.AutoModelForSequenceClassification.from_pretrained(
         directory, num_labels=len(task.label_names or ("score",)), dtype=torch.float32
@@ -270,7 +270,7 @@ def their_classifier(directory: Path, task: Task, seed: int):
 
 
 def their_predictions(
-    encoder: Encoder, directory: Path, data: TaskData, config: FinetuneConfig,
+    encoder: PretrainedEncoder, directory: Path, data: TaskData, config: FinetuneConfig,
     *, learning_rate: float, seed: int,
 ) -> np.ndarray:  # fmt: skip
     """The logits for dev of a plain loop around transformers' own class, on our batches."""

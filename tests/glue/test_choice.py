@@ -1,4 +1,4 @@
-"""The split that chooses a learning rate: a function of the texts and of nothing else."""
+"""The split that chooses a learning rate depends only on the texts."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_a_second_text_counts(glue):
     assert not np.array_equal(choice_rows(train)["choice"], choice_rows(swapped)["choice"])
 
 
-def test_too_few_rows_say_what_to_do():
+def test_too_few_rows_are_refused_with_a_remedy():
     with pytest.raises(DataError, match=r"9 training rows .*--learning_rate"):
         choice_rows(examples([f"sentence {i}" for i in range(9)]))
 

@@ -1,4 +1,4 @@
-"""Fine-tuning computes transformers' functions, by our encoders wherever we have the network."""
+"""Fine-tuning computes transformers' functions, with our encoders if we have the network."""
 
 import dataclasses
 import shutil
@@ -10,7 +10,7 @@ import transformers
 from smallbench.batch import Batch
 from smallbench.glue.classifier import Foreign, Native, build_classifier
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import run_directory
@@ -60,14 +60,14 @@ def save(config, model_class, model, directory):
     made.save_pretrained(directory)
     for path in model.glob("*token*"):
         shutil.copy(path, directory)
-    return Encoder(str(directory))
+    return PretrainedEncoder(str(directory))
 
 
 @pytest.fixture(params=EXPORTS)
 def exported(request, model, tmp_path):
     """A model of each kind that an export can hold, under a tokenizer that knows token types."""
     config_class, values, head = EXPORTS[request.param]
-    vocab_size = Encoder(str(model)).config.vocab_size
+    vocab_size = PretrainedEncoder(str(model)).config.vocab_size
     target = target_of(config_class(vocab_size=vocab_size, **SIZES, **values), head=head)
     model_class = getattr(transformers, target.class_name)
     return save(model_class.config_class(**target.config), model_class, model, tmp_path)
@@ -77,7 +77,7 @@ def exported(request, model, tmp_path):
 def foreign(request, model, tmp_path):
     """Models with something that our encoders do not have."""
     config_class, values = OTHER_OPTIONS[request.param]
-    vocab_size = Encoder(str(model)).config.vocab_size
+    vocab_size = PretrainedEncoder(str(model)).config.vocab_size
     config = config_class(**{"vocab_size": vocab_size, "pad_token_id": 0, **SIZES, **values})
     return save(config, transformers.AutoModel.from_config, model, tmp_path)
 
@@ -110,7 +110,7 @@ def test_our_encoder_under_their_head_computes_their_logits(exported):
 
 
 def test_all_weights_that_are_theirs_are_trained(exported):
-    """Nothing is left to the fresh values of our own encoder, and every tensor gets a gradient."""
+    """No weight keeps the initial value of our encoder, and every tensor gets a gradient."""
     theirs = exported.transformers_classifier(TASKS["cola"])
     ours = build_classifier(theirs, pads_left=False)
     ours(padded_batch(exported)).sum().backward()
@@ -134,6 +134,6 @@ def test_other_networks_stay_transformers(foreign, glue, tmp_path):
 
 
 def test_rows_padded_on_the_left_stay_transformers(model):
-    theirs = Encoder(str(model)).transformers_classifier(TASKS["cola"])
+    theirs = PretrainedEncoder(str(model)).transformers_classifier(TASKS["cola"])
     assert isinstance(build_classifier(theirs, pads_left=True), Foreign)
     assert isinstance(build_classifier(theirs, pads_left=False), Native)

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune, tokenize_task
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import read_predictions, read_run, run_directory
@@ -64,14 +64,14 @@ def bert(saved, tmp_path):
 def started(directory):
     """The weights that a run begins with."""
     torch.manual_seed(SEED)
-    return Encoder(str(directory)).transformers_classifier(TASKS["mnli"]).state_dict()
+    return PretrainedEncoder(str(directory)).transformers_classifier(TASKS["mnli"]).state_dict()
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_class_is_fine_tuned_as_transformers_own(name, saved, stsb, tmp_path):
     directory = foreign.copy(saved(name), tmp_path / "m")
     foreign.without_dropout(directory)
-    encoder, data = Encoder(str(directory)), stsb.first(QUICK.max_train_examples)
+    encoder, data = PretrainedEncoder(str(directory)), stsb.first(QUICK.max_train_examples)
     result = finetune(encoder, data, QUICK, learning_rate=RATE, seed=SEED, out=tmp_path / "out")
     ours = read_predictions(run_directory(tmp_path / "out", result.settings), data.task, "dev")
     theirs = foreign.their_predictions(
@@ -112,7 +112,7 @@ def test_a_layer_that_no_file_holds_is_refused_by_name(name, saved, tmp_path):
     directory = foreign.copy(saved(name), tmp_path / "m")
     missing = foreign.drop_a_layer(directory)
     with pytest.raises(DataError, match=rf"lacks {len(missing)} weights of the encoder") as refused:
-        Encoder(str(directory))
+        PretrainedEncoder(str(directory))
     assert missing[0] in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -121,8 +121,8 @@ def test_a_layer_that_no_file_holds_is_refused_by_name(name, saved, tmp_path):
 def test_code_of_the_models_own_runs_only_when_asked_for(is_plain, tmp_path):
     directory = foreign.remote_code(tmp_path / f"m{is_plain}", is_plain=is_plain)
     with pytest.raises(ConfigError, match="--trust_remote_code"):
-        Encoder(str(directory))
-    encoder = Encoder(str(directory), trust_remote_code=True)
+        PretrainedEncoder(str(directory))
+    encoder = PretrainedEncoder(str(directory), trust_remote_code=True)
     encoder.check_length(32)
     torch.manual_seed(SEED)
     ours = encoder.transformers_classifier(TASKS["mnli"]).state_dict()
@@ -133,7 +133,7 @@ def test_code_of_the_models_own_runs_only_when_asked_for(is_plain, tmp_path):
     assert all(torch.equal(ours[k], t) for k, t in theirs.state_dict().items())
     add_token(directory, "movie")
     with pytest.raises(DataError, match="'movie'"):
-        Encoder(str(directory), trust_remote_code=True)
+        PretrainedEncoder(str(directory), trust_remote_code=True)
 
 
 @pytest.mark.parametrize("num_labels", [2, 3, 9])
@@ -174,9 +174,9 @@ DAMAGE = {
         lambda d: (d / "model.safetensors").write_bytes(
             (d / "model.safetensors").read_bytes()[:20_000]
         ),
-        "damaged or cut off",
+        "damaged or truncated",
     ),
-    "an empty file": (lambda d: (d / "model.safetensors").write_bytes(b""), "damaged or cut off"),
+    "an empty file": (lambda d: (d / "model.safetensors").write_bytes(b""), "damaged or truncated"),
     "half a bin": (
         lambda d: (
             foreign.as_bin(d),
@@ -206,10 +206,13 @@ DAMAGE = {
         lambda d: (d / "vocab.txt").write_text("[PAD]\nab\n[UNK]\nab\n"),
         "'ab' in lines 2 and 4",
     ),
-    "another shape": (lambda d: edit(d / "config.json", hidden_size=64), "not of one model"),
+    "another shape": (
+        lambda d: edit(d / "config.json", hidden_size=64),
+        "belong to different models",
+    ),
     "fewer layers than its file": (
         lambda d: edit(d / "config.json", num_hidden_layers=1),
-        "layers that config.json does not count",
+        "layers that config.json does not have",
     ),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "has no weights"),
     "NaN": (
@@ -228,7 +231,7 @@ DAMAGE = {
     ),
     "an impossible config": (
         lambda d: edit(d / "config.json", num_attention_heads=3),
-        "makes no model",
+        "does not describe a valid",
     ),
     "a value of another type": (
         lambda d: edit(d / "config.json", vocab_size="many"),
@@ -273,11 +276,11 @@ def add_token(directory, token):
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_what_is_damaged_or_does_not_fit_is_one_sentence(name, bert):
+def test_damaged_or_unsuitable_files_are_refused_with_one_sentence(name, bert):
     damage, sentence = DAMAGE[name]
     damage(bert)
     with pytest.raises(SmallbenchError, match=sentence) as refused:
-        Encoder(str(bert))
+        PretrainedEncoder(str(bert))
     assert refused.value.exit_code == 65
     assert "\n" not in str(refused.value)
 
@@ -287,7 +290,7 @@ def test_a_model_that_nobody_knows_how_to_pad_is_refused(saved, tmp_path):
     edit(directory / "config.json", pad_token_id=None)
     forget_padding(directory)
     with pytest.raises(DataError, match="has no padding token"):
-        Encoder(str(directory))
+        PretrainedEncoder(str(directory))
 
 
 def forget_padding(directory):
@@ -303,14 +306,14 @@ def test_a_padding_token_that_one_of_two_files_names_is_both_files(saved, tmp_pa
     }.items():
         directory = foreign.copy(saved("LlamaForCausalLM"), tmp_path / name)
         change(directory)
-        encoder = Encoder(str(directory))
+        encoder = PretrainedEncoder(str(directory))
         assert encoder.tokenizer.pad_token_id == encoder.config.pad_token_id == 0
         encoder.check_length(32)
 
 
 @pytest.mark.parametrize("name", ["CamembertForMaskedLM", "MPNetForMaskedLM", "GPT2LMHeadModel"])
 def test_the_longest_rows_are_those_that_the_model_accepts(name, saved):
-    encoder = Encoder(str(saved(name)))
+    encoder = PretrainedEncoder(str(saved(name)))
     with pytest.raises(ConfigError, match=r"set --max_length=(\d+)") as refused:
         encoder.check_length(200)
     longest = int(str(refused.value).rpartition("=")[2])
@@ -329,7 +332,7 @@ def with_text(data, text):
 
 def test_rows_are_not_padded_beyond_the_last_position(saved, stsb, tmp_path):
     """129 is the last length that this model accepts, and no multiple of 8."""
-    encoder = Encoder(str(saved("CamembertForMaskedLM")))
+    encoder = PretrainedEncoder(str(saved("CamembertForMaskedLM")))
     config = replace(QUICK, epochs=1, max_train_examples=32, max_length=129)
     data = with_text(stsb.first(32), "a very long row " * 40)
     assert max(tokenize_task(encoder, data, config)["train"].lengths()) == 129
@@ -337,7 +340,7 @@ def test_rows_are_not_padded_beyond_the_last_position(saved, stsb, tmp_path):
 
 
 def test_the_share_of_unknown_tokens_is_shown_stored_and_refused(saved, stsb, tmp_path, capsys):
-    encoder = Encoder(str(saved("BertForMaskedLM")))
+    encoder = PretrainedEncoder(str(saved("BertForMaskedLM")))
     half = with_text(stsb.first(32), "กา " * 12 + "a b c d e f g h i j k l")
     result = finetune(encoder, half, QUICK, learning_rate=RATE, seed=1, out=tmp_path)
     stored = read_run(run_directory(tmp_path, result.settings)).unknown_share
@@ -346,5 +349,5 @@ def test_the_share_of_unknown_tokens_is_shown_stored_and_refused(saved, stsb, tm
     for text in ("กา กา", " "):
         splits = {n: replace(e, second=(text,) * len(e)) for n, e in half.splits.items()}
         unread = with_text(replace(half, splits=splits), text)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match="expected the tokenizer"):
             tokenize_task(encoder, unread, QUICK)

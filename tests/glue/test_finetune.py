@@ -6,7 +6,7 @@ import torch
 
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import EpochBatches, Features, epoch_batches, tokenize
 from smallbench.glue.finetune import finetune
 from smallbench.glue.readers import load_task
@@ -22,7 +22,7 @@ RUN = {"learning_rate": 1e-3, "seed": 1}
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_runs_and_its_predictions_give_its_metrics(name, model, glue, tmp_path):
     data = load_task(TASKS[name], glue)
-    result = finetune(Encoder(str(model)), data, QUICK, **RUN, out=tmp_path)
+    result = finetune(PretrainedEncoder(str(model)), data, QUICK, **RUN, out=tmp_path)
     directory = run_directory(tmp_path, result.settings)
     assert check_run(directory, data) == result
     assert result.settings.is_sample
@@ -31,9 +31,9 @@ def test_every_task_runs_and_its_predictions_give_its_metrics(name, model, glue,
 
 def test_the_fingerprint_is_the_checkpoints_and_not_the_poolers(model):
     """transformers draws a pooler at random where a checkpoint has none."""
-    first = Encoder(str(model))
+    first = PretrainedEncoder(str(model))
     torch.rand(7)
-    assert Encoder(str(model)).sha256 == first.sha256
+    assert PretrainedEncoder(str(model)).sha256 == first.sha256
     theirs = first.transformers_classifier(TASKS["cola"])
     with_pooler = sum(p.numel() for p in theirs.base_model.parameters())
     assert first.num_parameters == with_pooler - 32 * 33
@@ -42,7 +42,13 @@ def test_the_fingerprint_is_the_checkpoints_and_not_the_poolers(model):
 def test_more_tokens_than_positions_are_refused(model, glue, tmp_path):
     config = FinetuneConfig(max_length=129)
     with pytest.raises(ConfigError, match="--max_length=128"):
-        finetune(Encoder(str(model)), load_task(TASKS["rte"], glue), config, **RUN, out=tmp_path)
+        finetune(
+            PretrainedEncoder(str(model)),
+            load_task(TASKS["rte"], glue),
+            config,
+            **RUN,
+            out=tmp_path,
+        )
 
 
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "max_train_examples", "clip_norm"])
@@ -56,7 +62,7 @@ def test_equal_seeds_give_equal_predictions_and_others_differ(model, glue, tmp_p
     runs = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         again = {**RUN, "seed": seed}
-        result = finetune(Encoder(str(model)), data, QUICK, **again, out=tmp_path / name)
+        result = finetune(PretrainedEncoder(str(model)), data, QUICK, **again, out=tmp_path / name)
         path = run_directory(tmp_path / name, result.settings) / "dev.tsv"
         runs.append(path.read_bytes())
     assert runs[0] == runs[1]
@@ -65,15 +71,17 @@ def test_equal_seeds_give_equal_predictions_and_others_differ(model, glue, tmp_p
 
 def test_an_interrupted_run_stores_nothing(model, glue, tmp_path):
     data = load_task(TASKS["rte"], glue)
-    with pytest.raises(InterruptedRunError, match="RTE with seed 1"):
-        finetune(Encoder(str(model)), data, QUICK, **RUN, out=tmp_path, stop=Stop(lambda: True))
+    with pytest.raises(InterruptedRunError, match="RTE, seed 1"):
+        finetune(
+            PretrainedEncoder(str(model)), data, QUICK, **RUN, out=tmp_path, stop=Stop(lambda: True)
+        )
     assert not list(tmp_path.rglob("*.tsv"))
 
 
 def test_a_random_encoder_is_another_model_for_each_seed(model):
     task = TASKS["cola"]
-    encoder = Encoder(str(model), random_init=True)
-    trained = Encoder(str(model))
+    encoder = PretrainedEncoder(str(model), random_init=True)
+    trained = PretrainedEncoder(str(model))
     key = "bert.embeddings.word_embeddings.weight"
     weights = []
     for made in (encoder, encoder, trained, trained):
@@ -84,24 +92,26 @@ def test_a_random_encoder_is_another_model_for_each_seed(model):
 
 
 def test_labels_are_named_in_the_classifier(model):
-    config = Encoder(str(model)).transformers_classifier(TASKS["mnli"]).config
+    config = PretrainedEncoder(str(model)).transformers_classifier(TASKS["mnli"]).config
     assert config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
-    assert Encoder(str(model)).transformers_classifier(TASKS["stsb"]).config.num_labels == 1
+    assert (
+        PretrainedEncoder(str(model)).transformers_classifier(TASKS["stsb"]).config.num_labels == 1
+    )
 
 
 def test_a_fine_tuned_model_is_refused(model, tmp_path):
     torch.manual_seed(0)
-    Encoder(str(model)).transformers_classifier(TASKS["mnli"]).save_pretrained(tmp_path)
-    Encoder(str(model)).tokenizer.save_pretrained(tmp_path)
+    PretrainedEncoder(str(model)).transformers_classifier(TASKS["mnli"]).save_pretrained(tmp_path)
+    PretrainedEncoder(str(model)).tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="already fine-tuned"):
-        Encoder(str(tmp_path))
+        PretrainedEncoder(str(tmp_path))
 
 
-def test_what_is_no_model_is_a_sentence(tmp_path):
+def test_a_folder_without_a_model_is_refused_with_one_sentence(tmp_path):
     with pytest.raises(DataError, match="is not a directory"):
-        Encoder(str(tmp_path / "missing"))
-    with pytest.raises(DataError, match=r"no run \(no run\.json\)"):
-        Encoder(str(tmp_path))
+        PretrainedEncoder(str(tmp_path / "missing"))
+    with pytest.raises(DataError, match=r"nor a run \(run\.json is missing\)"):
+        PretrainedEncoder(str(tmp_path))
 
 
 def test_every_epoch_has_every_row_once_in_batches_of_similar_length():
@@ -147,7 +157,7 @@ def test_reading_a_position_equals_iterating_to_it():
 
 def test_padding_does_not_change_predictions(model, glue):
     """Dynamic padding is free only if the mask does its work."""
-    encoder = Encoder(str(model))
+    encoder = PretrainedEncoder(str(model))
     dev = load_task(TASKS["rte"], glue).splits["dev"]
     rows = tokenize(dev, encoder.tokenizer, max_length=128, with_types=True)
     network = encoder.classifier(TASKS["rte"]).eval()

@@ -1,4 +1,4 @@
-"""A protocol's runs: interrupted, dealt to shards or shared by workers, the result is the same."""
+"""Interrupted, sharded and shared runs of a protocol give the same result."""
 
 import json
 import subprocess
@@ -16,8 +16,8 @@ from smallbench.files import try_lock
 from smallbench.glue import grid
 from smallbench.glue.choice import choice_rows
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
-from smallbench.glue.grid import PlannedRun, measure, plan_task, run_grid, shard_of
+from smallbench.glue.encoder import PretrainedEncoder
+from smallbench.glue.grid import GridRun, measure, plan_task, run_grid, shard_of
 from smallbench.glue.protocols import PROTOCOLS, summarize
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import merge_runs, read_runs, run_directory
@@ -32,7 +32,7 @@ SMALLBENCH = Path(sys.executable).with_name("smallbench")
 
 @pytest.fixture(scope="module")
 def encoder(model):
-    return Encoder(str(model))
+    return PretrainedEncoder(str(model))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def whole(encoder, data, tmp_path_factory):
 
 
 def tree(out):
-    """Every byte below `runs/` but how long it took."""
+    """Every byte below `runs/` except timings."""
     files = [path for path in (out / "runs").rglob("*") if path.is_file()]
     return {p.relative_to(out): p.read_bytes() for p in files if p.name != "timing.json"}
 
@@ -64,7 +64,7 @@ def test_a_task_chooses_before_its_seeds_and_paper_tries_everything():
     assert len(trials) == len(set(trials)) == 20
     assert {run.split for run in trials} == {"dev"}
     (quick,) = plan_task(TASKS["rte"], PROTOCOLS["robust-v1"], learning_rates=[3e-4], seeds=[7])
-    assert quick == PlannedRun("rte", "dev", 3e-4, 7), "one rate leaves nothing to choose"
+    assert quick == GridRun("rte", "dev", 3e-4, 7), "one rate leaves nothing to choose"
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -103,7 +103,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     patience, encoder, data, whole, tmp_path, capsys
 ):
     calls = iter(range(1000))
-    with pytest.raises(InterruptedRunError, match="the same command continues"):
+    with pytest.raises(InterruptedRunError, match="Run the same command to continue"):
         measure(encoder, data, QUICK, **SHORT, out=tmp_path,
                 stop=Stop(lambda: next(calls) >= patience))  # fmt: skip
     kept = tree(tmp_path)
@@ -133,7 +133,7 @@ def test_shards_with_folders_of_their_own_merge_into_the_same(encoder, data, who
 
 def test_a_shard_beyond_the_last_task_does_nothing(encoder, data, tmp_path, capsys):
     assert measure(encoder, data, QUICK, **SHORT, out=tmp_path, shard=(4, 4)) == []
-    assert "nothing to do" in capsys.readouterr().err
+    assert "has no work" in capsys.readouterr().err
 
 
 def test_runs_that_differ_are_never_merged(whole, model, data, tmp_path):
@@ -145,18 +145,18 @@ def test_runs_that_differ_are_never_merged(whole, model, data, tmp_path):
     if first == other:
         other = "0\tnot_entailment"
     for changed, message in [
-        (text.replace(first, other, 1), "same run and differ"),
+        (text.replace(first, other, 1), "same run but differ"),
         (text[: text.rindex("\n99\t") + 1], "has 99 predictions, expected 100"),
-        (text[:-3], "cut off"),
+        (text[:-3], "truncated"),
     ]:
         path.write_text(changed)
         with pytest.raises(DataError, match=message):
             merge_runs([whole, tmp_path / "copy"], target)
         assert not target.exists()
-    other = Encoder(str(model), random_init=True)
-    run_grid(other, data[:1], QUICK, plan=[PlannedRun("cola", "dev", 1e-3, 1)],
+    other = PretrainedEncoder(str(model), random_init=True)
+    run_grid(other, data[:1], QUICK, plan=[GridRun("cola", "dev", 1e-3, 1)],
              out=tmp_path / "other")  # fmt: skip
-    with pytest.raises(DataError, match="not all of one model"):
+    with pytest.raises(DataError, match="different models or data"):
         merge_runs([whole, tmp_path / "other"], target)
 
 
@@ -172,9 +172,9 @@ def test_a_task_is_tokenised_once_for_all_of_its_runs(encoder, data, whole, tmp_
     assert asked == list(NAMES), "nor at all where everything is stored"
 
 
-def test_what_another_worker_is_at_is_left_to_it(encoder, data, whole, tmp_path, monkeypatch):
-    """Nothing waits before all else is done, and a finished run is taken as it is."""
-    plan = [PlannedRun("cola", "dev", 3e-3, seed) for seed in (1, 2)]
+def test_a_run_of_another_worker_is_not_repeated(encoder, data, whole, tmp_path, monkeypatch):
+    """It is waited for only when all other runs are done, and its result is used as it is."""
+    plan = [GridRun("cola", "dev", 3e-3, seed) for seed in (1, 2)]
     theirs = run_grid(encoder, data[:1], QUICK, plan=plan, out=tmp_path / "theirs")[0]
     lock = tmp_path / "mine" / "locks" / "cola_lr-3e-03_epochs-1_seed-1"
     waits = []
@@ -195,7 +195,7 @@ def test_what_another_worker_is_at_is_left_to_it(encoder, data, whole, tmp_path,
 
 @pytest.mark.slow
 def test_workers_on_one_folder_share_the_work(model, glue, tmp_path):
-    """Two processes with the same command: each run is made once, all of them by both together."""
+    """Two processes with the same command: each run is made once, and both make some."""
     command = [
         SMALLBENCH, "glue", f"--model={model}", f"--glue={glue}", "--tasks=cola,rte,stsb",
         "--learning_rate=3e-3,1e-2", "--seeds=1,2", "--epochs=1", "--max_train_examples=64",
@@ -218,13 +218,13 @@ def test_workers_on_one_folder_share_the_work(model, glue, tmp_path):
 def test_any_encoder_that_transformers_saved_is_measured(model, glue, data, tmp_path):
     """A bare BertModel with its tokenizer: no head, no marker of ours."""
     config = BertConfig(
-        vocab_size=Encoder(str(model)).config.vocab_size, hidden_size=32, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=64,
+        vocab_size=PretrainedEncoder(str(model)).config.vocab_size, hidden_size=32,
+        num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
     )  # fmt: skip
     torch.manual_seed(1)
     BertModel(config).save_pretrained(tmp_path / "bert")
-    Encoder(str(model)).tokenizer.save_pretrained(tmp_path / "bert")
-    encoder = Encoder(str(tmp_path / "bert"))
+    PretrainedEncoder(str(model)).tokenizer.save_pretrained(tmp_path / "bert")
+    encoder = PretrainedEncoder(str(tmp_path / "bert"))
     runs = measure(encoder, data[:1], QUICK, **SHORT, out=tmp_path / "out")
     summary = summarize(runs)
     assert summary.tasks["cola"].num_runs == 2

@@ -1,4 +1,4 @@
-"""Metrics against values computed by hand, and what must count as nothing learned."""
+"""Metrics against values computed by hand, and the definition of a failed run."""
 
 import math
 

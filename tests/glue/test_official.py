@@ -1,4 +1,4 @@
-"""A run is ranked on the official rows only, whatever their order, source or file format."""
+"""A run is ranked only on the official rows, whatever their order, source or file format."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from smallbench.glue import official
 from smallbench.glue.official import (
     PINS,
     TRAIN_ROWS_IN_DEV,
-    differences,
+    official_differences,
     order_difference,
     rows_in,
     rows_sha256,
@@ -22,7 +22,7 @@ from smallbench.glue.readers import SAMPLE_MARKER, examples_from_hub, load_task,
 from smallbench.glue.results import read_run, run_directory, write_run
 from smallbench.glue.samples import generate, write_sample_glue
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard.table import leaderboard_rows, render_markdown
+from smallbench.leaderboard.markdown_table import leaderboard_rows, render_markdown
 from tests.glue.test_protocols import robust_runs
 from tests.glue.test_readers import hub_table
 
@@ -86,7 +86,7 @@ def test_every_changed_row_changes_the_hash(glue):
 
 def test_other_rows_than_the_official_ones_are_named(glue):
     splits = dict(load_task(MRPC, glue).splits)
-    found = differences(MRPC, splits)
+    found = official_differences(MRPC, splits)
     assert found == (
         "MRPC train has 400 rows, the official split has 3,668",
         "MRPC dev has 100 rows, the official split has 408",
@@ -100,7 +100,7 @@ def test_other_rows_than_the_official_ones_are_named(glue):
         labels=np.concatenate([train.labels, 1 - dev.labels]),
     )
     assert rows_in(leaked, dev).tolist() == list(range(400, 500))
-    assert differences(MRPC, splits | {"train": leaked})[-1] == (
+    assert official_differences(MRPC, splits | {"train": leaked})[-1] == (
         "100 rows of MRPC train are also in dev, officially 0 "
         "(row 401, 402, 403, …, 498, 499, 500 of train)"
     )
@@ -115,7 +115,9 @@ def test_rows_of_train_in_dev_count_from_the_official_number_on(glue, monkeypatc
             mixed = replace(train, first=dev.first[:number], second=dev.second[:number],
                             labels=dev.labels[:number])  # fmt: skip
             said = [
-                r for r in differences(TASKS[name], {"train": mixed, "dev": dev}) if "also" in r
+                r
+                for r in official_differences(TASKS[name], {"train": mixed, "dev": dev})
+                if "also" in r
             ]
             assert len(said) == (number > allowed)
 
@@ -177,7 +179,7 @@ def test_the_official_files_pass_and_nothing_else(name, test_data, tmp_path):
     task, glue = TASKS[name], test_data / "glue"
     data = load_task(task, glue)
     known = {split: data.splits[split] for split in PINS[name]}
-    assert differences(task, known) == ()
+    assert official_differences(task, known) == ()
     if name in TRAIN_ROWS_IN_DEV:
         assert data.unofficial == ()
         assert len(rows_in(known["train"], known["dev"])) == TRAIN_ROWS_IN_DEV[name]
@@ -185,11 +187,11 @@ def test_the_official_files_pass_and_nothing_else(name, test_data, tmp_path):
     for split in PINS[name]:
         place, examples = task.split(split), known[split]
         turned = examples if place.is_test else rewritten(glue, tmp_path, task, place, shuffled)
-        assert differences(task, {split: turned}) == ()
+        assert official_differences(task, {split: turned}) == ()
         other = replace(examples, first=(examples.first[0] + "!", *examples.first[1:]))
-        assert "not the official content" in differences(task, {split: other})[0]
+        assert "not the official content" in official_differences(task, {split: other})[0]
         fewer = examples.take(range(1, len(examples)), split=split)
-        assert "the official split has" in differences(task, {split: fewer})[0]
+        assert "the official split has" in official_differences(task, {split: fewer})[0]
     turned = known["dev"].take(range(len(known["dev"]))[::-1], split="dev")
     assert "official order" in order_difference(task, task.split("dev"), turned.sha256)
 
@@ -212,4 +214,4 @@ def test_the_hub_s_rows_of_the_official_files_pass(test_data):
             ]
             table = hub_table(datasets, task, place, rows, task.label_names)
             hub = examples_from_hub(task, place, table, label_names=task.label_names)
-            assert differences(task, {place.name: hub}) == ()
+            assert official_differences(task, {place.name: hub}) == ()

@@ -1,4 +1,4 @@
-"""Poolings under a head of ours: padding changes nothing, results say which one it was."""
+"""Poolings under the shared head: padding changes nothing, and results name the pooling."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from smallbench.batch import Batch
 from smallbench.errors import ConfigError
 from smallbench.glue import POOLINGS
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune
 from smallbench.glue.protocols import departures, protocol_named
 from smallbench.glue.readers import load_task
@@ -20,7 +20,7 @@ from tests.glue import foreign
 QUICK = FinetuneConfig(epochs=1, max_train_examples=48, max_length=32, precision="fp32")
 
 
-def test_each_pooling_is_what_its_name_says():
+def test_each_pooling_computes_what_its_name_says():
     hidden = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
     mask = torch.tensor([[True, True, False]])
     assert POOLINGS["first"](hidden, mask).tolist() == [[1, 5]]
@@ -33,7 +33,7 @@ def test_each_pooling_is_what_its_name_says():
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "MPNetForMaskedLM"])
 def test_padding_does_not_change_what_is_pooled(name, pooling, tmp_path):
     """By our encoder (BERT) and by transformers' (MPNet)."""
-    encoder = Encoder(str(foreign.build(name, tmp_path / "m")))
+    encoder = PretrainedEncoder(str(foreign.build(name, tmp_path / "m")))
     torch.manual_seed(0)
     model = encoder.classifier(TASKS["mnli"], pooling=pooling).eval()
     ids = torch.randint(5, 60, (2, 9))
@@ -45,15 +45,17 @@ def test_padding_does_not_change_what_is_pooled(name, pooling, tmp_path):
 
 def test_a_result_names_its_pooling_and_is_not_ranked(model, glue, tmp_path):
     data, config = load_task(TASKS["rte"], glue), replace(QUICK, pooling="mean")
-    result = finetune(Encoder(str(model)), data, config, learning_rate=1e-3, seed=1, out=tmp_path)
+    result = finetune(
+        PretrainedEncoder(str(model)), data, config, learning_rate=1e-3, seed=1, out=tmp_path
+    )
     settings = read_run(run_directory(tmp_path, result.settings)).settings
     assert settings.pooling == "mean"
     assert "pooling mean, not none" in departures(protocol_named("paper"), [settings])
 
 
-def test_what_cannot_be_pooled_is_refused(tmp_path):
+def test_outputs_that_cannot_be_pooled_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'mean'"):
         FinetuneConfig(pooling="meen")
-    t5 = Encoder(str(foreign.build("T5ForConditionalGeneration", tmp_path / "t5")))
-    with pytest.raises(ConfigError, match="for encoders"):
+    t5 = PretrainedEncoder(str(foreign.build("T5ForConditionalGeneration", tmp_path / "t5")))
+    with pytest.raises(ConfigError, match="needs an encoder"):
         t5.classifier(TASKS["rte"], pooling="mean")

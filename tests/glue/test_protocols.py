@@ -1,4 +1,4 @@
-"""Protocols: what is ranked, and both views of the same stored runs."""
+"""Protocols: the conditions of a rank, and both views of the same stored runs."""
 
 import math
 import typing
@@ -32,7 +32,7 @@ def robust_runs(task, *, choice=(0.1, 0.3, 0.3, 0.2), seeds=5, scores=None):
 
 
 def test_robust_v1_is_as_it_was_published():
-    """Stored scores are compared by this name: a change here is another protocol."""
+    """Stored scores are compared by this name, so a change here needs a new protocol."""
     assert ROBUST.learning_rates == RATES
     assert dict(ROBUST.fixed) == {
         "batch_size": 32, "max_length": 128, "weight_decay": 0.01, "warmup_fraction": 0.1,
@@ -135,7 +135,7 @@ def test_average_is_the_plain_mean_of_all_eight_or_nothing():
     assert seven.mean_of_present == pytest.approx((10 + sum(range(10, 70, 10))) / 7)
 
 
-def test_whatever_departs_from_the_protocol_is_said():
+def test_every_deviation_from_the_protocol_is_reported():
     runs = [run for task in TASKS for run in robust_runs(task, seeds=TASKS[task].default_num_seeds)]
     assert summarize(runs).departures == ()
     for change, said in [
@@ -177,7 +177,7 @@ def test_a_task_without_a_seed_yet_has_no_score():
         (replace(run_of(seed=2), data_sha256={"dev": "00"}), "different data"),
     ],
 )
-def test_runs_that_are_no_repetitions_are_never_averaged(other, message):
+def test_runs_that_are_not_repetitions_are_never_averaged(other, message):
     with pytest.raises(DataError, match=message):
         summarize([run_of(), other])
 
@@ -186,7 +186,7 @@ def test_results_table_is_as_printed():
     runs = robust_runs("cola", scores=[0.4, 0.5, 0.4, 0.5, 0.45])
     runs.append(run_of("stsb", score=0.825, epochs=10))
     assert results_table(summarize(runs)) == (
-        "robust-v1: mean over seeds; a part of train chose the learning rate\n"
+        "robust-v1: mean over seeds; the learning rate was chosen on a part of train\n"
         "\n"
         "| Task | Metric | Score | SD | Median | Min | Max | Runs | Failed | Learning rate |\n"
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
@@ -199,4 +199,4 @@ def test_results_table_is_as_printed():
         "seeds 1, not 1,2,3,4,5\n"
     )
     sample = [replace(run, settings=replace(run.settings, is_sample=True)) for run in runs]
-    assert "*Sample*: scored on generated stand-ins" in results_table(summarize(sample))
+    assert "*Sample*: scored on generated samples" in results_table(summarize(sample))

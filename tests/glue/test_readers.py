@@ -136,7 +136,9 @@ def test_test_indices_must_be_contiguous(tmp_path):
 
 
 def test_missing_folders_and_files_say_what_is_expected(tmp_path):
-    with pytest.raises(DataError, match=r"no folder SST-2/; expected SST-2/ with train.tsv, dev"):
+    with pytest.raises(
+        DataError, match=r"SST-2/ does not exist; expected SST-2/ with train.tsv, dev"
+    ):
         load_task(SST2, tmp_path)
     with pytest.raises(DataError, match="no GLUE task; expected folders among: CoLA/"):
         available_tasks(tmp_path)
@@ -216,7 +218,7 @@ def test_an_unreachable_hub_names_the_remedy(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(UnavailableError, match="no route; check the network, or give --glue a"):
+    with pytest.raises(UnavailableError, match="no route; check the network, or set --glue to a"):
         load_task(RTE, "hub")
 
 

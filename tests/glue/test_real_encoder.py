@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.real_encoder import PACKAGE, packaged_model
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import Encoder
+from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune
 from smallbench.glue.readers import load_task
 from smallbench.glue.results import read_predictions, run_directory
@@ -29,7 +29,7 @@ def test_a_real_encoder_is_fine_tuned_as_by_a_plain_loop(name, test_data, tmp_pa
     """On the same batches and without dropout the two agree on all but borderline rows."""
     directory = foreign.copy(packaged_model(), tmp_path / "m")
     foreign.without_dropout(directory)
-    encoder = Encoder(str(directory))
+    encoder = PretrainedEncoder(str(directory))
     config = FinetuneConfig(epochs=1, max_train_examples=320, precision="fp32", device="cpu")
     data = load_task(TASKS[name], test_data / "glue").first(config.max_train_examples)
     result = finetune(encoder, data, config, learning_rate=5e-5, seed=1, out=tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Results in a bucket: shards on machines of their own make there what one machine makes."""
+"""Results in a bucket: shards on several machines give the result of one machine."""
 
 import shutil
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_an_interrupted_shard_repeats_no_whole_run(encoder, data, moto_bucket, t
     after = results()
     assert {key: after[key] for key in before} == before
     assert len(after) > 1
-    # A run without its result is half a run, and is not fetched.
+    # A run without its result is incomplete and is not downloaded.
     result = next(iter(after))
     storage.delete([result])
     with results_folder(storage.url, moto_bucket.config) as folder:

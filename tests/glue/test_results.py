@@ -1,4 +1,4 @@
-"""Stored runs: what is written is read, and every number can be computed again from it."""
+"""Stored runs: they can be read again, and every number can be recomputed."""
 
 import json
 import math
@@ -96,9 +96,9 @@ def test_an_older_result_is_gone_while_predictions_are_replaced(tmp_path, monkey
     assert find_run(directory, settings_of()) is None
 
 
-def test_a_run_is_never_taken_for_another(tmp_path):
+def test_a_stored_run_is_never_mistaken_for_another(tmp_path):
     directory = write(tmp_path, run_of())
-    with pytest.raises(ConfigError, match=r"batch_size=32, not 16; choose another --out"):
+    with pytest.raises(ConfigError, match=r"batch_size=32, expected 16; choose another --out"):
         find_run(directory, settings_of(batch_size=16))
     with pytest.raises(ConfigError, match="on other data"):
         find_run(directory, settings_of(), TaskData(TASKS["cola"], "", {}, is_sample=False))
@@ -119,7 +119,7 @@ def test_a_run_is_never_taken_for_another(tmp_path):
         (lambda c: c["settings"].update(split="../dev"), "expected dev or choice"),
         (lambda c: c.update(extra=1), "unknown key 'extra'"),
         (lambda c: c["splits"]["dev"]["metrics"].pop("matthews"), "missing 'matthews'"),
-        (lambda c: c["splits"]["dev"]["metrics"].update(matthews=math.nan), "no number"),
+        (lambda c: c["splits"]["dev"]["metrics"].update(matthews=math.nan), "not a number"),
         (lambda c: c["splits"]["dev"].update(num_examples="many"), "num_examples: 'many'"),
         (lambda c: c.update(settings=[]), "result.json is not the result"),
         (lambda c: c.update(data_sha256=[]), "result.json is not the result"),
@@ -148,7 +148,7 @@ def test_cut_off_files_are_refused_by_name(samples, tmp_path):
         path.write_text(edit(path.read_text()))
         return directory
 
-    with pytest.raises(DataError, match=r"dev.tsv is cut off"):
+    with pytest.raises(DataError, match=r"dev.tsv is truncated"):
         check_run(damaged(lambda text: text[:-3]), data)
     with pytest.raises(DataError, match="one prediction for each example"):
         check_run(damaged(lambda text: "\n".join(text.split("\n")[:50]) + "\n"), data)

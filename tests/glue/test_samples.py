@@ -48,7 +48,7 @@ def test_no_texts_occur_twice(name):
 
 
 def features(first, second):
-    """Words and neighbours of each text, and words that both or that only the second one has."""
+    """Words and neighbours of each text, words of both, and words of the second one only."""
     words = [re.findall(r"\w+", text.lower()) for text in (first, second or "")]
     found = {}
     for side, of_side in enumerate(words):

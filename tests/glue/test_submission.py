@@ -1,4 +1,4 @@
-"""The submission: the server's layout to the letter, and nothing that it would refuse."""
+"""The submission has exactly the server's layout."""
 
 import zipfile
 
@@ -10,8 +10,8 @@ from smallbench.glue.readers import load_task
 from smallbench.glue.results import run_directory, score_run, write_run
 from smallbench.glue.submission import (
     FILES,
-    check_file,
     check_submission,
+    check_submission_file,
     submission_text,
     write_submission,
 )
@@ -100,7 +100,7 @@ def test_the_zip_unpacks_to_the_official_layout(made, tmp_path):
             assert found == {"0"}
         else:
             assert found == values
-    assert check_submission(path) == f"{path}: all 11 files are as the server wants them"
+    assert check_submission(path) == f"{path}: all 11 files are as the server expects them"
     assert "WNLI.tsv: class 0 everywhere" in report
     assert "Missing" not in report
     assert path.with_suffix(".txt").read_text() == report + "\n"
@@ -142,23 +142,23 @@ def test_the_same_runs_give_the_same_bytes(made, tmp_path):
         ("SST-2.tsv", lambda text: text.replace("index", "id", 1), "first line must be"),
         ("AX.tsv", lambda text: None, "lacks AX.tsv"),
         ("glue/AX.tsv", lambda text: "x", "'glue/AX.tsv'; expected CoLA.tsv"),
-        ("../AX.tsv", lambda text: "x", "in no folder"),
+        ("../AX.tsv", lambda text: "x", "at the top level"),
     ],
 )
-def test_what_the_server_would_refuse_is_refused(name, change, message, tampered):
+def test_files_that_the_server_would_refuse_are_refused(name, change, message, tampered):
     path = tampered({name: change})
     with pytest.raises(DataError, match=message):
         check_submission(path)
 
 
-def test_what_is_no_zip_or_no_text_is_one_sentence(tampered, tmp_path):
+def test_a_file_that_is_not_a_zip_of_texts_is_refused_with_one_sentence(tampered, tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK no zip")
-    with pytest.raises(DataError, match="no readable zip"):
+    with pytest.raises(DataError, match="not a readable zip"):
         check_submission(tmp_path / "a.zip")
-    with pytest.raises(DataError, match="no readable zip"):
+    with pytest.raises(DataError, match="not a readable zip"):
         check_submission(tmp_path / "missing.zip")
     path = tampered({"CoLA.tsv": lambda text: b"\xff\xfe" + text.encode()})
-    with pytest.raises(DataError, match="no readable zip of text"):
+    with pytest.raises(DataError, match="not a readable zip of text"):
         check_submission(path)
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as pack:
@@ -183,7 +183,7 @@ def test_nothing_is_written_of_unusable_predictions(task, values, message, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["glue"]
 
 
-def test_generated_stand_ins_are_no_submission(glue, tmp_path):
+def test_generated_samples_are_not_a_submission(glue, tmp_path):
     data = load_task(TASKS["rte"], glue)
     settings = settings_of("rte", is_sample=True)
     values = {name: np.zeros(100, dtype=int) for name in ("dev", "test")}
@@ -201,16 +201,16 @@ def test_missing_tasks_are_said(tmp_path):
     with zipfile.ZipFile(tmp_path / "glue.zip") as pack:
         assert pack.namelist() == ["CoLA.tsv", "SST-2.tsv", "WNLI.tsv"]
     missing = "MRPC.tsv, STS-B.tsv, QQP.tsv, MNLI-m.tsv, MNLI-mm.tsv, AX.tsv, QNLI.tsv, RTE.tsv"
-    assert f"Missing: {missing}. The server takes none but all 11" in report
+    assert f"Missing: {missing}. The server accepts only all 11 files" in report
     with pytest.raises(DataError, match=r"lacks MRPC\.tsv"):
         check_submission(tmp_path / "glue.zip")
 
 
 def test_a_file_is_checked_by_its_name():
     text = "index\tprediction\n" + "".join(f"{i}\t0\n" for i in range(146))
-    check_file("WNLI.tsv", text, where="here")
+    check_submission_file("WNLI.tsv", text, where="here")
     with pytest.raises(DataError, match=r"here: 146 predictions for AX\.tsv"):
-        check_file("AX.tsv", text, where="here")
+        check_submission_file("AX.tsv", text, where="here")
     assert set(FILES) == set(LAYOUT)
     assert {name: file.num_rows for name, file in FILES.items()} == {
         name: num_rows for name, (num_rows, _) in LAYOUT.items()

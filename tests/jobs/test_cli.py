@@ -1,4 +1,4 @@
-"""The command line as a user meets it: nothing starts before every word and flag fits."""
+"""The command line: nothing starts before every word and flag is valid."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_the_value_of_a_flag_may_hold_what_looks_like_fire_or_shell() -> None:
         ("--optim.learning_rate", r"--optim\.learning_rate needs a value"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_nearest_name(line: str, message: str) -> None:
+def test_unknown_names_are_refused_with_the_nearest_one(line: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         resolve(f"{NEEDED} {line}")
     assert caught.value.exit_code is ExitCode.USAGE
@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_refused_with_the_nearest_name(line: str, message: 
         ("--out=o --optim.lr=1", r"unknown --optim\.lr"),
     ],
 )
-def test_what_is_missing_is_named_after_what_is_mistyped(line: str, message: str) -> None:
+def test_mistyped_flags_are_reported_before_missing_ones(line: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve(line)
 
@@ -319,7 +319,7 @@ def test_a_variable_that_fits_nothing_is_a_wrong_configuration() -> None:
 
 
 @pytest.mark.usefixtures("no_other_job")
-def test_a_variable_of_the_test_suite_or_of_others_is_no_option() -> None:
+def test_variables_of_other_programs_are_not_options() -> None:
     resolve(NEEDED, SMALLBENCH_TEST_DATA="x", SMALLBENCHES="y", OTHER="z")
 
 
@@ -388,7 +388,7 @@ def test_an_exit_code_belongs_to_every_kind_of_error() -> None:
     assert ExitCode.CRASH not in codes
 
 
-def test_a_reader_that_goes_away_is_no_reason_to_complain() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "smallbench.jobs.cli", "--help"],
         cwd=ROOT,
@@ -585,7 +585,7 @@ def test_a_job_prints_what_differs_from_its_recipe_and_where_the_rest_is(tmp_pat
 
 @pytest.mark.parametrize("job", ["pretrain", "plan", "quickstart"])
 def test_one_value_has_one_name_in_what_a_dry_run_prints(job: str, tmp_path: Path) -> None:
-    """Whoever edits a printed value gets it: no second name of it stands beside it."""
+    """A user can edit a printed value: it has no second name in the output."""
     loaded = cli.load(job)
     for short, key in loaded.shortcuts.items():
         value, other = {
@@ -676,7 +676,7 @@ def test_a_file_that_is_nested_too_deeply_is_one_sentence(tmp_path: Path) -> Non
 
 
 def test_prepare_takes_a_data_set_of_a_local_path(tmp_path: Path, capsys) -> None:
-    """Its name holds `:/`, and yet it is not a storage's URL."""
+    """Its name contains `:/`, but it is not a storage's URL."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.jsonl").write_text('{"body": "text"}\n')
     corpus = f"--corpus=hub:{tmp_path}/data"
@@ -699,7 +699,7 @@ def test_prepare_takes_a_data_set_of_a_local_path(tmp_path: Path, capsys) -> Non
         ("--endpoint_url=localhost:9000", "expected https://HOST"),
     ],
 )
-def test_what_looks_like_a_url_is_one_in_every_flag(
+def test_a_value_like_a_url_is_a_valid_url_in_every_flag(
     flag: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)

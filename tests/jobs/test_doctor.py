@@ -1,4 +1,4 @@
-"""What `smallbench doctor` finds, and how it ends."""
+"""Findings of `smallbench doctor`, and its exit codes."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_a_report_for_people_names_every_finding(capsys, monkeypatch, tmp_path):
     assert "can be written and read" in out
 
 
-def test_a_gpu_that_must_be_there_is_a_problem_where_it_is_not(capsys, monkeypatch):
+def test_a_missing_required_gpu_is_a_problem(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UnavailableError, match="torch finds no GPU"):
         run(Options(device="cuda", json=True))

@@ -100,7 +100,7 @@ def test_corpora_and_exports_go_through_a_storage(folder, corpus, monkeypatch):
 
 
 def test_a_run_kept_in_a_storage_outlives_its_machine(folder, corpus):
-    """The disk is emptied in the middle; the command line is all that the next machine knows."""
+    """The disk is emptied in the middle of the run; the next machine has only the command line."""
     bucket = f"file://{folder}/bucket"
     smallbench("prepare", f"--corpus={folder}/text.txt", f"--out={bucket}/corpus", "--workers=1",
                "--vocab_size=200", "--sequence_length=32", "--eval_fraction=0.1",
@@ -166,7 +166,7 @@ def test_a_signal_saves_and_the_same_command_finishes(folder, corpus, number):
 def test_an_upload_under_way_does_not_hold_up_the_exit(
     corpus, tmp_path, moto_bucket, proxy, program
 ):
-    """Python would join its threads, for as long as a silent server is waited for."""
+    """Otherwise Python would join its threads, for as long as the server is silent."""
     between, errors = proxy(moto_bucket), tmp_path / "errors"
     between.fail(Stall(600), matching=r"PUT .*/engine\.pt")
     command = [
@@ -195,7 +195,7 @@ def test_mistakes_are_one_sentence_and_start_nothing(folder, corpus):
           "--sequence_length=64"], 78, "sequence_length 64 != 32"),
         (["export", f"--run={folder}", f"--out={run}"], 65, "is not a run"),
         (["glue", f"--model={folder}", f"--glue={folder}/glue", f"--out={run}"], 65,
-         "no run (no run.json)"),
+         "nor a run (run.json is missing)"),
         (["glue", f"--model={folder}", f"--glue={folder}/nothing", f"--out={run}"], 65, "nothing"),
         (["leaderboard", f"--results={folder}/nothing"], 65, "nothing"),
     ]:  # fmt: skip

@@ -1,4 +1,4 @@
-"""One command makes an entry, is resumable at any point, and starts nothing that must fail."""
+"""One command makes an entry, can be resumed anywhere, and refuses impossible requests first."""
 
 import json
 import random
@@ -72,7 +72,7 @@ def contents(folder):
 
 
 def untimed(files):
-    """An entry's files without what a clock says."""
+    """An entry's files without times."""
 
     def plain(value):
         if isinstance(value, dict):
@@ -122,7 +122,7 @@ def test_killed_at_random_moments_and_continued_equals_uninterrupted(corpus, glu
     assert main(line(corpus, glue, parts, *SMALL)) == 0
     continued = contents(parts / "entry" / "bert-tiny-seed-1")
     assert untimed(continued) == untimed(entry)
-    # What a clock says comes from the stored run, so that a second look changes nothing.
+    # Times come from the stored run, so repeating the command changes nothing.
     assert main(line(corpus, glue, parts, *SMALL)) == 0
     assert contents(parts / "entry" / "bert-tiny-seed-1") == continued
     found = read_submission(whole / "entry" / "bert-tiny-seed-1").entry

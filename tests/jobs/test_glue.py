@@ -1,4 +1,4 @@
-"""The glue job's flags: what each action needs, and which shard a pod does."""
+"""Flags of the glue job: those that each action needs, and the shard of a pod."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ MEASURE = {"model": "m", "glue": "g", "out": "o"}
         ("glue show a --seeds=1", "unknown --seeds"),
     ],
 )
-def test_every_action_has_its_own_flags_and_says_what_it_needs(line, missing, capsys):
+def test_every_action_has_its_own_flags_and_names_missing_ones(line, missing, capsys):
     assert main(line.split()) == 2
     assert missing in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Pages as a test reads them: every element with its attributes, and what links where."""
+"""Parse pages for tests: elements with attributes, and links."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -56,7 +56,7 @@ def read_pages(folder: Path) -> dict[str, Page]:
 
 
 def local_target(page: Page, address: str) -> tuple[Path, str] | None:
-    """The file that an address of the site itself leads to, and its fragment; None: elsewhere."""
+    """Return the local file and fragment of a link; None for other sites."""
     parts = urlsplit(address)
     if parts.scheme or parts.netloc:
         return None

@@ -1,4 +1,4 @@
-"""An entry from real runs: nothing typed that they know, and nothing accepted that does not fit."""
+"""An entry from real runs: it needs no typed values that the runs have, and misfits are refused."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from smallbench.leaderboard.assemble import (
 from smallbench.leaderboard.compute import count_parameters
 from smallbench.leaderboard.entry import Stage
 from smallbench.leaderboard.evaluation import evaluate
-from smallbench.leaderboard.run_sections import stages_of, thinned
+from smallbench.leaderboard.run_sections import batch_stages_of, thin_records
 from smallbench.models.config import ElectraConfig
 from smallbench.pretraining.pretrain import pretrain
 from smallbench.recipes import RECIPES
@@ -127,7 +127,7 @@ def glue(stored, tmp_path):
     return shutil.copytree(stored, tmp_path / "results")
 
 
-def test_an_entry_knows_what_its_runs_know_and_passes(run_dir, glue, tmp_path):
+def test_an_entry_has_the_values_of_its_runs_and_passes(run_dir, glue, tmp_path):
     out = tmp_path / "submissions" / "tiny"
     entry = write_new_entry(out, run_dir=run_dir, glue=glue, author=AUTHOR)
     record = json.loads((run_dir / "run.json").read_text())
@@ -162,7 +162,7 @@ def test_an_entry_knows_what_its_runs_know_and_passes(run_dir, glue, tmp_path):
 
 
 def test_an_entry_is_never_overwritten(run_dir, glue, tmp_path):
-    with pytest.raises(DataError, match="exists; delete it"):
+    with pytest.raises(DataError, match="exists already; delete it"):
         write_new_entry(tmp_path, run_dir=run_dir, glue=glue, author=AUTHOR)
 
 
@@ -209,13 +209,13 @@ def test_a_thinned_log_says_the_same_throughput():
          100 / (t - times[n - 1]) if n else None}
         for n, t in enumerate(times)
     ]  # fmt: skip
-    kept = thinned(records, 50)
+    kept = thin_records(records, 50)
     assert len(kept) <= 52
     assert (kept[0], kept[-1]["step"]) == (records[0], 1000)
     spans = np.diff([record["train_seconds"] for record in kept])
     rates = np.array([record["tokens_per_second"] for record in kept[1:]])
     assert rates @ spans == pytest.approx(100_000)
-    assert thinned(records, 5000) == records
+    assert thin_records(records, 5000) == records
 
 
 def test_the_stages_of_a_batch_ramp_add_up():
@@ -223,13 +223,13 @@ def test_the_stages_of_a_batch_ramp_add_up():
     for step in range(10, 1001, 10):
         tokens += 10 * 32 * (64 if step <= 300 else 128)
         records.append({"step": step, "tokens": tokens, "train_seconds": float(step)})
-    assert stages_of(records, length=32) == (Stage(300, 64, 32), Stage(700, 128, 32))
+    assert batch_stages_of(records, length=32) == (Stage(300, 64, 32), Stage(700, 128, 32))
 
 
 @pytest.mark.parametrize(
     ("unofficial", "message"),
     [
-        (("RTE train has 88 rows",), "not of the official rows: RTE train has 88 rows"),
+        (("RTE train has 88 rows",), "not have the official rows: RTE train has 88 rows"),
         ((), "RTE dev does not have the official rows in the official order"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A pull request adds one entry's own files and nothing else; a local repository shows it."""
+"""A pull request may add only one entry's own files; checked in a local repository."""
 
 import os
 import shutil
@@ -160,7 +160,7 @@ def test_an_existing_entry_changes_only_with_a_keeper(act, repository):
         shutil.rmtree(repository.folder / "submissions/old")
     repository.merge()
     (problem,) = read_request(repository.folder).problems
-    assert "its owner asks for it" in problem
+    assert "needs a request by its owner" in problem
     request = read_request(repository.folder, keeper=True)
     assert (request.entry, request.problems) == ("old" if act == "change" else None, ())
 
@@ -186,7 +186,7 @@ def test_a_link_in_place_of_the_folder_is_refused(repository):
     assert read_request(repository.folder).problems
 
 
-def test_a_folder_without_a_merge_is_refused_in_a_sentence(tmp_path):
+def test_an_unmerged_folder_is_refused_with_one_sentence(tmp_path):
     with pytest.raises(DataError, match=r"git diff-tree failed in"):
         read_request(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Near-copies are found among official dev sets, and independent models are none."""
+"""Near-copies are found among official dev sets; independent models are not flagged."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def models(num, task, rng):
     ]  # fmt: skip
 
 
-def test_independent_models_are_no_near_copies():
+def test_independent_models_are_not_near_copies():
     rng = np.random.default_rng(1)
     found = {task: models(20, task, rng) for task in COMPARED}
     known = {Path(f"e{n}"): {task: found[task][n] for task in COMPARED} for n in range(20)}

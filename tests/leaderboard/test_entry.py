@@ -1,4 +1,4 @@
-"""The schema, its typed view, and what is written."""
+"""The schema, its typed view, and the written files."""
 
 import dataclasses
 import json

@@ -150,7 +150,7 @@ def change_bytes(folder, data):
 
 
 def add_file(folder, data):
-    """A name that no entry has, or one that is not UTF-8."""
+    """Add a file with an unexpected name, or a name that is not UTF-8."""
     name = data.draw(st.binary(min_size=1, max_size=12).filter(lambda n: not {0, 47} & set(n)))
     path = os.fsencode(folder) + b"/" + name
     if name not in (b".", b"..") and not Path(os.fsdecode(path)).exists():

@@ -1,4 +1,4 @@
-"""A call that stalls, grows or dies is a verdict on its item alone; nothing is left behind."""
+"""A call that stalls, grows or dies affects only its own item and leaves nothing behind."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TIGHT = Limits(seconds=2.0, memory_bytes=256 << 20)
 
 
 def behave(item):
-    """As foreign content may make its reader do."""
+    """Behave as a reader of untrusted content may."""
     if item == "stall":
         time.sleep(600)
     elif item == "spin":
@@ -85,7 +85,7 @@ def wait_until(condition, seconds=120.0):
     ("number", "seconds"), [(signal.SIGINT, 600), (signal.SIGKILL, 2)], ids=["Ctrl-C", "killed"]
 )
 def test_no_worker_outlives_its_parent(number, seconds):
-    """Not even one that spins, whose parent cannot end it any more."""
+    """Not even a worker in an endless loop, whose parent cannot end it."""
     program = (
         "from tests.leaderboard.test_guard import Limits, behave, call_each\n"
         f"call_each(behave, ['spin'], limits=Limits(seconds={seconds}))\n"

@@ -1,4 +1,4 @@
-"""Leads are what printed ranges show and hold for a whole board, with failed runs too."""
+"""Leads agree with the printed ranges and hold for a whole board, with failed runs too."""
 
 import numpy as np
 import pytest

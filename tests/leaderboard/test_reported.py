@@ -1,4 +1,4 @@
-"""The paper's rows: what can be recomputed about them is."""
+"""The paper's rows, with every value recomputed that can be."""
 
 import math
 
@@ -48,7 +48,7 @@ def impossible_cells(names):
     }
 
 
-def test_three_cells_of_the_best_dev_rows_are_no_accuracy_of_one_run():
+def test_three_cells_of_the_best_dev_rows_are_not_an_accuracy_of_one_run():
     best_dev = [name for name in FULL if name != "ELECTRA"]
     expected = {("ELECTRA-DeBERTa", "mrpc"), ("ELECTRA-DeBERTa", "rte"), ("DeBERTa", "mrpc")}
     assert impossible_cells(best_dev) == expected

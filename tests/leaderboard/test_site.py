@@ -1,4 +1,4 @@
-"""The built site as files: complete, the same each time, escaped, and never half there."""
+"""The built site as files: complete, reproducible, escaped, and never partial."""
 
 import base64
 import csv
@@ -115,7 +115,7 @@ def test_nothing_is_fetched_from_elsewhere(pages, site):
     )
 
 
-def test_text_of_submitters_is_text_wherever_it_stands(pages, site):
+def test_text_of_submitters_is_escaped_everywhere(pages, site):
     ours = [path.name for path in (site / "static").rglob("*.js")]
     for name, page in pages.items():
         for attributes in page.all("script"):
@@ -287,7 +287,7 @@ def test_third_party_files_are_those_that_were_recorded(site):
     assert files == set(recorded)
 
 
-def test_what_fails_leaves_the_old_site_as_it_was(entries, tmp_path, monkeypatch):
+def test_a_failed_build_leaves_the_old_site_unchanged(entries, tmp_path, monkeypatch):
     out = tmp_path / "site"
     build_site(entries[:1], out)
     before = tree(out)
@@ -349,7 +349,7 @@ def test_a_link_stays_and_the_site_that_it_leads_to_is_replaced(entries, tmp_pat
 @pytest.mark.parametrize("out", [".", "..", "/"])
 def test_the_folder_one_is_in_is_not_replaced(out, entries, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="the folder you are in"):
+    with pytest.raises(UsageError, match="the current directory"):
         build_site(entries[:1], Path(out))
     assert list(tmp_path.iterdir()) == []
 
@@ -371,7 +371,7 @@ def test_without_measured_entries_the_ranking_invites_and_shows_what_is_publishe
 def test_scores_on_stand_ins_say_so_on_every_page(entries, tmp_path):
     build_site(entries[:1], tmp_path / "site", is_sample=True)
     for page in read_pages(tmp_path / "site").values():
-        assert "nothing on these pages says anything about GLUE" in page.text
+        assert "these scores are not GLUE scores" in page.text
 
 
 def test_records_rise_and_are_of_ranked_entries(entries):
@@ -394,7 +394,7 @@ def test_strips_share_one_scale_that_holds_the_best(entries):
 
 
 def test_a_lead_on_a_task_is_a_difference_whose_range_is_above_zero(entries):
-    """As `leaderboard compare` says of the same two."""
+    """As `leaderboard compare` reports for the same two entries."""
     found = rows(entries, "robust")
     leads = task_leads(found)
     for a, b in itertools.combinations(range(len(found)), 2):

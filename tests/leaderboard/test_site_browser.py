@@ -63,7 +63,7 @@ def hostile(entries, site, tmp_path_factory):
 
 @pytest.fixture
 def opened(watched, site):
-    """Opens a page; afterwards nothing was asked for but files of the site, and nothing failed."""
+    """Open a page; check at the end that it requested only files of the site, without errors."""
     yield lambda address="index.html", **options: watched.open(
         f"{site.as_uri()}/{address}", **options
     )
@@ -109,7 +109,7 @@ def test_a_click_on_a_header_sorts_and_a_second_one_reverses(opened, entries):
 
 
 @pytest.mark.slow
-def test_what_is_unknown_is_sorted_last_both_ways(opened, entries):
+def test_unknown_values_are_sorted_last_in_both_directions(opened, entries):
     page = opened("paper.html")
     for _ in range(2):
         page.click("th[data-key=kwh] button")
@@ -442,7 +442,7 @@ def test_the_tab_of_a_track_has_its_own_tasks(opened, entries):
     assert page.locator(".tabs a").all_inner_texts()[1].startswith("Two CPU cores")
 
 
-def test_charts_are_drawn_again_with_what_the_table_shows(opened, entries):
+def test_charts_are_redrawn_with_the_rows_of_the_table(opened, entries):
     page = opened()
     # Out of sight it would wait until somebody comes near.
     page.locator("#scatter").scroll_into_view_if_needed()
@@ -474,7 +474,7 @@ def test_a_board_of_one_entry_has_no_filter_with_a_single_choice_and_works(opene
 
 
 @pytest.mark.slow
-def test_what_is_printed_is_the_table_without_its_controls(opened):
+def test_the_printed_page_is_the_table_without_its_controls(opened):
     page = opened()
     page.emulate_media(media="print")
     assert page.locator(".board:visible").count() == 1

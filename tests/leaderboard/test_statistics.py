@@ -1,4 +1,4 @@
-"""Draws equal the metrics of what they drew, intervals cover, and both repeat."""
+"""Draws equal the metrics of the drawn rows, intervals cover, and both are reproducible."""
 
 import math
 import subprocess

@@ -1,4 +1,4 @@
-"""Tracks: what each admits is read from an entry's evidence, and each ranks its own tasks."""
+"""Tracks: an entry's evidence decides which track admits it; each ranks its own tasks."""
 
 import re
 
@@ -8,7 +8,7 @@ import pytest
 from smallbench.leaderboard.board import board_rows, compare, render_comparison
 from smallbench.leaderboard.compute import count_parameters, train_flops
 from smallbench.leaderboard.entry import Stage
-from smallbench.leaderboard.evaluation import evaluate, report
+from smallbench.leaderboard.evaluation import evaluate, report_text
 from smallbench.leaderboard.track_table import TRACKS
 from smallbench.models import ARCHITECTURES
 from smallbench.objectives import OBJECTIVES as OBJECTIVE_CLASSES
@@ -60,7 +60,7 @@ def test_the_average_of_a_tiny_entry_is_of_its_five_tasks(tiny):
 
 def test_entries_of_different_protocols_are_not_compared(tiny, small):
     a, b = evaluate(tiny, GOLD), evaluate(small, GOLD)
-    with pytest.raises(AssertionError, match="never mixed"):
+    with pytest.raises(AssertionError, match="cannot be compared"):
         compare(a.views["robust"], b.views["robust"])
     assert "robust: not in both under one protocol" in render_comparison(a, b)
 
@@ -114,23 +114,23 @@ def each_run(key, value):
 
 
 REFUSED = {
-    "too_many_flops": (times(30), "rejected track: no track admits it; not 'tiny': .* FLOPs"),
+    "too_many_flops": (times(30), "rejected track: no track admits it; track 'tiny': .* FLOPs"),
     "too_many_by_the_log_alone": (
         logged("train_flops", lambda value: value * 100),
-        "rejected track: no track admits it; not 'tiny': .* FLOPs, but the limit is 2e",
+        "rejected track: no track admits it; track 'tiny': .* FLOPs, but the limit is 2e",
     ),
     "fewer_in_the_log_than_its_sizes_make": (
         logged("train_flops", lambda value: value / 2), "rejected compute: .* FLOPs in the log"),
     "flops_that_fall": (
         lambda folder: relog(folder, lambda lines: [
             line | {"train_flops": 1e12 - line["step"]} for line in lines]),
-        "rejected log: train_flops do not rise"),
+        "rejected log: train_flops do not increase"),
     "flops_that_nobody_counted": (
-        without_count, "rejected track: .* neither counted here nor in its log"),
+        without_count, "rejected track: .* cannot be counted here and are not in its log"),
 }  # fmt: skip
 
 UNRANKED = {
-    "task_missing": (without_task, "flagged metrics: rte is missing, so there is no AVG"),
+    "task_missing": (without_task, "flagged metrics: rte is missing, so AVG cannot be computed"),
     "other_epochs": (
         each_run("epochs", lambda value: value + 1),
         "flagged protocol: not tiny-v1, so not ranked: cola: epochs other than"),
@@ -190,7 +190,7 @@ def test_over_a_limit_of_the_small_track_an_entry_is_on_any_hardware(tamper, rea
 
 def test_a_report_names_the_track_that_refuses(tiny):
     times(30)(tiny)
-    assert "REJECTED  track: no track admits it" in report(evaluate(tiny, GOLD))
+    assert "REJECTED  track: no track admits it" in report_text(evaluate(tiny, GOLD))
 
 
 SIZES = {

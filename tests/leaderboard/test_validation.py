@@ -33,7 +33,7 @@ from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
 
 from smallbench.leaderboard import statistics
-from smallbench.leaderboard.evaluation import evaluate_beside, report, report_dict
+from smallbench.leaderboard.evaluation import evaluate_beside, report_dict, report_text
 from tests.leaderboard.synthetic import synthetic_gold
 
 statistics.draw_scores.__kwdefaults__["num_draws"] = 500  # no verdict depends on it
@@ -42,7 +42,7 @@ for folder in sorted(Path(sys.argv[1]).glob("*/good")):
     start = time.perf_counter()
     evaluation = evaluate_beside(folder, gold, today=date(2026, 11, 25))
     seconds = time.perf_counter() - start
-    found = report_dict(evaluation) | {"seconds": seconds, "report": report(evaluation)}
+    found = report_dict(evaluation) | {"seconds": seconds, "report": report_text(evaluation)}
     print(json.dumps({"name": folder.parent.name, **found}))
 assert not {"torch", "transformers"} & set(sys.modules)
 """
@@ -77,7 +77,7 @@ def test_the_entry_that_the_corpus_is_made_from_passes_every_check(reports):
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_a_tampered_entry_is_found_out_for_the_right_reason(name, reports):
+def test_a_tampered_entry_is_found_for_the_right_reason(name, reports):
     case, report = CORPUS[name], reports[name]
     wrong = [f for f in report["findings"] if f["verdict"] != "passed"]
     assert any(
@@ -134,7 +134,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def test_whatever_is_changed_there_is_a_verdict(tmp_path):
+def test_every_change_of_an_entry_gets_a_verdict(tmp_path):
     gold = synthetic_gold(scale=0.01)
     folder = write_made(tmp_path, synthetic_entry("good", gold, seed=0))
     rng = np.random.default_rng(int(os.environ.get("SMALLBENCH_TEST_FUZZ", "0")))

@@ -84,7 +84,7 @@ ROW = {
 }  # fmt: skip
 
 
-def test_the_benchmark_s_row_that_runs_what_is_planned_is_taken(tmp_path):
+def test_the_benchmarks_row_with_the_planned_configuration_is_used(tmp_path):
     rows = [
         ROW | {"tokens_per_second": 7},
         ROW | {"tokens_per_second": 9, "compile": True},

@@ -137,7 +137,7 @@ def test_the_fastest_way_that_fits_is_taken():
         ({"train__zero_stage": 2}, EngineChoice("deepspeed", "none", 2)),
     ],
 )
-def test_what_the_configuration_says_stands(values, engine):
+def test_values_of_the_configuration_are_kept(values, engine):
     config = recipe_of("bert-tiny", **values)
     decision = choose(config, device_type="cuda", precision="fp16", memory_bytes=16 * GIB)
     assert decision.engine == engine
@@ -148,7 +148,7 @@ def test_what_the_configuration_says_stands(values, engine):
     assert on_cpu.engine == engine
 
 
-def test_no_room_is_a_sentence():
+def test_a_full_disk_is_one_sentence():
     config = recipe_of("bert-tiny", train__offload="none")
     with pytest.raises(UnavailableError, match=r"one row at a time takes .* GiB of the device"):
         choose(config, device_type="cuda", precision="fp16", memory_bytes=10_000_000)
@@ -227,7 +227,7 @@ def test_a_step_takes_as_long_as_the_card_or_the_launches_and_the_offload():
     ("name", "low", "high"),
     [("bert-small", 0.13, 0.16), ("electra-deberta-small", 0.10, 0.12)],
 )
-def test_estimates_hold_what_was_counted_by_hand_for_a_v100(name, low, high):
+def test_estimates_contain_the_values_counted_by_hand_for_a_v100(name, low, high):
     slow, fast = sorted(make_plan(recipe_of(name), V100).speed.mfu)
     assert slow < low < high < fast
 
@@ -248,7 +248,7 @@ def test_json_holds_the_plan():
     )
 
 
-def test_what_needs_a_tokenizer_says_so():
+def test_functions_that_need_a_tokenizer_say_so():
     with pytest.raises(ConfigError, match=r"--model.vocab_size=8192"):
         make_plan(RECIPES["bert-tiny"](), V100)
 

@@ -146,7 +146,7 @@ def test_a_runs_copy_is_used_instead_of_the_file(tmp_path: Path) -> None:
         ("gated-bert", r"unknown architecture 'gated-bert'.*\(or FILE\.py:NAME"),
     ],
 )
-def test_what_is_no_plugin_is_said_in_one_sentence(reference: str, message: str) -> None:
+def test_an_invalid_plugin_is_refused_with_one_sentence(reference: str, message: str) -> None:
     name = reference.format(gated=HERE / "gated_bert.py")
     with pytest.raises(ConfigError, match=message):
         override_all(recipe_config("bert-tiny"), {"model.architecture": name})

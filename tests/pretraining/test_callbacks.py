@@ -83,7 +83,7 @@ def test_slow_steps_are_logged_once_a_minute_at_least():
     assert tracker.steps() == [3, 6, 9]
 
 
-def test_what_is_not_logged_yet_survives_a_restart():
+def test_records_that_are_not_logged_yet_survive_a_restart():
     whole, parts = Records(), Records()
     log = logging(whole)
     log.on_start(at(0))

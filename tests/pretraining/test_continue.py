@@ -163,7 +163,7 @@ def test_a_run_begins_with_the_weights_of_an_export(corpus, tmp_path, first):
         assert torch.equal(found[name][rows], weight[rows]), name
 
 
-def test_what_is_not_loaded_is_said(corpus, tmp_path, first, capsys):
+def test_unloaded_weights_are_reported(corpus, tmp_path, first, capsys):
     begin(corpus, tmp_path / "run", first, model__num_hidden_layers=3)
     said = capsys.readouterr().err
     assert "missing there, initialized randomly: model.layers.2.attention.out.bias" in said

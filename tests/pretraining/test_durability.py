@@ -80,7 +80,7 @@ def exit_code_of(action):
 # S3
 
 
-def test_an_empty_machine_goes_on_from_s3(corpus, tmp_path, uninterrupted, s3_bucket):
+def test_an_empty_machine_continues_from_s3(corpus, tmp_path, uninterrupted, s3_bucket):
     run_dir, durability = tmp_path / "run", on_s3(s3_bucket)
     for steps in (4, 2):
         with pytest.raises(InterruptedRunError):
@@ -283,7 +283,7 @@ def test_a_signal_commits_within_the_grace_and_exits_with_75(
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_grace_too_short_is_143_and_the_next_start_goes_on(
+def test_a_grace_period_too_short_exits_with_143_and_the_next_start_continues(
     corpus, tmp_path, uninterrupted, moment
 ):
     code = signalled(corpus, tmp_path, moment, grace_seconds=1.2, upload_seconds=1.0)
@@ -321,7 +321,7 @@ def test_a_stop_within_a_step_undoes_it(corpus, tmp_path):
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
-def test_a_stop_before_the_first_step_is_no_75(corpus, tmp_path):
+def test_a_stop_before_the_first_step_does_not_exit_with_75(corpus, tmp_path):
     """A scheduler that starts again at 75 would do so for ever."""
     values = {**VALUES, "train__micro_batch_size": 2}
     with pytest.raises(SmallbenchError, match="before this attempt had done a step") as caught:
@@ -336,7 +336,7 @@ def test_the_heartbeat_tells_the_step(corpus, tmp_path):
     assert abs(beat["unix_seconds"] - time.time()) < 60
 
 
-def test_what_a_run_has_come_to_is_in_the_storage_too(corpus, tmp_path):
+def test_the_totals_of_a_run_are_in_the_storage_too(corpus, tmp_path):
     """Also after a second attempt, which began with the first one's summary there."""
     durability = DurabilityConfig(storage=str(tmp_path / "bucket"))
     with pytest.raises(InterruptedRunError):

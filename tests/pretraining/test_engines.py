@@ -35,7 +35,7 @@ def losses_of(run_dir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("values", [OFFLOADED, {**OFFLOADED, "train__offload": "parameters"}])
-def test_an_interrupted_run_with_deepspeed_ends_as_if_it_had_not_been(corpus, tmp_path, values):
+def test_an_interrupted_deepspeed_run_equals_an_uninterrupted_one(corpus, tmp_path, values):
     pytest.importorskip("deepspeed")
     config = tiny(**values, train__max_steps=60, train__micro_batch_size=4)
     pretrain(config, data=corpus, run_dir=tmp_path / "whole")
@@ -46,7 +46,7 @@ def test_an_interrupted_run_with_deepspeed_ends_as_if_it_had_not_been(corpus, tm
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
-def test_a_run_goes_on_with_another_engine(corpus, tmp_path):
+def test_a_run_continues_with_another_engine(corpus, tmp_path):
     pytest.importorskip("deepspeed")
     plain = tiny(train__max_steps=12, train__precision="fp32")
     pretrain(plain, data=corpus, run_dir=tmp_path / "whole")
@@ -90,7 +90,7 @@ def config_file(folder, config):
 
 
 @pytest.mark.slow
-def test_killed_with_deepspeed_and_offload_a_run_ends_as_if_it_had_not_been(corpus, tmp_path):
+def test_a_killed_run_with_offload_equals_an_uninterrupted_one(corpus, tmp_path):
     pytest.importorskip("deepspeed")
     config = tiny(**OFFLOADED, train__max_steps=200, train__save_every_steps=20)
     file = config_file(tmp_path, config)
@@ -140,7 +140,7 @@ def test_two_processes_do_the_steps_of_one(corpus, tmp_path, values):
     assert [attempt["num_devices"] for attempt in attempts] == [2, 2]
 
 
-def test_processes_that_cannot_share_a_batch_are_told(corpus, tmp_path, monkeypatch):
+def test_processes_that_cannot_share_a_batch_are_refused(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(machine_module, "join_processes", lambda *_, **__: Processes(0, 3))
     monkeypatch.setattr(Processes, "first_of", lambda self, value: value)
     with pytest.raises(ConfigError, match="cannot be shared by 3 processes"):
@@ -230,7 +230,7 @@ class AcceleratorError(RuntimeError):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_failed_allocation_is_told_from_other_failures(error, is_memory):
+def test_a_failed_allocation_is_distinguished_from_other_errors(error, is_memory):
     assert is_out_of_memory(error) == is_memory
 
 

@@ -198,7 +198,7 @@ def test_values_out_of_range_are_refused_by_name(key, value):
         override_all(tiny(), {key: value})
 
 
-def test_what_is_only_observed_may_change(corpus, tmp_path):
+def test_settings_that_only_observe_may_change(corpus, tmp_path):
     pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
     pretrain(tiny(train__max_steps=0, train__log_every_steps=1), data=corpus, run_dir=tmp_path)
 
@@ -224,7 +224,7 @@ def test_two_processes_cannot_train_in_one_directory(corpus, tmp_path):
         ({"train__precision": "fp16", "train__device": "cpu"}, "unusably slow"),
     ],
 )
-def test_what_contradicts_the_data_is_refused_before_anything_is_written(
+def test_flags_that_contradict_the_data_are_refused_before_anything_is_written(
     corpus, tmp_path, values, message
 ):
     with pytest.raises(ConfigError, match=message):

@@ -107,7 +107,7 @@ def test_contradictions_are_refused_before_a_run_begins(family, values, said):
         small(family, **values)
 
 
-def test_compiling_without_a_compiler_is_a_sentence(corpus, tmp_path, monkeypatch):
+def test_compiling_without_a_compiler_is_one_sentence(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     config = small("bert", train__compile=True, train__device="cpu")
     with pytest.raises(UnavailableError, match="no-such-compiler cannot be found"):

@@ -76,7 +76,7 @@ def test_attempts_add_up_whatever_counted_them():
     }
 
 
-def test_what_is_unknown_in_one_attempt_is_never_zero_and_never_a_part():
+def test_a_value_unknown_in_one_attempt_is_neither_zero_nor_a_partial_sum():
     progress = Progress()
     attempt(progress, None, device=CPU, price=None)(60, 50)
     assert progress.usage["gpu_active_seconds"] is None

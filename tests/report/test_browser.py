@@ -7,7 +7,7 @@ pytest.importorskip("playwright")
 from smallbench.errors import InterruptedRunError
 from smallbench.pretraining.pretrain import pretrain
 from smallbench.report.page import write_report
-from smallbench.report.runs import read_runs
+from smallbench.report.runs import read_recorded_runs
 from tests.pretraining.test_pretrain import StopAfter, tiny
 from tests.pretraining.test_recipes import small
 
@@ -24,7 +24,7 @@ def page_file(corpus, tmp_path_factory):
     electra = small("electra", train__max_steps=8, train__log_every_steps=2)
     pretrain(electra, data=corpus, run_dir=folder / "electra")
     urls = [str(folder / name) for name in ("first", "second", "electra")]
-    write_report(read_runs(urls), folder / "report.html")
+    write_report(read_recorded_runs(urls), folder / "report.html")
     return folder / "report.html"
 
 
@@ -87,7 +87,7 @@ def test_the_values_under_the_pointer_are_those_of_the_file(opened, page_file):
     box = page.locator(f"{LOSS} .plot svg").bounding_box()
     page.mouse.move(box["x"] + box["width"] - 1, box["y"] + 50)
     tip = page.locator(f"{LOSS} .tip").inner_text()
-    (run, *_) = read_runs([str(page_file.parent / "first")])
+    (run, *_) = read_recorded_runs([str(page_file.parent / "first")])
     last = run.by_event["eval"][-1]
     assert "step 24" in tip
     (said,) = [line for line in tip.splitlines() if line.startswith("first eval: ")]

@@ -32,7 +32,7 @@ def test_a_stretch_without_numbers_stays_a_gap():
     assert set(inside) == {None}
 
 
-def test_what_is_short_stays_as_it_is():
+def test_short_series_are_not_thinned():
     series = Series((1.0, 2.0, 3.0), (1.0, None, 3.0))
     assert thinned(series) is series
 
@@ -48,13 +48,13 @@ def test_every_value_lies_on_its_scale_between_round_ticks(values, is_log):
     assert all(-1e-6 <= scale.place(tick) <= 1 + 1e-6 for tick in ticks)
 
 
-def test_what_is_not_positive_lies_at_the_bottom_of_a_logarithmic_scale():
+def test_nonpositive_values_are_at_the_bottom_of_a_logarithmic_scale():
     scale = scale_of([0.0, 1.0, 100.0], is_log=True)
     assert scale.place(0.0) == 0.0
     assert 0 < scale.place(1.0) < scale.place(100.0) < 1
 
 
-def test_a_scale_begins_at_zero_where_that_costs_little():
+def test_a_scale_begins_at_zero_if_that_costs_little():
     assert scale_of([1.0, 10.0]).low == 0
     assert scale_of([9.0, 10.0]).low > 8
 

@@ -69,7 +69,7 @@ def twelve_mib(path: Path) -> Path:
 # All
 
 
-def test_what_was_put_is_found(storage: Storage) -> None:
+def test_put_objects_are_found(storage: Storage) -> None:
     before = time.time()
     storage.put("a/b.json", b"first")
     storage.put("a/b.json", b"second")
@@ -106,7 +106,7 @@ def test_a_listing_keeps_to_its_url(root: tuple[str, StorageConfig | None]) -> N
     assert keys(open_storage(join(url, "run"), config)) == []
 
 
-def test_what_is_missing_is_said_to_be(storage: Storage, tmp_path: Path) -> None:
+def test_missing_parts_are_reported(storage: Storage, tmp_path: Path) -> None:
     storage.put("there", b"x")
     assert storage.num_bytes("missing") is None
     assert storage.num_bytes("ther") is None
@@ -161,7 +161,7 @@ def test_a_file_of_several_parts_travels_whole(storage: Storage, tmp_path: Path)
     assert storage.abort_uploads() == 0
 
 
-def test_what_the_caller_lacks_is_not_blamed_on_the_storage(
+def test_errors_of_the_caller_are_not_reported_as_the_storages(
     storage: Storage, tmp_path: Path
 ) -> None:
     storage.put("there", b"x")
@@ -172,7 +172,7 @@ def test_what_the_caller_lacks_is_not_blamed_on_the_storage(
     assert keys(storage) == ["there"]
 
 
-def test_deleting_what_is_not_there_is_no_error(storage: Storage) -> None:
+def test_deleting_a_missing_object_is_not_an_error(storage: Storage) -> None:
     storage.put("a/b/c", b"x")
     storage.put("a/d", b"x")
     storage.delete(["a/b/c", "missing", "a/b/c", "a/b/missing"])
@@ -231,7 +231,9 @@ def test_a_url_says_which_storage_it_is() -> None:
         *("file:", "file:x", "file:/x", "file://", "file:///", "file://host/path", "", "  "),
     ],
 )
-def test_what_looks_like_a_url_is_one_or_is_refused(url: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_value_like_a_url_is_a_valid_url_or_refused(
+    url: str, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for call in (is_remote, open_storage, lambda url: join(url, "run")):
         with pytest.raises(ConfigError, match=r"expected s3://BUCKET/PREFIX|is empty"):
@@ -339,7 +341,7 @@ def test_unfinished_uploads_are_aborted(ceph_bucket: Bucket) -> None:
     assert [upload["Key"] for upload in rest] == ["other/d"]
 
 
-def test_a_consoles_folder_is_no_object(s3_bucket: Bucket) -> None:
+def test_a_folder_marker_of_a_console_is_not_an_object(s3_bucket: Bucket) -> None:
     s3_bucket.server.client().put_object(Bucket=s3_bucket.name, Key="run/", Body=b"")
     storage = open_storage(f"{s3_bucket.url}/run", s3_bucket.config)
     storage.put("x", b"")
@@ -379,7 +381,7 @@ def test_wrong_keys_are_refused_and_never_shown(
 
 
 @pytest.mark.s3server
-def test_renewed_keys_are_found_by_a_run_that_goes_on(
+def test_an_active_run_finds_renewed_keys(
     ceph_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = ceph_bucket.server

@@ -95,7 +95,7 @@ def test_every_dialect_has_its_law() -> None:
 
 
 @pytest.mark.parametrize("dialect", CHECKED)
-def test_the_look_at_the_start_says_what_answers(dialect: str, opened: Opened) -> None:
+def test_the_check_at_the_start_reports_what_answered(dialect: str, opened: Opened) -> None:
     storage, _ = opened(dialect)
     kind, words = CHECKED[dialect]
     with pytest.raises(kind, match=words) as caught:
@@ -105,7 +105,7 @@ def test_the_look_at_the_start_says_what_answers(dialect: str, opened: Opened) -
 
 
 @pytest.mark.parametrize("dialect", PASSED)
-def test_what_a_store_lacks_is_said_and_worked_around(
+def test_missing_features_of_a_store_are_reported_and_replaced(
     dialect: str, opened: Opened, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, _ = opened(dialect, checksum_mode="when_required")
@@ -177,7 +177,7 @@ def _downloaded(storage: Storage, path: Path) -> bytes:
 
 
 @pytest.mark.parametrize(("dialect", "words"), [("full", "is full"), ("quota", "quota exceeded")])
-def test_a_full_store_is_no_question_of_keys(
+def test_a_full_store_is_not_reported_as_refused_credentials(
     dialect: str, words: str, opened: Opened, tmp_path: Path
 ) -> None:
     storage, _ = opened(dialect)
@@ -186,7 +186,7 @@ def test_a_full_store_is_no_question_of_keys(
         storage.upload(tmp_path / "x", "large")
 
 
-def test_the_clocks_difference_is_told(opened: Opened) -> None:
+def test_a_wrong_clock_is_reported_with_its_difference(opened: Opened) -> None:
     storage, through = opened("")
     reply = DIALECTS["skew"]("GET", "/", {})
     assert reply is not None
@@ -219,7 +219,7 @@ def test_an_endpoint_is_an_address(url: str, moto_bucket: Bucket) -> None:
         open_storage("s3://lab/runs", StorageConfig(endpoint_url=url))
 
 
-def test_the_other_scheme_is_named_where_the_port_speaks_plain_http(moto_bucket: Bucket) -> None:
+def test_the_other_scheme_is_named_if_the_port_speaks_plain_http(moto_bucket: Bucket) -> None:
     url = moto_bucket.server.endpoint_url.replace("http:", "https:")
     storage = open_storage(moto_bucket.url, replace(moto_bucket.config, endpoint_url=url))
     with pytest.raises(ConfigError, match=r"speaks plain HTTP: set --endpoint_url=http://127"):

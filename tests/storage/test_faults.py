@@ -195,7 +195,7 @@ def test_a_transfer_survives_breaks_in_the_middle(fault: Fault, place: Place, la
     assert place.proxy.num_faults == 1
 
 
-def test_a_body_that_ends_early_is_no_content(place: Place, large: Path) -> None:
+def test_a_truncated_body_is_not_taken_for_content(place: Place, large: Path) -> None:
     place.direct.put("json", b'{"a": 1}' * 100)
     with place.proxy.failing(CutResponse(8)), pytest.raises(UnavailableError):
         place.through.get("json")

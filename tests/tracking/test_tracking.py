@@ -29,7 +29,7 @@ def write(path, steps, *, from_step=0):
     metrics.close()
 
 
-def test_what_is_logged_is_read(tmp_path):
+def test_logged_flops_are_read(tmp_path):
     write(tmp_path / "m.jsonl", [1, 2])
     assert read_metrics(tmp_path / "m.jsonl") == [record(1), record(2)]
 
@@ -57,7 +57,7 @@ def test_a_line_cut_by_a_kill_is_left_out_but_other_damage_is_an_error(tmp_path)
         read_metrics(path)
 
 
-def test_no_file_is_no_record(tmp_path):
+def test_a_missing_file_is_not_a_record(tmp_path):
     assert read_metrics(tmp_path / "none.jsonl") == []
 
 

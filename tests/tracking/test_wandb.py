@@ -119,7 +119,7 @@ def test_a_run_says_what_it_is(corpus, tmp_path):
     assert of_kind(records, "exit")[0].exit_code == 0
 
 
-def test_what_is_interrupted_and_continued_offline_is_one_whole_run(corpus, tmp_path):
+def test_an_interrupted_offline_run_is_one_complete_run(corpus, tmp_path):
     for steps in (9, 4):
         with pytest.raises(InterruptedRunError):
             run(corpus, tmp_path, stop=StopAfter(steps))
@@ -159,7 +159,7 @@ def kill_after(corpus, run_dir, *, step_seconds, is_time):
 
 
 @pytest.mark.slow
-def test_what_was_killed_offline_continues_under_its_id(corpus, tmp_path):
+def test_a_run_killed_offline_continues_under_its_id(corpus, tmp_path):
     def is_time():
         return (tmp_path / "commits" / "step-0000000008.json").exists() and (
             '"step": 12' in (tmp_path / "metrics.jsonl").read_text()
@@ -178,7 +178,7 @@ def test_what_was_killed_offline_continues_under_its_id(corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_was_killed_continues_under_its_id_with_nothing_twice_or_lost(
+def test_a_killed_run_continues_under_its_id_without_lost_or_repeated_rows(
     corpus, tmp_path, server
 ):
     """The kill comes after rows that lie behind the checkpoint have reached the server."""
@@ -210,7 +210,7 @@ def untimed(row):
     return {key: value for key, value in row.items() if not key.endswith(words)}
 
 
-def test_what_an_offline_attempt_logged_is_sent_by_an_online_one(corpus, tmp_path, server):
+def test_an_online_attempt_sends_the_rows_of_an_offline_one(corpus, tmp_path, server):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WANDB_API_KEY")
         with pytest.raises(InterruptedRunError):
@@ -323,7 +323,7 @@ def test_neither_steps_nor_the_exit_wait_for_a_server(
     assert max(steps_of(tmp_path)) == 20
 
 
-def test_what_a_server_did_not_take_at_the_end_can_be_sent(tmp_path, server, monkeypatch, capfd):
+def test_rows_that_the_server_missed_at_the_end_can_be_synced(tmp_path, server, monkeypatch, capfd):
     monkeypatch.setattr(tracker, "FINISH_SECONDS", 1.0)
     monkeypatch.setattr(server, "stream", lambda *_: time.sleep(30))
     start = time.monotonic()

@@ -279,7 +279,7 @@ def test_a_plain_start_needs_no_launcher_and_stdout_holds_the_results_alone():
 
 
 @pytest.mark.slow
-def test_ops_are_compiled_once_and_a_dead_processes_lock_is_no_obstacle(tmp_path):
+def test_ops_are_compiled_once_and_the_lock_of_a_dead_process_does_not_block(tmp_path):
     start(**{VARIABLE: str(tmp_path)})
     compiled = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")}
     assert any("cpu_adam" in path.name for path in compiled)
@@ -292,7 +292,7 @@ def test_ops_are_compiled_once_and_a_dead_processes_lock_is_no_obstacle(tmp_path
     assert not list(tmp_path.glob("*/lock"))
 
 
-def test_ops_lie_where_they_are_asked_for_or_in_the_users_cache(monkeypatch, tmp_path):
+def test_ops_are_in_the_given_folder_or_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     assert ops_directory() == tmp_path
     monkeypatch.delenv(VARIABLE)
@@ -376,7 +376,7 @@ def test_memory_that_cannot_be_pinned_is_said(capsys, monkeypatch):
         (sys.executable, "delete .*, so that it is compiled again"),
     ],
 )
-def test_an_op_that_cannot_be_compiled_or_loaded_is_a_sentence(monkeypatch, compiler, said):
+def test_an_op_that_cannot_be_compiled_or_loaded_is_one_sentence(monkeypatch, compiler, said):
     monkeypatch.setenv("CXX", compiler)
     problem = "cpu_adam.so: undefined symbol: _ZN3c10\nmore"
     with pytest.raises(UnavailableError, match=said) as caught, op_errors_explained():

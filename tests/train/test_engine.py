@@ -30,7 +30,7 @@ def test_the_scale_of_another_engine_is_taken_by_a_fresh_scaler_and_by_a_used_on
         assert made.scaler.scale(torch.ones(())).item() == scale
 
 
-def test_its_own_state_comes_back_whole():
+def test_its_own_state_is_restored_completely():
     made, again = engine(), engine()
     made.scaler.load_state_dict({**made.scaler.state_dict(), "scale": 8.0, "_growth_tracker": 5})
     again.load_state_dict(made.state_dict())
@@ -47,7 +47,7 @@ def test_without_a_scale_of_its_own_it_takes_none(precision):
 @pytest.mark.parametrize(
     ("capability", "is_refused"), [((7, 0), True), ((7, 5), True), ((8, 0), False), ((9, 0), False)]
 )
-def test_bf16_is_refused_where_a_card_would_emulate_it(capability, is_refused, monkeypatch):
+def test_bf16_is_refused_if_a_gpu_would_emulate_it(capability, is_refused, monkeypatch):
     device = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100-SXM2-16GB")

@@ -56,7 +56,7 @@ def test_variables_of_another_launcher_are_refused(environment, values, said):
     assert "torchrun" in str(caught.value)
 
 
-def test_a_size_that_is_no_number_is_refused(environment):
+def test_a_size_that_is_not_a_number_is_refused(environment):
     environment(WORLD_SIZE="all", RANK="0", MASTER_ADDR="x", MASTER_PORT="1")
     with pytest.raises(ConfigError, match="WORLD_SIZE=all"):
         join_processes(CPU)

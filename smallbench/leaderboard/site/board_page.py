@@ -22,7 +22,7 @@ MAX_NEWS = 110
 NUM_COMPARED_ROWS = 8
 """Rows of the table by task."""
 LARGE = 100
-"""Rows above which a browser lays out only those in sight."""
+"""Number of rows above which a browser lays out only visible ones."""
 
 
 def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dict[str, Any]:
@@ -79,7 +79,6 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
 
 
 def _bits(flags: Iterable[bool]) -> str:
-    """Return flags as a hexadecimal number; the first flag is the lowest bit."""
     return f"{sum(1 << index for index, flag in enumerate(flags) if flag):x}"
 
 
@@ -88,7 +87,6 @@ Fact = tuple[str, tuple[str, str], str]
 
 
 def _news(entry: Entry) -> str:
-    """Return the first note, cut to a line."""
     note = next(iter(entry.notes), "")
     return note if len(note) <= MAX_NEWS else note[: MAX_NEWS - 1].rstrip() + "…"
 
@@ -104,7 +102,6 @@ def _kinds(shown: Sequence[Row]) -> dict[str, dict[str, str]]:
 
 
 def _brackets(ranked: Sequence[Row]) -> Iterator[tuple[int, Row]]:
-    """The best entry of each size bracket."""
     for size in SIZES:
         best = next((row for row in ranked if row.rank and row.bracket == size), None)
         if best is not None:
@@ -112,7 +109,6 @@ def _brackets(ranked: Sequence[Row]) -> Iterator[tuple[int, Row]]:
 
 
 def _facts(ranked: Sequence[Row], views: Mapping[BoardName, Sequence[Row]]) -> Iterator[Fact]:
-    """Yield the facts at the top of the page; reported scores are never among them."""
     leading = [row for row in ranked if row.rank and row.rank.best == 1]
     if leading:
         first, others = leading[0], len(leading) - 1
@@ -135,7 +131,7 @@ def href(row: Row) -> str:
 def command_of(entry: Entry) -> str | None:
     """Return the commands that repeat the entry, made from its configuration alone.
 
-    The command that the submitter typed is not shown: nothing holds it to the configuration.
+    The submitter's own command is not shown, since it may not match the configuration.
     """
     if entry.provenance is None:
         return None

@@ -1,7 +1,7 @@
-"""Build the site from evaluated entries: rendered beside its place, then moved there at once.
+"""Build the site from evaluated entries in a temporary folder, then rename it.
 
-Equal entries give equal bytes: nothing here looks at the clock. All text of submitters passes
-through Jinja's escaping or a writer of JSON, CSV or XML; links are of https or not there.
+Equal entries give equal bytes: nothing here reads the clock. All text of submitters passes through
+Jinja's escaping or a writer of JSON, CSV or XML; links are https or omitted.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MANY_ENTRIES = 100
-"""As many are written by several processes."""
+"""Number of entries from which several processes write the pages."""
 MARKER = "leaderboard.json"
-"""Its content shows that a folder is a site."""
+"""Its content marks a folder as a site."""
 WRITTEN = {*(tab.page for tab in BOARDS.values()), "submit.html", "entries", "static"}
 WRITTEN |= {MARKER, "leaderboard.csv", "entry.schema.json", "feed.xml"}
 WRITTEN |= {f"{name}.tex" for name in BOARDS}
-"""All that a site's folder holds. With anything else in it, it is not replaced."""
+"""All files of a site. A folder with any other file is not replaced."""
 
 
 def build_site(
@@ -55,10 +55,8 @@ def build_site(
     """Write the site to the folder `out`; an old site stays until the new one is complete.
 
     Returns the evaluations as shown: an entry that cannot be rendered is rejected and left out.
-
-    `site_url`, the address where it will be hosted, gives it a feed and canonical links;
-    `is_sample` says that the labels are generated stand-ins. Raises `DataError` if `out` holds
-    anything else than a site.
+    `site_url`, the address of the hosted site, adds a feed and canonical links; `is_sample` marks
+    the labels as generated samples. Raises `DataError` if `out` holds anything other than a site.
     """
     if site_url is not None:
         site_url = _checked_url(site_url)
@@ -86,7 +84,7 @@ def build_site(
 
 
 def check_pages(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Build a site of each entry alone, under limits; reject as *page* what cannot be shown."""
+    """Build a site of each entry alone, under limits; reject entries that fail as *page*."""
     accepted = [evaluation for evaluation in evaluations if not evaluation.rejected]
     found = dict(zip(map(id, accepted), call_each(_unshowable, accepted), strict=True))
     result = []
@@ -102,7 +100,6 @@ def check_pages(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
 
 
 def _unshowable(evaluation: Evaluation) -> str:
-    """Return why a site of this entry alone cannot be built; empty if it can."""
     with TemporaryDirectory() as folder:
         try:
             _write([evaluation], Path(folder) / "site", site_url="https://example.org",
@@ -114,7 +111,9 @@ def _unshowable(evaluation: Evaluation) -> str:
 
 def _check_replaceable(out: Path) -> None:
     if Path.cwd().is_relative_to(out):  # the root too
-        raise UsageError(f"--out={out} would replace the folder you are in; run it from elsewhere")
+        raise UsageError(
+            f"--out={out} would replace the current directory; run the command from another one"
+        )
     if not out.exists():
         return
     remedy = "choose another --out, or empty it"
@@ -186,7 +185,7 @@ def _write(
 
 
 def _write_entries(views: exports.Views, folder: Path, template: Template) -> None:
-    """Write each entry's page and files; those of a large board by as many processes as cores."""
+    """Write each entry's page and files; a large board uses a process for each core."""
     leads = {name: task_leads(found) for name, found in views.items()}
     places: dict[str, dict[BoardName, Row]] = {}
     for view, of_view in views.items():
@@ -198,7 +197,7 @@ def _write_entries(views: exports.Views, folder: Path, template: Template) -> No
         copied = copy_files(next(iter(found.values())).evaluation, folder / place)
         content = entry_page(found, views, copied)
         _page(template, folder, f"{place}/index.html", "../../", content)
-        # A script, because a page of file:// may not fetch.
+        # A script, because a page of file:// cannot fetch.
         data = {"points": content["curve_data"]["points"],
                 "leads": {name: leads[name].get(slug) for name in found}}  # fmt: skip
         script = json.dumps(data, separators=(",", ":"))
@@ -226,14 +225,14 @@ def _page(
 
 
 def _markdown(environment: Environment) -> Markup:
-    """`docs/submitting.md` as HTML; it is the project's own text."""
+    """Return `docs/submitting.md` as HTML; it is the project's own text."""
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 
     assert environment.loader is not None
     text, _, _ = environment.loader.get_source(environment, "submitting.md")
     html = MarkdownIt("commonmark").enable("table").render(text)
-    # Wide parts scroll by themselves, by keyboard too.
+    # Wide parts scroll on their own, also by keyboard.
     html = html.replace("<pre>", '<pre tabindex="0">')
     html = html.replace("<table>", '<div class="scroll" tabindex="0"><table>')
     return Markup(html.replace("</table>", "</table></div>"))  # noqa: S704 - no submitter's text

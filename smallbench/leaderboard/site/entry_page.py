@@ -31,7 +31,7 @@ from smallbench.leaderboard.site.strips import curve_points, strip
 from smallbench.report.scale import Scale
 
 NUM_LOSSES = 10
-"""Rows of the table of losses, for a reader without scripts."""
+"""Rows of the table of losses for readers without scripts."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ def copy_files(evaluation: Evaluation, target: Path) -> tuple[list[Download], li
     target.mkdir(parents=True)
     names = list_files(evaluation.folder)
     whats = {
-        ENTRY_FILE: "who, what, how",
-        RUNS_FILE: "a line for each fine-tuning",
-        LOG_FILE: "the pretraining, record by record",
+        ENTRY_FILE: "authors, model, pretraining, fine-tuning",
+        RUNS_FILE: "one line per fine-tuning run",
+        LOG_FILE: "records of the pretraining",
     }
     found, log = [], []
     for name, what in whats.items():
@@ -66,7 +66,7 @@ def copy_files(evaluation: Evaluation, target: Path) -> tuple[list[Download], li
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as opened:
             for name in predictions:
-                # Without a time, so that equal entries give equal bytes.
+                # Without a timestamp, so that equal entries give equal bytes.
                 content = read_bytes(evaluation.folder / name, MAX_PREDICTIONS_BYTES)
                 opened.writestr(zipfile.ZipInfo(name), content)
         name = f"{PREDICTIONS_FOLDER}.zip"
@@ -84,7 +84,7 @@ def entry_page(
     found: Mapping[BoardName, Row], views: Mapping[BoardName, Sequence[Row]], files: tuple[Any, Any]
 ) -> dict[str, Any]:
     """Return the variables of `entry.html`."""
-    view, row = next(iter(found.items()))  # the one that it belongs to first
+    view, row = next(iter(found.items()))  # the entry's own board first
     entry, evaluation = row.entry, row.evaluation
     downloads, log = files
     points = curve_points(log)
@@ -111,7 +111,7 @@ def entry_page(
 
 
 def _tables(found: Mapping[BoardName, Row]) -> dict[ViewName, Row]:
-    """One row of each view: an entry is in several tracks with the same scores."""
+    """Return one row of each view; several tracks may have the same scores."""
     tables: dict[ViewName, Row] = {}
     for name, row in found.items():
         tables.setdefault(BOARDS[name].view, row)
@@ -121,7 +121,6 @@ def _tables(found: Mapping[BoardName, Row]) -> dict[ViewName, Row]:
 def _figures(
     found: Mapping[BoardName, Row], views: Mapping[BoardName, Sequence[Row]]
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield the key figures: name, value, remark."""
     for view, row in found.items():
         tab = BOARDS[view]
         if row.average is None:
@@ -152,7 +151,7 @@ def _figures(
 
 
 @dataclass(frozen=True)
-class Line:
+class TaskLine:
     """A task in an entry's table."""
 
     task: Any
@@ -162,7 +161,7 @@ class Line:
 
 
 def _view_table(view: ViewName, row: Row) -> dict[str, Any]:
-    # All tasks on one scale, in points from their score: what is wide is unsure.
+    # All tasks share one scale, in points from their score, so a wide interval means uncertainty.
     away = [
         abs(value - cell.score)
         for cell in row.cells.values()
@@ -180,7 +179,7 @@ def _view_table(view: ViewName, row: Row) -> dict[str, Any]:
             for key, value in (details.metrics if details else {}).items()
             if key != task.ranking_metric
         ]
-        lines.append(Line(task, cell, drawn, further))
+        lines.append(TaskLine(task, cell, drawn, further))
     title = "Best dev scores"
     if view == "robust" and row.view is not None:
         title = f"Protocol {row.view.protocol}"

@@ -21,7 +21,7 @@ Views = Mapping[BoardName, Sequence[Row]]
 
 
 def json_text(views: Views, rejected: Sequence[str]) -> str:
-    """`leaderboard.json`: every row of each view, in order."""
+    """Return `leaderboard.json`: every row of each view, in order."""
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "note": "The views are rankings by themselves and are never merged; scores are x 100.",
@@ -32,7 +32,7 @@ def json_text(views: Views, rejected: Sequence[str]) -> str:
 
 
 def csv_text(views: Views) -> str:
-    """`leaderboard.csv`: the same, a line for each row of each view."""
+    """Return `leaderboard.csv`: the same, a line for each row of each view."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\r\n")  # RFC 4180
     scores = [column for name in TASKS for column in (name, f"{name}_low", f"{name}_high")]
@@ -58,7 +58,7 @@ def csv_text(views: Views) -> str:
 
 
 def _inert(value: Any) -> Any:
-    """Text that a spreadsheet does not take for a formula (OWASP, CSV injection)."""
+    """Return text that a spreadsheet does not take for a formula (OWASP, CSV injection)."""
     is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
     return f"'{value}" if is_formula else value
 
@@ -87,14 +87,14 @@ def latex_text(rows: Sequence[Row], tab: Board, *, newest: str | None) -> str:
 
 
 def _latex(text: str) -> str:
-    """Foreign text without LaTeX's own characters (`\\input` would read a file)."""
+    r"""Return untrusted text without LaTeX's own characters (`\input` would read a file)."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
     return "".join(special.get(character, character) for character in text)
 
 
 def atom_text(views: Views, *, site_url: str) -> str:
-    """`feed.xml` (RFC 4287): the newest entries of all boards, each once."""
+    """Return `feed.xml` (RFC 4287): the newest entries of all boards, each once."""
     ET.register_namespace("", ATOM)
     feed = ET.Element(f"{{{ATOM}}}feed")
 

@@ -1,6 +1,6 @@
-"""What pages, charts and downloads show of an entry, computed once from its evaluation.
+"""Values of an entry that pages, charts and downloads show, computed once from its evaluation.
 
-Numbers stay numbers here; how they are written is the templates' work.
+Values stay numbers here; templates format them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METRICS = {
     "pearson": "Pearson correlation",
     "f1": "F1",
 }
-"""How a reader calls them."""
+"""Display names."""
 
 OBJECTIVES = {"masked_lm": "masked tokens", "replaced_token": "replaced tokens"}
 SHORT_OBJECTIVES = {"masked_lm": "MLM", "replaced_token": "RTD"}
@@ -36,17 +36,17 @@ ARCHITECTURES = {"bert": "BERT", "roberta": "RoBERTa", "deberta": "DeBERTa", "el
 
 
 SIZES = (15, 30, 60, 120)
-"""Millions of parameters: the size brackets."""
+"""Size brackets in millions of parameters."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a pretraining took; None is unknown, which is not zero."""
+    """Resources of a pretraining; None is unknown, not zero."""
 
     hours: float | None = None
-    """In steps, on the one GPU."""
+    """Time in steps, on the one GPU."""
     usd: float | None = None
-    """For the whole time, steps or not."""
+    """Cost of the whole wall-clock time."""
     kwh: float | None = None
     kg_co2: float | None = None
     tokens: int | None = None
@@ -74,7 +74,7 @@ class Cell:
 
     score: float
     interval: Interval | None
-    """None if it is quoted."""
+    """None for a quoted score."""
     details: TaskScore | None
 
     def share(self, task: Task) -> float:
@@ -92,7 +92,7 @@ class Row:
     tier: Tier
     rank: RankRange | None
     leads: frozenset[str]
-    """Slugs of the entries over which its lead counts."""
+    """Slugs of the entries that it leads."""
     average: float | None
     interval: Interval | None
     cells: Mapping[str, Cell]
@@ -108,7 +108,7 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """Architecture and objective in a reader's words."""
+        """Architecture and objective as display names."""
         model = self.entry.model
         architecture = ARCHITECTURES.get(model.architecture, model.architecture)
         return f"{architecture}, {OBJECTIVES.get(model.objective, model.objective)}"
@@ -135,7 +135,7 @@ class Row:
 
     @property
     def gpu(self) -> str | None:
-        """The card's short name, or what the driver calls it."""
+        """Short name of the GPU, or the driver's name."""
         if self.entry.hardware is None:
             return None
         known = gpu_of_device(self.entry.hardware.gpu)
@@ -153,36 +153,36 @@ class Row:
 
     @property
     def has_log(self) -> bool:
-        """Whether the training log travels with the entry."""
+        """Whether the entry has a training log."""
         provenance = self.entry.provenance
         return provenance is not None and provenance.train_log_sha256 is not None
 
     @property
     def declared_trials(self) -> int | None:
-        """Most trials of a task, as the entry declares."""
+        """Largest declared number of trials of a task."""
         return None if self.entry.finetune is None else self.entry.finetune.num_trials
 
     @property
     def flags(self) -> list[str]:
-        """Findings that a person should look at, a sentence each."""
+        """Findings that need a person's attention, a sentence each."""
         found = self.evaluation.findings
         return [f"{f.check}: {f.reason}" for f in found if f.verdict == "flagged"]
 
     @property
     def bracket(self) -> int | None:
-        """Smallest of `SIZES` that holds its millions of parameters."""
+        """Smallest of `SIZES` that is at least its millions of parameters."""
         millions = self.entry.model.num_parameters / 1e6
         return next((size for size in SIZES if millions <= size), None)
 
     @property
     def expected_maximum(self) -> float | None:
-        """AVG to expect of the best of `PAPER_TRIALS` trials; None if a task lacks it."""
+        """Expected AVG of the best of `PAPER_TRIALS` trials; None if a task lacks it."""
         found = [c.details.expected_maximum for c in self.cells.values() if c.details]
         known = [value for value in found if value is not None]
         return fmean(known) if len(known) == len(TASKS) else None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready: a row of `leaderboard.json` and of the page's own data."""
+        """Return a row of `leaderboard.json` and of the page's own data."""
         entry = self.entry
         return {
             "slug": self.slug,
@@ -218,7 +218,7 @@ class Row:
 def rows(evaluations: Sequence[Evaluation], name: BoardName) -> list[Row]:
     """Return the rows of a board in its order, reported ones last."""
     found = [_row(one) for one in board_rows(evaluations, name)]
-    # A reference of which only AVG is known comes last.
+    # References with an AVG only come last.
     return sorted(found, key=lambda row: (row.tier == "reported", not row.cells))
 
 
@@ -247,9 +247,9 @@ def _row(found: BoardRow) -> Row:
 
 
 def task_leads(found: Sequence[Row]) -> dict[str, dict[str, str]]:
-    """Return slug → task → the rows that it leads on this task, as a number in hexadecimal digits.
+    """Return slug → task → the rows that it leads on this task, as a hexadecimal number.
 
-    Bit i is row i of `found`. Each pair is tested by itself (`board.half_widths`).
+    Bit i is row i of `found`. Each pair is tested on its own (`board.half_widths`).
     """
     result: dict[str, dict[str, str]] = {}
     for task in TASKS:
@@ -268,5 +268,4 @@ def _ends(interval: Interval | None) -> list[float | None] | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Round to four decimals, to keep files small."""
     return None if value is None else round(value, 4)

@@ -17,7 +17,7 @@ class _Handler(SimpleHTTPRequestHandler):
         """Do not log requests."""
 
     def end_headers(self) -> None:
-        # The site may be built again beside an open page.
+        # The site may be rebuilt while a page is open.
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 

@@ -1,6 +1,6 @@
 """Intervals drawn inside table cells, records over time, and the points of a loss curve.
 
-Charts are drawn by `static/charts.js`; for a reader without scripts, the pages have plain tables.
+`static/charts.js` draws charts; for readers without scripts, the pages have plain tables.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from smallbench.report.scale import Scale, thinned
 
 NUM_CURVE_BUCKETS = 120
 WORST_SHOWN = 8.0
-"""Points of AVG below the best: what is further behind lies at the edge of the strips."""
+"""Points of AVG below the best at which the strips end."""
 
 
 @dataclass(frozen=True)
 class Strips:
-    """The scale that all AVG cells of a view share, and the leader's interval on it."""
+    """The scale of all AVG cells of a view, and the leader's interval on it."""
 
     scale: Scale
     leader: Interval | None
@@ -50,7 +50,7 @@ class Strips:
 
 
 def strip(values: Iterable[float], interval: Interval | None, scale: Scale) -> tuple[str, str]:
-    """Return the paths of an interval and of dots on a line of 100."""
+    """Return the paths of an interval and of dots on a line of length 100."""
 
     def at(value: float) -> str:
         return f"{100 * min(1.0, max(0.0, scale.place(value))):.1f}"

@@ -1,8 +1,7 @@
-"""Computations with a way of their own on CPUs, behind the names that papers use.
+"""Computations with their own kernels for CPUs, under the names that papers use.
 
 A model file calls `attend`, `Dropout` and `position_bias`, an objective `token_loss.token_loss`.
-Which way each goes is decided in one place, `choice`: GPUs and compilers get PyTorch's own
-operators.
+`dispatch` chooses the implementation: GPUs and compilers get PyTorch's own operators.
 """
 
 from smallbench.models.kernels.attention import attend

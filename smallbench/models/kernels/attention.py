@@ -1,11 +1,10 @@
-"""Scaled dot-product attention by the fastest exact way of each device.
+"""Scaled dot-product attention by the fastest exact method of each device.
 
-On CUDA this is PyTorch's fused kernel. On a CPU that kernel's backward pass took three to four
-times as long as the products written out (32 x 4 x 128 x 128 scores in bf16, and with dropout it is
-not fused at all), so there they are written out, forward and backward, with every intermediate
-laid out for the next product. A compiler gets PyTorch's on every device.
-
-Shapes: X and Y are rows and heads in either order, L positions, d size of a head.
+On CUDA this is PyTorch's fused kernel. On a CPU, its backward pass took three to four times as long
+as explicit products (32 x 4 x 128 x 128 scores in bf16; with dropout it is not fused at all). So
+there forward and backward pass are explicit, with every intermediate laid out for the next product.
+A compiler gets PyTorch's on every device. Shapes: X and Y are rows and heads in either order, L
+positions, d size of a head.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smallbench.models.kernels.choice import use_cpu_kernels
+from smallbench.models.kernels.dispatch import use_cpu_kernels
 from smallbench.models.kernels.dropout import draw_scaled_mask
 
 
@@ -36,7 +35,7 @@ def attend(
     `mask` broadcasts to XYLL and is True if a key may be seen.
     """
     if use_cpu_kernels(q_XYLd):
-        # Autocast would run the softmax in float32 copies; its sums are float32 inside anyway.
+        # Autocast would convert the softmax to float32; its sums are float32 inside anyway.
         with torch.autocast("cpu", enabled=False):
             return _WrittenOut.apply(  # type: ignore[no-any-return, no-untyped-call]
                 q_XYLd, k_XYLd, v_XYLd, bias_XYLL, mask, scale, dropout_prob
@@ -80,7 +79,6 @@ class _WrittenOut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_context: Tensor) -> tuple[Tensor | None, ...]:
-        """Of q, k, v and the bias."""
         q, k, v, weights, keep = ctx.saved_tensors
         grad = grad_context.flatten(0, 1).contiguous()
         kept = weights if keep is None else weights * keep

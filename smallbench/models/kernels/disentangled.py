@@ -1,4 +1,4 @@
-"""DeBERTa's position terms (He et al. 2021, §3.1), with a gradient that is written once.
+"""DeBERTa's position terms (He et al. 2021, §3.1), with a gradient written in one pass.
 
 Shapes: H heads, B rows, L positions, R = 2 L relative positions.
 """
@@ -31,8 +31,7 @@ def position_bias(c2p_HBLR: Tensor, p2c_HBLR: Tensor) -> Tensor:
 
 
 class _PositionBias(torch.autograd.Function):
-    """Its gradient is written where it belongs at once; autograd's own goes by way of two more
-    tensors of twice the size."""
+    """Writes its gradient directly; autograd's uses two more tensors of twice the size."""
 
     @staticmethod
     def forward(ctx: Any, c2p_HBLR: Tensor, p2c_HBLR: Tensor) -> Tensor:
@@ -41,7 +40,7 @@ class _PositionBias(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_HBLL: Tensor) -> tuple[Tensor, Tensor]:
-        """Of c2p and p2c: zero where a product was not read."""
+        """Return the gradients of c2p and p2c: zero for products that were not read."""
         grads = [grad_HBLL.new_zeros(ctx.shape) for _ in range(2)]
         skew(grads[0]).copy_(grad_HBLL)
         skew(grads[1]).copy_(grad_HBLL.transpose(-1, -2))

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smallbench.models.kernels.choice import use_cpu_kernels
+from smallbench.models.kernels.dispatch import use_cpu_kernels
 
 LEVELS = 1 << 16
 """The probability is rounded to a multiple of 1 / LEVELS, and the scale follows the rounded one."""
 
 
 def dropout(values: Tensor, probability: float) -> Tensor:
-    """`values` with elements set to zero at random and the rest scaled up to the same mean.
+    """Set random elements of `values` to zero and scale the rest to the same mean.
 
-    Draws from PyTorch's global generator, whose state is in every checkpoint, the same numbers
-    for any number of threads.
+    Draws from PyTorch's global generator, whose state is in every checkpoint, the same numbers for
+    any number of threads.
     """
     if probability == 0:
         return values
@@ -33,7 +33,7 @@ def dropout(values: Tensor, probability: float) -> Tensor:
 
 
 def draw_scaled_mask(values: Tensor, probability: float) -> Tensor:
-    """What a CPU multiplies `values` with: zeros and the scale, in their shape and type."""
+    """Return the zeros and scales that a CPU multiplies `values` with, in their shape and type."""
     num_dropped = round(probability * LEVELS)
     levels = random_levels(-(-values.numel() // 4))[: values.numel()].view(values.shape)
     keep = torch.empty_like(values, memory_format=torch.contiguous_format)
@@ -44,7 +44,7 @@ def draw_scaled_mask(values: Tensor, probability: float) -> Tensor:
 # An operator of its own, so that a step can be traced without drawing (planning/memory_trace.py).
 @torch.library.custom_op("smallbench::random_levels", mutates_args=())
 def random_levels(num_draws: int) -> Tensor:
-    """Four int16 a draw, uniform, from a seed of PyTorch's global generator."""
+    """Return four uniform int16 a draw, seeded by PyTorch's global generator."""
     seed = torch.randint(2**63 - 1, ()).item()
     return torch.from_numpy(np.random.SFC64(int(seed)).random_raw(num_draws).view(np.int16))
 
@@ -55,7 +55,7 @@ def _(num_draws: int) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """`dropout` while training, nothing else."""
+    """Apply `dropout` while training."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -66,5 +66,5 @@ class Dropout(nn.Module):
         return dropout(values, self.probability) if self.training else values
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the text for `print(model)`."""
         return f"probability={self.probability}"

@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from smallbench.models.kernels.choice import is_on_cpu
+from smallbench.models.kernels.dispatch import is_on_cpu
 
 CPU_BLOCK_ELEMENTS = 1 << 20
-"""Elements of a block in float32: 4 MiB, which two cores' caches hold between the passes."""
+"""Elements of a float32 block: 4 MiB, which fit in two cores' caches between the passes."""
 
 GPU_BLOCK_ELEMENTS = 1 << 24
 """64 MiB: enough for each kernel to fill a GPU."""
 
 
 class TokenLoss(NamedTuple):
-    """What is known of the targets."""
+    """Loss and statistics of the targets."""
 
     loss: Tensor
     """Cross-entropy summed over the targets."""
@@ -46,22 +46,21 @@ def token_loss(
     guess: bool = False,
     uniforms_M: Tensor | None = None,
 ) -> TokenLoss:
-    """The loss of `features @ weightᵀ + bias`; with `uniforms_M`, samples drawn by them.
+    """Return the loss of `features @ weightᵀ + bias`; with `uniforms_M`, also samples.
 
-    Rows of the weight from `vocab_size` on are padding: they take part in the softmax, as they do
-    in its gradient, but are never guessed or drawn.
+    Rows of the weight from `vocab_size` on are padding: they are in the softmax and its gradient,
+    but are never guessed or drawn.
     """
     if torch.is_autocast_enabled(features_ME.device.type):
         dtype = torch.get_autocast_dtype(features_ME.device.type)
     else:
         dtype = features_ME.dtype
     leaves = (features_ME, weight_VE, bias_V)
-    # Inside a function autograd is always off, so whether it was on must be told.
+    # Autograd is always off inside a function, so pass its state.
     needs_gradient = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
     arguments = (*leaves, target_ids_M, uniforms_M, vocab_size, guess, dtype, needs_gradient)
     if torch.compiler.is_compiling():
-        # One operator for any M: traced through, the loop over blocks would be compiled anew for
-        # each number of them.
+        # One operator for any M; traced, the loop over blocks would be compiled again for each M.
         loss, guesses, samples, *_ = _operator(*arguments)
         return TokenLoss(loss, guesses if guess else None, None if uniforms_M is None else samples)
     with torch.autocast(features_ME.device.type, enabled=False):
@@ -70,7 +69,7 @@ def token_loss(
 
 
 def sample(weights_MV: Tensor, uniforms_M: Tensor) -> Tensor:
-    """One column of each row, with probabilities in proportion to the row's weights.
+    """Return one column of each row, drawn in proportion to the row's weights.
 
     Inverts the distribution function at `uniforms_M` in [0, 1).
     """
@@ -80,7 +79,7 @@ def sample(weights_MV: Tensor, uniforms_M: Tensor) -> Tensor:
     cumulated_MV = weights_MV.cumsum(dim=-1)
     if is_strict:
         torch.use_deterministic_algorithms(True)
-    heights_M1 = uniforms_M[:, None] * cumulated_MV[:, -1:]  # rounding: not quite 1
+    heights_M1 = uniforms_M[:, None] * cumulated_MV[:, -1:]  # rounding: the sum may be below 1
     columns_M = torch.searchsorted(cumulated_MV, heights_M1, right=True).squeeze(1)
     return columns_M.clamp(max=weights_MV.shape[1] - 1)
 
@@ -96,9 +95,9 @@ def _compute(
     dtype: torch.dtype,
     needs_gradient: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, tuple[Tensor, ...]]:
-    """Loss, guesses, samples, and the gradients of features, weight and bias.
+    """Return loss, guesses, samples, and the gradients of features, weight and bias.
 
-    The gradients are computed here, where the logits are.
+    The gradients are computed together with the logits.
     """
     features, weight, bias = (t.to(dtype) for t in (features_ME, weight_VE, bias_V))
     logits_MV = torch.addmm(bias, features, weight.T)
@@ -132,17 +131,15 @@ def _compute(
 def _scaled(
     gradients: Iterable[Tensor], grad_loss: Tensor, dtypes: Iterable[torch.dtype]
 ) -> tuple[Tensor, ...]:
-    """The gradients times that of the loss.
+    """Return the gradients times that of the loss.
 
-    In float32 before scaling: a loss scale could leave the range of float16.
+    Converted to float32 before scaling: a loss scale could exceed the range of float16.
     """
     pairs = zip(gradients, dtypes, strict=True)
     return tuple((gradient.float() * grad_loss).to(dtype) for gradient, dtype in pairs)
 
 
 class _TokenLoss(torch.autograd.Function):
-    """The loss outside of a compiler."""
-
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         loss, *indices, gradients = _compute(*arguments)
@@ -153,7 +150,6 @@ class _TokenLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        """Of features, weight and bias."""
         return (*_scaled(ctx.saved_tensors, grad_loss, ctx.dtypes), *[None] * 6)
 
 
@@ -169,7 +165,7 @@ def _operator(
     dtype: torch.dtype,
     needs_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`_compute` for a compiler: an operator returns tensors, so what is missing is empty."""
+    """Run `_compute` as an operator for compilers; empty tensors stand for missing ones."""
     with torch.autocast(features_ME.device.type, enabled=False):
         loss, guesses, samples, gradients = _compute(
             features_ME, weight_VE, bias_V, target_ids_M, uniforms_M, vocab_size, guess, dtype,

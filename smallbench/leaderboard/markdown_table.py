@@ -1,7 +1,7 @@
 """The leaderboard as Markdown: the paper's rows (*reported*) and local results, side by side.
 
-Local rows are computed from stored runs and from nothing else. Rows of data that are not the
-official ones, and of generated stand-ins, are listed below all others whatever their scores.
+Local rows are computed from stored runs only. Rows of unofficial data and of generated samples are
+listed below all others, whatever their scores.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Kind = Literal["reported", "local", "unofficial", "sample"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One score × 100, with its standard deviation over seeds if there are several."""
 
     score: float
@@ -28,34 +28,34 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of the table."""
 
     name: str
     kind: Kind
     params_millions: float | None
-    cells: dict[str, Cell]
+    cells: dict[str, TableCell]
     """Task name to cell; absent tasks show as a dash."""
     average: float | None
-    """None unless all eight tasks are there."""
+    """None unless all eight tasks have scores."""
     num_seeds: tuple[int, ...] = ()
-    """The different numbers of seeds over tasks; empty where unknown."""
+    """The numbers of seeds of the tasks; empty if unknown."""
     notes: tuple[str, ...] = ()
 
 
-def reported_row(row: ReportedRow) -> Row:
+def reported_row(row: ReportedRow) -> TableRow:
     """Return a published row as a line of the table."""
-    return Row(
+    return TableRow(
         name=row.name,
         kind="reported",
         params_millions=row.params_millions,
-        cells={task: Cell(score) for task, score in row.scores.items()},
+        cells={task: TableCell(score) for task, score in row.scores.items()},
         average=row.average,
         notes=row.notes,
     )
 
 
-def local_rows(runs: Iterable[RunResult]) -> list[Row]:
+def local_rows(runs: Iterable[RunResult]) -> list[TableRow]:
     """Return a row for each model among stored runs.
 
     Raises `DataError` if runs of one task are not repetitions of each other.
@@ -64,9 +64,9 @@ def local_rows(runs: Iterable[RunResult]) -> list[Row]:
     return [_local_row(summary) for summary in summaries]
 
 
-def _local_row(summary: Summary) -> Row:
+def _local_row(summary: Summary) -> TableRow:
     name = summary.model
-    # A directory's place on this machine means nothing to a reader; a hub id stays whole.
+    # The directory's path means nothing to a reader; a hub id stays whole.
     if name.startswith(("/", ".", "~")):
         name = Path(name).name or name
     if summary.random_init:
@@ -81,14 +81,14 @@ def _local_row(summary: Summary) -> Row:
     if num_failed:
         num_runs = sum(task.num_runs for task in summary.tasks.values())
         notes.append(
-            f"{num_failed} of {num_runs} runs were no better than always answering the majority "
-            f"class; they are included."
+            f"{num_failed} of {num_runs} runs were no better than the majority class; the "
+            "scores include them."
         )
-    return Row(
+    return TableRow(
         name=name,
         kind="sample" if summary.is_sample else "unofficial" if summary.unofficial else "local",
         params_millions=summary.num_parameters / 1e6,
-        cells={task: Cell(s.score, s.sd) for task, s in summary.tasks.items()},
+        cells={task: TableCell(s.score, s.sd) for task, s in summary.tasks.items()},
         average=summary.average,
         num_seeds=tuple(sorted({task.num_runs for task in summary.tasks.values()})),
         notes=(_protocol_note(summary), *notes),
@@ -101,15 +101,15 @@ def _protocol_note(summary: Summary) -> str:
     return f"Unranked, not as {summary.protocol} has it: {'; '.join(summary.departures)}."
 
 
-def leaderboard_rows(runs: Iterable[RunResult] = ()) -> list[Row]:
+def leaderboard_rows(runs: Iterable[RunResult] = ()) -> list[TableRow]:
     """Return the paper's rows and those of stored runs, in the order of the table."""
     return ordered([*map(reported_row, REPORTED), *local_rows(runs)])
 
 
-def ordered(rows: Iterable[Row]) -> list[Row]:
+def ordered(rows: Iterable[TableRow]) -> list[TableRow]:
     """Sort by AVG, highest first; then incomplete rows, unofficial rows, sample rows."""
 
-    def place(row: Row) -> tuple[int, bool, float, str]:
+    def place(row: TableRow) -> tuple[int, bool, float, str]:
         average = row.average
         last = _LAST.index(row.kind) if row.kind in _LAST else -1
         return last, average is None, -(average or 0.0), row.name
@@ -117,7 +117,7 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=place)
 
 
-def render_markdown(rows: Sequence[Row]) -> str:
+def render_markdown(rows: Sequence[TableRow]) -> str:
     """Return a Markdown table with its notes, rows in the order of `ordered`."""
     columns = [task.column for task in TASKS.values()]
     header = ["Model", "Kind", "Params", *columns, "AVG", "Seeds"]
@@ -135,8 +135,8 @@ def render_markdown(rows: Sequence[Row]) -> str:
     lines += [f"- *{kind}*: {_EXPLANATIONS[kind]}" for kind in _EXPLANATIONS if kind in kinds]
     if {"reported", "local"} <= kinds:
         lines.append(
-            "- Reported and local rows stand side by side by AVG; best-of-n and mean-of-seeds "
-            "scores are not ranked together."
+            "- Reported and local rows are sorted by AVG; best-of-n and mean-of-seeds scores "
+            "are not ranked together."
         )
     if notes:
         lines += ["", *(f"{n}. {escape(note)}" for n, note in enumerate(notes, start=1))]
@@ -144,19 +144,19 @@ def render_markdown(rows: Sequence[Row]) -> str:
 
 
 _LAST: tuple[Kind, ...] = ("unofficial", "sample")
-"""Kinds that are not comparable with the others; their rows are listed below them."""
+"""Kinds that cannot be compared with the others; their rows are listed below them."""
 
 _EXPLANATIONS: dict[Kind, str] = {
     "reported": "as the paper prints it (arXiv 2109.10847); it cannot be recomputed.",
     "local": "mean over seeds ± standard deviation, recomputed from stored runs.",
     "unofficial": "trained or scored on data that are not the official GLUE rows. Not comparable "
     "with the other rows, so it is listed below them.",
-    "sample": "scored on generated stand-ins, not on GLUE. Never comparable with the other rows, "
+    "sample": "scored on generated samples, not on GLUE. Never comparable with the other rows, "
     "so it is listed below them whatever its scores.",
 }
 
 
-def _row_cells(row: Row, marks: Sequence[str]) -> list[str]:
+def _row_cells(row: TableRow, marks: Sequence[str]) -> list[str]:
     name = escape(row.name) + (f" <sup>{','.join(marks)}</sup>" if marks else "")
     params = NOTHING if row.params_millions is None else f"{row.params_millions:.1f}M"
     seeds = [str(number) for number in row.num_seeds]
@@ -170,7 +170,7 @@ def _row_cells(row: Row, marks: Sequence[str]) -> list[str]:
     ]
 
 
-def _cell(cell: Cell | None) -> str:
+def _cell(cell: TableCell | None) -> str:
     if cell is None:
         return NOTHING
     return f"{cell.score:.2f}" + (f" ± {cell.sd:.2f}" if cell.sd is not None else "")

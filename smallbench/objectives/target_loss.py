@@ -15,9 +15,9 @@ from smallbench.models.kernels.token_loss import TokenLoss, token_loss
 def loss_of_targets(
     model: Encoder, batch: Batch, *, vocab_size: int, guess: bool
 ) -> tuple[TokenLoss, Tensor]:
-    """`token_loss` of a model with a token head at the batch's targets, and their ids_M.
+    """Return `token_loss` of a model with a token head at the batch's targets, and their ids_M.
 
-    Samples are drawn where the batch brings uniform numbers for them.
+    Samples are drawn if the batch has uniform numbers for them.
     """
     assert batch.target_positions is not None
     assert batch.target_ids is not None

@@ -1,4 +1,4 @@
-"""The table: exact text, its order, and that samples never stand among real rows."""
+"""The table: exact text, its order, and samples separate from real rows."""
 
 import ast
 from dataclasses import replace
@@ -17,9 +17,9 @@ from smallbench.glue.results import (
 )
 from smallbench.glue.tasks import TASKS
 from smallbench.jobs.leaderboard import TableOptions, table
-from smallbench.leaderboard.table import (
-    Cell,
-    Row,
+from smallbench.leaderboard.markdown_table import (
+    TableCell,
+    TableRow,
     leaderboard_rows,
     local_rows,
     ordered,
@@ -99,7 +99,7 @@ def test_sample_rows_stand_below_every_real_row_and_say_so():
     assert [row.name for row in rows[-2:]] == ["org/poor", "org/toy"]
     table = render_markdown(rows)
     assert "| *sample* |" in table
-    assert "- *sample*: scored on generated stand-ins, not on GLUE. Never comparable" in table
+    assert "- *sample*: scored on generated samples, not on GLUE. Never comparable" in table
 
 
 def test_the_same_model_on_samples_and_on_glue_is_two_rows():
@@ -111,8 +111,10 @@ def test_the_same_model_on_samples_and_on_glue_is_two_rows():
     ]
 
 
-def test_names_stay_in_their_cells_and_are_no_markup():
-    rows = [Row("a|b\n<i>*c*_d", "local", None, {"cola": Cell(1.0)}, None, notes=("x | y",))]
+def test_names_stay_in_their_cells_and_are_not_markup():
+    rows = [
+        TableRow("a|b\n<i>*c*_d", "local", None, {"cola": TableCell(1.0)}, None, notes=("x | y",))
+    ]
     line = render_markdown(rows).split("\n")[2]
     assert line.startswith(r"| a\|b &lt;i>\*c\*\_d <sup>1</sup> | *local* | – | 1.00 | – ")
     assert r"1. x \| y" in render_markdown(rows)
@@ -123,12 +125,12 @@ def test_a_directory_is_named_by_its_last_part():
     assert local_rows(runs)[0].name == "bert-small"
 
 
-def test_failed_and_shortened_runs_are_said():
+def test_failed_and_shortened_runs_are_reported():
     runs = runs_of(max_train_examples=50)
     bad = replace(runs[0].splits["dev"], failed=True)
     runs[0] = replace(runs[0], splits={"dev": bad})
     notes = " ".join(local_rows(runs)[0].notes)
-    assert "1 of 16 runs were no better than always answering the majority" in notes
+    assert "1 of 16 runs were no better than the majority class" in notes
     assert "max_train_examples 50, not none" in notes
 
 
