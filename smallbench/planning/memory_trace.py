@@ -70,8 +70,6 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Run the operation and look at what it returns."""
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return 1.0  # without data; some optimizers look at the number of their step
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -139,6 +137,16 @@ class LikeCuda(TorchFunctionMode):
         if func in self.FLOAT32 and torch.is_autocast_enabled("cpu"):
             args, kwargs = tree_map(_float32, (args, kwargs))
         return func(*args, **kwargs)
+
+
+class AnyNumber(TorchFunctionMode):
+    """Reads 1.0 from a tensor without data: some optimizers look at the number of their step."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function, or return the number."""
+        return 1.0 if func is Tensor.item else func(*args, **(kwargs or {}))
 
 
 def _float32(value: Any) -> Any:
@@ -271,6 +279,7 @@ class StepTracer:
             if self._device_type == "cuda":
                 stack.enter_context(as_on_gpu())
                 stack.enter_context(LikeCuda())
+            stack.enter_context(AnyNumber())
             stack.enter_context(self._fake)
             stack.enter_context(self._memory)
             yield
