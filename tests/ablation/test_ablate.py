@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from smallbench.ablation import driver
-from smallbench.ablation.plan import changes_of, planned_runs, variants_of
+from smallbench.ablation import driver, outcomes
+from smallbench.ablation.outcomes import RunOutcome
+from smallbench.ablation.plan import changes_of, design_of, variants_of
 from smallbench.ablation.table import markdown, results_of, to_json
 from smallbench.errors import ConfigError, DivergedError, InterruptedRunError
 from smallbench.jobs.ablate import Options, run
@@ -29,9 +30,11 @@ def flags(corpus, out, **more):
     return [f"--{name}={value}" for name, value in values.items()]
 
 
-def parts(corpus, tmp_path, seeds=(1, 2)):
+def parts(corpus, seeds=(1, 2)):
     variants = variants_of(VARIANTS, flops=FLOPS, changes=changes_of(SMALL))
-    return variants, planned_runs(variants, seeds, tmp_path)
+    configs = {variant.name: variant.config for variant in variants}
+    design = design_of(variants, seeds, flops=FLOPS, scoring=None)
+    return design, driver.Training(configs, corpus)
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +63,13 @@ def test_the_table_has_intervals_differences_and_needed_seeds(whole):
 
 
 def test_an_ablation_interrupted_twice_ends_as_the_uninterrupted_one(whole, corpus, tmp_path):
-    variants, runs = parts(corpus, tmp_path)
+    design, training = parts(corpus)
+    runs = design.runs(tmp_path)
     for asks in (3, 9):  # within the first run, and later
         left = iter(range(asks))
         with pytest.raises(InterruptedRunError):
-            driver.run_all(
-                runs, data=corpus, finetuning=None, stop=Stop(lambda left=left: next(left, -1) < 0)
-            )
-    outcomes = driver.run_all(runs, data=corpus, finetuning=None)
-    found = to_json(results_of(variants, (1, 2), outcomes, flops=FLOPS))
+            driver.run_all(runs, training, stop=Stop(lambda left=left: next(left, -1) < 0))
+    found = to_json(results_of(design, driver.run_all(runs, training)))
     assert found == json.loads((whole / "ablation.json").read_text())
 
 
@@ -98,7 +99,7 @@ def test_a_diverged_run_is_a_result_and_a_failed_one_ends_last(
 
     loss = {"held_out_loss": 2.0, "steps": 5, "tokens": 9, "train_flops": FLOPS}
     monkeypatch.setattr(driver, "pretrain", pretrain)
-    monkeypatch.setattr(driver, "_numbers", lambda run: loss)
+    monkeypatch.setattr(outcomes, "_pretraining", lambda run: loss)
     code = main(["ablate", *VARIANTS, *flags(corpus, tmp_path, seeds="1,2,3")])
     said = capsys.readouterr()
     assert code == 78
@@ -108,26 +109,25 @@ def test_a_diverged_run_is_a_result_and_a_failed_one_ends_last(
     assert not (tmp_path / "deberta-tiny" / "seed-3" / "outcome.json").exists()
 
 
-def test_one_seed_has_no_p_value_and_says_why(corpus, tmp_path):
-    variants, runs = parts(corpus, tmp_path, seeds=(1,))
-    outcomes = [
-        driver.RunOutcome(r.variant.name, 1, "done", held_out_loss=float(n))
-        for n, r in enumerate(runs)
-    ]
-    text = markdown(results_of(variants, (1,), outcomes, flops=FLOPS))
+def test_one_seed_has_no_p_value_and_says_why(corpus):
+    design, _ = parts(corpus, seeds=(1,))
+    done = [RunOutcome(name, 1, "done", held_out_loss=float(n)) for n, name in enumerate(VARIANTS)]
+    text = markdown(results_of(design, done))
     assert "no p-value, since one seed shows no spread" in text
 
 
 def test_another_objective_is_another_loss_and_is_not_compared(corpus, tmp_path):
     first, _ = variants_of(VARIANTS, flops=FLOPS, changes=changes_of(SMALL))
     masked = replace(first.config.objective, mask_fraction=0.15)
-    other = replace(first, name="less", config=replace(first.config, objective=masked))
-    outcomes = [
-        driver.RunOutcome(v.name, seed, "done", held_out_loss=seed / 7)
+    config = replace(first.config, objective=masked)
+    other = replace(first, name="less", folder="less", config=config)
+    done = [
+        RunOutcome(v.name, seed, "done", held_out_loss=seed / 7)
         for v in (first, other)
         for seed in (1, 2, 3)
     ]
-    results = results_of([first, other], (1, 2, 3), outcomes, flops=FLOPS)
+    design = design_of([first, other], (1, 2, 3), flops=FLOPS, scoring=None)
+    results = results_of(design, done)
     comparison = results.measures["held_out_loss"]["less"].comparison
     assert comparison.p_value is None
     assert "objective.mask_fraction: 0.3 → 0.15" in comparison.reason
