@@ -171,11 +171,14 @@ def collect(options: CollectOptions) -> None:
     the tables leave it out, it is named, and the exit code is 69: run the command again later.
     """
     from smallbench.ablation.outcomes import raise_if_failed
-    from smallbench.ablation.remote import collect
+    from smallbench.ablation.remote import collect, unplanned
 
     design, outcomes = collect(options.source, options.out, options)
     count = sum(outcome.status != "missing" for outcome in outcomes)
-    print(f"{count}/{len(outcomes)} runs have ended")
+    seeds = ",".join(map(str, design.seeds))
+    print(f"{count}/{len(outcomes)} runs have ended: {', '.join(design.variants)}; seeds {seeds}")
+    if others := unplanned(options.source, design, options):
+        print(f"stored by an earlier command, and not in the tables: {', '.join(others)}")
     for outcome in outcomes:
         if outcome.status == "missing":
             print(f"  {outcome.variant} seed {outcome.seed}: {outcome.reason}")

@@ -54,15 +54,15 @@ class AblationFailedError(SmallbenchError):
         self.exit_code = exit_code
 
 
-def raise_if_failed(outcomes: Sequence[RunOutcome], *, what: str = "failed") -> None:
-    """Raise `AblationFailedError` with the first failure's exit code if a run failed."""
-    failures = [outcome for outcome in outcomes if outcome.status == what]
+def raise_if_failed(outcomes: Sequence[RunOutcome]) -> None:
+    """Raise `AblationFailedError` with the exit code of the first run that failed or is missing."""
+    failures = [outcome for outcome in outcomes if outcome.status in {"failed", "missing"}]
     if failures:
-        first = failures[0]
-        verb = "failed" if what == "failed" else "are missing"
+        first, is_missing = failures[0], failures[0].status == "missing"
         raise AblationFailedError(
-            f"{len(failures)} of {len(outcomes)} runs {verb}; {first.variant} seed {first.seed}: "
-            f"{first.reason}. The same command tries them again",
+            f"{len(failures)} of {len(outcomes)} runs {'are missing' if is_missing else 'failed'}; "
+            f"{first.variant} seed {first.seed}: {first.reason}. The same command "
+            + ("finds them when they have ended" if is_missing else "tries them again"),
             first.exit_code,
         )
 

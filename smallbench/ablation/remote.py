@@ -23,7 +23,7 @@ from smallbench.ablation.outcomes import (
 from smallbench.ablation.plan import PLAN, Design, PlannedRun, Scoring, read_design
 from smallbench.checkpoints.manifest import METRICS, step_of
 from smallbench.checkpoints.record import RECORD_NAME, parse_record, read_record
-from smallbench.errors import DataError, ExitCode
+from smallbench.errors import ConfigError, DataError, ExitCode
 from smallbench.files import write_bytes, write_json
 from smallbench.glue.remote import fetch_results
 from smallbench.storage import open_storage
@@ -32,11 +32,22 @@ from smallbench.storage.config import StorageConfig
 
 
 def keep_plan(design: Design, out: Path, url: str | None, config: StorageConfig) -> None:
-    """Write the plan to `out`, and to the storage at `url`."""
+    """Write the plan to `out` and to the storage at `url`.
+
+    Raises `ConfigError` if the storage has an ablation of another budget.
+    """
     content: dict[str, Any] = design.to_json()
-    write_json(out / PLAN, content)
     if url is not None:
-        open_storage(url, config).put(PLAN, (json.dumps(content, indent=2) + "\n").encode())
+        storage = open_storage(url, config)
+        with suppress(NotFoundError):
+            former = read_design(get_json(storage, PLAN), f"{storage.url}/{PLAN}").flops
+            if former != design.flops:
+                raise ConfigError(
+                    f"{storage.url} holds an ablation of {former:g} FLOPs a run, not "
+                    f"{design.flops:g}; choose another --storage"
+                )
+        storage.put(PLAN, (json.dumps(content, indent=2) + "\n").encode())
+    write_json(out / PLAN, content)
 
 
 def fetch(
@@ -105,6 +116,13 @@ def collect(source: str, out: Path, config: StorageConfig) -> tuple[Design, list
         outcome = stored_outcome(run, design.scoring, {})
         outcomes.append(outcome or _missing(run, there, design.scoring))
     return design, outcomes
+
+
+def unplanned(source: str, design: Design, config: StorageConfig) -> list[str]:
+    """Return the folders of stored runs that the design does not have."""
+    keys = [stored.key for stored in open_storage(source, config).list()]
+    folders = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{OUTCOME}")}
+    return sorted(folders - {run.folder for run in design.runs(Path())})
 
 
 def _missing(run: PlannedRun, storage: Storage, scoring: Scoring | None) -> RunOutcome:

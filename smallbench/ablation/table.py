@@ -107,7 +107,10 @@ def _notes(num_variants: int, outcomes: Sequence[RunOutcome]) -> list[str]:
         elif outcome.held_out_loss is None:
             notes.append(f"{outcome.variant} seed {outcome.seed}: its held-out loss is not finite")
     if notes:
-        notes.append("Means and differences exclude those runs, which favours unstable variants")
+        excluded = "Means and differences exclude those runs"
+        if any(outcome.status not in {"done", "missing"} for outcome in outcomes):
+            excluded += ", which favours unstable variants"
+        notes.append(excluded)
     unlearned = sum(outcome.num_failed_finetunings for outcome in outcomes)
     if unlearned:
         notes.append(

@@ -128,13 +128,12 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
     flags = flags_of(options)
     if stage == "sweep":
         hours = {} if options.hours is None else {"max_hours": options.hours}
-        names = [
-            recipe_config(name).recipe for name in options.recipes
-        ]  # a file's without its folder
+        names: list[str | None] = [recipe]
+        if options.recipes:  # a file's without its folder
+            names = [recipe_config(name).recipe for name in options.recipes]
         rates = [{"optim.learning_rate": rate} for rate in options.learning_rates] or [{}]
         rows: list[dict[str, Any]] = [
-            {"recipe": one, **changes, **rate, **hours}
-            for one, rate in product(names or [recipe], rates)
+            {"recipe": one, **changes, **rate, **hours} for one, rate in product(names, rates)
         ]
         return Work(stage, options.run or sweep_id(recipe, rows, may_change), recipe, flags, rows)
     if stage == "pretrain":

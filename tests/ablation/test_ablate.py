@@ -14,20 +14,7 @@ from smallbench.errors import ConfigError, DivergedError, InterruptedRunError
 from smallbench.jobs.ablate import Options, run
 from smallbench.jobs.cli import main
 from smallbench.stop import Stop
-
-SMALL = (
-    "sequence_length=32", "model.hidden_size=32", "model.intermediate_size=64",
-    "model.embedding_size=16", "model.num_hidden_layers=1", "train.global_batch_size=8",
-    "train.num_eval_rows=16",
-)  # fmt: skip
-VARIANTS = ("bert-tiny", "deberta-tiny")
-FLOPS = 6e7
-
-
-def flags(corpus, out, **more):
-    values = {"data": corpus, "flops": FLOPS, "seeds": "1,2", "out": out, **more}
-    values["set"] = ",".join((*SMALL, *values.pop("also", ())))
-    return [f"--{name}={value}" for name, value in values.items()]
+from tests.ablation.conftest import FLOPS, SMALL, VARIANTS, flags
 
 
 def parts(corpus, seeds=(1, 2)):
@@ -35,14 +22,6 @@ def parts(corpus, seeds=(1, 2)):
     configs = {variant.name: variant.config for variant in variants}
     design = design_of(variants, seeds, flops=FLOPS, scoring=None)
     return design, driver.Training(configs, corpus)
-
-
-@pytest.fixture(scope="module")
-def whole(corpus, tmp_path_factory):
-    """An ablation that nothing has interrupted."""
-    out = tmp_path_factory.mktemp("whole")
-    run(Options(variants=VARIANTS, data=str(corpus), flops=FLOPS, seeds=(1, 2), out=out, set=SMALL))
-    return out
 
 
 def test_the_table_has_intervals_differences_and_needed_seeds(whole):
