@@ -149,7 +149,7 @@ def run(options: Options) -> None:
         lock = "lock" if count == 1 else f"lock-{number}-of-{count}"
         with exclusive_lock(options.out / lock, busy):
             keep_plan(design, options.out, options.storage, options)
-            print(plan(options), flush=True)
+            print(plan(replace(options, data=Location(str(data)))), flush=True)
             outcomes = run_all(
                 runs, training, announce=lambda text: print(f"\n== {text}", flush=True), stop=stop
             )
@@ -316,15 +316,18 @@ def _hours(config: PretrainConfig) -> str:
     """About how long a run takes on this machine's GPU, if the planner knows it."""
     import torch
 
+    from smallbench.ablation.driver import duration
     from smallbench.gpus import gpu_of_device
     from smallbench.train.gpu_plan import make_plan
-    from smallbench.train.plan_table import duration
     from smallbench.train.precision import choose_device
 
     device = choose_device(config.train.device)
     gpu = gpu_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     whole = None if gpu is None else make_plan(config, gpu).whole
-    return "" if whole is None else f", {duration(whole.hours)} a run"
+    if whole is None:
+        return ""
+    fast, slow = (duration(3600 * hours) for hours in whole.hours)
+    return f" and {fast if fast == slow else f'{fast} to {slow}'} a run"
 
 
 MAKE = Job(

@@ -6,10 +6,10 @@ storage, runs may be made by several processes, each on a machine of its own (se
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -181,14 +181,13 @@ def run_all(
         stop.raise_if_asked(f"the ablation was before run {run.place}")
         left = ""
         if seconds:
-            left = f", about {_duration(sum(seconds) / len(seconds) * (len(runs) - number))} left"
+            left = f", about {duration(sum(seconds) / len(seconds) * (len(runs) - number))} left"
         announce(f"{run.place} {run.name}{left}")
         start = time.monotonic()
         try:
-            outcome = training.found(run)
-            if outcome is None:
-                outcome = _made(run, training, stop)
-                seconds.append(time.monotonic() - start)
+            was_stored = training.found(run) is not None
+            outcome = _outcome(run, training, stop)
+            seconds += [] if was_stored else [time.monotonic() - start]
         except AT_ONCE:
             raise
         except Exception as error:
@@ -202,7 +201,8 @@ def run_all(
     return outcomes
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return `1.6 hours`, in the unit that people would use."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -220,32 +220,22 @@ def _sentence(error: BaseException) -> str | None:
     return None
 
 
-def _made(run: PlannedRun, training: Training, stop: Stop) -> RunOutcome:
+def _outcome(run: PlannedRun, training: Training, stop: Stop) -> RunOutcome:
     """Do what is missing of a run."""
-    storage, finetuning = training.storage(run), training.finetuning
-    if ended(run) is None:
+    storage, how = training.storage(run), ended(run)
+    is_kept = storage is None or storage.num_bytes(OUTCOME) is not None
+    # A run that ended without the storage only uploads its last checkpoint.
+    if how is None or (how["status"] == "done" and not is_kept):
         _pretrain(run, training, stop)
     if storage is not None:
-        keep(run, storage)
-    outcome = stored_outcome(run, None, {})
-    assert outcome is not None
-    if outcome.status != "done" or finetuning is None:
-        return outcome
-    if storage is None:
-        _score(run, finetuning, stop)
-    else:
-        scoring = finetuning.scoring
-        results = finetunings_of(storage, training.durability, scoring)
-        with _owned(run, storage, training.durability, stop) as remote:
-            if max(CheckpointStore(run.run_dir).steps(), default=-1) < (outcome.steps or 0):
-                pull(storage, run.run_dir)  # another machine has trained it
-
-            def on_stored(directory: Path) -> None:
-                remote.lease.assert_owned()
-                keep_results(results, run.run_dir / scoring.folder, directory)
-
-            _score(run, finetuning, stop, on_stored)
-    found = training.found(run)
+        keep(run, storage, training.durability, training.scoring)
+    found, finetuning = training.found(run), training.finetuning
+    if found is None and finetuning is not None:
+        if storage is None:
+            _score(run, finetuning, stop)
+        else:
+            _score_stored(run, storage, training.durability, finetuning, stop)
+        found = training.found(run)
     assert found is not None
     return found
 
@@ -271,19 +261,31 @@ def _pretrain(run: PlannedRun, training: Training, stop: Stop) -> None:
     write_json(run.run_dir / OUTCOME, how)
 
 
-@contextmanager
-def _owned(
-    run: PlannedRun, storage: Storage, durability: DurabilityConfig, stop: Stop
-) -> Iterator[RemoteRun]:
-    """Own the stored run while it is scored, as its trainer did."""
+def _score_stored(
+    run: PlannedRun,
+    storage: Storage,
+    durability: DurabilityConfig,
+    finetuning: Finetuning,
+    stop: Stop,
+) -> None:
+    """Score a run as the owner of its storage, which gets each result when it is there."""
     remote = RemoteRun(storage, lease_seconds=durability.lease_seconds)
     in_use = f"another process trains in {run.run_dir}; wait for it, or choose another --out"
     with exclusive_lock(run.run_dir / LOCK_NAME, in_use):
         holder = holder_of(run.run_dir)
+    results = finetunings_of(storage, durability, finetuning.scoring)
+
+    def on_stored(directory: Path) -> None:
+        remote.lease.assert_owned()
+        keep_results(results, run.run_dir / finetuning.scoring.folder, directory)
+
     remote.lease.claim(holder=holder, stop=stop, report=report)
-    seconds = 60 * durability.max_unsynced_minutes
-    with Uploader(remote, Retention(), max_unsynced_seconds=seconds):  # renews the lease
-        yield remote
+    with Uploader(remote, Retention(), max_unsynced_seconds=math.inf):  # renews the lease
+        trained = stored_outcome(run, None, {})
+        assert trained is not None
+        if max(CheckpointStore(run.run_dir).steps(), default=-1) < (trained.steps or 0):
+            pull(storage, run.run_dir)  # another machine has trained it
+        _score(run, finetuning, stop, on_stored)
 
 
 def _score(

@@ -25,7 +25,8 @@ from smallbench.checkpoints.manifest import METRICS, step_of
 from smallbench.checkpoints.record import RECORD_NAME, parse_record, read_record
 from smallbench.errors import ConfigError, DataError, ExitCode
 from smallbench.files import write_bytes, write_json
-from smallbench.glue.remote import fetch_results
+from smallbench.glue.remote import fetch_results, keep_results
+from smallbench.glue.results import RESULT_FILE
 from smallbench.storage import open_storage
 from smallbench.storage.base import NotFoundError, Storage, get_json, join
 from smallbench.storage.config import StorageConfig
@@ -85,11 +86,19 @@ def finetunings_of(storage: Storage, config: StorageConfig, scoring: Scoring) ->
     return open_storage(join(storage.url, scoring.folder), config)
 
 
-def keep(run: PlannedRun, storage: Storage) -> None:
-    """Upload the records of a run whose pretraining has ended."""
-    for name in (RECORD_NAME, METRICS, OUTCOME):
-        if (run.run_dir / name).is_file():  # without metrics if it diverged before the first
-            storage.upload(run.run_dir / name, name)
+def keep(run: PlannedRun, storage: Storage, config: StorageConfig, scoring: Scoring | None) -> None:
+    """Upload what `storage` lacks of a run whose pretraining has ended."""
+    if storage.num_bytes(OUTCOME) is None:
+        for name in (RECORD_NAME, METRICS, OUTCOME):
+            if (run.run_dir / name).is_file():  # without metrics if it diverged before the first
+                storage.upload(run.run_dir / name, name)
+    if scoring is None:
+        return
+    results, folder = finetunings_of(storage, config, scoring), run.run_dir / scoring.folder
+    there = {stored.key for stored in results.list("runs/")}
+    for path in sorted(folder.glob(f"runs/*/*/{RESULT_FILE}")):
+        if path.relative_to(folder).as_posix() not in there:
+            keep_results(results, folder, path.parent)
 
 
 def collect(source: str, out: Path, config: StorageConfig) -> tuple[Design, list[RunOutcome]]:

@@ -1,19 +1,23 @@
 """Variants × seeds through the console script's own path, tiny."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from smallbench.ablation import driver, outcomes
 from smallbench.ablation.outcomes import RunOutcome
 from smallbench.ablation.plan import changes_of, design_of, variants_of
 from smallbench.ablation.table import markdown, results_of, to_json
 from smallbench.errors import ConfigError, DivergedError, InterruptedRunError
-from smallbench.jobs.ablate import Options, run
+from smallbench.jobs.ablate import Options, plan, run
 from smallbench.jobs.cli import main
 from smallbench.stop import Stop
+from smallbench.train import precision
 from tests.ablation.conftest import FLOPS, SMALL, VARIANTS, flags
 
 
@@ -169,6 +173,14 @@ def test_the_plan_names_runs_shares_and_steps(corpus, tmp_path, capsys):
     assert "# 4 pretrainings (2 variants × 2 seeds) of 6e+07 FLOPs each, 2.4e+08 in all" in said
     assert "# bert-tiny: seeds 1,2, 50% of the FLOPs, about 4 steps" in said
     assert not (tmp_path / "o").exists()
+
+
+def test_the_plan_has_the_hours_of_a_run_on_a_known_gpu(corpus, monkeypatch):
+    monkeypatch.setattr(precision, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla V100-SXM2-16GB")
+    given = Options(variants=VARIANTS, data=str(corpus), flops=1e17, out=Path("o"), set=SMALL)
+    lines = plan(given).splitlines()
+    assert re.search(r"steps and [\d.]+ hours to [\d.]+ hours a run$", lines[1])
 
 
 @pytest.mark.slow

@@ -86,6 +86,19 @@ def test_the_same_command_without_a_shard_repeats_no_stored_run(
     assert tables(tmp_path) == tables(whole)
 
 
+def test_a_finished_ablation_may_get_a_storage(whole, corpus, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out")
+    storage = tmp_path / "storage"
+    assert main(words_of(corpus, out, storage=storage, shard="2/4")) == 0
+    run = storage / "deberta-tiny" / "seed-1"
+    assert [path.name for path in (run / "commits").iterdir()] == ["step-0000000003.json"]
+    content = [
+        json.loads((folder / "outcome.json").read_text())
+        for folder in (run, out / "bert-tiny" / "seed-1")
+    ]
+    assert content[0] == content[1]
+
+
 def test_a_run_that_is_missing_is_named(stored, tmp_path, capsys):
     source = shutil.copytree(stored, tmp_path / "source")
     shutil.copytree(source / "bert-tiny" / "seed-1", source / "bert-tiny" / "seed-7")
