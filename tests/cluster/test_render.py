@@ -199,8 +199,23 @@ def test_fewer_pods_have_more_time(line, factor):
     assert deadline(line) == factor * deadline("prepare" if "prepare" in line else "glue --run=a")
 
 
+def test_an_ablations_deadline_covers_its_budget_and_leaves_time_for_glue():
+    line = "ablate --recipes=bert-tiny,modern-tiny --flags=--flops="
+    rounds, least = 6, 3 * 24  # on one card
+    assert deadline(f"{line}1e13") == rounds * least
+    assert deadline(f"{line}1e13 --pods_at_once=3") == 2 * least
+    fastest = 1e19 / 125e12 / 3600  # at the card's peak
+    assert deadline(f"{line}1e19") >= 24 + 2 * rounds * fastest
+
+
 def test_a_deadline_that_is_given_counts():
-    for line in ("prepare", "pretrain bert-small", f"sweep bert-small {RATES}", "glue --run=a"):
+    for line in (
+        "ablate --recipes=bert-tiny,modern-tiny --gpu=none --flags=--flops=1e13",
+        "prepare",
+        "pretrain bert-small",
+        f"sweep bert-small {RATES}",
+        "glue --run=a",
+    ):
         assert deadline(f"{line} --deadline_hours=100") == 100
 
 
