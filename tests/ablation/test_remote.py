@@ -78,6 +78,17 @@ def test_runs_of_separate_processes_make_the_tables_of_one(stored, whole, tmp_pa
     assert tables(copy) == tables(whole)
 
 
+def test_the_tables_are_made_without_torch(stored, whole, tmp_path):
+    program = (
+        "import sys\n"
+        "from smallbench.jobs.cli import main\n"
+        f"code = main(['ablate', 'collect', {str(stored)!r}, '--out={tmp_path}'])\n"
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert tables(tmp_path) == tables(whole)
+
+
 def test_the_same_command_without_a_shard_repeats_no_stored_run(
     stored, whole, corpus, tmp_path, monkeypatch
 ):
