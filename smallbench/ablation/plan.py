@@ -122,9 +122,12 @@ def read_design(content: Mapping[str, Any], name: str) -> Design:
         given = content["scoring"]
         scoring = None
         if given is not None:
-            lists = {key: tuple(given[key]) for key in ("tasks", "seeds")}
-            scoring = Scoring(**{**given, **lists})
-        folders, measured = dict(content["folders"]), dict(content["measured"])
+            scoring = Scoring(
+                tuple(map(str, given["tasks"])), float(given["learning_rate"]),
+                tuple(map(int, given["seeds"])), str(given["folder"]), str(given["protocol"]),
+            )  # fmt: skip
+        folders = dict(content["folders"])
+        measured = {name: dict(keys) for name, keys in content["measured"].items()}
         for folder in (*folders.values(), *([scoring.folder] if scoring else [])):
             if not PART.fullmatch(folder):
                 raise ValueError(f"{folder!r} is not the name of a folder")

@@ -200,8 +200,9 @@ def test_a_bucket_keeps_a_run_and_says_which_are_missing(
         ({"schema_version": 2}, "expected 1"),
         ({"folders": {"bert-tiny": "../elsewhere"}}, "is not the name of a folder"),
         ({"folders": {}}, "seeds or variants are missing"),
+        ({"measured": {"bert-tiny": 1}}, "not iterable"),
         ({"seeds": [], "folders": {"a": "a"}, "measured": {"a": {}}}, "seeds or variants"),
-        ({"scoring": {"tasks": ["cola"]}}, "'seeds' is missing"),
+        ({"scoring": {"tasks": ["cola"]}}, "'learning_rate' is missing"),
     ],
 )
 def test_a_plan_that_is_none_is_refused(stored, tmp_path, capsys, content, said):
