@@ -6,6 +6,7 @@ What DeepSpeed keeps elsewhere is counted from its buffers, listed at `Offloaded
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -135,6 +136,15 @@ class Planner:
     def objective(self) -> PretrainObjective:
         """The model with what it learns, on fake tensors."""
         return self._tracer(False).objective
+
+    def num_steps(self) -> int:
+        """Return about how many steps the run makes; a limit in hours is not counted."""
+        train = self.config.train
+        if train.max_flops is None:
+            return train.max_steps
+        tokens = train.global_batch_size * self.config.sequence_length
+        steps = math.ceil(train.max_flops / (self.flops_per_token() * tokens))
+        return steps if self.config.schedule.along == "flops" else min(steps, train.max_steps)
 
     @property
     def num_parameters(self) -> int:
