@@ -295,6 +295,7 @@ def plan(options: Options) -> str:
 
 def _extent(options: Options, variant: Variant) -> str:
     """About how many steps and hours the budget is for a variant, or why that is not known."""
+    from smallbench.ablation.plan import warmup_caution
     from smallbench.train.build import fit_to_data, open_corpus
     from smallbench.train.plan import Planner
 
@@ -309,7 +310,8 @@ def _extent(options: Options, variant: Variant) -> str:
     except SmallbenchError as error:
         return f"steps not estimated ({error})"
     few = f"; fewer than {FEW_STEPS} steps teach little" if steps < FEW_STEPS else ""
-    return f"about {steps:,} steps{hours}{few}"
+    caution = warmup_caution(config.schedule.warmup_fraction, steps)
+    return f"about {steps:,} steps{hours}{few}{'; ' if caution else ''}{caution}"
 
 
 def _hours(config: PretrainConfig) -> str:

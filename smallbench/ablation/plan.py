@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,10 @@ PART = re.compile(r"\w[\w.-]*")
 
 OWN_KEYS = ("train.seed", "train.max_flops", "train.max_hours", "schedule.along")
 """Keys that an ablation sets itself: all runs have one budget, and the seeds come from --seeds."""
+
+
+ENOUGH_WARMUP_STEPS = 100
+"""bert-tiny learned nothing in 660 steps after a warm-up of 13, and did after one of 99."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Design:
     """Variant → its folder; the first variant is the baseline."""
     measured: Mapping[str, Mapping[str, Any]]
     """Variant → the keys that decide which loss its held-out loss is."""
+    warmup_fractions: Mapping[str, float]
     scoring: Scoring | None = None
 
     @property
@@ -110,6 +116,7 @@ def design_of(
         tuple(seeds),
         {variant.name: variant.folder for variant in variants},
         {variant.name: _measured(variant.config) for variant in variants},
+        {variant.name: variant.config.schedule.warmup_fraction for variant in variants},
         scoring,
     )
 
@@ -134,7 +141,8 @@ def read_design(content: Mapping[str, Any], name: str) -> Design:
         seeds = tuple(map(int, content["seeds"]))
         if not (seeds and folders and folders.keys() == measured.keys()):
             raise ValueError("seeds or variants are missing")
-        return Design(float(content["flops"]), seeds, folders, measured, scoring)
+        warmups = {name: float(content["warmup_fractions"][name]) for name in folders}
+        return Design(float(content["flops"]), seeds, folders, measured, warmups, scoring)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(
@@ -202,6 +210,22 @@ def _measured(config: PretrainConfig) -> dict[str, Any]:
     keys = {f"objective.{key}": value for key, value in to_dict(config.objective).items()}
     keys.pop("objective.final_mask_fraction", None)  # held-out rows are masked as at step 0
     return {**keys, "train.num_eval_rows": config.train.num_eval_rows}
+
+
+def warmup_caution(fraction: float, steps: int) -> str:
+    """Return what to say of a short warm-up; nothing if it is long enough, or the run too short.
+
+    A budget that is a tenth of a recipe's makes its warm-up a tenth too, but what an optimizer
+    needs is a number of steps: docs/ablations.md has the losses.
+    """
+    warmup = round(fraction * steps)
+    if warmup >= ENOUGH_WARMUP_STEPS or steps < 2 * ENOUGH_WARMUP_STEPS:
+        return ""
+    enough = math.ceil(100 * ENOUGH_WARMUP_STEPS / steps) / 100
+    return (
+        f"the learning rate rises over {warmup} steps only, and a variant may not begin to learn; "
+        f"{ENOUGH_WARMUP_STEPS} steps: --schedule.warmup_fraction={enough:g}"
+    )
 
 
 def differing_measurement(design: Design, first: str, other: str) -> tuple[str, bool]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.ablation.outcomes import RunOutcome, to_record
-from smallbench.ablation.plan import Design, PlannedRun, differing_measurement
+from smallbench.ablation.plan import Design, PlannedRun, differing_measurement, warmup_caution
 from smallbench.ablation.statistics import (
     MAX_NEEDED_SEEDS,
     SIGNIFICANCE,
@@ -86,7 +86,7 @@ def results_of(design: Design, outcomes: Sequence[RunOutcome]) -> Results:
             cautions += [caution] if caution and not is_another else []
     return Results(
         design.flops, design.seeds, design.variants, tuple(outcomes), measures, protocol,
-        (*cautions, *_notes(len(design.variants), outcomes)),
+        (*cautions, *_warmups(design, outcomes), *_notes(len(design.variants), outcomes)),
     )  # fmt: skip
 
 
@@ -95,6 +95,15 @@ def _compared(first: Mapping[int, float], own: Mapping[int, float], reason: str)
         return Comparison(None, None, None, reason)
     both = [seed for seed in own if seed in first]
     return compare([first[seed] for seed in both], [own[seed] for seed in both])
+
+
+def _warmups(design: Design, outcomes: Sequence[RunOutcome]) -> list[str]:
+    notes = []
+    for variant, fraction in design.warmup_fractions.items():
+        steps = max((o.steps or 0 for o in outcomes if o.variant == variant), default=0)
+        if caution := warmup_caution(fraction, steps):
+            notes.append(f"{variant}: {caution}")
+    return notes
 
 
 def _notes(num_variants: int, outcomes: Sequence[RunOutcome]) -> list[str]:

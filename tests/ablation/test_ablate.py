@@ -11,7 +11,7 @@ import torch
 
 from smallbench.ablation import driver, outcomes
 from smallbench.ablation.outcomes import RunOutcome
-from smallbench.ablation.plan import changes_of, design_of, variants_of
+from smallbench.ablation.plan import changes_of, design_of, variants_of, warmup_caution
 from smallbench.ablation.table import markdown, results_of, to_json
 from smallbench.errors import ConfigError, DivergedError, InterruptedRunError
 from smallbench.jobs.ablate import Options, plan, run
@@ -203,3 +203,18 @@ def test_glue_is_scored_and_an_interruption_within_it_changes_nothing(corpus, tm
     assert first == other
     assert first["measures"]["glue_mean"]["deberta-tiny"]["comparison"]["difference"]
     assert set(first["runs"][0]["tasks"]) == {"rte", "cola"}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "steps", "said"),
+    [
+        (0.02, 660, "rises over 13 steps only.*warmup_fraction=0.16"),
+        (0.16, 660, ""),
+        (0.02, 5_200, ""),
+        (0.02, 100, ""),  # too short to learn with any warm-up, which is said elsewhere
+    ],
+)
+def test_a_warmup_that_a_small_budget_made_short_is_named(fraction, steps, said):
+    caution = warmup_caution(fraction, steps)
+    assert re.search(said, caution)
+    assert bool(caution) == bool(said)
