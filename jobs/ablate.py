@@ -6,39 +6,45 @@ run with one learning rate. The table has held-out loss and GLUE mean with 95 % 
 seeds, the paired difference to the baseline with its p-value, and the number of seeds that a
 difference of that size needs. OUT/ablation.md, OUT/ablation.json and OUT/report.html keep it.
 
-The runs are made one after the other on this machine; a sweep on a cluster is not supported yet.
-Ctrl-C or SIGTERM saves and exits with code 75; the same command continues and ends with the same
-results. More seeds or variants may be added to a finished one. --dry_run also prints the planned
-runs.
+The runs are made one after the other. Ctrl-C or SIGTERM saves and exits with code 75; the same
+command continues and ends with the same results. More seeds or variants may be added to a finished
+one. --dry_run also prints the planned runs.
+
+Several machines share the runs with --shard=K/N and one --storage (a bucket or a common disk);
+'smallbench k8s submit ablate' does that on a cluster. 'smallbench ablate collect STORAGE' then
+makes the table, and names the runs that are missing.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smallbench.config import Location, option, require
+from smallbench.config import Location, command, option, require
 from smallbench.errors import DataError, SmallbenchError, UsageError
 from smallbench.glue.tasks import task_named
 from smallbench.jobs.base import Job
+from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
+from smallbench.train.config import DurabilityConfig, PretrainConfig
 
 if TYPE_CHECKING:
     from smallbench.ablation.driver import Finetuning
-    from smallbench.ablation.plan import Variant
+    from smallbench.ablation.outcomes import RunOutcome
+    from smallbench.ablation.plan import Design, Variant
 
 FEW_STEPS = 100
 """Fewer steps than this are said before they are made."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig):
-    """Flags of `smallbench ablate`."""
+class Options(DurabilityConfig, ShardConfig):
+    """Flags of `smallbench ablate`, which makes runs."""
 
     variants: tuple[str, ...] = option(
         help="two recipes or more, each a name or FILE.py:NAME; the first is the baseline",
@@ -79,8 +85,12 @@ class Options(StorageConfig):
         help="wall-clock limit for this process in hours; saves a checkpoint and exits with code "
         "75 when reached",
     )
+    grace_seconds: float | None = option(
+        None, help="seconds between SIGTERM and SIGKILL (Kubernetes: 30); none: no limit"
+    )
 
     def __post_init__(self) -> None:
+        DurabilityConfig.__post_init__(self)
         if len(self.variants) < 2:
             given = " ".join(self.variants) or "none"
             raise UsageError(f"'ablate' needs two variants or more to compare, given: {given}")
@@ -88,7 +98,7 @@ class Options(StorageConfig):
             values = getattr(self, name)
             different = values is None or 0 < len(values) == len({*values})
             require(different, name, values, "at least one, none twice")
-        for name in ("flops", "deadline_hours", "learning_rate"):
+        for name in ("flops", "deadline_hours", "grace_seconds", "learning_rate"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "over 0")
         for name in ("epochs", "max_train_examples"):
@@ -96,48 +106,106 @@ class Options(StorageConfig):
             require(value is None or value >= 1, name, value, "at least 1, or none")
         for task in self.tasks or ():
             task_named(task)
+        self.part()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectOptions(StorageConfig):
+    """Flags of `smallbench ablate collect`."""
+
+    source: Location = option(help="--storage of the ablation, or its --out")
+    out: Path = option(help="where the tables and the records of the runs are kept")
 
 
 def run(options: Options) -> None:
     """Check everything, make the runs, write the tables."""
-    from smallbench.ablation.driver import check_stored, check_variants, raise_if_failed, run_all
-    from smallbench.ablation.plan import planned_runs
-    from smallbench.ablation.table import markdown, results_of, write_results
+    from smallbench.ablation.driver import Training, check_variants, fetch_stored, run_all
+    from smallbench.ablation.outcomes import raise_if_failed
+    from smallbench.ablation.plan import design_of
+    from smallbench.ablation.remote import keep_plan
     from smallbench.data.transfer import local_corpus
     from smallbench.files import exclusive_lock
     from smallbench.stop import SignalStop
 
-    variants = _variants(options)
+    variants, (number, count) = _variants(options), options.part()
     hours = options.deadline_hours
     with (
-        SignalStop(max_seconds=math.inf if hours is None else 3600 * hours) as stop,
+        SignalStop(
+            max_seconds=math.inf if hours is None else 3600 * hours,
+            grace_seconds=math.inf if options.grace_seconds is None else options.grace_seconds,
+        ) as stop,
         _finetuning(options) as finetuning,
     ):
         data = local_corpus(options.data, options, stop=stop)
-        runs = planned_runs(variants, options.seeds, options.out)
-        check_variants(variants, data)
-        check_stored(runs, data)
+        training = Training(
+            {variant.name: variant.config for variant in variants}, data, finetuning, options
+        )
+        design = design_of(variants, options.seeds, flops=options.flops, scoring=training.scoring)
+        runs = design.runs(options.out)[number - 1 :: count]
+        mine = {run.variant for run in runs}
+        check_variants([variant for variant in variants if variant.name in mine], data)
+        fetch_stored(runs, training)
         busy = f"another process is at the ablation in {options.out}; wait for it, or end it"
-        with exclusive_lock(options.out / "lock", busy):
-            print(plan(options), flush=True)
+        lock = "lock" if count == 1 else f"lock-{number}-of-{count}"
+        with exclusive_lock(options.out / lock, busy):
+            keep_plan(design, options.out, options.storage, options)
+            print(plan(replace(options, data=Location(str(data)))), flush=True)
             outcomes = run_all(
-                runs,
-                data=data,
-                finetuning=finetuning,
-                announce=lambda text: print(f"\n== {text}", flush=True),
-                stop=stop,
+                runs, training, announce=lambda text: print(f"\n== {text}", flush=True), stop=stop
             )
-            results = results_of(
-                variants,
-                options.seeds,
-                outcomes,
-                flops=options.flops,
-                protocol=_protocol(options, finetuning),
-            )
-            write_results(results, runs, options.out)
-    print(f"\n{markdown(results)}")
-    print(f"Kept in {options.out}: ablation.md, ablation.json and report.html")
+            if count == 1:
+                write(design, outcomes, options.out)
+                print(_next_steps(options, outcomes))
     raise_if_failed(outcomes)
+    if count > 1:
+        names = ", ".join(run.name for run in runs) or "none, since there are fewer runs"
+        place = options.storage or options.out
+        print(f"\nShard {number}/{count} is done: {names}. When all shards are done:\n"
+              f"  {command('ablate', 'collect', place, out='ablation')}")  # fmt: skip
+
+
+def collect(options: CollectOptions) -> None:
+    """Make the tables of an ablation whose runs were made by several processes.
+
+    The runs are not repeated, and neither the corpus nor GLUE is needed. If a run has not ended,
+    the tables leave it out, it is named, and the exit code is 69: run the command again later.
+    """
+    from smallbench.ablation.outcomes import raise_if_failed
+    from smallbench.ablation.remote import collect, unplanned
+
+    design, outcomes = collect(options.source, options.out, options)
+    count = sum(outcome.status != "missing" for outcome in outcomes)
+    seeds = ",".join(map(str, design.seeds))
+    print(f"{count}/{len(outcomes)} runs have ended: {', '.join(design.variants)}; seeds {seeds}")
+    if others := unplanned(options.source, design, options):
+        print(f"stored by an earlier command, and not in the tables: {', '.join(others)}")
+    for outcome in outcomes:
+        if outcome.status == "missing":
+            print(f"  {outcome.variant} seed {outcome.seed}: {outcome.reason}")
+    write(design, outcomes, options.out)
+    raise_if_failed(outcomes)
+
+
+def write(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> None:
+    """Write the tables and print them."""
+    from smallbench.ablation.table import markdown, results_of, write_results
+
+    results = results_of(design, outcomes)
+    write_results(results, design.runs(out), out)
+    print(f"\n{markdown(results)}")
+    print(f"Kept in {out}: ablation.md, ablation.json and report.html")
+
+
+def _next_steps(options: Options, outcomes: Sequence[RunOutcome]) -> str:
+    """Return what to do with a finished ablation."""
+    seeds = [*options.seeds, max(options.seeds) + 1, max(options.seeds) + 2]
+    lines = [
+        f"More seeds: the same command with --seeds={','.join(map(str, seeds))} keeps these runs."
+    ]
+    done = [outcome for outcome in outcomes if outcome.held_out_loss is not None]
+    if done and options.glue is None:
+        lines.append("GLUE: the same command with --glue=GLUE_DIR scores these runs.")
+    return "\n".join(["Next:", *(f"  {line}" for line in lines)])
 
 
 def _variants(options: Options) -> list[Variant]:
@@ -150,6 +218,8 @@ def _variants(options: Options) -> list[Variant]:
 @contextmanager
 def _finetuning(options: Options) -> Iterator[Finetuning | None]:
     from smallbench.ablation.driver import Finetuning
+    from smallbench.ablation.plan import Scoring
+    from smallbench.config import digest, to_dict
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.readers import available_tasks, load_task
     from smallbench.glue.samples import glue_source
@@ -157,50 +227,57 @@ def _finetuning(options: Options) -> Iterator[Finetuning | None]:
     if options.glue is None:
         yield None
         return
+    config = FinetuneConfig(
+        epochs=options.epochs,
+        max_train_examples=options.max_train_examples,
+        device=options.device,
+    )
     with glue_source(options.glue) as glue:
         names = options.tasks or available_tasks(glue)
+        tasks = tuple(load_task(task_named(name), glue) for name in names)
+        titles = ", ".join(data.task.title for data in tasks)
+        is_sample = any(data.is_sample for data in tasks)
         yield Finetuning(
-            tuple(load_task(task_named(name), glue) for name in names),
-            options.learning_rate,
-            options.ft_seeds,
-            FinetuneConfig(
-                epochs=options.epochs,
-                max_train_examples=options.max_train_examples,
-                device=options.device,
+            Scoring(
+                tuple(data.task.name for data in tasks),
+                options.learning_rate,
+                options.ft_seeds,
+                folder=f"glue-{digest({**to_dict(config), 'device': None})[:8]}",
+                protocol=_protocol(options, titles, is_sample=is_sample),
             ),
+            tasks,
+            config,
         )
 
 
-def _protocol(options: Options, finetuning: Finetuning | None) -> str:
+def _protocol(options: Options, titles: str, *, is_sample: bool) -> str:
     """How GLUE was scored, in a sentence."""
-    if finetuning is None:
-        return ""
     seeds = ", ".join(map(str, options.ft_seeds))
-    names = ", ".join(data.task.title for data in finetuning.tasks)
     said = (
-        f"GLUE mean: dev scores of {names}, fine-tuned with the learning rate "
+        f"GLUE mean: dev scores of {titles}, fine-tuned with the learning rate "
         f"{options.learning_rate:g} and seeds {seeds}, means of equal weight"
     )
     if options.max_train_examples is not None:
         said += f", on the first {options.max_train_examples:,} rows of train"
     said += ". This is not a ranked protocol"
-    if any(data.is_sample for data in finetuning.tasks):
+    if is_sample:
         said += ". *Sample*: generated stand-ins, which say nothing about GLUE"
     return said
 
 
 def plan(options: Options) -> str:
     """The runs that are to be made, with what is known of them beforehand."""
-    variants = _variants(options)
+    variants, (number, count) = _variants(options), options.part()
     num_runs = len(variants) * len(options.seeds)
+    how = "one after the other" if count == 1 else f"of which this process makes {number}/{count}"
     lines = [
         f"{num_runs} pretrainings ({len(variants)} variants × {len(options.seeds)} seeds) of "
-        f"{options.flops:g} FLOPs each, {num_runs * options.flops:g} in all, one after the other"
+        f"{options.flops:g} FLOPs each, {num_runs * options.flops:g} in all, {how}"
     ]
     for variant in variants:
         lines.append(
             f"{variant.name}: seeds {','.join(map(str, options.seeds))}, "
-            f"{1 / len(variants):.0%} of the FLOPs, {_steps(options, variant)}"
+            f"{1 / len(variants):.0%} of the FLOPs, {_extent(options, variant)}"
         )
     for word in options.set:
         key = word.partition("=")[0]
@@ -216,8 +293,9 @@ def plan(options: Options) -> str:
     return "\n".join(lines)
 
 
-def _steps(options: Options, variant: Variant) -> str:
-    """About how many steps the budget is for a variant, or why that is not known."""
+def _extent(options: Options, variant: Variant) -> str:
+    """About how many steps and hours the budget is for a variant, or why that is not known."""
+    from smallbench.ablation.plan import warmup_caution
     from smallbench.planning.planner import Planner
     from smallbench.pretraining.data import fit_to_data, open_data
 
@@ -225,31 +303,62 @@ def _steps(options: Options, variant: Variant) -> str:
         if "://" in options.data:
             return "steps not estimated, since the corpus is remote"
         config = fit_to_data(variant.config, open_data(Path(options.data)))
-        planner = Planner(config, device_type="cpu", precision="fp32")
-        steps = planner.num_steps(options.flops)
+        steps = Planner(config, device_type="cpu", precision="fp32").num_steps()
+        hours = _hours(config)
     except DataError:
         return f"steps not estimated, since {options.data} is not a prepared corpus yet"
     except SmallbenchError as error:
         return f"steps not estimated ({error})"
     few = f"; fewer than {FEW_STEPS} steps teach little" if steps < FEW_STEPS else ""
-    return f"about {steps:,} steps{few}"
+    caution = warmup_caution(config.schedule.warmup_fraction, steps)
+    return f"about {steps:,} steps{hours}{few}{'; ' if caution else ''}{caution}"
 
 
-JOB = Job(
+def _hours(config: PretrainConfig) -> str:
+    """About how long a run takes on this machine's GPU, if the planner knows it."""
+    import torch
+
+    from smallbench.ablation.driver import duration
+    from smallbench.gpus import gpu_of_device
+    from smallbench.planning.gpu_plan import make_plan
+    from smallbench.train.precision import choose_device
+
+    device = choose_device(config.train.device)
+    gpu = gpu_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    whole = None if gpu is None else make_plan(config, gpu).whole
+    if whole is None:
+        return ""
+    fast, slow = (duration(3600 * hours) for hours in whole.hours)
+    return f" and {fast if fast == slow else f'{fast} to {slow}'} a run"
+
+
+MAKE = Job(
     name="ablate",
     options=Options,
     run=run,
     words=("variants",),
     dotted="set",
     plan=plan,
+    doc=__doc__,
     examples=(
         "smallbench ablate bert-tiny deberta-tiny --data=corpus --flops=2e13 --out=ablation",
         "smallbench ablate bert-tiny my_idea.py:gated_bert_tiny --data=corpus --glue=GLUE"
         " --flops=1e14 --seeds=1,2,3 --out=ablation",
         "smallbench ablate bert-tiny deberta-tiny --data=corpus --flops=2e13 --out=ablation"
         " --train.global_batch_size=64 --optim.learning_rate=1e-3",
+        "smallbench ablate bert-tiny deberta-tiny --data=s3://lab/corpus --flops=2e13"
+        " --out=/scratch/ablation --storage=s3://lab/ablations/deberta --shard=3/6",
     ),
 )
+COLLECT = Job(
+    name="ablate collect",
+    options=CollectOptions,
+    run=collect,
+    words=("source",),
+    doc=collect.__doc__ or "",
+    examples=("smallbench ablate collect s3://lab/ablations/deberta --out=ablation",),
+)
+JOB = replace(MAKE, actions={"collect": COLLECT})
 
 if __name__ == "__main__":
     from smallbench.jobs.cli import entry

@@ -174,7 +174,7 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
         return config.train.max_steps
     fitted = fit_to_data(config, open_data(data))
     planner = Planner(fitted, device_type="cpu", precision="fp32")
-    return planner.num_steps(config.train.max_flops)
+    return planner.num_steps()
 
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:

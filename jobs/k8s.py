@@ -10,7 +10,9 @@ there. Memory, disk, grace and deadline follow from the recipe's plan; values of
 changed as in 'smallbench pretrain', any other flag of a stage goes into --flags. Set
 SMALLBENCH_IMAGE and SMALLBENCH_BUCKET once, and --image and --bucket can be left out.
 
-A sweep is several pretrainings in one Job: --recipes, --learning_rates, or both.
+A sweep is several pretrainings in one Job: --recipes, --learning_rates, or both. An ablation is
+--recipes over the seeds of its --flags, a pod for each run; 'smallbench ablate collect' makes its
+tables.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 MANIFEST = {
     "prepare": ("--corpus=c", "--out=o"),
     "pretrain": ("--data=d", "--run_dir=r"),
+    "ablate": ("--data=d", "--out=o"),
     "export": ("--run=r", "--out=o"),
     "glue": ("--model=m", "--glue=hub", "--out=o"),
     "leaderboard": (),
@@ -57,7 +60,8 @@ class Options(ClusterConfig):
 
     action: Literal["render", "submit", "status", "logs", "cancel"] = option(help="action")
     stage: (
-        Literal["prepare", "pretrain", "sweep", "export", "glue", "leaderboard", "all"] | None
+        Literal["prepare", "pretrain", "sweep", "ablate", "export", "glue", "leaderboard", "all"]
+        | None
     ) = option(None, help="of the chain, or all; none, for status and cancel: all")
     recipe: str | None = option(None, help="name of a recipe; 'smallbench recipes' lists them")
     context: str | None = option(None, help="context of kubectl; none: the current one")
@@ -107,6 +111,10 @@ class Options(ClusterConfig):
                 raise UsageError("a sweep needs --recipes=…, --learning_rates=…, or both")
             if (self.recipe is None) == (not self.recipes):
                 raise UsageError("a sweep goes over one RECIPE's learning rates, or over --recipes")
+        elif self.stage == "ablate" and (self.recipe or len(self.recipes) < 2):
+            raise UsageError(
+                "an ablation goes over --recipes, two or more; the first is the baseline"
+            )
         elif self.stage in {"export", "glue", "leaderboard"} and not (self.run or self.recipe):
             raise UsageError(
                 f"'k8s … {self.stage}' needs --run=ID, or the RECIPE and changes of its pretraining"
@@ -122,7 +130,6 @@ def run(options: Options, config: PretrainConfig | None) -> None:
     """Run the action and print its result."""
     from smallbench.cluster.kubectl import Cluster, selector_of
     from smallbench.cluster.manifests import as_yaml
-    from smallbench.cluster.work import work_of
 
     if options.action == "render":
         rendered = [documents_of(*each) for each in stages_of(options, config)]
@@ -134,8 +141,8 @@ def run(options: Options, config: PretrainConfig | None) -> None:
         return
     stage = None if options.stage == "all" else options.stage
     named = options.run
-    if config is not None or (stage == "sweep" and options.recipes):
-        named = work_of(stage or "pretrain", options, config).run
+    if config is not None or (stage in {"sweep", "ablate"} and options.recipes):
+        named = work_for(stage or "pretrain", options, config).run
     selector = selector_of(stage, named)
     if options.action == "status":
         print(status_of(cluster, stage, named))
@@ -149,6 +156,7 @@ def submit(cluster: Cluster, options: Options, config: PretrainConfig | None) ->
     """Submit a stage, or the chain."""
     from smallbench.cluster.chain import run_chain
     from smallbench.cluster.manifests import INSTANCE
+    from smallbench.config import command
 
     stages = [documents_of(*each) for each in stages_of(options, config)]
     metadata = stages[-1][-1]["metadata"]
@@ -166,6 +174,11 @@ def submit(cluster: Cluster, options: Options, config: PretrainConfig | None) ->
         f"{name} is submitted. Next:\n  smallbench k8s status --run={run_id}\n"
         f"  smallbench k8s logs {options.stage} --run={run_id} --follow"
     )
+    if options.stage == "ablate":
+        place = f"{(options.bucket or '').rstrip('/')}/ablations/{run_id}"
+        address = {"endpoint_url": options.endpoint_url} if options.endpoint_url else {}
+        line = command("ablate", "collect", place, out=run_id, **address)
+        print(f"When its pods have ended:\n  {line}")
 
 
 def status_of(cluster: Cluster, stage: Stage | None, run_id: str | None) -> str:
@@ -205,18 +218,33 @@ def stages_of(
 def documents_of(options: Options, config: PretrainConfig | None) -> list[Document]:
     """Return the manifests, after checking that the stage's own command takes its flags."""
     from smallbench.cluster.render import render, warnings
-    from smallbench.cluster.work import sizes_of, work_of
+    from smallbench.cluster.work import sizes_of
     from smallbench.plugins import registered
 
     assert options.stage is not None
     assert options.stage != "all"
-    work = work_of(options.stage, options, config)
+    work = work_for(options.stage, options, config)
     check_command(work)
     sizes = sizes_of(work, options, config)
     documents = render(work, options, sizes, registered())
     for warning in warnings(work, documents[-1], sizes):
         print(f"warning: {warning}", file=sys.stderr)
     return documents
+
+
+def work_for(stage: Stage, options: Options, config: PretrainConfig | None) -> Work:
+    """Return the work of a stage; of an ablation it follows from the flags of its command."""
+    from smallbench.ablation.plan import changes_of, variants_of
+    from smallbench.cluster.work import ablation_of, flags_of, work_of
+    from smallbench.jobs.resolve import resolve
+
+    if stage != "ablate":
+        return work_of(stage, options, config)
+    words = [*MANIFEST[stage], f"--variants={','.join(options.recipes)}", *flags_of(options)]
+    _, given, _ = resolve(load(stage), words, {})
+    changes = changes_of(given.set)
+    variants = variants_of(given.variants, flops=given.flops, changes=changes)
+    return ablation_of(options, [variant.config for variant in variants], len(given.seeds))
 
 
 def check_command(work: Work) -> None:
@@ -245,6 +273,8 @@ JOB = Job(
         "smallbench k8s submit prepare --pods=16 --flags='--tokenizer=bpe --vocab_size=50265'",
         "smallbench k8s submit sweep bert-small --learning_rates=3e-4,5e-4,1e-3"
         " --components=spot-gke --queue=research",
+        "smallbench k8s submit ablate --recipes=bert-small,electra-small"
+        " --flags='--flops=1e17 --seeds=1,2,3'",
         "smallbench k8s submit all bert-small --components=gpu-v100",
         "smallbench k8s status --run=bert-small",
         "smallbench k8s logs pretrain --run=bert-small --follow",

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from importlib import import_module
+from inspect import cleandoc
 from typing import Any
 
 from smallbench.config import annotations_of, describe, keys_of
@@ -59,7 +60,7 @@ def manual(job: Job, config: Any = None) -> str:
     page = [
         f"usage: smallbench {job.name}{word} [--option=value …]{sections}",
         "",
-        _prose(job.doc or import_module(f"smallbench.jobs.{job.name}").__doc__ or ""),
+        _prose(cleandoc(job.doc or import_module(f"smallbench.jobs.{job.name}").__doc__ or "")),
         "",
         *_action_rows(job),
         "options:",

@@ -1,32 +1,33 @@
 """All runs of an ablation, one after the other: pretraining, then GLUE, then the next.
 
-    OUT/VARIANT/seed-N/                 a run directory like any other
-    OUT/VARIANT/seed-N/outcome.json     whether the pretraining has ended, and how
-    OUT/VARIANT/seed-N/glue-…/          its fine-tuning runs
-    OUT/ablation.json, .md, report.html written at the end
-
-Stored results are reused, so the same command continues and ends with the same tables.
+Stored results are reused, so the same command continues and ends with the same tables. With a
+storage, runs may be made by several processes, each on a machine of its own (see `remote`).
 """
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from smallbench import plugins
-from smallbench.ablation.plan import PlannedRun, Variant
-from smallbench.checkpoints.manifest import METRICS
-from smallbench.checkpoints.record import RECORD_NAME, open_record
+from smallbench.ablation.outcomes import OUTCOME, RunOutcome, ended, stored_outcome
+from smallbench.ablation.plan import PlannedRun, Scoring, Variant
+from smallbench.ablation.remote import fetch, finetunings_of, keep, storage_of
+from smallbench.checkpoints.inspection import pull
+from smallbench.checkpoints.record import LOCK_NAME, RECORD_NAME, holder_of, open_record
+from smallbench.checkpoints.remote_run import RemoteRun
+from smallbench.checkpoints.retention import Retention
 from smallbench.checkpoints.store import CheckpointStore
-from smallbench.config import Location, digest, to_dict
+from smallbench.checkpoints.uploader import Uploader, report
+from smallbench.config import Location
 from smallbench.errors import (
     ConfigError,
     ConflictError,
     CredentialsError,
-    DataError,
     DivergedError,
     ExitCode,
     InterruptedRunError,
@@ -34,23 +35,26 @@ from smallbench.errors import (
     UnsavedError,
 )
 from smallbench.export.huggingface import as_export
-from smallbench.files import read_json, write_json
+from smallbench.files import exclusive_lock, write_json
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.grid import GridRun as FinetuneRun
 from smallbench.glue.grid import run_grid
-from smallbench.glue.protocols import summarize
 from smallbench.glue.readers import TaskData
+from smallbench.glue.remote import keep_results
 from smallbench.pretraining.data import fit_to_data, open_data
 from smallbench.pretraining.pretrain import pretrain
 from smallbench.pretraining.record import record_of
 from smallbench.pretraining.trial import try_plugins
 from smallbench.stop import NEVER, Stop
-from smallbench.tracking.jsonl import read_metrics
-from smallbench.train.config import AccountingConfig, resumable_keys
+from smallbench.storage.base import Storage, join
+from smallbench.train.config import (
+    AccountingConfig,
+    DurabilityConfig,
+    PretrainConfig,
+    resumable_keys,
+)
 from smallbench.train.precision import choose_device, choose_precision
-
-OUTCOME = "outcome.json"
 
 AT_ONCE = (InterruptedRunError, UnsavedError, ConflictError, CredentialsError)
 """Errors that end the ablation; any other failure ends only its run."""
@@ -58,58 +62,57 @@ AT_ONCE = (InterruptedRunError, UnsavedError, ConflictError, CredentialsError)
 
 @dataclass(frozen=True)
 class Finetuning:
-    """The protocol of all runs: one learning rate, and the same seeds for every task."""
+    """GLUE of all runs, with its rows."""
 
+    scoring: Scoring
     tasks: tuple[TaskData, ...]
-    learning_rate: float
-    seeds: tuple[int, ...]
     config: FinetuneConfig
 
     @property
     def plan(self) -> list[FinetuneRun]:
         """The fine-tunings of one pretraining."""
         return [
-            FinetuneRun(data.task.name, "dev", self.learning_rate, seed)
-            for data in self.tasks
-            for seed in self.seeds
+            FinetuneRun(task, "dev", self.scoring.learning_rate, seed)
+            for task in self.scoring.tasks
+            for seed in self.scoring.seeds
         ]
 
     @property
-    def folder(self) -> str:
-        """Where they are stored in a run directory; another setting gets another folder."""
-        settings = {**to_dict(self.config), "device": None}
-        return f"glue-{digest(settings)[:8]}"
+    def data_sha256(self) -> dict[str, dict[str, str]]:
+        """Task → the hashes of its rows."""
+        used = {data.task.name: data.first(self.config.max_train_examples) for data in self.tasks}
+        return {name: data.sha256 for name, data in used.items()}
 
 
 @dataclass(frozen=True)
-class RunOutcome:
-    """The outcome of one planned run. Nothing in it depends on the clock."""
+class Training:
+    """What the runs are made with."""
 
-    variant: str
-    seed: int
-    status: str
-    """`done`, `diverged` or `failed`."""
-    reason: str = ""
-    held_out_loss: float | None = None
-    glue_mean: float | None = None
-    tasks: Mapping[str, float] = field(default_factory=dict)
-    """Score of each task, × 100."""
-    num_failed_finetunings: int = 0
-    steps: int | None = None
-    tokens: int | None = None
-    train_flops: float | None = None
-    exit_code: ExitCode = ExitCode.DONE
-    """Of a failed run; not stored."""
+    configs: Mapping[str, PretrainConfig]
+    """Variant → its configuration, without a seed."""
+    data: Path
+    finetuning: Finetuning | None = None
+    durability: DurabilityConfig = field(default_factory=DurabilityConfig)
 
+    @property
+    def scoring(self) -> Scoring | None:
+        """How GLUE is scored, if it is."""
+        return None if self.finetuning is None else self.finetuning.scoring
 
-class AblationFailedError(SmallbenchError):
-    """Some runs failed; the others are done."""
+    def config(self, run: PlannedRun) -> PretrainConfig:
+        """Return the configuration of one run."""
+        config = self.configs[run.variant]
+        return replace(config, train=replace(config.train, seed=run.seed))
 
-    exit_code = ExitCode.UNAVAILABLE  # an instance has that of its first failure
+    def storage(self, run: PlannedRun) -> Storage | None:
+        """Return the storage of one run, if the ablation has one."""
+        url = self.durability.storage
+        return None if url is None else storage_of(run, url, self.durability)
 
-    def __init__(self, message: str, exit_code: ExitCode) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    def found(self, run: PlannedRun) -> RunOutcome | None:
+        """Return the outcome of a run that is stored."""
+        sha256 = {} if self.finetuning is None else self.finetuning.data_sha256
+        return stored_outcome(run, self.scoring, sha256)
 
 
 def check_variants(variants: Sequence[Variant], data: Path) -> None:
@@ -132,32 +135,39 @@ def check_variants(variants: Sequence[Variant], data: Path) -> None:
             raise ConfigError(f"variant {variant.name}: {sentence}") from error
 
 
-def check_stored(runs: Sequence[PlannedRun], data: Path) -> None:
-    """Raise `ConfigError` if a run directory holds a run of another configuration or corpus."""
-    corpus = open_data(data)
+def fetch_stored(runs: Sequence[PlannedRun], training: Training) -> None:
+    """Download the stored runs, and check that they are runs of this ablation.
+
+    Raises `ConfigError` if a run directory holds a run of another configuration or corpus.
+    """
+    corpus = open_data(training.data)
     for run in runs:
+        if (storage := training.storage(run)) is not None:
+            fetch(run, storage, training.durability, training.scoring)
         if not (run.run_dir / RECORD_NAME).exists():
             continue
-        begun = bool(CheckpointStore(run.run_dir).steps()) or _ended(run) is not None
+        begun = bool(CheckpointStore(run.run_dir).steps()) or ended(run) is not None
+        config = training.config(run)
         try:
             open_record(
                 run.run_dir,
-                record_of(fit_to_data(run.config, corpus), corpus.rows, data),
-                resumable=resumable_keys(run.config),
+                record_of(fit_to_data(config, corpus), corpus.rows, training.data),
+                resumable=resumable_keys(config),
                 has_checkpoints=begun,
+                allow_changed_code=training.durability.allow_changed_code,
             )
         except ConfigError as error:
+            place = "--out" if storage is None else "--storage"
             raise ConfigError(
-                f"--out holds an ablation that this command cannot continue: {error}. Of 'ablate', "
-                "choose another --out"
+                f"{place} holds an ablation that this command cannot continue: {error}. Of "
+                f"'ablate', choose another {place}"
             ) from None
 
 
 def run_all(
     runs: Sequence[PlannedRun],
+    training: Training,
     *,
-    data: Path,
-    finetuning: Finetuning | None,
     announce: Callable[[str], None] = lambda text: None,
     stop: Stop = NEVER,
 ) -> list[RunOutcome]:
@@ -166,12 +176,19 @@ def run_all(
     A run that diverges or fails does not end the others. Raises `InterruptedRunError` if `stop`
     asks for it.
     """
-    outcomes = []
-    for number, run in enumerate(runs, 1):
-        stop.raise_if_asked(f"the ablation was before run {number} of {len(runs)}")
-        announce(f"{number}/{len(runs)} {run.name}")
+    outcomes: list[RunOutcome] = []
+    seconds: list[float] = []
+    for number, run in enumerate(runs):
+        stop.raise_if_asked(f"the ablation was before run {run.place}")
+        left = ""
+        if seconds:
+            left = f", about {duration(sum(seconds) / len(seconds) * (len(runs) - number))} left"
+        announce(f"{run.place} {run.name}{left}")
+        start = time.monotonic()
         try:
-            outcome = _outcome(run, data, finetuning, stop)
+            was_stored = training.found(run) is not None
+            outcome = _outcome(run, training, stop)
+            seconds += [] if was_stored else [time.monotonic() - start]
         except AT_ONCE:
             raise
         except Exception as error:
@@ -180,21 +197,17 @@ def run_all(
                 raise
             print(f"{run.name} failed: {sentence}", file=sys.stderr, flush=True)
             code = ExitCode(getattr(error, "exit_code", ExitCode.CONFIG))
-            outcome = RunOutcome(run.variant.name, run.seed, "failed", sentence, exit_code=code)
+            outcome = RunOutcome(run.variant, run.seed, "failed", sentence, exit_code=code)
         outcomes.append(outcome)
     return outcomes
 
 
-def raise_if_failed(outcomes: Sequence[RunOutcome]) -> None:
-    """Raise `AblationFailedError` with the first failure's exit code if a run failed."""
-    failures = [outcome for outcome in outcomes if outcome.status == "failed"]
-    if failures:
-        first = failures[0]
-        raise AblationFailedError(
-            f"{len(failures)} of {len(outcomes)} runs failed; {first.variant} seed {first.seed}: "
-            f"{first.reason}. The same command tries them again",
-            first.exit_code,
-        )
+def duration(seconds: float) -> str:
+    """Return `1.6 hours`, in the unit that people would use."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def _sentence(error: BaseException) -> str | None:
@@ -208,70 +221,87 @@ def _sentence(error: BaseException) -> str | None:
     return None
 
 
-def _ended(run: PlannedRun) -> dict[str, Any] | None:
-    """Return how the pretraining ended; None if it has not."""
-    path = run.run_dir / OUTCOME
-    return read_json(path) if path.is_file() else None
+def _outcome(run: PlannedRun, training: Training, stop: Stop) -> RunOutcome:
+    """Do what is missing of a run."""
+    storage, how = training.storage(run), ended(run)
+    is_kept = storage is None or storage.num_bytes(OUTCOME) is not None
+    # A run that ended without the storage only uploads its last checkpoint.
+    if how is None or (how["status"] == "done" and not is_kept):
+        _pretrain(run, training, stop)
+    if storage is not None:
+        keep(run, storage, training.durability, training.scoring)
+    found, finetuning = training.found(run), training.finetuning
+    if found is None and finetuning is not None:
+        if storage is None:
+            _score(run, finetuning, stop)
+        else:
+            _score_stored(run, storage, training.durability, finetuning, stop)
+        found = training.found(run)
+    assert found is not None
+    return found
 
 
-def _outcome(run: PlannedRun, data: Path, finetuning: Finetuning | None, stop: Stop) -> RunOutcome:
-    ended = _ended(run)
-    if ended is None:
-        ended = {"status": "done", "reason": ""}
-        try:
-            pretrain(
-                run.config,
-                data=data,
-                run_dir=run.run_dir,
-                accounting=AccountingConfig(energy="none"),
-                stop=stop,
-            )
-        except DivergedError as error:
-            print(f"{run.name} diverged: {error}", file=sys.stderr, flush=True)
-            ended = {"status": "diverged", "reason": str(error)}
-        write_json(run.run_dir / OUTCOME, ended)
-    outcome = RunOutcome(run.variant.name, run.seed, ended["status"], ended["reason"])
-    if outcome.status != "done":
-        return outcome
-    outcome = replace(outcome, **_numbers(run))
-    if finetuning is None:
-        return outcome
-    return replace(outcome, **_glue(run, finetuning, stop))
+def _pretrain(run: PlannedRun, training: Training, stop: Stop) -> None:
+    """Train, or continue, until the budget is used up; a divergence is an outcome, too."""
+    how, durability = {"status": "done", "reason": ""}, training.durability
+    if durability.storage is not None:  # a run is kept there under its directory's name
+        folder = join(durability.storage, run.run_dir.parent.name)
+        durability = replace(durability, storage=folder)
+    try:
+        pretrain(
+            training.config(run),
+            data=training.data,
+            run_dir=run.run_dir,
+            durability=durability,
+            accounting=AccountingConfig(energy="none"),
+            stop=stop,
+        )
+    except DivergedError as error:
+        print(f"{run.name} diverged: {error}", file=sys.stderr, flush=True)
+        how = {"status": "diverged", "reason": str(error)}
+    write_json(run.run_dir / OUTCOME, how)
 
 
-def _numbers(run: PlannedRun) -> dict[str, Any]:
-    """Return the last held-out loss, and the run's steps, tokens and FLOPs."""
-    records = read_metrics(run.run_dir / METRICS)
-    last = next((r for r in reversed(records) if r["event"] == "eval"), None)
-    if last is None:
-        raise DataError(f"{run.run_dir / METRICS} has no held-out loss; delete the run's folder")
-    summary = read_json(run.run_dir / RECORD_NAME)["summary"]
-    return {
-        "held_out_loss": last["loss"],
-        "steps": last["step"],
-        "tokens": last["tokens"],
-        "train_flops": summary["train_flops"],
-    }
+def _score_stored(
+    run: PlannedRun,
+    storage: Storage,
+    durability: DurabilityConfig,
+    finetuning: Finetuning,
+    stop: Stop,
+) -> None:
+    """Score a run as the owner of its storage, which gets each result when it is there."""
+    remote = RemoteRun(storage, lease_seconds=durability.lease_seconds)
+    in_use = f"another process trains in {run.run_dir}; wait for it, or choose another --out"
+    with exclusive_lock(run.run_dir / LOCK_NAME, in_use):
+        holder = holder_of(run.run_dir)
+    results = finetunings_of(storage, durability, finetuning.scoring)
+
+    def on_stored(directory: Path) -> None:
+        remote.lease.assert_owned()
+        keep_results(results, run.run_dir / finetuning.scoring.folder, directory)
+
+    remote.lease.claim(holder=holder, stop=stop, report=report)
+    with Uploader(remote, Retention(), max_unsynced_seconds=math.inf):  # renews the lease
+        trained = stored_outcome(run, None, {})
+        assert trained is not None
+        if max(CheckpointStore(run.run_dir).steps(), default=-1) < (trained.steps or 0):
+            pull(storage, run.run_dir)  # another machine has trained it
+        _score(run, finetuning, stop, on_stored)
 
 
-def _glue(run: PlannedRun, finetuning: Finetuning, stop: Stop) -> dict[str, Any]:
+def _score(
+    run: PlannedRun,
+    finetuning: Finetuning,
+    stop: Stop,
+    on_stored: Callable[[Path], None] = lambda directory: None,
+) -> None:
     with as_export(Location(str(run.run_dir))) as model:
-        results = run_grid(
+        run_grid(
             PretrainedEncoder(model, trust_remote_code=True),  # a run's code is its user's own
             finetuning.tasks,
             finetuning.config,
             plan=finetuning.plan,
-            out=run.run_dir / finetuning.folder,
+            out=run.run_dir / finetuning.scoring.folder,
+            on_stored=on_stored,
             stop=stop,
         )
-    summary = summarize(results)
-    return {
-        "glue_mean": summary.mean_of_present,
-        "tasks": {name: task.score for name, task in summary.tasks.items()},
-        "num_failed_finetunings": sum(task.num_failed for task in summary.tasks.values()),
-    }
-
-
-def to_record(outcome: RunOutcome) -> dict[str, Any]:
-    """Return an outcome as it is stored."""
-    return {key: value for key, value in asdict(outcome).items() if key != "exit_code"}

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from smallbench.config import differing_keys, digest, keys_of, override_all, to_dict
-from smallbench.errors import ConfigError, nearest
+from smallbench.errors import ConfigError, DataError, nearest
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
+PLAN = "plan.json"
+PART = re.compile(r"\w[\w.-]*")
+"""Of a path, so that a plan that somebody else wrote names no folder outside the ablation's."""
+
 OWN_KEYS = ("train.seed", "train.max_flops", "train.max_hours", "schedule.along")
 """Keys that an ablation sets itself: all runs have one budget, and the seeds come from --seeds."""
+
+
+ENOUGH_WARMUP_STEPS = 100
+"""bert-tiny learned nothing in 660 steps after a warm-up of 13, and did after one of 99."""
 
 
 @dataclass(frozen=True)
@@ -27,28 +38,117 @@ class Variant:
     given: tuple[str, ...]
     """Keys of --set that it has."""
 
-    def with_seed(self, seed: int) -> PretrainConfig:
-        """Return the configuration of one run."""
-        return replace(self.config, train=replace(self.config.train, seed=seed))
-
 
 @dataclass(frozen=True)
 class PlannedRun:
     """One pretraining."""
 
-    variant: Variant
+    variant: str
     seed: int
     run_dir: Path
+    place: str
+    """Its number among all runs: `5/9`."""
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.variant.name} seed {self.seed}"
+        return f"{self.variant} seed {self.seed}"
 
     @property
-    def config(self) -> PretrainConfig:
-        """The configuration of the run."""
-        return self.variant.with_seed(self.seed)
+    def folder(self) -> str:
+        """Its folder below the ablation's."""
+        return f"{self.run_dir.parent.name}/{self.run_dir.name}"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """GLUE of every run: one learning rate, and the same seeds for every task."""
+
+    tasks: tuple[str, ...]
+    learning_rate: float
+    seeds: tuple[int, ...]
+    folder: str
+    """Where a run directory keeps its fine-tunings; another setting gets another folder."""
+    protocol: str
+    """All of that in a sentence, for readers of the tables."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What the tables are made of, beside the outcomes; kept as `plan.json`."""
+
+    flops: float
+    seeds: tuple[int, ...]
+    folders: Mapping[str, str]
+    """Variant → its folder; the first variant is the baseline."""
+    measured: Mapping[str, Mapping[str, Any]]
+    """Variant → the keys that decide which loss its held-out loss is."""
+    warmup_fractions: Mapping[str, float]
+    scoring: Scoring | None = None
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.folders)
+
+    def runs(self, out: Path) -> list[PlannedRun]:
+        """Return the runs in their order: seed after seed, so that every pair is complete early."""
+        pairs = [(seed, variant) for seed in self.seeds for variant in self.folders]
+        return [
+            PlannedRun(
+                variant, seed, out / self.folders[variant] / f"seed-{seed}",
+                f"{number}/{len(pairs)}",
+            )
+            for number, (seed, variant) in enumerate(pairs, 1)
+        ]  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `plan.json`."""
+        return {"schema_version": 1, **asdict(self)}
+
+
+def design_of(
+    variants: Sequence[Variant], seeds: Sequence[int], *, flops: float, scoring: Scoring | None
+) -> Design:
+    """Return the design of an ablation."""
+    return Design(
+        flops,
+        tuple(seeds),
+        {variant.name: variant.folder for variant in variants},
+        {variant.name: _measured(variant.config) for variant in variants},
+        {variant.name: variant.config.schedule.warmup_fraction for variant in variants},
+        scoring,
+    )
+
+
+def read_design(content: Mapping[str, Any], name: str) -> Design:
+    """Return the design in the content of the `plan.json` called `name`; raises `DataError`."""
+    try:
+        if content["schema_version"] != 1:
+            raise ValueError(f"schema_version {content['schema_version']!r}, expected 1")
+        given = content["scoring"]
+        scoring = None
+        if given is not None:
+            scoring = Scoring(
+                tuple(map(str, given["tasks"])), float(given["learning_rate"]),
+                tuple(map(int, given["seeds"])), str(given["folder"]), str(given["protocol"]),
+            )  # fmt: skip
+        folders = dict(content["folders"])
+        measured = {name: dict(keys) for name, keys in content["measured"].items()}
+        for folder in (*folders.values(), *([scoring.folder] if scoring else [])):
+            if not PART.fullmatch(folder):
+                raise ValueError(f"{folder!r} is not the name of a folder")
+        seeds = tuple(map(int, content["seeds"]))
+        if not (seeds and folders and folders.keys() == measured.keys()):
+            raise ValueError("seeds or variants are missing")
+        warmups = {name: float(content["warmup_fractions"][name]) for name in folders}
+        return Design(float(content["flops"]), seeds, folders, measured, warmups, scoring)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            f"{name} is not the plan of an ablation that this version can read ({reason}); start "
+            "the ablation again with this version"
+        ) from None
 
 
 def variants_of(names: Sequence[str], *, flops: float, changes: Mapping[str, str]) -> list[Variant]:
@@ -106,33 +206,41 @@ def changes_of(words: Sequence[str]) -> dict[str, str]:
     return changes
 
 
-def planned_runs(variants: Sequence[Variant], seeds: Sequence[int], out: Path) -> list[PlannedRun]:
-    """Return the runs in their order: seed after seed, so that every pair is complete early."""
-    return [
-        PlannedRun(variant, seed, out / variant.folder / f"seed-{seed}")
-        for seed in seeds
-        for variant in variants
-    ]
+def _measured(config: PretrainConfig) -> dict[str, Any]:
+    keys = {f"objective.{key}": value for key, value in to_dict(config.objective).items()}
+    keys.pop("objective.final_mask_fraction", None)  # held-out rows are masked as at step 0
+    return {**keys, "train.num_eval_rows": config.train.num_eval_rows}
 
 
-def differing_measurement(first: Variant, other: Variant) -> tuple[str, bool]:
+def warmup_caution(fraction: float, steps: int) -> str:
+    """Return what to say of a short warm-up; nothing if it is long enough, or the run too short.
+
+    A budget that is a tenth of a recipe's makes its warm-up a tenth too, but what an optimizer
+    needs is a number of steps: docs/ablations.md has the losses.
+    """
+    warmup = round(fraction * steps)
+    if warmup >= ENOUGH_WARMUP_STEPS or steps < 2 * ENOUGH_WARMUP_STEPS:
+        return ""
+    enough = math.ceil(100 * ENOUGH_WARMUP_STEPS / steps) / 100
+    return (
+        f"the learning rate rises over {warmup} steps only, and a variant may not begin to learn; "
+        f"{ENOUGH_WARMUP_STEPS} steps: --schedule.warmup_fraction={enough:g}"
+    )
+
+
+def differing_measurement(design: Design, first: str, other: str) -> tuple[str, bool]:
     """Return how the held-out losses of two variants differ, and whether they are comparable.
 
     The sentence is empty if both are the same loss. Segments change it little; any other value of
     the objective makes it another loss, which gives True.
     """
-    measured = []
-    for variant in (first, other):
-        keys = {f"objective.{k}": value for k, value in to_dict(variant.config.objective).items()}
-        keys.pop("objective.final_mask_fraction", None)  # held-out rows are masked as at step 0
-        measured.append({**keys, "train.num_eval_rows": variant.config.train.num_eval_rows})
-    different = differing_keys(*measured)
+    different = differing_keys(design.measured[first], design.measured[other])
     if not different:
         return "", False
     listed = ", ".join(f"{key}: {old} → {new}" for key, (old, new) in different.items())
     if different.keys() == {"objective.two_segment_fraction"}:
         return (
-            f"held-out rows of {other.name} have other segments than those of {first.name} "
+            f"held-out rows of {other} have other segments than those of {first} "
             f"({listed}), so a small difference of their losses means nothing"
         ), False
-    return f"{other.name} is measured by another loss than {first.name} ({listed})", True
+    return f"{other} is measured by another loss than {first} ({listed})", True

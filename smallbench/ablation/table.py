@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smallbench.ablation.driver import RunOutcome, to_record
-from smallbench.ablation.plan import PlannedRun, Variant, differing_measurement
+from smallbench.ablation.outcomes import RunOutcome, to_record
+from smallbench.ablation.plan import Design, PlannedRun, differing_measurement, warmup_caution
 from smallbench.ablation.statistics import (
     MAX_NEEDED_SEEDS,
     SIGNIFICANCE,
@@ -57,47 +57,36 @@ class Results:
     notes: tuple[str, ...]
 
 
-def results_of(
-    variants: Sequence[Variant],
-    seeds: Sequence[int],
-    outcomes: Sequence[RunOutcome],
-    *,
-    flops: float,
-    protocol: str = "",
-    notes: Sequence[str] = (),
-) -> Results:
+def results_of(design: Design, outcomes: Sequence[RunOutcome]) -> Results:
     """Compare the variants by each measure that was taken."""
     measures: dict[str, dict[str, Measured]] = {}
     cautions: list[str] = []
+    baseline, protocol = design.variants[0], design.scoring.protocol if design.scoring else ""
     for measure in METRICS:
         values = {
-            variant.name: {
+            variant: {
                 outcome.seed: value
                 for outcome in outcomes
-                if outcome.variant == variant.name
-                and (value := getattr(outcome, measure)) is not None
+                if outcome.variant == variant and (value := getattr(outcome, measure)) is not None
             }
-            for variant in variants
+            for variant in design.variants
         }
         if measure == "glue_mean" and not protocol:
             continue
         measures[measure] = {}
-        first = values[variants[0].name]
-        for variant in variants:
+        for variant, own in values.items():
             caution, is_another = "", False
             if measure == "held_out_loss":
-                caution, is_another = differing_measurement(variants[0], variant)
-            own = values[variant.name]
+                caution, is_another = differing_measurement(design, baseline, variant)
             comparison = None
-            if variant is not variants[0]:
-                comparison = _compared(first, own, caution if is_another else "")
+            if variant != baseline:
+                comparison = _compared(values[baseline], own, caution if is_another else "")
             found = estimate(list(own.values())) if own else None
-            measures[measure][variant.name] = Measured(own, found, comparison)
+            measures[measure][variant] = Measured(own, found, comparison)
             cautions += [caution] if caution and not is_another else []
-    said = [*notes, *cautions, *_notes(variants, outcomes)]
-    names = tuple(variant.name for variant in variants)
     return Results(
-        flops, tuple(seeds), names, tuple(outcomes), measures, protocol, tuple(said)
+        design.flops, design.seeds, design.variants, tuple(outcomes), measures, protocol,
+        (*cautions, *_warmups(design, outcomes), *_notes(len(design.variants), outcomes)),
     )  # fmt: skip
 
 
@@ -108,7 +97,16 @@ def _compared(first: Mapping[int, float], own: Mapping[int, float], reason: str)
     return compare([first[seed] for seed in both], [own[seed] for seed in both])
 
 
-def _notes(variants: Sequence[Variant], outcomes: Sequence[RunOutcome]) -> list[str]:
+def _warmups(design: Design, outcomes: Sequence[RunOutcome]) -> list[str]:
+    notes = []
+    for variant, fraction in design.warmup_fractions.items():
+        steps = max((o.steps or 0 for o in outcomes if o.variant == variant), default=0)
+        if caution := warmup_caution(fraction, steps):
+            notes.append(f"{variant}: {caution}")
+    return notes
+
+
+def _notes(num_variants: int, outcomes: Sequence[RunOutcome]) -> list[str]:
     notes = []
     for outcome in outcomes:
         if outcome.status != "done":
@@ -118,14 +116,17 @@ def _notes(variants: Sequence[Variant], outcomes: Sequence[RunOutcome]) -> list[
         elif outcome.held_out_loss is None:
             notes.append(f"{outcome.variant} seed {outcome.seed}: its held-out loss is not finite")
     if notes:
-        notes.append("Means and differences exclude those runs, which favours unstable variants")
+        excluded = "Means and differences exclude those runs"
+        if any(outcome.status not in {"done", "missing"} for outcome in outcomes):
+            excluded += ", which favours unstable variants"
+        notes.append(excluded)
     unlearned = sum(outcome.num_failed_finetunings for outcome in outcomes)
     if unlearned:
         notes.append(
             f"{unlearned} fine-tunings are no better than the most frequent answer; they count in "
             "the means"
         )
-    others = len(variants) - 1
+    others = num_variants - 1
     if others > 1:
         notes.append(
             f"{others} variants are compared to the first: over all of them together, a p-value "

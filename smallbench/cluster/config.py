@@ -11,18 +11,18 @@ from smallbench.cluster.credentials import refuse_credentials
 from smallbench.config import option, require
 from smallbench.errors import ConfigError
 
-Stage = Literal["prepare", "pretrain", "sweep", "export", "glue", "leaderboard"]
+Stage = Literal["prepare", "pretrain", "sweep", "ablate", "export", "glue", "leaderboard"]
 CHAIN: tuple[Stage, ...] = ("prepare", "pretrain", "export", "glue", "leaderboard")
 """The stages of a run in their order."""
 
 STAGES_OF: Mapping[str, tuple[Stage, ...]] = {
-    "recipes": ("sweep",),
+    "recipes": ("sweep", "ablate"),
     "learning_rates": ("sweep",),
     "hours": ("pretrain", "sweep"),
-    "deadline_hours": ("prepare", "pretrain", "sweep", "glue"),
-    "corpus_gib": ("prepare", "pretrain", "sweep"),
+    "deadline_hours": ("prepare", "pretrain", "sweep", "ablate", "glue"),
+    "corpus_gib": ("prepare", "pretrain", "sweep", "ablate"),
     "pods": ("prepare", "glue"),
-    "pods_at_once": ("sweep", "glue"),
+    "pods_at_once": ("sweep", "ablate", "glue"),
 }
 """Flags that only some stages take, and these stages."""
 
@@ -58,7 +58,9 @@ class ClusterConfig:
     run: str | None = option(
         None, help="the run's id; none: the recipe's name and a digest of what was changed in it"
     )
-    recipes: tuple[str, ...] = option((), help="values of a sweep")
+    recipes: tuple[str, ...] = option(
+        (), help="values of a sweep, or variants of an ablation: the first is the baseline"
+    )
     learning_rates: tuple[float, ...] = option((), help="values of a sweep")
     flags: str | None = option(
         None, help="further flags of the stage's own command, in quotes", metavar="'--FLAG=VALUE …'"
@@ -82,7 +84,8 @@ class ClusterConfig:
         "cards; none: more than twice the planned time of all its pods",
     )
     corpus_gib: float = option(
-        20.0, help="prepare, pretrain, sweep: size of the prepared corpus; OpenWebText's is 17"
+        20.0,
+        help="prepare, pretrain, sweep, ablate: size of the prepared corpus; OpenWebText's is 17",
     )
     grace_seconds: int | None = option(
         None,
@@ -91,7 +94,7 @@ class ClusterConfig:
     )
     pods: int | None = option(None, help="prepare and glue: number of parts of the work")
     pods_at_once: int | None = option(
-        None, help="glue and sweep: number of pods at a time, such as that of the cards"
+        None, help="glue, sweep and ablate: number of pods at a time, such as that of the cards"
     )
     components: tuple[str, ...] = option((), help=f"some of {', '.join(COMPONENTS)}")
     queue: str | None = option(None, help="LocalQueue of Kueue, which then starts the Job")

@@ -1,8 +1,8 @@
 """The manifests of one stage of one run: the committed ones with the values of the run.
 
 Everything lives below one bucket, under names that follow from the run's: `corpus`, `runs/RUN`,
-`exports/RUN`, `glue/RUN`. So a stage finds what the one before it wrote, and a run that is rendered
-again with the same configuration continues.
+`ablations/RUN`, `exports/RUN`, `glue/RUN`. So a stage finds what the one before it wrote, and a run
+that is rendered again with the same configuration continues.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class JobManifest:
         for volume in self.pod["volumes"]:
             if "configMap" in volume:
                 volume["configMap"]["name"] = self.document["metadata"]["name"]
-        self.deal(len(work.rows) or config.pods, config.pods_at_once)
+        self.deal(work.num_runs or config.pods, config.pods_at_once)
         for flag in work.flags:
             self.set_flag(flag)
 
@@ -183,11 +183,14 @@ class JobManifest:
         if config.deadline_hours is not None:
             self.spec["activeDeadlineSeconds"] = math.ceil(3600 * config.deadline_hours)
         elif work.trains:
-            rounds = math.ceil(max(1, len(work.rows)) / (config.pods_at_once or 1))
+            rounds = math.ceil(max(1, work.num_runs) / (config.pods_at_once or 1))
+            committed = rounds * self.spec["activeDeadlineSeconds"]
+            self.spec["activeDeadlineSeconds"] = committed  # no speed is known, as of CPUs
             if sizes is not None and sizes.hours is not None:
-                self.spec["activeDeadlineSeconds"] = deadline_seconds(rounds * sizes.hours)
-            else:  # no speed is known, as of CPUs
-                self.spec["activeDeadlineSeconds"] *= rounds
+                planned = deadline_seconds(rounds * sizes.hours)
+                # Fine-tuning is not planned.
+                least = committed if work.stage == "ablate" else 0
+                self.spec["activeDeadlineSeconds"] = max(planned, least)
         else:
             rounds = math.ceil(parts / self.spec.get("parallelism", 1))
             if work.stage == "prepare":
@@ -196,10 +199,10 @@ class JobManifest:
 
     def wait_for_start(self, seconds: float) -> None:
         """Let a pod pull its corpus at least so long before its first heartbeat."""
-        probe = self.container["startupProbe"]
-        probe["failureThreshold"] = max(
-            probe["failureThreshold"], math.ceil(seconds / probe["periodSeconds"])
-        )
+        if (probe := self.container.get("startupProbe")) is not None:
+            probe["failureThreshold"] = max(
+                probe["failureThreshold"], math.ceil(seconds / probe["periodSeconds"])
+            )
 
     def set_scratch(self, gib: int) -> None:
         """Where a pod may write."""

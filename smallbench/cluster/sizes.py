@@ -83,13 +83,15 @@ def needs_of(config: PretrainConfig, gpu: str) -> Needs:
     if config.model.vocab_size is None:  # the tokenizer's; the one that is trained by default
         config = override(config, "model.vocab_size", PrepareConfig.vocab_size)
     train = config.train
-    every = train.keep_every_steps
-    kept = train.keep_last + len(train.milestones)
-    kept += 0 if every is None else train.max_steps // every
+
+    def kept(num_steps: int) -> int:
+        regular = 0 if train.keep_every_steps is None else num_steps // train.keep_every_steps
+        return train.keep_last + len(train.milestones) + regular
+
     if gpu == "none":
         planner = Planner(config, device_type="cpu", precision="fp32")
         memory = planner.memory(choices_of(config)[0], train.rows_per_forward)
-        return Needs(planner.num_parameters, memory.peak, None, kept)
+        return Needs(planner.num_parameters, memory.peak, None, kept(planner.num_steps()))
     plan = make_plan(config, gpu_of(gpu))
     if plan.decision is None:
         raise UnavailableError(f"{config.recipe} on {gpu}: {plan.reason}; choose another --gpu")
@@ -101,7 +103,7 @@ def needs_of(config: PretrainConfig, gpu: str) -> Needs:
     )
     # CPU Adam's copies, should a run be continued where it must offload: 4 numbers a parameter.
     host = max(host, 16 * plan.num_parameters)
-    return Needs(plan.num_parameters, host, max(plan.whole.hours), kept)
+    return Needs(plan.num_parameters, host, max(plan.whole.hours), kept(plan.whole.steps))
 
 
 def pull_seconds(corpus_gib: float) -> float:

@@ -45,11 +45,11 @@ def status_text(
     by_stage: dict[str, list[Document]] = {}
     for job in sorted(jobs, key=lambda job: str(job["metadata"]["name"])):
         by_stage.setdefault(str(job["metadata"]["labels"].get(COMPONENT)), []).append(job)
-    order = {str(stage): at for at, stage in enumerate((*CHAIN[:2], "sweep", *CHAIN[2:]))}
+    order = {str(stage): at for at, stage in enumerate((*CHAIN[:2], "sweep", "ablate", *CHAIN[2:]))}
     for stage in sorted(by_stage, key=lambda stage: order.get(stage, 9)):
         for job in by_stage[stage]:
             lines += _job_lines(job, pods)
-    if is_chain and "sweep" not in by_stage:
+    if is_chain and not {"sweep", "ablate"} & by_stage.keys():
         last = max(order.get(stage, 0) for stage in by_stage)
         lines += [f"{stage}  not submitted" for stage in CHAIN if order[stage] > last]
     return "\n".join(lines)

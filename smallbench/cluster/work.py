@@ -28,8 +28,14 @@ OURS = {
     "shard": "pods",
     "grace_seconds": "grace_seconds",
     "max_hours": "hours",
+    "variants": "recipes",
 }
 """Flags of a stage that repeat a field of the Job → the flag that sets both."""
+
+
+TRAINS = {"pretrain", "sweep", "ablate"}
+READS_GLUE = {"export", "glue", "ablate"}
+"""Stages with room for GLUE on their disk."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,20 @@ class Work:
     flags: Sequence[str] = ()
     rows: Sequence[Mapping[str, Any]] = ()
     """Of a sweep: options of `smallbench pretrain` by key."""
+    variants: Sequence[PretrainConfig] = ()
+    """Of an ablation."""
+    num_seeds: int = 1
+    """Of an ablation."""
+
+    @property
+    def num_runs(self) -> int:
+        """The pretrainings, each a pod of its own."""
+        return len(self.variants) * self.num_seeds or len(self.rows)
 
     @property
     def trains(self) -> bool:
         """Whether it pretrains."""
-        return self.stage in {"pretrain", "sweep"}
+        return self.stage in TRAINS
 
 
 def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
@@ -113,10 +128,12 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
     flags = flags_of(options)
     if stage == "sweep":
         hours = {} if options.hours is None else {"max_hours": options.hours}
+        names: list[str | None] = [recipe]
+        if options.recipes:  # a file's without its folder
+            names = [recipe_config(name).recipe for name in options.recipes]
         rates = [{"optim.learning_rate": rate} for rate in options.learning_rates] or [{}]
         rows: list[dict[str, Any]] = [
-            {"recipe": one, **changes, **rate, **hours}
-            for one, rate in product(options.recipes or (recipe,), rates)
+            {"recipe": one, **changes, **rate, **hours} for one, rate in product(names, rates)
         ]
         return Work(stage, options.run or sweep_id(recipe, rows, may_change), recipe, flags, rows)
     if stage == "pretrain":
@@ -127,6 +144,26 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
     return Work(stage, options.run or run_id(recipe or "corpus", learned), recipe, flags)
 
 
+def ablation_of(options: ClusterConfig, variants: Sequence[PretrainConfig], num_seeds: int) -> Work:
+    """Return the work of an ablation; `variants` have their budget.
+
+    Its name is a function of the baseline and the budget: more seeds and variants join it.
+    """
+    baseline = variants[0]
+    may_change = resumable_keys(baseline)
+    base = to_dict(recipe_config(baseline.recipe))
+    changes = differing_keys(base, to_dict(baseline)).items()
+    learned = {key: new for key, (_, new) in changes if key not in may_change}
+    names = ",".join(variant.recipe for variant in variants)
+    return Work(
+        "ablate",
+        options.run or run_id(baseline.recipe, learned),
+        flags=[f"--variants={names}", *flags_of(options)],
+        variants=variants,
+        num_seeds=num_seeds,
+    )
+
+
 def as_flag(value: Any) -> str:
     """Return a value as a command line has it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -134,7 +171,7 @@ def as_flag(value: Any) -> str:
 
 def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) -> PodSizes | None:
     """Return the planner's sizes; None if the stage needs no model, or no recipe is named."""
-    configs = [
+    configs = [*work.variants] or [
         override_all(recipe_config(row["recipe"]), {k: v for k, v in row.items() if "." in k})
         for row in work.rows
     ]
@@ -147,6 +184,10 @@ def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) 
     return sizes_for(
         [needs_of(c, options.gpu) for c in different.values()],
         has_gpu=options.gpu != "none",
-        data_gib=options.corpus_gib if work.stage in {"pretrain", "sweep"} else GLUE_GIB,
+        data_gib=sum(
+            size
+            for size, stages in ((options.corpus_gib, TRAINS), (GLUE_GIB, READS_GLUE))
+            if work.stage in stages
+        ),
         hours=options.hours,
     )

@@ -10,11 +10,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from smallbench.files import write_bytes
 from smallbench.glue.results import RESULT_FILE
 from smallbench.storage import open_storage
-from smallbench.storage.base import is_remote
+from smallbench.storage.base import Storage, is_remote
 from smallbench.storage.config import StorageConfig
 
 
@@ -24,16 +26,19 @@ def results_folder(url: str | Path, config: StorageConfig) -> Iterator[Path]:
     if not is_remote(str(url)):
         yield Path(url)
         return
-    storage = open_storage(str(url), config)
     with tempfile.TemporaryDirectory(prefix="smallbench-results-") as temporary:
-        keys = [stored.key for stored in storage.list("runs/")]
-        whole = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{RESULT_FILE}")}
-        for key in keys:
-            if key.rpartition("/")[0] in whole:
-                path = Path(temporary) / key
-                path.parent.mkdir(parents=True, exist_ok=True)
-                storage.download(key, path)
+        fetch_results(open_storage(str(url), config), Path(temporary))
         yield Path(temporary)
+
+
+def fetch_results(storage: Storage, folder: Path) -> None:
+    """Download the finished runs of a storage that `folder` does not have."""
+    keys = [stored.key for stored in storage.list("runs/")]
+    whole = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{RESULT_FILE}")}
+    for key in sorted(keys, key=_is_result):
+        run, path = key.rpartition("/")[0], folder / key
+        if run in whole and not (folder / run / RESULT_FILE).is_file():
+            write_bytes(path, storage.get(key))
 
 
 def keeper(url: str, folder: Path, config: StorageConfig) -> Callable[[Path], None]:
@@ -42,9 +47,15 @@ def keeper(url: str, folder: Path, config: StorageConfig) -> Callable[[Path], No
         return lambda directory: None
     storage = open_storage(url, config)
     storage.check()  # fail before hours of work, not after them
+    return partial(keep_results, storage, folder)
 
-    def keep(directory: Path) -> None:
-        for path in sorted(directory.iterdir(), key=lambda path: path.name == RESULT_FILE):
-            storage.upload(path, path.relative_to(folder).as_posix())
 
-    return keep
+def keep_results(storage: Storage, folder: Path, directory: Path) -> None:
+    """Upload a finished run in `folder`."""
+    for path in sorted(directory.iterdir(), key=lambda path: _is_result(path.name)):
+        storage.upload(path, path.relative_to(folder).as_posix())
+
+
+def _is_result(key: str) -> bool:
+    """Return whether the object arrives last."""
+    return key.rpartition("/")[2] == RESULT_FILE

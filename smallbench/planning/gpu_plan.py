@@ -69,7 +69,7 @@ class Plan:
     reason: str
     speed: Speed | None
     whole: Cost | None
-    """The recipe's own number of steps."""
+    """All steps of the recipe."""
     budget: Cost | None
     """What `--hours` allows at the slow end."""
 
@@ -113,7 +113,7 @@ def make_plan(
             kwh = kilowatts * fast, kilowatts * slow
             return Cost(steps, steps * tokens, (fast, slow), kwh, price)
 
-        whole = cost(config.train.max_steps)
+        whole = cost(planner.num_steps())
         if hours is not None:
             budget = cost(int(3600 * hours * speed.tokens_per_second[1] / tokens))
     return Plan(

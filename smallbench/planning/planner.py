@@ -137,6 +137,14 @@ class Planner:
         """The model with what it learns, on fake tensors."""
         return self._tracer(False).objective
 
+    def num_steps(self) -> int:
+        """Return about how many steps the run makes; a limit in hours is not counted."""
+        train = self.config.train
+        if train.max_flops is None:
+            return train.max_steps
+        steps = math.ceil(train.max_flops / (self.flops_per_token() * self.config.tokens_per_step))
+        return steps if self.config.schedule.along == "flops" else min(steps, train.max_steps)
+
     @property
     def num_parameters(self) -> int:
         """All that are trained."""
@@ -163,10 +171,6 @@ class Planner:
         assert batch.target_ids is not None
         rows = self.config.model.num_embedding_rows
         return batch.target_ids.numel() * rows * DTYPES[self.precision].itemsize
-
-    def num_steps(self, flops: float) -> int:
-        """Return about how many steps a budget of FLOPs is."""
-        return math.ceil(flops / (self.flops_per_token() * self.config.tokens_per_step))
 
     def _step(self, choice: Choice, num_rows: int) -> tuple[StepMemory, int]:
         """Return a traced step and the number of its micro-batches."""

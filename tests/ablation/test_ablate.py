@@ -1,45 +1,31 @@
 """Variants × seeds through the console script's own path, tiny."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
-from smallbench.ablation import driver
-from smallbench.ablation.plan import changes_of, planned_runs, variants_of
+from smallbench.ablation import driver, outcomes
+from smallbench.ablation.outcomes import RunOutcome
+from smallbench.ablation.plan import changes_of, design_of, variants_of, warmup_caution
 from smallbench.ablation.table import markdown, results_of, to_json
 from smallbench.errors import ConfigError, DivergedError, InterruptedRunError
-from smallbench.jobs.ablate import Options, run
+from smallbench.jobs.ablate import Options, plan, run
 from smallbench.jobs.cli import main
 from smallbench.stop import Stop
-
-SMALL = (
-    "sequence_length=32", "model.hidden_size=32", "model.intermediate_size=64",
-    "model.embedding_size=16", "model.num_hidden_layers=1", "train.global_batch_size=8",
-    "train.num_eval_rows=16",
-)  # fmt: skip
-VARIANTS = ("bert-tiny", "deberta-tiny")
-FLOPS = 6e7
+from smallbench.train import precision
+from tests.ablation.conftest import FLOPS, SMALL, VARIANTS, flags
 
 
-def flags(corpus, out, **more):
-    values = {"data": corpus, "flops": FLOPS, "seeds": "1,2", "out": out, **more}
-    values["set"] = ",".join((*SMALL, *values.pop("also", ())))
-    return [f"--{name}={value}" for name, value in values.items()]
-
-
-def parts(corpus, tmp_path, seeds=(1, 2)):
+def parts(corpus, seeds=(1, 2)):
     variants = variants_of(VARIANTS, flops=FLOPS, changes=changes_of(SMALL))
-    return variants, planned_runs(variants, seeds, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def whole(corpus, tmp_path_factory):
-    """An ablation that nothing has interrupted."""
-    out = tmp_path_factory.mktemp("whole")
-    run(Options(variants=VARIANTS, data=str(corpus), flops=FLOPS, seeds=(1, 2), out=out, set=SMALL))
-    return out
+    configs = {variant.name: variant.config for variant in variants}
+    design = design_of(variants, seeds, flops=FLOPS, scoring=None)
+    return design, driver.Training(configs, corpus)
 
 
 def test_the_table_has_intervals_differences_and_needed_seeds(whole):
@@ -60,15 +46,13 @@ def test_the_table_has_intervals_differences_and_needed_seeds(whole):
 
 
 def test_an_ablation_interrupted_twice_ends_as_the_uninterrupted_one(whole, corpus, tmp_path):
-    variants, runs = parts(corpus, tmp_path)
+    design, training = parts(corpus)
+    runs = design.runs(tmp_path)
     for asks in (3, 9):  # within the first run, and later
         left = iter(range(asks))
         with pytest.raises(InterruptedRunError):
-            driver.run_all(
-                runs, data=corpus, finetuning=None, stop=Stop(lambda left=left: next(left, -1) < 0)
-            )
-    outcomes = driver.run_all(runs, data=corpus, finetuning=None)
-    found = to_json(results_of(variants, (1, 2), outcomes, flops=FLOPS))
+            driver.run_all(runs, training, stop=Stop(lambda left=left: next(left, -1) < 0))
+    found = to_json(results_of(design, driver.run_all(runs, training)))
     assert found == json.loads((whole / "ablation.json").read_text())
 
 
@@ -98,7 +82,7 @@ def test_a_diverged_run_is_a_result_and_a_failed_one_ends_last(
 
     loss = {"held_out_loss": 2.0, "steps": 5, "tokens": 9, "train_flops": FLOPS}
     monkeypatch.setattr(driver, "pretrain", pretrain)
-    monkeypatch.setattr(driver, "_numbers", lambda run: loss)
+    monkeypatch.setattr(outcomes, "_pretraining", lambda run: loss)
     code = main(["ablate", *VARIANTS, *flags(corpus, tmp_path, seeds="1,2,3")])
     said = capsys.readouterr()
     assert code == 78
@@ -108,26 +92,25 @@ def test_a_diverged_run_is_a_result_and_a_failed_one_ends_last(
     assert not (tmp_path / "deberta-tiny" / "seed-3" / "outcome.json").exists()
 
 
-def test_one_seed_has_no_p_value_and_says_why(corpus, tmp_path):
-    variants, runs = parts(corpus, tmp_path, seeds=(1,))
-    outcomes = [
-        driver.RunOutcome(r.variant.name, 1, "done", held_out_loss=float(n))
-        for n, r in enumerate(runs)
-    ]
-    text = markdown(results_of(variants, (1,), outcomes, flops=FLOPS))
+def test_one_seed_has_no_p_value_and_says_why(corpus):
+    design, _ = parts(corpus, seeds=(1,))
+    done = [RunOutcome(name, 1, "done", held_out_loss=float(n)) for n, name in enumerate(VARIANTS)]
+    text = markdown(results_of(design, done))
     assert "no p-value, since one seed shows no spread" in text
 
 
 def test_another_objective_is_another_loss_and_is_not_compared(corpus, tmp_path):
     first, _ = variants_of(VARIANTS, flops=FLOPS, changes=changes_of(SMALL))
     masked = replace(first.config.objective, mask_fraction=0.15)
-    other = replace(first, name="less", config=replace(first.config, objective=masked))
-    outcomes = [
-        driver.RunOutcome(v.name, seed, "done", held_out_loss=seed / 7)
+    config = replace(first.config, objective=masked)
+    other = replace(first, name="less", folder="less", config=config)
+    done = [
+        RunOutcome(v.name, seed, "done", held_out_loss=seed / 7)
         for v in (first, other)
         for seed in (1, 2, 3)
     ]
-    results = results_of([first, other], (1, 2, 3), outcomes, flops=FLOPS)
+    design = design_of([first, other], (1, 2, 3), flops=FLOPS, scoring=None)
+    results = results_of(design, done)
     comparison = results.measures["held_out_loss"]["less"].comparison
     assert comparison.p_value is None
     assert "objective.mask_fraction: 0.3 → 0.15" in comparison.reason
@@ -192,6 +175,14 @@ def test_the_plan_names_runs_shares_and_steps(corpus, tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
+def test_the_plan_has_the_hours_of_a_run_on_a_known_gpu(corpus, monkeypatch):
+    monkeypatch.setattr(precision, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla V100-SXM2-16GB")
+    given = Options(variants=VARIANTS, data=str(corpus), flops=1e17, out=Path("o"), set=SMALL)
+    lines = plan(given).splitlines()
+    assert re.search(r"steps and [\d.]+ hours to [\d.]+ hours a run$", lines[1])
+
+
 @pytest.mark.slow
 def test_glue_is_scored_and_an_interruption_within_it_changes_nothing(corpus, tmp_path):
     def options(out):
@@ -212,3 +203,18 @@ def test_glue_is_scored_and_an_interruption_within_it_changes_nothing(corpus, tm
     assert first == other
     assert first["measures"]["glue_mean"]["deberta-tiny"]["comparison"]["difference"]
     assert set(first["runs"][0]["tasks"]) == {"rte", "cola"}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "steps", "said"),
+    [
+        (0.02, 660, "rises over 13 steps only.*warmup_fraction=0.16"),
+        (0.16, 660, ""),
+        (0.02, 5_200, ""),
+        (0.02, 100, ""),  # too short to learn with any warm-up, which is said elsewhere
+    ],
+)
+def test_a_warmup_that_a_small_budget_made_short_is_named(fraction, steps, said):
+    caution = warmup_caution(fraction, steps)
+    assert re.search(said, caution)
+    assert bool(caution) == bool(said)

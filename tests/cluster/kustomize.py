@@ -12,9 +12,10 @@ import yaml
 ROOT = Path(__file__).parent.parent.parent
 KUBECTL = str(Path(sys.executable).with_name("kubectl"))  # of the development tools
 
-STAGES = ("prepare", "pretrain", "sweep", "export", "glue", "leaderboard")
-INDEXED = ("prepare", "sweep", "glue")
-ON_GPU = ("pretrain", "sweep", "glue")
+STAGES = ("prepare", "pretrain", "sweep", "ablate", "export", "glue", "leaderboard")
+INDEXED = ("prepare", "sweep", "ablate", "glue")
+ON_GPU = ("pretrain", "sweep", "ablate", "glue")
+TRAINS = ("pretrain", "sweep", "ablate")
 IMAGE = f"registry.example/smallbench@sha256:{'0123456789abcdef' * 4}"
 
 

@@ -241,6 +241,20 @@ def test_cancel_of_a_sweep_over_recipes_ends_no_other(capfd, server: Kubernetes)
     assert len([name for kind, name in server.objects if kind == "jobs"]) == 1
 
 
+def test_an_ablation_says_how_its_tables_are_made(capfd, server: Kubernetes):
+    words = ["ablate", "--recipes=bert-tiny,modern-tiny", "--flags=--flops=1e13 --seeds=1,2"]
+    words += ["--gpu=none", *GIVEN]
+    code, out, err = k8s(capfd, "submit", *words)
+    assert code == 0, err
+    ((name, job),) = [(n, o) for (kind, n), o in server.objects.items() if kind == "jobs"]
+    run = name.removeprefix("ablate-")
+    assert f"smallbench ablate collect s3://lab/ablations/{run} --out={run}" in out
+    assert job["spec"]["completions"] == 4
+    assert name in k8s(capfd, "status", f"--run={run}")[1]
+    assert k8s(capfd, "cancel", *words)[0] == 0
+    assert ("jobs", name) not in server.objects
+
+
 def test_a_sweep_whose_job_has_gone_takes_other_rows(capfd, server: Kubernetes):
     """The Job goes a week after its end; the rows, which cannot change, stay."""
     words = ["submit", "sweep", "bert-tiny", "--run=mine", "--gpu=none", *GIVEN]

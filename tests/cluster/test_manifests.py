@@ -17,6 +17,7 @@ from tests.cluster.kustomize import (
     ON_GPU,
     ROOT,
     STAGES,
+    TRAINS,
     by_name,
     command_of,
     jobs,
@@ -100,7 +101,7 @@ def test_spot_pods_choose_spot_nodes_and_know_their_grace(component):
         assert taint in pod["tolerations"]
         assert pod["terminationGracePeriodSeconds"] == seconds
         told = env(pod["containers"][0]).get("SMALLBENCH_GRACE_SECONDS")
-        assert told == ({"value": str(seconds)} if stage in {"pretrain", "sweep"} else None)
+        assert told == ({"value": str(seconds)} if stage in TRAINS else None)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_all_shares_of_a_corpus_run_at_once(built, folder):
 
 def test_the_command_knows_how_many_parts_there_are(stage, spec, container):
     flags = [a for a in container["args"] if a.startswith("--num_shards=")]
-    is_cut = stage in {"prepare", "glue"}
+    is_cut = stage in {"prepare", "ablate", "glue"}
     assert flags == ([f"--num_shards={spec['completions']}"] if is_cut else [])
 
 
@@ -235,13 +236,13 @@ def test_time_is_limited_and_traces_stay_a_week(spec):
 
 def test_the_trainer_is_told_its_grace(stage, pod, container, monkeypatch):
     told = env(container).get("SMALLBENCH_GRACE_SECONDS")
-    if stage in {"pretrain", "sweep"}:
+    if stage in TRAINS:
         assert pod["terminationGracePeriodSeconds"] >= 300
         assert told == {"value": str(pod["terminationGracePeriodSeconds"])}
-        flags = ["bert-tiny", "--data=d", "--run_dir=r"]
-        _, options, _ = resolve(
-            load("pretrain"), flags, {"SMALLBENCH_GRACE_SECONDS": told["value"]}
-        )
+        job, flags = "pretrain", ["bert-tiny", "--data=d", "--run_dir=r"]
+        if stage == "ablate":
+            job, flags = "ablate", ["bert-tiny", "modern-tiny", "--data=d", "--flops=1", "--out=o"]
+        _, options, _ = resolve(load(job), flags, {"SMALLBENCH_GRACE_SECONDS": told["value"]})
         assert options.grace_seconds == pod["terminationGracePeriodSeconds"]
     else:
         assert pod["terminationGracePeriodSeconds"] >= 60
@@ -389,11 +390,14 @@ def test_the_image_is_named_by_digest(container):
 
 
 def test_a_hung_trainer_is_found_by_its_heartbeat(stage, container):
-    if stage not in {"pretrain", "sweep"}:
+    if stage not in TRAINS:
         assert "livenessProbe" not in container
         assert "# No probe: " in (ROOT / "k8s" / "base" / f"{stage}.yaml").read_text()
         return
     assert container["livenessProbe"]["exec"]["command"] == ["healthy"]
+    if stage == "ablate":  # a pod whose run only lacks GLUE never has a heartbeat
+        assert "startupProbe" not in container
+        return
     (run_dir,) = [a for a in container["args"] if a.startswith("--run_dir=")]
     place = run_dir.removeprefix("--run_dir=")
     for name in ("RUN", "JOB_COMPLETION_INDEX"):

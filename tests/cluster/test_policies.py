@@ -30,6 +30,8 @@ CHAIN = {
     "prepare": "prepare --pods=1 --flags='--vocab_size=300 --sequence_length=32 "
     "--eval_fraction=0.1 --min_characters=60 --workers=1'",
     "pretrain": f"pretrain bert-tiny {TINY} --run=mine",
+    "ablate": "ablate --recipes=bert-tiny,deberta-tiny --flags='--flops=6e7 --seeds=1 --glue=none "
+    f"--set={TINY.removeprefix('--')}'",
     "export": "export --run=mine",
     "glue": "glue --run=mine --pods=1 --flags='--glue=samples --tasks=cola --learning_rate=1e-3 "
     "--seeds=1 --epochs=1 --max_train_examples=32'",

@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from smallbench import plugins
 from smallbench.cluster import work as work_module
 from smallbench.cluster.manifests import build
 from smallbench.errors import ConfigError, UsageError
@@ -68,6 +69,8 @@ LINES = {
     "pretrain": "pretrain bert-small --hours=24 --optim.learning_rate=1e-3 "
     "--components=gpu-v100,spot-gke",
     "sweep": "sweep bert-small --learning_rates=1e-3,5e-4 --queue=research --pods_at_once=1",
+    "ablate": "ablate --recipes=bert-tiny,deberta-tiny --gpu=none --pods_at_once=2 "
+    "--flags='--flops=2e13 --seeds=1,2 --tasks=cola --train.global_batch_size=64'",
     "export": "export --run=mine",
     "glue": "glue --run=mine --pods=4 --gpu=none --flags='--tasks=cola,rte --seeds=1'",
     "leaderboard": "leaderboard --run=mine",
@@ -120,6 +123,16 @@ def test_the_committed_manifests_are_those_of_the_default_recipe():
     )
     assert ours == theirs
     assert sweep["spec"]["completions"] == committed["sweep"]["spec"]["completions"]
+    flags = "--flags='--flops=1e17 --seeds=1,2,3'"
+    ablation = job_of(f"ablate --recipes=bert-small,electra-small --run=ablate {flags}")
+    expected = deepcopy(committed["ablate"])
+    expected["metadata"]["name"] = "ablate-ablate"
+    container = expected["spec"]["template"]["spec"]["containers"][0]
+    container["image"] = IMAGE
+    (bucket,) = [v for v in container["env"] if v["name"] == "BUCKET"]
+    bucket["value"] = "s3://lab/small"
+    expected["spec"]["activeDeadlineSeconds"] *= 6  # for one card
+    assert ablation == expected
 
 
 def test_larger_recipes_get_larger_pods():
@@ -186,8 +199,23 @@ def test_fewer_pods_have_more_time(line, factor):
     assert deadline(line) == factor * deadline("prepare" if "prepare" in line else "glue --run=a")
 
 
+def test_an_ablations_deadline_covers_its_budget_and_leaves_time_for_glue():
+    line = "ablate --recipes=bert-tiny,modern-tiny --flags=--flops="
+    rounds, least = 6, 3 * 24  # on one card
+    assert deadline(f"{line}1e13") == rounds * least
+    assert deadline(f"{line}1e13 --pods_at_once=3") == 2 * least
+    fastest = 1e19 / 125e12 / 3600  # at the card's peak
+    assert deadline(f"{line}1e19") >= 24 + 2 * rounds * fastest
+
+
 def test_a_deadline_that_is_given_counts():
-    for line in ("prepare", "pretrain bert-small", f"sweep bert-small {RATES}", "glue --run=a"):
+    for line in (
+        "ablate --recipes=bert-tiny,modern-tiny --gpu=none --flags=--flops=1e13",
+        "prepare",
+        "pretrain bert-small",
+        f"sweep bert-small {RATES}",
+        "glue --run=a",
+    ):
         assert deadline(f"{line} --deadline_hours=100") == 100
 
 
@@ -268,6 +296,42 @@ def test_a_sweep_is_named_by_what_it_learns(rows):
         assert work(f"{line} --train.max_steps=7").run != hours.run
 
 
+def test_an_ablation_is_named_by_its_baseline_and_budget():
+    """More seeds, variants and tasks join it; another budget or batch is another ablation."""
+
+    def name(line, flags):
+        return job_of(f"ablate --gpu=none --recipes={line} --flags='{flags}'")["metadata"]["name"]
+
+    first = name("bert-tiny,modern-tiny", "--flops=2e13 --seeds=1,2")
+    assert first.startswith("ablate-bert-tiny-")
+    assert first == name("bert-tiny,modern-tiny,deberta-tiny", "--flops=2e13 --tasks=cola")
+    others = [
+        name("modern-tiny,bert-tiny", "--flops=2e13"),
+        name("bert-tiny,modern-tiny", "--flops=3e13"),
+        name("bert-tiny,modern-tiny", "--flops=2e13 --train.global_batch_size=64"),
+    ]
+    assert len({first, *others}) == 4
+
+
+def test_the_file_of_a_variant_travels_with_the_ablation(tmp_path, monkeypatch):
+    for known, empty in {"_FILES": {}, "_GIVEN": set()}.items():
+        monkeypatch.setattr(plugins, known, empty)
+    file = tmp_path / "my_idea.py"
+    file.write_text(
+        "from smallbench.config import override_all\n"
+        "from smallbench.recipes.bert import bert_tiny\n\n\n"
+        "def small():\n"
+        '    return override_all(bert_tiny(), {"train.global_batch_size": 64})\n'
+    )
+    flags = "--gpu=none --flags=--flops=1e13"
+    copies, job = render(f"render ablate --recipes=bert-tiny,{file}:small {flags} {GIVEN}")
+    assert copies["data"] == {"my_idea.py": file.read_text()}
+    assert "--variants=bert-tiny,my_idea.py:small" in args_of(job)
+    assert "--plugin=/plugins/my_idea.py" in args_of(job)
+    _, rows, _ = render(f"render sweep --recipes={file}:small --gpu=none {GIVEN}")
+    assert yaml.safe_load(rows["data"]["0.yaml"])["recipe"] == "my_idea.py:small"
+
+
 def test_changes_of_the_recipe_reach_the_trainer():
     words = args_of(
         job_of("pretrain bert-small --optim.learning_rate=1e-3 --train.milestones=5,10")
@@ -300,6 +364,7 @@ def test_a_sweep_has_a_row_for_each_recipe_and_rate(rendered):
     [
         ("sweep bert-small --learning_rates=1e-4,2e-4,3e-4,4e-4,5e-4", 5),
         ("glue --run=mine --pods=12 --gpu=none", 12),
+        ("ablate --recipes=bert-tiny,modern-tiny --gpu=none --flags=--flops=1e13", 6),
     ],
 )
 def test_only_the_failure_of_all_parts_is_the_jobs(line, count):
@@ -308,7 +373,7 @@ def test_only_the_failure_of_all_parts_is_the_jobs(line, count):
     assert not job_is_over(spec, count - 1)
 
 
-@pytest.mark.parametrize("line", ["prepare", *(f"{s} --run=a" for s in STAGES[3:])])
+@pytest.mark.parametrize("line", ["prepare", *(f"{s} --run=a" for s in STAGES[4:])])
 def test_every_stage_has_the_grace_it_is_given(line):
     assert sizes(job_of(f"{line} --grace_seconds=25"))[2] == 25
     assert not [word for word in args_of(job_of(line)) if "grace" in word]
@@ -408,6 +473,26 @@ def test_the_examples_of_the_help_render(line):
         (f"render glue {GIVEN}", UsageError, "needs --run"),
         (f"render sweep bert-small {GIVEN}", UsageError, "a sweep needs"),
         (f"render sweep --learning_rates=1e-3 {GIVEN}", UsageError, "over one RECIPE"),
+        (f"render ablate {GIVEN}", UsageError, "goes over --recipes, two or more"),
+        (f"render ablate bert-tiny --recipes=bert-tiny,a {GIVEN}", UsageError, "over --recipes"),
+        (f"render ablate --recipes=bert-tiny,bert-small {GIVEN}", UsageError, "--flops"),
+        *(
+            (f"render ablate --recipes={recipes} --flags='{flags}' {GIVEN}", error, message)
+            for recipes, flags, error, message in (
+                ("bert-tiny,brt-tiny", "--flops=1", ConfigError, "did you mean 'bert-tiny'"),
+                ("bert-tiny,bert-tiny", "--flops=1", ConfigError, "given twice"),
+                ("bert-tiny,bert-small", "--flop=1", UsageError, "did you mean '--flops'"),
+                ("bert-tiny,bert-small", "--flops=1 --shard=1/2", UsageError, "use --pods"),
+                ("bert-tiny,bert-small", "--flops=1 --variants=a,b", UsageError, "use --recipes"),
+                ("bert-tiny,bert-small", "--flops=1 --train.seed=1", ConfigError, "itself"),
+                ("bert-tiny,bert-small", "--flops=1 --seeds=1,1", ConfigError, "none twice"),
+            )
+        ),
+        (
+            f"render ablate --recipes=bert-tiny,bert-small --hours=2 --flags=--flops=1 {GIVEN}",
+            UsageError,
+            "for pretrain and sweep",
+        ),
         (f"render pretrain bert-small --learning_rates=1e-3 {GIVEN}", UsageError, "for sweep"),
         (f"render glue --run=a --hours=2 {GIVEN}", UsageError, "for pretrain and sweep"),
         (f"render glue --run=a --corpus_gib=2 {GIVEN}", UsageError, "for prepare and"),

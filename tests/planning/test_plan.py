@@ -204,6 +204,23 @@ def test_time_energy_and_price_follow_from_the_speed():
     assert fast < slow <= 1.0
 
 
+def test_a_budget_of_flops_is_planned_by_its_own_steps():
+    config = recipe_of("bert-tiny")
+    planner = Planner(config, device_type="cpu", precision="fp32")
+    step = planner.flops_per_token() * config.train.global_batch_size * config.sequence_length
+
+    def num_steps(**values):
+        changed = override_all(config, {key.replace("__", "."): v for key, v in values.items()})
+        return Planner(changed, device_type="cpu", precision="fp32").num_steps()
+
+    most = config.train.max_steps
+    assert num_steps() == most
+    assert num_steps(train__max_flops=7.5 * step) == 8
+    assert num_steps(train__max_flops=2 * most * step) == most
+    along = {"schedule__along": "flops"}
+    assert num_steps(train__max_flops=2.0 * most * step, **along) in {2 * most, 2 * most + 1}
+
+
 def test_a_step_takes_as_long_as_the_card_or_the_launches_and_the_offload():
     step = tiny_plan().speed.step
     for end in (0, 1):
