@@ -11,11 +11,16 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smallbench.config import option, override_all
 from smallbench.jobs.base import Job
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from smallbench.glue.results import RunResult
+    from smallbench.stop import Stop
 
 NEXT = """\
 The run in a browser: {out}/report.html
@@ -61,13 +66,7 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.data.config import PrepareConfig
     from smallbench.data.prepare import prepare
     from smallbench.export.huggingface import export
-    from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.display import side_by_side
-    from smallbench.glue.encoder import PretrainedEncoder
-    from smallbench.glue.grid import GridRun, run_grid
-    from smallbench.glue.readers import load_task
-    from smallbench.glue.samples import write_sample_glue
-    from smallbench.glue.tasks import TASKS
     from smallbench.pretraining.pretrain import pretrain
     from smallbench.report.page import write_report
     from smallbench.report.runs import read_recorded_runs
@@ -75,7 +74,7 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.storage.config import StorageConfig
 
     out = options.out
-    corpus, run_dir, model, samples = out / "corpus", out / "run", out / "export", out / "samples"
+    corpus, run_dir, model = out / "corpus", out / "run", out / "export"
     with SignalStop() as stop:
         announce("1/5 prepare: the documentation installed with Python → token shards")
         manifest = prepare(
@@ -99,26 +98,38 @@ def run(options: Options, config: PretrainConfig) -> None:
         difference = export(run_dir, model)
         print(f"{model}: outputs differ from the run's by at most {difference:.1e}")
         announce("4/5 glue: generated samples of the eight tasks, this model and random weights")
-        write_sample_glue(samples)
-        tasks = [load_task(task, samples) for task in TASKS.values()]
-        finetuning = FinetuneConfig(
-            epochs=4, batch_size=16, device=config.train.device, precision=config.train.precision
-        )
-        columns = {
-            name: run_grid(
-                PretrainedEncoder(str(model), random_init=is_random),
-                tasks,
-                replace(finetuning, random_init=is_random),
-                plan=[GridRun(name, "dev", learning_rate=5e-4, seed=1) for name in TASKS],
-                out=out / "glue" / name.replace(" ", "-"),
-                shows_runs=False,
-                stop=stop,
-            )
-            for name, is_random in (("pretrained", False), ("random weights", True))
-        }
+        columns = score(model, out, config, stop)
     announce("5/5 the table: scores × 100 on samples, one seed; they say nothing about GLUE")
     print(side_by_side(columns))
     print(NEXT.format(out=out))
+
+
+def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[str, list[RunResult]]:
+    """Fine-tune the model and random weights of its shape on generated samples of all tasks."""
+    from smallbench.glue.config import FinetuneConfig
+    from smallbench.glue.encoder import PretrainedEncoder
+    from smallbench.glue.grid import GridRun, run_grid
+    from smallbench.glue.readers import load_task
+    from smallbench.glue.samples import write_sample_glue
+    from smallbench.glue.tasks import TASKS
+
+    write_sample_glue(out / "samples")
+    tasks = [load_task(task, out / "samples") for task in TASKS.values()]
+    finetuning = FinetuneConfig(
+        epochs=4, batch_size=16, device=config.train.device, precision=config.train.precision
+    )
+    return {
+        name: run_grid(
+            PretrainedEncoder(str(model), random_init=is_random),
+            tasks,
+            replace(finetuning, random_init=is_random),
+            plan=[GridRun(task, "dev", learning_rate=5e-4, seed=1) for task in TASKS],
+            out=out / "glue" / name.replace(" ", "-"),
+            shows_runs=False,
+            stop=stop,
+        )
+        for name, is_random in (("pretrained", False), ("random weights", True))
+    }
 
 
 def announce(text: str) -> None:
