@@ -1,17 +1,29 @@
-"""Triton still builds for the V100 (sm_70), which needs no GPU: the kinds of kernel of a step.
+"""Triton still builds for the V100 (sm_70), which needs no GPU: two kernels, and all of a step.
 
 A compiler turns a step's elementwise work into such kernels: a norm with its reductions, and GELU
 with dropout. Matrix products stay with cuBLAS: Triton no longer uses the V100's tensor cores.
+What Inductor itself writes for a step is in `fake_compile.py`.
 Collected only if Triton is installed, which torch for CPUs does not need; `.ci/run` installs the
 one of torch 2.13: `pip install 'triton==3.7.*'`.
 """
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
+import torch
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.language.extra import libdevice
+
+from tests.train.test_fake_card import COMPILER, ROOT, library
+
+SYSTEMS = ["bert-small"]
 
 
 @triton.jit
@@ -47,3 +59,39 @@ def test_elementwise_kernels_build_for_the_v100(kernel, signature):
     built = triton.compile(source, target=GPUTarget("cuda", 70, 32))
     assert ".target sm_70" in built.asm["ptx"]
     assert built.asm["cubin"]
+
+
+def compiled_step(case, directory):
+    """The report of `fake_compile.py`, whose compilers keep nothing outside of `directory`."""
+    caches = {name: str(directory) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
+    command = [sys.executable, "-m", "tests.train.fake_compile", library(), case]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | caches, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not shutil.which(COMPILER), reason=f"no C++ compiler ({COMPILER})")
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has a CUDA of its own")
+class TestCompiledStep:
+    """What `train.compile` makes of a step for a V100, up to the launch of its kernels."""
+
+    @pytest.mark.parametrize("recipe", SYSTEMS)
+    def test_every_kernel_builds_for_the_v100_and_a_step_starts_fewer(self, recipe, tmp_path):
+        report = compiled_step(recipe, tmp_path)
+        eager, compiled = report["eager"], report["compiled"]
+        assert compiled["faults"] == {}
+        assert compiled["syncs"] == eager["syncs"]
+        # One graph to train and one to evaluate.
+        assert (report["graphs"], report["breaks"]) == (2, {})
+        binaries = [binary for kernel in report["kernels"].values() for binary in kernel]
+        assert {binary["target"] for binary in binaries} == {"sm_70"}
+        for lacking in ("bf16", "product"):
+            assert not any(binary[lacking] for binary in binaries), lacking
+        # More needs an agreement with CUDA's driver.
+        assert max(binary["shared_bytes"] for binary in binaries) <= 49_152
+        assert compiled["num_kernels"] < eager["num_kernels"]
+        assert compiled["moved_bytes"] < eager["moved_bytes"]
+        assert compiled["peak_bytes"] < 1.01 * eager["peak_bytes"]
+        # Gradients of embeddings, in any order: why exact resume does not hold (docs/one_gpu.md).
+        assert any(binary["atomics"] for binary in binaries)
