@@ -90,8 +90,8 @@ class TestCompiledStep:
             assert not any(binary[lacking] for binary in binaries), lacking
         # More needs an agreement with CUDA's driver.
         assert max(binary["shared_bytes"] for binary in binaries) <= 49_152
-        assert compiled["num_kernels"] < eager["num_kernels"]
-        assert compiled["moved_bytes"] < eager["moved_bytes"]
+        assert compiled["num_kernels"] < 0.9 * eager["num_kernels"]
+        assert compiled["moved_bytes"] < 0.7 * eager["moved_bytes"]
         assert compiled["peak_bytes"] < 1.01 * eager["peak_bytes"]
         # Gradients of embeddings, in any order: why exact resume does not hold (docs/one_gpu.md).
         assert any(binary["atomics"] for binary in binaries)
