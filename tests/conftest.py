@@ -53,7 +53,7 @@ LONG = {"docker", "s3server", "slow", "exhaustive"}
 """Markers whose tests run only if `-m` names them."""
 
 
-collect_ignore = [] if find_spec("triton") else ["train/test_triton.py"]
+collect_ignore = [] if find_spec("triton") else ["planning/test_triton.py"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -181,7 +181,7 @@ class TrainConfig:
     device: str = option("auto", help="auto, cpu or cuda")
     precision: str = option("auto", help="auto, bf16, fp16 (with loss scaling) or fp32")
     compile: bool = option(
-        # Slower on CPUs (docs/results.md), not yet measured on a GPU.
+        # Slower on CPUs (docs/results.md); on GPUs not measured yet, see docs/one_gpu.md.
         False,
         help="torch.compile the objective; needs a C++ compiler or Triton",
     )

@@ -236,14 +236,15 @@ def planned_bytes(config, precision):
     return planner.memory(way, config.train.rows_per_forward).peak
 
 
-def report_of(case):
+def report_of(case, overrides=None, watch_class=Watch):
     recipe, _, mutation = case.partition(":")
-    config = RECIPES[recipe]()
+    config = override_all(RECIPES[recipe](), overrides or {})
     if config.model.vocab_size is None:
         config = override_all(config, {"model.vocab_size": "8192"})
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device)
-    fake, watch = FakeTensorMode(), Watch(LARGE_BYTES.get(recipe.split("-")[-1], 2**24))
+    large = LARGE_BYTES.get(recipe.split("-")[-1], 2**24)
+    fake, watch = FakeTensorMode(), watch_class(large)
     with fake, watch:
         objective = stand_in_objective(config)
         checkpoint_activations(objective, config.train.checkpoint_activations)
