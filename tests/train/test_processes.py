@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from smallbench.errors import ConfigError, UnsavedError
-from smallbench.stop import Stop
-from smallbench.train import processes as module
 from smallbench.train.processes import ALONE, LAUNCHED, join_processes, local_device
 
 CPU = torch.device("cpu")
@@ -62,15 +60,6 @@ def test_a_size_that_is_not_a_number_is_refused(environment):
         join_processes(CPU)
 
 
-def test_waiting_for_the_others_says_so_and_can_be_stopped(environment, port, monkeypatch, capsys):
-    environment(WORLD_SIZE="2", RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    monkeypatch.setattr(module, "SAY_SECONDS", 0.0)
-    answers = iter([False, False, True])
-    with pytest.raises(UnsavedError, match="stopped while waiting for 2 processes"):
-        join_processes(CPU, stop=Stop(lambda: next(answers)))
-    assert f"waiting for 2 processes at 127.0.0.1:{port}" in capsys.readouterr().err
-
-
 PROGRAM = """
 import sys, torch
 from smallbench.errors import SmallbenchError
@@ -85,7 +74,7 @@ with SignalStop() as stop:
 """
 
 
-def test_a_process_that_waits_obeys_sigterm(port):
+def test_a_process_that_waits_for_the_others_says_so_and_obeys_sigterm(port):
     clean = {k: v for k, v in os.environ.items() if k not in LAUNCHED}
     values = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     process = subprocess.Popen(
