@@ -135,6 +135,7 @@ def test_the_committed_manifests_are_those_of_the_default_recipe():
     assert ablation == expected
 
 
+@pytest.mark.slow
 def test_larger_recipes_get_larger_pods():
     small = job_of("pretrain bert-small")
     large = job_of("pretrain bert-large")
@@ -199,6 +200,7 @@ def test_fewer_pods_have_more_time(line, factor):
     assert deadline(line) == factor * deadline("prepare" if "prepare" in line else "glue --run=a")
 
 
+@pytest.mark.slow
 def test_an_ablations_deadline_covers_its_budget_and_leaves_time_for_glue():
     line = "ablate --recipes=bert-tiny,modern-tiny --flags=--flops="
     rounds, least = 6, 3 * 24  # on one card

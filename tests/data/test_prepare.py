@@ -193,7 +193,7 @@ def reach_commit(process: subprocess.Popen[str], number: int, moment: str) -> bo
     return False
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.slow)])
 def test_killed_at_commits_and_restarted_equals_uninterrupted(
     config: PrepareConfig, driver, tmp_path: Path, moment: str
 ):

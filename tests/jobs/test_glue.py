@@ -160,7 +160,7 @@ def test_a_checkpoint_that_was_not_kept_is_refused_before_anything_runs(
         run(Options(**MEASURE, steps=(1,)))
 
 
-@pytest.mark.parametrize("pooling", [[], ["--pooling=mean"]])
+@pytest.mark.parametrize("pooling", [[], pytest.param(["--pooling=mean"], marks=pytest.mark.slow)])
 def test_a_run_of_an_architecture_of_ones_own_is_scored_as_its_export(
     pooling, corpus, tmp_path, monkeypatch, capsys
 ):

@@ -25,7 +25,7 @@ ROOT = HERE.parents[1]
 LIST = HERE / "fake_card.json"
 WRITTEN = json.loads(LIST.read_text()) if LIST.exists() else {}
 COMPILER = os.environ.get("CXX", "g++")
-DEFAULT = {"bert-small", "electra-deberta-small"}
+DEFAULT = {"bert-small"}
 ONLY_SYNC = {"step: _local_scalar_dense": 1}
 """The norm of the gradient, which decides whether the update is skipped."""
 MUON_SYNC = {"step: _local_scalar_dense": 2}

@@ -139,7 +139,7 @@ def test_a_living_writer_keeps_its_run(corpus, tmp_path, s3_bucket):
     "fault",
     [
         Gone(),
-        Answer(503),
+        pytest.param(Answer(503), marks=pytest.mark.slow),
         pytest.param(Answer(403), marks=pytest.mark.slow),
         pytest.param(CutRequest(500), marks=pytest.mark.slow),
         pytest.param(CutResponse(20), marks=pytest.mark.slow),

@@ -31,7 +31,7 @@ def prepared(family, corpus, **values):
     return objective, batches_of(config, found, objective, num_rows=8, num_processes=1)
 
 
-@pytest.mark.parametrize("family", ["bert", "electra"])
+@pytest.mark.parametrize("family", ["bert", pytest.param("electra", marks=pytest.mark.slow)])
 def test_two_hundred_batches_of_a_corpus_compile_once_for_full_and_once_for_padded_rows(
     family, corpus
 ):
@@ -58,7 +58,9 @@ def test_two_hundred_batches_of_a_corpus_compile_once_for_full_and_once_for_padd
     assert not counters["graph_break"]
 
 
-@pytest.mark.parametrize("family", ["bert", "electra-deberta"])
+@pytest.mark.parametrize(
+    "family", ["bert", pytest.param("electra-deberta", marks=pytest.mark.slow)]
+)
 def test_a_compiled_objective_has_the_loss_and_the_gradients_of_the_eager_one(family, corpus):
     """Without dropout, whose numbers a compiler may draw in another order."""
     none = {"model__hidden_dropout_prob": 0.0, "model__attention_probs_dropout_prob": 0.0}
