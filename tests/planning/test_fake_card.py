@@ -78,10 +78,13 @@ def faults_of(report, written):
     return found
 
 
-@pytest.mark.parametrize(
-    "recipe", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow)
-               for name in RECIPES]
-)  # fmt: skip
+def marks_of(recipe):
+    if recipe == "deberta-xlarge":  # a minute and a half, for 48 layers of deberta-small's kind
+        return (pytest.mark.slow, pytest.mark.exhaustive)
+    return () if recipe in DEFAULT else (pytest.mark.slow,)
+
+
+@pytest.mark.parametrize("recipe", [pytest.param(name, marks=marks_of(name)) for name in RECIPES])
 def test_a_step_runs_on_the_card_alone_waits_once_and_takes_the_planned_memory(recipe):
     [report] = reports(recipe)
     assert report["precision"] == "fp16"
