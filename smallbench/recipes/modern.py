@@ -1,4 +1,4 @@
-"""The project's own recipes: what won the ablations at equal FLOPs (docs/ablations.md)."""
+"""The project's own recipes; docs/ablations.md says what was tried, and what they do not win."""
 
 from __future__ import annotations
 
