@@ -1,4 +1,4 @@
-"""The project's own recipes; docs/ablations.md says what was tried, and what they do not win."""
+"""The project's own recipes; docs/ablations.md has what was tried for them."""
 
 from __future__ import annotations
 
