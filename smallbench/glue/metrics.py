@@ -90,7 +90,7 @@ def leaderboard_score(task: Task, metrics: Mapping[str, float]) -> float:
 def is_failed_run(
     task: Task, predictions: Values, labels: Values, *, score: float | None = None
 ) -> bool:
-    """Return whether the run learned nothing: it is no better than the majority class.
+    """Return whether the run scores no better than the majority class.
 
     Mosbach et al. 2021, arXiv 2006.04884, §3. The majority class scores its share of the rows in
     accuracy and 0 in a correlation; a constant prediction always counts as failed. `score` is the

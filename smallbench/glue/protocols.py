@@ -46,7 +46,7 @@ class Protocol:
     tasks: tuple[str, ...] = tuple(TASKS)
     """Tasks over which AVG is the mean."""
     own_epochs: Mapping[str, int] = field(default_factory=dict)
-    """Task to number of epochs, where it differs from the task's default."""
+    """Number of epochs by task, for tasks that do not use their default."""
 
     def seeds(self, task: Task) -> tuple[int, ...]:
         """Return the published seeds of a task."""

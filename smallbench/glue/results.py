@@ -97,7 +97,7 @@ class SplitResult:
     metrics: dict[str, float]
     num_examples: int
     failed: bool
-    """Whether it is no better than the majority class (`metrics.is_failed_run`)."""
+    """Whether the run scores no better than the majority class (`metrics.is_failed_run`)."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class RunScore:
     metrics: dict[str, float]
     """Every metric × 100; names of those of a further dev split end with the split's name."""
     failed: bool
-    """Whether it is no better than the majority class (`metrics.is_failed_run`)."""
+    """Whether the run scores no better than the majority class (`metrics.is_failed_run`)."""
 
 
 class RunScores:

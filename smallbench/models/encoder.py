@@ -149,7 +149,7 @@ class Encoder(nn.Module, ABC):
     def transformers_target(cls, config: Any, *, head: str, pad_token_id: int) -> Any:
         """Return how the weights are exported to a class of transformers (`models.convert.Target`).
 
-        None: there is no such class, and an export includes the architecture's own code.
+        Return None if transformers has no such class; an export then includes the model's code.
         """
         return None
 
