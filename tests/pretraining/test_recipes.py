@@ -35,25 +35,23 @@ def test_losses_of_twenty_steps_are_golden(family, corpus, tmp_path):
     assert losses == pytest.approx(GOLDEN[family], rel=1e-4)
 
 
+SHARINGS = [("electra", {"objective__embedding_sharing": s}) for s in
+            ("gradient_disentangled", "none")]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES[1:4]] + [FAMILIES[4]]
-)
-def test_resumed_run_equals_uninterrupted_run(family, corpus, tmp_path):
-    config = small(family, train__max_steps=16)
+    ("family", "values"),
+    [
+        (FAMILIES[4], {}),
+        *(pytest.param(*case, marks=pytest.mark.slow)
+          for case in (*((family, {}) for family in FAMILIES[1:4]), *SHARINGS)),
+    ],
+)  # fmt: skip
+def test_resumed_run_equals_uninterrupted_run(family, values, corpus, tmp_path):
+    config = small(family, train__max_steps=16, **values)
     pretrain(config, data=corpus, run_dir=tmp_path / "whole")
     with pytest.raises(InterruptedRunError):
         pretrain(config, data=corpus, run_dir=tmp_path / "parts", stop=StopAfter(7))
-    pretrain(config, data=corpus, run_dir=tmp_path / "parts")
-    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sharing", ["gradient_disentangled", "none"])
-def test_other_ways_of_sharing_resume_exactly_too(sharing, corpus, tmp_path):
-    config = small("electra", train__max_steps=8, objective__embedding_sharing=sharing)
-    pretrain(config, data=corpus, run_dir=tmp_path / "whole")
-    with pytest.raises(InterruptedRunError):
-        pretrain(config, data=corpus, run_dir=tmp_path / "parts", stop=StopAfter(3))
     pretrain(config, data=corpus, run_dir=tmp_path / "parts")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
