@@ -145,11 +145,14 @@ def test_a_run_has_fewer_operations_than_are_tried(corpus, tmp_path):
     assert status_of(forked(action)) == -signal.SIGKILL
 
 
+EXHAUSTIVE = (pytest.mark.slow, pytest.mark.exhaustive)
+
+
 def marks_of(number):
     """Every 27th operation by default, every third in CI; both cover all four ways to be killed."""
     if number % 27 == 1:
         return ()
-    return (pytest.mark.slow,) if number % 3 == 1 else (pytest.mark.slow, pytest.mark.exhaustive)
+    return (pytest.mark.slow,) if number % 3 == 1 else EXHAUSTIVE
 
 
 NUMBERS = [pytest.param(n, marks=marks_of(n)) for n in range(1, NUM_OPERATIONS)]
@@ -206,7 +209,12 @@ def test_killed_at_a_request_to_s3(corpus, tmp_path, larger, s3_bucket, number):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 8))]
+    "seed",
+    [
+        0,
+        1,
+        *(pytest.param(n, marks=pytest.mark.slow if n < 8 else EXHAUSTIVE) for n in range(2, 20)),
+    ],
 )
 def test_killed_at_a_random_moment(corpus, tmp_path, uninterrupted, seed):
     draw = random.Random(seed)

@@ -96,7 +96,14 @@ def test_numbers_that_are_missing_break_the_line(tmp_path):
     assert path.count("M") == 2
 
 
-@pytest.mark.parametrize("steps", [50_000, pytest.param(200_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        50_000,
+        pytest.param(200_000, marks=pytest.mark.slow),
+        pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
+    ],
+)
 def test_a_page_stays_small_whatever_the_number_of_steps(steps, tmp_path):
     run_dir = write_run(tmp_path / "long", rows=records(steps, every=50))
     write_report(read_recorded_runs([run_dir]), tmp_path / "report.html")
