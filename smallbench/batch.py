@@ -32,6 +32,7 @@ class Batch:
     target_ids: Tensor | None = None  # M
     uniforms: Tensor | None = None  # BL, float32 in [0, 1): to sample with
     target_uniforms: Tensor | None = None  # M
+    relations: Tensor | None = None  # B2, float32 in [0, 1]; NaN in rows without related segments
 
     @property
     def num_rows(self) -> int:
@@ -53,7 +54,14 @@ class Batch:
 
     def split(self, num_rows: int) -> list[Batch]:
         """Consecutive parts of at most `num_rows` rows; listed targets are dropped."""
-        rowwise = ("input_ids", "attention_mask", "token_type_ids", "labels", "uniforms")
+        rowwise = (
+            "input_ids",
+            "attention_mask",
+            "token_type_ids",
+            "labels",
+            "uniforms",
+            "relations",
+        )
         parts = []
         for start in range(0, self.num_rows, num_rows):
             rows = slice(start, start + num_rows)

@@ -208,7 +208,10 @@ def changes_of(words: Sequence[str]) -> dict[str, str]:
 
 def _measured(config: PretrainConfig) -> dict[str, Any]:
     keys = {f"objective.{key}": value for key, value in to_dict(config.objective).items()}
-    keys.pop("objective.final_mask_fraction", None)  # held-out rows are masked as at step 0
+    # Held-out rows are masked as at step 0, and none has related segments.
+    for key in list(keys):
+        if key == "objective.final_mask_fraction" or key.startswith("objective.related_"):
+            keys.pop(key)
     return {**keys, "train.num_eval_rows": config.train.num_eval_rows}
 
 

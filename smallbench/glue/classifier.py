@@ -24,6 +24,7 @@ HEADS: Mapping[str, Callable[[Any], nn.Module]] = {
     "deberta": lambda theirs: nn.Sequential(theirs.pooler, theirs.dropout, theirs.classifier),
     "electra": lambda theirs: theirs.classifier,
     "roberta": lambda theirs: theirs.classifier,
+    "roformer": lambda theirs: theirs.classifier,
 }
 """Architecture as transformers names it → its head, from hidden_BLD to logits_BC."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from smallbench.leaderboard.entry import SIZE_NAMES, Model, Stage
 from smallbench.models import ARCHITECTURES
-from smallbench.models.config import DebertaConfig, EncoderConfig, ModernConfig
+from smallbench.models.config import DebertaConfig, EncoderConfig, RoformerConfig
 from smallbench.models.flops import SCORE_TERMS, transformer_flops
 
 MASKED_LM, REPLACED_TOKEN = "masked_lm", "replaced_token"
@@ -54,9 +54,6 @@ def count_parameters(config: EncoderConfig) -> ParameterCount:
     D, E, F = config.hidden_size, config.embedding_size, config.intermediate_size
     assert config.vocab_size is not None, "an entry has its tokenizer's"
     tables = config.vocab_size * E
-    if isinstance(config, ModernConfig):  # no biases; the first layer has one norm, not two
-        inner = config.num_hidden_layers * (4 * D * D + 3 * D * F + 2 * D) + D
-        return ParameterCount(total=inner + tables, without_embeddings=inner)
     project = E * D if E != D else 0
     attention = 4 * (D * D + D)
     if isinstance(config, DebertaConfig):
@@ -67,7 +64,8 @@ def count_parameters(config: EncoderConfig) -> ParameterCount:
         tables += 2 * config.max_relative_positions * D
     else:
         rest = project + (D if project else 0) + 2 * E
-        tables += (config.max_position_embeddings + config.type_vocab_size) * E
+        learned = 0 if isinstance(config, RoformerConfig) else config.max_position_embeddings
+        tables += (learned + config.type_vocab_size) * E
     layer = attention + 2 * D * F + D + F + 4 * D
     inner = config.num_hidden_layers * layer + rest
     return ParameterCount(total=inner + tables, without_embeddings=inner)

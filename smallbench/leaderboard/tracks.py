@@ -79,6 +79,8 @@ def flops_of(entry: MeasuredSections) -> float | None:
     flat = flatten(entry.provenance.config)
     first = _fraction(flat.get("objective.mask_fraction"), 0.15)
     last = _fraction(flat.get("objective.final_mask_fraction"), first)  # linear in between
+    related = _fraction(flat.get("objective.related_fraction"), 0.0)
+    of_related = _fraction(flat.get("objective.related_mask_fraction"), 0.15)
     try:
         encoder = encoder_of(entry)
         if encoder is None:
@@ -87,7 +89,7 @@ def flops_of(entry: MeasuredSections) -> float | None:
             encoder,
             entry.pretrain.stages,
             objective=entry.model.objective,
-            mask_fraction=(first + last) / 2,
+            mask_fraction=(1 - related) * (first + last) / 2 + related * of_related,
             generator_width=_fraction(flat.get("objective.generator_width"), 0.25),
         )
     except ConfigError:  # invalid sizes, which a check rejects

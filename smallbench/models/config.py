@@ -160,40 +160,22 @@ class DebertaConfig(EncoderConfig):
 
 
 @dataclass(frozen=True)
-class ModernConfig(EncoderConfig):
-    """A ModernBERT-shaped encoder (Warner et al. 2024, arXiv 2412.13663), see `models.modern`."""
+class RoformerConfig(EncoderConfig):
+    """RoFormer (Su et al. 2021, arXiv 2104.09864): BERT with rotary positions."""
 
-    architecture: str = "modern"
-    embedding_size: int = 256
-    type_vocab_size: int = 0
-    layer_norm_eps: float = 1e-5
-    local_attention: int = option(
-        16, help="window of local layers in tokens, half of them to each side"
+    architecture: str = "roformer"
+    attention_init: Literal["normal", "same_token"] = option(
+        "normal",
+        help="normal, or same_token: a head of the second layer starts by attending to equal "
+        "tokens, wherever they are",
     )
-    global_attn_every_n_layers: int = option(
-        2, help="the last of every n layers attends to the whole row, the others to a window"
-    )
-    rope_theta: float = option(10_000.0, help="base of the rotary positions' wavelengths")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        key = "model.type_vocab_size"
-        require(self.type_vocab_size == 0, key, self.type_vocab_size, "0: it has no segments")
-        if self.embedding_size != self.hidden_size:
-            raise ConfigError(
-                f"model.embedding_size {self.embedding_size} != model.hidden_size "
-                f"{self.hidden_size}; architecture modern needs them equal"
-            )
+        require(self.type_vocab_size >= 1, "model.type_vocab_size", self.type_vocab_size, "1 or 2")
         head_size = self.hidden_size // self.num_attention_heads
         if head_size % 2:
             raise ConfigError(
                 f"model.hidden_size / model.num_attention_heads is {head_size}; rotary "
                 "positions need an even head size"
             )
-        for name in ("local_attention", "global_attn_every_n_layers"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        require(self.rope_theta > 1, "model.rope_theta", self.rope_theta, "above 1")
-
-    def sees_whole_row(self, layer: int) -> bool:
-        """Return whether a layer's attention sees the whole row."""
-        return (layer + 1) % self.global_attn_every_n_layers == 0

@@ -9,7 +9,7 @@ class for that head.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from smallbench.models.config import (
     ElectraConfig,
     EncoderConfig,
     RobertaConfig,
+    RoformerConfig,
 )
 
 
@@ -46,10 +47,12 @@ class Target:
     """Our parameter's name → its rule."""
     left_behind: frozenset[str] = frozenset()
     """Our parameters without a place in transformers' class."""
+    constants: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
+    """Tensors of transformers' class that are not trained, and what computes them."""
 
     def pack(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our state dict → transformers'. Raises `KeyError` if a weight has no rule."""
-        packed: dict[str, Tensor] = {}
+        packed = {name: compute() for name, compute in self.constants.items()}
         for ours, tensor in state.items():
             if ours not in self.left_behind:
                 rule = self.rules[ours]
@@ -84,6 +87,7 @@ CONFIG_CLASSES: Mapping[str, type[EncoderConfig]] = {
     "deberta": DebertaConfig,
     "electra": ElectraConfig,
     "roberta": RobertaConfig,
+    "roformer": RoformerConfig,
 }
 
 
@@ -98,9 +102,9 @@ def body_of(theirs: Mapping[str, Any]) -> tuple[EncoderConfig, Target] | None:
         return None
     theirs = {"embedding_size": theirs["hidden_size"], **theirs}
     values = {
-        field.name: theirs[field.name]
-        for field in fields(config_class)
-        if field.name in theirs and field.name != "architecture"
+        known.name: theirs[known.name]
+        for known in fields(config_class)
+        if known.name in theirs and known.name != "architecture"
     }
     if config_class is RobertaConfig:
         values["max_position_embeddings"] -= theirs["pad_token_id"] + 1
@@ -150,6 +154,8 @@ def built_in_target(config: EncoderConfig, *, head: str, pad_token_id: int) -> T
         if head == "replaced":  # the network is BERT's; Electra's classes have the head
             return _bert(config, "electra", head, pad_token_id)
         return _roberta(config, pad_token_id)
+    if isinstance(config, RoformerConfig):
+        return _roformer(config, head, pad_token_id)
     assert isinstance(config, BertConfig)
     factorised = config.embedding_size != config.hidden_size
     base = "electra" if factorised or head == "replaced" else "bert"
@@ -161,6 +167,12 @@ BERT_HEAD = {
     "predictor.norm": "cls.predictions.transform.LayerNorm",
 }
 """Modules of the masked-language-model head in transformers' BERT and DeBERTa."""
+
+
+DETECTOR = frozenset(
+    f"detector.{part}.{kind}" for part in ("transform", "score") for kind in ("weight", "bias")
+)
+"""Our head for replaced tokens, which only transformers' ELECTRA has."""
 
 
 def _bert(config: BertConfig, base: str, head: str, pad_token_id: int) -> Target:
@@ -222,12 +234,7 @@ def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
         rules["embeddings.project.weight"] = Rule((f"{base}.embeddings.embed_proj.weight",))
     left_behind: frozenset[str] = frozenset()
     if head == "replaced":
-        left_behind = frozenset(
-            f"detector.{part}.{kind}"
-            for part in ("transform", "score")
-            for kind in ("weight", "bias")
-        )
-        class_name = "DebertaModel"
+        left_behind, class_name = DETECTOR, "DebertaModel"
     else:
         modules |= BERT_HEAD
         rules["predictor.bias"] = token_rows(config, "cls.predictions.bias")
@@ -256,6 +263,59 @@ def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
         "pos_att_type": ["c2p", "p2c"],
     }
     return Target(base, class_name, shared, rules | _affine(modules), left_behind)
+
+
+def _roformer(config: RoformerConfig, head: str, pad_token_id: int) -> Target:
+    base, num_heads = "roformer", config.num_attention_heads
+    modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"} | _layers(config, base)
+    rules = {
+        "embeddings.tokens.weight": token_rows(config, f"{base}.embeddings.word_embeddings.weight"),
+        "embeddings.segments.weight": Rule((f"{base}.embeddings.token_type_embeddings.weight",)),
+    }
+    if config.embedding_size != config.hidden_size:
+        modules["embeddings.project"] = f"{base}.embeddings_project"
+    left_behind: frozenset[str] = frozenset()
+    class_name = "RoFormerForMaskedLM"
+    if head == "replaced":
+        class_name, left_behind = "RoFormerModel", DETECTOR
+    else:
+        modules |= BERT_HEAD
+        rules["predictor.bias"] = token_rows(config, "cls.predictions.bias")
+
+    def to_neighbours(rows: Tensor) -> Tensor:  # pairs (i, i + d/2) of a head → (2i, 2i + 1)
+        heads = rows.reshape(num_heads, 2, -1, *rows.shape[1:])
+        return heads.transpose(1, 2).flatten(0, 2)
+
+    def to_halves(rows: Tensor) -> Tensor:
+        heads = rows.reshape(num_heads, -1, 2, *rows.shape[1:])
+        return heads.transpose(1, 2).flatten(0, 2)
+
+    def pack(tensor: Tensor) -> tuple[Tensor, ...]:
+        query, key, value = tensor.chunk(3)
+        return to_neighbours(query), to_neighbours(key), value
+
+    def unpack(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return torch.cat([to_halves(query), to_halves(key), value])
+
+    rules |= {
+        name: replace(rule, pack=pack, unpack=unpack)
+        for name, rule in _fused_attention(config, base).items()
+    }
+
+    def sinusoids() -> Tensor:
+        from smallbench.models.roformer import angles
+
+        head_size = config.hidden_size // num_heads
+        angles_Ld = angles(config.max_position_embeddings, head_size)
+        return torch.cat([angles_Ld.sin(), angles_Ld.cos()], dim=1)
+
+    shared = _shared(config, pad_token_id) | {
+        "type_vocab_size": config.type_vocab_size,
+        "embedding_size": config.embedding_size,
+        "rotary_value": False,
+    }
+    constants = {f"{base}.encoder.embed_positions.weight": sinusoids}
+    return Target(base, class_name, shared, rules | _affine(modules), left_behind, constants)
 
 
 def _shared(config: EncoderConfig, pad_token_id: int) -> dict[str, Any]:

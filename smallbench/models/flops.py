@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from smallbench.models.config import EncoderConfig
     from smallbench.models.encoder import Encoder, Head
 
-SCORE_TERMS = {"bert": 1, "electra": 1, "roberta": 1, "deberta": 3, "modern": 1}
+SCORE_TERMS = {"bert": 1, "electra": 1, "roberta": 1, "deberta": 3, "roformer": 1}
 """Architecture → products of L × L × D that make an attention score; DeBERTa has two more."""
-GATED = {"modern"}
-"""Architectures with a gated feed-forward part, a third matrix."""
 
 
 def transformer_flops(
@@ -37,8 +35,7 @@ def transformer_flops(
     """
     c = config
     attention = 4 * c.hidden_size**2 + (1 + SCORE_TERMS[architecture]) * length * c.hidden_size
-    matrices = 3 if architecture in GATED else 2
-    layer = attention + matrices * c.hidden_size * c.intermediate_size
+    layer = attention + 2 * c.hidden_size * c.intermediate_size
     factorised = c.embedding_size != c.hidden_size
     per_token = c.num_hidden_layers * layer
     per_token += c.embedding_size * c.hidden_size if factorised else 0

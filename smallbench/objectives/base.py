@@ -92,6 +92,12 @@ class PretrainObjective(Objective):
         `fraction` is the part of the run that is done. Everything random comes from `generator`.
         """
 
+    def corrupt_held_out(
+        self, ids_BL: IntArray, generator: np.random.Generator, fraction: float = 0.0
+    ) -> Batch:
+        """Return the batch of clean rows on which the held-out loss is measured."""
+        return self.corrupt(ids_BL, generator, fraction)
+
     def train_flops(self, batch: Batch) -> int:
         """Return the forward pass of `model` three times: a backward pass costs two forwards."""
         assert batch.target_ids is not None

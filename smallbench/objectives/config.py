@@ -16,6 +16,7 @@ class ObjectiveConfig:
     objective: str = ""
     """Name in the table or a plug-in's reference; `PretrainConfig` sets it from the class."""
     two_segment_fraction = 0.0  # not a key, unless a subclass makes it one
+    related_fraction = 0.0  # likewise
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,28 @@ class MaskedLMConfig(CorruptionConfig):
     """Masked-language modelling: predict the hidden tokens."""
 
     objective: str = "masked_lm"
+    related_fraction: float = option(
+        0.0,
+        help="fraction of rows whose second segment repeats a part of the first; a head on the "
+        "mean over tokens, which is not exported, predicts how much",
+    )
+    related_mask_fraction: float = option(
+        0.15, help="masking rate of those rows; at 0.3, masks hide most of what is repeated"
+    )
+    related_weight: float = option(1.0, help="weight of the loss of that prediction")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction = self.related_fraction
+        require(0 <= fraction <= 1, "objective.related_fraction", fraction, "0 to 1")
+        key, rate = "objective.related_mask_fraction", self.related_mask_fraction
+        require(0 < rate < 1, key, rate, "over 0 and under 1")
+        require(self.related_weight > 0, "objective.related_weight", self.related_weight, "over 0")
+        if fraction and self.two_segment_fraction:
+            raise ConfigError(
+                f"objective.related_fraction {fraction} and objective.two_segment_fraction "
+                f"{self.two_segment_fraction}: one of the two must be 0"
+            )
 
 
 @dataclass(frozen=True)

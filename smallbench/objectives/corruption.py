@@ -9,6 +9,7 @@ from smallbench.batch import Batch, with_targets
 from smallbench.objectives.config import CorruptionConfig
 from smallbench.objectives.masking import (
     Chooser,
+    FloatArray,
     IntArray,
     Vocabulary,
     choose_positions,
@@ -24,23 +25,27 @@ def corrupt(
     generator: np.random.Generator,
     *,
     fraction: float = 0.0,
+    mask_fraction: float | FloatArray | None = None,
     with_uniforms: bool = False,
     choose: Chooser = choose_positions,
 ) -> Batch:
     """Corrupt clean rows to a global batch on the host, without targets listed.
 
-    `fraction` is the completed part of the run. `with_uniforms` adds a uniform number for each
+    `fraction` is the completed part of the run; `mask_fraction` replaces the configured masking
+    rate, with one number or one for each row. `with_uniforms` adds a uniform number for each
     position, to sample replacements with.
     """
     ids_BL, types_BL = split_segments(
         ids_BL, vocabulary, generator, fraction=config.two_segment_fraction
     )
+    if mask_fraction is None:
+        mask_fraction = config.mask_fraction_at(fraction)
     mask_BL = ids_BL != vocabulary.pad_id
     corrupted_BL, labels_BL = mask_tokens(
         ids_BL,
         vocabulary,
         generator,
-        mask_fraction=config.mask_fraction_at(fraction),
+        mask_fraction=mask_fraction,
         mask_token_fraction=config.mask_token_fraction,
         random_token_fraction=config.random_token_fraction,
         choose=choose,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from smallbench.batch import IGNORED
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,11 @@ def is_special(ids_BL: IntArray, vocabulary: Vocabulary) -> BoolArray:
 
 
 def choose_positions(
-    candidates_BL: BoolArray, fraction: float, generator: np.random.Generator
+    candidates_BL: BoolArray, fraction: float | FloatArray, generator: np.random.Generator
 ) -> BoolArray:
     """Choose `fraction` of each row's candidates, uniformly and without replacement.
+
+    `fraction` is one number, or one for each row.
 
     The count is rounded for each row and at least 1 if there is a candidate (google-research/
     electra `pretrain_helpers.mask`), so full rows always have the same number of targets.
@@ -64,8 +68,9 @@ def choose_positions(
     return chosen_BL
 
 
-Chooser = Callable[[BoolArray, float, np.random.Generator], BoolArray]
-"""A function that selects targets among the candidates, like `choose_positions`."""
+Chooser = Callable[[BoolArray, Any, np.random.Generator], BoolArray]
+"""A function that selects targets among the candidates, like `choose_positions`. The fraction is an
+array, one number for each row, only if the objective has related segments."""
 
 
 def mask_tokens(
@@ -73,7 +78,7 @@ def mask_tokens(
     vocabulary: Vocabulary,
     generator: np.random.Generator,
     *,
-    mask_fraction: float,
+    mask_fraction: float | FloatArray,
     mask_token_fraction: float,
     random_token_fraction: float,
     choose: Chooser = choose_positions,
@@ -115,3 +120,57 @@ def split_segments(
     split_BL[cut_B, at_B[cut_B]] = vocabulary.sep_id
     types_BL = cut_B[:, None] & (np.arange(length)[None, :] > at_B[:, None])
     return split_BL, types_BL.astype(np.int64)
+
+
+def relate_segments(
+    ids_BL: IntArray, vocabulary: Vocabulary, generator: np.random.Generator, *, fraction: float
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Make the second segment of `fraction` of the full rows repeat a part of the first.
+
+    Returns ids_BL, token_type_ids_BL and relations_B2. A [SEP] replaces a token in the middle half
+    of a row. After it stands the row's own text, or another full row's with probability 1/2, where
+    a random share of runs is overwritten by runs of the first segment, somewhat reordered. The two
+    relations are the share of the second segment's information, -log p by frequency in the batch,
+    that tokens of the first carry, and 1.0 or 0.0 for own text or another's. They are NaN in rows
+    that stay as they are.
+    """
+    rows, length = ids_BL.shape
+    at_L = np.arange(length)
+    full_B = (ids_BL != vocabulary.pad_id).all(axis=1)
+    chosen_B = choose_positions(full_B[None, :], fraction, generator)[0]
+    cut_B1 = generator.integers(length // 4, 3 * length // 4, size=(rows, 1))
+    is_second_BL = (at_L > cut_B1) & (at_L < length - 1)
+
+    is_own_B1 = (generator.random((rows, 1)) < 0.5) | (full_B.sum() < 2)
+    others_BL = ids_BL.copy()
+    others_BL[full_B] = np.roll(ids_BL[full_B], 1, axis=0)
+    text_BL = np.where(is_own_B1, ids_BL, others_BL)
+    # Runs of about three tokens are copied or not, from where they stand in the first segment.
+    run_BL = (generator.random((rows, length)) < 1 / 3).cumsum(axis=1) % length
+    share_B1 = generator.random((rows, 1))
+    is_copied_BL = np.take_along_axis(generator.random((rows, length)), run_BL, 1) < share_B1
+    shift_B1 = generator.integers(0, cut_B1 - 1, endpoint=True)
+    source_BL = 1 + (at_L - cut_B1 - 1 + shift_B1) % np.maximum(cut_B1 - 1, 1)
+    copied_BL = np.take_along_axis(ids_BL, source_BL, axis=1)
+    second_BL = np.where(is_copied_BL, copied_BL, text_BL)
+    # Tokens move by up to `reach` places within the segment.
+    reach_B1 = generator.choice([0.0, 2.0, 5.0], size=(rows, 1))
+    keys_BL = at_L + generator.random((rows, length)) * reach_B1
+    keys_BL = np.where(is_second_BL, keys_BL, np.where(at_L > cut_B1, np.inf, at_L - length))
+    second_BL = np.take_along_axis(second_BL, keys_BL.argsort(axis=1, kind="stable"), axis=1)
+
+    related_BL = np.where(is_second_BL, second_BL, ids_BL)
+    related_BL[at_L == cut_B1] = vocabulary.sep_id
+    counts = np.bincount(ids_BL.ravel(), minlength=vocabulary.size)
+    information = -np.log(np.maximum(counts, 1) / ids_BL.size)
+    information[list(vocabulary.special_ids)] = 0.0
+    weight_BL = information[related_BL] * is_second_BL
+    # A token of the first segment, as its row and id in one number.
+    keyed_BL = related_BL + vocabulary.size * np.arange(rows)[:, None]
+    is_first_BL = (at_L > 0) & (at_L < cut_B1)
+    is_shared_BL = np.isin(keyed_BL, keyed_BL[is_first_BL])
+    overlap_B = (weight_BL * is_shared_BL).sum(axis=1) / np.maximum(weight_BL.sum(axis=1), 1e-9)
+    relations_B2 = np.stack([overlap_B, is_own_B1[:, 0]], axis=1).astype(np.float32)
+    relations_B2[~chosen_B] = np.nan
+    types_BL = (chosen_B[:, None] & (at_L > cut_B1)).astype(np.int64)
+    return np.where(chosen_B[:, None], related_BL, ids_BL), types_BL, relations_B2

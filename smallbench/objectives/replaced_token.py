@@ -93,6 +93,7 @@ class ReplacedToken(PretrainObjective):
         """Return both losses and the correct predictions of both networks, summed."""
         (generator_loss, guesses_M, sampled_M), ids_M = loss_of_targets(
             self.generator,
+            self.generator(batch),
             batch,
             vocab_size=self.vocabulary.size,
             guess=not self.training,  # the argmax over V tokens costs time

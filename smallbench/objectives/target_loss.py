@@ -1,6 +1,6 @@
 """The loss of a model's token head at a batch's targets.
 
-Shapes: D hidden, E embedding size, M targets.
+Shapes: B rows, L tokens, D hidden, E embedding size, M targets.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from smallbench.models.kernels.token_loss import TokenLoss, token_loss
 
 
 def loss_of_targets(
-    model: Encoder, batch: Batch, *, vocab_size: int, guess: bool
+    model: Encoder, hidden_BLD: Tensor, batch: Batch, *, vocab_size: int, guess: bool
 ) -> tuple[TokenLoss, Tensor]:
-    """Return `token_loss` of a model with a token head at the batch's targets, and their ids_M.
+    """Return `token_loss` of a model's token head at the batch's targets, and their ids_M.
 
     Samples are drawn if the batch has uniform numbers for them.
     """
     assert batch.target_positions is not None
     assert batch.target_ids is not None
-    hidden_MD = model(batch).flatten(0, 1)[batch.target_positions]
+    hidden_MD = hidden_BLD.flatten(0, 1)[batch.target_positions]
     features_ME, weight_VE, bias_V = model.token_scorer(hidden_MD)
     result = token_loss(
         features_ME,

@@ -161,8 +161,8 @@ class Planner:
         return sum(p.numel() for p in {p for m in tables for p in m.parameters()})
 
     def flops_per_token(self) -> float:
-        """As the model counts them, forward and backward."""
-        batch = self._tracer(False).sample(1)
+        """As the model counts them, forward and backward; rows may differ in their targets."""
+        batch = self._tracer(False).sample(16)
         return self.objective.train_flops(batch) / batch.num_tokens
 
     def logit_bytes(self, num_rows: int) -> int:

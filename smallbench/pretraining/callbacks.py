@@ -163,7 +163,8 @@ class HeldOutLoss(Callback):
         with exhaustion_raised(lambda: None):
             means = evaluate(objective, self.trainer.engine, self._batches, beat=self.trainer.beat)
         self._is_begun = True
-        loss = sum(w * means[f"{term}_loss"] for term, w in objective.weights.items())
+        measured = {t: w for t, w in objective.weights.items() if f"{t}_loss" in means}
+        loss = sum(weight * means[f"{term}_loss"] for term, weight in measured.items())
         record = {
             **_begin("eval", progress),
             "loss": finite_or_none(loss),

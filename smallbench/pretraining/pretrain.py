@@ -284,7 +284,7 @@ def _held_out_loss(
     # What guessing ordinary tokens by their frequency would get.
     counts = np.bincount(ids_BL.ravel(), minlength=tokenizer.vocab_size)
     counts[list(tokenizer.special_ids)] = 0
-    batch = objective.corrupt(ids_BL, step_generator(HELD_OUT_SEED, 0))
+    batch = objective.corrupt_held_out(ids_BL, step_generator(HELD_OUT_SEED, 0))
     return HeldOutLoss(
         trackers,
         micro_batches(batch, num_rows),

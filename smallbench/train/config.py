@@ -73,10 +73,13 @@ class MuonConfig(OptimConfig):
 
     optimizer: str = "muon"
     momentum: float = 0.95  # Jordan et al. 2024
+    matrix_scale: float = option(
+        1.0, help="learning rate of the matrices of hidden layers over that of all else"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, "optim.", momentum="[0, 1)")
+        check(self, "optim.", momentum="[0, 1)", matrix_scale="> 0")
 
 
 @dataclass(frozen=True)
@@ -320,21 +323,20 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         settle_tags(self)
         check(self, "", sequence_length=">= 8")
-        segments, positions = (
-            self.objective.two_segment_fraction,
-            self.model.max_position_embeddings,
-        )
+        positions = self.model.max_position_embeddings
         for phase, length in (("", self.sequence_length), ("then.", self.then.sequence_length)):
             if length and length > positions:
                 raise ConfigError(
                     f"{phase}sequence_length {length} is over model.max_position_embeddings "
                     f"{positions}"
                 )
-        if self.model.type_vocab_size < 2 and segments > 0:
-            raise ConfigError(
-                f"objective.two_segment_fraction {segments} requires segment embeddings, which "
-                f"model.architecture {self.model.architecture!r} does not have; set it to 0"
-            )
+        for name in ("two_segment_fraction", "related_fraction"):
+            fraction = getattr(self.objective, name)
+            if self.model.type_vocab_size < 2 and fraction > 0:
+                raise ConfigError(
+                    f"objective.{name} {fraction} requires segment embeddings, which "
+                    f"model.architecture {self.model.architecture!r} does not have; set it to 0"
+                )
         train, along = self.train, self.schedule.along
         if along != "steps" and getattr(train, f"max_{along}") is None:
             raise ConfigError(

@@ -124,7 +124,7 @@ class TorchEngine:
     def step(self, *, learning_rate: float) -> Update:
         """One optimizer step at `learning_rate`, or none if the gradient is not finite."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
         for parameter in self.module.parameters():
             if parameter.grad is not None:
                 self.processes.sum(parameter.grad)

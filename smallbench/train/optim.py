@@ -58,8 +58,9 @@ def _adamw(parameters: Iterable[Tensor], config: OptimConfig) -> torch.optim.Ada
 def build_muon(module: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
     """Return Muon for the matrices of hidden layers, AdamW for embeddings, heads and vectors.
 
-    Hidden layers are those in a `ModuleList`. Muon's update is scaled to AdamW's root mean square,
-    so both share one learning rate (Liu et al. 2025, arXiv 2502.16982, §2.2).
+    Hidden layers are those in a `ModuleList`. Muon's update is scaled to AdamW's root mean square
+    (Liu et al. 2025, arXiv 2502.16982, §2.2), so with a `matrix_scale` of 1 both share one learning
+    rate.
     """
     stacks = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
     inside = {p for stack in stacks for p in stack.parameters()}
@@ -73,7 +74,7 @@ def build_muon(module: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
         )
     chosen = set(hidden)
     muon = torch.optim.Muon(
-        hidden,
+        [{"params": hidden, "lr_scale": config.matrix_scale}],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         momentum=config.momentum,

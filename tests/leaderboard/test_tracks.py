@@ -200,7 +200,7 @@ SIZES = {
 OBJECTIVES = {"masked_lm": MaskedLMConfig, "replaced_token": ReplacedTokenConfig}
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "deberta", "electra", "modern"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "deberta", "electra", "roformer"])
 def test_parameters_are_counted_as_the_model_has_them(architecture):
     encoder = ARCHITECTURES.config_class(architecture)(**SIZES)
     model = ARCHITECTURES[architecture](encoder, head="none")

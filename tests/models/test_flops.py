@@ -9,8 +9,8 @@ from smallbench.models.config import (
     BertConfig,
     DebertaConfig,
     ElectraConfig,
-    ModernConfig,
     RobertaConfig,
+    RoformerConfig,
 )
 from smallbench.models.flops import counted_flops
 
@@ -27,7 +27,7 @@ CONFIGS = [
     ElectraConfig(**SIZES),
     DebertaConfig(**SIZES),
     RobertaConfig(**SIZES | {"embedding_size": 32}),
-    ModernConfig(**SIZES | {"embedding_size": 32}),
+    RoformerConfig(**SIZES),
 ]
 
 

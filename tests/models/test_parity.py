@@ -10,8 +10,8 @@ from smallbench.models.config import (
     BertConfig,
     DebertaConfig,
     ElectraConfig,
-    ModernConfig,
     RobertaConfig,
+    RoformerConfig,
 )
 from smallbench.models.convert import target_of
 
@@ -40,7 +40,9 @@ MODELS = {
         DebertaConfig(embedding_size=16, max_relative_positions=7, **SIZES),
         "tokens",
     ),
-    "modern": (ModernConfig(embedding_size=32, local_attention=6, **SIZES), "tokens"),
+    "roformer": (RoformerConfig(embedding_size=32, **SIZES), "tokens"),
+    "roformer-factorised": (RoformerConfig(embedding_size=16, **SIZES), "tokens"),
+    "roformer-replaced": (RoformerConfig(embedding_size=16, **SIZES), "replaced"),
     "deberta-replaced": (DebertaConfig(embedding_size=16, **SIZES), "replaced"),
 }
 
@@ -58,7 +60,8 @@ def pair(request):
     theirs = model_class(model_class.config_class(**target.config)).eval()
     packed = target.pack(ours.state_dict())
     if target.left_behind:  # the bare model's own names have no prefix
-        packed = {name.removeprefix("deberta."): tensor for name, tensor in packed.items()}
+        prefix = f"{target.model_type}."
+        packed = {name.removeprefix(prefix): tensor for name, tensor in packed.items()}
     missing, unexpected = theirs.load_state_dict(packed, strict=False)
     assert not unexpected
     tied = ("decoder", "generator_lm_head.weight")
@@ -116,7 +119,8 @@ def test_gradients_equal_transformers(pair):
             probe[~batch.attention_mask] = 0
         model.zero_grad()
         (output * probe).sum().backward(retain_graph=model is ours)
-    prefix = "" if hasattr(theirs, "deberta") or not target.left_behind else "deberta."
+    bare = target.left_behind and not hasattr(theirs, target.model_type)
+    prefix = f"{target.model_type}." if bare else ""
     their_gradients = {
         prefix + name: torch.zeros_like(p) if p.grad is None else p.grad
         for name, p in theirs.named_parameters()

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from smallbench.batch import IGNORED, with_targets
+from smallbench.errors import ConfigError
 from smallbench.models.config import BertConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.corruption import micro_batches
@@ -17,19 +18,29 @@ VOCABULARY = Vocabulary(
 )
 
 
+MODEL = BertConfig(
+    vocab_size=90,
+    embedding_size=16,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    max_position_embeddings=32,
+)
+
+
 @pytest.fixture
 def objective():
     torch.manual_seed(0)
-    model = BertConfig(
-        vocab_size=90,
-        embedding_size=16,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-    )
-    return MaskedLM(MaskedLMConfig(), model, VOCABULARY).eval()
+    return MaskedLM(MaskedLMConfig(), MODEL, VOCABULARY).eval()
+
+
+@pytest.fixture
+def related():
+    """The objective with related segments in half of the rows."""
+    torch.manual_seed(0)
+    config = MaskedLMConfig(two_segment_fraction=0.0, related_fraction=0.5, related_weight=2.0)
+    return MaskedLM(config, MODEL, VOCABULARY).eval()
 
 
 def rows(num_rows=6, length=32, *, padded=False):
@@ -83,3 +94,39 @@ def test_flops_count_the_matrix_products(objective):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         objective.train()(batch)
     assert objective.train_flops(batch) == 3 * counter.get_total_flops()
+
+
+def test_relations_are_predicted_from_the_mean_of_the_tokens(related):
+    batch = with_targets(related.corrupt(rows(8), step_generator(0, 0)))
+    known_B = batch.relations.isfinite().all(dim=1)
+    assert 0 < known_B.sum() < 8
+    sums = related(batch)
+    scores_B2 = related.relation_head(related.model(batch)[known_B].mean(dim=1))
+    wanted_B2 = batch.relations[known_B]
+    expected = F.binary_cross_entropy_with_logits(scores_B2, wanted_B2, reduction="sum")
+    torch.testing.assert_close(sums.losses["relation"], expected)
+    assert related.num_targets(batch)["relation"] == 2 * known_B.sum()
+    assert related.weights == {"mlm": 1.0, "relation": 2.0}
+
+
+def test_relations_of_micro_batches_are_those_of_the_batch(related):
+    batch = related.corrupt(rows(8), step_generator(0, 0))
+    whole = related(with_targets(batch)).losses
+    parts = [related(part).losses for part in micro_batches(batch, 3)]
+    for term in ("mlm", "relation"):
+        torch.testing.assert_close(sum(part[term] for part in parts), whole[term])
+    counted = sum(related.num_targets(part)["relation"] for part in micro_batches(batch, 3))
+    assert counted == related.num_targets(with_targets(batch))["relation"]
+
+
+def test_held_out_rows_are_those_of_the_objective_without_relations(related):
+    plain = MaskedLM(MaskedLMConfig(two_segment_fraction=0.0), MODEL, VOCABULARY)
+    mine, others = (o.corrupt_held_out(rows(), step_generator(0, 0)) for o in (related, plain))
+    assert torch.equal(mine.input_ids, others.input_ids)
+    assert torch.equal(mine.labels, others.labels)
+    assert mine.relations is mine.token_type_ids is None
+
+
+def test_the_two_kinds_of_segments_exclude_each_other():
+    with pytest.raises(ConfigError, match=r"related_fraction 0\.5 .* one of the two must be 0"):
+        MaskedLMConfig(related_fraction=0.5)

@@ -9,6 +9,7 @@ from smallbench.objectives.masking import (
     choose_positions,
     is_special,
     mask_tokens,
+    relate_segments,
     split_segments,
     step_generator,
 )
@@ -117,3 +118,60 @@ def test_padded_rows_are_not_cut():
     split_BL, types_BL = split_segments(ids_BL, VOCABULARY, step_generator(0, 0), fraction=1.0)
     assert (split_BL == ids_BL).all()
     assert not types_BL.any()
+
+
+def related(ids_BL, fraction=0.5, seed=0):
+    return relate_segments(ids_BL, VOCABULARY, step_generator(seed, 0), fraction=fraction)
+
+
+def test_related_segments_keep_the_first_segment_and_end_with_separators():
+    ids_BL = rows()
+    before = ids_BL.copy()
+    related_BL, types_BL, relations_B2 = related(ids_BL)
+    assert (ids_BL == before).all(), "the clean rows are not written to"
+    chosen_B = np.isfinite(relations_B2).all(axis=1)
+    assert chosen_B.mean() == pytest.approx(0.5, abs=0.05)
+    assert (related_BL[~chosen_B] == ids_BL[~chosen_B]).all()
+    assert not types_BL[~chosen_B].any()
+    begin_B = types_BL[chosen_B].argmax(axis=1)
+    for row, clean, begin in zip(related_BL[chosen_B], ids_BL[chosen_B], begin_B, strict=True):
+        assert (row[: begin - 1] == clean[: begin - 1]).all()
+        assert row[begin - 1] == row[-1] == VOCABULARY.sep_id
+        assert not np.isin(row[begin:-1], VOCABULARY.special_ids).any()
+    assert (np.diff(types_BL, axis=1) >= 0).all()
+
+
+def test_the_overlap_is_the_share_of_information_that_the_first_segment_has_too():
+    ids_BL = rows(50)
+    related_BL, types_BL, relations_B2 = related(ids_BL, fraction=1.0)
+    counts = np.bincount(ids_BL.ravel(), minlength=VOCABULARY.size)
+    for row, types, (overlap, _) in zip(related_BL, types_BL, relations_B2, strict=True):
+        begin = types.argmax()
+        first, second = set(row[1 : begin - 1]), row[begin:-1]
+        bits = -np.log(np.maximum(counts[second], 1) / ids_BL.size)
+        shared = [token in first for token in second]
+        assert overlap == pytest.approx((bits * shared).sum() / bits.sum(), abs=1e-5)
+    assert relations_B2[:, 0].min() < 0.2
+    assert relations_B2[:, 0].max() > 0.8
+
+
+def test_what_is_not_copied_is_the_rows_own_text_or_the_row_befores():
+    ids_BL = rows()
+    related_BL, types_BL, relations_B2 = related(ids_BL, fraction=1.0)
+    is_own_B = relations_B2[:, 1] == 1
+    assert is_own_B.mean() == pytest.approx(0.5, abs=0.05)
+    for index in range(100):
+        begin = types_BL[index].argmax()
+        other = ids_BL[index if is_own_B[index] else index - 1]
+        known = set(ids_BL[index, 1 : begin - 1]) | set(other[begin:-1])
+        assert set(related_BL[index, begin:-1]) <= known
+
+
+def test_padded_rows_have_no_related_segments():
+    ids_BL = rows()
+    ids_BL[::2, 100:] = VOCABULARY.pad_id
+    related_BL, _, relations_B2 = related(ids_BL, fraction=1.0)
+    assert np.isnan(relations_B2[::2]).all()
+    assert (related_BL[::2] == ids_BL[::2]).all()
+    assert np.isfinite(relations_B2[1::2]).all()
+    assert VOCABULARY.pad_id not in related_BL[1::2, :100]

@@ -79,12 +79,15 @@ def test_a_tiny_recipe_keeps_the_limit_of_its_track_by_both_counts(name):
     steps = math.ceil(train.max_flops / per_step)
     counted = steps * per_step
     if config.model.architecture in SCORE_TERMS:
+        objective = config.objective
+        related = objective.related_fraction
+        of_related = getattr(objective, "related_mask_fraction", 0.0)
         counted = train_flops(
             config.model,
             [Stage(steps, train.global_batch_size, config.sequence_length)],
-            objective=config.objective.objective,
-            mask_fraction=config.objective.mask_fraction,
-            generator_width=getattr(config.objective, "generator_width", 0.25),
+            objective=objective.objective,
+            mask_fraction=(1 - related) * objective.mask_fraction + related * of_related,
+            generator_width=getattr(objective, "generator_width", 0.25),
         )
     assert 0.98 * limit < steps * per_step <= counted <= limit
     assert f"{steps:,} steps" in RECIPES[name].budget
