@@ -248,6 +248,7 @@ def _totals(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
         ("Training loss, all terms, last", "loss", loss),
         ("Generator loss, last", "generator_loss", loss),
         ("Discriminator loss, last", "discriminator_loss", loss),
+        ("Relation loss, last", "relation_loss", loss),
         ("Steps", "step", count),
         ("Skipped steps", "skipped_steps", count),
         ("Tokens", "tokens", count),

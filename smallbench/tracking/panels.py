@@ -33,6 +33,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             ("train/discriminator_loss", "eval/discriminator_loss"),
             "nats per token",
         ),
+        Panel("Relation of segments", ("train/relation_loss",), "nats per relation"),
         # Last of the losses: with one term it is that term again.
         Panel("Loss, all terms weighted", ("train/loss", "eval/loss"), "nats"),
         Panel("Masked tokens guessed", ("train/accuracy", "eval/accuracy"), "share"),

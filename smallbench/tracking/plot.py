@@ -10,6 +10,8 @@ from smallbench.tracking.jsonl import read_metrics
 GUESSING_TERMS = {"mlm", "generator"}
 """Terms whose targets are hidden tokens: guessing by frequency gets the unigrams' entropy."""
 
+UNITS = {"relation": "relation"}
+
 
 def plot_loss(metrics: Path, out: Path, *, title: str) -> None:
     """Draw each term's training and held-out loss against tokens, in nats, as a PNG at `out`."""
@@ -27,13 +29,15 @@ def plot_loss(metrics: Path, out: Path, *, title: str) -> None:
             (train, {"color": "#7aa6d8", "linewidth": 1, "label": "training"}),
             (held_out, {"color": "#b3261e", "marker": "o", "markersize": 3, "label": "held-out"}),
         ):
-            axes.plot([r["tokens"] / 1e6 for r in rows], [r[f"{term}_loss"] for r in rows], **style)
+            points = [(r["tokens"] / 1e6, r[key]) for r in rows if (key := f"{term}_loss") in r]
+            if points:  # a term may be of training alone
+                axes.plot(*zip(*points, strict=True), **style)
         if held_out and term in GUESSING_TERMS:
             style = {"color": "#888", "linewidth": 1, "linestyle": "--"}
             label = "unigram entropy of the held-out tokens"
             axes.axhline(held_out[-1]["unigram_entropy"], label=label, **style)
         axes.set_xlabel("tokens seen (millions)")
-        unit = "masked token" if term in GUESSING_TERMS else "token"
+        unit = "masked token" if term in GUESSING_TERMS else UNITS.get(term, "token")
         axes.set_ylabel(f"{term} loss (nats per {unit})")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
