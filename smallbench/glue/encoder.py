@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from smallbench.errors import (
     ConfigError,
@@ -36,6 +35,8 @@ POOLER = "pooler."
 """BERT's pooler belongs to the task head: transformers initializes it at random if a checkpoint has
 none, so neither the fingerprint nor the size of an encoder includes it."""
 
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
 TRIAL_LENGTH = 16
 """Tokens of the first trial; an error at this length does not come from the length."""
 
@@ -49,6 +50,8 @@ class _Names:
     """Weights of the head with one row for each label."""
     expected: frozenset[str]
     """All names; those of the encoder also without their prefix."""
+    numbers: frozenset[str]
+    """Those of `expected` that are floating point."""
 
 
 class PretrainedEncoder:
@@ -103,6 +106,10 @@ class PretrainedEncoder:
         """
         if max_length <= self._largest_accepted:
             return
+        if max_length <= (added := self.tokenizer.num_special_tokens_to_add(pair=True)):
+            raise ConfigError(
+                f"--max_length={max_length} leaves no room for text beside {added} special tokens"
+            )
         with torch.random.fork_rng():
             model = Foreign(self._load()).eval()
         short = min(TRIAL_LENGTH, max_length)
@@ -193,7 +200,12 @@ class PretrainedEncoder:
                 f"{self._class.__name__}'s names"
             )
         known = {_pattern(name) for name in names.expected - names.head}
-        more = sorted(n for n in info["unexpected_keys"] if _pattern(n) in known)
+        has_layers = any(".N." in name for name in known)
+        more = sorted(
+            name
+            for name in info["unexpected_keys"]
+            if (_pattern(name) in known if has_layers else _pattern(name) != name)
+        )
         if more:
             raise DataError(
                 f"{place} has {len(more)} weights of layers that config.json does not have, "
@@ -201,9 +213,25 @@ class PretrainedEncoder:
             )
         if kept := sorted(names.outputs - set(absent)):
             raise DataError(f"{place}: {kept[0]} is a weight of the new task head; remove it")
-        broken = [k for k, t in weights.state.items() if t.is_floating_point() and not _finite(t)]
-        if broken:
-            raise DataError(f"{place}: {broken[0]} has NaN or infinite values; the file is damaged")
+        if twice := [name for name in weights.state if prefix + name in weights.state]:
+            raise DataError(
+                f"{place} has {twice[0]} also as {prefix}{twice[0]} ({len(twice)} weights twice); "
+                "keep the names of one model"
+            )
+        for name, tensor in weights.state.items():
+            if name in names.numbers and tensor.dtype not in FLOATS:
+                raise DataError(
+                    f"{place}: {name} has dtype {tensor.dtype}; expected a model in full or half "
+                    "precision, not a quantized one"
+                )
+            if tensor.dtype in FLOATS and not torch.isfinite(tensor).all():
+                raise DataError(f"{place}: {name} has NaN or infinite values; the file is damaged")
+        matrices = [n for n, t in weights.state.items() if n in names.numbers and t.ndim > 1]
+        zeros = [name for name in matrices if not weights.state[name].any()]
+        if zeros and len(zeros) == len(matrices):
+            raise DataError(f"{place}: all weights are zero; the file is damaged")
+        if zeros:
+            print(f"{place}: {len(zeros)} matrices are zero, such as {zeros[0]}", file=sys.stderr)
 
     def _load(self, labels: tuple[str, ...] = ("0", "1"), problem_type: str | None = None) -> Any:
         """Load transformers' model; the head for its labels is drawn from PyTorch's generator."""
@@ -270,6 +298,13 @@ def _classifier_class(path: str, config: Any, trust_remote_code: bool) -> Any:
         raise DataError(
             f"{path}: config.json does not describe a valid {name} ({_first_line(error)})"
         ) from None
+    code = (getattr(config, "auto_map", None) or {}).get("AutoModelForSequenceClassification")
+    if code and not trust_remote_code:
+        print(
+            f"{path} has code of its own ({code}), which is not run; {type(model).__name__} of "
+            "transformers is used. If that is another model, set --trust_remote_code",
+            file=sys.stderr,
+        )
     return type(model)
 
 
@@ -280,19 +315,22 @@ def _names_of(path: str, model_class: Any, config: Any) -> _Names:
         config.num_labels = num_labels
         with torch.device("meta"):
             model = model_class(config)
-        shapes.append({name: tensor.shape for name, tensor in model.state_dict().items()})
+        state = model.state_dict()
+        shapes.append({name: tensor.shape for name, tensor in state.items()})
     prefix = f"{model.base_model_prefix}."
     if model.base_model is model or not any(name.startswith(prefix) for name in shapes[0]):
         raise DataError(
             f"{path}: {model_class.__name__} does not separate its encoder from its head "
             "(base_model_prefix), so it cannot get a new head"
         )
-    head = {name for name in shapes[0] if not name.startswith(prefix)}
+    head = {name for name in state if not name.startswith(prefix)}
+    numbers = {name for name, tensor in state.items() if tensor.is_floating_point()}
     return _Names(
         prefix=prefix,
         head=frozenset(head),
         outputs=frozenset(name for name in head if shapes[0][name] != shapes[1][name]),
-        expected=frozenset(shapes[0]) | {name.removeprefix(prefix) for name in shapes[0]},
+        expected=frozenset(state) | {name.removeprefix(prefix) for name in state},
+        numbers=frozenset(numbers) | {name.removeprefix(prefix) for name in numbers},
     )
 
 
@@ -356,8 +394,8 @@ def _explained(name: str) -> Iterator[None]:
     """Raise a one-sentence error if a model cannot be loaded."""
     path = Path(name)
     # The hub's ids are NAME or ORG/NAME; anything else can only be a directory.
-    is_path = path.is_absolute() or name.startswith(".") or len(path.parts) > 2
-    if is_path and not path.is_dir():
+    is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and not path.is_file()
+    if not is_id and not path.is_dir():
         raise DataError(
             f"model {name!r} is not a directory; expected the --out of 'smallbench export'"
         )
@@ -402,10 +440,6 @@ def _first_line(error: Exception) -> str:
         if isinstance(error, OSError | ValueError) and text
         else f"{type(error).__name__}: {text}"
     )
-
-
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
 
 
 def _is_no_report(record: logging.LogRecord) -> bool:

@@ -75,6 +75,9 @@ def find_file(model: str, name: str) -> Path | None:
     """
     from transformers.utils import cached_file
 
+    path = Path(model, name)
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path} is a link to a file that is missing; download the model again")
     found = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
     if found is None:
         return None
@@ -107,7 +110,8 @@ def read_weights(model: str) -> Weights:
     others = sorted(
         path.name
         for path in (Path(model).iterdir() if Path(model).is_dir() else ())
-        if path.suffix in {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
+        if path.is_file()
+        and path.suffix in {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
     )
     raise DataError(
         f"{model} has no weights; expected one of {', '.join(FILES)}"
