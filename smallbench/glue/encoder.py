@@ -29,13 +29,11 @@ from smallbench.glue.classifier import Foreign, build_classifier
 from smallbench.glue.features import Features
 from smallbench.glue.tasks import Task
 from smallbench.glue.tokens import check_token_ids, load_tokenizer, settle_padding
-from smallbench.glue.weights import Weights, find_file, read_weights
+from smallbench.glue.weights import Weights, check_values, find_file, read_weights
 
 POOLER = "pooler."
 """BERT's pooler belongs to the task head: transformers initializes it at random if a checkpoint has
 none, so neither the fingerprint nor the size of an encoder includes it."""
-
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 TRIAL_LENGTH = 16
 """Tokens of the first trial; an error at this length does not come from the length."""
@@ -218,20 +216,7 @@ class PretrainedEncoder:
                 f"{place} has {twice[0]} also as {prefix}{twice[0]} ({len(twice)} weights twice); "
                 "keep the names of one model"
             )
-        for name, tensor in weights.state.items():
-            if name in names.numbers and tensor.dtype not in FLOATS:
-                raise DataError(
-                    f"{place}: {name} has dtype {tensor.dtype}; expected a model in full or half "
-                    "precision, not a quantized one"
-                )
-            if tensor.dtype in FLOATS and not torch.isfinite(tensor).all():
-                raise DataError(f"{place}: {name} has NaN or infinite values; the file is damaged")
-        matrices = [n for n, t in weights.state.items() if n in names.numbers and t.ndim > 1]
-        zeros = [name for name in matrices if not weights.state[name].any()]
-        if zeros and len(zeros) == len(matrices):
-            raise DataError(f"{place}: all weights are zero; the file is damaged")
-        if zeros:
-            print(f"{place}: {len(zeros)} matrices are zero, such as {zeros[0]}", file=sys.stderr)
+        check_values(place, weights.state, names.numbers)
 
     def _load(self, labels: tuple[str, ...] = ("0", "1"), problem_type: str | None = None) -> Any:
         """Load transformers' model; the head for its labels is drawn from PyTorch's generator."""
