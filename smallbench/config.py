@@ -157,6 +157,8 @@ def read_value(key: str, value: Any, annotation: Any, *, least: int | None = 0) 
     for number in read if isinstance(read, tuple) else (read,):
         if type(number) is int and least is not None and number < least:
             raise ConfigError(f"{key}={number} is out of range; expected at least {least}")
+        if type(number) is int and number >= 1 << 63:  # no library takes more
+            raise ConfigError(f"{key}={number} is out of range; expected less than 2^63")
     return read
 
 

@@ -83,3 +83,5 @@ class PrepareConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1")
+        if self.vocab_size > 1 << 24:
+            raise ConfigError(f"vocab_size={self.vocab_size} must be at most {1 << 24}")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import codecs
 import io
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 
 from smallbench.data.skips import Skips, UnreadableError
@@ -20,6 +22,8 @@ BOMS = (  # UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_UNMARKED = tuple(name for _, name in BOMS)
+_COMMON_CHARACTERS = " \n\r\u3001\u3002\uff0c"
 _SAMPLE_BYTES = 200_000
 _MAX_DAMAGE = 0.005  # share of undecodable bytes that is repaired, not refused
 _MAX_NULS = 0.01
@@ -74,6 +78,25 @@ def detect(sample: bytes) -> tuple[str | None, str]:
     return best, ""
 
 
+def unmarked_encoding(head: bytes) -> str | None:
+    """Return the UTF-16 or UTF-32 that `head` is without a mark, or None.
+
+    Only the right one gives spaces, line ends or East Asian punctuation, and no characters that
+    nobody assigned.
+    """
+    for name in _UNMARKED:
+        try:
+            text = codecs.getincrementaldecoder(name)().decode(head)
+        except UnicodeError:
+            continue
+        if sum(map(text.count, _COMMON_CHARACTERS)) > 0.005 * len(text):
+            kinds = Counter(map(unicodedata.category, text))
+            num_spaces = sum(map(text.count, "\t\n\v\f\r"))
+            if kinds["Cn"] + kinds["Co"] + kinds["Cc"] - num_spaces <= 0.001 * len(text):
+                return name
+    return None
+
+
 class Utf8:
     """Decodes one file or member to UTF-8, and reports guesses.
 
@@ -125,19 +148,22 @@ class Utf8:
         if is_given_whole and head.startswith(codecs.BOM_UTF8):
             self._note_mark("utf-8")
             return None
+        start = head[:8192]
+        found = unmarked_encoding(start)
+        if found and found != self.given:
+            given = f", not as --encoding={self.given}" if self.given else ""
+            self.skips.note(self.name, f"read as {found}{given}; it has no byte order mark")
+            return found
+        if self.given in {"utf-16", "utf-32"}:
+            raise UnreadableError(
+                f"no byte order mark; give --encoding={self.given}-le or --encoding={self.given}-be"
+            )
         if is_given_whole:
             return self.given
-        start = head[:8192]
         if start.count(b"\0") > _MAX_NULS * len(start):
-            encoding, mime = detect(head[:_SAMPLE_BYTES])
-            if encoding and encoding.startswith(("utf-16", "utf-32")):
-                self.skips.note(
-                    self.name, f"read as {encoding}, guessed; it has no byte order mark"
-                )
-                return encoding
             raise UnreadableError(
-                f"binary content{mime}, or UTF-16 without a byte order mark, where text was "
-                "expected"
+                f"binary content{detect(start)[1]} where text was expected; if it is UTF-16 "
+                "without a byte order mark, give --encoding=utf-16-le or --encoding=utf-16-be"
             )
         return None
 

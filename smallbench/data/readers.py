@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import dropwhile
+from textwrap import shorten
 from typing import IO, Any, cast
 
 from smallbench.data.config import Separator
@@ -31,6 +32,7 @@ _MAX_ARCHIVES = 4  # nested in each other
 _BLANK_LINES = re.compile(rb"\n[ \t\f\v]*\n\s*")  # without \r, for speed
 _BLANK_LINES_CR = re.compile(rb"(?:\n|\r(?!\r*\n))[ \t\f\v]*(?:\r*\n|\r)\s*")
 _LINE_END = re.compile(rb"\r*\n|\r")
+_MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<mediawiki")
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def _text_documents(stream: io.BufferedReader, utf8: Utf8, separator: Separator)
     num_documents = num_bytes = num_lines = num_cuts = 0
     rest = b""
     for block in utf8.blocks(stream, block_bytes=BLOCK_BYTES, longest=MAX_DOCUMENT_BYTES):
-        if not num_bytes and block.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-            utf8.skips.note(utf8.name, "looks like HTML; its markup is read as text")
+        if not num_bytes and block.lstrip()[:14].lower().startswith(_MARKUP):
+            utf8.skips.note(utf8.name, "looks like HTML or XML; its markup is read as text")
         num_bytes += len(block)
         num_lines += block.count(b"\n") or block.count(b"\r")
         *documents, rest = _cut(rest + block, separator)
@@ -243,8 +245,9 @@ def _table_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> 
     try:
         table = csv.DictReader(dropwhile(str.isspace, _joined(lines)), **dialect)
         names = table.fieldnames or []
-        if names and text_field not in names:
-            raise UnreadableError(_no_column(text_field, names))
+        if names and names.count(text_field) != 1:
+            twice = f"{names.count(text_field)} columns are called {text_field!r}"
+            raise UnreadableError(twice if text_field in names else _no_column(text_field, names))
         num_short = 0
         for row in table:
             if isinstance(row[text_field], str):
@@ -270,7 +273,8 @@ def _joined(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _no_column(text_field: str, names: Iterable[str]) -> str:
-    return f"no column {text_field!r} among {', '.join(map(str, names))}; give --text_field=NAME"
+    listed = shorten(", ".join(map(str, names)), 300, placeholder=" …")
+    return f"no column {text_field!r} among {listed}; give --text_field=NAME"
 
 
 def _parquet_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> Iterator[bytes]:

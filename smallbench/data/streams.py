@@ -29,6 +29,7 @@ _MAX_LAYERS = 4  # a.txt.gz.xz is odd but harmless; an endless nesting is an att
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"\xfd7zXZ\0": "xz",
+    b"\x5d\0\0": "xz",  # .lzma, its older format
     b"BZh": "bzip2",
     b"\x28\xb5\x2f\xfd": "zstd",
 }

@@ -56,6 +56,8 @@ class FinetuneConfig:
         for name in ("epochs", "batch_size", "max_length", "max_train_examples"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1")
+        # Trying a longer row could take more memory than there is.
+        require(self.max_length <= 8192, "max_length", self.max_length, "at most 8192")
 
     @property
     def shared_head(self) -> str | None:

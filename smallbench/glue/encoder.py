@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from smallbench.errors import (
     ConfigError,
@@ -30,7 +29,7 @@ from smallbench.glue.classifier import Foreign, build_classifier
 from smallbench.glue.features import Features
 from smallbench.glue.tasks import Task
 from smallbench.glue.tokens import check_token_ids, load_tokenizer, settle_padding
-from smallbench.glue.weights import Weights, find_file, read_weights
+from smallbench.glue.weights import Weights, check_values, find_file, read_weights
 
 POOLER = "pooler."
 """BERT's pooler belongs to the task head: transformers initializes it at random if a checkpoint has
@@ -49,6 +48,8 @@ class _Names:
     """Weights of the head with one row for each label."""
     expected: frozenset[str]
     """All names; those of the encoder also without their prefix."""
+    numbers: frozenset[str]
+    """Those of `expected` that are floating point."""
 
 
 class PretrainedEncoder:
@@ -103,6 +104,10 @@ class PretrainedEncoder:
         """
         if max_length <= self._largest_accepted:
             return
+        if max_length <= (added := self.tokenizer.num_special_tokens_to_add(pair=True)):
+            raise ConfigError(
+                f"--max_length={max_length} leaves no room for text beside {added} special tokens"
+            )
         with torch.random.fork_rng():
             model = Foreign(self._load()).eval()
         short = min(TRIAL_LENGTH, max_length)
@@ -193,7 +198,12 @@ class PretrainedEncoder:
                 f"{self._class.__name__}'s names"
             )
         known = {_pattern(name) for name in names.expected - names.head}
-        more = sorted(n for n in info["unexpected_keys"] if _pattern(n) in known)
+        has_layers = any(".N." in name for name in known)
+        more = sorted(
+            name
+            for name in info["unexpected_keys"]
+            if (_pattern(name) in known if has_layers else _pattern(name) != name)
+        )
         if more:
             raise DataError(
                 f"{place} has {len(more)} weights of layers that config.json does not have, "
@@ -201,9 +211,12 @@ class PretrainedEncoder:
             )
         if kept := sorted(names.outputs - set(absent)):
             raise DataError(f"{place}: {kept[0]} is a weight of the new task head; remove it")
-        broken = [k for k, t in weights.state.items() if t.is_floating_point() and not _finite(t)]
-        if broken:
-            raise DataError(f"{place}: {broken[0]} has NaN or infinite values; the file is damaged")
+        if twice := [name for name in weights.state if prefix + name in weights.state]:
+            raise DataError(
+                f"{place} has {twice[0]} also as {prefix}{twice[0]} ({len(twice)} weights twice); "
+                "keep the names of one model"
+            )
+        check_values(place, weights.state, names.numbers)
 
     def _load(self, labels: tuple[str, ...] = ("0", "1"), problem_type: str | None = None) -> Any:
         """Load transformers' model; the head for its labels is drawn from PyTorch's generator."""
@@ -270,6 +283,13 @@ def _classifier_class(path: str, config: Any, trust_remote_code: bool) -> Any:
         raise DataError(
             f"{path}: config.json does not describe a valid {name} ({_first_line(error)})"
         ) from None
+    code = (getattr(config, "auto_map", None) or {}).get("AutoModelForSequenceClassification")
+    if code and not trust_remote_code:
+        print(
+            f"{path} has code of its own ({code}), which is not run; {type(model).__name__} of "
+            "transformers is used. If that is another model, set --trust_remote_code",
+            file=sys.stderr,
+        )
     return type(model)
 
 
@@ -280,19 +300,22 @@ def _names_of(path: str, model_class: Any, config: Any) -> _Names:
         config.num_labels = num_labels
         with torch.device("meta"):
             model = model_class(config)
-        shapes.append({name: tensor.shape for name, tensor in model.state_dict().items()})
+        state = model.state_dict()
+        shapes.append({name: tensor.shape for name, tensor in state.items()})
     prefix = f"{model.base_model_prefix}."
     if model.base_model is model or not any(name.startswith(prefix) for name in shapes[0]):
         raise DataError(
             f"{path}: {model_class.__name__} does not separate its encoder from its head "
             "(base_model_prefix), so it cannot get a new head"
         )
-    head = {name for name in shapes[0] if not name.startswith(prefix)}
+    head = {name for name in state if not name.startswith(prefix)}
+    numbers = {name for name, tensor in state.items() if tensor.is_floating_point()}
     return _Names(
         prefix=prefix,
         head=frozenset(head),
         outputs=frozenset(name for name in head if shapes[0][name] != shapes[1][name]),
-        expected=frozenset(shapes[0]) | {name.removeprefix(prefix) for name in shapes[0]},
+        expected=frozenset(state) | {name.removeprefix(prefix) for name in state},
+        numbers=frozenset(numbers) | {name.removeprefix(prefix) for name in numbers},
     )
 
 
@@ -356,8 +379,8 @@ def _explained(name: str) -> Iterator[None]:
     """Raise a one-sentence error if a model cannot be loaded."""
     path = Path(name)
     # The hub's ids are NAME or ORG/NAME; anything else can only be a directory.
-    is_path = path.is_absolute() or name.startswith(".") or len(path.parts) > 2
-    if is_path and not path.is_dir():
+    is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and not path.is_file()
+    if not is_id and not path.is_dir():
         raise DataError(
             f"model {name!r} is not a directory; expected the --out of 'smallbench export'"
         )
@@ -402,10 +425,6 @@ def _first_line(error: Exception) -> str:
         if isinstance(error, OSError | ValueError) and text
         else f"{type(error).__name__}: {text}"
     )
-
-
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
 
 
 def _is_no_report(record: logging.LogRecord) -> bool:

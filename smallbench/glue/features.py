@@ -14,6 +14,7 @@ import torch
 
 from smallbench.batch import Batch
 from smallbench.glue.readers import Examples
+from smallbench.glue.tokens import unknown_id
 
 PAD_MULTIPLE = 8
 """Lengths are rounded up to a multiple of this: few, aligned shapes suit the kernels."""
@@ -96,6 +97,12 @@ def tokenize(examples: Examples, tokenizer: Any, *, max_length: int, with_types:
     )
     input_ids = encoded["input_ids"]
     num_added = tokenizer.num_special_tokens_to_add(pair=second is not None)
+    texts = zip(examples.first, second or [""] * len(examples), strict=True)
+    num_words = [
+        sum(len(text.split()) for text in pair) if len(ids) < max_length else 0
+        for ids, pair in zip(input_ids, texts, strict=True)
+    ]
+    unknown = unknown_id(tokenizer)
     return Features(
         input_ids=input_ids,
         token_type_ids=encoded["token_type_ids"] if with_types else None,
@@ -103,23 +110,23 @@ def tokenize(examples: Examples, tokenizer: Any, *, max_length: int, with_types:
         pad_id=tokenizer.pad_token_id,
         pad_left=tokenizer.padding_side == "left",
         max_length=max_length,
-        unknown_share=unknown_share(input_ids, tokenizer.unk_token_id, num_added),
+        unknown_share=unknown_share(
+            [len(ids) - num_added for ids in input_ids],
+            num_words,
+            sum(ids.count(unknown) for ids in input_ids),
+        ),
     )
 
 
-def unknown_share(
-    input_ids: Sequence[Sequence[int]], unknown_id: int | None, num_added: int
-) -> float:
-    """Return the unknown fraction of the tokens; a row has `num_added` special ones.
+def unknown_share(num_tokens: Sequence[int], num_words: Sequence[int], num_unknown: int) -> float:
+    """Return the unknown fraction of the tokens of texts; 1 if there are none.
 
-    A text without any token counts as unknown.
+    Some tokenizers drop what they do not know: a word without a token is an unknown one.
     """
-    num_tokens = sum(max(0, len(ids) - num_added) for ids in input_ids)
-    if num_tokens == 0:
-        return 1.0
-    if unknown_id is None:  # a byte-level tokenizer knows everything
-        return 0.0
-    return sum(ids.count(unknown_id) for ids in input_ids) / num_tokens
+    pairs = zip(num_tokens, num_words, strict=True)
+    num_dropped = sum(max(0, words - max(0, tokens)) for tokens, words in pairs)
+    total = sum(max(0, tokens) for tokens in num_tokens) + num_dropped
+    return (num_unknown + num_dropped) / total if total else 1.0
 
 
 def epoch_batches(

@@ -80,15 +80,21 @@ def tokenize_task(
     tokenizer does not know most of the text.
     """
     encoder.check_length(config.max_length)
-    features = {
-        name: tokenize(
-            examples,
-            encoder.tokenizer,
-            max_length=config.max_length,
-            with_types=encoder.has_token_types,
-        )
-        for name, examples in data.splits.items()
-    }
+    try:
+        features = {
+            name: tokenize(
+                examples,
+                encoder.tokenizer,
+                max_length=config.max_length,
+                with_types=encoder.has_token_types,
+            )
+            for name, examples in data.splits.items()
+        }
+    except Exception as error:  # tokenizers raises Exception itself
+        raise DataError(
+            f"the tokenizer of {encoder.name} cannot read {data.task.title} ({error}); copy its "
+            "files again"
+        ) from error
     shares = {name: split.unknown_share for name, split in features.items()}
     worst = max(shares, key=lambda name: shares[name])
     told = f"{data.task.title}: {shares[worst]:.1%} of the tokens of {worst} are unknown"

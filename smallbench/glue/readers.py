@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -138,6 +139,8 @@ def load_task(task: Task, source: str | Path) -> TaskData:
         path = root / (split.folder or task.directory) / split.file
         if path.is_file():
             splits[split.name] = read_tsv(task, split, path)
+        elif os.path.lexists(path):
+            raise DataError(f"{path} is not a regular file, or a broken link")
         elif not split.is_test:
             raise DataError(f"{path} is missing; expected {files} in {folder}")
     return _task_data(task, str(root), splits, is_sample=(root / SAMPLE_MARKER).is_file())
@@ -209,7 +212,10 @@ def _read_lines(path: Path) -> list[str]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}") from None
+        raise DataError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); expected the "
+            "official file, unpacked, in UTF-8"
+        ) from None
     # The line ends of the hub's own conversion (Python's universal newlines), and no others:
     # str.splitlines() would also split at U+2028, U+0085 and vertical tabs inside a sentence.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from smallbench.data.backends import read_vocabulary
+from smallbench.data.parity import AWKWARD_TEXTS
 from smallbench.errors import DataError
+from smallbench.files import read_json
 from smallbench.glue.weights import find_file
 
 TOKENIZER_FILE = "tokenizer.json"
+MOST_UNUSED = 1000  # mDeBERTa has 899 unused rows, more than others known
 
 
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
@@ -18,15 +24,17 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    find_file(model, TOKENIZER_FILE)  # raises for a git-lfs pointer
-    if vocabulary := find_file(model, "vocab.txt"):
+    own, vocabulary, tokens = find_file(model, TOKENIZER_FILE), find_file(model, "vocab.txt"), []
+    if vocabulary:
         try:
-            read_vocabulary(vocabulary)
-        except DataError as error:
+            tokens = read_vocabulary(vocabulary)
+        except (DataError, UnicodeDecodeError) as error:
             raise DataError(f"{vocabulary}: {error}") from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except (OSError, ImportError):
+        if backend := getattr(tokenizer, "backend_tokenizer", None):
+            _check_files(model, tokenizer, backend, own, tokens)
+    except (OSError, ImportError, DataError):
         raise
     except Exception as error:
         if "trust_remote_code" in str(error):
@@ -41,7 +49,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
     fast = names.pop("tokenizer_file", TOKENIZER_FILE)
     # A class without files of its own (ByT5, CANINE) reads bytes or characters.
     missing = [name for name in names.values() if find_file(model, name) is None]
-    if missing and find_file(model, fast) is None:
+    if missing and (own if fast == TOKENIZER_FILE else find_file(model, fast)) is None:
         raise DataError(
             f"{model} has no tokenizer: it lacks {' and '.join(missing)}, and {fast}; copy the "
             "files of the tokenizer that the model was trained with into it"
@@ -50,6 +58,67 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
     if not any(token not in special for token in tokenizer.get_vocab()):
         raise DataError(f"the tokenizer of {model} knows only special tokens; copy it again")
     return tokenizer
+
+
+def _check_files(
+    model: str, tokenizer: Any, backend: Any, own: Path | None, tokens: list[str]
+) -> None:
+    """Compare a fast tokenizer with its files: what transformers adds or changes is said."""
+    from tokenizers import Tokenizer, models
+
+    known = tokenizer.get_vocab()
+    if isinstance(backend.model, models.WordPiece):
+        moved = [(i, t) for i, t in enumerate(tokens) if known.get(t, i) != i]
+        if moved:
+            line, token = moved[0]
+            raise DataError(
+                f"{model}: {token!r} is {known[token]} in the tokenizer, {line} in vocab.txt "
+                f"({len(moved)} tokens differ); keep the file that the model was trained with"
+            )
+    given = {*backend.get_vocab(with_added_tokens=False), *_added(model, own)}
+    given |= {str(t) for t in tokenizer.init_kwargs.get("added_tokens_decoder", {}).values()}
+    for role in ("unk", "cls", "sep"):
+        token = getattr(tokenizer, f"{role}_token")
+        if token is not None and token not in given:
+            raise DataError(
+                f"{model}: its {role} token {token!r} is in none of the tokenizer's files; copy "
+                "the files that the model was trained with"
+            )
+    inside = tokenizer("a", "a")["input_ids"]
+    if tokenizer.cls_token_id is not None and tokenizer.cls_token_id not in inside:
+        print(f"{model}: its tokenizer adds no {tokenizer.cls_token} to a text", file=sys.stderr)
+    if own is None:
+        return
+    written = Tokenizer.from_file(str(own))
+    written.no_truncation()
+    written.no_padding()
+    for text in AWKWARD_TEXTS:
+        if written.encode(text).ids != tokenizer(text, verbose=False)["input_ids"]:
+            print(
+                f"{model}: {type(tokenizer).__name__} of transformers gives other ids than "
+                f"{TOKENIZER_FILE}, such as for {text[:20]!r}, and is used; if the model was "
+                "trained with the file, set tokenizer_class to PreTrainedTokenizerFast in "
+                "tokenizer_config.json",
+                file=sys.stderr,
+            )
+            return
+
+
+def _added(model: str, own: Path | None) -> list[str]:
+    """Return the tokens that the files add to the vocabulary."""
+    found = [] if own is None else [t["content"] for t in read_json(own).get("added_tokens", [])]
+    if added := find_file(model, "added_tokens.json"):
+        found += read_json(added)
+    return found
+
+
+def unknown_id(tokenizer: Any) -> int | None:
+    """Return the id of an unknown token, also if only the tokenizer's file names it."""
+    backend, known = getattr(tokenizer, "backend_tokenizer", None), tokenizer.unk_token_id
+    if known is None and backend is not None:
+        model = json.loads(backend.to_str())["model"]
+        known = model.get("unk_id") or backend.token_to_id(model.get("unk_token") or "")
+    return None if known is None else int(known)
 
 
 def settle_padding(model: str, config: Any, tokenizer: Any) -> None:
@@ -96,4 +165,11 @@ def check_token_ids(model: str, tokenizer: Any, num_embeddings: int) -> None:
             f"{model}: {len(beyond)} tokens of its tokenizer have ids beyond the {num_embeddings} "
             f"rows of the token embedding: {names}; resize the embedding and train the new rows, "
             "or remove the tokens from the tokenizer"
+        )
+    unused = num_embeddings - len(tokenizer)
+    if MOST_UNUSED < unused < sys.maxsize // 2:
+        print(
+            f"{model}: its tokenizer has {len(tokenizer):,} tokens, its embedding "
+            f"{num_embeddings:,} rows; is it the tokenizer that the model was trained with?",
+            file=sys.stderr,
         )

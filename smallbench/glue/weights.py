@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 
 INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """Wrappers of single layers: torch.compile, FSDP, activation checkpointing."""
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -68,6 +71,24 @@ class Weights:
         return replace(self, state=best, wrappers=(*self.wrappers, *best_removed))
 
 
+def check_values(place: str, state: Mapping[str, Tensor], numbers: Collection[str]) -> None:
+    """Raise `DataError` for values that no training leaves in the weights named `numbers`."""
+    for name, tensor in state.items():
+        if name in numbers and tensor.dtype not in FLOATS:
+            raise DataError(
+                f"{place}: {name} has dtype {tensor.dtype}; expected a model in full or half "
+                "precision, not a quantized one"
+            )
+        if tensor.dtype in FLOATS and not torch.isfinite(tensor).all():
+            raise DataError(f"{place}: {name} has NaN or infinite values; the file is damaged")
+    matrices = [n for n, t in state.items() if n in numbers and t.ndim > 1]
+    zeros = [n for n in matrices if not n.endswith("bias") and not state[n].any()]
+    if zeros and len(zeros) == len(matrices):
+        raise DataError(f"{place}: all weights are zero; the file is damaged")
+    if zeros:
+        print(f"{place}: {len(zeros)} matrices are zero, such as {zeros[0]}", file=sys.stderr)
+
+
 def find_file(model: str, name: str) -> Path | None:
     """Return a file of a directory or of a hub model, or None if it does not exist.
 
@@ -75,6 +96,9 @@ def find_file(model: str, name: str) -> Path | None:
     """
     from transformers.utils import cached_file
 
+    path = Path(model, name)
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path} is a link to a file that is missing; download the model again")
     found = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
     if found is None:
         return None
@@ -107,7 +131,8 @@ def read_weights(model: str) -> Weights:
     others = sorted(
         path.name
         for path in (Path(model).iterdir() if Path(model).is_dir() else ())
-        if path.suffix in {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
+        if path.is_file()
+        and path.suffix in {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
     )
     raise DataError(
         f"{model} has no weights; expected one of {', '.join(FILES)}"

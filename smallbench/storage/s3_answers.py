@@ -134,7 +134,8 @@ def answer_error(
     """
     code, status = code_of(error), _status(error)
     message = _one_line(str(error.response.get("Error", {}).get("Message", "")))
-    said = f"the store answered {status} {code}" if code != str(status) else f"answered {status}"
+    is_coded = code not in {"", str(status)}
+    said = f"the store answered {status} {code}" if is_coded else f"answered {status}"
     said = f"{where}: {said}" + (f" ({message})" if message and message != code else "")
     lower = message.lower()
     is_write = adds_checksums and error.operation_name in WRITES

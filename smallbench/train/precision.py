@@ -32,7 +32,8 @@ def choose_device(name: str = "auto") -> torch.device:
             raise ConfigError(f"{reason}; or {CPU_FLAGS} to train on the CPU")
     if name not in {"cpu", "cuda"}:
         raise ConfigError(
-            f"device {name!r} is none; expected auto, cpu or cuda (CUDA_VISIBLE_DEVICES picks one)"
+            f"unsupported device {name!r}; expected auto, cpu or cuda (CUDA_VISIBLE_DEVICES "
+            "picks one)"
         )
     device = torch.device(name)
     if device.type == "cuda":
@@ -112,7 +113,7 @@ def choose_precision(name: str, device: torch.device) -> str:
             return "bf16"
         return "fp16" if device.type == "cuda" else "fp32"
     if name not in DTYPES:
-        raise ConfigError(f"precision {name!r} is none; expected auto, {', '.join(DTYPES)}")
+        raise ConfigError(f"unsupported precision {name!r}; expected auto, {', '.join(DTYPES)}")
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("precision fp16 is unusably slow on a CPU; use auto, bf16 or fp32")
     if name == "bf16" and device.type == "cuda" and not has_fast_bf16(device):

@@ -150,6 +150,31 @@ def test_a_byte_order_mark_overrules_the_users_encoding_and_says_so(tmp_path: Pa
     assert (texts, bool(notes)) == (documents, given == "utf-16-be")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("language", ["chinese", "japanese", "russian", "thai", "french"])
+def test_utf_16_and_32_are_known_without_a_mark(tmp_path: Path, language: str, encoding: str):
+    documents = documents_in(language)
+    path = tmp_path / "a.txt"
+    path.write_bytes("\n\n".join(documents).encode(encoding))
+    for given in (None, "utf-16", "utf-16-be", "utf-32-le", "cp1252"):
+        texts, _, notes = read(path, encoding=given)
+        assert texts == documents
+        told = f", not as --encoding={given}" if given else ""
+        expected = f"a.txt: read as {encoding}{told}; it has no byte order mark"
+        assert notes == ([] if given == encoding else [expected])
+
+
+def test_binary_content_is_refused_with_what_to_type_if_it_is_text_after_all(tmp_path: Path):
+    source = random.Random(0)
+    content = b"".join(source.randrange(2_000).to_bytes(2, "little") for _ in range(9_000))
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(DataError, match="give --encoding=utf-16-le or --encoding=utf-16-be"):
+        read(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_bytes("นี่".encode("utf-16-le"))
+    with pytest.raises(DataError, match="no byte order mark; give --encoding=utf-16-le or"):
+        read(tmp_path / "a.txt", encoding="utf-16")
+
+
 def test_text_of_no_encoding_is_refused_with_the_share(tmp_path: Path):
     noise = random.Random(0).randbytes(20_000).replace(b"\0", b"\1")
     (tmp_path / "noise.txt").write_bytes(noise)

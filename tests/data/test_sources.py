@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 from pathlib import Path
 
@@ -202,6 +203,19 @@ def test_a_column_that_is_not_text_is_refused_with_its_type(tmp_path: Path, colu
     pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=message):
         read(tmp_path / "a.parquet")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("text,id,text\na,1,b\n")
+    with pytest.raises(DataError, match="2 columns are called 'text'"):
+        read(tmp_path / "a.csv")
+
+
+def test_lzmas_older_format_is_read_and_markup_is_noted(tmp_path: Path):
+    (tmp_path / "dump").write_bytes(lzma.compress(b"<?xml?><page>a", format=lzma.FORMAT_ALONE))
+    texts, corpus = read(tmp_path / "dump")
+    assert texts == ["<?xml?><page>a"]
+    assert "looks like HTML or XML" in corpus.skips.notes[0]
 
 
 def test_a_struct_and_nulls_of_parquet(tmp_path: Path):

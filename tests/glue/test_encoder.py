@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -222,6 +223,45 @@ DAMAGE = {
         ),
         "NaN",
     ),
+    "integers": (
+        lambda d: change(d, lambda name, t: (t * 127).to(torch.int8)),
+        "dtype torch.int8; expected a model in full or half precision",
+    ),
+    "eight bits": (
+        lambda d: change(d, lambda name, t: t.to(torch.float8_e4m3fn)),
+        "dtype torch.float8_e4m3fn",
+    ),
+    "zeros": (lambda d: change(d, lambda name, t: t * 0), "all weights are zero"),
+    "two models under two names": (
+        lambda d: save_file(
+            foreign.state_of(d)
+            | {k.removeprefix("bert."): t.clone() for k, t in foreign.state_of(d).items()},
+            d / "model.safetensors",
+        ),
+        "also as bert.embeddings",
+    ),
+    "no layer in its config": (
+        lambda d: edit(d / "config.json", num_hidden_layers=0),
+        "layers that config.json does not have",
+    ),
+    "a broken link": (
+        lambda d: (
+            (d / "model.safetensors").unlink(),
+            (d / "model.safetensors").symlink_to("../blobs/1"),
+        ),
+        "link to a file that is missing",
+    ),
+    "a vocab.txt in another order": (
+        lambda d: (d / "vocab.txt").write_text("\n".join(reversed(foreign.VOCABULARY))),
+        r"'-' is 71 in the tokenizer, 0 in vocab.txt \(72 tokens differ\)",
+    ),
+    "a vocab.txt without [CLS]": (
+        lambda d: (
+            (d / "tokenizer.json").unlink(),
+            (d / "vocab.txt").write_text("\n".join(t for t in foreign.VOCABULARY if t != "[CLS]")),
+        ),
+        r"cls token '\[CLS\]' is in none of the tokenizer's files",
+    ),
     "an unknown prefix": (
         lambda d: save_file(
             {f"net.{k}": t for k, t in load_file(d / "model.safetensors").items()},
@@ -267,6 +307,75 @@ DAMAGE = {
 
 def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def change(directory, new):
+    state = {name: new(name, tensor) for name, tensor in foreign.state_of(directory).items()}
+    save_file(state, directory / "model.safetensors")
+
+
+def with_backend(directory, **parts):
+    """Give the tokenizer.json other parts."""
+    backend = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    for name, part in parts.items():
+        setattr(backend, name, part)
+    backend.save(str(directory / "tokenizer.json"))
+
+
+def as_generic(directory):
+    edit(directory / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    (directory / "vocab.txt").unlink()
+
+
+TOLD = {
+    "code that is not run": (
+        lambda d: edit(
+            d / "config.json", auto_map={"AutoModelForSequenceClassification": "own.Own"}
+        ),
+        "has code of its own (own.Own), which is not run",
+    ),
+    "a tokenizer.json that transformers does not follow": (
+        lambda d: with_backend(d, pre_tokenizer=tokenizers.pre_tokenizers.WhitespaceSplit()),
+        "BertTokenizer of transformers gives other ids than tokenizer.json, such as for 'The State",
+    ),
+    "a tokenizer that adds no special tokens": (
+        lambda d: (
+            as_generic(d),
+            with_backend(d, post_processor=tokenizers.processors.TemplateProcessing("$A", "$A $B")),
+        ),
+        "its tokenizer adds no [CLS] to a text",
+    ),
+    "some weights that are zero": (
+        lambda d: change(d, lambda name, t: t * ("query.weight" not in name)),
+        "2 matrices are zero, such as bert.encoder.layer.0.attention.self.query.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_what_makes_a_model_another_one_is_told(name, bert, capsys):
+    damage, sentence = TOLD[name]
+    PretrainedEncoder(str(bert))
+    assert sentence not in capsys.readouterr().err
+    damage(bert)
+    PretrainedEncoder(str(bert))
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_drops_what_it_does_not_know_is_refused(bert, stsb):
+    as_generic(bert)
+    letters = {token: i for i, token in enumerate([*foreign.VOCABULARY[:5], "q", "z"])}
+    edit(bert / "tokenizer_config.json", unk_token=None)
+    for unknown in (None, "[UNK]"):
+        with_backend(bert, model=tokenizers.models.BPE(letters, [], unk_token=unknown))
+        with pytest.raises(DataError, match=r"\d\d\.\d% of the tokens"):
+            tokenize_task(PretrainedEncoder(str(bert)), stsb.first(32), QUICK)
+
+
+def test_a_file_or_a_name_that_no_hub_has_is_no_model(bert):
+    for name in (str(bert / "config.json"), "bert base", "a/b/c", "-x"):
+        with pytest.raises(DataError, match="is not a directory"):
+            PretrainedEncoder(name)
 
 
 def add_token(directory, token):
@@ -317,6 +426,8 @@ def test_the_longest_rows_are_those_that_the_model_accepts(name, saved):
     with pytest.raises(ConfigError, match=r"set --max_length=(\d+)") as refused:
         encoder.check_length(200)
     longest = int(str(refused.value).rpartition("=")[2])
+    with pytest.raises(ConfigError, match="--max_length=3 leaves no room for text"):
+        encoder.check_length(3)
     encoder.check_length(longest)
     with pytest.raises(ConfigError):
         encoder.check_length(longest + 1)

@@ -105,7 +105,7 @@ def test_mnli_takes_the_gold_label_of_12_and_16_columns(tmp_path):
         (SST2, "sentence\tlabel\n \t1\n", r"line 2: no text"),
         (SST2, "sentence\tlabel\n", r"has no rows"),
         (SST2, "", r"line 1: no column sentence, label"),
-        (SST2, b"sentence\tlabel\n\xff\xfe\t1\n", r"not UTF-8"),
+        (SST2, b"sentence\tlabel\n\xff\xfe\t1\n", r"not UTF-8.*official file, unpacked"),
         (COLA, "gj04\t1\t\tA.\ngj04\t1\tB.\n", r"line 2: 3 columns, expected 4: source, label"),
         (STSB, "sentence1\tsentence2\tscore\na\tb\t5.1\n", r"line 2: score 5.1"),
         (STSB, "sentence1\tsentence2\tscore\na\tb\tnan\n", r"score 'nan'"),
@@ -151,6 +151,9 @@ def test_missing_folders_and_files_say_what_is_expected(tmp_path):
     assert list(data.splits) == ["train", "dev"]
     assert not data.is_sample
     assert available_tasks(tmp_path) == ("sst2",)
+    (tmp_path / "SST-2/test.tsv").symlink_to("nowhere.tsv")
+    with pytest.raises(DataError, match=r"test.tsv is not a regular file, or a broken link"):
+        load_task(SST2, tmp_path)
 
 
 # ---- hub and folder

@@ -26,7 +26,7 @@ def example_of(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_no_flag_takes_a_negative_count(name: str) -> None:
+def test_no_flag_takes_a_negative_count_or_one_that_no_machine_has(name: str) -> None:
     job, example = load(name), example_of(name)
     _, _, config = resolve(job, example, {})
     keys = annotations_of(job.options) | (
@@ -37,6 +37,8 @@ def test_no_flag_takes_a_negative_count(name: str) -> None:
         words = [word for word in example if not word.startswith(f"--{key}=")]
         with pytest.raises((UsageError, ConfigError), match=key.rpartition(".")[2]):
             resolve(job, [*words, f"--{key}=-1"], {})
+        with pytest.raises((UsageError, ConfigError), match=key.rpartition(".")[2]):
+            resolve(job, [*words, f"--{key}={10**20}"], {})
 
 
 @pytest.mark.parametrize("name", JOBS)
