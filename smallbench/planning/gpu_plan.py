@@ -66,6 +66,8 @@ class Plan:
     largest_rows: tuple[int, ...]
     """For each way the most rows of a forward pass; 0 where not even one fits."""
     decision: Decision | None
+    chosen: Memory | None
+    """The memory of the decision."""
     reason: str
     speed: Speed | None
     whole: Cost | None
@@ -85,8 +87,9 @@ def make_plan(
     measured: Callable[[Decision, str], float] | None = None,
     hours: float | None = None,
     price_per_hour: float | None = None,
+    compares: bool = True,
 ) -> Plan:
-    """Return the plan of a recipe on a card.
+    """Return the plan of a recipe on a card; `compares` adds the ways that are not chosen.
 
     `measured` returns the tokens/s of a decision in a precision (see `planning.measured`), instead
     of an estimate. Raises `ConfigError` if the card cannot compute in the precision.
@@ -99,8 +102,9 @@ def make_plan(
     limit = usable_bytes(gpu.memory_bytes)
     decision = decide(planner, choices, limit)
     rows = rows_to_plan(config)
-    speed = whole = budget = None
+    speed = whole = budget = chosen = None
     if decision is not None:
+        chosen = planner.memory(decision.choice, decision.num_rows)
         rate = None if measured is None else measured(decision, precision)
         speed = _speed(planner, decision, gpu, rate)
         tokens = config.tokens_per_step
@@ -116,6 +120,7 @@ def make_plan(
         whole = cost(planner.num_steps())
         if hours is not None:
             budget = cost(int(3600 * hours * speed.tokens_per_second[1] / tokens))
+    ways = CHOICES if compares else ()
     return Plan(
         recipe=config.recipe,
         gpu=gpu.name,
@@ -128,9 +133,10 @@ def make_plan(
         num_embedding_parameters=planner.num_embedding_parameters,
         flops_per_token=planner.flops_per_token(),
         logit_bytes=planner.logit_bytes(rows),
-        ways=tuple(planner.memory(choice, rows) for choice in CHOICES),
-        largest_rows=tuple(planner.largest_rows(choice, limit) for choice in CHOICES),
+        ways=tuple(planner.memory(choice, rows) for choice in ways),
+        largest_rows=tuple(planner.largest_rows(choice, limit) for choice in ways),
         decision=decision,
+        chosen=chosen,
         reason=_reason(planner, choices, decision, limit),
         speed=speed,
         whole=whole,

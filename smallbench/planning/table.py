@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from smallbench.config import command
 from smallbench.gpus import GIB, GPUS
 from smallbench.planning.gpu_plan import Cost, Plan
-from smallbench.planning.planner import MARGIN, Memory
+from smallbench.planning.planner import MARGIN, Memory, rows_to_plan
 from smallbench.planning.step_time import Pair, StepTime
 from smallbench.train.config import PretrainConfig
 
@@ -18,7 +18,7 @@ COLUMNS = ("weights", "gradients", "states", "activations", "other", "peak", "ho
 def as_table(plan: Plan, config: PretrainConfig) -> str:
     """The page of `smallbench plan`."""
     gpu = GPUS[plan.gpu]
-    rows, tokens = plan.ways[0].num_rows, config.tokens_per_step
+    rows, tokens = rows_to_plan(config), config.tokens_per_step
     inner = plan.num_parameters - plan.num_embedding_parameters
     targets = plan.logit_bytes / 2**20
     return "\n".join([
@@ -108,10 +108,9 @@ def _time(plan: Plan, tokens: int) -> list[str]:
 
 
 def _save(plan: Plan) -> str:
-    chosen = next((way for way in plan.ways if is_chosen(plan, way)), None)
-    if chosen is None or not chosen.save:
+    if plan.chosen is None or not plan.chosen.save:
         return ""
-    return f" A save adds {chosen.save / GIB:.2f} GiB in the host's memory."
+    return f" A save adds {plan.chosen.save / GIB:.2f} GiB in the host's memory."
 
 
 def _milliseconds(seconds: float) -> str:

@@ -184,11 +184,30 @@ def test_a_micro_batch_always_divides_the_global_batch():
     assert seen[0] == 96
     assert seen[-1] == 1
     assert all(96 % n == 0 for n in seen)
+    assert [smaller(n) for n in (1, 2, 9, 15, 10**8 + 7)] == [None, 1, 3, 5, 1]
 
 
 @cache
 def tiny_plan():
     return make_plan(recipe_of("bert-tiny"), V100, hours=1.0, price_per_hour=2.0)
+
+
+def test_a_plan_that_compares_no_ways_says_the_same_of_its_choice():
+    short = make_plan(recipe_of("bert-tiny"), V100, hours=1.0, price_per_hour=2.0, compares=False)
+    assert short == dataclasses.replace(tiny_plan(), ways=(), largest_rows=())
+    assert short.chosen == tiny_plan().ways[0]
+
+
+def test_a_step_is_traced_once_whatever_the_budget(monkeypatch):
+    config = recipe_of("bert-tiny")
+    known = Planner(config, device_type="cuda", precision="fp16").memory(CHOICES[0], 32)
+    monkeypatch.delattr("smallbench.planning.memory_trace.StepTracer._tracing")
+    values = {"recipe": "another", "train.max_flops": 1e15, "train.seed": 7, "train.max_steps": 9}
+    changed = override_all(config, {**values, "schedule.warmup_fraction": 0.5})
+    planner = Planner(changed, device_type="cuda", precision="fp16")
+    assert planner.memory(CHOICES[0], 32) == known
+    with pytest.raises(AttributeError, match="_tracing"):
+        planner.memory(CHOICES[0], 16)
 
 
 def test_time_energy_and_price_follow_from_the_speed():
