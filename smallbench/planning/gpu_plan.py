@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from smallbench.gpus import GIB, Gpu
 from smallbench.planning.planner import (
     CHOICES,
+    MIN_TOKENS,
     Choice,
     Decision,
     Memory,
@@ -168,6 +169,7 @@ def _reason(
             f"GiB, over {room}"
         )
     chosen = planner.memory(decision.choice, decision.num_rows)
+    room += _divisor_hint(planner, decision, limit)
     faster = choices[: choices.index(decision.choice)]
     fits = f"takes {chosen.peak / GIB:.1f} GiB with {decision.num_rows} rows at a time"
     if not faster:
@@ -176,4 +178,18 @@ def _reason(
     return (
         f"{chosen.label} {fits}, of {room}; the next faster way, {before.label}, would take "
         f"{before.peak / GIB:.1f} GiB"
+    )
+
+
+def _divisor_hint(planner: Planner, decision: Decision, limit: int) -> str:
+    """Return what to do if only the batch's divisors make the micro-batch too small for a GPU."""
+    train, rows = planner.config.train, decision.num_rows
+    enough = -(-MIN_TOKENS // planner.config.sequence_length)
+    if rows >= min(enough, train.rows_per_forward):
+        return ""
+    if planner.memory(decision.choice, 2 * rows).peak > limit:
+        return ""
+    return (
+        f" (more rows fit, but {train.rows_per_forward:,} has no suitable divisor: choose a "
+        "multiple of 64)"
     )

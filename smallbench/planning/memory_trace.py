@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from smallbench.batch import Batch
+from smallbench.config import require
 from smallbench.errors import ConfigError
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.models.kernels.dispatch import as_on_gpu
@@ -333,6 +334,7 @@ def stand_in_vocabulary(config: PretrainConfig) -> Vocabulary:
             f"{config.recipe} takes the size of its vocabulary from the tokenizer; name one with "
             "--model.vocab_size=8192"
         )
+    require(size > 5, "model.vocab_size", size, "at least 6: five special tokens and a word")
     return Vocabulary(
         size=size, pad_id=0, cls_id=1, sep_id=2, mask_id=3, special_ids=tuple(range(5))
     )
