@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from smallbench.batch import Batch
 from smallbench.models.config import ModernConfig
 from smallbench.models.convert import FINETUNING_DROPOUT, Rule, Target, token_rows
-from smallbench.models.encoder import Encoder, Head
+from smallbench.models.encoder import Encoder, Head, Norm
 from smallbench.models.flops import transformer_flops
 from smallbench.models.kernels import Dropout, attend
 
@@ -42,7 +42,7 @@ class ModernEmbeddings(nn.Module):
     def __init__(self, config: ModernConfig) -> None:
         super().__init__()
         self.tokens = nn.Embedding(config.num_embedding_rows, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
+        self.norm = Norm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -94,9 +94,9 @@ class PreNormLayer(nn.Module):
         super().__init__()
         size, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
         # The first layer's input is the embeddings' norm already.
-        self.attention_norm = nn.LayerNorm(size, eps=eps, bias=False) if attention.index else None
+        self.attention_norm = Norm(size, eps=eps, bias=False) if attention.index else None
         self.attention = attention
-        self.feed_forward_norm = nn.LayerNorm(size, eps=eps, bias=False)
+        self.feed_forward_norm = Norm(size, eps=eps, bias=False)
         self.up = nn.Linear(size, 2 * inner, bias=False)
         self.down = nn.Linear(inner, size, bias=False)
         self.dropout = Dropout(config.hidden_dropout_prob)
@@ -140,7 +140,7 @@ class Modern(Encoder):
         )
         if head == "tokens":
             self.predictor: Any = ModernTokenPredictor(config)
-        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
+        self.final_norm = Norm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
         self.rope_theta = config.rope_theta
         self.half_window = config.local_attention // 2
         self.reset_parameters()

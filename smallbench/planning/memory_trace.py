@@ -39,7 +39,7 @@ from smallbench.objectives.base import PretrainObjective
 from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import Vocabulary
 from smallbench.train.build import build_objective
-from smallbench.train.config import PretrainConfig
+from smallbench.train.config import PretrainConfig, TrainConfig
 from smallbench.train.optim import build_optimizer
 from smallbench.train.precision import DTYPES, autocast
 from smallbench.train.trainer import count_targets, weigh
@@ -312,6 +312,7 @@ def tracer_of(
         model=config.model,
         objective=config.objective,
         optim=config.optim,
+        train=TrainConfig(half_residual=config.train.half_residual),
     )
     return _tracer_of(step, device_type, precision, offloaded)
 

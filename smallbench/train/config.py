@@ -180,6 +180,11 @@ class TrainConfig:
     seed: int = option(1, help="initial weights, data order, masks and dropout")
     device: str = option("auto", help="auto, cpu or cuda")
     precision: str = option("auto", help="auto, bf16, fp16 (with loss scaling) or fp32")
+    half_residual: bool = option(
+        False,
+        help="residual stream in bf16 or fp16 instead of fp32, norms' statistics in fp32: fewer "
+        "bytes on a GPU, slightly other losses",
+    )
     compile: bool = option(
         # Slower on CPUs (docs/results.md); on GPUs not measured yet, see docs/one_gpu.md.
         False,
