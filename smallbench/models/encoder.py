@@ -31,22 +31,22 @@ class Norm(nn.LayerNorm):
     Autocast makes each norm float32, and with it the residual stream: twice the bytes.
     """
 
-    half = False
+    is_half = False
     """Whether the result has autocast's type, see `half_residual`."""
 
     def forward(self, values: Tensor) -> Tensor:
         """Values → values, normalised over the last dimension."""
         device = values.device.type
-        if not (self.half and torch.is_autocast_enabled(device)):
+        if not (self.is_half and torch.is_autocast_enabled(device)):
             return super().forward(values)
         dtype = torch.get_autocast_dtype(device)
         if values.dtype == torch.float32:
             return super().forward(values).to(dtype)
-        weight, bias = self.weight, self.bias
+        scales: list[Tensor | None] = [self.weight, self.bias]
         if not is_on_cpu(values):  # CUDA's kernel takes one type and computes in float32
-            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+            scales = [None if scale is None else scale.to(dtype) for scale in scales]
         with torch.autocast(device, enabled=False):
-            return F.layer_norm(values, self.normalized_shape, weight, bias, self.eps)
+            return F.layer_norm(values, self.normalized_shape, *scales, self.eps)
 
 
 class Layer(nn.Module):
@@ -210,4 +210,4 @@ def half_residual(module: nn.Module) -> None:
     """Keep the residual stream in autocast's half precision: fewer bytes to move and to keep."""
     for part in module.modules():
         if isinstance(part, Norm):
-            part.half = True
+            part.is_half = True

@@ -37,7 +37,7 @@ def losses(recipe: str, *, half: bool):
     config = override_all(RECIPES[recipe](), values)
     torch.manual_seed(0)
     objective = build_objective(config, VOCABULARY)
-    assert {part.half for part in objective.modules() if isinstance(part, Norm)} == {half}
+    assert {part.is_half for part in objective.modules() if isinstance(part, Norm)} == {half}
     (batch,) = micro_batches(objective.corrupt(take(0, 8), step_generator(0, 0)), 8)
     torch.manual_seed(1)
     with torch.autocast("cpu", dtype=torch.bfloat16), Norms() as norms:
