@@ -42,11 +42,12 @@ class Norm(nn.LayerNorm):
         dtype = torch.get_autocast_dtype(device)
         if values.dtype == torch.float32:
             return super().forward(values).to(dtype)
-        scales: list[Tensor | None] = [self.weight, self.bias]
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if not is_on_cpu(values):  # CUDA's kernel takes one type and computes in float32
-            scales = [None if scale is None else scale.to(dtype) for scale in scales]
+            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         with torch.autocast(device, enabled=False):
-            return F.layer_norm(values, self.normalized_shape, *scales, self.eps)
+            return F.layer_norm(values, self.normalized_shape, weight, bias, self.eps)
 
 
 class Layer(nn.Module):
