@@ -43,10 +43,14 @@ def as_table(plan: Plan, config: PretrainConfig) -> str:
 
 def memory_table(plan: Plan) -> list[str]:
     """A line for each way to train; the chosen one is marked."""
+
+    def way_of(memory: Memory | None) -> tuple[str, bool] | None:
+        return memory and (memory.offload, memory.checkpoint_activations)
+
     heads = ["", *COLUMNS, "rows at most"]
     body = [
         [
-            ("> " if is_chosen(plan, way) else "  ") + way.label,
+            ("> " if way_of(way) == way_of(plan.chosen) else "  ") + way.label,
             *(_gib(getattr(way, name)) for name in COLUMNS),
             f"{largest:,}" if largest else "none fits",
         ]
@@ -54,15 +58,6 @@ def memory_table(plan: Plan) -> list[str]:
     ]
     widths = [max(map(len, column)) for column in zip(heads, *body, strict=True)]
     return [_line(row, widths) for row in (heads, *body)]
-
-
-def is_chosen(plan: Plan, way: Memory) -> bool:
-    """Whether a way is what the plan decided for."""
-    decision = plan.decision
-    return decision is not None and (way.offload, way.checkpoint_activations) == (
-        decision.engine.offload,
-        decision.checkpoint_activations,
-    )
 
 
 def millions(count: int) -> str:

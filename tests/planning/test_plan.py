@@ -54,8 +54,7 @@ def tiny_planner(device_type="cuda", family="bert"):
 @pytest.mark.parametrize("name", RECIPES)
 def test_counts_are_the_models_own(name):
     config = recipe_of(name)
-    is_large = config.model.hidden_size >= 768
-    with torch.device("meta" if is_large else "cpu"):
+    with torch.device("meta"):
         objective = stand_in_objective(config)
     planner = Planner(config, device_type="cuda", precision="fp16")
     assert planner.num_parameters == sum(p.numel() for p in objective.parameters())
@@ -77,7 +76,7 @@ def test_counts_are_the_models_own(name):
 def test_memory_is_monotonic(family, device_type):
     planner = tiny_planner(device_type, family)
     for choice in CHOICES:
-        peaks = [planner.memory(choice, rows).peak for rows in (4, 16, 32)]
+        peaks = [planner.memory(choice, rows).peak for rows in (4, 32)]
         assert peaks == sorted(peaks)
         assert peaks[0] < peaks[-1]
     for engine in {engine for engine, _ in CHOICES}:
