@@ -45,7 +45,7 @@ def memory_table(plan: Plan) -> list[str]:
     """A line for each way to train; the chosen one is marked."""
 
     def way_of(memory: Memory | None) -> tuple[str, bool] | None:
-        return memory and (memory.offload, memory.checkpoint_activations)
+        return None if memory is None else (memory.offload, memory.checkpoint_activations)
 
     heads = ["", *COLUMNS, "rows at most"]
     body = [
