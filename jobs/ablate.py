@@ -325,7 +325,7 @@ def _hours(config: PretrainConfig) -> str:
 
     device = choose_device(config.train.device)
     gpu = gpu_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    whole = None if gpu is None else make_plan(config, gpu).whole
+    whole = None if gpu is None else make_plan(config, gpu, compares=False).whole
     if whole is None:
         return ""
     fast, slow = (duration(3600 * hours) for hours in whole.hours)

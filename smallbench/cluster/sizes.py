@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from smallbench.config import override
 from smallbench.data.config import PrepareConfig
@@ -74,7 +73,6 @@ def deadline_seconds(hours: float) -> int:
     return DAY_SECONDS * math.ceil(1 + SLACK * hours / 24)
 
 
-@lru_cache  # the stages of a chain have the same recipe
 def needs_of(config: PretrainConfig, gpu: str) -> Needs:
     """Ask the planner; raises `UnavailableError` if nothing fits the card."""
     from smallbench.planning.gpu_plan import make_plan
@@ -92,17 +90,12 @@ def needs_of(config: PretrainConfig, gpu: str) -> Needs:
         planner = Planner(config, device_type="cpu", precision="fp32")
         memory = planner.memory(choices_of(config)[0], train.rows_per_forward)
         return Needs(planner.num_parameters, memory.peak, None, kept(planner.num_steps()))
-    plan = make_plan(config, gpu_of(gpu))
-    if plan.decision is None:
+    plan = make_plan(config, gpu_of(gpu), compares=False)
+    if plan.chosen is None:
         raise UnavailableError(f"{config.recipe} on {gpu}: {plan.reason}; choose another --gpu")
     assert plan.whole is not None
-    host = max(
-        way.host + way.save
-        for way in plan.ways
-        if way.engine == plan.decision.engine.engine and way.offload == plan.decision.engine.offload
-    )
     # CPU Adam's copies, should a run be continued where it must offload: 4 numbers a parameter.
-    host = max(host, 16 * plan.num_parameters)
+    host = max(plan.chosen.host + plan.chosen.save, 16 * plan.num_parameters)
     return Needs(plan.num_parameters, host, max(plan.whole.hours), kept(plan.whole.steps))
 
 

@@ -8,6 +8,18 @@ from typing import Literal, TypeVar
 from smallbench.config import option, require
 from smallbench.errors import ConfigError
 
+LARGEST = {
+    "vocab_size": 2**24,
+    "embedding_size": 2**16,
+    "hidden_size": 2**16,
+    "num_hidden_layers": 1_000,  # DeepNet (Wang et al. 2022, arXiv 2203.00555)
+    "num_attention_heads": 2**16,
+    "intermediate_size": 2**18,
+    "max_position_embeddings": 2**20,
+    "vocab_size_multiple": 2**16,
+}
+"""Largest sizes of a model, far above what is trained: more is a slip."""
+
 C = TypeVar("C", bound="EncoderConfig")
 
 
@@ -37,16 +49,10 @@ class EncoderConfig:
     vocab_size_multiple: int = 64
 
     def __post_init__(self) -> None:
-        for name in (
-            "embedding_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "vocab_size_multiple",
-        ):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        for name, most in LARGEST.items():
+            value = getattr(self, name)
+            in_range = value is None or 1 <= value <= most
+            require(in_range, f"model.{name}", value, f"1 to {most:,}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "[0, 1)")
         if self.hidden_size % self.num_attention_heads:

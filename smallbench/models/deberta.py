@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from smallbench.batch import Batch
 from smallbench.models.config import DebertaConfig
-from smallbench.models.encoder import Encoder, Head
+from smallbench.models.encoder import Encoder, Head, Norm
 from smallbench.models.flops import transformer_flops
 from smallbench.models.kernels import Dropout, attend, position_bias
 
@@ -34,7 +34,7 @@ class DebertaEmbeddings(nn.Module):
         self.tokens = nn.Embedding(config.num_embedding_rows, size)
         factorised = size != config.hidden_size
         self.project = nn.Linear(size, config.hidden_size, bias=False) if factorised else None
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = Norm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, batch: Batch) -> Tensor:

@@ -19,9 +19,35 @@ from smallbench.batch import Batch
 from smallbench.models.config import EncoderConfig
 from smallbench.models.flops import counted_flops
 from smallbench.models.kernels import Dropout
+from smallbench.models.kernels.dispatch import is_on_cpu
 
 Head = Literal["tokens", "replaced", "none"]
 """Heads: the hidden tokens, which tokens were replaced, or none."""
+
+
+class Norm(nn.LayerNorm):
+    """Layer norm with statistics in float32, whose result may be in half precision.
+
+    Autocast makes each norm float32, and with it the residual stream: twice the bytes.
+    """
+
+    is_half = False
+    """Whether the result has autocast's type, see `half_residual`."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Values → values, normalised over the last dimension."""
+        device = values.device.type
+        if not (self.is_half and torch.is_autocast_enabled(device)):
+            return super().forward(values)
+        dtype = torch.get_autocast_dtype(device)
+        if values.dtype == torch.float32:
+            return super().forward(values).to(dtype)
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if not is_on_cpu(values):  # CUDA's kernel takes one type and computes in float32
+            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        with torch.autocast(device, enabled=False):
+            return F.layer_norm(values, self.normalized_shape, weight, bias, self.eps)
 
 
 class Layer(nn.Module):
@@ -31,10 +57,10 @@ class Layer(nn.Module):
         super().__init__()
         size, eps = config.hidden_size, config.layer_norm_eps
         self.attention = attention
-        self.attention_norm = nn.LayerNorm(size, eps=eps)
+        self.attention_norm = Norm(size, eps=eps)
         self.up = nn.Linear(size, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, size)
-        self.feed_forward_norm = nn.LayerNorm(size, eps=eps)
+        self.feed_forward_norm = Norm(size, eps=eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_BLD: Tensor, context: Any) -> Tensor:
@@ -179,3 +205,10 @@ def checkpoint_activations(module: nn.Module, on: bool = True) -> None:
     for part in module.modules():
         if isinstance(part, Encoder):
             part.checkpoint_activations = on
+
+
+def half_residual(module: nn.Module) -> None:
+    """Keep the residual stream in autocast's half precision: fewer bytes to move and to keep."""
+    for part in module.modules():
+        if isinstance(part, Norm):
+            part.is_half = True

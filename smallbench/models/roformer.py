@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from smallbench.batch import Batch
 from smallbench.models.config import RoformerConfig
-from smallbench.models.encoder import Encoder, Head
+from smallbench.models.encoder import Encoder, Head, Norm
 from smallbench.models.flops import transformer_flops
 from smallbench.models.kernels import Dropout, attend
 
@@ -47,7 +47,7 @@ class RoformerEmbeddings(nn.Module):
         size = config.embedding_size
         self.tokens = nn.Embedding(config.num_embedding_rows, size)
         self.segments = nn.Embedding(config.type_vocab_size, size)
-        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.norm = Norm(size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.project = nn.Linear(size, config.hidden_size) if size != config.hidden_size else None
 

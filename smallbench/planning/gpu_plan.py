@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from smallbench.gpus import GIB, Gpu
 from smallbench.planning.planner import (
     CHOICES,
+    MIN_TOKENS,
     Choice,
     Decision,
     Memory,
@@ -66,6 +67,8 @@ class Plan:
     largest_rows: tuple[int, ...]
     """For each way the most rows of a forward pass; 0 where not even one fits."""
     decision: Decision | None
+    chosen: Memory | None
+    """The memory of the decision."""
     reason: str
     speed: Speed | None
     whole: Cost | None
@@ -85,8 +88,9 @@ def make_plan(
     measured: Callable[[Decision, str], float] | None = None,
     hours: float | None = None,
     price_per_hour: float | None = None,
+    compares: bool = True,
 ) -> Plan:
-    """Return the plan of a recipe on a card.
+    """Return the plan of a recipe on a card; `compares` adds the ways that are not chosen.
 
     `measured` returns the tokens/s of a decision in a precision (see `planning.measured`), instead
     of an estimate. Raises `ConfigError` if the card cannot compute in the precision.
@@ -99,8 +103,9 @@ def make_plan(
     limit = usable_bytes(gpu.memory_bytes)
     decision = decide(planner, choices, limit)
     rows = rows_to_plan(config)
-    speed = whole = budget = None
+    speed = whole = budget = chosen = None
     if decision is not None:
+        chosen = planner.memory(decision.choice, decision.num_rows)
         rate = None if measured is None else measured(decision, precision)
         speed = _speed(planner, decision, gpu, rate)
         tokens = config.tokens_per_step
@@ -116,6 +121,7 @@ def make_plan(
         whole = cost(planner.num_steps())
         if hours is not None:
             budget = cost(int(3600 * hours * speed.tokens_per_second[1] / tokens))
+    ways = CHOICES if compares else ()
     return Plan(
         recipe=config.recipe,
         gpu=gpu.name,
@@ -128,9 +134,10 @@ def make_plan(
         num_embedding_parameters=planner.num_embedding_parameters,
         flops_per_token=planner.flops_per_token(),
         logit_bytes=planner.logit_bytes(rows),
-        ways=tuple(planner.memory(choice, rows) for choice in CHOICES),
-        largest_rows=tuple(planner.largest_rows(choice, limit) for choice in CHOICES),
+        ways=tuple(planner.memory(choice, rows) for choice in ways),
+        largest_rows=tuple(planner.largest_rows(choice, limit) for choice in ways),
         decision=decision,
+        chosen=chosen,
         reason=_reason(planner, choices, decision, limit),
         speed=speed,
         whole=whole,
@@ -162,6 +169,7 @@ def _reason(
             f"GiB, over {room}"
         )
     chosen = planner.memory(decision.choice, decision.num_rows)
+    room += _divisor_hint(planner, decision, limit)
     faster = choices[: choices.index(decision.choice)]
     fits = f"takes {chosen.peak / GIB:.1f} GiB with {decision.num_rows} rows at a time"
     if not faster:
@@ -170,4 +178,18 @@ def _reason(
     return (
         f"{chosen.label} {fits}, of {room}; the next faster way, {before.label}, would take "
         f"{before.peak / GIB:.1f} GiB"
+    )
+
+
+def _divisor_hint(planner: Planner, decision: Decision, limit: int) -> str:
+    """Return what to do if only the batch's divisors make the micro-batch too small for a GPU."""
+    train, rows = planner.config.train, decision.num_rows
+    enough = -(-MIN_TOKENS // planner.config.sequence_length)
+    if rows >= min(enough, train.rows_per_forward):
+        return ""
+    if planner.memory(decision.choice, 2 * rows).peak > limit:
+        return ""
+    return (
+        f" (more rows fit, but {train.rows_per_forward:,} has no suitable divisor: choose a "
+        "multiple of 64)"
     )

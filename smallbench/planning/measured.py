@@ -26,6 +26,7 @@ SPEED_KEYS = (
     "train.global_batch_size",
     "train.micro_batch_size",
     "train.compile",
+    "train.half_residual",
     "train.deterministic",
     "train.engine",
     "train.offload",

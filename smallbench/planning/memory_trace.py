@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from smallbench.batch import Batch
+from smallbench.config import require
 from smallbench.errors import ConfigError
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.models.kernels.dispatch import as_on_gpu
@@ -37,7 +39,7 @@ from smallbench.objectives.base import PretrainObjective
 from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import Vocabulary
 from smallbench.train.build import build_objective
-from smallbench.train.config import PretrainConfig
+from smallbench.train.config import PretrainConfig, TrainConfig
 from smallbench.train.optim import build_optimizer
 from smallbench.train.precision import DTYPES, autocast
 from smallbench.train.trainer import count_targets, weigh
@@ -66,10 +68,17 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.work = Work()
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: leave out the guard around each operation."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Run the operation and look at what it returns."""
+        if func is torch.ops.prim.device.default:  # asked before most operations: 70 % of all calls
+            return args[0].fake_device
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -189,9 +198,9 @@ class StepMemory:
 class StepTracer:
     """Traces steps of a configuration on a device of `device_type` in a precision.
 
-    The model is built once; `objective` can be asked for its parameters and FLOPs. Where it is
-    `offloaded`, weights are in the precision itself, a gradient is gone as soon as it is there
-    (carried to the host), and the optimizer's states are elsewhere.
+    The model is built once, and each step is traced once; `objective` can be asked for its
+    parameters and FLOPs. Where it is `offloaded`, weights are in the precision itself, a gradient
+    is gone as soon as it is there (carried to the host), and the optimizer's states are elsewhere.
     """
 
     def __init__(
@@ -201,6 +210,8 @@ class StepTracer:
         self._precision, self._offloaded = precision, offloaded
         self._fake, self._memory = FakeTensorMode(), LiveBytes()
         self._optimizer: torch.optim.Optimizer | None = None
+        self._state_bytes = 0
+        self.step = cache(self._step)
         with self._tracing():
             usual = torch.get_default_dtype()
             torch.set_default_dtype(DTYPES[precision] if offloaded else torch.float32)
@@ -213,28 +224,35 @@ class StepTracer:
                 for parameter in self.objective.parameters():
                     parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
             self._weight_bytes = self._memory.live
-            if not offloaded:
-                self._optimizer = build_optimizer(self.objective, config.optim)
-                for parameter in self.objective.parameters():
-                    parameter.grad = torch.zeros_like(parameter)
-                self._optimizer.step()
-                self._optimizer.zero_grad()
+
+    def _make_gradients(self) -> None:
+        for parameter in self.objective.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def _make_states(self) -> None:
+        """Build the optimizer, whose first step makes its states."""
+        with self._tracing():
+            self._optimizer = build_optimizer(self.objective, self._config.optim)
+            self._make_gradients()
+            self._optimizer.step()
+            self._optimizer.zero_grad()
             self._state_bytes = self._memory.live - self._weight_bytes
 
-    def step(self, num_rows: int, *, num_micro_batches: int, checkpoint: bool) -> StepMemory:
+    def _step(self, num_rows: int, *, accumulates: bool, checkpoint: bool) -> StepMemory:
         """The last of a step's micro-batches, of `num_rows` rows, and the update.
 
-        `checkpoint` recomputes activations. With several micro-batches gradients are there already.
+        `checkpoint` recomputes activations. A step that `accumulates` has gradients already.
         """
+        if not self._offloaded and self._optimizer is None:
+            self._make_states()
         batch = self.sample(num_rows, is_padded=True)
         totals = count_targets(self.objective, [batch])
         memory = self._memory
         checkpoint_activations(self.objective, checkpoint)
         with self._tracing():
             memory.peak = static = memory.live
-            if num_micro_batches > 1 and not self._offloaded:
-                for parameter in self.objective.parameters():
-                    parameter.grad = torch.zeros_like(parameter)
+            if accumulates and not self._offloaded:
+                self._make_gradients()
             before, memory.work = memory.live, Work()
             device_batch = batch.map(self._fake.from_tensor)
             with autocast("cpu", "fp32" if self._offloaded else self._precision):
@@ -285,6 +303,27 @@ class StepTracer:
             yield
 
 
+def tracer_of(
+    config: PretrainConfig, *, device_type: str, precision: str, offloaded: bool
+) -> StepTracer:
+    """Return the tracer of all configurations with the same forward pass and optimizer."""
+    step = PretrainConfig(
+        sequence_length=config.sequence_length,
+        model=config.model,
+        objective=config.objective,
+        optim=config.optim,
+        train=TrainConfig(half_residual=config.train.half_residual),
+    )
+    return _tracer_of(step, device_type, precision, offloaded)
+
+
+@lru_cache(maxsize=8)
+def _tracer_of(
+    config: PretrainConfig, device_type: str, precision: str, offloaded: bool
+) -> StepTracer:
+    return StepTracer(config, device_type=device_type, precision=precision, offloaded=offloaded)
+
+
 def stand_in_vocabulary(config: PretrainConfig) -> Vocabulary:
     """A vocabulary of the configuration's size, with special tokens at its beginning.
 
@@ -296,6 +335,7 @@ def stand_in_vocabulary(config: PretrainConfig) -> Vocabulary:
             f"{config.recipe} takes the size of its vocabulary from the tokenizer; name one with "
             "--model.vocab_size=8192"
         )
+    require(size > 5, "model.vocab_size", size, "at least 6: five special tokens and a word")
     return Vocabulary(
         size=size, pad_id=0, cls_id=1, sep_id=2, mask_id=3, special_ids=tuple(range(5))
     )

@@ -10,14 +10,18 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 
 from torch import nn
 
 from smallbench.errors import ConfigError, SmallbenchError, UnavailableError
 from smallbench.gpus import GIB, Gpu
 from smallbench.objectives.base import PretrainObjective
-from smallbench.planning.memory_trace import StepMemory, StepTracer
+from smallbench.planning.memory_trace import (
+    StepMemory,
+    StepTracer,
+    stand_in_vocabulary,
+    tracer_of,
+)
 from smallbench.planning.step_time import ADAM_BYTES, StepTime, step_time
 from smallbench.train.config import PretrainConfig, plugins_of
 from smallbench.train.deepspeed_engine import BUCKET_ELEMENTS
@@ -114,23 +118,16 @@ class Planner:
     """Memory of a configuration's ways to train, traced once each."""
 
     def __init__(self, config: PretrainConfig, *, device_type: str, precision: str) -> None:
+        """Raises `ConfigError` if the size of the vocabulary is open."""
         self.config, self.device_type, self.precision = config, device_type, precision
-        traced = _plugin_errors_explained(config)
-        self._tracer = cache(traced(self._make_tracer))
-        self._trace = cache(traced(self._run_trace))
+        stand_in_vocabulary(config)
 
-    def _make_tracer(self, is_offloaded: bool) -> StepTracer:
-        return StepTracer(
-            self.config, device_type=self.device_type, precision=self.precision,
-            offloaded=is_offloaded,
-        )  # fmt: skip
-
-    def _run_trace(
-        self, is_offloaded: bool, recompute: bool, num_rows: int, num_micro_batches: int
-    ) -> StepMemory:
-        return self._tracer(is_offloaded).step(
-            num_rows, num_micro_batches=num_micro_batches, checkpoint=recompute
-        )
+    def _tracer(self, is_offloaded: bool) -> StepTracer:
+        with _plugin_errors_explained(self.config):
+            return tracer_of(
+                self.config, device_type=self.device_type, precision=self.precision,
+                offloaded=is_offloaded,
+            )  # fmt: skip
 
     @property
     def objective(self) -> PretrainObjective:
@@ -176,7 +173,9 @@ class Planner:
         """Return a traced step and the number of its micro-batches."""
         engine, recompute = choice
         count = -(-self.config.train.global_batch_size // num_rows)
-        return self._trace(engine.offload != "none", recompute, num_rows, count), count
+        tracer = self._tracer(engine.offload != "none")
+        with _plugin_errors_explained(self.config):
+            return tracer.step(num_rows, accumulates=count > 1, checkpoint=recompute), count
 
     def memory(self, choice: Choice, num_rows: int) -> Memory:
         """What a way to train takes with `num_rows` rows in a forward pass."""
@@ -249,6 +248,8 @@ class Planner:
         memory = self.memory(choice, rows)
         if memory.fixed > limit:
             return 0
+        if rows == whole and memory.peak <= limit:
+            return whole
         slope = (self.memory(choice, 2 * rows).peak - memory.peak) / rows
         return max(0, min(whole, rows + int((limit - memory.peak) // slope)))
 
@@ -275,7 +276,8 @@ def usable_bytes(memory_bytes: int) -> int:
 
 def smaller(num_rows: int) -> int | None:
     """The next smaller micro-batch that divides this one: the global batch stays what it is."""
-    return next((n for n in range(num_rows // 2, 0, -1) if num_rows % n == 0), None)
+    factors = (n for n in range(2, math.isqrt(num_rows) + 1) if num_rows % n == 0)
+    return num_rows // next(factors, num_rows) if num_rows > 1 else None
 
 
 def rows_to_plan(config: PretrainConfig) -> int:
@@ -338,7 +340,7 @@ def _fitting_rows(planner: Planner, choice: Choice, limit: int, most: int) -> in
         most_traced = MAX_TRACED_TOKENS // config.sequence_length
         while largest <= most_traced // 2 and config.train.global_batch_size % (2 * largest) == 0:
             largest *= 2
-    elif planner.memory(choice, most).peak <= limit:  # without tracing twice as many
+    elif planner.memory(choice, most).peak <= limit:
         return most
     likely = planner.largest_rows(choice, limit)
     rows: int | None = largest

@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from smallbench.config import command
 from smallbench.gpus import GIB, GPUS
 from smallbench.planning.gpu_plan import Cost, Plan
-from smallbench.planning.planner import MARGIN, Memory
+from smallbench.planning.planner import MARGIN, Memory, rows_to_plan
 from smallbench.planning.step_time import Pair, StepTime
 from smallbench.train.config import PretrainConfig
 
+UNITS = {"ms": 1e-3, "s": 1, "minutes": 60, "hours": 3600, "days": 86400, "years": 365 * 86400}
 COLUMNS = ("weights", "gradients", "states", "activations", "other", "peak", "host")
 
 
 def as_table(plan: Plan, config: PretrainConfig) -> str:
     """The page of `smallbench plan`."""
     gpu = GPUS[plan.gpu]
-    rows, tokens = plan.ways[0].num_rows, config.tokens_per_step
+    rows, tokens = rows_to_plan(config), config.tokens_per_step
     inner = plan.num_parameters - plan.num_embedding_parameters
     targets = plan.logit_bytes / 2**20
     return "\n".join([
@@ -42,10 +43,14 @@ def as_table(plan: Plan, config: PretrainConfig) -> str:
 
 def memory_table(plan: Plan) -> list[str]:
     """A line for each way to train; the chosen one is marked."""
+
+    def way_of(memory: Memory | None) -> tuple[str, bool] | None:
+        return None if memory is None else (memory.offload, memory.checkpoint_activations)
+
     heads = ["", *COLUMNS, "rows at most"]
     body = [
         [
-            ("> " if is_chosen(plan, way) else "  ") + way.label,
+            ("> " if way_of(way) == way_of(plan.chosen) else "  ") + way.label,
             *(_gib(getattr(way, name)) for name in COLUMNS),
             f"{largest:,}" if largest else "none fits",
         ]
@@ -55,18 +60,14 @@ def memory_table(plan: Plan) -> list[str]:
     return [_line(row, widths) for row in (heads, *body)]
 
 
-def is_chosen(plan: Plan, way: Memory) -> bool:
-    """Whether a way is what the plan decided for."""
-    decision = plan.decision
-    return decision is not None and (way.offload, way.checkpoint_activations) == (
-        decision.engine.offload,
-        decision.checkpoint_activations,
-    )
-
-
 def millions(count: int) -> str:
     """`109.5M`."""
     return f"{count / 1e6:,.1f}M"
+
+
+def three_digits(value: float) -> str:
+    """`231,000` or `39.5`."""
+    return f"{float(f'{value:.3g}'):,.15g}"
 
 
 def between(pair: Pair, form: Callable[[float], str]) -> str:
@@ -77,8 +78,14 @@ def between(pair: Pair, form: Callable[[float], str]) -> str:
 
 def duration(hours: Pair) -> str:
     """Return hours in the unit that people would use."""
-    unit, size = ("days", 24) if max(hours) >= 48 else ("hours", 1)
-    return f"{between(hours, lambda value: f'{value / size:,.1f}')} {unit}"
+    unit, size = unit_of(3600 * max(hours), at_least=3600)
+    return f"{between(hours, lambda value: f'{3600 * value / size:,.1f}')} {unit}"
+
+
+def unit_of(seconds: float, at_least: float = 0.0) -> tuple[str, float]:
+    """Return the largest unit of time of which there are two, and its seconds."""
+    units = [(name, size) for name, size in UNITS.items() if size >= at_least]
+    return next((unit for unit in units[:0:-1] if seconds >= 2 * unit[1]), units[0])
 
 
 def _gib(size: int) -> str:
@@ -93,7 +100,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _time(plan: Plan, tokens: int) -> list[str]:
     if plan.speed is None or plan.whole is None:
         return []
-    rate = between(plan.speed.tokens_per_second, lambda value: f"{float(f'{value:.3g}'):,.0f}")
+    rate = between(plan.speed.tokens_per_second, three_digits)
     mfu = between(plan.speed.mfu, lambda value: f"{value:.1%}")
     lines = ["", f"Speed: {rate} tokens/s, MFU {mfu} ({plan.speed.method})", ""]
     if plan.speed.step is not None:
@@ -108,18 +115,14 @@ def _time(plan: Plan, tokens: int) -> list[str]:
 
 
 def _save(plan: Plan) -> str:
-    chosen = next((way for way in plan.ways if is_chosen(plan, way)), None)
-    if chosen is None or not chosen.save:
+    if plan.chosen is None or not plan.chosen.save:
         return ""
-    return f" A save adds {chosen.save / GIB:.2f} GiB in the host's memory."
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:,.0f}" if seconds >= 1 else f"{1000 * seconds:,.1f}"
+    return f" A save adds {plan.chosen.save / GIB:.2f} GiB in the host's memory."
 
 
 def _parts(step: StepTime) -> list[str]:
-    """Return the parts of a step's time, in milliseconds."""
+    """Return the parts of a step's time, in the unit of the whole."""
+    unit, size = unit_of(max(step.seconds))
     parts = {
         "a step": step.seconds,
         "matrix products": step.matrix_products,
@@ -130,7 +133,8 @@ def _parts(step: StepTime) -> list[str]:
     width = max(map(len, parts))
     notes = {"a step": "  the card or the launches, whichever takes longer, and offload"}
     return [
-        f"  {name.ljust(width)}  {between(pair, _milliseconds)} ms" + notes.get(name, "")
+        f"  {name.ljust(width)}  {between(pair, lambda value: three_digits(value / size))} {unit}"
+        + notes.get(name, "")
         for name, pair in parts.items()
         if max(pair)
     ]

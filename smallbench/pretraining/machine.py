@@ -48,6 +48,11 @@ def choose_machine(config: PretrainConfig, stop: Stop = NEVER) -> Machine:
     """Choose what `config` leaves open, and join the other processes of the run."""
     device = local_device(choose_device(config.train.device))
     precision = choose_precision(config.train.precision, device)
+    if config.train.half_residual and precision == "fp32":
+        raise ConfigError(
+            "train.half_residual needs precision bf16 or fp16, but this run computes in fp32; set "
+            "--train.precision=bf16, or leave it out"
+        )
     if config.train.compile:
         require_compiler(device)
     memory_bytes, fitting_rows = memory_bytes_of(device), config.train.rows_per_forward

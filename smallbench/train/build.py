@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from smallbench.data.shards import TokenizerInfo
 from smallbench.data.tokenizer import Tokenizer
+from smallbench.models.encoder import half_residual
 from smallbench.objectives import OBJECTIVES
 from smallbench.objectives.base import PretrainObjective
 from smallbench.objectives.masking import Vocabulary
@@ -31,6 +32,8 @@ def build_objective(config: PretrainConfig, vocabulary: Vocabulary) -> PretrainO
     """Return the objective with fresh weights, drawn from PyTorch's global generator."""
     build = OBJECTIVES[config.objective.objective]
     objective: PretrainObjective = build(config.objective, config.model, vocabulary)
+    if config.train.half_residual:
+        half_residual(objective)
     return objective
 
 

@@ -153,7 +153,7 @@ class PhaseConfig:
     corpus: str | None = option(None, help="hash of its corpus; filled in from --then_data")
 
     def __post_init__(self) -> None:
-        check(self, "then.", sequence_length=">= 8", begin_fraction="(0, 1)")
+        check(self, "then.", sequence_length="[8, 131072]", begin_fraction="(0, 1)")
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,11 @@ class TrainConfig:
     seed: int = option(1, help="initial weights, data order, masks and dropout")
     device: str = option("auto", help="auto, cpu or cuda")
     precision: str = option("auto", help="auto, bf16, fp16 (with loss scaling) or fp32")
+    half_residual: bool = option(
+        False,
+        help="residual stream in bf16 or fp16 instead of fp32, norms' statistics in fp32: fewer "
+        "bytes on a GPU, slightly other losses",
+    )
     compile: bool = option(
         # Slower on CPUs (docs/results.md); on GPUs not measured yet, see docs/one_gpu.md.
         False,
@@ -223,11 +228,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = (
-            "global_batch_size", "num_eval_rows", "max_nonfinite_steps", "log_every_steps",
-            "eval_every_steps", "save_every_steps", "keep_last", "keep_every_steps",
-            "micro_batch_size",
+            "num_eval_rows", "max_nonfinite_steps", "log_every_steps", "eval_every_steps",
+            "save_every_steps", "keep_last", "keep_every_steps",
         )  # fmt: skip
-        check(self, "train.", **dict.fromkeys(counts, ">= 1"), max_steps=">= 0", seed=">= 0")
+        check(self, "train.", **dict.fromkeys(counts, ">= 1"), seed=">= 0")
+        # Batches of 65,536 rows are the largest published (LAMB, arXiv 1904.00962).
+        batches = dict.fromkeys(("global_batch_size", "micro_batch_size"), "[1, 1048576]")
+        check(self, "train.", **batches, max_steps="[0, 1000000000]")
         check(self, "train.", max_hours="> 0", max_flops="> 0", save_every_minutes="> 0")
         require(min(self.milestones, default=1) >= 1, "train.milestones", self.milestones, "> 0")
         self._check_engine()
@@ -322,7 +329,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         settle_tags(self)
-        check(self, "", sequence_length=">= 8")
+        check(self, "", sequence_length="[8, 131072]")
         positions = self.model.max_position_embeddings
         for phase, length in (("", self.sequence_length), ("then.", self.then.sequence_length)):
             if length and length > positions:

@@ -26,22 +26,6 @@ from tests.cluster.test_manifests import NEWEST, OLDEST, env, gib
 GIVEN = f"--image={IMAGE} --bucket=s3://lab/small"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _planned_once():
-    """Plans take seconds each, and do not depend on what is changed here."""
-    plan, known = work_module.needs_of, {}
-
-    def needs_of(config, gpu):
-        key = repr((config.recipe, config.model, config.objective, config.train, gpu))
-        if key not in known:
-            known[key] = plan(config, gpu)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work_module, "needs_of", needs_of)
-        yield
-
-
 def work(line: str):
     """What a command line asks for, without a plan."""
     _, options, config = resolve(JOB, shlex.split(f"render {line} {GIVEN}"), {})

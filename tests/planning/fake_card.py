@@ -1,6 +1,6 @@
 """A program: a step of each recipe on a card that does not exist, by the project's own trainer.
 
-    python -m tests.planning.fake_card LIBRARY RECIPE[:MUTATION] …
+    python -m tests.planning.fake_card LIBRARY RECIPE[:MUTATION|:KEY=VALUE] …
 
 LIBRARY is `fake_card.cpp`, compiled. Prints one JSON object for each recipe: what the step did on
 the card, operator by operator. A mutation is a mistake that is put into the objective.
@@ -238,6 +238,9 @@ def planned_bytes(config, precision):
 
 def report_of(case, overrides=None, watch_class=Watch):
     recipe, _, mutation = case.partition(":")
+    key, is_override, value = mutation.partition("=")
+    if is_override:
+        overrides, mutation = {**(overrides or {}), key: value}, ""
     config = override_all(RECIPES[recipe](), overrides or {})
     if config.model.vocab_size is None:
         config = override_all(config, {"model.vocab_size": "8192"})

@@ -106,11 +106,36 @@ MISTAKES = {
 }
 
 
+TINY = "bert-tiny"
+HALF = f"{TINY}:train.half_residual=true"
+
+
+@cache
+def tiny_reports():
+    cases = [HALF, *(f"{TINY}:{name}" for name in MISTAKES)]
+    return dict(zip(cases, reports(*cases), strict=True))
+
+
 def test_each_kind_of_mistake_is_found_and_named():
-    recipe = "bert-tiny"
-    found = reports(*(f"{recipe}:{name}" for name in MISTAKES))
-    for (name, said), report in zip(MISTAKES.items(), found, strict=True):
-        assert any(said in fault for fault in faults_of(report, WRITTEN[recipe])), (name, report)
+    for name, said in MISTAKES.items():
+        report = tiny_reports()[f"{TINY}:{name}"]
+        assert any(said in fault for fault in faults_of(report, WRITTEN[TINY])), (name, report)
+
+
+def test_a_half_precision_residual_stream_makes_fewer_float32_tensors_and_fits_its_plan():
+    report, usual = tiny_reports()[HALF], WRITTEN[TINY]["large"]
+    assert (report["error"], report["faults"], report["syncs"]) == (None, {}, ONLY_SYNC)
+    assert report["peak_bytes"] == pytest.approx(report["planned_bytes"], rel=0.01)
+    layer_norms = "forward: native_layer_norm float"
+    assert (
+        report["large"][f"{layer_norms}16"] + report["large"].get(f"{layer_norms}32", 0)
+        == (usual[f"{layer_norms}32"])
+    )
+    float32 = [
+        sum(count for name, count in large.items() if name.endswith("float32"))
+        for large in (report["large"], usual)
+    ]
+    assert float32[0] < 0.7 * float32[1]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from triton.language.extra import libdevice
 
 from tests.planning.test_fake_card import COMPILER, ROOT, library
 
-SYSTEMS = ["bert-small"]
+SYSTEMS = ["bert-small", "roberta-small", "deberta-small", "electra-small", "electra-deberta-small"]
 
 
 @triton.jit
@@ -76,7 +76,10 @@ def compiled_step(case, directory):
 class TestCompiledStep:
     """What `train.compile` makes of a step for a V100, up to the launch of its kernels."""
 
-    @pytest.mark.parametrize("recipe", SYSTEMS)
+    @pytest.mark.parametrize("recipe", [
+        pytest.param(name, marks=() if name == "bert-small" else pytest.mark.slow)
+        for name in SYSTEMS
+    ])  # fmt: skip
     def test_every_kernel_builds_for_the_v100_and_a_step_starts_fewer(self, recipe, tmp_path):
         report = compiled_step(recipe, tmp_path)
         eager, compiled = report["eager"], report["compiled"]
