@@ -18,7 +18,6 @@ makes the table, and names the runs that are missing.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING
 from smallbench.config import Location, command, option, require
 from smallbench.errors import DataError, SmallbenchError, UsageError
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, action, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import DurabilityConfig, PretrainConfig
@@ -267,6 +266,8 @@ def _protocol(options: Options, titles: str, *, is_sample: bool) -> str:
 
 def plan(options: Options) -> str:
     """The runs that are to be made, with what is known of them beforehand."""
+    from smallbench.ablation.plan import as_flag
+
     variants, (number, count) = _variants(options), options.part()
     num_runs = len(variants) * len(options.seeds)
     how = "one after the other" if count == 1 else f"of which this process makes {number}/{count}"
@@ -283,7 +284,7 @@ def plan(options: Options) -> str:
         key = word.partition("=")[0]
         without = [variant.name for variant in variants if key not in variant.given]
         if without:
-            lines.append(f"--set={word} is not a key of {', '.join(without)}")
+            lines.append(f"{as_flag(key)} is not a key of {', '.join(without)}")
     if options.glue is not None:
         tasks = "every task" if options.tasks is None else f"{len(options.tasks)} tasks"
         lines.append(
@@ -350,17 +351,11 @@ MAKE = Job(
         " --out=/scratch/ablation --storage=s3://lab/ablations/deberta --shard=3/6",
     ),
 )
-COLLECT = Job(
-    name="ablate collect",
-    options=CollectOptions,
-    run=collect,
-    words=("source",),
-    doc=collect.__doc__ or "",
-    examples=("smallbench ablate collect s3://lab/ablations/deberta --out=ablation",),
-)
-JOB = replace(MAKE, actions={"collect": COLLECT})
+COLLECT = action(
+    "ablate", collect, CollectOptions, ("source",),
+    "collect s3://lab/ablations/deberta --out=ablation",
+)  # fmt: skip
+JOB = replace(MAKE, actions=dict([COLLECT]))
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

@@ -6,12 +6,11 @@ going on; prune refuses while one is.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smallbench.config import Location, command, option, require
-from smallbench.jobs.base import action
+from smallbench.jobs.base import action, start
 from smallbench.storage.config import StorageConfig
 
 
@@ -105,6 +104,4 @@ JOB = replace(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

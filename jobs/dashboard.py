@@ -6,11 +6,10 @@ runs need none of it, and pages of runs that were made before show up in it too.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 from smallbench.config import option
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import main
-
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    start(JOB)

@@ -8,11 +8,10 @@ a bucket.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 from smallbench.config import Location, command, option
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
 
@@ -55,6 +54,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smallbench.config import Location, option, require
 from smallbench.glue.config import FinetuneConfig
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.storage.config import StorageConfig
 
 
@@ -74,6 +74,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

@@ -13,7 +13,6 @@ was. To share the work, start the same command several times on one --out; or gi
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from smallbench.config import Location, command, option, require
 from smallbench.errors import DataError, UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job, action
+from smallbench.jobs.base import Job, action, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
@@ -276,6 +275,4 @@ ACTIONS = {
 JOB = replace(MEASURE, actions=ACTIONS)
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

@@ -57,15 +57,14 @@ def manual(job: Job, config: Any = None) -> str:
     optional = {field.name for field in fields(job.options) if field.default is not MISSING}
     word = "".join(f" [{n.upper()}]" if n in optional else f" {n.upper()}" for n in job.words)
     sections = " [--SECTION.KEY=VALUE …]" if job.config else ""
+    action = "" if job.run else " ACTION"
     page = [
-        f"usage: smallbench {job.name}{word} [--option=value …]{sections}",
+        f"usage: smallbench {job.name}{action}{word} [--option=value …]{sections}",
         "",
         _prose(cleandoc(job.doc or import_module(f"smallbench.jobs.{job.name}").__doc__ or "")),
         "",
         *_action_rows(job),
-        "options:",
-        *_option_rows(job.options, job.words),
-        "",
+        *(["options:", *_option_rows(job.options, job.words), ""] if job.run else []),
         "options of every job:",
         *_option_rows(Shared, ()),
         *_row("--help", "print this page"),

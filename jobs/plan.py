@@ -8,13 +8,12 @@ what that step computes, as a range with its parts, or taken from a measurement.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from smallbench.config import option, require
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
@@ -96,6 +95,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import main
-
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    start(JOB)

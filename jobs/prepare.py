@@ -14,13 +14,12 @@ bucket, s3://BUCKET/FOLDER, with any number of machines.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.plugins import nothing_left
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
@@ -102,6 +101,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

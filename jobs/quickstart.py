@@ -8,13 +8,12 @@ interrupted quickstart continues where it was.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallbench.config import option, override_all
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
@@ -147,6 +146,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

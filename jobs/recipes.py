@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from dataclasses import dataclass
 
 import yaml
 
 from smallbench.config import option, to_dict
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.recipes import RECIPES, recipe_config
 from smallbench.recipes.base import Recipe
 
@@ -50,6 +49,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

@@ -8,13 +8,12 @@ of a whole measurement. With --tensorboard the same records are also event files
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smallbench.config import option, require
 from smallbench.errors import DataError
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.storage.config import StorageConfig
 
 
@@ -71,6 +70,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import main
-
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    start(JOB)

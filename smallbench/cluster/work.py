@@ -14,6 +14,7 @@ from smallbench.cluster.config import (
     MAX_RUN_CHARACTERS,
     MAX_SWEEP_CHARACTERS,
     ClusterConfig,
+    RunConfig,
     Stage,
 )
 from smallbench.cluster.credentials import refuse_credentials
@@ -80,7 +81,7 @@ def words_of(flags: str | None) -> list[str]:
     return words
 
 
-def flags_of(options: ClusterConfig) -> list[str]:
+def flags_of(options: RunConfig) -> list[str]:
     """The words of `--flags`; raises `UsageError` if the manifest has them from other flags."""
     flags = words_of(options.flags)
     for flag in flags:
@@ -116,7 +117,9 @@ def sweep_id(
     return run_id(recipe or "recipes", learned, longest=MAX_SWEEP_CHARACTERS)
 
 
-def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None) -> Work:
+def work_of(
+    stage: Stage, options: RunConfig, config: PretrainConfig | None, hours: float | None = None
+) -> Work:
     """Return the work of a stage; `config` is its recipe's with the changes."""
     recipe = None if config is None else config.recipe
     changes: dict[str, Any] = {}
@@ -127,24 +130,24 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
         may_change = resumable_keys(config)
     flags = flags_of(options)
     if stage == "sweep":
-        hours = {} if options.hours is None else {"max_hours": options.hours}
+        limit = {} if hours is None else {"max_hours": hours}
         names: list[str | None] = [recipe]
         if options.recipes:  # a file's without its folder
             names = [recipe_config(name).recipe for name in options.recipes]
         rates = [{"optim.learning_rate": rate} for rate in options.learning_rates] or [{}]
         rows: list[dict[str, Any]] = [
-            {"recipe": one, **changes, **rate, **hours} for one, rate in product(names, rates)
+            {"recipe": one, **changes, **rate, **limit} for one, rate in product(names, rates)
         ]
         return Work(stage, options.run or sweep_id(recipe, rows, may_change), recipe, flags, rows)
     if stage == "pretrain":
         flags += [f"--{key}={as_flag(value)}" for key, value in changes.items()]
-        flags += [] if options.hours is None else [f"--max_hours={options.hours}"]
+        flags += [] if hours is None else [f"--max_hours={hours}"]
     # A change that a run may continue with does not change its name.
     learned = {key: value for key, value in changes.items() if key not in may_change}
     return Work(stage, options.run or run_id(recipe or "corpus", learned), recipe, flags)
 
 
-def ablation_of(options: ClusterConfig, variants: Sequence[PretrainConfig], num_seeds: int) -> Work:
+def ablation_of(options: RunConfig, variants: Sequence[PretrainConfig], num_seeds: int) -> Work:
     """Return the work of an ablation; `variants` have their budget.
 
     Its name is a function of the baseline and the budget: more seeds and variants join it.

@@ -23,7 +23,7 @@ from smallbench.errors import (
     UsageError,
 )
 from smallbench.jobs import base, cli
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, chosen
 from smallbench.jobs.resolve import Shared, as_yaml, changes_as_yaml
 from tests.command import command as smallbench
 
@@ -516,7 +516,7 @@ class TestEveryJob:
         for example in job.examples:
             words = words_of(example)
             assert words[0] == name
-            _, _, config = cli.resolve(job, words[1:], {})
+            _, _, config = cli.resolve(*chosen(job, words[1:]), {})
             if config is not None:
                 assert set(job.shortcuts.values()) <= set(keys_of(config))
 
