@@ -43,8 +43,6 @@ FEW_STEPS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Options(DurabilityConfig, ShardConfig):
-    """Flags of `smallbench ablate`, which makes runs."""
-
     variants: tuple[str, ...] = option(
         help="two recipes or more, each a name or FILE.py:NAME; the first is the baseline",
         metavar="RECIPE[,RECIPE…]",
@@ -110,14 +108,11 @@ class Options(DurabilityConfig, ShardConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CollectOptions(StorageConfig):
-    """Flags of `smallbench ablate collect`."""
-
     source: Location = option(help="--storage of the ablation, or its --out")
     out: Path = option(help="where the tables and the records of the runs are kept")
 
 
 def run(options: Options) -> None:
-    """Check everything, make the runs, write the tables."""
     from smallbench.ablation.driver import Training, check_variants, fetch_stored, run_all
     from smallbench.ablation.outcomes import raise_if_failed
     from smallbench.ablation.plan import design_of
@@ -186,7 +181,6 @@ def collect(options: CollectOptions) -> None:
 
 
 def write(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> None:
-    """Write the tables and print them."""
     from smallbench.ablation.table import markdown, results_of, write_results
 
     results = results_of(design, outcomes)
@@ -196,7 +190,6 @@ def write(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> None:
 
 
 def _next_steps(options: Options, outcomes: Sequence[RunOutcome]) -> str:
-    """Return what to do with a finished ablation."""
     seeds = [*options.seeds, max(options.seeds) + 1, max(options.seeds) + 2]
     lines = [
         f"More seeds: the same command with --seeds={','.join(map(str, seeds))} keeps these runs."

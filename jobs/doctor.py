@@ -56,8 +56,6 @@ SHARED_GIB = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig):
-    """Flags of `smallbench doctor`."""
-
     json: bool = option(False, help="print the findings as JSON, for programs")
     network: bool = option(
         False, help="also ask whether the Hugging Face hub answers (5 s at most)"
@@ -193,14 +191,12 @@ def storage(url: str, config: StorageConfig) -> SmallbenchError | None:
 
 
 def has_wandb_key() -> bool:
-    """Return whether there is a key of Weights & Biases; it is never shown."""
     from smallbench.tracking.wandb import has_key
 
     return has_key()
 
 
 def network() -> dict[str, Any]:
-    """Return whether the Hugging Face hub answers."""
     from urllib.request import urlopen
 
     from huggingface_hub.constants import ENDPOINT  # honours HF_ENDPOINT
@@ -265,7 +261,6 @@ def training(device_name: str) -> dict[str, Any]:
 
 
 def architectures() -> list[str]:
-    """Return the architectures of the installed PyTorch; known only if it sees a GPU."""
     import torch
 
     if torch.version.cuda is None:
@@ -274,7 +269,6 @@ def architectures() -> list[str]:
 
 
 def report(findings: dict[str, Any]) -> Iterator[str]:
-    """Yield the findings as lines of text."""
     yield f"python      {findings['python']}"
     cpu, memory, disk = findings["processor"], findings["memory"], findings["disk"]
     sets = ", ".join(cpu["instruction_sets"]) or "none that matter here"

@@ -48,8 +48,6 @@ the board counts the expected masked tokens, the run the drawn ones (0.3 % fewer
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig):
-    """Flags of `smallbench enter`."""
-
     track: Literal["tiny", "small"] = option(help="track of the leaderboard")
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
@@ -87,7 +85,6 @@ class Options(StorageConfig):
 
     @property
     def slug(self) -> str:
-        """The name of the entry's folder."""
         recipe = re.sub(r"[^a-z0-9]+", "-", Path(self.recipe).name.replace(".py", "").lower())
         kind = "-random" if self.random_weights else ""
         return f"{recipe.strip('-')}{kind}-seed-{self.seed}"
@@ -114,7 +111,6 @@ def config(options: Options) -> PretrainConfig:
 
 
 def run(options: Options, config: PretrainConfig) -> None:
-    """Run the missing parts, and print the entry's checks and scores."""
     from smallbench.data.transfer import local_corpus
     from smallbench.files import exclusive_lock
     from smallbench.glue.samples import glue_source
@@ -208,7 +204,6 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
 
 
 def budget_text(config: PretrainConfig) -> str:
-    """The budget in words."""
     flops = config.train.max_flops
     return "random weights, no step" if flops is None else f"{flops:.3g} training FLOPs"
 
@@ -216,7 +211,6 @@ def budget_text(config: PretrainConfig) -> str:
 def fine_tune(
     options: Options, config: PretrainConfig, tasks: Sequence[TaskData], track: Track, stop: Stop
 ) -> list[RunResult]:
-    """The runs of the track's protocol; stored ones are not repeated."""
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import measure
@@ -276,7 +270,6 @@ def write(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path in it."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -297,7 +290,6 @@ def judge(folder: Path, glue: str) -> None:
 
 
 def ending(options: Options, config: PretrainConfig, folder: Path, track: Track) -> str:
-    """Return the assumed claims, and the next command."""
     from smallbench.files import read_json
     from smallbench.glue.protocols import protocol_named
 
@@ -326,7 +318,6 @@ def ending(options: Options, config: PretrainConfig, folder: Path, track: Track)
 
 
 def announce(text: str) -> None:
-    """Say which part begins."""
     print(f"\n== {text}", flush=True)
 
 

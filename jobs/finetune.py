@@ -19,8 +19,6 @@ from smallbench.storage.config import StorageConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, FinetuneConfig):
-    """Flags of `smallbench finetune`."""
-
     model: Location = option(
         help="export or run directory, URL of an export, or a model's id on the hub"
     )
@@ -40,7 +38,6 @@ class Options(StorageConfig, FinetuneConfig):
 
 
 def run(options: Options) -> None:
-    """One run, and its scores."""
     from smallbench.export.huggingface import as_export, is_run
     from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import GridRun, run_grid

@@ -34,8 +34,6 @@ What this machine can do: smallbench doctor. What a job does: smallbench JOB --h
 
 @dataclass(frozen=True)
 class Options:
-    """Flags of `smallbench quickstart`."""
-
     out: Path = option(Path("quickstart"), help="directory of everything that is written")
     max_steps: int | None = option(None, help="optimizer steps of the pretraining; none: 500")
     corpus_documents: int = option(4_000, help="number of documents of the corpus")
@@ -61,7 +59,6 @@ def config(options: Options) -> PretrainConfig:
 
 
 def run(options: Options, config: PretrainConfig) -> None:
-    """Prepare, pretrain, export, fine-tune, compare."""
     from smallbench.data.config import PrepareConfig
     from smallbench.data.prepare import prepare
     from smallbench.export.huggingface import export
@@ -132,7 +129,6 @@ def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[st
 
 
 def announce(text: str) -> None:
-    """Say which stage begins."""
     print(f"== {text}", flush=True)
 
 

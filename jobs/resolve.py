@@ -74,7 +74,6 @@ class ValueLayer:
         return key.upper().replace(".", "__") if self.prefix == PREFIX else key
 
     def read(self, key: str, annotation: Any, about: Field[Any]) -> Any:
-        """Return the value of `key` by its annotation."""
         value, name = self.values[key], self.prefix + self.spelling(key)
         if value == BARE:
             if annotation is bool or bool in get_args(annotation):
@@ -351,7 +350,6 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML's safe loader, with an error for duplicate keys instead of the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Read a mapping; raise `yaml.YAMLError` for a duplicate key."""
         seen: set[Any] = set()
         for key, _ in node.value:
             if key.value in seen and isinstance(key, yaml.ScalarNode):

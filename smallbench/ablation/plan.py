@@ -51,7 +51,6 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """For people."""
         return f"{self.variant} seed {self.seed}"
 
     @property
@@ -88,7 +87,6 @@ class Design:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Their names."""
         return tuple(self.folders)
 
     def runs(self, out: Path) -> list[PlannedRun]:
@@ -110,7 +108,6 @@ class Design:
 def design_of(
     variants: Sequence[Variant], seeds: Sequence[int], *, flops: float, scoring: Scoring | None
 ) -> Design:
-    """Return the design of an ablation."""
     return Design(
         flops,
         tuple(seeds),

@@ -33,8 +33,6 @@ METRICS = {"held_out_loss": ("Held-out loss", 4), "glue_mean": ("GLUE mean", 2)}
 
 @dataclass(frozen=True)
 class Measured:
-    """A variant by one measure."""
-
     values: Mapping[int, float]
     """By seed."""
     estimate: Estimate | None

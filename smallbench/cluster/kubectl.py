@@ -93,7 +93,6 @@ class Cluster:
         return UnavailableError(f"kubectl: {lines[-1]}")
 
     def get(self, *arguments: str) -> list[Document]:
-        """Objects."""
         listed: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "--output=json"))
         found: list[Document] = listed["items"]
         return found
@@ -128,7 +127,6 @@ class Cluster:
         )
 
     def objects(self, selector: str) -> tuple[list[Document], list[Document]]:
-        """Jobs, and their pods."""
         return self.get("jobs", f"--selector={selector}"), self.get(
             "pods", f"--selector={selector}"
         )
@@ -159,7 +157,6 @@ def selector_of(stage: str | None = None, run: str | None = None) -> str:
 
 
 def digest_of(documents: Sequence[Document]) -> str:
-    """Return a digest of a stage's documents."""
     return hashlib.sha256(json.dumps(documents, sort_keys=True).encode()).hexdigest()[:16]
 
 

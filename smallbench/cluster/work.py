@@ -56,12 +56,10 @@ class Work:
 
     @property
     def num_runs(self) -> int:
-        """The pretrainings, each a pod of its own."""
         return len(self.variants) * self.num_seeds or len(self.rows)
 
     @property
     def trains(self) -> bool:
-        """Whether it pretrains."""
         return self.stage in TRAINS
 
 
@@ -72,7 +70,6 @@ def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
 
 
 def words_of(flags: str | None) -> list[str]:
-    """Return the words of `--flags`."""
     try:
         words = shlex.split(flags or "")
     except ValueError as error:  # the text itself is not repeated: a secret may be in it
@@ -168,7 +165,6 @@ def ablation_of(options: RunConfig, variants: Sequence[PretrainConfig], num_seed
 
 
 def as_flag(value: Any) -> str:
-    """Return a value as a command line has it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -284,7 +284,6 @@ class _Joined:
         return skips
 
     def tokenizer(self) -> Tokenizer:
-        """Return the one that all shares have used."""
         if not is_trained(self.share.config.tokenizer):
             return given_tokenizer(self.share.config)
         return Tokenizer.load(self.share.work / _TOKENIZER)

@@ -56,7 +56,6 @@ class GridDisplay:
         self._is_waiting = True
 
     def result(self, run: RunResult, work: int, *, was_stored: bool) -> None:
-        """Report that a run has ended, or was found stored."""
         # Results found before the first own run ended are from earlier; later ones were computed
         # beside this process, and show the speed of all workers together.
         if was_stored and self._done == self._found:

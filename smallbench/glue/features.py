@@ -42,7 +42,6 @@ class Features:
         return len(self.input_ids)
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> Features:
-        """Return the given rows, in the given order."""
         types = self.token_type_ids
         return replace(
             self,
@@ -52,7 +51,6 @@ class Features:
         )
 
     def lengths(self) -> np.ndarray[Any, Any]:
-        """Number of tokens of each row."""
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
 
     def batch(self, rows: Sequence[int]) -> Batch:

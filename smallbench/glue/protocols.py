@@ -49,7 +49,6 @@ class Protocol:
     """Number of epochs by task, for tasks that do not use their default."""
 
     def seeds(self, task: Task) -> tuple[int, ...]:
-        """Return the published seeds of a task."""
         return self.published_seeds[: task.default_num_seeds]
 
     def epochs(self, task: Task) -> int:
@@ -177,12 +176,10 @@ class TaskSummary:
 
     @property
     def num_runs(self) -> int:
-        """Number of seeds, or of trials."""
         return len(self.runs)
 
     @property
     def learning_rates(self) -> tuple[float, ...]:
-        """The learning rates of the runs, each once."""
         return tuple(sorted({run.settings.learning_rate for run in self.runs}))
 
     @property

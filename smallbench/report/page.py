@@ -270,7 +270,6 @@ def _totals(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
 
 
 def _differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
-    """Return the rows of settings that differ; for one run, all settings."""
     keys = list(dict.fromkeys(key for run in runs for key in run.config))
     if len(runs) > 1:
         differing = {key for run in runs[1:] for key in differing_keys(runs[0].config, run.config)}

@@ -47,7 +47,6 @@ class MetricsFile:
         self._stream = path.open("a")
 
     def log(self, record: Record) -> None:
-        """Append one line."""
         self._stream.write(json.dumps(dict(record)) + "\n")
         self._stream.flush()
 
@@ -56,6 +55,5 @@ class MetricsFile:
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """Flush to disk and close."""
         self.sync()
         self._stream.close()
