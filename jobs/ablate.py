@@ -17,17 +17,16 @@ makes the table, and names the runs that are missing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smallbench.config import Location, command, option, require
+from smallbench.config import Location, check, check_distinct, command, option
 from smallbench.errors import DataError, SmallbenchError, UsageError
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job, action, start
+from smallbench.jobs.base import Job, StopOptions, action, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import DurabilityConfig, PretrainConfig
@@ -42,7 +41,7 @@ FEW_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DurabilityConfig, ShardConfig):
+class Options(DurabilityConfig, ShardConfig, StopOptions):
     variants: tuple[str, ...] = option(
         help="two recipes or more, each a name or FILE.py:NAME; the first is the baseline",
         metavar="RECIPE[,RECIPE…]",
@@ -77,30 +76,15 @@ class Options(DurabilityConfig, ShardConfig):
         None, help="fine-tune on the first rows of train only", least=1
     )
     device: str = option("auto", help="auto, cpu or cuda")
-    deadline_hours: float | None = option(
-        None,
-        help="wall-clock limit for this process in hours; saves a checkpoint and exits with code "
-        "75 when reached",
-    )
-    grace_seconds: float | None = option(
-        None, help="seconds between SIGTERM and SIGKILL (Kubernetes: 30); none: no limit"
-    )
 
     def __post_init__(self) -> None:
         DurabilityConfig.__post_init__(self)
+        StopOptions.__post_init__(self)
         if len(self.variants) < 2:
             given = " ".join(self.variants) or "none"
             raise UsageError(f"'ablate' needs two variants or more to compare, given: {given}")
-        for name in ("seeds", "ft_seeds", "tasks"):
-            values = getattr(self, name)
-            different = values is None or 0 < len(values) == len({*values})
-            require(different, name, values, "at least one, none twice")
-        for name in ("flops", "deadline_hours", "grace_seconds", "learning_rate"):
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "over 0")
-        for name in ("epochs", "max_train_examples"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "at least 1, or none")
+        check_distinct(self, "seeds", "ft_seeds", "tasks")
+        check(self, "", flops="> 0", learning_rate="> 0", epochs=">= 1", max_train_examples=">= 1")
         for task in self.tasks or ():
             task_named(task)
         self.part()
@@ -119,17 +103,9 @@ def run(options: Options) -> None:
     from smallbench.ablation.remote import keep_plan
     from smallbench.data.transfer import local_corpus
     from smallbench.files import exclusive_lock
-    from smallbench.stop import SignalStop
 
     variants, (number, count) = _variants(options), options.part()
-    hours = options.deadline_hours
-    with (
-        SignalStop(
-            max_seconds=math.inf if hours is None else 3600 * hours,
-            grace_seconds=math.inf if options.grace_seconds is None else options.grace_seconds,
-        ) as stop,
-        _finetuning(options) as finetuning,
-    ):
+    with options.stop() as stop, _finetuning(options) as finetuning:
         data = local_corpus(options.data, options, stop=stop)
         training = Training(
             {variant.name: variant.config for variant in variants}, data, finetuning, options

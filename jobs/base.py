@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NoReturn
 
+from smallbench.config import check, option
 from smallbench.errors import UsageError, nearest
+from smallbench.stop import SignalStop
 
 # In the order in which a newcomer meets them. A job is one file and one line here.
 JOBS = {
@@ -34,6 +37,31 @@ JOBS = {
 
 SIMILAR = 0.75
 """Of two words, from 0 to 1 as `difflib` counts: the one is the other mistyped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopOptions:
+    """When a long job must have ended."""
+
+    deadline_hours: float | None = option(
+        None,
+        help="wall-clock limit for this process in hours; saves a checkpoint and exits with code "
+        "75 when reached",
+    )
+    grace_seconds: float | None = option(
+        None, help="seconds between SIGTERM and SIGKILL (Kubernetes: 30); none: no limit"
+    )
+
+    def __post_init__(self) -> None:
+        check(self, "", deadline_hours="> 0", grace_seconds="> 0")
+
+    def stop(self) -> SignalStop:
+        """Return the context that turns signals and the deadline into a request to stop."""
+        hours, grace = self.deadline_hours, self.grace_seconds
+        return SignalStop(
+            max_seconds=math.inf if hours is None else 3600 * hours,
+            grace_seconds=math.inf if grace is None else grace,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from smallbench.config import Location, command, option, require
+from smallbench.config import Location, check, command, option
 from smallbench.jobs.base import action, start
 from smallbench.storage.config import StorageConfig
 
@@ -66,9 +66,7 @@ class PruneOptions(ListOptions):
     milestones: tuple[int, ...] = option((), help="also keep those of these steps")
 
     def __post_init__(self) -> None:
-        require(self.keep_last >= 2, "keep_last", self.keep_last, "at least 2")
-        every = self.keep_every_steps
-        require(every is None or every >= 1, "keep_every_steps", every, "at least 1, or none")
+        check(self, "", keep_last=">= 2", keep_every_steps=">= 1")
 
 
 def prune(options: PruneOptions) -> None:

@@ -18,7 +18,6 @@ recipe's shape instead: the reference that pretraining must beat, which is not r
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import sys
@@ -28,9 +27,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from smallbench.config import Location, command, option, override_all, require
+from smallbench.config import Location, check, command, option, override_all
 from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
-from smallbench.jobs.base import Job, start
+from smallbench.jobs.base import Job, StopOptions, start
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import PretrainConfig
@@ -47,7 +46,7 @@ the board counts the expected masked tokens, the run the drawn ones (0.3 % fewer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig):
+class Options(StorageConfig, StopOptions):
     track: Literal["tiny", "small"] = option(help="track of the leaderboard")
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
@@ -71,15 +70,10 @@ class Options(StorageConfig):
     name: str | None = option(None, help="of the entry; none: the recipe's")
     code: str | None = option(None, help="https link to the code; --random_weights needs it")
     notes: tuple[str, ...] = option((), help="remark for readers of the entry")
-    deadline_hours: float | None = option(
-        None, help="wall-clock limit for this process in hours; saves and exits with code 75"
-    )
 
     def __post_init__(self) -> None:
-        for name in ("flops", "deadline_hours"):
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "over 0, or none")
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        super().__post_init__()
+        check(self, "", flops="> 0", seed=">= 0")
         if self.random_weights and self.code is None:
             raise UsageError("--random_weights needs --code=https://…, where its numbers come from")
 
@@ -115,12 +109,11 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.files import exclusive_lock
     from smallbench.glue.samples import glue_source
     from smallbench.leaderboard.track_table import TRACKS
-    from smallbench.stop import SignalStop
 
-    track, hours = TRACKS[options.track], options.deadline_hours
+    track = TRACKS[options.track]
     busy = f"another process makes the entry in {options.out}; wait for it, or end it"
     with (
-        SignalStop(max_seconds=math.inf if hours is None else 3600 * hours) as stop,
+        options.stop() as stop,
         glue_source(options.glue) as glue,
         exclusive_lock(options.out / "lock", busy),
     ):

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from smallbench.config import Location, option, require
+from smallbench.config import Location, check, option
 from smallbench.glue.config import FinetuneConfig
 from smallbench.jobs.base import Job, start
 from smallbench.storage.config import StorageConfig
@@ -33,8 +33,7 @@ class Options(StorageConfig, FinetuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
-        require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "at least 0")
+        check(self, "", seed=">= 0", learning_rate=">= 0")
 
 
 def run(options: Options) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from smallbench.config import Location, command, option, require
+from smallbench.config import Location, check_distinct, command, option, require
 from smallbench.errors import DataError, UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
@@ -58,10 +58,7 @@ class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "seeds", "steps", "tasks"):
-            values = getattr(self, name)
-            different = values is None or 0 < len(values) == len(set(values))
-            require(different, name, values, "at least one, none twice")
+        check_distinct(self, "learning_rate", "seeds", "steps", "tasks")
         for name in ("learning_rate", "seeds", "steps"):
             values = getattr(self, name)
             require(values is None or min(values) >= 0, name, values, "at least 0")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from smallbench.config import option, require
+from smallbench.config import check, option
 from smallbench.jobs.base import Job, start
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
@@ -39,10 +39,7 @@ class Options:
     json: bool = option(False, help="print JSON instead of the table")
 
     def __post_init__(self) -> None:
-        for name in ("hours", "price_per_hour"):
-            value = getattr(self, name)
-            allowed = value is None or 0 < value <= MOST
-            require(allowed, name, value, f"over 0, at most {MOST:,}, or none")
+        check(self, "", hours=f"(0, {MOST}]", price_per_hour=f"(0, {MOST}]")
 
 
 def config(options: Options) -> PretrainConfig:

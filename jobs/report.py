@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from smallbench.config import option, require
+from smallbench.config import check_distinct, option
 from smallbench.errors import DataError
 from smallbench.jobs.base import Job, start
 from smallbench.storage.config import StorageConfig
@@ -29,8 +29,7 @@ class Options(StorageConfig):
     )
 
     def __post_init__(self) -> None:
-        different = 0 < len(self.runs) == len(set(self.runs))
-        require(different, "runs", self.runs, "at least one, none twice")
+        check_distinct(self, "runs")
 
 
 def run(options: Options) -> None:

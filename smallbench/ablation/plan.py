@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from smallbench.config import differing_keys, digest, keys_of, override_all, to_dict
+from smallbench.config import differing_keys, digest, from_dict, keys_of, override_all, to_dict
 from smallbench.errors import ConfigError, DataError, nearest
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
@@ -121,29 +121,21 @@ def design_of(
 def read_design(content: Mapping[str, Any], name: str) -> Design:
     """Return the design in the content of the `plan.json` called `name`; raises `DataError`."""
     try:
-        if content["schema_version"] != 1:
-            raise ValueError(f"schema_version {content['schema_version']!r}, expected 1")
-        given = content["scoring"]
-        scoring = None
-        if given is not None:
-            scoring = Scoring(
-                tuple(map(str, given["tasks"])), float(given["learning_rate"]),
-                tuple(map(int, given["seeds"])), str(given["folder"]), str(given["protocol"]),
-            )  # fmt: skip
-        folders = dict(content["folders"])
-        measured = {name: dict(keys) for name, keys in content["measured"].items()}
-        for folder in (*folders.values(), *([scoring.folder] if scoring else [])):
+        version = content.get("schema_version")
+        if version != 1:
+            raise ValueError(f"schema_version {version!r}, expected 1")
+        kept = {key: value for key, value in content.items() if key != "schema_version"}
+        design = from_dict(Design, kept)
+        scoring, names = design.scoring, design.folders.keys()
+        for folder in (*design.folders.values(), *([scoring.folder] if scoring else [])):
             if not PART.fullmatch(folder):
                 raise ValueError(f"{folder!r} is not the name of a folder")
-        seeds = tuple(map(int, content["seeds"]))
-        if not (seeds and folders and folders.keys() == measured.keys()):
+        if not (design.seeds and names == design.measured.keys() == design.warmup_fractions.keys()):
             raise ValueError("seeds or variants are missing")
-        warmups = {name: float(content["warmup_fractions"][name]) for name in folders}
-        return Design(float(content["flops"]), seeds, folders, measured, warmups, scoring)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        return design
+    except ValueError as error:
         raise DataError(
-            f"{name} is not the plan of an ablation that this version can read ({reason}); start "
+            f"{name} is not the plan of an ablation that this version can read ({error}); start "
             "the ablation again with this version"
         ) from None
 

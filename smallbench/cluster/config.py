@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from smallbench.cluster.credentials import refuse_credentials
-from smallbench.config import option, require
+from smallbench.config import check, option, require
 from smallbench.errors import ConfigError
 
 Stage = Literal["prepare", "pretrain", "sweep", "ablate", "export", "glue", "leaderboard"]
@@ -129,14 +129,10 @@ class ClusterConfig(RunConfig):
             is_known = BUCKET.fullmatch(self.bucket) is not None
             require(is_known, "bucket", self.bucket, "s3://BUCKET[/PREFIX]")
         check_name("queue", self.queue, MAX_LABEL_CHARACTERS)
-        for name in (
-            "cpus", "memory_gib", "hours", "deadline_hours", "grace_seconds", "pods", "pods_at_once"
-        ):  # fmt: skip
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "over 0, or none")
+        check(self, "", hours="> 0", deadline_hours="> 0", grace_seconds="> 0", corpus_gib=">= 0")
+        check(self, "", cpus="> 0", memory_gib="> 0", pods="> 0", pods_at_once="> 0")
         for label in self.node_selector:
             require(LABEL.fullmatch(label) is not None, "node_selector", label, "KEY=VALUE")
-        require(self.corpus_gib >= 0, "corpus_gib", self.corpus_gib, "at least 0")
         for component in self.components:
             known = component in COMPONENTS
             require(known, "components", component, f"some of {', '.join(COMPONENTS)}")

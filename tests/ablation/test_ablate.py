@@ -123,7 +123,7 @@ def test_another_objective_is_another_loss_and_is_not_compared(corpus, tmp_path)
         (["bert-tiny", "bert-tiny"], {}, "bert-tiny is given twice"),
         (["bert-tiny", "brt-tiny"], {}, "did you mean 'bert-tiny'"),
         (VARIANTS, {"seeds": "1,2,1"}, "none twice"),
-        (VARIANTS, {"flops": "0"}, "over 0"),
+        (VARIANTS, {"flops": "0"}, "expected > 0"),
         (VARIANTS, {"also": ["train.seed=3"]}, "'ablate' sets train.seed itself"),
         (VARIANTS, {"also": ["train.sead=3"]}, "did you mean 'train.seed'"),
         (VARIANTS, {"also": ["sequence"]}, "expected KEY=VALUE"),

@@ -532,7 +532,7 @@ def test_the_examples_of_the_help_render(line):
         (f"render glue --run=a --components=spot-gke,spot-aks {GIVEN}", ConfigError, "choose one"),
         (f"render glue --run=a --components=spot {GIVEN}", ConfigError, "spot-gke"),
         (f"render glue --run=a --node_selector=gpu {GIVEN}", ConfigError, "KEY=VALUE"),
-        (f"render glue --run=a --deadline_hours=0 {GIVEN}", ConfigError, "over 0"),
+        (f"render glue --run=a --deadline_hours=0 {GIVEN}", ConfigError, "expected > 0"),
         (f"render leaderboard --run=a --deadline_hours=2 {GIVEN}", UsageError, "is for"),
         (f"render all {GIVEN}", UsageError, "needs a RECIPE"),
         (f"render all bert-small --flags=--seeds=1 {GIVEN}", UsageError, "stage before its flags"),

@@ -547,7 +547,8 @@ class TestEveryJob:
         printed = capsys.readouterr().out
         # What it prints is a --config file that says the same.
         (tmp_path / "all.yaml").write_text(printed)
-        assert cli.main([name, "--config=all.yaml", "--dry_run"]) == 0
+        job, _ = chosen(cli.load(name), example[1:])
+        assert cli.main([*job.name.split(), "--config=all.yaml", "--dry_run"]) == 0
         assert capsys.readouterr().out == printed
 
     def test_refuses_a_mistyped_flag(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
