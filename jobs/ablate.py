@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from smallbench.config import Location, check, check_distinct, command, option
 from smallbench.errors import DataError, SmallbenchError, UsageError
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job, StopOptions, action, start
+from smallbench.jobs.base import Job, StopOptions, action, announce, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import DurabilityConfig, PretrainConfig
@@ -120,11 +120,9 @@ def run(options: Options) -> None:
         with exclusive_lock(options.out / lock, busy):
             keep_plan(design, options.out, options.storage, options)
             print(plan(replace(options, data=Location(str(data)))), flush=True)
-            outcomes = run_all(
-                runs, training, announce=lambda text: print(f"\n== {text}", flush=True), stop=stop
-            )
+            outcomes = run_all(runs, training, announce=announce, stop=stop)
             if count == 1:
-                write(design, outcomes, options.out)
+                write_tables(design, outcomes, options.out)
                 print(_next_steps(options, outcomes))
     raise_if_failed(outcomes)
     if count > 1:
@@ -141,9 +139,9 @@ def collect(options: CollectOptions) -> None:
     the tables leave it out, it is named, and the exit code is 69: run the command again later.
     """
     from smallbench.ablation.outcomes import raise_if_failed
-    from smallbench.ablation.remote import collect, unplanned
+    from smallbench.ablation.remote import read_ablation, unplanned
 
-    design, outcomes = collect(options.source, options.out, options)
+    design, outcomes = read_ablation(options.source, options.out, options)
     count = sum(outcome.status != "missing" for outcome in outcomes)
     seeds = ",".join(map(str, design.seeds))
     print(f"{count}/{len(outcomes)} runs have ended: {', '.join(design.variants)}; seeds {seeds}")
@@ -152,11 +150,11 @@ def collect(options: CollectOptions) -> None:
     for outcome in outcomes:
         if outcome.status == "missing":
             print(f"  {outcome.variant} seed {outcome.seed}: {outcome.reason}")
-    write(design, outcomes, options.out)
+    write_tables(design, outcomes, options.out)
     raise_if_failed(outcomes)
 
 
-def write(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> None:
+def write_tables(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> None:
     from smallbench.ablation.table import markdown, results_of, write_results
 
     results = results_of(design, outcomes)
@@ -235,7 +233,7 @@ def _protocol(options: Options, titles: str, *, is_sample: bool) -> str:
 
 def plan(options: Options) -> str:
     """The runs that are to be made, with what is known of them beforehand."""
-    from smallbench.ablation.plan import as_flag
+    from smallbench.ablation.plan import flag_of_key
 
     variants, (number, count) = _variants(options), options.part()
     num_runs = len(variants) * len(options.seeds)
@@ -253,7 +251,7 @@ def plan(options: Options) -> str:
         key = word.partition("=")[0]
         without = [variant.name for variant in variants if key not in variant.given]
         if without:
-            lines.append(f"{as_flag(key)} is not a key of {', '.join(without)}")
+            lines.append(f"{flag_of_key(key)} is not a key of {', '.join(without)}")
     if options.glue is not None:
         tasks = "every task" if options.tasks is None else f"{len(options.tasks)} tasks"
         lines.append(
@@ -288,7 +286,7 @@ def _hours(config: PretrainConfig) -> str:
     """About how long a run takes on this machine's GPU, if the planner knows it."""
     import torch
 
-    from smallbench.ablation.driver import duration
+    from smallbench.ablation.driver import rough_duration
     from smallbench.gpus import gpu_of_device
     from smallbench.planning.gpu_plan import make_plan
     from smallbench.train.precision import choose_device
@@ -298,7 +296,7 @@ def _hours(config: PretrainConfig) -> str:
     whole = None if gpu is None else make_plan(config, gpu).whole
     if whole is None:
         return ""
-    fast, slow = (duration(3600 * hours) for hours in whole.hours)
+    fast, slow = (rough_duration(3600 * hours) for hours in whole.hours)
     return f" and {fast if fast == slow else f'{fast} to {slow}'} a run"
 
 

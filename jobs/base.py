@@ -125,6 +125,11 @@ def action(
     )
 
 
+def announce(text: str) -> None:
+    """Print a heading: the next part of a long job begins."""
+    print(f"\n== {text}", flush=True)
+
+
 def load(name: str) -> Job:
     """Return the job of that name; its module imports nothing heavy until it runs."""
     job = import_module(f"smallbench.jobs.{name}").JOB

@@ -83,11 +83,16 @@ def run(options: Options) -> None:
     if options.network:
         findings["network"] = network()
     if findings["packages"]["wandb"]:
-        findings["wandb"] = {"has_key": has_wandb_key()}
+        from smallbench.tracking.wandb import has_key
+
+        findings["wandb"] = {"has_key": has_key()}
     if options.storage is not None:
-        problem = storage(options.storage, options)
-        findings["storage"] = {"url": options.storage, "problem": str(problem) if problem else None}
-        problems += [problem] if problem else []
+        findings["storage"] = {"url": options.storage, "problem": None}
+        try:
+            open_storage(options.storage, options).check()
+        except SmallbenchError as error:
+            findings["storage"]["problem"] = str(error)
+            problems.append(error)
     if not findings["disk"]["is_writable"]:
         problems.append(
             UnavailableError(
@@ -111,7 +116,7 @@ def run(options: Options) -> None:
         except SmallbenchError as error:
             problems.append(UnavailableError(f"training cannot run: {error}"))
     findings["problems"] = [str(problem) for problem in problems]
-    print(json.dumps(findings, indent=2) if options.json else "\n".join(report(findings)))
+    print(json.dumps(findings, indent=2) if options.json else "\n".join(findings_lines(findings)))
     if problems:
         raise problems[0]
 
@@ -179,21 +184,6 @@ def shared_memory() -> dict[str, float] | None:
     """Return the size of /dev/shm, or None if it does not exist."""
     folder = Path("/dev/shm")  # noqa: S108  where Linux has it
     return {"gib": round(shutil.disk_usage(folder).total / GIB, 2)} if folder.is_dir() else None
-
-
-def storage(url: str, config: StorageConfig) -> SmallbenchError | None:
-    """Return the error of a storage that cannot keep runs; None if it can."""
-    try:
-        open_storage(url, config).check()
-    except SmallbenchError as error:
-        return error
-    return None
-
-
-def has_wandb_key() -> bool:
-    from smallbench.tracking.wandb import has_key
-
-    return has_key()
 
 
 def network() -> dict[str, Any]:
@@ -268,7 +258,7 @@ def architectures() -> list[str]:
     return torch.cuda.get_arch_list() or [f"CUDA {torch.version.cuda}"]
 
 
-def report(findings: dict[str, Any]) -> Iterator[str]:
+def findings_lines(findings: dict[str, Any]) -> Iterator[str]:
     yield f"python      {findings['python']}"
     cpu, memory, disk = findings["processor"], findings["memory"], findings["disk"]
     sets = ", ".join(cpu["instruction_sets"]) or "none that matter here"

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal
 
 from smallbench.config import Location, check, command, option, override_all
 from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
-from smallbench.jobs.base import Job, StopOptions, start
+from smallbench.jobs.base import Job, StopOptions, announce, start
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import PretrainConfig
@@ -122,7 +122,7 @@ def run(options: Options, config: PretrainConfig) -> None:
         config = with_milestones(config, data)
         train(config, data=data, out=options.out, stop=stop)
         runs = fine_tune(options, config, tasks, track, stop)
-        folder = write(options, runs, track)
+        folder = write_entry(options, runs, track)
         judge(folder, glue)
     print(ending(options, config, folder, track))
 
@@ -226,7 +226,7 @@ def fine_tune(
     return runs
 
 
-def write(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
+def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
     """Write the entry, dated by the run's own record; an equal one stays as it is."""
     from smallbench.checkpoints.record import RECORD_NAME, read_record
     from smallbench.leaderboard.assemble import Author, write_new_entry, write_random_entry
@@ -308,10 +308,6 @@ def ending(options: Options, config: PretrainConfig, folder: Path, track: Track)
             f"  {command('report', run_dir, glue=way)}     # held-out loss and score against FLOPs",
         ]
     return "\n".join(lines)
-
-
-def announce(text: str) -> None:
-    print(f"\n== {text}", flush=True)
 
 
 def plan(options: Options) -> str:

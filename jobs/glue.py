@@ -74,7 +74,7 @@ class ShowOptions(StorageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmitOptions(ShowOptions):
+class ZipOptions(ShowOptions):
     out: Path = option(help="zip to write")
 
 
@@ -101,7 +101,7 @@ def run(options: Options) -> None:
             )
         measure_steps(options, options.steps)
         return
-    summary = show(measure_model(options), options.protocol)
+    summary = print_table(measure_model(options), options.protocol)
     is_remote = "://" in options.out
     if options.part()[1] == 1:
         if summary is not None:
@@ -114,7 +114,7 @@ def run(options: Options) -> None:
         print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
 
 
-def show(runs: Sequence[RunResult], protocol: str) -> Summary | None:
+def print_table(runs: Sequence[RunResult], protocol: str) -> Summary | None:
     """Print the table of stored runs; a shard may have none."""
     from smallbench.glue.protocols import results_table, summarize
 
@@ -131,7 +131,7 @@ def show_stored(options: ShowOptions) -> None:
     from smallbench.glue.results import read_runs
 
     with results_folder(options.run, options) as folder:
-        show(read_runs(folder), options.protocol)
+        print_table(read_runs(folder), options.protocol)
 
 
 def merge(options: MergeOptions) -> None:
@@ -146,10 +146,10 @@ def merge(options: MergeOptions) -> None:
 
     with ExitStack() as stack:
         folders = [stack.enter_context(results_folder(url, options)) for url in options.run]
-        show(merge_runs(folders, options.out), options.protocol)
+        print_table(merge_runs(folders, options.out), options.protocol)
 
 
-def submit(options: SubmitOptions) -> None:
+def write_zip(options: ZipOptions) -> None:
     """Write the zip for GLUE's own server from stored test predictions.
 
     A task's predictions are those of its best dev run. The zip is checked before it is written.
@@ -161,7 +161,7 @@ def submit(options: SubmitOptions) -> None:
         print(write_submission(folder, options.out, protocol=options.protocol))
 
 
-def check(options: CheckOptions) -> None:
+def check_zip(options: CheckOptions) -> None:
     """Check a zip for GLUE's server, from any source."""
     from smallbench.glue.submission import check_submission
 
@@ -253,8 +253,8 @@ ACTIONS = {
         for run, options, example in (
             (show_stored, ShowOptions, "show glue --protocol=paper"),
             (merge, MergeOptions, "merge shard1,shard2,shard3 --out=glue"),
-            (submit, SubmitOptions, "submit-file glue --out=glue.zip"),
-            (check, CheckOptions, "check-file glue.zip"),
+            (write_zip, ZipOptions, "submit-file glue --out=glue.zip"),
+            (check_zip, CheckOptions, "check-file glue.zip"),
         )
     ),
 }

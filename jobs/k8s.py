@@ -37,7 +37,7 @@ from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
     from smallbench.cluster.manifests import Document
-    from smallbench.cluster.work import Work
+    from smallbench.cluster.work import StageWork
 
 MANIFEST = {
     "prepare": ("--corpus=c", "--out=o"),
@@ -146,10 +146,10 @@ def render(options: RenderOptions, config: PretrainConfig | None) -> None:
 
     Needs kubectl, but no cluster.
     """
-    from smallbench.cluster.manifests import as_yaml
+    from smallbench.cluster.manifests import yaml_text
 
     rendered = [documents_of(*each) for each in stages_of(options, config)]
-    sys.stdout.write(as_yaml([document for stage in rendered for document in stage]))
+    sys.stdout.write(yaml_text([document for stage in rendered for document in stage]))
 
 
 def submit(options: SubmitOptions, config: PretrainConfig | None) -> None:
@@ -269,7 +269,7 @@ def documents_of(options: RenderOptions, config: PretrainConfig | None) -> list[
 
 def work_for(
     stage: Stage, options: RunConfig, config: PretrainConfig | None, hours: float | None = None
-) -> Work:
+) -> StageWork:
     """Return the work of a stage; of an ablation it follows from the flags of its command."""
     from smallbench.ablation.plan import changes_of, variants_of
     from smallbench.cluster.work import ablation_of, flags_of, work_of
@@ -284,9 +284,9 @@ def work_for(
     return ablation_of(options, [variant.config for variant in variants], len(given.seeds))
 
 
-def check_command(work: Work) -> None:
+def check_command(work: StageWork) -> None:
     """Raise what the stage's command would raise on its flags."""
-    from smallbench.cluster.work import as_flag
+    from smallbench.cluster.work import flag_value
     from smallbench.jobs.resolve import resolve
 
     job = load("pretrain" if work.stage == "sweep" else work.stage)
@@ -294,7 +294,7 @@ def check_command(work: Work) -> None:
     given = {flag.partition("=")[0] for flag in work.flags}
     manifest = [flag for flag in MANIFEST[job.name] if flag.partition("=")[0] not in given]
     for row in work.rows or [{"recipe": work.recipe} if job.config else {}]:
-        flags = [f"--{key}={as_flag(value)}" for key, value in row.items()]
+        flags = [f"--{key}={flag_value(value)}" for key, value in row.items()]
         resolve(job, [*manifest, *work.flags, *flags], {})
 
 

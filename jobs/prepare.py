@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
@@ -51,36 +52,26 @@ def run(options: Options) -> None:
     from smallbench.stop import SignalStop
     from smallbench.storage.base import is_remote
 
-    out, workers = options.out, options.workers
     number, count = options.part()
+    is_shared = count > 1 or is_remote(options.corpus, name="--corpus")
     manifest: Manifest | None
     with SignalStop() as stop:
-        if count > 1 or is_remote(options.corpus, name="--corpus"):
-            manifest = prepare_share(
-                options,
-                out=out,
-                number=number,
-                count=count,
-                storage=options,
-                cache=options.cache,
-                workers=workers,
-                stop=stop,
-            )
-        elif is_remote(out):
-            manifest = prepare_remote(
-                options,
-                url=out,
-                storage=options,
-                cache=options.cache,
-                workers=workers,
-                stop=stop,
-            )
+        if is_shared or is_remote(options.out):
+            how: dict[str, Any] = {
+                "storage": options,
+                "cache": options.cache,
+                "workers": options.workers,
+            }
+            if is_shared:
+                manifest = prepare_share(options, options.out, number, count, stop=stop, **how)
+            else:
+                manifest = prepare_remote(options, options.out, stop=stop, **how)
         else:
-            is_kept = (Path(out) / "manifest.json").is_file
-            with nothing_left(Path(out), is_kept=is_kept):
-                manifest = prepare(options, out=Path(out), workers=workers, stop=stop)
+            out = Path(options.out)
+            with nothing_left(out, is_kept=(out / "manifest.json").is_file):
+                manifest = prepare(options, out=out, workers=options.workers, stop=stop)
     if manifest is not None:
-        print(corpus_summary(manifest, out))
+        print(corpus_summary(manifest, options.out))
 
 
 JOB = Job(

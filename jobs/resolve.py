@@ -290,29 +290,19 @@ def changes_as_yaml(job: Job, options: Any, config: Any) -> str:
     The first line says where all values are.
     """
     assert job.config is not None
+    values = to_dict(options)
     data = {
-        field.name: value
+        field.name: values[field.name]
         for field in fields(options)
         if field.name not in job.shortcuts
-        and (value := getattr(options, field.name)) not in (field.default, None)
+        and getattr(options, field.name) not in (field.default, None)
     }
     given = replace(options, **dict.fromkeys(job.shortcuts))
     base = to_dict(job.config(given))
     data |= {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
     where = job.record.format(**vars(options))
-    text = yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return f"# smallbench {job.name}; all values: --dry_run, and in {where}\n{text}"
-
-
-def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: list(map(str, value))
-        if isinstance(value, tuple)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-        for key, value in data.items()
-    }
 
 
 def named_config(job: Job, arguments: Sequence[str]) -> Any:

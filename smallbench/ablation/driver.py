@@ -177,7 +177,9 @@ def run_all(
         stop.raise_if_asked(f"the ablation was before run {run.place}")
         left = ""
         if seconds:
-            left = f", about {duration(sum(seconds) / len(seconds) * (len(runs) - number))} left"
+            left = (
+                f", about {rough_duration(sum(seconds) / len(seconds) * (len(runs) - number))} left"
+            )
         announce(f"{run.place} {run.name}{left}")
         start = time.monotonic()
         try:
@@ -197,7 +199,7 @@ def run_all(
     return outcomes
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """Return `1.6 hours`, in the unit that people would use."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * size:

@@ -149,16 +149,16 @@ def variants_of(names: Sequence[str], *, flops: float, changes: Mapping[str, str
     for key in OWN_KEYS:
         if key in changes:
             raise ConfigError(
-                f"Invalid {as_flag(key)}={changes[key]}: 'ablate' sets {key} itself, from --flops "
-                "and --seeds"
+                f"Invalid {flag_of_key(key)}={changes[key]}: 'ablate' sets {key} itself, from "
+                "--flops and --seeds"
             )
     recipes = [recipe_config(name) for name in names]
     known = [keys_of(recipe, changes) for recipe in recipes]
     for key in changes:
         if not any(key in keys for keys in known):
             every = {name for keys in known for name in keys if ("." in name) == ("." in key)}
-            ending = nearest(key, every, prefix=as_flag(key).removesuffix(key))
-            raise ConfigError(f"unknown {as_flag(key)}; {ending}")
+            ending = nearest(key, every, prefix=flag_of_key(key).removesuffix(key))
+            raise ConfigError(f"unknown {flag_of_key(key)}; {ending}")
     own = {"train.max_flops": flops, "train.max_hours": None, "schedule.along": "flops"}
     variants = []
     for recipe, keys in zip(recipes, known, strict=True):
@@ -182,7 +182,7 @@ def _folder(name: str) -> str:
     return f"{place.removesuffix('.py')}.{attribute}" if place else name
 
 
-def as_flag(key: str) -> str:
+def flag_of_key(key: str) -> str:
     """Return a key as a user writes it: `--SECTION.KEY`, or `--set=KEY` if it has no section."""
     return f"--{key}" if "." in key else f"--set={key}"
 
@@ -196,7 +196,7 @@ def changes_of(words: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"Invalid --set={word}: expected KEY=VALUE, for example "
                               "train.global_batch_size=64")  # fmt: skip
         if key in changes:
-            raise ConfigError(f"{as_flag(key)} is given twice; leave one of them out")
+            raise ConfigError(f"{flag_of_key(key)} is given twice; leave one of them out")
         changes[key] = value
     return changes
 

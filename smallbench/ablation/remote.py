@@ -99,7 +99,7 @@ def keep(run: PlannedRun, storage: Storage, config: StorageConfig, scoring: Scor
             keep_results(results, folder, path.parent)
 
 
-def collect(source: str, out: Path, config: StorageConfig) -> tuple[Design, list[RunOutcome]]:
+def read_ablation(source: str, out: Path, config: StorageConfig) -> tuple[Design, list[RunOutcome]]:
     """Return the design of a stored ablation and the outcomes of its runs, whoever made them.
 
     `out` gets the records of the runs. A run that has not ended is `missing`, with the reason.

@@ -54,7 +54,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, count)
 
 
-def compare(first: Sequence[float], other: Sequence[float]) -> Comparison:
+def paired_comparison(first: Sequence[float], other: Sequence[float]) -> Comparison:
     """Compare `other` to `first`; equal positions are runs of one seed.
 
     The p-value, the interval and the needed seeds come from the differences alone.

@@ -17,8 +17,8 @@ from smallbench.ablation.statistics import (
     SIGNIFICANCE,
     Comparison,
     Estimate,
-    compare,
     estimate,
+    paired_comparison,
 )
 from smallbench.errors import DataError
 from smallbench.files import write_json, write_text
@@ -92,7 +92,7 @@ def _compared(first: Mapping[int, float], own: Mapping[int, float], reason: str)
     if reason:
         return Comparison(None, None, None, reason)
     both = [seed for seed in own if seed in first]
-    return compare([first[seed] for seed in both], [own[seed] for seed in both])
+    return paired_comparison([first[seed] for seed in both], [own[seed] for seed in both])
 
 
 def _warmups(design: Design, outcomes: Sequence[RunOutcome]) -> list[str]:

@@ -15,8 +15,8 @@ from smallbench.cluster.manifests import (
     INSTANCE,
     NAME,
     Document,
-    as_yaml,
     run_kubectl,
+    yaml_text,
 )
 from smallbench.errors import (
     ConfigError,
@@ -123,7 +123,9 @@ class Cluster:
         self.kubectl("delete", "jobs,configmaps", f"--selector={selector}", "--wait=true")
         annotated = {**job["metadata"], "annotations": {DIGEST: digest_of(documents)}}
         self.kubectl(
-            "apply", "--filename=-", text=as_yaml([*documents[:-1], {**job, "metadata": annotated}])
+            "apply",
+            "--filename=-",
+            text=yaml_text([*documents[:-1], {**job, "metadata": annotated}]),
         )
 
     def objects(self, selector: str) -> tuple[list[Document], list[Document]]:

@@ -16,9 +16,9 @@ import yaml
 
 from smallbench.cluster.config import SPOT, ClusterConfig
 from smallbench.cluster.credentials import refuse_credentials
-from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, build
+from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, built_manifests
 from smallbench.cluster.sizes import PodSizes, deadline_seconds, prepare_gib, pull_seconds
-from smallbench.cluster.work import Work
+from smallbench.cluster.work import StageWork
 from smallbench.errors import ConfigError, UsageError
 from smallbench.plugins import Plugin
 
@@ -30,7 +30,7 @@ PLUGINS_FOLDER = "/plugins"
 
 
 def render(
-    work: Work,
+    work: StageWork,
     config: ClusterConfig,
     sizes: PodSizes | None = None,
     plugins: Sequence[Plugin] = (),
@@ -43,7 +43,7 @@ def render(
     if config.image is None or config.bucket is None:
         missing = "image" if config.image is None else "bucket"
         raise UsageError(f"--{missing} is missing; see smallbench k8s --help")
-    documents = build(
+    documents = built_manifests(
         [
             *(["cpu"] if config.gpu == "none" else []),
             *config.components,
@@ -83,7 +83,7 @@ def render(
     return documents
 
 
-def warnings(work: Work, job: Document, sizes: PodSizes | None) -> Iterator[str]:
+def warnings(work: StageWork, job: Document, sizes: PodSizes | None) -> Iterator[str]:
     """Yield sentences about what is allowed, but costs a preempted pod its steps."""
     grace = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     if work.trains and sizes is not None and sizes.save_seconds > grace:
@@ -106,7 +106,7 @@ class JobManifest:
         self.pod = self.spec["template"]["spec"]
         self.container = self.pod["containers"][0]
 
-    def fill(self, work: Work, config: ClusterConfig) -> None:
+    def fill(self, work: StageWork, config: ClusterConfig) -> None:
         """Names, places, the command's flags, and how many pods."""
         self.spec["template"]["metadata"]["labels"][INSTANCE] = work.run
         self.container["image"] = config.image
@@ -171,7 +171,7 @@ class JobManifest:
             self.set_flag(f"--num_shards={count}")
 
     def set_deadline(
-        self, work: Work, config: ClusterConfig, sizes: PodSizes | None, parts: int
+        self, work: StageWork, config: ClusterConfig, sizes: PodSizes | None, parts: int
     ) -> None:
         """Give the Job time for all its pods; the committed manifest's is for `parts` pods at once.
 

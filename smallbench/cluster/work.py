@@ -40,7 +40,7 @@ READS_GLUE = {"export", "glue", "ablate"}
 
 
 @dataclass(frozen=True)
-class Work:
+class StageWork:
     """What a stage does: the further flags of its own command."""
 
     stage: Stage
@@ -116,7 +116,7 @@ def sweep_id(
 
 def work_of(
     stage: Stage, options: RunConfig, config: PretrainConfig | None, hours: float | None = None
-) -> Work:
+) -> StageWork:
     """Return the work of a stage; `config` is its recipe's with the changes."""
     recipe = None if config is None else config.recipe
     changes: dict[str, Any] = {}
@@ -135,16 +135,20 @@ def work_of(
         rows: list[dict[str, Any]] = [
             {"recipe": one, **changes, **rate, **limit} for one, rate in product(names, rates)
         ]
-        return Work(stage, options.run or sweep_id(recipe, rows, may_change), recipe, flags, rows)
+        return StageWork(
+            stage, options.run or sweep_id(recipe, rows, may_change), recipe, flags, rows
+        )
     if stage == "pretrain":
-        flags += [f"--{key}={as_flag(value)}" for key, value in changes.items()]
+        flags += [f"--{key}={flag_value(value)}" for key, value in changes.items()]
         flags += [] if hours is None else [f"--max_hours={hours}"]
     # A change that a run may continue with does not change its name.
     learned = {key: value for key, value in changes.items() if key not in may_change}
-    return Work(stage, options.run or run_id(recipe or "corpus", learned), recipe, flags)
+    return StageWork(stage, options.run or run_id(recipe or "corpus", learned), recipe, flags)
 
 
-def ablation_of(options: RunConfig, variants: Sequence[PretrainConfig], num_seeds: int) -> Work:
+def ablation_of(
+    options: RunConfig, variants: Sequence[PretrainConfig], num_seeds: int
+) -> StageWork:
     """Return the work of an ablation; `variants` have their budget.
 
     Its name is a function of the baseline and the budget: more seeds and variants join it.
@@ -155,7 +159,7 @@ def ablation_of(options: RunConfig, variants: Sequence[PretrainConfig], num_seed
     changes = differing_keys(base, to_dict(baseline)).items()
     learned = {key: new for key, (_, new) in changes if key not in may_change}
     names = ",".join(variant.recipe for variant in variants)
-    return Work(
+    return StageWork(
         "ablate",
         options.run or run_id(baseline.recipe, learned),
         flags=[f"--variants={names}", *flags_of(options)],
@@ -164,11 +168,13 @@ def ablation_of(options: RunConfig, variants: Sequence[PretrainConfig], num_seed
     )
 
 
-def as_flag(value: Any) -> str:
+def flag_value(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) -> PodSizes | None:
+def sizes_of(
+    work: StageWork, options: ClusterConfig, config: PretrainConfig | None
+) -> PodSizes | None:
     """Return the planner's sizes; None if the stage needs no model, or no recipe is named."""
     configs = [*work.variants] or [
         override_all(recipe_config(row["recipe"]), {k: v for k, v in row.items() if "." in k})

@@ -17,6 +17,8 @@ from smallbench.tracking.wandb import open_views
 
 CONFIDENCE = 0.95
 
+SETTINGS = ("model", "model_sha256", "num_parameters", "protocol", "max_train_examples",
+            "is_sample", "random_init", "departures")  # fmt: skip
 COLUMNS = ("task", "metric", "score", "mean", "lower", "upper", "seeds", "failed")
 
 
@@ -55,16 +57,8 @@ def show_summary(config: TrackerConfig, summary: Summary, *, model: str, folder:
     """
     marker = Path(model) / "smallbench.json"
     recipe = read_json(marker)["config"]["recipe"] if marker.is_file() else summary.model
-    settings = {
-        "model": summary.model,
-        "model_sha256": summary.model_sha256,
-        "num_parameters": summary.num_parameters,
-        "protocol": summary.protocol,
-        "max_train_examples": summary.max_train_examples,
-        "is_sample": summary.is_sample,
-        "random_init": summary.random_init,
-        "departures": list(summary.departures),
-    }
+    settings = {key: getattr(summary, key) for key in SETTINGS}
+    settings["departures"] = list(summary.departures)
     means = {f"glue/{name}": task.score for name, task in summary.tasks.items()}
     for view in open_views(
         config,

@@ -99,13 +99,10 @@ class Table:
 def write_report(
     runs: Sequence[RecordedRun],
     out: Path,
-    *,
-    title: str = "",
-    tables: Sequence[Table] = (),
-    sentences: Sequence[str] = (),
+    **purpose: Any,
 ) -> None:
-    """Write the page; `title`, `tables` and `sentences` say what the runs were made for."""
-    write_text(out, render_report(runs, title=title, tables=tables, sentences=sentences))
+    """Write the page to `out`; `purpose` is as in `render_report`."""
+    write_text(out, render_report(runs, **purpose))
 
 
 def render_report(
@@ -115,7 +112,10 @@ def render_report(
     tables: Sequence[Table] = (),
     sentences: Sequence[str] = (),
 ) -> str:
-    """Return the page of the runs, in the order given."""
+    """Return the page of the runs, in the order given.
+
+    `title`, `tables` and `sentences` say what the runs were made for.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

@@ -14,7 +14,7 @@ import yaml
 
 from smallbench import plugins
 from smallbench.cluster import work as work_module
-from smallbench.cluster.manifests import build
+from smallbench.cluster.manifests import built_manifests
 from smallbench.errors import ConfigError, UsageError
 from smallbench.jobs.base import chosen
 from smallbench.jobs.cli import load, main, resolve
@@ -114,7 +114,7 @@ def env_values(job):
 
 def test_the_committed_manifests_are_those_of_the_default_recipe():
     """Sizes and all: the planner's for bert-small on the paper's card, but for names."""
-    committed = jobs(build())
+    committed = jobs(built_manifests())
     for stage in ("pretrain", "export", "glue"):
         expected = deepcopy(committed[stage])
         expected["metadata"]["name"] = f"{stage}-bert-small"
@@ -389,7 +389,7 @@ def test_every_stage_has_the_grace_it_is_given(line):
 
 
 def test_who_prepares_a_larger_corpus_has_more_scratch():
-    assert sizes(job_of("prepare")) == sizes(jobs(build())["prepare"])
+    assert sizes(job_of("prepare")) == sizes(jobs(built_manifests())["prepare"])
     job = job_of("prepare --corpus_gib=500")
     assert sizes(job)[1] == 25 * sizes(job_of("prepare"))[1]
     assert {"name": "scratch", "emptyDir": {"sizeLimit": "2500Gi"}} in (
