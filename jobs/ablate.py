@@ -217,7 +217,6 @@ def _finetuning(options: Options) -> Iterator[Finetuning | None]:
 
 
 def _protocol(options: Options, titles: str, *, is_sample: bool) -> str:
-    """How GLUE was scored, in a sentence."""
     seeds = ", ".join(map(str, options.ft_seeds))
     said = (
         f"GLUE mean: dev scores of {titles}, fine-tuned with the learning rate "
@@ -232,7 +231,6 @@ def _protocol(options: Options, titles: str, *, is_sample: bool) -> str:
 
 
 def plan(options: Options) -> str:
-    """The runs that are to be made, with what is known of them beforehand."""
     from smallbench.ablation.plan import flag_of_key
 
     variants, (number, count) = _variants(options), options.part()

@@ -125,8 +125,14 @@ def action(
     )
 
 
+def recipe_of(options: Any) -> Any:
+    """Return the configuration of `options.recipe`; None if it names none. For `Job.config`."""
+    from smallbench.recipes import recipe_config
+
+    return None if options.recipe is None else recipe_config(options.recipe)
+
+
 def announce(text: str) -> None:
-    """Print a heading: the next part of a long job begins."""
     print(f"\n== {text}", flush=True)
 
 

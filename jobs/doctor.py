@@ -147,7 +147,6 @@ def processor() -> dict[str, Any]:
 
 
 def memory() -> dict[str, float | None]:
-    """Return the memory in GiB, and the limit of the container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     available, limit = None, None
     meminfo, cgroup = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
@@ -160,7 +159,6 @@ def memory() -> dict[str, float | None]:
 
 
 def disk(folder: Path) -> dict[str, Any]:
-    """Return the free space in the current folder, and whether it can be written."""
     usage = shutil.disk_usage(folder)
     return {
         "folder": str(folder),

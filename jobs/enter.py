@@ -85,7 +85,6 @@ class Options(StorageConfig, StopOptions):
 
 
 def config(options: Options) -> PretrainConfig:
-    """The recipe with the track's budget; of random weights, no step of it."""
     from smallbench.leaderboard.track_table import TRACKS
 
     limit = TRACKS[options.track].max_train_flops
@@ -155,7 +154,6 @@ def with_milestones(config: PretrainConfig, data: Path) -> PretrainConfig:
 
 
 def num_steps(config: PretrainConfig, data: Path) -> int:
-    """Return about how many steps the budget is."""
     from smallbench.planning.planner import Planner
     from smallbench.pretraining.data import fit_to_data, open_data
 
@@ -167,7 +165,6 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
 
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
-    """Pretrain and export; finished parts are skipped."""
     from smallbench.checkpoints.record import open_record
     from smallbench.export.huggingface import export
     from smallbench.files import read_json
@@ -311,7 +308,6 @@ def ending(options: Options, config: PretrainConfig, folder: Path, track: Track)
 
 
 def plan(options: Options) -> str:
-    """The budget, as far as it is known without training."""
     from smallbench.leaderboard.track_table import TRACKS
 
     track, made = TRACKS[options.track], config(options)

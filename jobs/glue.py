@@ -115,7 +115,6 @@ def run(options: Options) -> None:
 
 
 def print_table(runs: Sequence[RunResult], protocol: str) -> Summary | None:
-    """Print the table of stored runs; a shard may have none."""
     from smallbench.glue.protocols import results_table, summarize
 
     if not runs:

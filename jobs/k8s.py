@@ -31,8 +31,7 @@ from smallbench.cluster.config import (
 )
 from smallbench.config import command, option
 from smallbench.errors import UsageError
-from smallbench.jobs.base import Job, NoOptions, action, load, start
-from smallbench.recipes import recipe_config
+from smallbench.jobs.base import Job, NoOptions, action, load, recipe_of, start
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -135,10 +134,6 @@ class LogsOptions(RunConfig):
     context: str | None = option(None, help=CONTEXT)
     follow: bool = option(False, help="continue until the pods end")
     tail: int | None = option(None, help="number of last lines of each pod; none: all")
-
-
-def config(options: RunConfig) -> PretrainConfig | None:
-    return None if options.recipe is None else recipe_config(options.recipe)
 
 
 def render(options: RenderOptions, config: PretrainConfig | None) -> None:
@@ -299,7 +294,7 @@ def check_command(work: StageWork) -> None:
 
 
 ACTIONS = dict(
-    action("k8s", run, options, ("stage", "recipe"), *examples, config=config)
+    action("k8s", run, options, ("stage", "recipe"), *examples, config=recipe_of)
     for run, options, *examples in (
         (
             render,

@@ -122,7 +122,6 @@ def _option_rows(cls: type, words: Sequence[str]) -> list[str]:
 def _row(
     left: str, text: str, value: Any = None, *, shown: bool = False, indent: int = 34
 ) -> list[str]:
-    """Return a flag, its help and its default in two columns."""
     if shown:
         text = f"{text} [{_plain(value)}]".strip()
     lines = textwrap.wrap(text, max(_columns() - indent, 30)) or [""]

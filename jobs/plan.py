@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from smallbench.config import check, option
-from smallbench.jobs.base import Job, start
+from smallbench.jobs.base import Job, recipe_of, start
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
@@ -40,10 +40,6 @@ class Options:
 
     def __post_init__(self) -> None:
         check(self, "", hours=f"(0, {MOST}]", price_per_hour=f"(0, {MOST}]")
-
-
-def config(options: Options) -> PretrainConfig:
-    return recipe_config(options.recipe)
 
 
 def run(options: Options, config: PretrainConfig) -> None:
@@ -77,7 +73,7 @@ JOB = Job(
     options=Options,
     run=run,
     words=("recipe",),
-    config=config,
+    config=recipe_of,
     shortcuts={"offload": "train.offload"},
     examples=(
         "smallbench plan bert-base --gpu=v100-16gb",

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from smallbench.config import Location, command, option
-from smallbench.jobs.base import Job, StopOptions, start
-from smallbench.recipes import recipe_config
+from smallbench.jobs.base import Job, StopOptions, recipe_of, start
 from smallbench.tracking.config import TrackerConfig
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 
@@ -65,10 +64,6 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig, StopOptions):
         StopOptions.__post_init__(self)
 
 
-def config(options: Options) -> PretrainConfig:
-    return recipe_config(options.recipe)
-
-
 def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.data.transfer import local_corpus
     from smallbench.pretraining.pretrain import pretrain
@@ -101,7 +96,7 @@ JOB = Job(
     options=Options,
     run=run,
     words=("recipe",),
-    config=config,
+    config=recipe_of,
     shortcuts={
         **{n: f"train.{n}" for n in ("max_steps", "max_hours", "init_from", "engine", "offload")},
         "flops": "train.max_flops",

@@ -101,7 +101,6 @@ def run(options: Options, config: PretrainConfig) -> None:
 
 
 def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[str, list[RunResult]]:
-    """Fine-tune the model and random weights of its shape on generated samples of all tasks."""
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import GridRun, run_grid

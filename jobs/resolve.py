@@ -368,7 +368,6 @@ def _file(path: Path) -> ValueLayer:
 
 
 def _example(job: Job) -> dict[str, Any]:
-    """Return the options of the job's first example, as defaults for `--help`."""
     line = shlex.split(job.examples[0]) if job.examples else []
     words, flags = split(line[1 + len(job.name.split()) :])
     flags.update(zip(job.words, _gathered(job, words), strict=False))

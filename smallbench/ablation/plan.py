@@ -55,7 +55,6 @@ class PlannedRun:
 
     @property
     def folder(self) -> str:
-        """Its folder below the ablation's."""
         return f"{self.run_dir.parent.name}/{self.run_dir.name}"
 
 
@@ -101,7 +100,6 @@ class Design:
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `plan.json`."""
         return {"schema_version": 1, **asdict(self)}
 
 

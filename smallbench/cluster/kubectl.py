@@ -98,7 +98,6 @@ class Cluster:
         return found
 
     def job(self, name: str) -> Document | None:
-        """Return the Job of that name, if it exists."""
         found = self.get("jobs", f"--field-selector=metadata.name={name}")
         return found[0] if found else None
 
@@ -153,7 +152,6 @@ class Cluster:
 
 
 def selector_of(stage: str | None = None, run: str | None = None) -> str:
-    """Return the label selector of all our objects, a stage, a run, or a stage of a run."""
     chosen = {NAME: "smallbench", COMPONENT: stage, INSTANCE: run}
     return ",".join(f"{key}={value}" for key, value in chosen.items() if value)
 

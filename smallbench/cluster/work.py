@@ -64,7 +64,6 @@ class StageWork:
 
 
 def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
-    """Return a run's name, a function of the recipe's name and its changes."""
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return f"{name[: longest - 9]}-{digest(changes)[:8]}" if changes else name
 
@@ -89,7 +88,6 @@ def flags_of(options: RunConfig) -> list[str]:
 
 
 def flags_by_stage(flags: str | None) -> dict[str, str]:
-    """Cut the `--flags` of a chain, in which each stage's name stands before its flags."""
     found: dict[str, list[str]] = {}
     stage = None
     for word in words_of(flags):

@@ -36,7 +36,6 @@ def median_length(counts: Mapping[str, int]) -> int:
 
 
 def corpus_summary(manifest: Manifest, out: Path | str) -> str:
-    """Return a few lines: kept and dropped documents, warnings, and the next command."""
     c = manifest.counts
     lines = [
         f"{c['documents']:,} documents read: {c['kept']:,} kept, {c['too_short']:,} too short, "

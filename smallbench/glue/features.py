@@ -82,7 +82,6 @@ class Features:
 
 
 def tokenize(examples: Examples, tokenizer: Any, *, max_length: int, with_types: bool) -> Features:
-    """Tokenise a split with a Hugging Face tokenizer, which adds its special tokens."""
     second = None if examples.second is None else list(examples.second)
     encoded = tokenizer(
         list(examples.first),

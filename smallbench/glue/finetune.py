@@ -48,7 +48,6 @@ def settings_for(
     learning_rate: float,
     seed: int,
 ) -> RunSettings:
-    """Return the settings that identify a run of `encoder` on `data`."""
     return RunSettings(
         task=data.task.name,
         model=encoder.name,

@@ -52,7 +52,6 @@ class Protocol:
         return self.published_seeds[: task.default_num_seeds]
 
     def epochs(self, task: Task) -> int:
-        """Return the number of epochs of a ranked run on a task."""
         return self.own_epochs.get(task.name, task.default_epochs)
 
     def completed(self, config: FinetuneConfig, task: Task) -> FinetuneConfig:
@@ -110,7 +109,6 @@ DEFAULT = "robust-v1"
 
 
 def protocol_named(name: str) -> Protocol:
-    """Return the protocol `name`; raise `ConfigError` for an unknown one."""
     if name not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {name!r}; {nearest(name, PROTOCOLS)}")
     return PROTOCOLS[name]

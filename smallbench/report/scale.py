@@ -53,7 +53,6 @@ class Tick:
 
 
 def ticks_of(scale: Scale) -> list[Tick]:
-    """Return the round values of a scale with their places."""
     return [Tick(short(value), 100 * scale.place(value)) for value in scale.ticks()]
 
 

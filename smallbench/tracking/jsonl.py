@@ -18,7 +18,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_metrics(content: str, name: str) -> list[dict[str, Any]]:
-    """Return the records in a file's content; `name` is for the error."""
     *lines, last = content.split("\n")
     # Every whole line ends in a newline, so the rest was cut by a kill.
     del last

@@ -125,7 +125,7 @@ def test_another_objective_is_another_loss_and_is_not_compared(corpus, tmp_path)
         (VARIANTS, {"seeds": "1,2,1"}, "none twice"),
         (VARIANTS, {"flops": "0"}, "expected > 0"),
         (VARIANTS, {"also": ["train.seed=3"]}, "'ablate' sets train.seed itself"),
-        (VARIANTS, {"also": ["train.sead=3"]}, "did you mean 'train.seed'"),
+        (VARIANTS, {"also": ["train.sead=3"]}, "did you mean '--train.seed'"),
         (VARIANTS, {"also": ["sequence"]}, "expected KEY=VALUE"),
         (VARIANTS, {"also": ["train.precision=fp17"]}, "fp17"),
         (VARIANTS, {"data": "missing"}, "missing"),
@@ -151,7 +151,7 @@ def test_keys_may_be_given_as_flags_beside_set(corpus, tmp_path, capsys):
     assert "- train.milestones=2,4\n" in said
     assert "- train.compile=true\n" in said
     assert main(["ablate", *words, "--train.global_batch_size=4"]) == 78
-    assert "gives train.global_batch_size twice" in capsys.readouterr().err
+    assert "--train.global_batch_size is given twice" in capsys.readouterr().err
     assert main(["ablate", *words, "--optim.learning_rat=1"]) == 78
     assert "did you mean 'optim.learning_rate'" in capsys.readouterr().err
 
