@@ -48,34 +48,6 @@ ENTROPY = "eval/unigram_entropy"
 
 
 @dataclass(frozen=True)
-class Line:
-    """One path of a chart."""
-
-    run: int
-    kind: str
-    axis: str
-    path: str
-    dots: str
-    """The path again as dots, or nothing."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Everything that the template draws of a panel."""
-
-    title: str
-    unit: str
-    y: Scale
-    y_ticks: list[Tick]
-    lines: list[Line]
-    runs: set[int]
-    kinds: list[str]
-    """Of `KINDS`, those that are there."""
-    summary: str
-    """For who cannot see it."""
-
-
-@dataclass(frozen=True)
 class Axis:
     """The x axis of all charts, in one of its units."""
 
@@ -168,8 +140,11 @@ def _axis(runs: Sequence[RecordedRun], name: str) -> Axis | None:
 
 def _charts(
     runs: Sequence[RecordedRun], axes: Sequence[Axis], panels: Sequence[Panel]
-) -> Iterator[Chart]:
-    """Yield a chart for each panel with data that no earlier chart shows."""
+) -> Iterator[dict[str, Any]]:
+    """Yield what the template draws for each panel with data that no earlier chart shows.
+
+    `kinds` are those of `KINDS` that are there; `summary` is for who cannot see the chart.
+    """
     seen: set[tuple[tuple[float | None, ...], ...]] = set()
     for panel in panels:
         found = {
@@ -188,27 +163,28 @@ def _charts(
         found = {place: series for place, series in found.items() if place[0] in shown}
         y = scale_of(all_values(list(found.values())), is_log=panel.is_log)
         kinds = {key: "entropy" if key == ENTROPY else key.partition("/")[0] for key in panel.keys}
-        yield Chart(
-            title=panel.title,
-            unit=panel.unit,
-            y=y,
-            y_ticks=ticks_of(y),
-            lines=[
+        yield {
+            "title": panel.title,
+            "unit": panel.unit,
+            "y": y,
+            "y_ticks": ticks_of(y),
+            "lines": [
                 _line(index, kinds[key], axis, y, thinned(runs[index].series(key, axis.name)))
                 for index, key in found
                 for axis in axes
             ],
-            runs=shown,
-            kinds=[kind for kind in KINDS if kind in {kinds[key] for _, key in found}],
-            summary="; ".join(
+            "runs": shown,
+            "kinds": [kind for kind in KINDS if kind in {kinds[key] for _, key in found}],
+            "summary": "; ".join(
                 f"{runs[index].name}, {KINDS[kinds[key]]}: "
                 f"{short(all_values([series])[-1])} at the end"
                 for (index, key), series in found.items()
             ),
-        )
+        }
 
 
-def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> Line:
+def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> dict[str, Any]:
+    """Return one path of a chart; `dots` is the path again as dots, or nothing."""
     parts, pen_is_down = [], False
     points = []
     for x, value in zip(series.x, series.y, strict=True):
@@ -220,13 +196,8 @@ def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> Line:
         points.append(point)
         pen_is_down = True
     dots = kind in {"eval", "glue"} and len(points) <= MAX_DOTS
-    return Line(
-        run,
-        kind,
-        axis.name,
-        "".join(parts),
-        "".join(f"M{point}h0" for point in points) if dots else "",
-    )
+    drawn = "".join(f"M{point}h0" for point in points) if dots else ""
+    return {"run": run, "kind": kind, "axis": axis.name, "path": "".join(parts), "dots": drawn}
 
 
 # Tables
