@@ -194,9 +194,7 @@ def _finetuning(options: Options) -> Iterator[Finetuning | None]:
         yield None
         return
     config = FinetuneConfig(
-        epochs=options.epochs,
-        max_train_examples=options.max_train_examples,
-        device=options.device,
+        epochs=options.epochs, max_train_examples=options.max_train_examples, device=options.device
     )
     with glue_source(options.glue) as glue:
         names = options.tasks or available_tasks(glue)

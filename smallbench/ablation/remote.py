@@ -13,13 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from smallbench.ablation.outcomes import (
-    OUTCOME,
-    RunOutcome,
-    ended,
-    finetunings,
-    stored_outcome,
-)
+from smallbench.ablation.outcomes import OUTCOME, RunOutcome, ended, finetunings, stored_outcome
 from smallbench.ablation.plan import PLAN, Design, PlannedRun, Scoring, read_design
 from smallbench.checkpoints.manifest import METRICS, step_of
 from smallbench.checkpoints.record import RECORD_NAME, parse_record, read_record

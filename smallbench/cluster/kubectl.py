@@ -10,14 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smallbench.cluster.manifests import (
-    COMPONENT,
-    INSTANCE,
-    NAME,
-    Document,
-    run_kubectl,
-    yaml_text,
-)
+from smallbench.cluster.manifests import COMPONENT, INSTANCE, NAME, Document, run_kubectl, yaml_text
 from smallbench.errors import (
     ConfigError,
     ConflictError,

@@ -26,12 +26,7 @@ HEAD_BYTES = 64 << 10
 _INPUT_BYTES = 32 << 10  # LZMA can expand 7,000 times, so 32 kB is at most about 230 MB of output
 _MAX_LAYERS = 4  # a.txt.gz.xz is odd but harmless; an endless nesting is an attack
 
-_MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"\xfd7zXZ\0": "xz",
-    b"BZh": "bzip2",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
+_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
 _ZSTD_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive (or .docx, .xlsx, .epub); unpack it, or convert it to text",

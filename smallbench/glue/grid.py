@@ -22,13 +22,7 @@ from smallbench.glue.display import GridDisplay
 from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import Features
 from smallbench.glue.finetune import finetune, num_epochs, settings_for, tokenize_task
-from smallbench.glue.protocols import (
-    CHOICE_SEED,
-    Protocol,
-    chosen_rate,
-    departures,
-    protocol_named,
-)
+from smallbench.glue.protocols import CHOICE_SEED, Protocol, chosen_rate, departures, protocol_named
 from smallbench.glue.readers import TaskData
 from smallbench.glue.results import RunResult, find_run, run_directory, run_name
 from smallbench.glue.tasks import TASKS, Task

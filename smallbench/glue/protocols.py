@@ -184,8 +184,7 @@ class TaskSummary:
     def best(self) -> RunResult:
         """The run with the highest dev score; of a tie, the one with the lowest seed and rate."""
         return max(
-            self.runs,
-            key=lambda run: (run.score, -run.settings.seed, -run.settings.learning_rate),
+            self.runs, key=lambda run: (run.score, -run.settings.seed, -run.settings.learning_rate)
         )
 
 

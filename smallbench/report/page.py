@@ -17,15 +17,7 @@ from smallbench import __version__
 from smallbench.config import differing_keys
 from smallbench.files import write_text
 from smallbench.report.runs import AXES, SCORE, RecordedRun, Series
-from smallbench.report.scale import (
-    Scale,
-    Tick,
-    all_values,
-    scale_of,
-    short,
-    thinned,
-    ticks_of,
-)
+from smallbench.report.scale import Scale, Tick, all_values, scale_of, short, thinned, ticks_of
 from smallbench.tracking.panels import SECTIONS, Panel
 
 WIDTH, HEIGHT = 2_000, 10_000
@@ -68,11 +60,7 @@ class Table:
     rows: Sequence[tuple[str, ...]]
 
 
-def write_report(
-    runs: Sequence[RecordedRun],
-    out: Path,
-    **purpose: Any,
-) -> None:
+def write_report(runs: Sequence[RecordedRun], out: Path, **purpose: Any) -> None:
     """Write the page to `out`; `purpose` is as in `render_report`."""
     write_text(out, render_report(runs, **purpose))
 
