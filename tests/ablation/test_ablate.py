@@ -153,7 +153,7 @@ def test_keys_may_be_given_as_flags_beside_set(corpus, tmp_path, capsys):
     assert main(["ablate", *words, "--train.global_batch_size=4"]) == 78
     assert "--train.global_batch_size is given twice" in capsys.readouterr().err
     assert main(["ablate", *words, "--optim.learning_rat=1"]) == 78
-    assert "did you mean 'optim.learning_rate'" in capsys.readouterr().err
+    assert "did you mean '--optim.learning_rate'" in capsys.readouterr().err
 
 
 def test_another_budget_or_corpus_in_one_folder_is_refused(whole, corpus, tmp_path, capsys):
