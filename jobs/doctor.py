@@ -18,7 +18,6 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +30,7 @@ from smallbench.jobs.base import Job, start
 from smallbench.nvidia import unusable_card
 from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
+from smallbench.templates import render
 
 TRAINING = (
     "torch",
@@ -116,7 +116,7 @@ def run(options: Options) -> None:
         except SmallbenchError as error:
             problems.append(UnavailableError(f"training cannot run: {error}"))
     findings["problems"] = [str(problem) for problem in problems]
-    print(json.dumps(findings, indent=2) if options.json else "\n".join(findings_lines(findings)))
+    print(json.dumps(findings, indent=2) if options.json else as_text(findings))
     if problems:
         raise problems[0]
 
@@ -256,58 +256,11 @@ def architectures() -> list[str]:
     return torch.cuda.get_arch_list() or [f"CUDA {torch.version.cuda}"]
 
 
-def findings_lines(findings: dict[str, Any]) -> Iterator[str]:
-    yield f"python      {findings['python']}"
-    cpu, memory, disk = findings["processor"], findings["memory"], findings["disk"]
-    sets = ", ".join(cpu["instruction_sets"]) or "none that matter here"
-    yield f"processor   {cpu['name']}, {cpu['usable_cores']} usable cores ({sets})"
-    limit = memory["container_limit_gib"]
-    yield (
-        f"memory      {memory['total_gib']} GiB, {memory['available_gib']} GiB available"
-        + (f", limited to {limit} GiB" if limit else "")
-    )
-    if shared := findings["shared_memory"]:
-        small = "; too small for several GPUs: docker run --shm-size=2g"
-        yield f"shm         {shared['gib']} GiB{small if shared['gib'] < SHARED_GIB else ''}"
-    yield f"disk        {disk['free_gib']} GiB free in {disk['folder']}"
-    if "storage" in findings:
-        kept = findings["storage"]
-        yield f"storage     {kept['problem'] or kept['url'] + ' can be written and read'}"
-    if "wandb" in findings:
-        key = "has a key" if findings["wandb"]["has_key"] else "no key: runs stay offline"
-        yield f"wandb       {key}"
-    if "network" in findings:
-        hub = findings["network"]
-        yield f"network     {hub['hub']} {'answers' if hub['answers'] else hub['reason']}"
-    for name, version in findings["packages"].items():
-        use = f" ({OPTIONAL[name]})" if name in OPTIONAL else ""
-        yield f"package     {name} {version or 'not installed'}{use}"
-    for gpu in findings.get("gpus", []):
-        reason = f"; unusable: {gpu['unusable_because']}" if gpu["unusable_because"] else ""
-        yield f"gpu         {gpu['name']}, {gpu['capability']}, {gpu['memory_gib']} GiB{reason}"
-    if training := findings.get("training"):
-        if not findings["gpus"]:
-            missing = (
-                ""
-                if training["torch_built_for"] == ["cpu"]
-                else (
-                    "; with Docker: run --gpus all, and NVIDIA's container toolkit; else its driver"
-                )
-            )
-            reason = findings["unusable_gpu"]
-            yield f"gpu         none that PyTorch can use{f'. {reason}' if reason else missing}"
-        yield (
-            f"training    would use {training['device']}, {training['precision']} "
-            f"({'' if training['has_fast_bf16'] else 'no '}bf16 in hardware), "
-            f"{training['threads']} threads; torch is built for "
-            f"{', '.join(training['torch_built_for'])}"
-        )
-        for precision, rate in training["measured_tflops"].items():
-            yield f"measured    {rate:.3g} TFLOP/s in {precision} matrix products"
-    for problem in findings["problems"]:
-        yield f"problem     {problem}"
-    if not findings["problems"]:
-        yield "This machine can train; 'smallbench quickstart' shows it."
+def as_text(findings: dict[str, Any]) -> str:
+    """Return the findings as lines for people."""
+    absent = {"storage": None, "wandb": None, "network": None, "training": None, "gpus": []}
+    values = {**absent, **findings, "optional": OPTIONAL, "needed_shm": SHARED_GIB}
+    return render("smallbench.jobs", "doctor.txt", **values).rstrip()
 
 
 JOB = Job(

@@ -18,6 +18,7 @@ from smallbench.config import differing_keys
 from smallbench.files import write_text
 from smallbench.report.runs import AXES, SCORE, RecordedRun, Series
 from smallbench.report.scale import Scale, Tick, all_values, scale_of, short, thinned, ticks_of
+from smallbench.templates import render
 from smallbench.tracking.panels import SECTIONS, Panel
 
 WIDTH, HEIGHT = 2_000, 10_000
@@ -76,18 +77,11 @@ def render_report(
 
     `title`, `tables` and `sentences` say what the runs were made for.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("smallbench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     axes = [axis for name in AXES if (axis := _axis(runs, name))]
     sections = {**SECTIONS, "Learning": (SCORES, *SECTIONS["Learning"])}
-    return environment.get_template("page.html").render(
+    return render(
+        "smallbench.report",
+        "page.html",
         runs=runs,
         title=title or ", ".join(run.name for run in runs),
         tables=tables,
