@@ -15,21 +15,12 @@ from typing import TYPE_CHECKING
 from smallbench.config import option, override_all
 from smallbench.jobs.base import Job, start
 from smallbench.recipes import recipe_config
+from smallbench.templates import render
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
     from smallbench.glue.results import RunResult
     from smallbench.stop import Stop
-
-NEXT = """\
-The run in a browser: {out}/report.html
-The same chain on real text and real GLUE:
-  smallbench prepare --corpus=hub:Skylion007/openwebtext --out=corpus
-  smallbench pretrain bert-small --data=corpus --run_dir=runs/bert-small
-  smallbench export --run=runs/bert-small --out=runs/bert-small/export
-  smallbench glue --model=runs/bert-small/export --glue=hub --out=runs/bert-small/glue
-  smallbench leaderboard --results=runs/bert-small/glue
-What this machine can do: smallbench doctor. What a job does: smallbench JOB --help"""
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ def run(options: Options, config: PretrainConfig) -> None:
         columns = score(model, out, config, stop)
     announce("5/5 the table: scores × 100 on samples, one seed; they say nothing about GLUE")
     print(side_by_side(columns))
-    print(NEXT.format(out=out))
+    print(render("smallbench.jobs", "quickstart.txt", out=out), end="")
 
 
 def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[str, list[RunResult]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from smallbench.data.shards import Manifest
 from smallbench.data.skips import printable
+from smallbench.templates import render
 
 PAPER_VOCABULARIES = {"wordpiece": ("bert", 30_522), "bpe": ("roberta", 50_265)}
 """Kind of tokenizer → family of recipes, and the size of its public vocabulary."""
@@ -36,44 +37,20 @@ def median_length(counts: Mapping[str, int]) -> int:
 
 
 def corpus_summary(manifest: Manifest, out: Path | str) -> str:
-    c = manifest.counts
-    lines = [
-        f"{c['documents']:,} documents read: {c['kept']:,} kept, {c['too_short']:,} too short, "
-        f"{c['duplicates']:,} duplicates; {c['skipped']:,} unreadable members skipped",
-        f"{c['text_bytes'] / 1e6:,.1f} MB of text, {c['tokens']:,} tokens "
-        f"(+ {c['overlap_tokens']:,} overlap, {c['padding_tokens']:,} padding)",
-    ]
-    if "words" in c:  # a corpus of an earlier release has no such counts
-        lines.append(
-            f"median document {c['median_characters']:,} characters; "
-            f"{_tokens_a_word(c):.2f} tokens a word, {_unknown_share(c):.2%} unknown tokens"
-        )
-    lines.append(
-        f"{manifest.rows['train']:,} training and {manifest.rows['eval']:,} held-out rows of "
-        f"{manifest.sequence_length} tokens, vocabulary {manifest.tokenizer.vocab_size:,}"
-    )
-    if manifest.eval_unigram_entropy_nats is not None:
-        entropy = manifest.eval_unigram_entropy_nats
-        lines.append(f"held-out unigram entropy {entropy:.4f} nats: the loss to get well below")
-    repaired = f"{c['decode_errors']:,} decoding errors and {c['control_characters']:,} controls"
-    lines.append(f"repaired: {repaired}")
-    lines += _first("skipped: ", manifest.skipped)
-    lines += _first("note: ", manifest.notes)
-    lines += [f"WARNING: {warning}" for warning in corpus_warnings(manifest)]
     # The paper's recipes want the paper's vocabularies; the tiny ones take any.
     family, size = PAPER_VOCABULARIES.get(manifest.tokenizer.kind, ("bert", 0))
-    recipe = f"{family}-{'small' if manifest.tokenizer.vocab_size == size else 'tiny'}"
-    data = shlex.quote(printable(out))
-    lines.append(f"Next:\n  smallbench pretrain {recipe} --data={data} --run_dir=runs/{recipe}")
-    return "\n".join(lines)
-
-
-def _first(title: str, names: object) -> list[str]:
-    assert isinstance(names, list | tuple)
-    lines = [f"{title}{name}" for name in names[:_NUM_SHOWN]]
-    if len(names) > _NUM_SHOWN:
-        lines.append(f"{title}… and {len(names) - _NUM_SHOWN} more in manifest.json")
-    return lines
+    return render(
+        "smallbench.data",
+        "summary.txt",
+        m=manifest,
+        c=manifest.counts,
+        tokens_a_word=_tokens_a_word,
+        unknown_share=_unknown_share,
+        warnings=corpus_warnings(manifest),
+        recipe=f"{family}-{'small' if manifest.tokenizer.vocab_size == size else 'tiny'}",
+        data=shlex.quote(printable(out)),
+        shown=_NUM_SHOWN,
+    ).rstrip()
 
 
 def _unknown_share(c: Mapping[str, int]) -> float:
