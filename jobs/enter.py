@@ -32,6 +32,7 @@ from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageErro
 from smallbench.jobs.base import Job, StopOptions, announce, start
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
+from smallbench.templates import render
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -280,31 +281,24 @@ def judge(folder: Path, glue: str) -> None:
 
 
 def ending(options: Options, config: PretrainConfig, folder: Path, track: Track) -> str:
+    """Return the assumed claims, and the next commands."""
     from smallbench.files import read_json
     from smallbench.glue.protocols import protocol_named
 
-    rates, run_dir = protocol_named(track.protocol).learning_rates, options.out / "run"
+    protocol, milestones = protocol_named(track.protocol), config.train.milestones
     last = read_json(options.out / "export" / "smallbench.json")["step"]
-    steps = ",".join(map(str, (*config.train.milestones, last)))
-    names = ", ".join(options.authors)
-    lines = [
-        f"Done: {folder}. It says: made by {names}, licence {options.license}, "
-        + ("text of GLUE is in the corpus." if options.contains_glue else
-           "no text of GLUE's dev or test sets is in the corpus."),
-        "If that is not so, run the same command with --authors, --license or --contains_glue. "
-        "Next:",
-        f"  {command('leaderboard', 'validate', folder, glue=options.glue)}",
-        f"  cp -r {folder} submissions/     # in a clone of the board; then open a pull request",
-    ]  # fmt: skip
-    if config.train.milestones:
-        way = options.out / "way"
-        line = command("glue", model=run_dir, glue=options.glue, out=way, protocol=track.protocol)
-        rate = rates[len(rates) // 2]
-        lines += [
-            f"  {line} --steps={steps} --learning_rate={rate:g} --seeds=1",
-            f"  {command('report', run_dir, glue=way)}     # held-out loss and score against FLOPs",
-        ]
-    return "\n".join(lines)
+    return render(
+        "smallbench.jobs",
+        "enter.txt",
+        options=options,
+        folder=folder,
+        command=command,
+        protocol=protocol,
+        run_dir=options.out / "run",
+        way=options.out / "way",
+        steps=(*milestones, last) if milestones else (),
+        rate=protocol.learning_rates[len(protocol.learning_rates) // 2],
+    ).rstrip()
 
 
 def plan(options: Options) -> str:
