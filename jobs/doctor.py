@@ -258,7 +258,13 @@ def architectures() -> list[str]:
 
 def as_text(findings: dict[str, Any]) -> str:
     """Return the findings as lines for people."""
-    absent = {"storage": None, "wandb": None, "network": None, "training": None, "gpus": []}
+    absent: dict[str, Any] = {
+        "storage": None,
+        "wandb": None,
+        "network": None,
+        "training": None,
+        "gpus": [],
+    }
     values = {**absent, **findings, "optional": OPTIONAL, "needed_shm": SHARED_GIB}
     return render("smallbench.jobs", "doctor.txt", **values).rstrip()
 
