@@ -155,7 +155,7 @@ def collect(options: CollectOptions) -> None:
 
 
 def write_tables(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> None:
-    from smallbench.ablation.table import markdown, results_of, write_results
+    from smallbench.ablation.result_tables import markdown, results_of, write_results
 
     results = results_of(design, outcomes)
     write_results(results, design.runs(out), out)
@@ -187,8 +187,8 @@ def _finetuning(options: Options) -> Iterator[Finetuning | None]:
     from smallbench.ablation.plan import Scoring
     from smallbench.config import digest, to_dict
     from smallbench.glue.config import FinetuneConfig
-    from smallbench.glue.readers import available_tasks, load_task
     from smallbench.glue.samples import glue_source
+    from smallbench.glue.task_data import available_tasks, load_task
 
     if options.glue is None:
         yield None

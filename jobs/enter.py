@@ -36,8 +36,8 @@ from smallbench.templates import render
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
-    from smallbench.glue.readers import TaskData
     from smallbench.glue.results import RunResult
+    from smallbench.glue.task_data import TaskData
     from smallbench.leaderboard.track_table import Track
     from smallbench.stop import Stop
 
@@ -130,7 +130,7 @@ def run(options: Options, config: PretrainConfig) -> None:
 def read_tasks(track: Track, glue: str) -> list[TaskData]:
     """Read the track's tasks. Raises `DataError` for rows that are not the official ones."""
     from smallbench.glue.protocols import protocol_named
-    from smallbench.glue.readers import load_task
+    from smallbench.glue.task_data import load_task
     from smallbench.glue.tasks import task_named
 
     tasks = [load_task(task_named(name), glue) for name in protocol_named(track.protocol).tasks]
@@ -203,8 +203,8 @@ def fine_tune(
     options: Options, config: PretrainConfig, tasks: Sequence[TaskData], track: Track, stop: Stop
 ) -> list[RunResult]:
     from smallbench.glue.config import FinetuneConfig
-    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import measure
+    from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.protocols import results_table, summarize
 
     announce(f"3/4 glue: {', '.join(data.task.title for data in tasks)} by {track.protocol}")

@@ -38,9 +38,9 @@ class Options(StorageConfig, FinetuneConfig):
 
 def run(options: Options) -> None:
     from smallbench.export.huggingface import as_export, is_run
-    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import GridRun, run_grid
-    from smallbench.glue.readers import load_task
+    from smallbench.glue.pretrained import PretrainedEncoder
+    from smallbench.glue.task_data import load_task
     from smallbench.glue.tasks import task_named
     from smallbench.stop import SignalStop
 

@@ -126,8 +126,8 @@ def print_table(runs: Sequence[RunResult], protocol: str) -> Summary | None:
 
 def show_stored(options: ShowOptions) -> None:
     """Print the table of stored runs."""
-    from smallbench.glue.remote import results_folder
     from smallbench.glue.results import read_runs
+    from smallbench.glue.results_storage import results_folder
 
     with results_folder(options.run, options) as folder:
         print_table(read_runs(folder), options.protocol)
@@ -140,8 +140,8 @@ def merge(options: MergeOptions) -> None:
     """
     from contextlib import ExitStack
 
-    from smallbench.glue.remote import results_folder
     from smallbench.glue.results import merge_runs
+    from smallbench.glue.results_storage import results_folder
 
     with ExitStack() as stack:
         folders = [stack.enter_context(results_folder(url, options)) for url in options.run]
@@ -153,7 +153,7 @@ def write_zip(options: ZipOptions) -> None:
 
     A task's predictions are those of its best dev run. The zip is checked before it is written.
     """
-    from smallbench.glue.remote import results_folder
+    from smallbench.glue.results_storage import results_folder
     from smallbench.glue.submission import write_submission
 
     with results_folder(options.run, options) as folder:
@@ -188,12 +188,12 @@ def measure_steps(options: Options, steps: Sequence[int]) -> None:
 def measure_model(options: Options, *, step: int | None = None) -> list[RunResult]:
     """The runs that the protocol wants, or this shard's; of a run's checkpoint `step`."""
     from smallbench.export.huggingface import as_export, is_run
-    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import measure
+    from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.protocols import protocol_named
-    from smallbench.glue.readers import available_tasks, load_task
-    from smallbench.glue.remote import keeper, results_folder
+    from smallbench.glue.results_storage import keeper, results_folder
     from smallbench.glue.samples import glue_source
+    from smallbench.glue.task_data import available_tasks, load_task
     from smallbench.glue.tasks import task_named
     from smallbench.stop import SignalStop
 

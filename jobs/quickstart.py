@@ -93,10 +93,10 @@ def run(options: Options, config: PretrainConfig) -> None:
 
 def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[str, list[RunResult]]:
     from smallbench.glue.config import FinetuneConfig
-    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import GridRun, run_grid
-    from smallbench.glue.readers import load_task
+    from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.samples import write_sample_glue
+    from smallbench.glue.task_data import load_task
     from smallbench.glue.tasks import TASKS
 
     write_sample_glue(out / "samples")

@@ -37,11 +37,11 @@ from smallbench.errors import (
 from smallbench.export.huggingface import as_export
 from smallbench.files import exclusive_lock, write_json
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.grid import GridRun as FinetuneRun
 from smallbench.glue.grid import run_grid
-from smallbench.glue.readers import TaskData
-from smallbench.glue.remote import keep_results
+from smallbench.glue.pretrained import PretrainedEncoder
+from smallbench.glue.results_storage import keep_results
+from smallbench.glue.task_data import TaskData
 from smallbench.pretraining.data import fit_to_data, open_data
 from smallbench.pretraining.pretrain import pretrain
 from smallbench.pretraining.record import record_of

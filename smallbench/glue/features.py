@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from smallbench.batch import Batch
-from smallbench.glue.readers import Examples
+from smallbench.glue.task_data import Examples
 
 PAD_MULTIPLE = 8
 """Lengths are rounded up to a multiple of this: few, aligned shapes suit the kernels."""

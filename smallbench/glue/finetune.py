@@ -19,10 +19,10 @@ import torch
 
 from smallbench.errors import DataError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import MOST_UNKNOWN, EpochBatches, Features, tokenize
-from smallbench.glue.readers import TaskData
+from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.results import RunResult, RunSettings, run_directory, score_run, write_run
+from smallbench.glue.task_data import TaskData
 from smallbench.glue.tasks import Task
 from smallbench.objectives.classification import Classification
 from smallbench.stop import NEVER, Stop

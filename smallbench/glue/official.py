@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from smallbench.glue.tasks import Split, Task
 
 if TYPE_CHECKING:
-    from smallbench.glue.readers import Examples
+    from smallbench.glue.task_data import Examples
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from smallbench import config, files
 from smallbench.errors import ConfigError, DataError, UnavailableError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
-from smallbench.glue.readers import TaskData
+from smallbench.glue.task_data import TaskData
 from smallbench.glue.tasks import OWN_TASKS, TASKS, Task, register_task, task_named
 
 RESULT_FILE = "result.json"

@@ -15,7 +15,7 @@ from random import Random
 
 from smallbench import files
 from smallbench.errors import DataError
-from smallbench.glue.readers import SAMPLE_MARKER
+from smallbench.glue.task_data import SAMPLE_MARKER
 from smallbench.glue.tasks import TASKS, Split, Task
 from smallbench.templates import render
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from smallbench.errors import DataError
 from smallbench.files import atomic_writer, write_text
 from smallbench.glue.protocols import summarize
-from smallbench.glue.readers import MAX_SCORE
 from smallbench.glue.results import read_predictions, read_runs, run_directory
+from smallbench.glue.task_data import MAX_SCORE
 from smallbench.glue.tasks import TASKS, Task
 
 HEADER = "index\tprediction"

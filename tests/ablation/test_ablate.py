@@ -12,7 +12,7 @@ import torch
 from smallbench.ablation import driver, outcomes
 from smallbench.ablation.outcomes import RunOutcome
 from smallbench.ablation.plan import changes_of, design_of, variants_of, warmup_caution
-from smallbench.ablation.table import markdown, results_of, to_json
+from smallbench.ablation.result_tables import markdown, results_of, to_json
 from smallbench.errors import ConfigError, DivergedError, InterruptedRunError
 from smallbench.jobs.ablate import Options, plan, run
 from smallbench.jobs.cli import main

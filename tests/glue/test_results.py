@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from smallbench.errors import ConfigError, DataError
-from smallbench.glue.readers import TaskData, load_task
 from smallbench.glue.results import (
     find_run,
     group_runs,
@@ -19,6 +18,7 @@ from smallbench.glue.results import (
     write_run,
 )
 from smallbench.glue.samples import write_sample_glue
+from smallbench.glue.task_data import TaskData, load_task
 from smallbench.glue.tasks import TASKS
 from tests.glue.runs import check_run, run_of, settings_of
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.ablation.outcomes import RunOutcome, to_record
-from smallbench.ablation.plan import Design, PlannedRun, differing_measurement, warmup_caution
-from smallbench.ablation.statistics import (
+from smallbench.ablation.paired_test import (
     MAX_NEEDED_SEEDS,
     SIGNIFICANCE,
     Comparison,
@@ -20,6 +19,7 @@ from smallbench.ablation.statistics import (
     estimate,
     paired_comparison,
 )
+from smallbench.ablation.plan import Design, PlannedRun, differing_measurement, warmup_caution
 from smallbench.errors import DataError
 from smallbench.files import write_json, write_text
 from smallbench.glue.tasks import task_named
