@@ -30,7 +30,7 @@ from smallbench.jobs.base import Job, start
 from smallbench.nvidia import unusable_card
 from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
-from smallbench.templates import render
+from smallbench.templates import from_template
 
 TRAINING = (
     "torch",
@@ -266,7 +266,7 @@ def as_text(findings: dict[str, Any]) -> str:
         "gpus": [],
     }
     values = {**absent, **findings, "optional": OPTIONAL, "needed_shm": SHARED_GIB}
-    return render("smallbench.jobs", "doctor.txt", **values).rstrip()
+    return from_template("smallbench.jobs", "doctor.txt", **values).rstrip()
 
 
 JOB = Job(

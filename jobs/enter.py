@@ -32,7 +32,7 @@ from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageErro
 from smallbench.jobs.base import Job, StopOptions, announce, start
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
-from smallbench.templates import render
+from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def ending(options: Options, config: PretrainConfig, folder: Path, track: Track)
 
     protocol, milestones = protocol_named(track.protocol), config.train.milestones
     last = read_json(options.out / "export" / "smallbench.json")["step"]
-    return render(
+    return from_template(
         "smallbench.jobs",
         "enter.txt",
         options=options,

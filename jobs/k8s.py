@@ -248,7 +248,7 @@ def stages_of(
 
 def documents_of(options: RenderOptions, config: PretrainConfig | None) -> list[Document]:
     """Return the manifests, after checking that the stage's own command takes its flags."""
-    from smallbench.cluster.render import render, warnings
+    from smallbench.cluster.render import render_stage, warnings
     from smallbench.cluster.work import sizes_of
     from smallbench.plugins import registered
 
@@ -256,7 +256,7 @@ def documents_of(options: RenderOptions, config: PretrainConfig | None) -> list[
     work = work_for(options.stage, options, config, hours=options.hours)
     check_command(work)
     sizes = sizes_of(work, options, config)
-    documents = render(work, options, sizes, registered())
+    documents = render_stage(work, options, sizes, registered())
     for warning in warnings(work, documents[-1], sizes):
         print(f"warning: {warning}", file=sys.stderr)
     return documents

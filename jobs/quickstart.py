@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from smallbench.config import option, override_all
 from smallbench.jobs.base import Job, start
 from smallbench.recipes import recipe_config
-from smallbench.templates import render
+from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def run(options: Options, config: PretrainConfig) -> None:
         columns = score(model, out, config, stop)
     announce("5/5 the table: scores × 100 on samples, one seed; they say nothing about GLUE")
     print(side_by_side(columns))
-    print(render("smallbench.jobs", "quickstart.txt", out=out), end="")
+    print(from_template("smallbench.jobs", "quickstart.txt", out=out), end="")
 
 
 def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[str, list[RunResult]]:

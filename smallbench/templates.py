@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def render(package: str, name: str, **values: Any) -> str:
+def from_template(package: str, name: str, **values: Any) -> str:
     """Return the template `name` of a package with these values; HTML escapes them."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 

@@ -29,7 +29,7 @@ PLUGINS_FOLDER = "/plugins"
 """Where a pod finds the files of a user's own."""
 
 
-def render(
+def render_stage(
     work: StageWork,
     config: ClusterConfig,
     sizes: PodSizes | None = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from smallbench.data.shards import Manifest
 from smallbench.data.skips import printable
-from smallbench.templates import render
+from smallbench.templates import from_template
 
 PAPER_VOCABULARIES = {"wordpiece": ("bert", 30_522), "bpe": ("roberta", 50_265)}
 """Kind of tokenizer → family of recipes, and the size of its public vocabulary."""
@@ -39,7 +39,7 @@ def median_length(counts: Mapping[str, int]) -> int:
 def corpus_summary(manifest: Manifest, out: Path | str) -> str:
     # The paper's recipes want the paper's vocabularies; the tiny ones take any.
     family, size = PAPER_VOCABULARIES.get(manifest.tokenizer.kind, ("bert", 0))
-    return render(
+    return from_template(
         "smallbench.data",
         "summary.txt",
         m=manifest,

@@ -9,7 +9,7 @@ from typing import Any
 from smallbench.export.code import CLASSES
 from smallbench.models.convert import FINETUNING_DROPOUT, target_of
 from smallbench.objectives import OBJECTIVES
-from smallbench.templates import render
+from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
 
 
@@ -55,7 +55,7 @@ def model_card(
     source = run["corpus"]["source"]
     if "/" in source and not source.startswith("hub:"):
         source = Path(source).name  # the path on that machine is private
-    return render(
+    return from_template(
         "smallbench.export",
         "card.md",
         config=config,

@@ -21,7 +21,7 @@ from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.results import RunResult, RunSettings, group_runs
 from smallbench.glue.tasks import OWN_TASKS, TASKS, Task, task_named
 from smallbench.registry import nearest
-from smallbench.templates import render
+from smallbench.templates import from_template
 
 NOTHING = "–"
 """Cell of a table without a number."""
@@ -313,7 +313,7 @@ def _check_repetitions(task: str, runs: Sequence[RunResult]) -> None:
 def results_table(summary: Summary) -> str:
     """Return a model's scores as a Markdown table: statistics over runs for each task, then AVG."""
     protocol = PROTOCOLS[summary.protocol]
-    return render(
+    return from_template(
         "smallbench.glue",
         "results.md",
         summary=summary,

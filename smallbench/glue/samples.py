@@ -17,7 +17,7 @@ from smallbench import files
 from smallbench.errors import DataError
 from smallbench.glue.task_data import SAMPLE_MARKER
 from smallbench.glue.tasks import TASKS, Split, Task
-from smallbench.templates import render
+from smallbench.templates import from_template
 
 NUM_ROWS = {"train": 400, "dev": 100, "test": 100}
 """Number of rows by the first word of a split's name."""
@@ -56,7 +56,7 @@ def write_sample_glue(directory: Path, *, seed: int = 0) -> None:
     # Marker first, so that an unfinished folder cannot be taken for GLUE.
     note = "Generated samples in GLUE's layout. This is not GLUE."
     files.write_json(marker, {"format": FORMAT, "seed": seed, "is_glue": False, "note": note})
-    files.write_text(directory / "README.md", render("smallbench.glue", "samples.md"))
+    files.write_text(directory / "README.md", from_template("smallbench.glue", "samples.md"))
     for task in TASKS.values():
         for split, examples in generate(task, seed=seed).items():
             place = task.split(split)

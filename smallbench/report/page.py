@@ -18,7 +18,7 @@ from smallbench.config import differing_keys
 from smallbench.files import write_text
 from smallbench.report.runs import AXES, SCORE, RecordedRun, Series
 from smallbench.report.scale import Scale, Tick, all_values, scale_of, short, thinned, ticks_of
-from smallbench.templates import render
+from smallbench.templates import from_template
 from smallbench.tracking.panels import SECTIONS, Panel
 
 WIDTH, HEIGHT = 2_000, 10_000
@@ -79,7 +79,7 @@ def render_report(
     """
     axes = [axis for name in AXES if (axis := _axis(runs, name))]
     sections = {**SECTIONS, "Learning": (SCORES, *SECTIONS["Learning"])}
-    return render(
+    return from_template(
         "smallbench.report",
         "page.html",
         runs=runs,
