@@ -15,12 +15,11 @@ from smallbench.ablation.paired_test import (
     MAX_NEEDED_SEEDS,
     SIGNIFICANCE,
     Comparison,
-    Estimate,
-    estimate,
     paired_comparison,
 )
 from smallbench.ablation.plan import Design, PlannedRun, differing_measurement, warmup_caution
 from smallbench.errors import DataError
+from smallbench.estimate import Estimate, estimate
 from smallbench.files import write_json, write_text
 from smallbench.glue.tasks import task_named
 from smallbench.report.page import Table, write_report

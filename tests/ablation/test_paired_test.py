@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from smallbench.ablation.paired_test import estimate, needed_seeds, paired_comparison, power
+from smallbench.ablation.paired_test import needed_seeds, paired_comparison, power
+from smallbench.estimate import estimate
 
 
 def simulated(count, *, difference=0.0, num_seeds=3, seed=0):

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.glue.test_task_data import hub_table
 
 from smallbench.glue import official
 from smallbench.glue.official import (
@@ -25,6 +24,7 @@ from smallbench.glue.task_data import SAMPLE_MARKER, examples_from_hub, load_tas
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.markdown_table import leaderboard_rows, render_markdown
 from tests.glue.test_protocols import robust_runs
+from tests.glue.test_task_data import hub_table
 
 MRPC = TASKS["mrpc"]
 
