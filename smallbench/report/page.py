@@ -8,7 +8,7 @@ which the style sheet shows one. JavaScript only adds the values under the point
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,40 +185,35 @@ def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> dict[str
 # Tables
 
 
+TOTALS = (
+    ("Held-out loss, all terms, last", "held_out_loss", ".4f"),
+    ("Held-out loss, all terms, best", "best_held_out_loss", ".4f"),
+    ("Unigram entropy of held-out tokens", "unigram_entropy", ".4f"),
+    ("Training loss, all terms, last", "loss", ".4f"),
+    ("Generator loss, last", "generator_loss", ".4f"),
+    ("Discriminator loss, last", "discriminator_loss", ".4f"),
+    ("Steps", "step", ",.0f"),
+    ("Skipped steps", "skipped_steps", ",.0f"),
+    ("Tokens", "tokens", ",.0f"),
+    ("Hours of training", "hours", ",.2f"),
+    ("Attempts", "attempts", ",.0f"),
+    ("Tokens a second, overall", "overall_tokens_per_second", ",.0f"),
+    ("MFU, median", "median_mfu", ".1%"),
+    ("FLOPs of training", "train_flops", ".3g"),
+    ("GPU-active hours", "gpu_active_hours", ",.2f"),
+    ("Energy, kWh", "energy_kwh", ",.3g"),
+    ("Energy, how known", "energy_method", ""),
+    ("Cost", "cost", ",.2f"),
+)
+
+
 def _totals(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
-    all_of_them = [run.totals() for run in runs]
-
-    def count(value: Any) -> str:
-        return f"{value:,.0f}"
-
-    def loss(value: Any) -> str:
-        return f"{value:.4f}"
-
-    rows: list[tuple[str, str, Callable[[Any], str]]] = [
-        ("Held-out loss, all terms, last", "held_out_loss", loss),
-        ("Held-out loss, all terms, best", "best_held_out_loss", loss),
-        ("Unigram entropy of held-out tokens", "unigram_entropy", loss),
-        ("Training loss, all terms, last", "loss", loss),
-        ("Generator loss, last", "generator_loss", loss),
-        ("Discriminator loss, last", "discriminator_loss", loss),
-        ("Steps", "step", count),
-        ("Skipped steps", "skipped_steps", count),
-        ("Tokens", "tokens", count),
-        ("Hours of training", "hours", lambda value: f"{value:,.2f}"),
-        ("Attempts", "attempts", count),
-        ("Tokens a second, overall", "overall_tokens_per_second", count),
-        ("MFU, median", "median_mfu", lambda value: f"{value:.1%}"),
-        ("FLOPs of training", "train_flops", lambda value: f"{value:.3g}"),
-        ("GPU-active hours", "gpu_active_seconds", lambda value: f"{value / 3600:,.2f}"),
-        ("Energy, kWh", "energy_kwh", lambda value: f"{value:,.3g}"),
-        ("Energy, how known", "energy_method", str),
-        ("Cost", "cost", lambda value: f"{value:,.2f}"),
-    ]
+    found = [run.totals() for run in runs]
     return [
         # What was not measured is a dash, never a zero.
-        (name, ["–" if t.get(key) is None else show(t[key]) for t in all_of_them])
-        for name, key, show in rows
-        if any(key in t for t in all_of_them)
+        (title, ["–" if t.get(key) is None else format(t[key], style) for t in found])
+        for title, key, style in TOTALS
+        if any(key in t for t in found)
     ]
 
 

@@ -484,6 +484,26 @@ def test_variables_count_in_a_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "did you mean 'SMALLBENCH_JSON'?" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "ablate colect s3://a --out=o",
+            "unknown action 'colect' of 'ablate'; did you mean 'collect'",
+        ),
+        ("k8s statsu --run=a", "did you mean 'status'"),
+        ("checkpoints lst runs/a", "did you mean 'list'"),
+        ("k8s --run=a", "'k8s' needs an action: render, submit, status, logs, cancel"),
+        ("ablate bert-tiny collectors --data=c", "--flops is missing"),
+    ],
+)
+def test_a_mistyped_action_is_named_with_the_nearest_one(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(line.split()) == ExitCode.USAGE
+    assert message in capsys.readouterr().err
+
+
 # The contract of every job: a new row of the table is tested by standing there
 
 
