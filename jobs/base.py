@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
+from smallbench.config import check, option
 from smallbench.errors import UsageError, nearest
+from smallbench.stop import SignalStop
 
 # In the order in which a newcomer meets them. A job is one file and one line here.
 JOBS = {
@@ -30,6 +35,39 @@ JOBS = {
     "doctor": "check this machine: packages, GPUs, memory, storage",
 }
 
+SIMILAR = 0.75
+"""Of two words, from 0 to 1 as `difflib` counts: the one is the other mistyped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopOptions:
+    """When a long job must have ended."""
+
+    deadline_hours: float | None = option(
+        None,
+        help="wall-clock limit for this process in hours; saves a checkpoint and exits with code "
+        "75 when reached",
+    )
+    grace_seconds: float | None = option(
+        None, help="seconds between SIGTERM and SIGKILL (Kubernetes: 30); none: no limit"
+    )
+
+    def __post_init__(self) -> None:
+        check(self, "", deadline_hours="> 0", grace_seconds="> 0")
+
+    def stop(self) -> SignalStop:
+        """Return the context that turns signals and the deadline into a request to stop."""
+        hours, grace = self.deadline_hours, self.grace_seconds
+        return SignalStop(
+            max_seconds=math.inf if hours is None else 3600 * hours,
+            grace_seconds=math.inf if grace is None else grace,
+        )
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a job that only has actions."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -48,12 +86,13 @@ class Job:
 
     `plan` says in some lines what would be done, for `--dry_run`. `examples` are whole command
     lines; `--help` shows them, and a test parses each. `doc` is the text of `--help`, if it is not
-    that of the module. `actions` are jobs of their own that the first word names (`glue show`).
+    that of the module. `actions` are jobs of their own that the first word names (`glue show`); a
+    job without `run` does nothing itself.
     """
 
     name: str
     options: type
-    run: Callable[..., None]
+    run: Callable[..., None] | None
     words: tuple[str, ...] = ()
     config: Callable[[Any], Any] | None = None
     shortcuts: Mapping[str, str] = field(default_factory=dict)
@@ -66,7 +105,12 @@ class Job:
 
 
 def action(
-    job: str, run: Callable[..., None], options: type, words: tuple[str, ...], *examples: str
+    job: str,
+    run: Callable[..., None],
+    options: type,
+    words: tuple[str, ...],
+    *examples: str,
+    config: Callable[[Any], Any] | None = None,
 ) -> tuple[str, Job]:
     """Return an action's name and its job; the docstring of `run` is its help."""
     name = (examples[0].split() or [run.__name__])[0]
@@ -75,9 +119,21 @@ def action(
         options=options,
         run=run,
         words=words,
+        config=config,
         doc=inspect.getdoc(run) or "",
         examples=tuple(f"smallbench {job} {example}" for example in examples),
     )
+
+
+def recipe_of(options: Any) -> Any:
+    """Return the configuration of `options.recipe`; None if it names none. For `Job.config`."""
+    from smallbench.recipes import recipe_config
+
+    return None if options.recipe is None else recipe_config(options.recipe)
+
+
+def announce(text: str) -> None:
+    print(f"\n== {text}", flush=True)
 
 
 def load(name: str) -> Job:
@@ -87,14 +143,23 @@ def load(name: str) -> Job:
     return job
 
 
+def start(job: Job) -> NoReturn:
+    """Run the job with the arguments of this process: `python -m smallbench.jobs.NAME …`."""
+    from smallbench.jobs.cli import entry
+
+    entry([job.name, *sys.argv[1:]])
+
+
 def chosen(job: Job, arguments: Sequence[str]) -> tuple[Job, list[str]]:
     """Return the action that the first word names, or the job itself, and the rest of the line.
 
-    Raises `UsageError` for an unknown action of a job whose line begins with no other word.
+    Raises `UsageError` for an unknown action: any word, if the job takes none, else a word that is
+    nearly an action's name.
     """
     first, rest = (arguments[0], [*arguments[1:]]) if arguments else ("-", [])
     if first in job.actions:
         return job.actions[first], rest
-    if job.actions and not job.words and not first.startswith("-"):
+    is_mistyped = difflib.get_close_matches(first, job.actions, cutoff=SIMILAR)
+    if is_mistyped or (job.actions and not job.words and not first.startswith("-")):
         raise UsageError(f"unknown action {first!r} of {job.name!r}; {nearest(first, job.actions)}")
     return job, [*arguments]

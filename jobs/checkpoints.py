@@ -6,19 +6,16 @@ going on; prune refuses while one is.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from smallbench.config import Location, command, option, require
-from smallbench.jobs.base import action
+from smallbench.config import Location, check, command, option
+from smallbench.jobs.base import action, start
 from smallbench.storage.config import StorageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions(StorageConfig):
-    """Flags of `smallbench checkpoints`."""
-
     run: Location = option(help="--run_dir of a pretraining, or its URL: STORAGE/NAME")
 
 
@@ -31,8 +28,6 @@ def list_stored(options: ListOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(ListOptions):
-    """Flags of `smallbench checkpoints verify`."""
-
     step: int | None = option(None, help="this step's checkpoint; none: all")
 
 
@@ -48,8 +43,6 @@ def verify(options: VerifyOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PullOptions(ListOptions):
-    """Flags of `smallbench checkpoints pull`."""
-
     out: Path = option(help="run directory to write, which export and pretrain take")
     step: int | None = option(None, help="this step's checkpoint; none: the newest")
 
@@ -68,16 +61,12 @@ def pull(options: PullOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions(ListOptions):
-    """Flags of `smallbench checkpoints prune`."""
-
     keep_last: int = option(2, help="newest checkpoints to keep")
     keep_every_steps: int | None = option(None, help="also keep those at this interval")
     milestones: tuple[int, ...] = option((), help="also keep those of these steps")
 
     def __post_init__(self) -> None:
-        require(self.keep_last >= 2, "keep_last", self.keep_last, "at least 2")
-        every = self.keep_every_steps
-        require(every is None or every >= 1, "keep_every_steps", every, "at least 1, or none")
+        check(self, "", keep_last=">= 2", keep_every_steps=">= 1")
 
 
 def prune(options: PruneOptions) -> None:
@@ -105,6 +94,4 @@ JOB = replace(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

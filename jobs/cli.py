@@ -79,6 +79,11 @@ def _dispatch(arguments: list[str]) -> None:
         if {"--help", "-h"} & {argument.partition("=")[0] for argument in rest}:
             print(manual(job, named_config(job, rest)))
             return
+        if job.run is None:
+            known = ", ".join(job.actions)
+            raise UsageError(
+                f"{job.name!r} needs an action: {known}; see smallbench {job.name} --help"
+            )
         shared, options, config = resolve(job, rest, os.environ)
         if shared.dry_run:
             print(f"# smallbench {job.name}\n{as_yaml(job, options, config)}", end="")

@@ -6,24 +6,20 @@ runs need none of it, and pages of runs that were made before show up in it too.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 from smallbench.config import option
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 
 
 @dataclass(frozen=True)
 class Options:
-    """Flags of `smallbench dashboard`."""
-
     wandb_project: str = option(
         "smallbench", help="project there; the entity is WANDB_ENTITY's, or the key's"
     )
 
 
 def run(options: Options) -> None:
-    """Make it, and say where."""
     from smallbench.glue.tasks import TASKS
     from smallbench.tracking.dashboard import save_dashboard
 
@@ -38,6 +34,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import main
-
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    start(JOB)

@@ -17,9 +17,7 @@ import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,10 +26,11 @@ from typing import Any, Literal
 from smallbench.config import option
 from smallbench.cores import available_cpus
 from smallbench.errors import SmallbenchError, UnavailableError
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.nvidia import unusable_card
 from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
+from smallbench.templates import from_template
 
 TRAINING = (
     "torch",
@@ -57,8 +56,6 @@ SHARED_GIB = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig):
-    """Flags of `smallbench doctor`."""
-
     json: bool = option(False, help="print the findings as JSON, for programs")
     network: bool = option(
         False, help="also ask whether the Hugging Face hub answers (5 s at most)"
@@ -86,11 +83,16 @@ def run(options: Options) -> None:
     if options.network:
         findings["network"] = network()
     if findings["packages"]["wandb"]:
-        findings["wandb"] = {"has_key": has_wandb_key()}
+        from smallbench.tracking.wandb import has_key
+
+        findings["wandb"] = {"has_key": has_key()}
     if options.storage is not None:
-        problem = storage(options.storage, options)
-        findings["storage"] = {"url": options.storage, "problem": str(problem) if problem else None}
-        problems += [problem] if problem else []
+        findings["storage"] = {"url": options.storage, "problem": None}
+        try:
+            open_storage(options.storage, options).check()
+        except SmallbenchError as error:
+            findings["storage"]["problem"] = str(error)
+            problems.append(error)
     if not findings["disk"]["is_writable"]:
         problems.append(
             UnavailableError(
@@ -114,7 +116,7 @@ def run(options: Options) -> None:
         except SmallbenchError as error:
             problems.append(UnavailableError(f"training cannot run: {error}"))
     findings["problems"] = [str(problem) for problem in problems]
-    print(json.dumps(findings, indent=2) if options.json else "\n".join(report(findings)))
+    print(json.dumps(findings, indent=2) if options.json else as_text(findings))
     if problems:
         raise problems[0]
 
@@ -145,7 +147,6 @@ def processor() -> dict[str, Any]:
 
 
 def memory() -> dict[str, float | None]:
-    """Return the memory in GiB, and the limit of the container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     available, limit = None, None
     meminfo, cgroup = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
@@ -158,7 +159,6 @@ def memory() -> dict[str, float | None]:
 
 
 def disk(folder: Path) -> dict[str, Any]:
-    """Return the free space in the current folder, and whether it can be written."""
     usage = shutil.disk_usage(folder)
     return {
         "folder": str(folder),
@@ -184,24 +184,7 @@ def shared_memory() -> dict[str, float] | None:
     return {"gib": round(shutil.disk_usage(folder).total / GIB, 2)} if folder.is_dir() else None
 
 
-def storage(url: str, config: StorageConfig) -> SmallbenchError | None:
-    """Return the error of a storage that cannot keep runs; None if it can."""
-    try:
-        open_storage(url, config).check()
-    except SmallbenchError as error:
-        return error
-    return None
-
-
-def has_wandb_key() -> bool:
-    """Return whether there is a key of Weights & Biases; it is never shown."""
-    from smallbench.tracking.wandb import has_key
-
-    return has_key()
-
-
 def network() -> dict[str, Any]:
-    """Return whether the Hugging Face hub answers."""
     from urllib.request import urlopen
 
     from huggingface_hub.constants import ENDPOINT  # honours HF_ENDPOINT
@@ -266,7 +249,6 @@ def training(device_name: str) -> dict[str, Any]:
 
 
 def architectures() -> list[str]:
-    """Return the architectures of the installed PyTorch; known only if it sees a GPU."""
     import torch
 
     if torch.version.cuda is None:
@@ -274,59 +256,17 @@ def architectures() -> list[str]:
     return torch.cuda.get_arch_list() or [f"CUDA {torch.version.cuda}"]
 
 
-def report(findings: dict[str, Any]) -> Iterator[str]:
-    """Yield the findings as lines of text."""
-    yield f"python      {findings['python']}"
-    cpu, memory, disk = findings["processor"], findings["memory"], findings["disk"]
-    sets = ", ".join(cpu["instruction_sets"]) or "none that matter here"
-    yield f"processor   {cpu['name']}, {cpu['usable_cores']} usable cores ({sets})"
-    limit = memory["container_limit_gib"]
-    yield (
-        f"memory      {memory['total_gib']} GiB, {memory['available_gib']} GiB available"
-        + (f", limited to {limit} GiB" if limit else "")
-    )
-    if shared := findings["shared_memory"]:
-        small = "; too small for several GPUs: docker run --shm-size=2g"
-        yield f"shm         {shared['gib']} GiB{small if shared['gib'] < SHARED_GIB else ''}"
-    yield f"disk        {disk['free_gib']} GiB free in {disk['folder']}"
-    if "storage" in findings:
-        kept = findings["storage"]
-        yield f"storage     {kept['problem'] or kept['url'] + ' can be written and read'}"
-    if "wandb" in findings:
-        key = "has a key" if findings["wandb"]["has_key"] else "no key: runs stay offline"
-        yield f"wandb       {key}"
-    if "network" in findings:
-        hub = findings["network"]
-        yield f"network     {hub['hub']} {'answers' if hub['answers'] else hub['reason']}"
-    for name, version in findings["packages"].items():
-        use = f" ({OPTIONAL[name]})" if name in OPTIONAL else ""
-        yield f"package     {name} {version or 'not installed'}{use}"
-    for gpu in findings.get("gpus", []):
-        reason = f"; unusable: {gpu['unusable_because']}" if gpu["unusable_because"] else ""
-        yield f"gpu         {gpu['name']}, {gpu['capability']}, {gpu['memory_gib']} GiB{reason}"
-    if training := findings.get("training"):
-        if not findings["gpus"]:
-            missing = (
-                ""
-                if training["torch_built_for"] == ["cpu"]
-                else (
-                    "; with Docker: run --gpus all, and NVIDIA's container toolkit; else its driver"
-                )
-            )
-            reason = findings["unusable_gpu"]
-            yield f"gpu         none that PyTorch can use{f'. {reason}' if reason else missing}"
-        yield (
-            f"training    would use {training['device']}, {training['precision']} "
-            f"({'' if training['has_fast_bf16'] else 'no '}bf16 in hardware), "
-            f"{training['threads']} threads; torch is built for "
-            f"{', '.join(training['torch_built_for'])}"
-        )
-        for precision, rate in training["measured_tflops"].items():
-            yield f"measured    {rate:.3g} TFLOP/s in {precision} matrix products"
-    for problem in findings["problems"]:
-        yield f"problem     {problem}"
-    if not findings["problems"]:
-        yield "This machine can train; 'smallbench quickstart' shows it."
+def as_text(findings: dict[str, Any]) -> str:
+    """Return the findings as lines for people."""
+    absent: dict[str, Any] = {
+        "storage": None,
+        "wandb": None,
+        "network": None,
+        "training": None,
+        "gpus": [],
+    }
+    values = {**absent, **findings, "optional": OPTIONAL, "needed_shm": SHARED_GIB}
+    return from_template("smallbench.jobs", "doctor.txt", **values).rstrip()
 
 
 JOB = Job(
@@ -342,6 +282,4 @@ JOB = Job(
 
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

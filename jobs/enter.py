@@ -18,7 +18,6 @@ recipe's shape instead: the reference that pretraining must beat, which is not r
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import sys
@@ -28,16 +27,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from smallbench.config import Location, command, option, override_all, require
+from smallbench.config import Location, check, command, option, override_all
 from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, StopOptions, announce, start
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
+from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
-    from smallbench.glue.readers import TaskData
     from smallbench.glue.results import RunResult
+    from smallbench.glue.task_data import TaskData
     from smallbench.leaderboard.track_table import Track
     from smallbench.stop import Stop
 
@@ -47,9 +47,7 @@ the board counts the expected masked tokens, the run the drawn ones (0.3 % fewer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StorageConfig):
-    """Flags of `smallbench enter`."""
-
+class Options(StorageConfig, StopOptions):
     track: Literal["tiny", "small"] = option(help="track of the leaderboard")
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
@@ -73,28 +71,21 @@ class Options(StorageConfig):
     name: str | None = option(None, help="of the entry; none: the recipe's")
     code: str | None = option(None, help="https link to the code; --random_weights needs it")
     notes: tuple[str, ...] = option((), help="remark for readers of the entry")
-    deadline_hours: float | None = option(
-        None, help="wall-clock limit for this process in hours; saves and exits with code 75"
-    )
 
     def __post_init__(self) -> None:
-        for name in ("flops", "deadline_hours"):
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "over 0, or none")
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        super().__post_init__()
+        check(self, "", flops="> 0", seed=">= 0")
         if self.random_weights and self.code is None:
             raise UsageError("--random_weights needs --code=https://…, where its numbers come from")
 
     @property
     def slug(self) -> str:
-        """The name of the entry's folder."""
         recipe = re.sub(r"[^a-z0-9]+", "-", Path(self.recipe).name.replace(".py", "").lower())
         kind = "-random" if self.random_weights else ""
         return f"{recipe.strip('-')}{kind}-seed-{self.seed}"
 
 
 def config(options: Options) -> PretrainConfig:
-    """The recipe with the track's budget; of random weights, no step of it."""
     from smallbench.leaderboard.track_table import TRACKS
 
     limit = TRACKS[options.track].max_train_flops
@@ -114,17 +105,15 @@ def config(options: Options) -> PretrainConfig:
 
 
 def run(options: Options, config: PretrainConfig) -> None:
-    """Run the missing parts, and print the entry's checks and scores."""
     from smallbench.data.transfer import local_corpus
     from smallbench.files import exclusive_lock
     from smallbench.glue.samples import glue_source
     from smallbench.leaderboard.track_table import TRACKS
-    from smallbench.stop import SignalStop
 
-    track, hours = TRACKS[options.track], options.deadline_hours
+    track = TRACKS[options.track]
     busy = f"another process makes the entry in {options.out}; wait for it, or end it"
     with (
-        SignalStop(max_seconds=math.inf if hours is None else 3600 * hours) as stop,
+        options.stop() as stop,
         glue_source(options.glue) as glue,
         exclusive_lock(options.out / "lock", busy),
     ):
@@ -133,7 +122,7 @@ def run(options: Options, config: PretrainConfig) -> None:
         config = with_milestones(config, data)
         train(config, data=data, out=options.out, stop=stop)
         runs = fine_tune(options, config, tasks, track, stop)
-        folder = write(options, runs, track)
+        folder = write_entry(options, runs, track)
         judge(folder, glue)
     print(ending(options, config, folder, track))
 
@@ -141,7 +130,7 @@ def run(options: Options, config: PretrainConfig) -> None:
 def read_tasks(track: Track, glue: str) -> list[TaskData]:
     """Read the track's tasks. Raises `DataError` for rows that are not the official ones."""
     from smallbench.glue.protocols import protocol_named
-    from smallbench.glue.readers import load_task
+    from smallbench.glue.task_data import load_task
     from smallbench.glue.tasks import task_named
 
     tasks = [load_task(task_named(name), glue) for name in protocol_named(track.protocol).tasks]
@@ -166,7 +155,6 @@ def with_milestones(config: PretrainConfig, data: Path) -> PretrainConfig:
 
 
 def num_steps(config: PretrainConfig, data: Path) -> int:
-    """Return about how many steps the budget is."""
     from smallbench.planning.planner import Planner
     from smallbench.pretraining.data import fit_to_data, open_data
 
@@ -178,7 +166,6 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
 
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
-    """Pretrain and export; finished parts are skipped."""
     from smallbench.checkpoints.record import open_record
     from smallbench.export.huggingface import export
     from smallbench.files import read_json
@@ -208,7 +195,6 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
 
 
 def budget_text(config: PretrainConfig) -> str:
-    """The budget in words."""
     flops = config.train.max_flops
     return "random weights, no step" if flops is None else f"{flops:.3g} training FLOPs"
 
@@ -216,10 +202,9 @@ def budget_text(config: PretrainConfig) -> str:
 def fine_tune(
     options: Options, config: PretrainConfig, tasks: Sequence[TaskData], track: Track, stop: Stop
 ) -> list[RunResult]:
-    """The runs of the track's protocol; stored ones are not repeated."""
     from smallbench.glue.config import FinetuneConfig
-    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import measure
+    from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.protocols import results_table, summarize
 
     announce(f"3/4 glue: {', '.join(data.task.title for data in tasks)} by {track.protocol}")
@@ -239,7 +224,7 @@ def fine_tune(
     return runs
 
 
-def write(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
+def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
     """Write the entry, dated by the run's own record; an equal one stays as it is."""
     from smallbench.checkpoints.record import RECORD_NAME, read_record
     from smallbench.leaderboard.assemble import Author, write_new_entry, write_random_entry
@@ -276,7 +261,6 @@ def write(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path in it."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -297,41 +281,27 @@ def judge(folder: Path, glue: str) -> None:
 
 
 def ending(options: Options, config: PretrainConfig, folder: Path, track: Track) -> str:
-    """Return the assumed claims, and the next command."""
+    """Return the assumed claims, and the next commands."""
     from smallbench.files import read_json
     from smallbench.glue.protocols import protocol_named
 
-    rates, run_dir = protocol_named(track.protocol).learning_rates, options.out / "run"
+    protocol, milestones = protocol_named(track.protocol), config.train.milestones
     last = read_json(options.out / "export" / "smallbench.json")["step"]
-    steps = ",".join(map(str, (*config.train.milestones, last)))
-    names = ", ".join(options.authors)
-    lines = [
-        f"Done: {folder}. It says: made by {names}, licence {options.license}, "
-        + ("text of GLUE is in the corpus." if options.contains_glue else
-           "no text of GLUE's dev or test sets is in the corpus."),
-        "If that is not so, run the same command with --authors, --license or --contains_glue. "
-        "Next:",
-        f"  {command('leaderboard', 'validate', folder, glue=options.glue)}",
-        f"  cp -r {folder} submissions/     # in a clone of the board; then open a pull request",
-    ]  # fmt: skip
-    if config.train.milestones:
-        way = options.out / "way"
-        line = command("glue", model=run_dir, glue=options.glue, out=way, protocol=track.protocol)
-        rate = rates[len(rates) // 2]
-        lines += [
-            f"  {line} --steps={steps} --learning_rate={rate:g} --seeds=1",
-            f"  {command('report', run_dir, glue=way)}     # held-out loss and score against FLOPs",
-        ]
-    return "\n".join(lines)
-
-
-def announce(text: str) -> None:
-    """Say which part begins."""
-    print(f"\n== {text}", flush=True)
+    return from_template(
+        "smallbench.jobs",
+        "enter.txt",
+        options=options,
+        folder=folder,
+        command=command,
+        protocol=protocol,
+        run_dir=options.out / "run",
+        way=options.out / "way",
+        steps=(*milestones, last) if milestones else (),
+        rate=protocol.learning_rates[len(protocol.learning_rates) // 2],
+    ).rstrip()
 
 
 def plan(options: Options) -> str:
-    """The budget, as far as it is known without training."""
     from smallbench.leaderboard.track_table import TRACKS
 
     track, made = TRACKS[options.track], config(options)
@@ -366,6 +336,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

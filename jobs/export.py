@@ -8,19 +8,16 @@ a bucket.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 from smallbench.config import Location, command, option
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, TrackerConfig):
-    """Flags of `smallbench export`."""
-
     run: Location = option(help="--run_dir of a pretraining, or its URL: STORAGE/NAME")
     out: Location = option(help="directory or URL to write; an earlier export there is replaced")
     push: str | None = option(
@@ -29,7 +26,6 @@ class Options(StorageConfig, TrackerConfig):
 
 
 def run(options: Options) -> None:
-    """Export, check, and publish if asked."""
     from smallbench.checkpoints.inspection import local_run_directory
     from smallbench.export.artifact import show_export
     from smallbench.export.huggingface import export
@@ -55,6 +51,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

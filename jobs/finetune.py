@@ -11,16 +11,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from smallbench.config import Location, option, require
+from smallbench.config import Location, check, option
 from smallbench.glue.config import FinetuneConfig
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.storage.config import StorageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, FinetuneConfig):
-    """Flags of `smallbench finetune`."""
-
     model: Location = option(
         help="export or run directory, URL of an export, or a model's id on the hub"
     )
@@ -35,16 +33,14 @@ class Options(StorageConfig, FinetuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
-        require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "at least 0")
+        check(self, "", seed=">= 0", learning_rate=">= 0")
 
 
 def run(options: Options) -> None:
-    """One run, and its scores."""
     from smallbench.export.huggingface import as_export, is_run
-    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import GridRun, run_grid
-    from smallbench.glue.readers import load_task
+    from smallbench.glue.pretrained import PretrainedEncoder
+    from smallbench.glue.task_data import load_task
     from smallbench.glue.tasks import task_named
     from smallbench.stop import SignalStop
 
@@ -74,6 +70,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

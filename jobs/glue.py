@@ -13,18 +13,17 @@ was. To share the work, start the same command several times on one --out; or gi
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from smallbench.config import Location, command, option, require
+from smallbench.config import Location, check_distinct, command, option, require
 from smallbench.errors import DataError, UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job, action
+from smallbench.jobs.base import Job, action, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
@@ -38,8 +37,6 @@ ProtocolName = Literal["robust-v1", "tiny-v1", "paper"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
-    """Flags of `smallbench glue`, which measures."""
-
     model: Location = option(
         help="export or run directory, URL of an export, or a model's id on the hub"
     )
@@ -61,10 +58,7 @@ class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "seeds", "steps", "tasks"):
-            values = getattr(self, name)
-            different = values is None or 0 < len(values) == len(set(values))
-            require(different, name, values, "at least one, none twice")
+        check_distinct(self, "learning_rate", "seeds", "steps", "tasks")
         for name in ("learning_rate", "seeds", "steps"):
             values = getattr(self, name)
             require(values is None or min(values) >= 0, name, values, "at least 0")
@@ -75,23 +69,17 @@ class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(StorageConfig):
-    """Flags of `smallbench glue show`."""
-
     run: Location = option(help="--out of an earlier 'smallbench glue'")
     protocol: ProtocolName = option("robust-v1", help="protocol: how the score is computed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmitOptions(ShowOptions):
-    """Flags of `smallbench glue submit-file`."""
-
+class ZipOptions(ShowOptions):
     out: Path = option(help="zip to write")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions(StorageConfig):
-    """Flags of `smallbench glue merge`."""
-
     run: tuple[Location, ...] = option(help="--out of each shard", metavar="DIR[,DIR…]")
     out: Path = option(help="folder that gets the runs of all")
     protocol: ProtocolName = option("robust-v1", help="protocol: how the score is computed")
@@ -99,13 +87,10 @@ class MergeOptions(StorageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """Flags of `smallbench glue check-file`."""
-
     run: Path = option(help="zip to check", metavar="FILE.zip")
 
 
 def run(options: Options) -> None:
-    """Measure the encoder, or several of its checkpoints, and print the table."""
     from smallbench.glue.tracking import show_summary
 
     if options.steps:
@@ -116,7 +101,7 @@ def run(options: Options) -> None:
             )
         measure_steps(options, options.steps)
         return
-    summary = show(measure_model(options), options.protocol)
+    summary = print_table(measure_model(options), options.protocol)
     is_remote = "://" in options.out
     if options.part()[1] == 1:
         if summary is not None:
@@ -129,8 +114,7 @@ def run(options: Options) -> None:
         print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
 
 
-def show(runs: Sequence[RunResult], protocol: str) -> Summary | None:
-    """Print the table of stored runs; a shard may have none."""
+def print_table(runs: Sequence[RunResult], protocol: str) -> Summary | None:
     from smallbench.glue.protocols import results_table, summarize
 
     if not runs:
@@ -142,11 +126,11 @@ def show(runs: Sequence[RunResult], protocol: str) -> Summary | None:
 
 def show_stored(options: ShowOptions) -> None:
     """Print the table of stored runs."""
-    from smallbench.glue.remote import results_folder
     from smallbench.glue.results import read_runs
+    from smallbench.glue.results_storage import results_folder
 
     with results_folder(options.run, options) as folder:
-        show(read_runs(folder), options.protocol)
+        print_table(read_runs(folder), options.protocol)
 
 
 def merge(options: MergeOptions) -> None:
@@ -156,27 +140,27 @@ def merge(options: MergeOptions) -> None:
     """
     from contextlib import ExitStack
 
-    from smallbench.glue.remote import results_folder
     from smallbench.glue.results import merge_runs
+    from smallbench.glue.results_storage import results_folder
 
     with ExitStack() as stack:
         folders = [stack.enter_context(results_folder(url, options)) for url in options.run]
-        show(merge_runs(folders, options.out), options.protocol)
+        print_table(merge_runs(folders, options.out), options.protocol)
 
 
-def submit(options: SubmitOptions) -> None:
+def write_zip(options: ZipOptions) -> None:
     """Write the zip for GLUE's own server from stored test predictions.
 
     A task's predictions are those of its best dev run. The zip is checked before it is written.
     """
-    from smallbench.glue.remote import results_folder
+    from smallbench.glue.results_storage import results_folder
     from smallbench.glue.submission import write_submission
 
     with results_folder(options.run, options) as folder:
         print(write_submission(folder, options.out, protocol=options.protocol))
 
 
-def check(options: CheckOptions) -> None:
+def check_zip(options: CheckOptions) -> None:
     """Check a zip for GLUE's server, from any source."""
     from smallbench.glue.submission import check_submission
 
@@ -204,12 +188,12 @@ def measure_steps(options: Options, steps: Sequence[int]) -> None:
 def measure_model(options: Options, *, step: int | None = None) -> list[RunResult]:
     """The runs that the protocol wants, or this shard's; of a run's checkpoint `step`."""
     from smallbench.export.huggingface import as_export, is_run
-    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import measure
+    from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.protocols import protocol_named
-    from smallbench.glue.readers import available_tasks, load_task
-    from smallbench.glue.remote import keeper, results_folder
+    from smallbench.glue.results_storage import keeper, results_folder
     from smallbench.glue.samples import glue_source
+    from smallbench.glue.task_data import available_tasks, load_task
     from smallbench.glue.tasks import task_named
     from smallbench.stop import SignalStop
 
@@ -268,14 +252,12 @@ ACTIONS = {
         for run, options, example in (
             (show_stored, ShowOptions, "show glue --protocol=paper"),
             (merge, MergeOptions, "merge shard1,shard2,shard3 --out=glue"),
-            (submit, SubmitOptions, "submit-file glue --out=glue.zip"),
-            (check, CheckOptions, "check-file glue.zip"),
+            (write_zip, ZipOptions, "submit-file glue --out=glue.zip"),
+            (check_zip, CheckOptions, "check-file glue.zip"),
         )
     ),
 }
 JOB = replace(MEASURE, actions=ACTIONS)
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

@@ -1,9 +1,7 @@
 """Jobs for a cluster: render a stage of a run as manifests, submit it, look at it, end it.
 
-Stages, in their order: prepare, pretrain (or sweep), export, glue, leaderboard. render needs
-kubectl but no cluster and prints what 'kubectl apply -f -' takes; submit applies it, status, logs
-and cancel ask about it. 'submit all RECIPE' runs the whole chain: each stage is submitted when the
-one before it is complete. Ctrl-C leaves the Jobs alone; the same command goes on, from any machine.
+Stages, in their order: prepare, pretrain (or sweep), export, glue, leaderboard. 'submit all RECIPE'
+runs the whole chain.
 
 All of a run lies below --bucket under the run's id, and a run that is submitted again continues
 there. Memory, disk, grace and deadline follow from the recipe's plan; values of the recipe are
@@ -27,19 +25,18 @@ from smallbench.cluster.config import (
     MAX_SWEEP_CHARACTERS,
     STAGES_OF,
     ClusterConfig,
+    RunConfig,
     Stage,
     check_name,
 )
-from smallbench.config import option
+from smallbench.config import command, option
 from smallbench.errors import UsageError
-from smallbench.jobs.base import Job, load
-from smallbench.recipes import recipe_config
+from smallbench.jobs.base import Job, NoOptions, action, load, recipe_of, start
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
-    from smallbench.cluster.kubectl import Cluster
     from smallbench.cluster.manifests import Document
-    from smallbench.cluster.work import Work
+    from smallbench.cluster.work import StageWork
 
 MANIFEST = {
     "prepare": ("--corpus=c", "--out=o"),
@@ -54,51 +51,33 @@ CORPUS = "corpus"
 """The run's name of the Job that prepares, unless another is given."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options(ClusterConfig):
-    """Flags of `smallbench k8s`."""
+STAGE = "stage of the chain"
+CONTEXT = "context of kubectl; none: the current one"
 
-    action: Literal["render", "submit", "status", "logs", "cancel"] = option(help="action")
-    stage: (
-        Literal["prepare", "pretrain", "sweep", "ablate", "export", "glue", "leaderboard", "all"]
-        | None
-    ) = option(None, help="of the chain, or all; none, for status and cancel: all")
-    recipe: str | None = option(None, help="name of a recipe; 'smallbench recipes' lists them")
-    context: str | None = option(None, help="context of kubectl; none: the current one")
-    follow: bool = option(False, help="logs: continue until the pods end")
-    tail: int | None = option(None, help="logs: number of last lines of each pod; none: all")
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions(ClusterConfig):
+    stage: Literal[Stage, "all"] = option(help=f"{STAGE}, or all of them")
     first: Literal["prepare", "pretrain", "export", "glue", "leaderboard"] = option(
         "prepare", help="all: the first stage of the chain; those before it are taken as done"
-    )
-    wait: bool = option(
-        True, help="submit all: wait for each stage; false: submit the next one that is due"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        needs_stage = self.action in {"render", "submit", "logs"}
-        if needs_stage and self.stage is None:
-            raise UsageError(f"'k8s {self.action}' needs a stage; see smallbench k8s --help")
-        if self.stage == "all" and self.action in {"logs", "cancel"}:
-            raise UsageError(f"'k8s {self.action}' is for one stage; see smallbench k8s --help")
-        if (self.first != "prepare" or not self.wait) and self.stage != "all":
-            raise UsageError("--first and --wait are for 'all': leave them out")
-        if self.action == "cancel" and not (self.stage or self.recipe or self.run):
-            raise UsageError("'k8s cancel' needs a stage, a RECIPE or --run=ID: it ends their Jobs")
-        if self.stage == "sweep":
-            check_name("run", self.run, MAX_SWEEP_CHARACTERS)
+        if self.first != "prepare" and self.stage != "all":
+            raise UsageError("--first is for 'all': leave it out")
         if self.stage == "prepare" and self.pods_at_once is not None:
             raise UsageError("shares of 'prepare' wait for each other; give fewer --pods instead")
-        if self.action in {"render", "submit"}:
-            self._check_stage()
-            self._check_recipe()
+        if self.stage == "sweep":
+            check_name("run", self.run, MAX_SWEEP_CHARACTERS)
+        self._check_stage()
+        self._check_recipe()
 
     def _check_stage(self) -> None:
+        takes = {*CHAIN} if self.stage == "all" else {self.stage}
         for field in fields(self):
             stages = STAGES_OF.get(field.name)
-            is_given = getattr(self, field.name) != field.default
-            takes = set(CHAIN) if self.stage == "all" else {self.stage}
-            if stages and is_given and not takes & set(stages):
+            if stages and getattr(self, field.name) != field.default and not takes & {*stages}:
                 raise UsageError(f"--{field.name} is for {' and '.join(stages)}: leave it out")
 
     def _check_recipe(self) -> None:
@@ -121,44 +100,64 @@ class Options(ClusterConfig):
             )
 
 
-def config(options: Options) -> PretrainConfig | None:
-    """Return the recipe's configuration, if a recipe is named."""
-    return None if options.recipe is None else recipe_config(options.recipe)
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions(RenderOptions):
+    context: str | None = option(None, help=CONTEXT)
+    wait: bool = option(True, help="all: wait for each stage; false: submit the next one due")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.wait and self.stage != "all":
+            raise UsageError("--wait is for 'all': leave it out")
 
 
-def run(options: Options, config: PretrainConfig | None) -> None:
-    """Run the action and print its result."""
-    from smallbench.cluster.kubectl import Cluster, selector_of
-    from smallbench.cluster.manifests import as_yaml
+@dataclass(frozen=True, kw_only=True)
+class CancelOptions(RunConfig):
+    stage: Stage | None = option(None, help=f"{STAGE}; none: all of the run")
+    context: str | None = option(None, help=CONTEXT)
 
-    if options.action == "render":
-        rendered = [documents_of(*each) for each in stages_of(options, config)]
-        sys.stdout.write(as_yaml([document for stage in rendered for document in stage]))
-        return
-    cluster = Cluster(options.namespace, options.context)
-    if options.action == "submit":
-        submit(cluster, options, config)
-        return
-    stage = None if options.stage == "all" else options.stage
-    named = options.run
-    if config is not None or (stage in {"sweep", "ablate"} and options.recipes):
-        named = work_for(stage or "pretrain", options, config).run
-    selector = selector_of(stage, named)
-    if options.action == "status":
-        print(status_of(cluster, stage, named))
-    elif options.action == "logs":
-        cluster.show_logs(selector, follow=options.follow, tail=options.tail)
-    else:
-        print(cluster.cancel(selector) or "nothing is there")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.stage or self.recipe or self.run):
+            raise UsageError("'k8s cancel' needs a stage, a RECIPE or --run=ID: it ends their Jobs")
 
 
-def submit(cluster: Cluster, options: Options, config: PretrainConfig | None) -> None:
-    """Submit a stage, or the chain."""
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(RunConfig):
+    stage: Literal[Stage, "all"] | None = option(None, help=f"{STAGE}; none: all")
+    context: str | None = option(None, help=CONTEXT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsOptions(RunConfig):
+    stage: Stage = option(help=STAGE)
+    context: str | None = option(None, help=CONTEXT)
+    follow: bool = option(False, help="continue until the pods end")
+    tail: int | None = option(None, help="number of last lines of each pod; none: all")
+
+
+def render(options: RenderOptions, config: PretrainConfig | None) -> None:
+    """Print the manifests of a stage, or of the chain, for 'kubectl apply -f -'.
+
+    Needs kubectl, but no cluster.
+    """
+    from smallbench.cluster.manifests import yaml_text
+
+    rendered = [documents_of(*each) for each in stages_of(options, config)]
+    sys.stdout.write(yaml_text([document for stage in rendered for document in stage]))
+
+
+def submit(options: SubmitOptions, config: PretrainConfig | None) -> None:
+    """Submit a stage, or the chain: each stage when the one before it is complete.
+
+    Ctrl-C leaves the Jobs alone. The same command goes on, from any machine.
+    """
     from smallbench.cluster.chain import run_chain
+    from smallbench.cluster.kubectl import Cluster
     from smallbench.cluster.manifests import INSTANCE
-    from smallbench.config import command
 
     stages = [documents_of(*each) for each in stages_of(options, config)]
+    cluster = Cluster(options.namespace, options.context)
     metadata = stages[-1][-1]["metadata"]
     name, run_id = metadata["name"], metadata["labels"][INSTANCE]
     if options.stage == "all":
@@ -181,22 +180,52 @@ def submit(cluster: Cluster, options: Options, config: PretrainConfig | None) ->
         print(f"When its pods have ended:\n  {line}")
 
 
-def status_of(cluster: Cluster, stage: Stage | None, run_id: str | None) -> str:
-    """Jobs and pods; of a run without a stage its whole chain, the corpus included."""
-    from smallbench.cluster.kubectl import selector_of
+def status(options: StatusOptions, config: PretrainConfig | None) -> None:
+    """Show Jobs and pods: their state, why one ended, and what to do.
+
+    Without a stage all of a run, its corpus included; without a run everything in the namespace.
+    """
+    from smallbench.cluster.kubectl import Cluster, selector_of
     from smallbench.cluster.status import status_text
 
+    stage = None if options.stage == "all" else options.stage
+    run_id = run_of(stage, options, config)
+    cluster = Cluster(options.namespace, options.context)
     jobs, pods = cluster.objects(selector_of(stage, run_id))
     is_chain = stage is None and run_id is not None
     if is_chain and jobs and run_id != CORPUS:
         corpus = cluster.objects(selector_of("prepare", CORPUS))
         jobs, pods = [*jobs, *corpus[0]], [*pods, *corpus[1]]
-    return status_text(jobs, pods, is_chain=is_chain)
+    print(status_text(jobs, pods, is_chain=is_chain))
+
+
+def logs(options: LogsOptions, config: PretrainConfig | None) -> None:
+    """Print the logs of a stage's pods, each line with its pod's name."""
+    from smallbench.cluster.kubectl import Cluster, selector_of
+
+    selector = selector_of(options.stage, run_of(options.stage, options, config))
+    cluster = Cluster(options.namespace, options.context)
+    cluster.show_logs(selector, follow=options.follow, tail=options.tail)
+
+
+def cancel(options: CancelOptions, config: PretrainConfig | None) -> None:
+    """End Jobs; their pods save, and the run stays in the bucket."""
+    from smallbench.cluster.kubectl import Cluster, selector_of
+
+    selector = selector_of(options.stage, run_of(options.stage, options, config))
+    print(Cluster(options.namespace, options.context).cancel(selector) or "nothing is there")
+
+
+def run_of(stage: Stage | None, options: RunConfig, config: PretrainConfig | None) -> str | None:
+    """Return the id of the run that the flags name; None if they name none."""
+    if config is not None or (stage in {"sweep", "ablate"} and options.recipes):
+        return work_for(stage or "pretrain", options, config).run
+    return options.run
 
 
 def stages_of(
-    options: Options, config: PretrainConfig | None
-) -> Iterator[tuple[Options, PretrainConfig | None]]:
+    options: RenderOptions, config: PretrainConfig | None
+) -> Iterator[tuple[RenderOptions, PretrainConfig | None]]:
     """Yield what each stage of `all` would be given by itself; a single stage as it is."""
     from smallbench.cluster.work import flags_by_stage, work_of
 
@@ -210,36 +239,39 @@ def stages_of(
         others = {name: defaults[name] for name, of in STAGES_OF.items() if stage not in of}
         if stage == "prepare":  # one corpus for all runs in the bucket
             others |= {"run": CORPUS, "recipe": None, "pods_at_once": None}
-        given: dict[str, Any] = {"run": run_id, "first": "prepare", "wait": True, **others}
+        given: dict[str, Any] = {"run": run_id, "first": "prepare", **others}
+        if isinstance(options, SubmitOptions):
+            given["wait"] = True
         one = replace(options, stage=stage, flags=flags.get(stage), **given)
         yield one, None if stage == "prepare" else config
 
 
-def documents_of(options: Options, config: PretrainConfig | None) -> list[Document]:
+def documents_of(options: RenderOptions, config: PretrainConfig | None) -> list[Document]:
     """Return the manifests, after checking that the stage's own command takes its flags."""
-    from smallbench.cluster.render import render, warnings
+    from smallbench.cluster.render import render_stage, warnings
     from smallbench.cluster.work import sizes_of
     from smallbench.plugins import registered
 
-    assert options.stage is not None
     assert options.stage != "all"
-    work = work_for(options.stage, options, config)
+    work = work_for(options.stage, options, config, hours=options.hours)
     check_command(work)
     sizes = sizes_of(work, options, config)
-    documents = render(work, options, sizes, registered())
+    documents = render_stage(work, options, sizes, registered())
     for warning in warnings(work, documents[-1], sizes):
         print(f"warning: {warning}", file=sys.stderr)
     return documents
 
 
-def work_for(stage: Stage, options: Options, config: PretrainConfig | None) -> Work:
+def work_for(
+    stage: Stage, options: RunConfig, config: PretrainConfig | None, hours: float | None = None
+) -> StageWork:
     """Return the work of a stage; of an ablation it follows from the flags of its command."""
     from smallbench.ablation.plan import changes_of, variants_of
     from smallbench.cluster.work import ablation_of, flags_of, work_of
     from smallbench.jobs.resolve import resolve
 
     if stage != "ablate":
-        return work_of(stage, options, config)
+        return work_of(stage, options, config, hours)
     words = [*MANIFEST[stage], f"--variants={','.join(options.recipes)}", *flags_of(options)]
     _, given, _ = resolve(load(stage), words, {})
     changes = changes_of(given.set)
@@ -247,9 +279,9 @@ def work_for(stage: Stage, options: Options, config: PretrainConfig | None) -> W
     return ablation_of(options, [variant.config for variant in variants], len(given.seeds))
 
 
-def check_command(work: Work) -> None:
+def check_command(work: StageWork) -> None:
     """Raise what the stage's command would raise on its flags."""
-    from smallbench.cluster.work import as_flag
+    from smallbench.cluster.work import flag_value
     from smallbench.jobs.resolve import resolve
 
     job = load("pretrain" if work.stage == "sweep" else work.stage)
@@ -257,32 +289,37 @@ def check_command(work: Work) -> None:
     given = {flag.partition("=")[0] for flag in work.flags}
     manifest = [flag for flag in MANIFEST[job.name] if flag.partition("=")[0] not in given]
     for row in work.rows or [{"recipe": work.recipe} if job.config else {}]:
-        flags = [f"--{key}={as_flag(value)}" for key, value in row.items()]
+        flags = [f"--{key}={flag_value(value)}" for key, value in row.items()]
         resolve(job, [*manifest, *work.flags, *flags], {})
 
 
-JOB = Job(
-    name="k8s",
-    options=Options,
-    run=run,
-    words=("action", "stage", "recipe"),
-    config=config,
-    examples=(
-        "smallbench k8s render pretrain bert-small --image=registry.example/smallbench@sha256:"
-        f"{'0123456789abcdef' * 4} --bucket=s3://lab",
-        "smallbench k8s submit prepare --pods=16 --flags='--tokenizer=bpe --vocab_size=50265'",
-        "smallbench k8s submit sweep bert-small --learning_rates=3e-4,5e-4,1e-3"
-        " --components=spot-gke --queue=research",
-        "smallbench k8s submit ablate --recipes=bert-small,electra-small"
-        " --flags='--flops=1e17 --seeds=1,2,3'",
-        "smallbench k8s submit all bert-small --components=gpu-v100",
-        "smallbench k8s status --run=bert-small",
-        "smallbench k8s logs pretrain --run=bert-small --follow",
-        "smallbench k8s cancel pretrain bert-small",
-    ),
+ACTIONS = dict(
+    action("k8s", run, options, ("stage", "recipe"), *examples, config=recipe_of)
+    for run, options, *examples in (
+        (
+            render,
+            RenderOptions,
+            "render pretrain bert-small --image=registry.example/smallbench@sha256:"
+            f"{'0123456789abcdef' * 4} --bucket=s3://lab",
+        ),
+        (
+            submit,
+            SubmitOptions,
+            "submit prepare --pods=16 --flags='--tokenizer=bpe --vocab_size=50265'",
+            "submit sweep bert-small --learning_rates=3e-4,5e-4,1e-3"
+            " --components=spot-gke --queue=research",
+            "submit ablate --recipes=bert-small,electra-small --flags='--flops=1e17 --seeds=1,2,3'",
+            "submit all bert-small --components=gpu-v100",
+        ),
+        (status, StatusOptions, "status --run=bert-small", "status all bert-small"),
+        (logs, LogsOptions, "logs pretrain --run=bert-small --follow"),
+        (cancel, CancelOptions, "cancel pretrain bert-small"),
+    )
 )
+JOB = Job(
+    "k8s", NoOptions, None, actions=ACTIONS,
+    examples=tuple(example for action in ACTIONS.values() for example in action.examples),
+)  # fmt: skip
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

@@ -23,7 +23,6 @@ EXIT_CODES = (
 
 
 def overview() -> str:
-    """Return the page of `smallbench --help`."""
     width = max(map(len, JOBS))
     rows = [f"  {name:<{width}}  {summary}" for name, summary in JOBS.items()]
     return "\n".join(
@@ -57,15 +56,14 @@ def manual(job: Job, config: Any = None) -> str:
     optional = {field.name for field in fields(job.options) if field.default is not MISSING}
     word = "".join(f" [{n.upper()}]" if n in optional else f" {n.upper()}" for n in job.words)
     sections = " [--SECTION.KEY=VALUE …]" if job.config else ""
+    action = "" if job.run else " ACTION"
     page = [
-        f"usage: smallbench {job.name}{word} [--option=value …]{sections}",
+        f"usage: smallbench {job.name}{action}{word} [--option=value …]{sections}",
         "",
         _prose(cleandoc(job.doc or import_module(f"smallbench.jobs.{job.name}").__doc__ or "")),
         "",
         *_action_rows(job),
-        "options:",
-        *_option_rows(job.options, job.words),
-        "",
+        *(["options:", *_option_rows(job.options, job.words), ""] if job.run else []),
         "options of every job:",
         *_option_rows(Shared, ()),
         *_row("--help", "print this page"),
@@ -124,7 +122,6 @@ def _option_rows(cls: type, words: Sequence[str]) -> list[str]:
 def _row(
     left: str, text: str, value: Any = None, *, shown: bool = False, indent: int = 34
 ) -> list[str]:
-    """Return a flag, its help and its default in two columns."""
     if shown:
         text = f"{text} [{_plain(value)}]".strip()
     lines = textwrap.wrap(text, max(_columns() - indent, 30)) or [""]

@@ -8,13 +8,12 @@ what that step computes, as a range with its parts, or taken from a measurement.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from smallbench.config import option, require
-from smallbench.jobs.base import Job
+from smallbench.config import check, option
+from smallbench.jobs.base import Job, recipe_of, start
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
 
@@ -24,8 +23,6 @@ MOST = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Flags of `smallbench plan`."""
-
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     gpu: str = option("v100-16gb", help="a card of the table in smallbench/gpus.py")
     hours: float | None = option(None, help="also say how many steps fit into them")
@@ -42,19 +39,10 @@ class Options:
     json: bool = option(False, help="print JSON instead of the table")
 
     def __post_init__(self) -> None:
-        for name in ("hours", "price_per_hour"):
-            value = getattr(self, name)
-            allowed = value is None or 0 < value <= MOST
-            require(allowed, name, value, f"over 0, at most {MOST:,}, or none")
-
-
-def config(options: Options) -> PretrainConfig:
-    """The recipe's configuration."""
-    return recipe_config(options.recipe)
+        check(self, "", hours=f"(0, {MOST}]", price_per_hour=f"(0, {MOST}]")
 
 
 def run(options: Options, config: PretrainConfig) -> None:
-    """Print the plan."""
     from smallbench.gpus import gpu_of
     from smallbench.planning.gpu_plan import make_plan
     from smallbench.planning.measured import measured_tokens_per_second
@@ -85,7 +73,7 @@ JOB = Job(
     options=Options,
     run=run,
     words=("recipe",),
-    config=config,
+    config=recipe_of,
     shortcuts={"offload": "train.offload"},
     examples=(
         "smallbench plan bert-base --gpu=v100-16gb",
@@ -96,6 +84,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import main
-
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    start(JOB)

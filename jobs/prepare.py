@@ -14,13 +14,13 @@ bucket, s3://BUCKET/FOLDER, with any number of machines.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from smallbench.config import Location, option
 from smallbench.data.config import PrepareConfig
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.plugins import nothing_left
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
@@ -28,8 +28,6 @@ from smallbench.storage.config import StorageConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, ShardConfig, PrepareConfig):
-    """Flags of `smallbench prepare`."""
-
     out: Location = option(
         help="output directory or URL; the same one continues an interrupted run"
     )
@@ -46,7 +44,6 @@ class Options(StorageConfig, ShardConfig, PrepareConfig):
 
 
 def run(options: Options) -> None:
-    """Prepare to the end, or to the first signal."""
     from smallbench.data.prepare import prepare
     from smallbench.data.remote_prepare import prepare_remote
     from smallbench.data.shards import Manifest
@@ -55,36 +52,26 @@ def run(options: Options) -> None:
     from smallbench.stop import SignalStop
     from smallbench.storage.base import is_remote
 
-    out, workers = options.out, options.workers
     number, count = options.part()
+    is_shared = count > 1 or is_remote(options.corpus, name="--corpus")
     manifest: Manifest | None
     with SignalStop() as stop:
-        if count > 1 or is_remote(options.corpus, name="--corpus"):
-            manifest = prepare_share(
-                options,
-                out=out,
-                number=number,
-                count=count,
-                storage=options,
-                cache=options.cache,
-                workers=workers,
-                stop=stop,
-            )
-        elif is_remote(out):
-            manifest = prepare_remote(
-                options,
-                url=out,
-                storage=options,
-                cache=options.cache,
-                workers=workers,
-                stop=stop,
-            )
+        if is_shared or is_remote(options.out):
+            how: dict[str, Any] = {
+                "storage": options,
+                "cache": options.cache,
+                "workers": options.workers,
+            }
+            if is_shared:
+                manifest = prepare_share(options, options.out, number, count, stop=stop, **how)
+            else:
+                manifest = prepare_remote(options, options.out, stop=stop, **how)
         else:
-            is_kept = (Path(out) / "manifest.json").is_file
-            with nothing_left(Path(out), is_kept=is_kept):
-                manifest = prepare(options, out=Path(out), workers=workers, stop=stop)
+            out = Path(options.out)
+            with nothing_left(out, is_kept=(out / "manifest.json").is_file):
+                manifest = prepare(options, out=out, workers=options.workers, stop=stop)
     if manifest is not None:
-        print(corpus_summary(manifest, out))
+        print(corpus_summary(manifest, options.out))
 
 
 JOB = Job(
@@ -102,6 +89,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

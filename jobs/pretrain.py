@@ -10,23 +10,18 @@ torchrun --nproc_per_node=N -m smallbench.jobs.pretrain RECIPE ….
 
 from __future__ import annotations
 
-import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from smallbench.config import Location, command, option, require
-from smallbench.jobs.base import Job
-from smallbench.recipes import recipe_config
+from smallbench.config import Location, command, option
+from smallbench.jobs.base import Job, StopOptions, recipe_of, start
 from smallbench.tracking.config import TrackerConfig
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
-    """Flags of `smallbench pretrain`."""
-
+class Options(DurabilityConfig, AccountingConfig, TrackerConfig, StopOptions):
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
     run_dir: Path = option(help="directory of the run; the same directory continues it")
@@ -62,39 +57,18 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig):
     offload: Literal["auto", "none", "optimizer", "parameters"] | None = option(
         None, help="state that DeepSpeed keeps in host memory; none: the recipe's choice"
     )
-    deadline_hours: float | None = option(
-        None,
-        help="wall-clock limit for this process in hours; saves a checkpoint and exits with code "
-        "75 when reached",
-    )
-    grace_seconds: float | None = option(
-        None, help="seconds between SIGTERM and SIGKILL (Kubernetes: 30); none: no limit"
-    )
 
     def __post_init__(self) -> None:
         DurabilityConfig.__post_init__(self)
         AccountingConfig.__post_init__(self)
-        for name in ("deadline_hours", "grace_seconds"):
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "over 0, or none")
-
-
-def config(options: Options) -> PretrainConfig:
-    """Return the recipe's configuration."""
-    return recipe_config(options.recipe)
+        StopOptions.__post_init__(self)
 
 
 def run(options: Options, config: PretrainConfig) -> None:
-    """Train to the last step, or to the first signal."""
     from smallbench.data.transfer import local_corpus
     from smallbench.pretraining.pretrain import pretrain
-    from smallbench.stop import SignalStop
 
-    request = SignalStop(
-        max_seconds=math.inf if options.deadline_hours is None else 3600 * options.deadline_hours,
-        grace_seconds=math.inf if options.grace_seconds is None else options.grace_seconds,
-    )
-    with request as stop:
+    with options.stop() as stop:
         pretrain(
             config,
             data=local_corpus(options.data, options, stop=stop),
@@ -122,7 +96,7 @@ JOB = Job(
     options=Options,
     run=run,
     words=("recipe",),
-    config=config,
+    config=recipe_of,
     shortcuts={
         **{n: f"train.{n}" for n in ("max_steps", "max_hours", "init_from", "engine", "offload")},
         "flops": "train.max_flops",
@@ -143,6 +117,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

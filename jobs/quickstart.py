@@ -8,35 +8,23 @@ interrupted quickstart continues where it was.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallbench.config import option, override_all
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.recipes import recipe_config
+from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
     from smallbench.glue.results import RunResult
     from smallbench.stop import Stop
 
-NEXT = """\
-The run in a browser: {out}/report.html
-The same chain on real text and real GLUE:
-  smallbench prepare --corpus=hub:Skylion007/openwebtext --out=corpus
-  smallbench pretrain bert-small --data=corpus --run_dir=runs/bert-small
-  smallbench export --run=runs/bert-small --out=runs/bert-small/export
-  smallbench glue --model=runs/bert-small/export --glue=hub --out=runs/bert-small/glue
-  smallbench leaderboard --results=runs/bert-small/glue
-What this machine can do: smallbench doctor. What a job does: smallbench JOB --help"""
-
 
 @dataclass(frozen=True)
 class Options:
-    """Flags of `smallbench quickstart`."""
-
     out: Path = option(Path("quickstart"), help="directory of everything that is written")
     max_steps: int | None = option(None, help="optimizer steps of the pretraining; none: 500")
     corpus_documents: int = option(4_000, help="number of documents of the corpus")
@@ -62,7 +50,6 @@ def config(options: Options) -> PretrainConfig:
 
 
 def run(options: Options, config: PretrainConfig) -> None:
-    """Prepare, pretrain, export, fine-tune, compare."""
     from smallbench.data.config import PrepareConfig
     from smallbench.data.prepare import prepare
     from smallbench.export.huggingface import export
@@ -101,16 +88,15 @@ def run(options: Options, config: PretrainConfig) -> None:
         columns = score(model, out, config, stop)
     announce("5/5 the table: scores × 100 on samples, one seed; they say nothing about GLUE")
     print(side_by_side(columns))
-    print(NEXT.format(out=out))
+    print(from_template("smallbench.jobs", "quickstart.txt", out=out), end="")
 
 
 def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[str, list[RunResult]]:
-    """Fine-tune the model and random weights of its shape on generated samples of all tasks."""
     from smallbench.glue.config import FinetuneConfig
-    from smallbench.glue.encoder import PretrainedEncoder
     from smallbench.glue.grid import GridRun, run_grid
-    from smallbench.glue.readers import load_task
+    from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.samples import write_sample_glue
+    from smallbench.glue.task_data import load_task
     from smallbench.glue.tasks import TASKS
 
     write_sample_glue(out / "samples")
@@ -133,7 +119,6 @@ def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[st
 
 
 def announce(text: str) -> None:
-    """Say which stage begins."""
     print(f"== {text}", flush=True)
 
 
@@ -147,6 +132,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from dataclasses import dataclass
 
 import yaml
 
 from smallbench.config import option, to_dict
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.recipes import RECIPES, recipe_config
 from smallbench.recipes.base import Recipe
 
 
 @dataclass(frozen=True)
 class Options:
-    """Flags of `smallbench recipes`."""
-
     recipe: str | None = option(None, help="explain this one; also FILE.py:NAME")
 
 
 def run(options: Options) -> None:
-    """Print the table, or one recipe."""
     if options.recipe is not None:
         recipe = RECIPES[options.recipe]
         about = recipe.description if isinstance(recipe, Recipe) else recipe.__doc__ or ""
@@ -50,6 +46,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

@@ -8,20 +8,17 @@ of a whole measurement. With --tensorboard the same records are also event files
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from smallbench.config import option, require
+from smallbench.config import check_distinct, option
 from smallbench.errors import DataError
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, start
 from smallbench.storage.config import StorageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig):
-    """Flags of `smallbench report`."""
-
     runs: tuple[str, ...] = option(help="run directories, or URLs of runs", metavar="RUN[,RUN…]")
     glue: tuple[Path, ...] = option(
         (), help="--out of 'smallbench glue' on these runs or their checkpoints"
@@ -32,12 +29,10 @@ class Options(StorageConfig):
     )
 
     def __post_init__(self) -> None:
-        different = 0 < len(self.runs) == len(set(self.runs))
-        require(different, "runs", self.runs, "at least one, none twice")
+        check_distinct(self, "runs")
 
 
 def run(options: Options) -> None:
-    """Write the page, and event files where asked."""
     from smallbench.glue.steps import scores_by_step
     from smallbench.report.page import write_report
     from smallbench.report.runs import read_recorded_runs
@@ -71,6 +66,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import main
-
-    sys.exit(main([JOB.name, *sys.argv[1:]]))
+    start(JOB)

@@ -74,7 +74,6 @@ class ValueLayer:
         return key.upper().replace(".", "__") if self.prefix == PREFIX else key
 
     def read(self, key: str, annotation: Any, about: Field[Any]) -> Any:
-        """Return the value of `key` by its annotation."""
         value, name = self.values[key], self.prefix + self.spelling(key)
         if value == BARE:
             if annotation is bool or bool in get_args(annotation):
@@ -291,29 +290,19 @@ def changes_as_yaml(job: Job, options: Any, config: Any) -> str:
     The first line says where all values are.
     """
     assert job.config is not None
+    values = to_dict(options)
     data = {
-        field.name: value
+        field.name: values[field.name]
         for field in fields(options)
         if field.name not in job.shortcuts
-        and (value := getattr(options, field.name)) not in (field.default, None)
+        and getattr(options, field.name) not in (field.default, None)
     }
     given = replace(options, **dict.fromkeys(job.shortcuts))
     base = to_dict(job.config(given))
     data |= {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
     where = job.record.format(**vars(options))
-    text = yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return f"# smallbench {job.name}; all values: --dry_run, and in {where}\n{text}"
-
-
-def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: list(map(str, value))
-        if isinstance(value, tuple)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-        for key, value in data.items()
-    }
 
 
 def named_config(job: Job, arguments: Sequence[str]) -> Any:
@@ -351,7 +340,6 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML's safe loader, with an error for duplicate keys instead of the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Read a mapping; raise `yaml.YAMLError` for a duplicate key."""
         seen: set[Any] = set()
         for key, _ in node.value:
             if key.value in seen and isinstance(key, yaml.ScalarNode):
@@ -380,8 +368,8 @@ def _file(path: Path) -> ValueLayer:
 
 
 def _example(job: Job) -> dict[str, Any]:
-    """Return the options of the job's first example, as defaults for `--help`."""
-    words, flags = split(shlex.split(job.examples[0])[2:]) if job.examples else ([], {})
+    line = shlex.split(job.examples[0]) if job.examples else []
+    words, flags = split(line[1 + len(job.name.split()) :])
     flags.update(zip(job.words, _gathered(job, words), strict=False))
     return _values(job.options, [ValueLayer(flags, "--", UsageError)])
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
+import operator
 import shlex
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -70,50 +70,60 @@ def describe(annotation: Any) -> str:
     return str(getattr(annotation, "__name__", annotation))
 
 
-def parse_value(text: str, annotation: Any) -> Any:
-    """Read `text` as a value of `annotation`.
+def parse_value(value: Any, annotation: Any) -> Any:
+    """Read text of a flag, or a value from YAML or JSON, by an annotation.
 
-    Raises `ValueError` when it is not one. Nothing is guessed: `1.10` stays `"1.10"` for a `str`,
-    and `1e5` is not an `int`.
+    Raises `ValueError` if it is not one. Nothing is guessed: `1.10` stays `"1.10"` for a `str`, and
+    `1e5` is not an `int`. Inside YAML and JSON, text is read like a flag's: YAML 1.1 has no 1e-3.
     """
-    origin = typing.get_origin(annotation)
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    text = value if isinstance(value, str) else None
+    if annotation is Any or (annotation is str and text is not None):
+        return value
     if annotation is bool:
-        word = text.strip().lower()
-        if word in _TRUE | _FALSE:
+        word = str(value).strip().lower()
+        if (text is not None or isinstance(value, bool)) and word in _TRUE | _FALSE:
             return word in _TRUE
-    elif annotation is int:
-        return int(text)
-    elif annotation is float:
-        number = float(text)
-        if math.isfinite(number):
-            return number
-    elif annotation is str:
-        return text
+    elif annotation in (int, float):
+        number = value if text is None else annotation(text)
+        is_number = isinstance(number, int | annotation) and not isinstance(number, bool)
+        if is_number and abs(number) <= sys.float_info.max:  # finite
+            return annotation(number)
     elif annotation is Path:
-        if text:
-            return Path(text).expanduser()
+        if text or isinstance(value, Path):
+            return Path(value).expanduser()
     elif annotation is Location:
         if text:
             text = text if "://" in text else text.rstrip("/") or "/"
             return str(Path(text).expanduser()) if text.startswith("~") else text
     elif annotation is type(None):
-        if text.strip().lower() in {"none", "null"}:
+        if value is None or (text or "").strip().lower() in {"none", "null"}:
             return None
     elif origin is Literal:
-        for choice in typing.get_args(annotation):
-            if text == str(choice):
+        for choice in members:
+            if value == choice or text == str(choice):
                 return choice
-    elif origin is tuple:
-        member = typing.get_args(annotation)[0]
-        return tuple(parse_value(part.strip(), member) for part in text.split(",") if part.strip())
+    elif origin in (tuple, Sequence):
+        parts = value if text is None else [p.strip() for p in text.split(",") if p.strip()]
+        if isinstance(parts, list | tuple):
+            read = [parse_value(part, members[0]) for part in parts]
+            return tuple(read) if origin is tuple else read
+    elif origin in (dict, Mapping):
+        if isinstance(value, Mapping):
+            return {str(key): parse_value(part, members[1]) for key, part in value.items()}
+    elif is_dataclass(annotation):
+        if isinstance(value, Mapping):
+            return from_dict(typing.cast(type, annotation), value)
     elif origin in (Union, types.UnionType):
         # "none" may be the name of a choice; else it is None, before a path or string swallows it.
-        for member in sorted(typing.get_args(annotation), key=_reading_order):
+        for member in sorted(members, key=_reading_order):
             try:
-                return parse_value(text, member)
+                return parse_value(value, member)
+            except ConfigError:  # of a key inside
+                raise
             except ValueError:
                 continue
-    else:
+    elif annotation is not str:
         raise TypeError(f"no reader for annotation {annotation!r}")
     raise ValueError(f"not a {describe(annotation)}")
 
@@ -130,6 +140,8 @@ def _expected(annotation: Any) -> str:
         return " or ".join(map(_expected, typing.get_args(annotation)))
     if origin is tuple:
         return f"{_expected(typing.get_args(annotation)[0])}, or several separated by commas"
+    if origin in (dict, Mapping):
+        return "keys and their values"
     return _IN_WORDS.get(annotation) or describe(annotation)
 
 
@@ -143,10 +155,7 @@ def read_value(key: str, value: Any, annotation: Any, *, least: int | None = 0) 
     No integer under `least` is taken.
     """
     try:
-        if isinstance(value, str):
-            read = parse_value(value, annotation)
-        else:
-            read = _check_value(value, annotation)
+        read = parse_value(value, annotation)
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
@@ -171,43 +180,6 @@ def least_of(f: Field[Any]) -> int | None:
         return typing.cast("int | None", f.metadata["least"])
     is_negative = type(f.default) is int and f.default < 0
     return None if is_negative else 0
-
-
-def _check_value(value: Any, annotation: Any) -> Any:
-    origin = typing.get_origin(annotation)
-    if origin in (Union, types.UnionType):
-        for member in typing.get_args(annotation):
-            try:
-                return _check_value(value, member)
-            except ValueError:
-                continue
-    elif origin is Literal:
-        if value in typing.get_args(annotation):
-            return value
-    elif origin is tuple:
-        if isinstance(value, list | tuple):
-            member = typing.get_args(annotation)[0]
-            # YAML 1.1 reads 1e-3 as text, in a list as elsewhere.
-            return tuple(
-                parse_value(part, member) if isinstance(part, str) else _check_value(part, member)
-                for part in value
-            )
-    elif annotation is float:
-        # Finite as in `parse_value`; a larger integer has no float.
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and abs(value) <= sys.float_info.max:
-            return float(value)
-    elif annotation is Path:
-        if isinstance(value, str | Path):
-            return Path(value).expanduser()
-    elif annotation is Location:
-        pass  # text, which is read elsewhere
-    elif annotation is type(None):
-        if value is None:
-            return None
-    elif isinstance(value, annotation) and isinstance(value, bool) == (annotation is bool):
-        return value
-    raise ValueError(f"not a {describe(annotation)}")
 
 
 def section(table: Registry, default: Callable[[], Any]) -> Any:
@@ -254,8 +226,10 @@ def to_dict(config: Any) -> dict[str, Any]:
             return to_dict(value)
         if isinstance(value, Path):
             return str(value)
-        if isinstance(value, tuple):
+        if isinstance(value, list | tuple):
             return [plain(part) for part in value]
+        if isinstance(value, Mapping):
+            return {key: plain(part) for key, part in value.items()}
         return value
 
     return {f.name: plain(getattr(config, f.name)) for f in fields(config)}
@@ -407,6 +381,37 @@ def require(condition: bool, key: str, value: Any, expected: str) -> None:
     """Raise `ConfigError` naming key, value and expectation unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{key}={value!r} is out of range; expected {expected}")
+
+
+def check(config: Any, section: str, **ranges: str) -> None:
+    """Raise `ConfigError` if a value is outside its range, such as `>= 1` or `[0, 1)`.
+
+    None is in every range.
+    """
+    for name, expected in ranges.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if expected[0] in "[(":
+            low, high = map(float, expected[1:-1].split(","))
+            is_inside = low <= value <= high
+            is_inside &= value != low or expected[0] == "["
+            is_inside &= value != high or expected[-1] == "]"
+        else:
+            sign, bound = expected.split()
+            is_inside = COMPARISONS[sign](value, float(bound))
+        require(is_inside, section + name, value, expected)
+
+
+COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le}
+
+
+def check_distinct(config: Any, *names: str) -> None:
+    """Raise `ConfigError` if one of these tuples is empty, or has a value twice."""
+    for name in names:
+        values = getattr(config, name)
+        is_distinct = values is None or 0 < len(values) == len({*values})
+        require(is_distinct, name, values, "at least one, none twice")
 
 
 def command(job: str, *words: object, **flags: object) -> str:

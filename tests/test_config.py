@@ -1,4 +1,5 @@
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -322,3 +323,24 @@ def test_nan_and_infinity_are_never_accepted() -> None:
     with pytest.raises(ConfigError, match="expected a finite number"):
         override(Whole(), "rate.learning_rate", "nan")
     assert math.isfinite(Whole().rate.learning_rate)
+
+
+def test_records_are_read_with_their_mappings_and_lists_of_sections() -> None:
+    @dataclass(frozen=True)
+    class Record:
+        counts: Mapping[str, int]
+        rates: Sequence[Rate]
+        options: Mapping[str, Any]
+        last: Rate | None = None
+
+    data = {"counts": {"a": 1}, "rates": [{"learning_rate": 0.5}], "options": {"b": [1, "2"]}}
+    read = from_dict(Record, data)
+    assert read == Record({"a": 1}, [Rate(learning_rate=0.5)], {"b": [1, "2"]})
+    assert from_dict(Record, to_dict(read)) == read
+    for change, message in (
+        ({"counts": {"a": 0.5}}, r"counts: \{'a': 0.5\} \(expected keys and their values\)"),
+        ({"rates": [{"learning_rat": 1}]}, "unknown key 'learning_rat'"),
+        ({"last": {"betaz": []}}, "unknown key 'betaz'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            from_dict(Record, data | change)

@@ -23,7 +23,17 @@ LAYERS = [
     {"smallbench.registry"},
     {
         f"smallbench.{name}"
-        for name in ("config", "batch", "cores", "files", "gpus", "nvidia", "stop")
+        for name in (
+            "config",
+            "batch",
+            "cores",
+            "estimate",
+            "files",
+            "gpus",
+            "nvidia",
+            "stop",
+            "templates",
+        )
     },
     {"smallbench.tracking", "smallbench.storage", "smallbench.sharding"},
     {"smallbench.checkpoints", "smallbench.data", "smallbench.models"},

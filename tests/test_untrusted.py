@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from smallbench.config import from_dict, override_all, to_dict
 from smallbench.data.corpus import open_corpus
 from smallbench.errors import SmallbenchError
-from smallbench.glue.readers import read_tsv
 from smallbench.glue.results import RESULT_FILE, read_predictions, read_run
 from smallbench.glue.samples import write_sample_glue
+from smallbench.glue.task_data import read_tsv
 from smallbench.glue.tasks import TASKS
 from smallbench.jobs.cli import load, resolve
 from smallbench.leaderboard.entry import ENTRY_FILE, LOG_FILE, RUNS_FILE

@@ -25,6 +25,9 @@ def test_the_wheel_holds_one_package_with_its_jobs_and_manifests(tmp_path: Path)
     assert {top for top in tops if not top.endswith(".dist-info")} == {"smallbench"}
     for path in ("k8s/base/kustomization.yaml", "k8s/policies/role.json", "jobs/pretrain.py"):
         assert f"smallbench/{path}" in names
+    package = ROOT / "smallbench"
+    for template in (*package.glob("**/templates/*"), *(package / "jobs").glob("templates/*")):
+        assert template.relative_to(ROOT).as_posix() in names
     (tmp_path / "jobs.py").write_text("mine = True\n")
     program = "import jobs, smallbench.jobs.cli as cli; assert jobs.mine; cli.entry(['--help'])"
     for line in (["-c", program], ["-m", "smallbench.jobs.pretrain", "--help"]):

@@ -37,11 +37,11 @@ from smallbench.errors import (
 from smallbench.export.huggingface import as_export
 from smallbench.files import exclusive_lock, write_json
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.grid import GridRun as FinetuneRun
 from smallbench.glue.grid import run_grid
-from smallbench.glue.readers import TaskData
-from smallbench.glue.remote import keep_results
+from smallbench.glue.pretrained import PretrainedEncoder
+from smallbench.glue.results_storage import keep_results
+from smallbench.glue.task_data import TaskData
 from smallbench.pretraining.data import fit_to_data, open_data
 from smallbench.pretraining.pretrain import pretrain
 from smallbench.pretraining.record import record_of
@@ -70,7 +70,6 @@ class Finetuning:
 
     @property
     def plan(self) -> list[FinetuneRun]:
-        """The fine-tunings of one pretraining."""
         return [
             FinetuneRun(task, "dev", self.scoring.learning_rate, seed)
             for task in self.scoring.tasks
@@ -96,21 +95,17 @@ class Training:
 
     @property
     def scoring(self) -> Scoring | None:
-        """How GLUE is scored, if it is."""
         return None if self.finetuning is None else self.finetuning.scoring
 
     def config(self, run: PlannedRun) -> PretrainConfig:
-        """Return the configuration of one run."""
         config = self.configs[run.variant]
         return replace(config, train=replace(config.train, seed=run.seed))
 
     def storage(self, run: PlannedRun) -> Storage | None:
-        """Return the storage of one run, if the ablation has one."""
         url = self.durability.storage
         return None if url is None else storage_of(run, url, self.durability)
 
     def found(self, run: PlannedRun) -> RunOutcome | None:
-        """Return the outcome of a run that is stored."""
         sha256 = {} if self.finetuning is None else self.finetuning.data_sha256
         return stored_outcome(run, self.scoring, sha256)
 
@@ -182,7 +177,9 @@ def run_all(
         stop.raise_if_asked(f"the ablation was before run {run.place}")
         left = ""
         if seconds:
-            left = f", about {duration(sum(seconds) / len(seconds) * (len(runs) - number))} left"
+            left = (
+                f", about {rough_duration(sum(seconds) / len(seconds) * (len(runs) - number))} left"
+            )
         announce(f"{run.place} {run.name}{left}")
         start = time.monotonic()
         try:
@@ -202,7 +199,7 @@ def run_all(
     return outcomes
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """Return `1.6 hours`, in the unit that people would use."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * size:
@@ -211,7 +208,6 @@ def duration(seconds: float) -> str:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """Return the message for a failure; None for a crash of this program."""
     if (text := plugins.explain(error)) is not None:
         return text
     if isinstance(error, SmallbenchError):
@@ -222,7 +218,6 @@ def _sentence(error: BaseException) -> str | None:
 
 
 def _outcome(run: PlannedRun, training: Training, stop: Stop) -> RunOutcome:
-    """Do what is missing of a run."""
     storage, how = training.storage(run), ended(run)
     is_kept = storage is None or storage.num_bytes(OUTCOME) is not None
     # A run that ended without the storage only uploads its last checkpoint.

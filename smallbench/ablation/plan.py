@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from smallbench.config import differing_keys, digest, keys_of, override_all, to_dict
+from smallbench.config import differing_keys, digest, from_dict, keys_of, override_all, to_dict
 from smallbench.errors import ConfigError, DataError, nearest
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
@@ -51,12 +51,10 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """For people."""
         return f"{self.variant} seed {self.seed}"
 
     @property
     def folder(self) -> str:
-        """Its folder below the ablation's."""
         return f"{self.run_dir.parent.name}/{self.run_dir.name}"
 
 
@@ -88,7 +86,6 @@ class Design:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Their names."""
         return tuple(self.folders)
 
     def runs(self, out: Path) -> list[PlannedRun]:
@@ -103,14 +100,12 @@ class Design:
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `plan.json`."""
         return {"schema_version": 1, **asdict(self)}
 
 
 def design_of(
     variants: Sequence[Variant], seeds: Sequence[int], *, flops: float, scoring: Scoring | None
 ) -> Design:
-    """Return the design of an ablation."""
     return Design(
         flops,
         tuple(seeds),
@@ -124,29 +119,21 @@ def design_of(
 def read_design(content: Mapping[str, Any], name: str) -> Design:
     """Return the design in the content of the `plan.json` called `name`; raises `DataError`."""
     try:
-        if content["schema_version"] != 1:
-            raise ValueError(f"schema_version {content['schema_version']!r}, expected 1")
-        given = content["scoring"]
-        scoring = None
-        if given is not None:
-            scoring = Scoring(
-                tuple(map(str, given["tasks"])), float(given["learning_rate"]),
-                tuple(map(int, given["seeds"])), str(given["folder"]), str(given["protocol"]),
-            )  # fmt: skip
-        folders = dict(content["folders"])
-        measured = {name: dict(keys) for name, keys in content["measured"].items()}
-        for folder in (*folders.values(), *([scoring.folder] if scoring else [])):
+        version = content.get("schema_version")
+        if version != 1:
+            raise ValueError(f"schema_version {version!r}, expected 1")
+        kept = {key: value for key, value in content.items() if key != "schema_version"}
+        design = from_dict(Design, kept)
+        scoring, names = design.scoring, design.folders.keys()
+        for folder in (*design.folders.values(), *([scoring.folder] if scoring else [])):
             if not PART.fullmatch(folder):
                 raise ValueError(f"{folder!r} is not the name of a folder")
-        seeds = tuple(map(int, content["seeds"]))
-        if not (seeds and folders and folders.keys() == measured.keys()):
+        if not (design.seeds and names == design.measured.keys() == design.warmup_fractions.keys()):
             raise ValueError("seeds or variants are missing")
-        warmups = {name: float(content["warmup_fractions"][name]) for name in folders}
-        return Design(float(content["flops"]), seeds, folders, measured, warmups, scoring)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        return design
+    except ValueError as error:
         raise DataError(
-            f"{name} is not the plan of an ablation that this version can read ({reason}); start "
+            f"{name} is not the plan of an ablation that this version can read ({error}); start "
             "the ablation again with this version"
         ) from None
 
@@ -160,15 +147,16 @@ def variants_of(names: Sequence[str], *, flops: float, changes: Mapping[str, str
     for key in OWN_KEYS:
         if key in changes:
             raise ConfigError(
-                f"Invalid --set={key}={changes[key]}: 'ablate' sets {key} itself, from --flops and "
-                "--seeds"
+                f"Invalid {flag_of_key(key)}={changes[key]}: 'ablate' sets {key} itself, from "
+                "--flops and --seeds"
             )
     recipes = [recipe_config(name) for name in names]
     known = [keys_of(recipe, changes) for recipe in recipes]
     for key in changes:
         if not any(key in keys for keys in known):
-            every = {name for keys in known for name in keys}
-            raise ConfigError(f"unknown --set={key}; {nearest(key, every)}")
+            every = {name for keys in known for name in keys if ("." in name) == ("." in key)}
+            ending = nearest(key, every, prefix=flag_of_key(key).removesuffix(key))
+            raise ConfigError(f"unknown {flag_of_key(key)}; {ending}")
     own = {"train.max_flops": flops, "train.max_hours": None, "schedule.along": "flops"}
     variants = []
     for recipe, keys in zip(recipes, known, strict=True):
@@ -192,6 +180,11 @@ def _folder(name: str) -> str:
     return f"{place.removesuffix('.py')}.{attribute}" if place else name
 
 
+def flag_of_key(key: str) -> str:
+    """Return a key as a user writes it: `--SECTION.KEY`, or `--set=KEY` if it has no section."""
+    return f"--{key}" if "." in key else f"--set={key}"
+
+
 def changes_of(words: Sequence[str]) -> dict[str, str]:
     """Return the keys and values of `KEY=VALUE` words. Raises `ConfigError`."""
     changes: dict[str, str] = {}
@@ -201,7 +194,7 @@ def changes_of(words: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"Invalid --set={word}: expected KEY=VALUE, for example "
                               "train.global_batch_size=64")  # fmt: skip
         if key in changes:
-            raise ConfigError(f"--set gives {key} twice; leave one of them out")
+            raise ConfigError(f"{flag_of_key(key)} is given twice; leave one of them out")
         changes[key] = value
     return changes
 

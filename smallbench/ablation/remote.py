@@ -13,20 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from smallbench.ablation.outcomes import (
-    OUTCOME,
-    RunOutcome,
-    ended,
-    finetunings,
-    stored_outcome,
-)
+from smallbench.ablation.outcomes import OUTCOME, RunOutcome, ended, finetunings, stored_outcome
 from smallbench.ablation.plan import PLAN, Design, PlannedRun, Scoring, read_design
 from smallbench.checkpoints.manifest import METRICS, step_of
 from smallbench.checkpoints.record import RECORD_NAME, parse_record, read_record
 from smallbench.errors import ConfigError, DataError, ExitCode
 from smallbench.files import write_bytes, write_json
-from smallbench.glue.remote import fetch_results, keep_results
 from smallbench.glue.results import RESULT_FILE
+from smallbench.glue.results_storage import fetch_results, keep_results
 from smallbench.storage import open_storage
 from smallbench.storage.base import NotFoundError, Storage, get_json, join
 from smallbench.storage.config import StorageConfig
@@ -77,12 +71,10 @@ def fetch(
 
 
 def storage_of(run: PlannedRun, url: str, config: StorageConfig) -> Storage:
-    """Return the storage of one run of the ablation at `url`."""
     return open_storage(join(url, run.folder), config)
 
 
 def finetunings_of(storage: Storage, config: StorageConfig, scoring: Scoring) -> Storage:
-    """Return the storage of a run's fine-tunings."""
     return open_storage(join(storage.url, scoring.folder), config)
 
 
@@ -101,7 +93,7 @@ def keep(run: PlannedRun, storage: Storage, config: StorageConfig, scoring: Scor
             keep_results(results, folder, path.parent)
 
 
-def collect(source: str, out: Path, config: StorageConfig) -> tuple[Design, list[RunOutcome]]:
+def read_ablation(source: str, out: Path, config: StorageConfig) -> tuple[Design, list[RunOutcome]]:
     """Return the design of a stored ablation and the outcomes of its runs, whoever made them.
 
     `out` gets the records of the runs. A run that has not ended is `missing`, with the reason.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from smallbench.cluster.credentials import refuse_credentials
-from smallbench.config import option, require
+from smallbench.config import check, option, require
 from smallbench.errors import ConfigError
 
 Stage = Literal["prepare", "pretrain", "sweep", "ablate", "export", "glue", "leaderboard"]
@@ -46,15 +46,10 @@ MAX_SWEEP_CHARACTERS = MAX_RUN_CHARACTERS - len("-999")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterConfig:
-    """Flags for place and size; what a stage computes is in the flags of its own command."""
+class RunConfig:
+    """Flags that say which run is meant, and where it is."""
 
-    image: str | None = option(
-        None, help="pinned by digest: REGISTRY/NAME@sha256:…", metavar="IMAGE@DIGEST"
-    )
-    bucket: str | None = option(
-        None, help="s3://BUCKET[/PREFIX]: corpus, runs, exports and results live below it"
-    )
+    recipe: str | None = option(None, help="name of a recipe; 'smallbench recipes' lists them")
     run: str | None = option(
         None, help="the run's id; none: the recipe's name and a digest of what was changed in it"
     )
@@ -64,6 +59,28 @@ class ClusterConfig:
     learning_rates: tuple[float, ...] = option((), help="values of a sweep")
     flags: str | None = option(
         None, help="further flags of the stage's own command, in quotes", metavar="'--FLAG=VALUE …'"
+    )
+    namespace: str = option("smallbench", help="namespace of the cluster")
+
+    def __post_init__(self) -> None:
+        # First, since other errors repeat the value.
+        for field in fields(self):
+            value = getattr(self, field.name)
+            texts = value if isinstance(value, tuple) else (value,)
+            refuse_credentials(text for text in texts if isinstance(text, str))
+        check_name("run", self.run, MAX_RUN_CHARACTERS)
+        check_name("namespace", self.namespace, MAX_LABEL_CHARACTERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig(RunConfig):
+    """Flags for place and size; what a stage computes is in the flags of its own command."""
+
+    image: str | None = option(
+        None, help="pinned by digest: REGISTRY/NAME@sha256:…", metavar="IMAGE@DIGEST"
+    )
+    bucket: str | None = option(
+        None, help="s3://BUCKET[/PREFIX]: corpus, runs, exports and results live below it"
     )
     gpu: str = option("v100-16gb", help="the card to plan for, or none: a CPU")
     node_selector: tuple[str, ...] = option(
@@ -98,16 +115,11 @@ class ClusterConfig:
     )
     components: tuple[str, ...] = option((), help=f"some of {', '.join(COMPONENTS)}")
     queue: str | None = option(None, help="LocalQueue of Kueue, which then starts the Job")
-    namespace: str = option("smallbench", help="namespace of the cluster")
     region: str | None = option(None, help="region of the bucket; none: us-east-1")
     endpoint_url: str | None = option(None, help="address of an S3-compatible store; none: AWS")
 
     def __post_init__(self) -> None:
-        # First, since other errors repeat the value.
-        for field in fields(self):
-            value = getattr(self, field.name)
-            texts = value if isinstance(value, tuple) else (value,)
-            refuse_credentials(text for text in texts if isinstance(text, str))
+        super().__post_init__()
         if self.image is not None and not PINNED.fullmatch(self.image):
             raise ConfigError(
                 f"image {self.image!r} is not pinned; expected NAME@sha256:DIGEST, which "
@@ -116,17 +128,11 @@ class ClusterConfig:
         if self.bucket is not None:
             is_known = BUCKET.fullmatch(self.bucket) is not None
             require(is_known, "bucket", self.bucket, "s3://BUCKET[/PREFIX]")
-        check_name("run", self.run, MAX_RUN_CHARACTERS)
-        for name in ("queue", "namespace"):
-            check_name(name, getattr(self, name), MAX_LABEL_CHARACTERS)
-        for name in (
-            "cpus", "memory_gib", "hours", "deadline_hours", "grace_seconds", "pods", "pods_at_once"
-        ):  # fmt: skip
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "over 0, or none")
+        check_name("queue", self.queue, MAX_LABEL_CHARACTERS)
+        check(self, "", hours="> 0", deadline_hours="> 0", grace_seconds="> 0", corpus_gib=">= 0")
+        check(self, "", cpus="> 0", memory_gib="> 0", pods="> 0", pods_at_once="> 0")
         for label in self.node_selector:
             require(LABEL.fullmatch(label) is not None, "node_selector", label, "KEY=VALUE")
-        require(self.corpus_gib >= 0, "corpus_gib", self.corpus_gib, "at least 0")
         for component in self.components:
             known = component in COMPONENTS
             require(known, "components", component, f"some of {', '.join(COMPONENTS)}")

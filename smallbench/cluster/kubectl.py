@@ -10,14 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smallbench.cluster.manifests import (
-    COMPONENT,
-    INSTANCE,
-    NAME,
-    Document,
-    as_yaml,
-    run_kubectl,
-)
+from smallbench.cluster.manifests import COMPONENT, INSTANCE, NAME, Document, run_kubectl, yaml_text
 from smallbench.errors import (
     ConfigError,
     ConflictError,
@@ -93,13 +86,11 @@ class Cluster:
         return UnavailableError(f"kubectl: {lines[-1]}")
 
     def get(self, *arguments: str) -> list[Document]:
-        """Objects."""
         listed: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "--output=json"))
         found: list[Document] = listed["items"]
         return found
 
     def job(self, name: str) -> Document | None:
-        """Return the Job of that name, if it exists."""
         found = self.get("jobs", f"--field-selector=metadata.name={name}")
         return found[0] if found else None
 
@@ -124,11 +115,12 @@ class Cluster:
         self.kubectl("delete", "jobs,configmaps", f"--selector={selector}", "--wait=true")
         annotated = {**job["metadata"], "annotations": {DIGEST: digest_of(documents)}}
         self.kubectl(
-            "apply", "--filename=-", text=as_yaml([*documents[:-1], {**job, "metadata": annotated}])
+            "apply",
+            "--filename=-",
+            text=yaml_text([*documents[:-1], {**job, "metadata": annotated}]),
         )
 
     def objects(self, selector: str) -> tuple[list[Document], list[Document]]:
-        """Jobs, and their pods."""
         return self.get("jobs", f"--selector={selector}"), self.get(
             "pods", f"--selector={selector}"
         )
@@ -153,13 +145,11 @@ class Cluster:
 
 
 def selector_of(stage: str | None = None, run: str | None = None) -> str:
-    """Return the label selector of all our objects, a stage, a run, or a stage of a run."""
     chosen = {NAME: "smallbench", COMPONENT: stage, INSTANCE: run}
     return ",".join(f"{key}={value}" for key, value in chosen.items() if value)
 
 
 def digest_of(documents: Sequence[Document]) -> str:
-    """Return a digest of a stage's documents."""
     return hashlib.sha256(json.dumps(documents, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -50,7 +50,7 @@ def run_kubectl(
     )
 
 
-def build(components: Sequence[str] = ()) -> list[Document]:
+def built_manifests(components: Sequence[str] = ()) -> list[Document]:
     """Return the documents of `k8s/base`, changed by components, each object after its rows."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
     return list(yaml.load_all(_kustomized(tuple(components)), loader))
@@ -74,7 +74,7 @@ def _kustomized(components: tuple[str, ...]) -> str:
     return done.stdout
 
 
-def as_yaml(documents: Sequence[Document]) -> str:
+def yaml_text(documents: Sequence[Document]) -> str:
     """Return the documents as one YAML stream for `kubectl apply -f -`."""
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=99)
 

@@ -16,9 +16,9 @@ import yaml
 
 from smallbench.cluster.config import SPOT, ClusterConfig
 from smallbench.cluster.credentials import refuse_credentials
-from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, build
+from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, built_manifests
 from smallbench.cluster.sizes import PodSizes, deadline_seconds, prepare_gib, pull_seconds
-from smallbench.cluster.work import Work
+from smallbench.cluster.work import StageWork
 from smallbench.errors import ConfigError, UsageError
 from smallbench.plugins import Plugin
 
@@ -29,8 +29,8 @@ PLUGINS_FOLDER = "/plugins"
 """Where a pod finds the files of a user's own."""
 
 
-def render(
-    work: Work,
+def render_stage(
+    work: StageWork,
     config: ClusterConfig,
     sizes: PodSizes | None = None,
     plugins: Sequence[Plugin] = (),
@@ -43,7 +43,7 @@ def render(
     if config.image is None or config.bucket is None:
         missing = "image" if config.image is None else "bucket"
         raise UsageError(f"--{missing} is missing; see smallbench k8s --help")
-    documents = build(
+    documents = built_manifests(
         [
             *(["cpu"] if config.gpu == "none" else []),
             *config.components,
@@ -83,7 +83,7 @@ def render(
     return documents
 
 
-def warnings(work: Work, job: Document, sizes: PodSizes | None) -> Iterator[str]:
+def warnings(work: StageWork, job: Document, sizes: PodSizes | None) -> Iterator[str]:
     """Yield sentences about what is allowed, but costs a preempted pod its steps."""
     grace = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     if work.trains and sizes is not None and sizes.save_seconds > grace:
@@ -96,8 +96,6 @@ def warnings(work: Work, job: Document, sizes: PodSizes | None) -> Iterator[str]
 
 @dataclass
 class JobManifest:
-    """A Job's manifest, and the fields that a run fills."""
-
     document: Document
     spec: Document = field(init=False)
     pod: Document = field(init=False)
@@ -108,7 +106,7 @@ class JobManifest:
         self.pod = self.spec["template"]["spec"]
         self.container = self.pod["containers"][0]
 
-    def fill(self, work: Work, config: ClusterConfig) -> None:
+    def fill(self, work: StageWork, config: ClusterConfig) -> None:
         """Names, places, the command's flags, and how many pods."""
         self.spec["template"]["metadata"]["labels"][INSTANCE] = work.run
         self.container["image"] = config.image
@@ -173,7 +171,7 @@ class JobManifest:
             self.set_flag(f"--num_shards={count}")
 
     def set_deadline(
-        self, work: Work, config: ClusterConfig, sizes: PodSizes | None, parts: int
+        self, work: StageWork, config: ClusterConfig, sizes: PodSizes | None, parts: int
     ) -> None:
         """Give the Job time for all its pods; the committed manifest's is for `parts` pods at once.
 
@@ -205,7 +203,6 @@ class JobManifest:
             )
 
     def set_scratch(self, gib: int) -> None:
-        """Where a pod may write."""
         self.set_resource("ephemeral-storage", f"{gib}Gi")
         for volume in self.pod["volumes"]:
             if volume["name"] == "scratch":
@@ -218,16 +215,13 @@ class JobManifest:
             self.set_variable(GRACE, str(seconds))
 
     def is_told(self, name: str) -> bool:
-        """Return whether the command has this flag."""
         return any(argument.startswith(f"{name}=") for argument in self.container["args"])
 
     def set_resource(self, name: str, amount: str) -> None:
-        """Request and limit."""
         for amounts in self.container["resources"].values():
             amounts[name] = amount
 
     def set_variable(self, name: str, value: str) -> None:
-        """Set a variable of the container."""
         for variable in self.container["env"]:
             if variable["name"] == name:
                 variable["value"] = value
@@ -235,7 +229,6 @@ class JobManifest:
         self.container["env"].append({"name": name, "value": value})
 
     def set_flag(self, flag: str) -> None:
-        """Replace the flag of that name, or append it."""
         arguments, name = self.container["args"], flag.partition("=")[0]
         for index, argument in enumerate(arguments):
             if argument.partition("=")[0] == name:

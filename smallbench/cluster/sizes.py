@@ -110,11 +110,7 @@ def prepare_gib(corpus_gib: float) -> int:
 
 
 def sizes_for(
-    needs: Sequence[Needs],
-    *,
-    has_gpu: bool,
-    data_gib: float,
-    hours: float | None,
+    needs: Sequence[Needs], *, has_gpu: bool, data_gib: float, hours: float | None
 ) -> PodSizes:
     """Return a pod with room for each of `needs`; `hours` overrides the plan's."""
     memory = max(need.memory_bytes for need in needs) / GIB

@@ -14,6 +14,7 @@ from smallbench.cluster.config import (
     MAX_RUN_CHARACTERS,
     MAX_SWEEP_CHARACTERS,
     ClusterConfig,
+    RunConfig,
     Stage,
 )
 from smallbench.cluster.credentials import refuse_credentials
@@ -39,7 +40,7 @@ READS_GLUE = {"export", "glue", "ablate"}
 
 
 @dataclass(frozen=True)
-class Work:
+class StageWork:
     """What a stage does: the further flags of its own command."""
 
     stage: Stage
@@ -55,23 +56,19 @@ class Work:
 
     @property
     def num_runs(self) -> int:
-        """The pretrainings, each a pod of its own."""
         return len(self.variants) * self.num_seeds or len(self.rows)
 
     @property
     def trains(self) -> bool:
-        """Whether it pretrains."""
         return self.stage in TRAINS
 
 
 def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
-    """Return a run's name, a function of the recipe's name and its changes."""
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return f"{name[: longest - 9]}-{digest(changes)[:8]}" if changes else name
 
 
 def words_of(flags: str | None) -> list[str]:
-    """Return the words of `--flags`."""
     try:
         words = shlex.split(flags or "")
     except ValueError as error:  # the text itself is not repeated: a secret may be in it
@@ -80,7 +77,7 @@ def words_of(flags: str | None) -> list[str]:
     return words
 
 
-def flags_of(options: ClusterConfig) -> list[str]:
+def flags_of(options: RunConfig) -> list[str]:
     """The words of `--flags`; raises `UsageError` if the manifest has them from other flags."""
     flags = words_of(options.flags)
     for flag in flags:
@@ -91,7 +88,6 @@ def flags_of(options: ClusterConfig) -> list[str]:
 
 
 def flags_by_stage(flags: str | None) -> dict[str, str]:
-    """Cut the `--flags` of a chain, in which each stage's name stands before its flags."""
     found: dict[str, list[str]] = {}
     stage = None
     for word in words_of(flags):
@@ -116,7 +112,9 @@ def sweep_id(
     return run_id(recipe or "recipes", learned, longest=MAX_SWEEP_CHARACTERS)
 
 
-def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None) -> Work:
+def work_of(
+    stage: Stage, options: RunConfig, config: PretrainConfig | None, hours: float | None = None
+) -> StageWork:
     """Return the work of a stage; `config` is its recipe's with the changes."""
     recipe = None if config is None else config.recipe
     changes: dict[str, Any] = {}
@@ -127,24 +125,28 @@ def work_of(stage: Stage, options: ClusterConfig, config: PretrainConfig | None)
         may_change = resumable_keys(config)
     flags = flags_of(options)
     if stage == "sweep":
-        hours = {} if options.hours is None else {"max_hours": options.hours}
+        limit = {} if hours is None else {"max_hours": hours}
         names: list[str | None] = [recipe]
         if options.recipes:  # a file's without its folder
             names = [recipe_config(name).recipe for name in options.recipes]
         rates = [{"optim.learning_rate": rate} for rate in options.learning_rates] or [{}]
         rows: list[dict[str, Any]] = [
-            {"recipe": one, **changes, **rate, **hours} for one, rate in product(names, rates)
+            {"recipe": one, **changes, **rate, **limit} for one, rate in product(names, rates)
         ]
-        return Work(stage, options.run or sweep_id(recipe, rows, may_change), recipe, flags, rows)
+        return StageWork(
+            stage, options.run or sweep_id(recipe, rows, may_change), recipe, flags, rows
+        )
     if stage == "pretrain":
-        flags += [f"--{key}={as_flag(value)}" for key, value in changes.items()]
-        flags += [] if options.hours is None else [f"--max_hours={options.hours}"]
+        flags += [f"--{key}={flag_value(value)}" for key, value in changes.items()]
+        flags += [] if hours is None else [f"--max_hours={hours}"]
     # A change that a run may continue with does not change its name.
     learned = {key: value for key, value in changes.items() if key not in may_change}
-    return Work(stage, options.run or run_id(recipe or "corpus", learned), recipe, flags)
+    return StageWork(stage, options.run or run_id(recipe or "corpus", learned), recipe, flags)
 
 
-def ablation_of(options: ClusterConfig, variants: Sequence[PretrainConfig], num_seeds: int) -> Work:
+def ablation_of(
+    options: RunConfig, variants: Sequence[PretrainConfig], num_seeds: int
+) -> StageWork:
     """Return the work of an ablation; `variants` have their budget.
 
     Its name is a function of the baseline and the budget: more seeds and variants join it.
@@ -155,7 +157,7 @@ def ablation_of(options: ClusterConfig, variants: Sequence[PretrainConfig], num_
     changes = differing_keys(base, to_dict(baseline)).items()
     learned = {key: new for key, (_, new) in changes if key not in may_change}
     names = ",".join(variant.recipe for variant in variants)
-    return Work(
+    return StageWork(
         "ablate",
         options.run or run_id(baseline.recipe, learned),
         flags=[f"--variants={names}", *flags_of(options)],
@@ -164,12 +166,13 @@ def ablation_of(options: ClusterConfig, variants: Sequence[PretrainConfig], num_
     )
 
 
-def as_flag(value: Any) -> str:
-    """Return a value as a command line has it."""
+def flag_value(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def sizes_of(work: Work, options: ClusterConfig, config: PretrainConfig | None) -> PodSizes | None:
+def sizes_of(
+    work: StageWork, options: ClusterConfig, config: PretrainConfig | None
+) -> PodSizes | None:
     """Return the planner's sizes; None if the stage needs no model, or no recipe is named."""
     configs = [*work.variants] or [
         override_all(recipe_config(row["recipe"]), {k: v for k, v in row.items() if "." in k})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from smallbench.config import option
+from smallbench.config import check, option
 from smallbench.errors import ConfigError
 from smallbench.plugins import is_reference
 
@@ -71,17 +71,11 @@ class PrepareConfig:
                     f"encoding={self.encoding!r} is unknown; expected a name that Python knows, "
                     "such as cp1252, koi8-r or gb18030"
                 ) from None
-        if self.sequence_length < 8:
-            raise ConfigError(f"sequence_length={self.sequence_length} is too short; use 8 or more")
-        if self.sequence_length > 1 << 16:
-            raise ConfigError(
-                f"sequence_length={self.sequence_length} is too long; use 65536 or less"
-            )
-        if not 0 <= self.eval_fraction < 1:
-            raise ConfigError(f"eval_fraction={self.eval_fraction} is not in [0, 1)")
-        for name in ("vocab_size", "min_characters", "tokenizer_sample_bytes", "max_documents"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value} must be at least 1")
-        if self.vocab_size > 1 << 24:
-            raise ConfigError(f"vocab_size={self.vocab_size} must be at most {1 << 24}")
+        check(
+            self,
+            "",
+            sequence_length="[8, 65536]",
+            eval_fraction="[0, 1)",
+            vocab_size="[1, 16777216]",
+        )
+        check(self, "", min_characters=">= 1", tokenizer_sample_bytes=">= 1", max_documents=">= 1")

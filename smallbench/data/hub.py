@@ -76,7 +76,6 @@ def _check_field(source: str, features: Any, text_field: str) -> None:
 
 
 def _explained(source: str, name: str, config: str | None, error: Exception, num_rows: int) -> str:
-    """Return an error of `datasets` as one sentence."""
     text = " ".join(str(error).split())
     if "scripts are no longer supported" in text:
         return (

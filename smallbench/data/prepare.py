@@ -162,23 +162,19 @@ class _PrepareProgress:
     held_out: list[str] = field(default_factory=list)
 
 
+@dataclass
 class _Preparation:
     """An attempt at an incomplete directory; it holds the lock."""
 
-    def __init__(
-        self,
-        config: PrepareConfig,
-        options: dict[str, Any],
-        source: Source,
-        out: Path,
-        stop: Stop,
-    ) -> None:
-        self.config = config
-        self.source = source
-        self.out = out
-        self.stop = stop
-        self.is_new = not (out / _PROGRESS).exists()
-        self.progress = self._read_progress(options)
+    config: PrepareConfig
+    options: dict[str, Any]
+    source: Source
+    out: Path
+    stop: Stop
+
+    def __post_init__(self) -> None:
+        self.is_new = not (self.out / _PROGRESS).exists()
+        self.progress = self._read_progress(self.options)
 
     def run(self) -> Manifest:
         tokenizer = self._tokenizer()

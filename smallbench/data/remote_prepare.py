@@ -18,13 +18,14 @@ from smallbench.data.transfer import (
 from smallbench.files import exclusive_lock
 from smallbench.stop import NEVER, Stop
 from smallbench.storage import open_storage
+from smallbench.storage.base import Storage
 from smallbench.storage.config import StorageConfig
 
 
 def prepare_remote(
     config: PrepareConfig,
-    *,
     url: str,
+    *,
     storage: StorageConfig,
     cache: Path | None = None,
     workers: int | None = None,
@@ -37,12 +38,8 @@ def prepare_remote(
     work.
     """
     place = open_storage(url, storage)
-    content = published_manifest(place)
-    if content is not None:
-        manifest = Manifest.parse(content, place=place.url)
-        refuse_other_options(place.url, dict(manifest.options), options_of(config))
-        print(f"{place.url} is already prepared with these options")
-        return manifest
+    if (published := already_published(place, config)) is not None:
+        return published
     place.check()
     name = f"{place.url.rpartition('/')[2]}-{hashlib.sha256(place.url.encode()).hexdigest()[:16]}"
     work = cache_directory(cache) / "prepare" / name
@@ -53,4 +50,18 @@ def prepare_remote(
         manifest = prepare(config, out=work, workers=workers, stop=stop, source=source)
         publish_corpus(work, url, storage, stop=stop)
         move_to_cache(work, cache=cache)
+    return manifest
+
+
+def already_published(place: Storage, config: PrepareConfig) -> Manifest | None:
+    """Return the manifest of the corpus in `place`, if it is complete.
+
+    Raises `ConfigError` if it was prepared with other options.
+    """
+    content = published_manifest(place)
+    if content is None:
+        return None
+    manifest = Manifest.parse(content, place=place.url)
+    refuse_other_options(place.url, dict(manifest.options), options_of(config))
+    print(f"{place.url} is already prepared with these options")
     return manifest

@@ -23,7 +23,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from smallbench.data.corpus import Corpus, deal_in_runs, open_corpus, share_of
 from smallbench.data.packing import PackedChunk
 from smallbench.data.prepare import options_of, prepare, refuse_other_options
 from smallbench.data.readers import is_hidden_file
-from smallbench.data.remote_prepare import prepare_remote
+from smallbench.data.remote_prepare import already_published, prepare_remote
 from smallbench.data.sampling import TextSample
 from smallbench.data.shards import Manifest
 from smallbench.data.skips import Skips
@@ -47,15 +47,11 @@ from smallbench.data.source import (
     tokenizer_from,
 )
 from smallbench.data.tokenizer import Tokenizer
-from smallbench.data.transfer import cache_directory, published_manifest
+from smallbench.data.transfer import cache_directory
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.stop import NEVER, Stop
 from smallbench.storage import open_storage
-from smallbench.storage.base import (
-    AlreadyExistsError,
-    Storage,
-    is_remote,
-)
+from smallbench.storage.base import AlreadyExistsError, Storage, is_remote
 from smallbench.storage.config import StorageConfig
 
 POLL_SECONDS = 5.0
@@ -66,10 +62,10 @@ _OPTIONS, _TOKENIZER = "options.json", "tokenizer.json"
 
 def prepare_share(
     config: PrepareConfig,
-    *,
     out: str,
     number: int,
     count: int,
+    *,
     storage: StorageConfig,
     cache: Path | None = None,
     workers: int | None = None,
@@ -86,10 +82,7 @@ def prepare_share(
             "out, or prepare on one machine"
         )
     place, shares = (open_storage(url, storage) for url in (out, f"{out.rstrip('/')}.shares"))
-    if content := published_manifest(place):
-        manifest = Manifest.parse(content, place=place.url)
-        refuse_other_options(place.url, dict(manifest.options), options_of(config))
-        print(f"{place.url} is already prepared with these options")
+    if (manifest := already_published(place, config)) is not None:
         if number == 1:  # remains of a first share that was stopped after the end of the corpus
             _delete(shares)
         return manifest
@@ -106,12 +99,7 @@ def prepare_share(
         source = _Joined(share, size_bytes)
         if is_remote(out):
             joined = prepare_remote(
-                config,
-                url=out,
-                storage=storage,
-                cache=cache,
-                stop=stop,
-                source=source,
+                config, out, storage=storage, cache=cache, stop=stop, source=source
             )
         else:
             joined = prepare(config, out=Path(out), stop=stop, source=source)
@@ -180,21 +168,19 @@ def _delete(shares: Storage) -> None:
     shares.delete([key for key in keys if key == _OPTIONS])
 
 
+@dataclass
 class _Share:
     """One part of the work, and the place where all parts meet."""
 
-    def __init__(
-        self,
-        config: PrepareConfig,
-        shares: Storage,
-        number: int,
-        count: int,
-        work: Path,
-        stop: Stop,
-    ) -> None:
-        self.config, self.shares, self.number, self.count = config, shares, number, count
-        self.work, self.stop = work, stop
-        work.mkdir(parents=True, exist_ok=True)
+    config: PrepareConfig
+    shares: Storage
+    number: int
+    count: int
+    work: Path
+    stop: Stop
+
+    def __post_init__(self) -> None:
+        self.work.mkdir(parents=True, exist_ok=True)
 
     def name(self, kind: str, number: int | None = None) -> str:
         """Key of a share's object: `done-0002-of-0008`."""
@@ -267,13 +253,13 @@ class _Share:
         return [(int(Path(key).stem), key) for key in sorted(keys)]
 
 
+@dataclass
 class _Joined:
     """The chunks of all shares, in the corpus's order: a `Source`."""
 
-    position_bytes = 0
-
-    def __init__(self, share: _Share, size_bytes: int) -> None:
-        self.share, self.size_bytes = share, size_bytes
+    share: _Share
+    size_bytes: int
+    position_bytes: int = 0
 
     @property
     def skips(self) -> Skips:
@@ -284,7 +270,6 @@ class _Joined:
         return skips
 
     def tokenizer(self) -> Tokenizer:
-        """Return the one that all shares have used."""
         if not is_trained(self.share.config.tokenizer):
             return given_tokenizer(self.share.config)
         return Tokenizer.load(self.share.work / _TOKENIZER)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import Corpus, open_corpus
@@ -28,7 +29,6 @@ CHUNK_BYTES = 4 << 20
 
 
 def read_options(config: PrepareConfig) -> ReadOptions:
-    """Return the options of `config` that the readers need."""
     return ReadOptions(config.documents, config.text_field, config.encoding)
 
 
@@ -36,17 +36,6 @@ def corpus_of(config: PrepareConfig, *, out: Path) -> Corpus:
     """Open the corpus of `config`, without files that this command writes inside it."""
     shares = out.with_name(f"{out.name}.shares")
     return open_corpus(config.corpus, read_options(config), exclude=(out, shares))
-
-
-class _SampleTask(NamedTuple):
-    documents: list[bytes]
-    bound: int
-
-
-class _SampleResult(NamedTuple):
-    num_documents: int
-    num_bytes: int
-    texts: list[tuple[int, bytes]]
 
 
 @lru_cache(maxsize=1)
@@ -69,9 +58,13 @@ def _pack(
     return pack_chunk(documents, rules=rules, tokenizer=tokenizer, sequence_length=sequence_length)
 
 
-def _sample(task: _SampleTask, *, rules: TextRules) -> _SampleResult:
-    sample = sample_chunk(task.documents, rules=rules, bound=task.bound)
-    return _SampleResult(len(task.documents), sum(map(len, task.documents)), sample)
+def _sample(
+    task: tuple[list[bytes], int], *, rules: TextRules
+) -> tuple[int, int, list[tuple[int, bytes]]]:
+    """Return the numbers of documents and bytes, and the texts with a hash under the bound."""
+    documents, bound = task
+    sample = sample_chunk(documents, rules=rules, bound=bound)
+    return len(documents), sum(map(len, documents)), sample
 
 
 class Source(Protocol):
@@ -100,49 +93,44 @@ class Source(Protocol):
         ...
 
 
+@dataclass
 class CorpusSource:
     """A corpus that is read, cleaned and tokenised here, by several processes."""
 
-    def __init__(
-        self,
-        config: PrepareConfig,
-        corpus: Corpus,
-        workers: int,
-        stop: Stop,
-    ) -> None:
-        self.config, self.corpus, self.workers = config, corpus, workers
-        self.stop = stop
+    config: PrepareConfig
+    corpus: Corpus
+    workers: int
+    stop: Stop
+
+    def __post_init__(self) -> None:
+        config, corpus = self.config, self.corpus
         self.rules = TextRules(config.min_characters, config.eval_fraction, corpus.extract)
         self.size_bytes = corpus.size_bytes
 
     @property
     def position_bytes(self) -> int:
-        """How far the corpus is read."""
         return self.corpus.position_bytes
 
     @property
     def skips(self) -> Skips:
-        """What of it could not be read."""
         return self.corpus.skips
 
     def tokenizer(self) -> Tokenizer:
-        """Return the given one, or one that is trained on a sample."""
         if not is_trained(self.config.tokenizer):
             return given_tokenizer(self.config)
         return tokenizer_from(self.config, self.sample())
 
     def sample(self) -> TextSample:
-        """Return the texts to train a tokenizer on."""
         sample = TextSample(self.config.tokenizer_sample_bytes)
-        tasks = (_SampleTask(chunk, sample.bound) for chunk in self._chunks(skip=0))
+        tasks = ((chunk, sample.bound) for chunk in self._chunks(skip=0))
         results = ordered_map(partial(_sample, rules=self.rules), tasks, workers=self.workers)
         with closing(results), Meter("sampling for a tokenizer", self.size_bytes) as meter:
-            for result in results:
-                for hash_value, text in result.texts:
+            for num_documents, num_bytes, texts in results:
+                for hash_value, text in texts:
                     sample.add(hash_value, text)
                 meter.update(
-                    num_documents=result.num_documents,
-                    num_bytes=result.num_bytes,
+                    num_documents=num_documents,
+                    num_bytes=num_bytes,
                     position_bytes=self.position_bytes,
                 )
                 self.stop.raise_if_asked(f"sampling {self.config.corpus} for the tokenizer")
@@ -151,7 +139,6 @@ class CorpusSource:
     def packed(
         self, folder: Path, tokenizer: Tokenizer, *, skip: int
     ) -> Generator[PackedChunk, None, None]:
-        """Yield the packed chunks of all documents after the first `skip`."""
         pack = partial(
             _pack,
             rules=self.rules,
@@ -207,7 +194,6 @@ def given_tokenizer(config: PrepareConfig) -> Tokenizer:
 
 
 def tokenizer_from(config: PrepareConfig, sample: TextSample) -> Tokenizer:
-    """Return the one that is trained on `sample`; raises `DataError` if it is empty."""
     if not len(sample):
         raise DataError(nothing_kept(config))
     print(f"training a {config.tokenizer} tokenizer on {sample.num_bytes / 1e6:.1f} MB")
@@ -215,7 +201,6 @@ def tokenizer_from(config: PrepareConfig, sample: TextSample) -> Tokenizer:
 
 
 def nothing_kept(config: PrepareConfig) -> str:
-    """Say that all documents are too short."""
     return (
         f"no document of {config.corpus} is left to train on; expected some of at least "
         f"--min_characters={config.min_characters}"

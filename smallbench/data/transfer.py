@@ -30,12 +30,7 @@ from smallbench.files import (
 )
 from smallbench.stop import NEVER, Stop
 from smallbench.storage import open_storage
-from smallbench.storage.base import (
-    AlreadyExistsError,
-    NotFoundError,
-    Storage,
-    is_remote,
-)
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, is_remote
 from smallbench.storage.config import StorageConfig
 
 MARK = "publishing.sha256"
@@ -54,11 +49,7 @@ def cache_directory(cache: Path | None = None) -> Path:
 
 
 def local_corpus(
-    url: str | Path,
-    config: StorageConfig,
-    *,
-    cache: Path | None = None,
-    stop: Stop = NEVER,
+    url: str | Path, config: StorageConfig, *, cache: Path | None = None, stop: Stop = NEVER
 ) -> Path:
     """The directory of a prepared corpus: a local path as it is, a remote one pulled to the cache.
 
@@ -93,13 +84,7 @@ def published_manifest(storage: Storage) -> bytes | None:
     return _get(storage, MANIFEST_NAME)
 
 
-def publish_corpus(
-    directory: Path,
-    url: str,
-    config: StorageConfig,
-    *,
-    stop: Stop = NEVER,
-) -> None:
+def publish_corpus(directory: Path, url: str, config: StorageConfig, *, stop: Stop = NEVER) -> None:
     """Upload a prepared directory; the same call continues what was interrupted, or repairs.
 
     Raises `DataError` if `directory` is damaged, `ConfigError` if another corpus or a foreign

@@ -46,8 +46,4 @@ def _identity(path: Path) -> dict[str, int]:
         status = path.stat()
     except FileNotFoundError:
         raise DataError(f"{path} is missing, {MANIFEST_NAME} names it") from None
-    return {
-        "bytes": status.st_size,
-        "modified_ns": status.st_mtime_ns,
-        "inode": status.st_ino,
-    }
+    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns, "inode": status.st_ino}

@@ -9,85 +9,8 @@ from typing import Any
 from smallbench.export.code import CLASSES
 from smallbench.models.convert import FINETUNING_DROPOUT, target_of
 from smallbench.objectives import OBJECTIVES
+from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
-
-TEMPLATE = """\
----
-library_name: transformers
-pipeline_tag: {pipeline}
-tags:
-- smallbench
-- {architecture}
----
-
-# {recipe}
-
-A small language encoder, pretrained from scratch with
-[Small-Bench NLP](https://arxiv.org/abs/2109.10847) on one device.
-
-| | |
-|---|---|
-| recipe | `{recipe}` |
-| objective | {objective} |
-| data | `{source}`: {rows:,} rows of {length} tokens, shards `{shards}` |
-| trained | {steps:,} steps, {tokens:,} tokens, {hours:.2f} hours in steps |
-| used | {used} |
-| precision, device | {precision}, {device} |
-| held-out loss | {held_out} |
-| configuration digest | `{digest}` |
-| code | smallbench {version}, commit {commit} |
-
-## Loading
-
-```python
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, {class_name}
-
-tokenizer = AutoTokenizer.from_pretrained(PATH)
-model = {class_name}.from_pretrained(PATH{trust})  # as it was pretrained
-classifier = AutoModelForSequenceClassification.from_pretrained(PATH, num_labels=2{trust})
-```
-
-{why}
-
-The configuration asks for dropout {dropout}, meant for fine-tuning; pretraining used {pretraining}.
-"""
-
-FACTORISED = (
-    "transformers' `Bert*` classes know no factorised embedding (here {embedding} → {hidden}); its "
-    "`Electra*` classes compute the same network with one. The training objective was masked-"
-    "language modelling, not ELECTRA's."
-)
-PLAIN = "The embedding is as wide as the hidden layers, as in its `Bert*` classes."
-DISCRIMINATOR = (
-    "This is the discriminator of replaced-token detection; the generator is not part of it."
-)
-BARE = (
-    f"{DISCRIMINATOR} Neither is its detection head, for which transformers has no DeBERTa class."
-)
-
-OWN_CODE = (
-    "transformers has no class for the architecture `{architecture}`: its code is in the same "
-    "folder as the weights, and `trust_remote_code` runs it. Review it first."
-)
-
-
-def _why(config: PretrainConfig) -> str:
-    target = target_of(config.model, head=_head(config))
-    if target is None:
-        return OWN_CODE.format(architecture=config.model.architecture)
-    if _head(config) == "replaced":
-        return BARE if target.left_behind else DISCRIMINATOR
-    if target.model_type == "bert":
-        return PLAIN
-    if target.model_type == "electra" and config.model.architecture == "bert":
-        return FACTORISED.format(
-            embedding=config.model.embedding_size, hidden=config.model.hidden_size
-        )
-    return f"The weights are in transformers' `{target.class_name}`."
-
-
-def _head(config: PretrainConfig) -> str:
-    return str(OBJECTIVES[config.objective.objective].head)
 
 
 def held_out_sentence(held_out: Mapping[str, Any]) -> str:
@@ -125,35 +48,29 @@ def model_card(
     held_out: Mapping[str, Any] | None,
 ) -> str:
     """Markdown with the front matter that the hub reads."""
-    target = target_of(config.model, head=_head(config))
-    model, progress = config.model, manifest["progress"]
+    head = str(OBJECTIVES[config.objective.objective].head)
+    target = target_of(config.model, head=head)
     # The one that saved these weights.
     attempt = next(a for a in run["attempts"] if a["number"] == manifest["attempt"])
     source = run["corpus"]["source"]
     if "/" in source and not source.startswith("hub:"):
         source = Path(source).name  # the path on that machine is private
-    return TEMPLATE.format(
-        architecture=model.architecture,
-        recipe=config.recipe,
-        objective=config.objective.objective,
+    return from_template(
+        "smallbench.export",
+        "card.md",
+        config=config,
+        model=config.model,
+        head=head,
+        target=target,
+        corpus=run["corpus"],
         source=source,
-        rows=run["corpus"]["rows"],
-        length=config.sequence_length,
-        shards=run["corpus"]["shards"][:16],
-        steps=manifest["step"],
-        tokens=progress["num_tokens"],
-        hours=progress["train_seconds"] / 3600,
-        used=used_sentence(progress),
-        precision=manifest["precision"],
-        device=attempt["device"],
+        manifest=manifest,
+        progress=manifest["progress"],
+        attempt=attempt,
+        used=used_sentence(manifest["progress"]),
         held_out=held_out_sentence(held_out) if held_out else "not evaluated",
         digest=run["config_digest"][:16],
-        version=attempt["smallbench"],
-        commit=attempt["git_commit"] or "unknown",
-        class_name=CLASSES[_head(config)][0] if target is None else target.class_name,
+        class_name=CLASSES[head][0] if target is None else target.class_name,
         trust=", trust_remote_code=True" if target is None else "",
-        pipeline="fill-mask" if _head(config) == "tokens" else "feature-extraction",
-        why=_why(config),
         dropout=FINETUNING_DROPOUT,
-        pretraining=model.hidden_dropout_prob,
     )

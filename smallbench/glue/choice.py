@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench.errors import DataError
-from smallbench.glue.readers import Examples, TaskData
+from smallbench.glue.task_data import Examples, TaskData
 
 CHOICE = "choice"
 """Name of the split that is held out of `train` and scored instead of `dev`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smallbench.config import option, require
+from smallbench.config import check, option
 from smallbench.errors import ConfigError
 from smallbench.glue import POOLINGS
 from smallbench.registry import nearest
@@ -46,18 +46,13 @@ class FinetuneConfig:
     precision: str = option("auto", help="auto, bf16, fp16 or fp32")
 
     def __post_init__(self) -> None:
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
-        require(self.clip_norm > 0, "clip_norm", self.clip_norm, "over 0")
-        key = "warmup_fraction"
-        require(0 <= self.warmup_fraction < 1, key, self.warmup_fraction, "at least 0, under 1")
+        check(self, "", weight_decay=">= 0", clip_norm="> 0", warmup_fraction="[0, 1)")
+        # Trying a longer row than 8,192 tokens could take more memory than there is.
+        check(self, "", epochs=">= 1", batch_size=">= 1", max_length="[1, 8192]")
+        check(self, "", max_train_examples=">= 1")
         if self.pooling not in (None, OWN_HEAD) and self.pooling not in POOLINGS:
             known = [*POOLINGS, OWN_HEAD]
             raise ConfigError(f"unknown pooling {self.pooling!r}; {nearest(self.pooling, known)}")
-        for name in ("epochs", "batch_size", "max_length", "max_train_examples"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "at least 1")
-        # Trying a longer row could take more memory than there is.
-        require(self.max_length <= 8192, "max_length", self.max_length, "at most 8192")
 
     @property
     def shared_head(self) -> str | None:

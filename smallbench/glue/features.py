@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from smallbench.batch import Batch
-from smallbench.glue.readers import Examples
+from smallbench.glue.task_data import Examples
 from smallbench.glue.tokens import unknown_id
 
 PAD_MULTIPLE = 8
@@ -43,7 +43,6 @@ class Features:
         return len(self.input_ids)
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> Features:
-        """Return the given rows, in the given order."""
         types = self.token_type_ids
         return replace(
             self,
@@ -53,7 +52,6 @@ class Features:
         )
 
     def lengths(self) -> np.ndarray[Any, Any]:
-        """Number of tokens of each row."""
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
 
     def batch(self, rows: Sequence[int]) -> Batch:
@@ -85,7 +83,6 @@ class Features:
 
 
 def tokenize(examples: Examples, tokenizer: Any, *, max_length: int, with_types: bool) -> Features:
-    """Tokenise a split with a Hugging Face tokenizer, which adds its special tokens."""
     second = None if examples.second is None else list(examples.second)
     encoded = tokenizer(
         list(examples.first),

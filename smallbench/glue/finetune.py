@@ -19,16 +19,10 @@ import torch
 
 from smallbench.errors import DataError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import MOST_UNKNOWN, EpochBatches, Features, tokenize
-from smallbench.glue.readers import TaskData
-from smallbench.glue.results import (
-    RunResult,
-    RunSettings,
-    run_directory,
-    score_run,
-    write_run,
-)
+from smallbench.glue.pretrained import PretrainedEncoder
+from smallbench.glue.results import RunResult, RunSettings, run_directory, score_run, write_run
+from smallbench.glue.task_data import TaskData
 from smallbench.glue.tasks import Task
 from smallbench.objectives.classification import Classification
 from smallbench.stop import NEVER, Stop
@@ -48,7 +42,6 @@ def settings_for(
     learning_rate: float,
     seed: int,
 ) -> RunSettings:
-    """Return the settings that identify a run of `encoder` on `data`."""
     return RunSettings(
         task=data.task.name,
         model=encoder.name,
@@ -215,21 +208,16 @@ def predict(
 
 @dataclass
 class ReportProgress(Callback):
-    """Callback that reports to a display how far a run is."""
-
     on_progress: Callable[[float], None]
     num_steps: int
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Report the step."""
         self.on_progress(progress.step / self.num_steps)
 
 
 def num_training_examples(data: TaskData, epochs: int) -> int:
-    """Return the number of training examples that a run reads."""
     return epochs * len(data.splits["train"])
 
 
 def num_epochs(task: Task, config: FinetuneConfig) -> int:
-    """Return the configured number of epochs, or the task's default."""
     return task.default_epochs if config.epochs is None else config.epochs

@@ -19,18 +19,12 @@ from smallbench.files import try_lock
 from smallbench.glue.choice import CHOICE, choice_data, choice_rows
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.display import GridDisplay
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import Features
 from smallbench.glue.finetune import finetune, num_epochs, settings_for, tokenize_task
-from smallbench.glue.protocols import (
-    CHOICE_SEED,
-    Protocol,
-    chosen_rate,
-    departures,
-    protocol_named,
-)
-from smallbench.glue.readers import TaskData
+from smallbench.glue.pretrained import PretrainedEncoder
+from smallbench.glue.protocols import CHOICE_SEED, Protocol, chosen_rate, departures, protocol_named
 from smallbench.glue.results import RunResult, find_run, run_directory, run_name
+from smallbench.glue.task_data import TaskData
 from smallbench.glue.tasks import TASKS, Task
 from smallbench.stop import NEVER, Stop
 

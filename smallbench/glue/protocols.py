@@ -21,6 +21,7 @@ from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.results import RunResult, RunSettings, group_runs
 from smallbench.glue.tasks import OWN_TASKS, TASKS, Task, task_named
 from smallbench.registry import nearest
+from smallbench.templates import from_template
 
 NOTHING = "–"
 """Cell of a table without a number."""
@@ -49,11 +50,9 @@ class Protocol:
     """Number of epochs by task, for tasks that do not use their default."""
 
     def seeds(self, task: Task) -> tuple[int, ...]:
-        """Return the published seeds of a task."""
         return self.published_seeds[: task.default_num_seeds]
 
     def epochs(self, task: Task) -> int:
-        """Return the number of epochs of a ranked run on a task."""
         return self.own_epochs.get(task.name, task.default_epochs)
 
     def completed(self, config: FinetuneConfig, task: Task) -> FinetuneConfig:
@@ -111,7 +110,6 @@ DEFAULT = "robust-v1"
 
 
 def protocol_named(name: str) -> Protocol:
-    """Return the protocol `name`; raise `ConfigError` for an unknown one."""
     if name not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {name!r}; {nearest(name, PROTOCOLS)}")
     return PROTOCOLS[name]
@@ -177,20 +175,17 @@ class TaskSummary:
 
     @property
     def num_runs(self) -> int:
-        """Number of seeds, or of trials."""
         return len(self.runs)
 
     @property
     def learning_rates(self) -> tuple[float, ...]:
-        """The learning rates of the runs, each once."""
         return tuple(sorted({run.settings.learning_rate for run in self.runs}))
 
     @property
     def best(self) -> RunResult:
         """The run with the highest dev score; of a tie, the one with the lowest seed and rate."""
         return max(
-            self.runs,
-            key=lambda run: (run.score, -run.settings.seed, -run.settings.learning_rate),
+            self.runs, key=lambda run: (run.score, -run.settings.seed, -run.settings.learning_rate)
         )
 
 
@@ -317,38 +312,14 @@ def _check_repetitions(task: str, runs: Sequence[RunResult]) -> None:
 
 def results_table(summary: Summary) -> str:
     """Return a model's scores as a Markdown table: statistics over runs for each task, then AVG."""
-
-    def number(value: float | None) -> str:
-        return NOTHING if value is None else f"{value:.2f}"
-
-    lines = [
-        f"{summary.protocol}: {PROTOCOLS[summary.protocol].score_is}",
-        "",
-        "| Task | Metric | Score | SD | Median | Min | Max | Runs | Failed | Learning rate |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for name, s in summary.tasks.items():
-        scores = (s.score, s.sd, s.median, s.minimum, s.maximum)
-        cells = [
-            task_named(name).title,
-            task_named(name).ranking_metric,
-            *map(number, scores),
-            str(s.num_runs),
-            str(s.num_failed),
-            ", ".join(map(str, s.learning_rates)),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    needed = PROTOCOLS[summary.protocol].tasks
-    lines += ["", f"AVG over all {len(needed)} tasks: {number(summary.average)}"]
-    if summary.average is None:
-        num_present = len(summary.tasks.keys() & TASKS.keys()) or len(summary.tasks)
-        missing = ", ".join(TASKS[name].title for name in needed if name not in summary.tasks)
-        lines[-1] += (
-            f" (missing: {missing}). Mean over the {num_present} present: "
-            f"{summary.mean_of_present:.2f}"
-        )
-    if summary.departures:
-        lines.append(f"Unranked: {'; '.join(summary.departures)}")
-    if summary.is_sample:
-        lines += ["", "*Sample*: scored on generated samples. Not comparable with GLUE scores."]
-    return "\n".join(lines) + "\n"
+    protocol = PROTOCOLS[summary.protocol]
+    return from_template(
+        "smallbench.glue",
+        "results.md",
+        summary=summary,
+        protocol=protocol,
+        tasks=[(task_named(name), task) for name, task in summary.tasks.items()],
+        missing=[TASKS[name].title for name in protocol.tasks if name not in summary.tasks],
+        num_present=len(summary.tasks.keys() & TASKS.keys()) or len(summary.tasks),
+        number=lambda value: NOTHING if value is None else f"{value:.2f}",
+    )

@@ -15,7 +15,6 @@ A run that helps to choose a learning rate is named `choice_lr-…` and has `cho
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,15 +27,8 @@ from smallbench import config, files
 from smallbench.errors import ConfigError, DataError, UnavailableError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
-from smallbench.glue.readers import TaskData
-from smallbench.glue.tasks import (
-    OWN_TASKS,
-    TASKS,
-    Task,
-    register_task,
-    task_from_dict,
-    task_named,
-)
+from smallbench.glue.task_data import TaskData
+from smallbench.glue.tasks import OWN_TASKS, TASKS, Task, register_task, task_named
 
 RESULT_FILE = "result.json"
 TIMING_FILE = "timing.json"
@@ -126,7 +118,6 @@ class RunResult:
 
     @property
     def failed(self) -> bool:
-        """Whether the run learned nothing on the scored split."""
         return self.splits[self.settings.split].failed
 
 
@@ -220,53 +211,29 @@ def read_run(directory: Path) -> RunResult:
         if found != FORMAT:
             raise ValueError(f"format {found!r}, expected {FORMAT!r}")
         if (directory / TASK_FILE).is_file():
-            register_task(task_from_dict(files.read_json(directory / TASK_FILE)))
+            register_task(config.from_dict(Task, files.read_json(directory / TASK_FILE)))
         timing = directory / TIMING_FILE
         return _result_from(content, files.read_json(timing) if timing.is_file() else {})
     except OSError as error:
         raise UnavailableError(f"Could not read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{path} is not the result of a fine-tuning run that this version can read ({reason}); "
+            f"{path} is not the result of a fine-tuning run that this version can read ({error}); "
             "use the version that wrote it, or delete its folder and repeat the fine-tuning"
         ) from None
 
 
 def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunResult:
-    settings = config.from_dict(RunSettings, content["settings"], prefix="settings.")
-    task = task_named(settings.task)
-    splits = {}
-    for name in settings.scored_splits:
-        part = content["splits"][name]
-        metrics = {key: float(part["metrics"][key]) for key in task.metrics}
-        if not all(math.isfinite(value) for value in metrics.values()):
-            raise ValueError(f"{name} has a metric that is not a number")
-        splits[name] = SplitResult(
-            metrics=metrics,
-            num_examples=config.read_value("num_examples", part["num_examples"], int),
-            failed=config.read_value("failed", part["failed"], bool),
-        )
-    unknown = [*set(content["splits"]) - set(splits), *set(content) - _KEYS]
-    if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r}")
-    return RunResult(
-        settings=settings,
-        splits=splits,
-        data_sha256={str(name): str(sha) for name, sha in content["data_sha256"].items()},
-        unknown_share={
-            str(name): config.read_value("unknown_share", share, float)
-            for name, share in content.get("unknown_share", {}).items()
-        },
-        unofficial=config.read_value("unofficial", content["unofficial"], tuple[str, ...]),
-        **{
-            key: config.read_value(key, timing.get(key), float | None)
-            for key in ("seconds", "examples_per_second")
-        },
-    )
-
-
-_KEYS = {"format", "settings", "splits", "data_sha256", "unknown_share", "unofficial"}
+    kept = {key: value for key, value in content.items() if key != "format"}
+    seconds = {key: timing.get(key) for key in ("seconds", "examples_per_second")}
+    run = config.from_dict(RunResult, {**kept, **seconds})
+    metrics = {*task_named(run.settings.task).metrics}
+    if run.splits.keys() != {*run.settings.scored_splits}:
+        raise ValueError(f"splits {', '.join(run.splits)}")
+    for name, split in run.splits.items():
+        if missing := metrics - split.metrics.keys():
+            raise ValueError(f"{name} has no {missing.pop()}")
+    return run
 
 
 def find_run(

@@ -15,8 +15,9 @@ from random import Random
 
 from smallbench import files
 from smallbench.errors import DataError
-from smallbench.glue.readers import SAMPLE_MARKER
+from smallbench.glue.task_data import SAMPLE_MARKER
 from smallbench.glue.tasks import TASKS, Split, Task
+from smallbench.templates import from_template
 
 NUM_ROWS = {"train": 400, "dev": 100, "test": 100}
 """Number of rows by the first word of a split's name."""
@@ -24,13 +25,6 @@ NUM_ROWS = {"train": 400, "dev": 100, "test": 100}
 FORMAT = "smallbench-sample-glue-1"
 SAMPLES = "samples"
 """Value of `--glue` for the samples."""
-
-_README = """# Generated samples, NOT GLUE
-
-The folders here have the layout of the GLUE benchmark, but every sentence was generated from
-templates by `smallbench.glue.samples`. Scores on them show that the programs run. They say nothing
-about GLUE and must never be compared with scores on it.
-"""
 
 Pair = tuple[tuple[str, ...], str]
 """The texts of an example, and its label as the files spell it."""
@@ -62,7 +56,7 @@ def write_sample_glue(directory: Path, *, seed: int = 0) -> None:
     # Marker first, so that an unfinished folder cannot be taken for GLUE.
     note = "Generated samples in GLUE's layout. This is not GLUE."
     files.write_json(marker, {"format": FORMAT, "seed": seed, "is_glue": False, "note": note})
-    files.write_text(directory / "README.md", _README)
+    files.write_text(directory / "README.md", from_template("smallbench.glue", "samples.md"))
     for task in TASKS.values():
         for split, examples in generate(task, seed=seed).items():
             place = task.split(split)

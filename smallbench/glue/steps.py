@@ -12,7 +12,7 @@ from smallbench.glue.results import read_runs
 from smallbench.glue.tasks import TASKS, task_named
 
 CHECKPOINT = re.compile(r"\(run (\w+), step ([\d,]+)\)$")
-"""The end of a result's model name, see `encoder.display_name`."""
+"""The end of a result's model name, see `pretrained.display_name`."""
 
 
 def step_folder(out: str, step: int) -> str:

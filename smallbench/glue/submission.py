@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from smallbench.errors import DataError
 from smallbench.files import atomic_writer, write_text
-from smallbench.glue.protocols import Summary, summarize
-from smallbench.glue.readers import MAX_SCORE
+from smallbench.glue.protocols import summarize
 from smallbench.glue.results import read_predictions, read_runs, run_directory
+from smallbench.glue.task_data import MAX_SCORE
 from smallbench.glue.tasks import TASKS, Task
 
 HEADER = "index\tprediction"
@@ -33,6 +33,8 @@ class Expected:
     num_rows: int
     labels: tuple[str, ...] | None
     """Allowed predictions; None: numbers from 0 to 5."""
+    task: Task | None = None
+    split: str = ""
 
 
 WNLI, WNLI_MAJORITY = "WNLI.tsv", "0"
@@ -40,7 +42,7 @@ WNLI, WNLI_MAJORITY = "WNLI.tsv", "0"
 rows."""
 
 FILES = {
-    split.submission: Expected(split.num_rows, task.file_labels)
+    split.submission: Expected(split.num_rows, task.file_labels, task, split.name)
     for task in TASKS.values()
     for split in task.splits
     if split.submission is not None
@@ -56,9 +58,12 @@ def write_submission(run: Path, out: Path, *, protocol: str) -> str:
     summary = summarize(read_runs(run), protocol)
     texts = {WNLI: _file([WNLI_MAJORITY] * FILES[WNLI].num_rows)}
     sources = {WNLI: f"class {WNLI_MAJORITY} everywhere, the majority in train (not trained here)"}
-    for task, split, name in _places():
-        directory = _directory(run, summary, task)
-        if directory is not None and (directory / f"{split}.tsv").is_file():
+    for name, expected in FILES.items():
+        task, split = expected.task, expected.split
+        if task is None or task.name not in summary.tasks:
+            continue
+        directory = run_directory(run, summary.tasks[task.name].best.settings)
+        if (directory / f"{split}.tsv").is_file():
             texts[name] = submission_text(task, read_predictions(directory, task, split))
             sources[name] = f"{directory}/{split}.tsv"
     for name, text in texts.items():
@@ -146,18 +151,3 @@ def _is_allowed(value: str, labels: tuple[str, ...] | None) -> bool:
 
 def _file(values: Sequence[str]) -> str:
     return "\n".join([HEADER, *(f"{i}\t{value}" for i, value in enumerate(values))]) + "\n"
-
-
-def _places() -> list[tuple[Task, str, str]]:
-    return [
-        (task, split.name, split.submission)
-        for task in TASKS.values()
-        for split in task.splits
-        if split.submission is not None
-    ]
-
-
-def _directory(run: Path, summary: Summary, task: Task) -> Path | None:
-    if task.name not in summary.tasks:
-        return None
-    return run_directory(run, summary.tasks[task.name].best.settings)

@@ -7,7 +7,6 @@ release and of `nyu-mll/glue` on the Hugging Face hub (Wang et al. 2018, arXiv 1
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,12 +65,10 @@ class Task:
 
     @property
     def directory(self) -> str:
-        """Folder of this task in the official layout."""
         return self.title
 
     @property
     def hub_config(self) -> str:
-        """Configuration name in `nyu-mll/glue`."""
         return self.name
 
     @property
@@ -102,7 +99,6 @@ class Task:
         return tuple(str(number) for number in range(len(self.label_names)))
 
     def split(self, name: str) -> Split:
-        """Return the split called `name`; raise `ConfigError` for an unknown one."""
         for split in self.splits:
             if split.name == name:
                 return split
@@ -248,9 +244,3 @@ def register_task(task: Task) -> Task:
         raise ConfigError(f"a task {task.name!r} exists already; choose another name")
     OWN_TASKS[task.name] = task
     return task
-
-
-def task_from_dict(content: Mapping[str, Any]) -> Task:
-    """Return the task that `config.to_dict` wrote; raise `TypeError` or `ValueError`."""
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    return Task(**{**values, "splits": tuple(Split(**split) for split in content["splits"])})

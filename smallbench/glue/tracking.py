@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from smallbench.config import digest
+from smallbench.estimate import estimate
 from smallbench.files import read_json
-from smallbench.glue.protocols import Summary, TaskSummary
+from smallbench.glue.protocols import Summary
 from smallbench.glue.tasks import task_named
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.wandb import open_views
 
-CONFIDENCE = 0.95
-
+SETTINGS = ("model", "model_sha256", "num_parameters", "protocol", "max_train_examples",
+            "is_sample", "random_init", "departures")  # fmt: skip
 COLUMNS = ("task", "metric", "score", "mean", "lower", "upper", "seeds", "failed")
-
-
-def seed_interval(task: TaskSummary) -> tuple[float, float] | None:
-    """Return the confidence interval of the mean over seeds; None for one run.
-
-    Student's t interval, since the deviation is estimated from few seeds.
-    """
-    if task.sd is None:
-        return None
-    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, task.num_runs - 1))
-    half = t * task.sd / math.sqrt(task.num_runs)
-    return task.mean - half, task.mean + half
 
 
 def table_rows(summary: Summary) -> list[tuple[Any, ...]]:
     """Return a row of `COLUMNS` for each task: the score, and the mean with its interval."""
-    return [
-        (
-            task_named(name).title,
-            task_named(name).ranking_metric,
-            task.score,
-            task.mean,
-            *(seed_interval(task) or (None, None)),
-            task.num_runs,
-            task.num_failed,
-        )
-        for name, task in summary.tasks.items()
-    ]
+    rows = []
+    for name, summed in summary.tasks.items():
+        task, mean = task_named(name), estimate([run.score for run in summed.runs])
+        shown = (summed.score, mean.mean, mean.low, mean.high, summed.num_runs, summed.num_failed)
+        rows.append((task.title, task.ranking_metric, *shown))
+    return rows
 
 
 def show_summary(config: TrackerConfig, summary: Summary, *, model: str, folder: Path) -> None:
@@ -55,16 +35,8 @@ def show_summary(config: TrackerConfig, summary: Summary, *, model: str, folder:
     """
     marker = Path(model) / "smallbench.json"
     recipe = read_json(marker)["config"]["recipe"] if marker.is_file() else summary.model
-    settings = {
-        "model": summary.model,
-        "model_sha256": summary.model_sha256,
-        "num_parameters": summary.num_parameters,
-        "protocol": summary.protocol,
-        "max_train_examples": summary.max_train_examples,
-        "is_sample": summary.is_sample,
-        "random_init": summary.random_init,
-        "departures": list(summary.departures),
-    }
+    settings = {key: getattr(summary, key) for key in SETTINGS}
+    settings["departures"] = list(summary.departures)
     means = {f"glue/{name}": task.score for name, task in summary.tasks.items()}
     for view in open_views(
         config,

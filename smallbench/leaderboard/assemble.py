@@ -190,7 +190,7 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
 def _require_same_model(
     runs: Sequence[RunResult], record: Mapping[str, Any], *, last_step: int, glue: Path
 ) -> None:
-    """Exports are named by their run and step (`glue.encoder.display_name`)."""
+    """Exports are named by their run and step (`glue.pretrained.display_name`)."""
     if len(group_runs(runs)) != 1:
         models = ", ".join(group[0].settings.model for group in group_runs(runs))
         raise DataError(f"{glue} has runs of several models: {models}; an entry needs runs of one")

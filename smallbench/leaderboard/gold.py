@@ -21,7 +21,7 @@ from smallbench import files
 from smallbench.errors import DataError
 from smallbench.glue.choice import CHOICE, choice_rows
 from smallbench.glue.official import PINS, order_difference, split_difference
-from smallbench.glue.readers import (
+from smallbench.glue.task_data import (
     HUB,
     HUB_REVISION,
     SAMPLE_MARKER,

@@ -8,7 +8,7 @@ which the style sheet shows one. JavaScript only adds the values under the point
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,8 @@ from smallbench import __version__
 from smallbench.config import differing_keys
 from smallbench.files import write_text
 from smallbench.report.runs import AXES, SCORE, RecordedRun, Series
-from smallbench.report.scale import (
-    Scale,
-    Tick,
-    all_values,
-    scale_of,
-    short,
-    thinned,
-    ticks_of,
-)
+from smallbench.report.scale import Scale, Tick, all_values, scale_of, short, thinned, ticks_of
+from smallbench.templates import from_template
 from smallbench.tracking.panels import SECTIONS, Panel
 
 WIDTH, HEIGHT = 2_000, 10_000
@@ -45,34 +38,6 @@ KINDS = {
 SCORES = Panel("GLUE along the way", (SCORE,), "mean of the tasks × 100")
 
 ENTROPY = "eval/unigram_entropy"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One path of a chart."""
-
-    run: int
-    kind: str
-    axis: str
-    path: str
-    dots: str
-    """The path again as dots, or nothing."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Everything that the template draws of a panel."""
-
-    title: str
-    unit: str
-    y: Scale
-    y_ticks: list[Tick]
-    lines: list[Line]
-    runs: set[int]
-    kinds: list[str]
-    """Of `KINDS`, those that are there."""
-    summary: str
-    """For who cannot see it."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +61,9 @@ class Table:
     rows: Sequence[tuple[str, ...]]
 
 
-def write_report(
-    runs: Sequence[RecordedRun],
-    out: Path,
-    *,
-    title: str = "",
-    tables: Sequence[Table] = (),
-    sentences: Sequence[str] = (),
-) -> None:
-    """Write the page; `title`, `tables` and `sentences` say what the runs were made for."""
-    write_text(out, render_report(runs, title=title, tables=tables, sentences=sentences))
+def write_report(runs: Sequence[RecordedRun], out: Path, **purpose: Any) -> None:
+    """Write the page to `out`; `purpose` is as in `render_report`."""
+    write_text(out, render_report(runs, **purpose))
 
 
 def render_report(
@@ -115,19 +73,15 @@ def render_report(
     tables: Sequence[Table] = (),
     sentences: Sequence[str] = (),
 ) -> str:
-    """Return the page of the runs, in the order given."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    """Return the page of the runs, in the order given.
 
-    environment = Environment(
-        loader=PackageLoader("smallbench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    `title`, `tables` and `sentences` say what the runs were made for.
+    """
     axes = [axis for name in AXES if (axis := _axis(runs, name))]
     sections = {**SECTIONS, "Learning": (SCORES, *SECTIONS["Learning"])}
-    return environment.get_template("page.html").render(
+    return from_template(
+        "smallbench.report",
+        "page.html",
         runs=runs,
         title=title or ", ".join(run.name for run in runs),
         tables=tables,
@@ -168,8 +122,11 @@ def _axis(runs: Sequence[RecordedRun], name: str) -> Axis | None:
 
 def _charts(
     runs: Sequence[RecordedRun], axes: Sequence[Axis], panels: Sequence[Panel]
-) -> Iterator[Chart]:
-    """Yield a chart for each panel with data that no earlier chart shows."""
+) -> Iterator[dict[str, Any]]:
+    """Yield what the template draws for each panel with data that no earlier chart shows.
+
+    `kinds` are those of `KINDS` that are there; `summary` is for who cannot see the chart.
+    """
     seen: set[tuple[tuple[float | None, ...], ...]] = set()
     for panel in panels:
         found = {
@@ -188,27 +145,28 @@ def _charts(
         found = {place: series for place, series in found.items() if place[0] in shown}
         y = scale_of(all_values(list(found.values())), is_log=panel.is_log)
         kinds = {key: "entropy" if key == ENTROPY else key.partition("/")[0] for key in panel.keys}
-        yield Chart(
-            title=panel.title,
-            unit=panel.unit,
-            y=y,
-            y_ticks=ticks_of(y),
-            lines=[
+        yield {
+            "title": panel.title,
+            "unit": panel.unit,
+            "y": y,
+            "y_ticks": ticks_of(y),
+            "lines": [
                 _line(index, kinds[key], axis, y, thinned(runs[index].series(key, axis.name)))
                 for index, key in found
                 for axis in axes
             ],
-            runs=shown,
-            kinds=[kind for kind in KINDS if kind in {kinds[key] for _, key in found}],
-            summary="; ".join(
+            "runs": shown,
+            "kinds": [kind for kind in KINDS if kind in {kinds[key] for _, key in found}],
+            "summary": "; ".join(
                 f"{runs[index].name}, {KINDS[kinds[key]]}: "
                 f"{short(all_values([series])[-1])} at the end"
                 for (index, key), series in found.items()
             ),
-        )
+        }
 
 
-def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> Line:
+def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> dict[str, Any]:
+    """Return one path of a chart; `dots` is the path again as dots, or nothing."""
     parts, pen_is_down = [], False
     points = []
     for x, value in zip(series.x, series.y, strict=True):
@@ -220,58 +178,47 @@ def _line(run: int, kind: str, axis: Axis, y: Scale, series: Series) -> Line:
         points.append(point)
         pen_is_down = True
     dots = kind in {"eval", "glue"} and len(points) <= MAX_DOTS
-    return Line(
-        run,
-        kind,
-        axis.name,
-        "".join(parts),
-        "".join(f"M{point}h0" for point in points) if dots else "",
-    )
+    drawn = "".join(f"M{point}h0" for point in points) if dots else ""
+    return {"run": run, "kind": kind, "axis": axis.name, "path": "".join(parts), "dots": drawn}
 
 
 # Tables
 
 
+TOTALS = (
+    ("Held-out loss, all terms, last", "held_out_loss", ".4f"),
+    ("Held-out loss, all terms, best", "best_held_out_loss", ".4f"),
+    ("Unigram entropy of held-out tokens", "unigram_entropy", ".4f"),
+    ("Training loss, all terms, last", "loss", ".4f"),
+    ("Generator loss, last", "generator_loss", ".4f"),
+    ("Discriminator loss, last", "discriminator_loss", ".4f"),
+    ("Relation loss, last", "relation_loss", ".4f"),
+    ("Steps", "step", ",.0f"),
+    ("Skipped steps", "skipped_steps", ",.0f"),
+    ("Tokens", "tokens", ",.0f"),
+    ("Hours of training", "hours", ",.2f"),
+    ("Attempts", "attempts", ",.0f"),
+    ("Tokens a second, overall", "overall_tokens_per_second", ",.0f"),
+    ("MFU, median", "median_mfu", ".1%"),
+    ("FLOPs of training", "train_flops", ".3g"),
+    ("GPU-active hours", "gpu_active_hours", ",.2f"),
+    ("Energy, kWh", "energy_kwh", ",.3g"),
+    ("Energy, how known", "energy_method", ""),
+    ("Cost", "cost", ",.2f"),
+)
+
+
 def _totals(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
-    all_of_them = [run.totals() for run in runs]
-
-    def count(value: Any) -> str:
-        return f"{value:,.0f}"
-
-    def loss(value: Any) -> str:
-        return f"{value:.4f}"
-
-    rows: list[tuple[str, str, Callable[[Any], str]]] = [
-        ("Held-out loss, all terms, last", "held_out_loss", loss),
-        ("Held-out loss, all terms, best", "best_held_out_loss", loss),
-        ("Unigram entropy of held-out tokens", "unigram_entropy", loss),
-        ("Training loss, all terms, last", "loss", loss),
-        ("Generator loss, last", "generator_loss", loss),
-        ("Discriminator loss, last", "discriminator_loss", loss),
-        ("Relation loss, last", "relation_loss", loss),
-        ("Steps", "step", count),
-        ("Skipped steps", "skipped_steps", count),
-        ("Tokens", "tokens", count),
-        ("Hours of training", "hours", lambda value: f"{value:,.2f}"),
-        ("Attempts", "attempts", count),
-        ("Tokens a second, overall", "overall_tokens_per_second", count),
-        ("MFU, median", "median_mfu", lambda value: f"{value:.1%}"),
-        ("FLOPs of training", "train_flops", lambda value: f"{value:.3g}"),
-        ("GPU-active hours", "gpu_active_seconds", lambda value: f"{value / 3600:,.2f}"),
-        ("Energy, kWh", "energy_kwh", lambda value: f"{value:,.3g}"),
-        ("Energy, how known", "energy_method", str),
-        ("Cost", "cost", lambda value: f"{value:,.2f}"),
-    ]
+    found = [run.totals() for run in runs]
     return [
         # What was not measured is a dash, never a zero.
-        (name, ["–" if t.get(key) is None else show(t[key]) for t in all_of_them])
-        for name, key, show in rows
-        if any(key in t for t in all_of_them)
+        (title, ["–" if t.get(key) is None else format(t[key], style) for t in found])
+        for title, key, style in TOTALS
+        if any(key in t for t in found)
     ]
 
 
 def _differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
-    """Return the rows of settings that differ; for one run, all settings."""
     keys = list(dict.fromkeys(key for run in runs for key in run.config))
     if len(runs) > 1:
         differing = {key for run in runs[1:] for key in differing_keys(runs[0].config, run.config)}

@@ -74,7 +74,6 @@ class RecordedRun:
         return float(np.interp(step, steps, values))
 
     def position(self, record: Mapping[str, Any], axis: str) -> float:
-        """Return where a record lies on an axis."""
         if axis == "hours":
             return float(record["train_seconds"] / 3600)
         if axis == "flops":  # only training records have them
@@ -108,6 +107,9 @@ class RecordedRun:
             **(train[-1] if train else {}),
         }
         last |= self.record.get("summary") or {}
+        if "gpu_active_seconds" in last:
+            active = last["gpu_active_seconds"]
+            last["gpu_active_hours"] = None if active is None else active / 3600
         losses = [r["loss"] for r in held_out if r["loss"] is not None]
         rates = [r["mfu"] for r in train if r.get("mfu") is not None]
         seconds = last.get("train_seconds")

@@ -164,12 +164,3 @@ def join(url: str, *parts: str) -> str:
     """`url` with further parts of a path; raises `ConfigError` as `is_remote` does."""
     is_remote(url)
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
-
-
-def __getattr__(name: str) -> object:
-    """Find `open_storage` for scripts that import it from here, where it was until 0.1."""
-    if name != "open_storage":
-        raise AttributeError(name)
-    from smallbench.storage import open_storage
-
-    return open_storage

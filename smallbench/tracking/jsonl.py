@@ -18,7 +18,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_metrics(content: str, name: str) -> list[dict[str, Any]]:
-    """Return the records in a file's content; `name` is for the error."""
     *lines, last = content.split("\n")
     # Every whole line ends in a newline, so the rest was cut by a kill.
     del last
@@ -47,7 +46,6 @@ class MetricsFile:
         self._stream = path.open("a")
 
     def log(self, record: Record) -> None:
-        """Append one line."""
         self._stream.write(json.dumps(dict(record)) + "\n")
         self._stream.flush()
 
@@ -56,6 +54,5 @@ class MetricsFile:
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """Flush to disk and close."""
         self.sync()
         self._stream.close()

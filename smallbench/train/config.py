@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
-from smallbench.config import option, require, section, settle_tags
+from smallbench.config import check, option, require, section, settle_tags
 from smallbench.errors import ConfigError
 from smallbench.models import ARCHITECTURES
 from smallbench.models.config import BertConfig, EncoderConfig
@@ -15,29 +14,6 @@ from smallbench.objectives.config import MaskedLMConfig, ObjectiveConfig, Replac
 from smallbench.plugins import Plugin, is_reference, plugin_of
 from smallbench.storage.config import StorageConfig
 from smallbench.train import OPTIMIZERS, SCHEDULES
-
-
-def check(config: Any, section: str, **ranges: str) -> None:
-    """Raise `ConfigError` if a value is outside its range, such as `>= 1` or `[0, 1)`.
-
-    None is in every range.
-    """
-    for name, expected in ranges.items():
-        value = getattr(config, name)
-        if value is None:
-            continue
-        if expected[0] in "[(":
-            low, high = map(float, expected[1:-1].split(","))
-            is_inside = low <= value <= high
-            is_inside &= value != low or expected[0] == "["
-            is_inside &= value != high or expected[-1] == "]"
-        else:
-            sign, bound = expected.split()
-            is_inside = COMPARISONS[sign](value, float(bound))
-        require(is_inside, section + name, value, expected)
-
-
-COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le}
 
 
 @dataclass(frozen=True)

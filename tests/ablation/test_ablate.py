@@ -12,7 +12,7 @@ import torch
 from smallbench.ablation import driver, outcomes
 from smallbench.ablation.outcomes import RunOutcome
 from smallbench.ablation.plan import changes_of, design_of, variants_of, warmup_caution
-from smallbench.ablation.table import markdown, results_of, to_json
+from smallbench.ablation.result_tables import markdown, results_of, to_json
 from smallbench.errors import ConfigError, DivergedError, InterruptedRunError
 from smallbench.jobs.ablate import Options, plan, run
 from smallbench.jobs.cli import main
@@ -123,9 +123,9 @@ def test_another_objective_is_another_loss_and_is_not_compared(corpus, tmp_path)
         (["bert-tiny", "bert-tiny"], {}, "bert-tiny is given twice"),
         (["bert-tiny", "brt-tiny"], {}, "did you mean 'bert-tiny'"),
         (VARIANTS, {"seeds": "1,2,1"}, "none twice"),
-        (VARIANTS, {"flops": "0"}, "over 0"),
+        (VARIANTS, {"flops": "0"}, "expected > 0"),
         (VARIANTS, {"also": ["train.seed=3"]}, "'ablate' sets train.seed itself"),
-        (VARIANTS, {"also": ["train.sead=3"]}, "did you mean 'train.seed'"),
+        (VARIANTS, {"also": ["train.sead=3"]}, "did you mean '--train.seed'"),
         (VARIANTS, {"also": ["sequence"]}, "expected KEY=VALUE"),
         (VARIANTS, {"also": ["train.precision=fp17"]}, "fp17"),
         (VARIANTS, {"data": "missing"}, "missing"),
@@ -151,9 +151,9 @@ def test_keys_may_be_given_as_flags_beside_set(corpus, tmp_path, capsys):
     assert "- train.milestones=2,4\n" in said
     assert "- train.compile=true\n" in said
     assert main(["ablate", *words, "--train.global_batch_size=4"]) == 78
-    assert "gives train.global_batch_size twice" in capsys.readouterr().err
+    assert "--train.global_batch_size is given twice" in capsys.readouterr().err
     assert main(["ablate", *words, "--optim.learning_rat=1"]) == 78
-    assert "did you mean 'optim.learning_rate'" in capsys.readouterr().err
+    assert "did you mean '--optim.learning_rate'" in capsys.readouterr().err
 
 
 def test_another_budget_or_corpus_in_one_folder_is_refused(whole, corpus, tmp_path, capsys):

@@ -196,13 +196,13 @@ def test_a_bucket_keeps_a_run_and_says_which_are_missing(
     [
         (None, "is not an ablation (plan.json is missing)"),
         ("{", "cannot be read as JSON"),
-        ("{}", "schema_version' is missing"),
+        ("{}", "schema_version None, expected 1"),
         ({"schema_version": 2}, "expected 1"),
         ({"folders": {"bert-tiny": "../elsewhere"}}, "is not the name of a folder"),
         ({"folders": {}}, "seeds or variants are missing"),
-        ({"measured": {"bert-tiny": 1}}, "not iterable"),
+        ({"measured": {"bert-tiny": 1}}, "measured: {'bert-tiny': 1} (expected keys"),
         ({"seeds": [], "folders": {"a": "a"}, "measured": {"a": {}}}, "seeds or variants"),
-        ({"scoring": {"tasks": ["cola"]}}, "'learning_rate' is missing"),
+        ({"scoring": {"tasks": ["cola"]}}, "missing key 'learning_rate'"),
     ],
 )
 def test_a_plan_that_is_none_is_refused(stored, tmp_path, capsys, content, said):

@@ -231,11 +231,11 @@ def test_cancel_of_everything_is_refused(capfd, server: Kubernetes):
 
 def test_cancel_of_a_sweep_over_recipes_ends_no_other(capfd, server: Kubernetes):
     mine, other = (
-        ["sweep", "--recipes=bert-tiny", f"--learning_rates={rates}", "--gpu=none"]
+        ["sweep", "--recipes=bert-tiny", f"--learning_rates={rates}"]
         for rates in ("1e-3,2e-3", "3e-3,4e-3")
     )
     for words in (mine, other):
-        code, _, err = k8s(capfd, "submit", *words, *GIVEN)
+        code, _, err = k8s(capfd, "submit", *words, "--gpu=none", *GIVEN)
         assert code == 0, err
     assert k8s(capfd, "cancel", *mine)[0] == 0
     assert len([name for kind, name in server.objects if kind == "jobs"]) == 1
@@ -243,8 +243,7 @@ def test_cancel_of_a_sweep_over_recipes_ends_no_other(capfd, server: Kubernetes)
 
 def test_an_ablation_says_how_its_tables_are_made(capfd, server: Kubernetes):
     words = ["ablate", "--recipes=bert-tiny,modern-tiny", "--flags=--flops=1e13 --seeds=1,2"]
-    words += ["--gpu=none", *GIVEN]
-    code, out, err = k8s(capfd, "submit", *words)
+    code, out, err = k8s(capfd, "submit", *words, "--gpu=none", *GIVEN)
     assert code == 0, err
     ((name, job),) = [(n, o) for (kind, n), o in server.objects.items() if kind == "jobs"]
     run = name.removeprefix("ablate-")

@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 
 from smallbench.cluster.config import COMPONENTS, SPOT
-from smallbench.cluster.manifests import build
+from smallbench.cluster.manifests import built_manifests
 from smallbench.errors import ExitCode
 from smallbench.jobs.cli import load, resolve
 from tests.cluster.job_controller import Ended, job_is_over, verdict
@@ -70,7 +70,7 @@ SETS = [
 
 @pytest.mark.parametrize("components", SETS, ids="+".join)
 def test_the_schemas_accept_what_components_make(components):
-    documents = build(components)
+    documents = built_manifests(components)
     for document in documents:
         kubernetes_validate.validate(document, OLDEST, strict=True)
     for job in jobs(documents).values():
@@ -79,7 +79,7 @@ def test_the_schemas_accept_what_components_make(components):
 
 
 def pod_of(components, stage="pretrain"):
-    return jobs(build(components))[stage]["spec"]["template"]["spec"]
+    return jobs(built_manifests(components))[stage]["spec"]["template"]["spec"]
 
 
 SPOT_NODES = {
@@ -436,7 +436,7 @@ def test_components_that_can_be_asked_for_are_there():
 
 
 def test_kueue_starts_what_is_queued():
-    for document in build(["kueue"]):
+    for document in built_manifests(["kueue"]):
         if document["kind"] == "Job":
             assert document["spec"]["suspend"] is True
             assert document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "smallbench"

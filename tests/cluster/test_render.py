@@ -14,10 +14,11 @@ import yaml
 
 from smallbench import plugins
 from smallbench.cluster import work as work_module
-from smallbench.cluster.manifests import build
+from smallbench.cluster.manifests import built_manifests
 from smallbench.errors import ConfigError, UsageError
+from smallbench.jobs.base import chosen
 from smallbench.jobs.cli import load, main, resolve
-from smallbench.jobs.k8s import JOB, documents_of, stages_of
+from smallbench.jobs.k8s import ACTIONS, JOB, documents_of, stages_of
 from smallbench.recipes import RECIPES
 from tests.cluster.job_controller import job_is_over
 from tests.cluster.kustomize import IMAGE, STAGES, command_of, jobs
@@ -26,15 +27,21 @@ from tests.cluster.test_manifests import NEWEST, OLDEST, env, gib
 GIVEN = f"--image={IMAGE} --bucket=s3://lab/small"
 
 
+def resolved(line: str):
+    """Options and configuration of an action's command line."""
+    _, options, config = resolve(*chosen(JOB, shlex.split(line)), {})
+    return options, config
+
+
 def work(line: str):
     """What a command line asks for, without a plan."""
-    _, options, config = resolve(JOB, shlex.split(f"render {line} {GIVEN}"), {})
-    return work_module.work_of(options.stage, options, config)
+    options, config = resolved(f"render {line} {GIVEN}")
+    return work_module.work_of(options.stage, options, config, options.hours)
 
 
 def render(line: str):
     """The documents of a command line, as they are printed."""
-    _, options, config = resolve(JOB, shlex.split(line), {})
+    options, config = resolved(line)
     stages = [documents_of(*each) for each in stages_of(options, config)]
     assert stages[-1][-1]["kind"] == "Job"
     return stages[-1]
@@ -91,7 +98,7 @@ def env_values(job):
 
 def test_the_committed_manifests_are_those_of_the_default_recipe():
     """Sizes and all: the planner's for bert-small on the paper's card, but for names."""
-    committed = jobs(build())
+    committed = jobs(built_manifests())
     for stage in ("pretrain", "export", "glue"):
         expected = deepcopy(committed[stage])
         expected["metadata"]["name"] = f"{stage}-bert-small"
@@ -227,7 +234,7 @@ def test_a_chain_is_its_stages_with_what_each_of_them_takes():
         f"render all bert-small {GIVEN} --pods=3 --hours=5 --run=mine --components=pvc "
         "--flags='prepare --vocab_size=300 glue --tasks=cola --seeds=1'"
     )
-    _, options, config = resolve(JOB, shlex.split(words), {})
+    options, config = resolved(words)
     stages = [documents_of(*each)[-1] for each in stages_of(options, config)]
     names = [job["metadata"]["name"] for job in stages]
     assert names == [
@@ -242,7 +249,7 @@ def test_a_chain_is_its_stages_with_what_each_of_them_takes():
     for job in stages:
         stage = job["metadata"]["labels"]["app.kubernetes.io/component"]
         assert stage not in alone or job == job_of(alone[stage])
-    _, options, config = resolve(JOB, shlex.split(f"{words} --first=glue"), {})
+    options, config = resolved(f"{words} --first=glue")
     assert [options.stage for options, _ in stages_of(options, config)] == ["glue", "leaderboard"]
 
 
@@ -366,7 +373,7 @@ def test_every_stage_has_the_grace_it_is_given(line):
 
 
 def test_who_prepares_a_larger_corpus_has_more_scratch():
-    assert sizes(job_of("prepare")) == sizes(jobs(build())["prepare"])
+    assert sizes(job_of("prepare")) == sizes(jobs(built_manifests())["prepare"])
     job = job_of("prepare --corpus_gib=500")
     assert sizes(job)[1] == 25 * sizes(job_of("prepare"))[1]
     assert {"name": "scratch", "emptyDir": {"sizeLimit": "2500Gi"}} in (
@@ -424,8 +431,9 @@ def test_where_it_runs_is_the_flags(rendered):
     "line",
     [
         line
-        for line in JOB.examples
-        if {"render", "submit"} & set(line.split()) and "all" not in line.split()
+        for action in ("render", "submit")
+        for line in ACTIONS[action].examples
+        if "all" not in line.split()
     ],
 )
 def test_the_examples_of_the_help_render(line):
@@ -455,7 +463,13 @@ def test_the_examples_of_the_help_render(line):
         ),
         (f"render pretrain {GIVEN}", UsageError, "needs a RECIPE"),
         (f"render prepare --pods=4 --pods_at_once=2 {GIVEN}", UsageError, "wait for each other"),
-        (f"render {GIVEN}", UsageError, "needs a stage"),
+        (f"render {GIVEN}", UsageError, "STAGE is missing"),
+        (f"render glue --run=a --context=c {GIVEN}", UsageError, "unknown --context"),
+        ("status --bucket=s3://b", UsageError, "unknown --bucket"),
+        ("logs glue --run=a --wait=false", UsageError, "unknown --wait"),
+        ("logs all bert-small", UsageError, "one of prepare, pretrain"),
+        ("cancel glue --run=a --follow", UsageError, "unknown --follow"),
+        ("submt glue --run=a", UsageError, "did you mean 'submit'"),
         (f"render glue {GIVEN}", UsageError, "needs --run"),
         (f"render sweep bert-small {GIVEN}", UsageError, "a sweep needs"),
         (f"render sweep --learning_rates=1e-3 {GIVEN}", UsageError, "over one RECIPE"),
@@ -502,7 +516,7 @@ def test_the_examples_of_the_help_render(line):
         (f"render glue --run=a --components=spot-gke,spot-aks {GIVEN}", ConfigError, "choose one"),
         (f"render glue --run=a --components=spot {GIVEN}", ConfigError, "spot-gke"),
         (f"render glue --run=a --node_selector=gpu {GIVEN}", ConfigError, "KEY=VALUE"),
-        (f"render glue --run=a --deadline_hours=0 {GIVEN}", ConfigError, "over 0"),
+        (f"render glue --run=a --deadline_hours=0 {GIVEN}", ConfigError, "expected > 0"),
         (f"render leaderboard --run=a --deadline_hours=2 {GIVEN}", UsageError, "is for"),
         (f"render all {GIVEN}", UsageError, "needs a RECIPE"),
         (f"render all bert-small --flags=--seeds=1 {GIVEN}", UsageError, "stage before its flags"),
@@ -570,7 +584,6 @@ def test_what_looks_like_a_credential_is_refused_and_not_repeated(line, capsys):
                 "components",
             )
         ),
-        f"--context={HUB}",
         f"--flags='--vocab_size={HUB}",
     ],
 )

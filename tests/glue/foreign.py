@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from smallbench.batch import Batch
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import EpochBatches
 from smallbench.glue.finetune import tokenize_task
-from smallbench.glue.readers import TaskData
+from smallbench.glue.pretrained import PretrainedEncoder
+from smallbench.glue.task_data import TaskData
 from smallbench.glue.tasks import Task
 from smallbench.train.schedule import linear_decay
 

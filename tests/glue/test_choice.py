@@ -5,7 +5,7 @@ import pytest
 
 from smallbench.errors import DataError
 from smallbench.glue.choice import choice_data, choice_rows
-from smallbench.glue.readers import Examples, load_task
+from smallbench.glue.task_data import Examples, load_task
 from smallbench.glue.tasks import TASKS
 
 

@@ -10,10 +10,10 @@ import transformers
 from smallbench.batch import Batch
 from smallbench.glue.classifier import Foreign, Native, build_classifier
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune
-from smallbench.glue.readers import load_task
+from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.results import run_directory
+from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 from smallbench.models import config as models
 from smallbench.models.convert import target_of

@@ -6,11 +6,11 @@ import torch
 
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.features import EpochBatches, Features, epoch_batches, tokenize
 from smallbench.glue.finetune import finetune
-from smallbench.glue.readers import load_task
+from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.results import run_directory
+from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 from smallbench.stop import Stop
 from tests.glue.runs import check_run

@@ -16,11 +16,11 @@ from smallbench.files import try_lock
 from smallbench.glue import grid
 from smallbench.glue.choice import choice_rows
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.grid import GridRun, measure, plan_task, run_grid, shard_of
+from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.protocols import PROTOCOLS, summarize
-from smallbench.glue.readers import load_task
 from smallbench.glue.results import merge_runs, read_runs, run_directory
+from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 from smallbench.stop import Stop
 

@@ -18,13 +18,13 @@ from smallbench.glue.official import (
     rows_sha256,
 )
 from smallbench.glue.protocols import results_table, summarize
-from smallbench.glue.readers import SAMPLE_MARKER, examples_from_hub, load_task, read_tsv
 from smallbench.glue.results import read_run, run_directory, write_run
 from smallbench.glue.samples import generate, write_sample_glue
+from smallbench.glue.task_data import SAMPLE_MARKER, examples_from_hub, load_task, read_tsv
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.markdown_table import leaderboard_rows, render_markdown
 from tests.glue.test_protocols import robust_runs
-from tests.glue.test_readers import hub_table
+from tests.glue.test_task_data import hub_table
 
 MRPC = TASKS["mrpc"]
 

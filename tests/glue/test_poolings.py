@@ -9,11 +9,11 @@ from smallbench.batch import Batch
 from smallbench.errors import ConfigError
 from smallbench.glue import POOLINGS
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune
+from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.protocols import departures, protocol_named
-from smallbench.glue.readers import load_task
 from smallbench.glue.results import read_run, run_directory
+from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 from tests.glue import foreign
 

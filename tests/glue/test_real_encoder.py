@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks.real_encoder import PACKAGE, packaged_model
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune
-from smallbench.glue.readers import load_task
+from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.results import read_predictions, run_directory
+from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 from tests.glue import foreign
 

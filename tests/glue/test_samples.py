@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from smallbench.errors import DataError
 from smallbench.glue.metrics import compute_metrics, is_failed_run
-from smallbench.glue.readers import load_task
 from smallbench.glue.samples import generate, write_sample_glue
+from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from smallbench.errors import DataError
-from smallbench.glue.readers import load_task
 from smallbench.glue.results import run_directory, score_run, write_run
 from smallbench.glue.submission import (
     FILES,
@@ -15,6 +14,7 @@ from smallbench.glue.submission import (
     submission_text,
     write_submission,
 )
+from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 from tests.glue.runs import run_of, settings_of
 

@@ -4,8 +4,8 @@ import pytest
 
 from smallbench.errors import ConfigError
 from smallbench.glue.metrics import compute_metrics
-from smallbench.glue.readers import load_task
 from smallbench.glue.samples import write_sample_glue
+from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS, task_named
 
 

@@ -8,7 +8,7 @@ pytest.importorskip("wandb")
 
 from smallbench.files import write_json
 from smallbench.glue.protocols import summarize
-from smallbench.glue.tracking import COLUMNS, seed_interval, show_summary, table_rows
+from smallbench.glue.tracking import COLUMNS, show_summary, table_rows
 from smallbench.tracking.config import TrackerConfig
 from tests.glue.runs import run_of
 from tests.tracking.wandb_file import of_kind, read_wandb, summary
@@ -22,13 +22,12 @@ def of_scores(*scores):
 
 def test_the_interval_is_students():
     """By hand: mean 72, deviation 2, t(0.975, 2 degrees) = 4.3027."""
-    lower, upper = seed_interval(of_scores(0.70, 0.72, 0.74).tasks["cola"])
+    lower, upper = table_rows(of_scores(0.70, 0.72, 0.74))[0][4:6]
     assert lower == pytest.approx(72 - 4.3027 * 2 / 3**0.5, abs=1e-3)
     assert upper == pytest.approx(72 + 4.3027 * 2 / 3**0.5, abs=1e-3)
 
 
 def test_one_seed_has_no_interval():
-    assert seed_interval(of_scores(0.7).tasks["cola"]) is None
     ((_, _, _, mean, lower, upper, seeds, failed),) = table_rows(of_scores(0.7))
     assert (mean, lower, upper, seeds, failed) == (pytest.approx(70), None, None, 1, 0)
 

@@ -23,7 +23,7 @@ from smallbench.errors import (
     UsageError,
 )
 from smallbench.jobs import base, cli
-from smallbench.jobs.base import Job
+from smallbench.jobs.base import Job, chosen
 from smallbench.jobs.resolve import Shared, as_yaml, changes_as_yaml
 from tests.command import command as smallbench
 
@@ -484,6 +484,26 @@ def test_variables_count_in_a_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "did you mean 'SMALLBENCH_JSON'?" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "ablate colect s3://a --out=o",
+            "unknown action 'colect' of 'ablate'; did you mean 'collect'",
+        ),
+        ("k8s statsu --run=a", "did you mean 'status'"),
+        ("checkpoints lst runs/a", "did you mean 'list'"),
+        ("k8s --run=a", "'k8s' needs an action: render, submit, status, logs, cancel"),
+        ("ablate bert-tiny collectors --data=c", "--flops is missing"),
+    ],
+)
+def test_a_mistyped_action_is_named_with_the_nearest_one(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(line.split()) == ExitCode.USAGE
+    assert message in capsys.readouterr().err
+
+
 # The contract of every job: a new row of the table is tested by standing there
 
 
@@ -516,7 +536,7 @@ class TestEveryJob:
         for example in job.examples:
             words = words_of(example)
             assert words[0] == name
-            _, _, config = cli.resolve(job, words[1:], {})
+            _, _, config = cli.resolve(*chosen(job, words[1:]), {})
             if config is not None:
                 assert set(job.shortcuts.values()) <= set(keys_of(config))
 
@@ -547,7 +567,8 @@ class TestEveryJob:
         printed = capsys.readouterr().out
         # What it prints is a --config file that says the same.
         (tmp_path / "all.yaml").write_text(printed)
-        assert cli.main([name, "--config=all.yaml", "--dry_run"]) == 0
+        job, _ = chosen(cli.load(name), example[1:])
+        assert cli.main([*job.name.split(), "--config=all.yaml", "--dry_run"]) == 0
         assert capsys.readouterr().out == printed
 
     def test_refuses_a_mistyped_flag(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from smallbench.config import Location, annotations_of, keys_of
 from smallbench.errors import ConfigError, SmallbenchError, UsageError
-from smallbench.jobs.base import JOBS, load
+from smallbench.jobs.base import JOBS, Job, chosen, load
 from smallbench.jobs.cli import main
 from smallbench.jobs.resolve import resolve
 
@@ -21,13 +21,18 @@ def members(annotation: object) -> set[object]:
     return {annotation} | {part for each in inner for part in members(each)}
 
 
-def example_of(name: str) -> list[str]:
-    return shlex.split(load(name).examples[0])[2:]
+EVERY = {job.name: job for name in JOBS for job in (load(name), *load(name).actions.values())}
+"""The jobs and their actions."""
 
 
-@pytest.mark.parametrize("name", JOBS)
+def example_of(job: Job) -> list[str]:
+    name, *words = shlex.split(job.examples[0])[1:]
+    return chosen(load(name), words)[1] if job.run else []
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_no_flag_takes_a_negative_count_or_one_that_no_machine_has(name: str) -> None:
-    job, example = load(name), example_of(name)
+    job, example = EVERY[name], example_of(EVERY[name])
     _, _, config = resolve(job, example, {})
     keys = annotations_of(job.options) | (
         {key: k.annotation for key, k in keys_of(config).items()} if config is not None else {}
@@ -41,12 +46,12 @@ def test_no_flag_takes_a_negative_count_or_one_that_no_machine_has(name: str) ->
             resolve(job, [*words, f"--{key}={10**20}"], {})
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_path_flag_takes_home_folders_spaces_and_any_letters(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    job, example = load(name), example_of(name)
+    job, example = EVERY[name], example_of(EVERY[name])
     for key, annotation in annotations_of(job.options).items():
         if not members(annotation) & {Path, Location}:
             continue

@@ -17,7 +17,7 @@ from smallbench import files
 from smallbench.config import digest
 from smallbench.glue.metrics import compute_metrics
 from smallbench.glue.protocols import CHOICE_SEED, PROTOCOLS
-from smallbench.glue.readers import SAMPLE_MARKER
+from smallbench.glue.task_data import SAMPLE_MARKER
 from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard.compute import count_parameters, train_flops

@@ -12,8 +12,8 @@ import pytest
 
 from smallbench.glue.choice import choice_data
 from smallbench.glue.metrics import compute_metrics
-from smallbench.glue.readers import load_task
 from smallbench.glue.samples import write_sample_glue
+from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import evaluation as module
 from smallbench.leaderboard.board import board_rows, compare, render_board, render_comparison

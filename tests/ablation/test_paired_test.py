@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from smallbench.ablation.statistics import compare, estimate, needed_seeds, power
+from smallbench.ablation.paired_test import needed_seeds, paired_comparison, power
+from smallbench.estimate import estimate
 
 
 def simulated(count, *, difference=0.0, num_seeds=3, seed=0):
@@ -17,7 +18,7 @@ def simulated(count, *, difference=0.0, num_seeds=3, seed=0):
 
 
 def share_found(ablations):
-    return np.mean([compare(a, b).p_value < 0.05 for a, b in ablations])
+    return np.mean([paired_comparison(a, b).p_value < 0.05 for a, b in ablations])
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5])
@@ -47,7 +48,7 @@ def test_fewer_seeds_than_needed_have_less_power():
 
 def test_the_p_value_is_that_of_the_paired_test_and_fits_the_interval():
     for first, other in simulated(50, difference=0.1):
-        found = compare(first, other)
+        found = paired_comparison(first, other)
         assert found.p_value == pytest.approx(stats.ttest_rel(other, first).pvalue)
         covers_zero = found.difference.low <= 0 <= found.difference.high
         assert covers_zero == (found.p_value >= 0.05)
@@ -69,7 +70,7 @@ def test_an_interval_covers_the_mean_in_95_of_100():
     ],
 )
 def test_an_untestable_difference_has_a_reason_and_no_p_value(first, other, reason):
-    found = compare(first, other)
+    found = paired_comparison(first, other)
     assert found.p_value is None
     assert found.needed_seeds is None
     assert reason in found.reason

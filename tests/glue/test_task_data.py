@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from smallbench.errors import DataError, UnavailableError
-from smallbench.glue.readers import (
+from smallbench.glue.samples import generate, write_sample_glue
+from smallbench.glue.task_data import (
     MAX_SKIPPED,
     available_tasks,
     examples_from_hub,
     load_task,
     read_tsv,
 )
-from smallbench.glue.samples import generate, write_sample_glue
 from smallbench.glue.tasks import TASKS
 
 COLA, SST2, MRPC, STSB = (TASKS[name] for name in ("cola", "sst2", "mrpc", "stsb"))

@@ -1,4 +1,4 @@
-"""Means over seeds and paired differences, with Student's t. Numbers in, numbers out.
+"""Paired differences over seeds, with Student's t. Numbers in, numbers out.
 
 Runs of one seed share the order of the data and the masks, so variants are compared seed by seed.
 """
@@ -14,21 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-CONFIDENCE = 0.95
+from smallbench.estimate import Estimate, estimate
+
 SIGNIFICANCE = 0.05
 POWER = 0.80
 MAX_NEEDED_SEEDS = 10_000
 NUM_QUANTILES = 1_000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its interval, which needs two values."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    num_values: int
 
 
 @dataclass(frozen=True)
@@ -44,17 +35,7 @@ class Comparison:
     """Why there is no p-value; empty if there is one."""
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean of `values` and its 95 % interval by Student's t."""
-    count, mean = len(values), float(np.mean(values))
-    if count < 2:
-        return Estimate(mean, None, None, count)
-    error = float(np.std(values, ddof=1)) / math.sqrt(count)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * error
-    return Estimate(mean, mean - half, mean + half, count)
-
-
-def compare(first: Sequence[float], other: Sequence[float]) -> Comparison:
+def paired_comparison(first: Sequence[float], other: Sequence[float]) -> Comparison:
     """Compare `other` to `first`; equal positions are runs of one seed.
 
     The p-value, the interval and the needed seeds come from the differences alone.

@@ -13,10 +13,10 @@ from transformers.utils import logging
 
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.encoder import PretrainedEncoder
 from smallbench.glue.finetune import finetune, tokenize_task
-from smallbench.glue.readers import load_task
+from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.results import read_predictions, read_run, run_directory
+from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 from tests.glue import foreign
 

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.ablation.outcomes import RunOutcome, to_record
-from smallbench.ablation.plan import Design, PlannedRun, differing_measurement, warmup_caution
-from smallbench.ablation.statistics import (
+from smallbench.ablation.paired_test import (
     MAX_NEEDED_SEEDS,
     SIGNIFICANCE,
     Comparison,
-    Estimate,
-    compare,
-    estimate,
+    paired_comparison,
 )
+from smallbench.ablation.plan import Design, PlannedRun, differing_measurement, warmup_caution
 from smallbench.errors import DataError
+from smallbench.estimate import Estimate, estimate
 from smallbench.files import write_json, write_text
 from smallbench.glue.tasks import task_named
 from smallbench.report.page import Table, write_report
@@ -33,8 +32,6 @@ METRICS = {"held_out_loss": ("Held-out loss", 4), "glue_mean": ("GLUE mean", 2)}
 
 @dataclass(frozen=True)
 class Measured:
-    """A variant by one measure."""
-
     values: Mapping[int, float]
     """By seed."""
     estimate: Estimate | None
@@ -58,7 +55,6 @@ class Results:
 
 
 def results_of(design: Design, outcomes: Sequence[RunOutcome]) -> Results:
-    """Compare the variants by each measure that was taken."""
     measures: dict[str, dict[str, Measured]] = {}
     cautions: list[str] = []
     baseline, protocol = design.variants[0], design.scoring.protocol if design.scoring else ""
@@ -94,7 +90,7 @@ def _compared(first: Mapping[int, float], own: Mapping[int, float], reason: str)
     if reason:
         return Comparison(None, None, None, reason)
     both = [seed for seed in own if seed in first]
-    return compare([first[seed] for seed in both], [own[seed] for seed in both])
+    return paired_comparison([first[seed] for seed in both], [own[seed] for seed in both])
 
 
 def _warmups(design: Design, outcomes: Sequence[RunOutcome]) -> list[str]:
@@ -139,7 +135,6 @@ def _notes(num_variants: int, outcomes: Sequence[RunOutcome]) -> list[str]:
 
 
 def tables_of(results: Results) -> list[Table]:
-    """Return the table of each measure and that of the runs."""
     tables = []
     for measure, of_variant in results.measures.items():
         title, digits = METRICS[measure]
@@ -203,7 +198,6 @@ def _runs_table(results: Results) -> Table:
 
 
 def sentences_of(results: Results) -> list[str]:
-    """Return what must be known to read the tables."""
     seeds = ", ".join(map(str, results.seeds))
     found = [
         f"{results.flops:g} FLOPs for each pretraining, seeds {seeds}. Intervals are Student's t "
@@ -238,7 +232,6 @@ def _conclusion(
 
 
 def markdown(results: Results) -> str:
-    """Return the tables and sentences as Markdown."""
     blocks = ["# Ablation", *sentences_of(results)[:1]]
     for table in tables_of(results):
         lines = [f"| {' | '.join(table.header)} |", f"|---|{'--:|' * (len(table.header) - 1)}"]
@@ -273,7 +266,6 @@ def to_json(results: Results) -> dict[str, Any]:
 
 
 def write_results(results: Results, runs: Sequence[PlannedRun], out: Path) -> None:
-    """Write `ablation.json`, `ablation.md` and `report.html`."""
     write_json(out / "ablation.json", to_json(results))
     write_text(out / "ablation.md", markdown(results))
     drawn = []
