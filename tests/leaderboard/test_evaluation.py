@@ -17,13 +17,7 @@ from smallbench.glue.samples import write_sample_glue
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import evaluation as module
 from smallbench.leaderboard.board import board_rows, compare, render_board, render_comparison
-from smallbench.leaderboard.evaluation import (
-    VERIFIED_FILE,
-    evaluate,
-    evaluate_all,
-    report_dict,
-    report_text,
-)
+from smallbench.leaderboard.evaluation import VERIFIED_FILE, evaluate, evaluate_all
 from smallbench.leaderboard.folder import (
     chosen_tasks,
     fingerprint,
@@ -33,6 +27,7 @@ from smallbench.leaderboard.folder import (
 from smallbench.leaderboard.gold import NO_GOLD, Gold, read_gold, with_choices
 from smallbench.leaderboard.scores import PAPER_TRIALS
 from smallbench.leaderboard.statistics import expected_maximum
+from smallbench.leaderboard.verdict import report_dict, report_text
 from tests.leaderboard.synthetic import (
     synthetic_entry,
     synthetic_gold,

@@ -16,10 +16,10 @@ from smallbench.glue.tasks import TASKS, Task
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard.board import BoardName, BoardRow, board_rows, half_widths
 from smallbench.leaderboard.entry import Entry, Tier
-from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.ranking import RankRange
 from smallbench.leaderboard.scores import TaskScore, View
 from smallbench.leaderboard.statistics import Interval
+from smallbench.leaderboard.verdict import Evaluation
 
 METRICS = {
     "matthews": "Matthews correlation",
