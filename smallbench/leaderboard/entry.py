@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench import config, files
-from smallbench.glue.tasks import Task
+from smallbench.glue.tasks import TASKS, Task
 
 SCHEMA_VERSION = 1
 ENTRY_FILE, RUNS_FILE, LOG_FILE = "entry.json", "runs.jsonl", "train_log.jsonl"
@@ -337,6 +338,31 @@ def is_log_line(line: Any) -> bool:
         and seconds is not None
         and seconds >= 0
         and type(line["sha256"]) is str
+    )
+
+
+_RUN_KEYS = {"task", "learning_rate", "seed", "epochs", "predictions"}
+_RUN_FILE = re.compile(r"predictions/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
+
+
+def is_run_line(line: Any) -> bool:
+    """Return whether a line is valid by the schema's `run`, which is slower but says why."""
+    if type(line) is not dict or not _RUN_KEYS <= line.keys() <= _RUN_KEYS | {"pretraining_seed"}:
+        return False
+    paths, rate = line["predictions"], line["learning_rate"]
+    counts = (line["seed"], line.get("pretraining_seed", 0), line["epochs"])
+    return (
+        (type(rate) is float or type(rate) is int)
+        and 0 < rate <= 1e15
+        and all(type(count) is int and 0 <= count < 1 << 64 for count in counts)
+        and 1 <= line["epochs"] <= 1e15
+        and type(line["task"]) is str
+        and line["task"] in TASKS
+        and type(paths) is dict
+        and paths.keys() <= {"dev", "dev_mismatched", "choice"}
+        and paths.keys() != {"dev_mismatched"}
+        and len(paths) > 0
+        and all(type(path) is str and _RUN_FILE.fullmatch(path) for path in paths.values())
     )
 
 

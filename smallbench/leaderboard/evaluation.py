@@ -26,6 +26,7 @@ from smallbench.leaderboard.folder import (
     fingerprint,
     parse_submission,
     parse_untrusted_json,
+    prepare_schema,
     read_bytes,
     read_files,
 )
@@ -88,6 +89,7 @@ def evaluate_each(
     unknown = [folder for folder in folders if folder not in known]
     if unknown:
         with threadpool_limits(1):  # a process for each core; threads would only slow each other
+            prepare_schema()
             statistics.prepare_draws(gold.labels)
             results = call_each(lambda one: evaluate(one, gold, kept), unknown, limits=limits)
         for folder, result in zip(unknown, results, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +20,7 @@ MAX_LINE_BYTES = 40  # 40429<TAB>not_duplicate, or a number with every digit
 MAX_SCORE = 1_000_000
 HEADER = b"index\tprediction\n"
 FIRST_CLASS = 0x80  # not ASCII
+NO_MARKS = bytes({*range(256)} - {9, 10})  # all but tabs and line breaks
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 
 
@@ -53,7 +53,7 @@ def parse_predictions(content: bytes, place: str, task: Task, split: str) -> NDA
         raise Rejected("predictions", f"{place} is not a table of index<TAB>prediction")
     if task.label_names is not None and (classes := _classes(text, task, most)) is not None:
         return classes
-    return _parse_lines(text.split(b"\n")[1:-1], place, task)
+    return _parse_lines(text[len(HEADER) :], place, task)
 
 
 def _classes(text: bytes, task: Task, most: int) -> NDArray[np.int8] | None:
@@ -87,13 +87,14 @@ def _empty_table(num: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return table, np.flatnonzero(table == FIRST_CLASS)
 
 
-def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]:
-    if any(line.count(b"\t") != 1 for line in lines):
+def _parse_lines(content: bytes, place: str, task: Task) -> NDArray[Any]:
+    marks = content.translate(None, delete=NO_MARKS)
+    if marks != b"\t\n" * (len(marks) // 2):
         raise Rejected("predictions", f"{place} has a line that is not index<TAB>prediction")
-    cells = b"\t".join(lines).split(b"\t") if lines else []
-    if cells[::2] != [b"%d" % number for number in range(len(lines))]:
+    cells = content.decode("utf-8", "replace").replace("\n", "\t").split("\t")[:-1]
+    words = cells[1::2]
+    if cells[::2] != list(map(str, range(len(words)))):
         raise Rejected("predictions", f"{place}: indices are not 0, 1, 2, … in this order")
-    words = [word.decode("utf-8", "replace") for word in cells[1::2]]
     if task.label_names is not None:
         numbers = {label: number for number, label in enumerate(task.label_names)}
         unknown = set(words) - set(numbers)
@@ -107,7 +108,7 @@ def _parse_lines(lines: Sequence[bytes], place: str, task: Task) -> NDArray[Any]
     if not all(map(NUMBER.fullmatch, words)):
         wrong = next(word for word in words if not NUMBER.fullmatch(word))
         raise Rejected("predictions", f"{place}: {show(wrong)!r} is not a number as JSON writes it")
-    scores = np.array(words, dtype=np.float64)
+    scores = np.array(list(map(float, words)))
     if not (np.abs(scores) <= MAX_SCORE).all():
         raise Rejected("predictions", f"{place} has a score beyond ±{MAX_SCORE:,}")
     return scores

@@ -127,7 +127,7 @@ def test_cached_results_equal_computed_ones_and_changes_are_detected(root, tmp_p
         assert report_dict(a) == report_dict(b)
         assert a.entry == b.entry
         assert np.array_equal(a.views["robust"].draws, b.views["robust"].draws)
-    for path in (tmp_path / "cache").glob("*.npz"):
+    for path in (tmp_path / "cache").glob("*.npy"):
         path.write_bytes(path.read_bytes()[:100])
     mended = evaluate_all(tmp_path / "board", GOLD, cache=tmp_path / "cache")
     assert list(map(report_dict, mended)) == list(map(report_dict, first))

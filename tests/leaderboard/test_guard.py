@@ -169,8 +169,8 @@ def test_a_crash_of_the_checks_is_a_rejection_that_says_so(tmp_path, monkeypatch
     folders = write_entries(tmp_path, 2, GOLD)
     real = evaluate
 
-    def fail(folder, *arguments, **options):
-        return real(folder, *arguments, **options) if folder != folders[0] else 1 / 0
+    def fail(folder, *arguments):
+        return real(folder, *arguments) if folder != folders[0] else 1 / 0
 
     monkeypatch.setattr("smallbench.leaderboard.evaluation.evaluate", fail)
     crashed, good = evaluate_each(folders, GOLD)
