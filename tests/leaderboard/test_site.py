@@ -276,15 +276,18 @@ def test_the_published_schema_is_that_of_entries(site):
 
 def test_third_party_files_are_those_that_were_recorded(site):
     vendor = ROOT / "smallbench/leaderboard/site/static/vendor"
-    recorded = json.loads((vendor / "integrity.json").read_text())
-    for name, integrity in recorded.items():
+    locked = [line.split() for line in (vendor / "vendored.lock").read_text().splitlines()]
+    notices = (vendor / "NOTICES.txt").read_text()
+    for name, integrity, package, version, of_package, _ in locked:
         digest = hashlib.sha384((vendor / name).read_bytes()).digest()
         assert integrity == f"sha384-{base64.b64encode(digest).decode()}"
         assert (site / "static" / "vendor" / name).read_bytes() == (vendor / name).read_bytes()
-        licence = vendor / f"{name.split('.')[0]}.LICENSE.txt"
-        assert "Copyright" in licence.read_text()
-    files = {path.name for path in vendor.iterdir() if path.suffix not in (".txt", ".json")}
-    assert files == set(recorded)
+        assert "Copyright" in (vendor / f"{name.split('.')[0]}.LICENSE.txt").read_text()
+        assert of_package.startswith("sha512-")
+        assert package in notices
+        assert version in notices
+    files = {path.name for path in vendor.iterdir()}
+    assert files == {name for name, *_ in locked} | {"vendored.lock", "NOTICES.txt"}
 
 
 def test_a_failed_build_leaves_the_old_site_unchanged(entries, tmp_path, monkeypatch):
