@@ -94,16 +94,16 @@ def _taken_runs(predictions_SN: Values, name: str, num_draws: int) -> NDArray[np
 
 
 @lru_cache(maxsize=16)
-def _example_weights(name: str, num: int, num_draws: int) -> NDArray[np.uint8]:
-    """Return [num, R]: how often each example, or group of them, is in each draw."""
+def _example_weights(name: str, num: int, num_draws: int) -> list[NDArray[np.uint8]]:
+    """Return how often each example, or group, is in each draw: [num, C] for every C draws."""
     rng = _generator("examples", name, str(num))
-    weights = np.empty((num, num_draws), dtype=np.uint8)
+    chunks = []
     for start in range(0, num_draws, CHUNK):
         size = min(CHUNK, num_draws - start)
         flat = rng.integers(0, num, (size, num)) + num * np.arange(size)[:, None]
         counts = np.bincount(flat.ravel(), minlength=size * num).reshape(size, num)
-        weights[:, start : start + size] = counts.T
-    return weights
+        chunks.append(np.ascontiguousarray(counts.T, dtype=np.uint8))
+    return chunks
 
 
 @lru_cache(maxsize=16)
@@ -124,12 +124,9 @@ def _drawn_sums(features_FN: Values, name: str, num_draws: int) -> Floats:
     sums_FG = features_FN.astype(np.float32)
     if group is not None:
         sums_FG = np.stack([np.bincount(group, weights=row) for row in sums_FG]).astype(np.float32)
-    weights = _example_weights(name, sums_FG.shape[1], num_draws)
-    sums = np.empty((len(sums_FG), num_draws))
-    for start in range(0, num_draws, CHUNK):
-        columns = slice(start, start + CHUNK)
-        sums[:, columns] = sums_FG @ weights[:, columns].astype(np.float32)
-    return sums
+    chunks = _example_weights(name, sums_FG.shape[1], num_draws)
+    sums = [sums_FG @ weights.astype(np.float32) for weights in chunks]
+    return np.concatenate(sums, axis=1, dtype=np.float64)
 
 
 def _accuracy(predictions_SN: Values, labels_N: Values, name: str, num_draws: int) -> Floats:
@@ -210,7 +207,7 @@ def _gold_distances(labels: bytes, name: str, num_draws: int) -> _Gold:
     # No sum of products exceeds N³/2.
     dtype = np.dtype(np.int32 if num**3 / 2 < 2**31 else np.int64)
     # Not in groups of examples: ranks are not sums.
-    weights_NR = _example_weights(name, num, num_draws).astype(dtype)
+    weights_NR = np.concatenate(_example_weights(name, num, num_draws), axis=1, dtype=dtype)
     distances_NR, square = np.empty_like(weights_NR), np.zeros(num_draws)
     passed = np.zeros(num_draws, dtype)
     for group in _groups_in_order(labels_N):

@@ -168,7 +168,7 @@ def test_the_paper_view_says_of_how_many_trials_and_what_to_expect_of_five(pages
     expected = sum(task.expected_maximum for task in tasks) / len(TASKS)
     text = " ".join(pages["paper.html"].text.split())
     assert f"best of 3 to 5, E₅ {expected:.2f}" in text
-    assert row.as_dict()["expected_maximum"] == pytest.approx(expected, abs=1e-4)
+    assert row.values["expected_maximum"] == pytest.approx(expected, abs=1e-4)
     assert "best of" not in pages["index.html"].text
 
 
@@ -182,7 +182,7 @@ def test_unknown_is_not_zero(entries):
     by_slug = {row.slug: row for row in rows(entries, "robust")}
     assert by_slug["unpriced"].usage.usd is None
     assert by_slug["unpriced"].usage.kwh is None
-    assert by_slug["unpriced"].as_dict()["kwh"] is None
+    assert by_slug["unpriced"].values["kwh"] is None
     entry = by_slug["good"].entry
     usage = Usage.of(entry)
     assert usage.usd == pytest.approx(
