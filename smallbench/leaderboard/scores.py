@@ -180,7 +180,7 @@ class View:
             ),
         )
 
-    @property
+    @cached_property
     def interval(self) -> Interval | None:
         """Interval of AVG from this entry alone; a board uses all its entries."""
         scored = self.scored

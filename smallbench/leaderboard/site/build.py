@@ -35,7 +35,7 @@ from smallbench.leaderboard.site.environment import environment_of_site
 from smallbench.leaderboard.site.old_site import Note, OldSite
 from smallbench.leaderboard.site.rows import METRICS, Row, rows, task_leads
 from smallbench.leaderboard.text import show
-from smallbench.leaderboard.verdict import Evaluation, report_dict
+from smallbench.leaderboard.verdict import Evaluation
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -212,8 +212,9 @@ def _write_entries(
 
     def key_of(slug: str) -> str:
         rows = {n: (r.average, r.interval, str(r.rank), ranked[n]) for n, r in places[slug].items()}
-        evaluation = next(iter(places[slug].values())).evaluation
-        content = f"{inputs} {report_dict(evaluation)} {rows} {leads_of[slug]}"
+        e = next(iter(places[slug].values())).evaluation
+        scores = [view.tasks for view in e.views.values()]
+        content = f"{inputs} {e.sha256} {e.tier} {e.findings} {scores} {rows} {leads_of[slug]}"
         return hashlib.sha256(content.encode()).hexdigest()
 
     def write(slug: str) -> dict[str, Note]:
