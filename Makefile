@@ -18,7 +18,7 @@ FROM_INDEX = $$(sed -n 's/^./--extra-index-url=&/p' $(INDEX))
 
 .DEFAULT_GOAL := $(if $(TORCH_INDEX_URL),venv,help)
 
-.PHONY: FORCE help quickstart check test lint format lock venv clean
+.PHONY: FORCE help quickstart check test lint format lock vendored venv clean
 
 help:
 	@echo "make quickstart  the whole chain in minutes: text, BERT, export, GLUE samples, table"
@@ -28,6 +28,7 @@ help:
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make venv        only the set-up, in .venv; with a GPU: make TORCH_INDEX_URL=… (docs/install.md)"
 	@echo "make lock        resolve requirements.lock and docker/*.lock again"
+	@echo "make vendored    write the site's vendored files again from npm's packages of the locked versions"
 	@echo "make clean       remove .venv and caches; runs and results stay"
 
 quickstart: .venv/train
@@ -55,6 +56,9 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 venv: .venv/dev
+
+vendored:
+	smallbench/leaderboard/site/vendored.sh
 
 # Stamps: an installation is repeated if its inputs have changed.
 .venv/train: $(INDEX) pyproject.toml requirements.lock

@@ -81,11 +81,15 @@ def main() -> None:
     start = time.perf_counter()
     evaluations = evaluate_all(folder / "entries", gold, cache=folder / "cache")
     evaluated = time.perf_counter()
-    build_site(evaluations, folder / "site", site_url="https://example.org/board")
+    build_site(
+        evaluations, folder / "site", site_url="https://example.org/board", cache=folder / "cache"
+    )
     built = time.perf_counter()
 
     evaluations = evaluate_all(folder / "entries", gold, cache=folder / "cache")
-    build_site(evaluations, folder / "site", site_url="https://example.org/board")
+    build_site(
+        evaluations, folder / "site", site_url="https://example.org/board", cache=folder / "cache"
+    )
     again = time.perf_counter()
 
     from playwright.sync_api import sync_playwright

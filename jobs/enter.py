@@ -270,8 +270,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def judge(folder: Path, glue: str) -> None:
     """Print the result of the board's checks; raise `DataError` if they reject the entry."""
-    from smallbench.leaderboard.evaluation import evaluate, report_text
+    from smallbench.leaderboard.evaluation import evaluate
     from smallbench.leaderboard.gold import read_gold
+    from smallbench.leaderboard.verdict import report_text
 
     evaluation = evaluate(folder, read_gold(glue))
     print(report_text(evaluation))

@@ -155,9 +155,10 @@ def validate(options: ValidateOptions) -> None:
 
     Ends with exit code 65 if the entry is rejected.
     """
-    from smallbench.leaderboard.evaluation import evaluate_beside, report_dict, report_text
+    from smallbench.leaderboard.evaluation import evaluate_beside
     from smallbench.leaderboard.site.build import check_pages
     from smallbench.leaderboard.text import show
+    from smallbench.leaderboard.verdict import report_dict, report_text
 
     gold = labels_of(options.glue)
     evaluation = evaluate_beside(options.entry, gold, today=date.today(), cache=options.cache)
@@ -284,7 +285,8 @@ def build(options: BuildOptions) -> None:
 
     gold, out = labels_of(options.glue), Path(options.out)
     entries = evaluate_all(options.submissions, gold, cache=options.cache)
-    entries = build_site(entries, out, site_url=options.site_url, is_sample=gold.is_sample)
+    entries = build_site(entries, out, site_url=options.site_url, is_sample=gold.is_sample,
+                         cache=options.cache)  # fmt: skip
     for evaluation in entries:
         for finding in evaluation.findings:
             if finding.verdict == "rejected":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import dice
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, rankdata, spearmanr
 
 from smallbench.errors import DataError
 from smallbench.glue.tasks import Task
@@ -38,15 +38,25 @@ _METRICS: dict[str, Callable[[Values, Values], float]] = {
     "spearman": lambda labels, predictions: spearmanr(labels, predictions).statistic,
 }
 
-# The same up to rounding. scikit-learn takes a millisecond to validate its arguments, too much for
-# a board of hundreds of entries.
+
+def _correlation(a: Values, b: Values) -> float:
+    if (b == b[0]).all():
+        return math.nan
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / math.sqrt((a @ a) * (b @ b)))
+
+
+# The same up to rounding. scikit-learn and SciPy take a millisecond to validate their arguments,
+# too much for a board of hundreds of entries.
 _QUICK_METRICS = {
     **_METRICS,
     "accuracy": lambda labels, predictions: np.mean(labels == predictions),
     # F1 is Dice's coefficient of the rows labelled 1 and the rows predicted 1; Matthews'
     # correlation of two classes is Pearson's.
     "f1": lambda labels, predictions: 1.0 - dice(labels == 1, predictions == 1),
-    "matthews": lambda labels, predictions: pearsonr(labels, predictions).statistic,
+    "matthews": _correlation,
+    "pearson": _correlation,
+    "spearman": lambda labels, predictions: _correlation(rankdata(labels), rankdata(predictions)),
 }
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from smallbench.glue.protocols import NOTHING, PROTOCOLS
 from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import Entry
-from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.markdown_table import escape, markdown_line
 from smallbench.leaderboard.ranking import (
     Differences,
@@ -25,6 +24,7 @@ from smallbench.leaderboard.scores import VIEWS, View, ViewName
 from smallbench.leaderboard.statistics import Floats, Interval
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.track_table import TRACKS
+from smallbench.leaderboard.verdict import Evaluation
 
 BoardName = str
 """`robust` (the first track), another track's name, or `paper`."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,8 @@ from numpy.typing import NDArray
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.finding import Finding, Rejected
-from smallbench.leaderboard.folder import list_files, parse_submission, read_bytes, read_files
-from smallbench.leaderboard.predictions import (
-    MAX_LINE_BYTES,
-    MAX_PREDICTIONS_BYTES,
-    trailer,
-    unpack,
-)
+from smallbench.leaderboard.folder import Submission, read_bytes
+from smallbench.leaderboard.predictions import MAX_LINE_BYTES, MAX_PREDICTIONS_BYTES, unpack
 from smallbench.leaderboard.text import show, skeleton
 
 COMPARED = ("cola", "sst2", "mrpc", "rte")
@@ -39,37 +36,70 @@ Answers = Mapping[str, NDArray[Any]]
 """Task to [S, N] classes."""
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is compared between entries."""
+
+    entry: Entry
+    answers: Answers
+    trailers: Mapping[str, str]
+    """File of predictions to the last eight bytes of its gzip format: CRC-32 and length."""
+
+
+def evidence_of(submission: Submission, contents: Mapping[str, bytes]) -> Evidence:
+    """Return the evidence of a parsed submission with these files."""
+    answers: dict[str, NDArray[Any]] = {}
+    for task in COMPARED:
+        paths = [run.predictions["dev"] for run in submission.runs if run.task == task]
+        rows = [submission.predictions[path] for path in paths]
+        if rows and len({len(row) for row in rows}) == 1 and len(rows[0]) >= MIN_ROWS:
+            answers[task] = np.stack(rows).astype(np.int8)
+    trailers = {path: contents[path][-8:].hex() for path in sorted(submission.predictions)}
+    return Evidence(submission.entry, answers, trailers)
+
+
+def shared_parts(
+    evidence: Mapping[Path, Evidence], folders: Collection[Path]
+) -> dict[Path, list[Finding]]:
+    """Return each of `folders` with the findings about what it shares with other entries."""
+    found: dict[Path, list[Finding]] = {folder: [] for folder in folders}
+    answers = {folder: one.answers for folder, one in evidence.items()}
+    entries = {folder: one.entry for folder, one in evidence.items()}
+    shared = (copied_answers(evidence), near_copies(answers), shared_claims(entries))
+    for folder, check, reason in chain(*shared):
+        if folder in found:
+            found[folder].append(Finding(check, "flagged", reason))
+    return found
+
+
+Shared = Iterator[tuple[Path, str, str]]
+"""An entry's folder, the name of the check and what it shares."""
+
 # ---- equal answers
 
 
-def copied_answers(
-    folders: Collection[Path], among: Iterable[Path] = ()
-) -> dict[Path, list[Finding]]:
-    """Return each folder with its predictions that equal others in `folders` or `among`.
+def copied_answers(evidence: Mapping[Path, Evidence]) -> Shared:
+    """Find predictions that equal another entry's; constant ones do not count.
 
-    Constant predictions do not count. Files of `among` are only unpacked for a comparison.
+    Only files with equal trailers are unpacked.
     """
-    alike: dict[bytes, list[tuple[Path, str]]] = {}
-    for folder in sorted({*folders, *among}):
-        for path, end in _trailers(folder).items():
-            alike.setdefault(end, []).append((folder, path))
-    findings: dict[Path, list[Finding]] = {}
+    alike: dict[str, list[tuple[Path, str]]] = {}
+    for folder in sorted(evidence):
+        for path, trailer in evidence[folder].trailers.items():
+            alike.setdefault(trailer, []).append((folder, path))
     for places in alike.values():
-        owners = {folder for folder, _ in places}
-        if len(owners) < 2 or owners.isdisjoint(folders):
+        if len({folder for folder, _ in places}) < 2:
             continue
         equal: dict[bytes, list[tuple[Path, str]]] = {}
         for folder, path in places:
-            equal.setdefault(hashlib.sha256(_answers(folder / path)).digest(), []).append(
-                (folder, path)
-            )
+            digest = hashlib.sha256(_answers(folder / path)).digest()
+            equal.setdefault(digest, []).append((folder, path))
         for copies in equal.values():
             for folder, path in copies:
                 others = [copy for copy in copies if copy[0] != folder]
-                if folder in folders and others and _is_varied(_answers(folder / path)):
-                    reason = f"{path} equals {show(others[0][0].name)}/{others[0][1]}"
-                    findings.setdefault(folder, []).append(Finding("copies", "flagged", reason))
-    return findings
+                if others and _is_varied(_answers(folder / path)):
+                    other, same = others[0]
+                    yield folder, "copies", f"{path} equals {show(other.name)}/{same}"
 
 
 def _answers(path: Path) -> bytes:
@@ -83,106 +113,68 @@ def _is_varied(text: bytes) -> bool:
     return len({line.partition(b"\t")[2] for line in text.splitlines()[1:]}) > 1
 
 
-def _trailers(folder: Path) -> dict[str, bytes]:
-    try:
-        return {path: trailer(folder / path) for path in sorted(list_files(folder)) if "/" in path}
-    except Rejected:
-        return {}
-
-
 # ---- answers that agree too often
 
 
-def answers_of(folder: Path) -> tuple[Answers, Entry | None]:
-    """Return the answers to compare, and the entry; None if it cannot be read."""
-    try:
-        read = parse_submission(folder, read_files(folder))
-    except Rejected:
-        return {}, None
-    return compared_answers(read.runs, read.predictions), read.entry
-
-
-def compared_answers(runs: Sequence[Any], predictions: Mapping[str, NDArray[Any]]) -> Answers:
-    """Return the answers of runs on the tasks of `COMPARED`."""
-    found: dict[str, NDArray[Any]] = {}
-    for task in COMPARED:
-        rows = [predictions[run.predictions["dev"]] for run in runs if run.task == task]
-        if rows and len({len(row) for row in rows}) == 1 and len(rows[0]) >= MIN_ROWS:
-            found[task] = np.stack(rows).astype(np.int8)
-    return found
-
-
-def near_copies(
-    answers: Mapping[Path, Answers], folders: Collection[Path]
-) -> dict[Path, list[Finding]]:
-    """Return each folder with the entries that agree with it more than independent models do."""
-    findings: dict[Path, list[Finding]] = {}
+def near_copies(answers: Mapping[Path, Answers]) -> Shared:
+    """Find entries whose answers agree more than those of independent models do."""
     for task in COMPARED:
         groups: dict[int, list[Path]] = {}
         for folder, of_folder in answers.items():
             if task in of_folder:
                 groups.setdefault(of_folder[task].shape[1], []).append(folder)
         for length, places in groups.items():
-            for a, b, rows, usual in _near_pairs(task, length, places, answers):
-                for one, other in ((a, b), (b, a)):
-                    if one in folders:
-                        reason = (
+            pairs = _near_pairs(length, [answers[place][task] for place in places])
+            for a, b, rows, usual in pairs:
+                for one, other in ((places[a], places[b]), (places[b], places[a])):
+                    yield (
+                        one,
+                        "copies",
+                        (
                             f"{task}: a run differs from one of {show(other.name)} in {rows} rows, "
                             f"while seeds of one model differ in {usual}"
-                        )
-                        findings.setdefault(one, []).append(Finding("copies", "flagged", reason))
-    return findings
+                        ),
+                    )
 
 
-def _near_pairs(
-    task: str, length: int, places: Sequence[Path], answers: Mapping[Path, Answers]
-) -> list[tuple[Path, Path, int, int]]:
+def _near_pairs(length: int, answers: Sequence[NDArray[Any]]) -> list[tuple[int, int, int, int]]:
     """Return pairs of entries with the differing rows of their nearest runs and of their seeds."""
-    signs, owner = [], []
-    for number, place in enumerate(places):
-        rows = answers[place][task]
-        # constant answers are equal without being copied
-        varied = rows[(rows != rows[:, :1]).any(axis=1)]
-        signs.append(2.0 * varied - 1.0)
-        owner += [number] * len(varied)
-    if not owner:
+    # Constant answers are equal without being copied.
+    varied = [rows[(rows != rows[:, :1]).any(axis=1)] for rows in answers]
+    known = [number for number, rows in enumerate(varied) if len(rows)]
+    if not known:
         return []
-    all_runs = np.concatenate(signs).astype(np.float32)
-    owners = np.array(owner)
-    differing = np.rint((length - all_runs @ all_runs.T) / 2).astype(np.int32)
+    all_runs = 2.0 * np.concatenate([varied[number] for number in known]).astype(np.float32) - 1.0
+    differing = (length - all_runs @ all_runs.T) / 2
     np.fill_diagonal(differing, length)
-    nearest = np.full((len(places), len(places)), length, dtype=np.int32)
-    np.minimum.at(nearest, (owners[:, None], owners[None, :]), differing)
+    starts = np.cumsum([0, *(len(varied[number]) for number in known)])[:-1]
+    nearest = np.minimum.reduceat(np.minimum.reduceat(differing, starts), starts, axis=1)
+    nearest = np.rint(nearest).astype(np.int32)
     own = np.diag(nearest)
     usual = np.minimum(own[:, None], own[None, :])
     # A check of its own compares the seeds of one entry.
     found = np.argwhere(np.triu((nearest < NEAR * usual) & (nearest > 0), 1))
-    return [(places[a], places[b], int(nearest[a, b]), int(usual[a, b])) for a, b in found]
+    return [(known[a], known[b], int(nearest[a, b]), int(usual[a, b])) for a, b in found]
 
 
 # ---- logs, weights, configurations, names
 
 
-def shared_evidence(
-    entries: Mapping[Path, Entry], folders: Collection[Path]
-) -> dict[Path, list[Finding]]:
-    """Return each folder with the evidence that it shares with another entry."""
+def shared_claims(entries: Mapping[Path, Entry]) -> Shared:
+    """Find names that look alike, and equal logs, weights and configurations."""
     seen: dict[tuple[str, Any], list[Path]] = {}
     for folder, entry in entries.items():
-        for key in _evidence(entry):
+        for key in _claims(entry):
             seen.setdefault(key, []).append(folder)
-    findings: dict[Path, list[Finding]] = {}
     for (what, _), places in seen.items():
         for place in places:
             others = [other for other in places if other != place]
-            if others and place in folders:
+            if others:
                 check = "names" if what.startswith("name") else "copies"
-                reason = f"{what} {show(others[0].name)}"
-                findings.setdefault(place, []).append(Finding(check, "flagged", reason))
-    return findings
+                yield place, check, f"{what} {show(others[0].name)}"
 
 
-def _evidence(entry: Entry) -> list[tuple[str, Any]]:
+def _claims(entry: Entry) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = [("name resembles that of", skeleton(entry.name))]
     if entry.reported is not None:
         return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench import config, files
-from smallbench.glue.tasks import Task
+from smallbench.glue.tasks import TASKS, Task
 
 SCHEMA_VERSION = 1
 ENTRY_FILE, RUNS_FILE, LOG_FILE = "entry.json", "runs.jsonl", "train_log.jsonl"
@@ -316,27 +317,52 @@ MAX_LOGGED_FLOPS = 1e24
 PEAK_KEY, FLOPS_KEY = "peak_memory_bytes", "train_flops"
 _LIMITS = {PEAK_KEY: MAX_LOGGED, FLOPS_KEY: MAX_LOGGED_FLOPS}
 """Optional keys of a line: a CPU has no GPU memory, and logs of version 0.1 have neither."""
-_LOG_KEYS = ("step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256")
+_LOG_KEYS = {"step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256"}
 
 
 def is_log_line(line: Any) -> bool:
     """Return whether a line of the log has the keys and types of the schema's `train_log_line`."""
-    if not isinstance(line, dict) or line.keys() - _LIMITS != set(_LOG_KEYS):
+    if type(line) is not dict or not _LOG_KEYS <= line.keys() <= _LOG_KEYS | _LIMITS.keys():
         return False
-    for key in line.keys() - {"sha256"}:
-        number = line[key]
-        if isinstance(number, bool) or not isinstance(number, int | float | None):
+    for key, number in line.items():
+        if key == "sha256" or number is None:
+            continue
+        if type(number) is not int and type(number) is not float:
             return False
-        if number is not None and abs(number) > _LIMITS.get(key, MAX_LOGGED):
+        most = _LIMITS.get(key)
+        if not (-MAX_LOGGED <= number <= MAX_LOGGED if most is None else 0 <= number <= most):
             return False
-        if key in _LIMITS and number is not None and number < 0:
-            return False
-    counts = (line["step"], line["tokens"])
+    seconds = line["seconds"]
     return (
-        all(isinstance(n, int) and 0 <= n < 1 << 53 for n in counts)
-        and isinstance(line["seconds"], int | float)
-        and line["seconds"] >= 0
-        and isinstance(line["sha256"], str)
+        all(type(line[key]) is int and 0 <= line[key] < 1 << 53 for key in ("step", "tokens"))
+        and seconds is not None
+        and seconds >= 0
+        and type(line["sha256"]) is str
+    )
+
+
+_RUN_KEYS = {"task", "learning_rate", "seed", "epochs", "predictions"}
+_RUN_FILE = re.compile(r"predictions/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
+
+
+def is_run_line(line: Any) -> bool:
+    """Return whether a line is valid by the schema's `run`, which is slower but says why."""
+    if type(line) is not dict or not _RUN_KEYS <= line.keys() <= _RUN_KEYS | {"pretraining_seed"}:
+        return False
+    paths, rate = line["predictions"], line["learning_rate"]
+    counts = (line["seed"], line.get("pretraining_seed", 0), line["epochs"])
+    return (
+        (type(rate) is float or type(rate) is int)
+        and 0 < rate <= 1e15
+        and all(type(count) is int and 0 <= count < 1 << 64 for count in counts)
+        and 1 <= line["epochs"] <= 1e15
+        and type(line["task"]) is str
+        and line["task"] in TASKS
+        and type(paths) is dict
+        and paths.keys() <= {"dev", "dev_mismatched", "choice"}
+        and paths.keys() != {"dev_mismatched"}
+        and len(paths) > 0
+        and all(type(path) is str and _RUN_FILE.fullmatch(path) for path in paths.values())
     )
 
 

@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 from numpy.typing import NDArray
 
 from smallbench.glue.choice import CHOICE
@@ -35,14 +34,11 @@ from smallbench.leaderboard.entry import (
     StoredRun,
     entry_from_dict,
     is_log_line,
+    is_run_line,
     schema,
 )
 from smallbench.leaderboard.finding import Rejected
-from smallbench.leaderboard.predictions import (
-    MAX_PREDICTIONS_BYTES,
-    parse_predictions,
-    possible_lines,
-)
+from smallbench.leaderboard.predictions import MAX_PREDICTIONS_BYTES, parse_predictions
 from smallbench.leaderboard.text import JOINERS, is_invisible, name_of, show, texts
 from smallbench.plugins import sha256_of
 
@@ -56,6 +52,7 @@ MAX_RECORD_BYTES = 4 << 10  # a line of either .jsonl; they have about 300
 MAX_JSON_DEPTH = 12
 # Sums and ratios of such numbers, and a chart's scale over them, stay finite.
 MAX_NUMBER, MIN_NUMBER = 1e30, 1e-30
+MAX_INTEGER = (1 << 64) - 1
 
 PREDICTIONS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
 _TASK = re.compile(rb'"task": ?"([a-z0-9]+)"')
@@ -128,20 +125,16 @@ def chosen_tasks(folders: Iterable[Path]) -> set[str]:
     return found & TASKS.keys()
 
 
-def build_tables() -> None:
-    """Build shared tables before processes are forked."""
+def prepare_schema() -> None:
+    """Import and compile what reads an entry, before processes are forked, which share it."""
     _validator(""), _validator("run")
-    for task in TASKS.values():
-        if not task.is_regression:
-            for split in (*task.dev_splits, CHOICE):
-                possible_lines(task, split)
 
 
 # ---- files
 
 
-def list_files(folder: Path) -> dict[str, int]:
-    """Return the size of each file by its path below `folder`.
+def list_files(folder: Path) -> dict[str, os.stat_result]:
+    """Return the status of each file by its path below `folder`.
 
     Raises `Rejected` for links, special files, unknown names, and too many or too large files.
     """
@@ -162,12 +155,11 @@ def list_files(folder: Path) -> dict[str, int]:
         limit = FOLDERS[folder_name][1] if folder_name else MAX_BYTES[name]
         if status.st_size > limit:
             raise Rejected("files", f"{path} has {status.st_size:,} bytes, more than {limit:,}")
-    sizes = {path: status.st_size for path, status in found.items()}
-    if sum(sizes.values()) > MAX_FOLDER_BYTES:
+    if sum(status.st_size for status in found.values()) > MAX_FOLDER_BYTES:
         raise Rejected("files", f"more than {MAX_FOLDER_BYTES:,} bytes altogether")
-    if ENTRY_FILE not in sizes:
+    if ENTRY_FILE not in found:
         raise Rejected("files", f"{ENTRY_FILE} is missing")
-    return sizes
+    return found
 
 
 def _statuses(place: Path, prefix: str) -> dict[str, os.stat_result]:
@@ -175,8 +167,10 @@ def _statuses(place: Path, prefix: str) -> dict[str, os.stat_result]:
         if not stat.S_ISDIR(place.lstat().st_mode):
             raise Rejected("files", f"{show(prefix or place.name)} is not a folder")
         with os.scandir(place) as found:
-            names = [entry.name for entry in islice(found, MAX_FILES + 1)]
-        return {prefix + name: (place / name).lstat() for name in names}
+            return {
+                prefix + entry.name: entry.stat(follow_symlinks=False)
+                for entry in islice(found, MAX_FILES + 1)
+            }
     except OSError as error:  # or deleted after it was listed
         raise Rejected("files", f"{show(place.name)}: {error.strerror}") from None
 
@@ -186,7 +180,8 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
     Each is read once, so that the hashed bytes are the checked ones.
     """
-    return {path: read_bytes(folder / path, size) for path, size in list_files(folder).items()}
+    found = list_files(folder)
+    return {path: read_bytes(folder / path, status.st_size) for path, status in found.items()}
 
 
 def fingerprint(contents: Mapping[str, bytes]) -> str:
@@ -220,7 +215,7 @@ def parse_untrusted_json(content: bytes, *, check: str, place: str) -> Any:
     """Parse a JSON value of bounded depth, with finite numbers and no key twice."""
     try:
         value = _DECODER.decode(content.decode("utf-8"))
-        _require_plain(value, MAX_JSON_DEPTH)
+        _require_plain([value], MAX_JSON_DEPTH)
     except RecursionError:
         raise Rejected(check, f"{place} is nested deeper than {MAX_JSON_DEPTH} levels") from None
     except ValueError as error:
@@ -243,16 +238,16 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)
 
 
 def _require_plain(value: Any, depth: int) -> None:
-    if isinstance(value, float) and not abs(value) <= MAX_NUMBER:
-        raise ValueError("a number is too large")
-    if isinstance(value, float) and 0 < abs(value) < MIN_NUMBER:
-        raise ValueError("a number is too small")
-    if isinstance(value, int) and abs(value) >= 1 << 64:
-        raise ValueError("a number is too large")
-    if isinstance(value, dict | list):
-        if depth == 0:
-            raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
-        for member in value.values() if isinstance(value, dict) else value:
+    for member in value.values() if type(value) is dict else value:
+        kind = type(member)
+        most = MAX_NUMBER if kind is float else MAX_INTEGER
+        if (kind is float or kind is int) and not abs(member) <= most:
+            raise ValueError("a number is too large")
+        if kind is float and 0 < abs(member) < MIN_NUMBER:
+            raise ValueError("a number is too small")
+        if kind is dict or kind is list:
+            if depth == 0:
+                raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
             _require_plain(member, depth - 1)
 
 
@@ -288,6 +283,8 @@ def _require_valid(value: Any, part: str, *, check: str, place: str) -> None:
 @cache
 def _validator(part: str) -> Any:
     """Return the validator of an entry or of a part in `$defs`; 1.0 is not an integer."""
+    import jsonschema  # half a second, and not needed for cached entries
+
     types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: type(value) is int
     )
@@ -301,6 +298,8 @@ def _validator(part: str) -> Any:
 
 def _pattern(validator: Any, pattern: str, value: Any, node: Any) -> Iterator[Exception]:
     """Match the whole text; `$` would allow a line break after it."""
+    import jsonschema
+
     if isinstance(value, str) and not re.fullmatch(pattern, value):
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
 
@@ -360,7 +359,8 @@ def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
     trials = set()
     for number, line in enumerate(lines, start=1):
         place = f"{RUNS_FILE}, line {number}"
-        _require_valid(line, "run", check="runs", place=place)
+        if not is_run_line(line):
+            _require_valid(line, "run", check="runs", place=place)
         run = StoredRun(**line)
         splits = set(run.predictions)
         if splits not in ({CHOICE}, set(TASKS[run.task].dev_splits)):

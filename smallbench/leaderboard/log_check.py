@@ -1,4 +1,4 @@
-"""Check a training log: chained, complete, increasing, and consistent with its speed."""
+"""Check a training log: chained, complete, increasing, and consistent with its speed; thin it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from smallbench.leaderboard.finding import Found
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.scores import RunScores
 from smallbench.leaderboard.tracks import Log
+from smallbench.report.runs import Series
+from smallbench.report.scale import thinned
 
 PERCENT = 0.01
 Values = NDArray[Any]
 """[N] one value for each record."""
 
+NUM_CURVE_BUCKETS = 120
 MIN_POINTS = 200
 MAX_GAP = 0.02
 """Limit of the share of all steps between two records; 200 even gaps have 0.005."""
@@ -93,3 +96,15 @@ def _speed(lines: Log, step: Values, tokens: Values, seconds: Values) -> Found:
     step_times = np.diff(seconds) / np.diff(step)
     if step_times.std() < MIN_VARIATION * step_times.mean():
         yield "rejected", "step times do not vary, so they were not measured"
+
+
+def curve_points(log: Log) -> list[tuple[int, float]]:
+    """Return tokens and loss of a training log, as many points as a screen shows.
+
+    The loss of masked tokens, or the total if there is none.
+    """
+    key = "mlm_loss" if log and log[-1]["mlm_loss"] is not None else "loss"
+    series = Series(tuple(line["tokens"] for line in log), tuple(line[key] for line in log))
+    kept = thinned(series, num_buckets=NUM_CURVE_BUCKETS)
+    pairs = zip(kept.x, kept.y, strict=True)
+    return [(round(x), round(y, 4)) for x, y in pairs if y is not None]

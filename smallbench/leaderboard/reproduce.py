@@ -20,10 +20,11 @@ from smallbench.errors import DataError
 from smallbench.leaderboard.assemble import Author, write_new_entry
 from smallbench.leaderboard.board import compare
 from smallbench.leaderboard.entry import Entry
-from smallbench.leaderboard.evaluation import Evaluation, evaluate_each
+from smallbench.leaderboard.evaluation import evaluate_each
 from smallbench.leaderboard.finding import Rejected
 from smallbench.leaderboard.folder import Submission, read_submission
 from smallbench.leaderboard.gold import Gold
+from smallbench.leaderboard.verdict import Evaluation
 
 MAX_LOSS_DIFFERENCE = 0.05
 """Tolerance of the last logged loss: chosen, not measured."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, median, stdev
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -121,6 +121,19 @@ class TaskScore:
         """Number of seeds, or of trials with predictions."""
         return len(self.runs)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return its values, ready for JSON."""
+        return {**vars(self), "interval": vars(self.interval)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> TaskScore:
+        """Return the score from a result of `as_dict` that was JSON."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
+        }
+        values["pretrainings"] = tuple(map(tuple, content["pretrainings"]))
+        return cls(**{**values, "interval": Interval(**content["interval"])})
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -131,7 +144,7 @@ class View:
     """A key of `PROTOCOLS`; entries of different protocols are never compared."""
     tasks: dict[str, TaskScore]
     """In the order of the paper's columns; tasks without predictions or gold labels are absent."""
-    task_draws: dict[str, Floats] = field(repr=False)
+    task_draws: Mapping[str, Floats] = field(repr=False)
     """Task to its [R] draws."""
 
     @cached_property
@@ -167,7 +180,7 @@ class View:
             ),
         )
 
-    @property
+    @cached_property
     def interval(self) -> Interval | None:
         """Interval of AVG from this entry alone; a board uses all its entries."""
         scored = self.scored

@@ -94,16 +94,16 @@ def _taken_runs(predictions_SN: Values, name: str, num_draws: int) -> NDArray[np
 
 
 @lru_cache(maxsize=16)
-def _example_weights(name: str, num: int, num_draws: int) -> NDArray[np.uint8]:
-    """Return [num, R]: how often each example, or group of them, is in each draw."""
+def _example_weights(name: str, num: int, num_draws: int) -> list[NDArray[np.uint8]]:
+    """Return how often each example, or group, is in each draw: [num, C] for every C draws."""
     rng = _generator("examples", name, str(num))
-    weights = np.empty((num, num_draws), dtype=np.uint8)
+    chunks = []
     for start in range(0, num_draws, CHUNK):
         size = min(CHUNK, num_draws - start)
         flat = rng.integers(0, num, (size, num)) + num * np.arange(size)[:, None]
         counts = np.bincount(flat.ravel(), minlength=size * num).reshape(size, num)
-        weights[:, start : start + size] = counts.T
-    return weights
+        chunks.append(np.ascontiguousarray(counts.T, dtype=np.uint8))
+    return chunks
 
 
 @lru_cache(maxsize=16)
@@ -124,12 +124,9 @@ def _drawn_sums(features_FN: Values, name: str, num_draws: int) -> Floats:
     sums_FG = features_FN.astype(np.float32)
     if group is not None:
         sums_FG = np.stack([np.bincount(group, weights=row) for row in sums_FG]).astype(np.float32)
-    weights = _example_weights(name, sums_FG.shape[1], num_draws)
-    sums = np.empty((len(sums_FG), num_draws))
-    for start in range(0, num_draws, CHUNK):
-        columns = slice(start, start + CHUNK)
-        sums[:, columns] = sums_FG @ weights[:, columns].astype(np.float32)
-    return sums
+    chunks = _example_weights(name, sums_FG.shape[1], num_draws)
+    sums = [sums_FG @ weights.astype(np.float32) for weights in chunks]
+    return np.concatenate(sums, axis=1, dtype=np.float64)
 
 
 def _accuracy(predictions_SN: Values, labels_N: Values, name: str, num_draws: int) -> Floats:
@@ -157,60 +154,82 @@ def _spearman(predictions_SN: Values, labels_N: Values, name: str, num_draws: in
     """Ranked afresh within each draw, ties at their mean rank; 0 if it is undefined.
 
     In a draw of N, a group of equal values that has w examples behind b lower ones has the mean
-    rank b + (w + 1)/2, and 2b + w − N is twice its distance from the middle: whole numbers, whose
-    sums are exact. Nothing is sorted again: the groups are passed in order, all draws at once.
+    rank b + (w + 1)/2, and d = 2b + w − N is twice its distance from the middle: whole numbers,
+    whose sums are exact. Nothing is sorted again: the groups are passed in order, all draws at
+    once. Σ w d² is (N³ − Σ w³)/3. Since Σ g of the gold distances is 0, Σ g d is 2 Σ g c − Σ g w
+    with the running sum c of w; the sums over single examples are the same for all runs.
     """
     if num_draws > NUM_RANKED_DRAWS and num_draws % NUM_RANKED_DRAWS == 0:
         found = _spearman(predictions_SN, labels_N, name, NUM_RANKED_DRAWS)
         return np.tile(found, num_draws // NUM_RANKED_DRAWS)
-    labels = np.asarray(labels_N, dtype=np.float64).tobytes()
-    gold_NR, gold_square = _gold_distances(labels, name, num_draws)
-    weights_NR = _example_weights(name, len(labels_N), num_draws)
+    gold = _gold_distances(np.asarray(labels_N, dtype=np.float64).tobytes(), name, num_draws)
     scores_SR = np.zeros((len(predictions_SN), num_draws))
     for row, values in zip(scores_SR, predictions_SN, strict=True):
-        product, square, part = np.zeros((3, num_draws), dtype=gold_NR.dtype)
-        for group, weight, distance in _groups_in_order(values, weights_NR, gold_NR.dtype):
-            product += np.multiply(_sum(gold_NR, group), distance, out=part)
-            square += np.multiply(weight, np.square(distance, out=part), out=part)
-        below = np.sqrt(gold_square * square)
+        product, cubes = gold.same.copy(), gold.cubes.copy()
+        passed, part, run = np.zeros((3, num_draws), dtype=gold.weights.dtype)
+        for group in _groups_in_order(values):
+            weight, distance = gold.weights[group], gold.distances[group]
+            if isinstance(group, list):
+                product += (distance * weight).sum(axis=0)
+                cubes -= (weight**3).sum(axis=0)
+                weight = weight.sum(axis=0, dtype=part.dtype)
+                distance = distance.sum(axis=0, dtype=part.dtype)
+                product -= distance * weight.astype(np.int64)
+                cubes += weight.astype(np.int64) ** 3
+            passed += weight
+            run += np.multiply(distance, passed, out=part)
+        product += 2 * run.astype(np.int64)
+        below = np.sqrt(gold.square * ((len(values) ** 3 - cubes) // 3))
         np.divide(product, below, out=row, where=below > 0)
     return scores_SR
 
 
+@dataclass(frozen=True, eq=False)
+class _Gold:
+    """The gold labels' part of a rank correlation."""
+
+    weights: Values
+    """[N, R] how often each example is in each draw."""
+    distances: Values
+    """[N, R] these weights times the doubled distance from the middle rank."""
+    square: Floats
+    """[R] sum of the squared distances."""
+    same: Values
+    """[R] minus the sum of distances × weights."""
+    cubes: Values
+    """[R] sum of the weights' third powers."""
+
+
 @lru_cache(maxsize=2)
-def _gold_distances(labels: bytes, name: str, num_draws: int) -> tuple[Values, Floats]:
-    """Return [N, R] weight × doubled distance from the middle rank, and [R] its sum of squares."""
+def _gold_distances(labels: bytes, name: str, num_draws: int) -> _Gold:
     labels_N = np.frombuffer(labels)
     num = len(labels_N)
-    # No sum of products exceeds N³/3.
-    dtype = np.dtype(np.int32 if num**3 / 3 < 2**31 else np.int64)
-    weights_NR = _example_weights(name, num, num_draws)  # not in groups: ranks are not sums
-    gold_NR, square = np.empty(weights_NR.shape, dtype), np.zeros(num_draws)
-    for group, weight, distance in _groups_in_order(labels_N, weights_NR, dtype):
-        gold_NR[group] = weights_NR[group] * distance
-        square += weight * distance**2
-    return gold_NR, square
+    # No sum of products exceeds N³/2.
+    dtype = np.dtype(np.int32 if num**3 / 2 < 2**31 else np.int64)
+    # Not in groups of examples: ranks are not sums.
+    weights_NR = np.concatenate(_example_weights(name, num, num_draws), axis=1, dtype=dtype)
+    distances_NR, square = np.empty_like(weights_NR), np.zeros(num_draws)
+    passed = np.zeros(num_draws, dtype)
+    for group in _groups_in_order(labels_N):
+        members = np.atleast_1d(group)
+        weight = weights_NR[members].sum(axis=0, dtype=dtype)
+        distance = 2 * passed + weight - num
+        distances_NR[members] = weights_NR[members] * distance
+        square += weight * distance.astype(np.int64) ** 2
+        passed += weight
+    wide = weights_NR.astype(np.int64)
+    same = -(distances_NR * wide).sum(axis=0)
+    return _Gold(weights_NR, distances_NR, square, same, (wide**3).sum(axis=0))
 
 
-def _groups_in_order(
-    values_N: Values, weights_NR: Values, dtype: np.dtype[Any]
-) -> Iterator[tuple[NDArray[np.int64], Values, Values]]:
-    """Examples of equal value, lowest first: their indices, [R] w, and [R] 2b + w − N, which is
-    valid until the next.
-    """
+def _groups_in_order(values_N: Values) -> Iterator[int | list[int]]:
+    """Yield the examples of equal value, lowest first: an index, or several."""
     order = np.argsort(values_N, kind="stable")
-    distance = np.full(weights_NR.shape[1], -len(order), dtype)
-    for group in np.split(order, np.flatnonzero(np.diff(values_N[order])) + 1):
-        weight = _sum(weights_NR, group)
-        distance += weight
-        yield group, weight, distance
-        distance += weight
-
-
-def _sum(rows_NR: Values, group: NDArray[np.int64]) -> Values:
-    if len(group) == 1:
-        return np.asarray(rows_NR[group[0]])
-    return np.asarray(rows_NR[group].sum(axis=0, dtype=np.promote_types(rows_NR.dtype, np.int32)))
+    ends = [*(np.flatnonzero(np.diff(values_N[order])) + 1).tolist(), len(order)]
+    indices, start = order.tolist(), 0
+    for end in ends:
+        yield indices[start] if end == start + 1 else indices[start:end]
+        start = end
 
 
 _METRICS = {"accuracy": _accuracy, "matthews": _matthews, "spearman": _spearman}

@@ -17,13 +17,7 @@ from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import evaluation as module
 from smallbench.leaderboard.board import board_rows, compare, render_board, render_comparison
-from smallbench.leaderboard.evaluation import (
-    VERIFIED_FILE,
-    evaluate,
-    evaluate_all,
-    report_dict,
-    report_text,
-)
+from smallbench.leaderboard.evaluation import VERIFIED_FILE, evaluate, evaluate_all
 from smallbench.leaderboard.folder import (
     chosen_tasks,
     fingerprint,
@@ -33,6 +27,7 @@ from smallbench.leaderboard.folder import (
 from smallbench.leaderboard.gold import NO_GOLD, Gold, read_gold, with_choices
 from smallbench.leaderboard.scores import PAPER_TRIALS
 from smallbench.leaderboard.statistics import expected_maximum
+from smallbench.leaderboard.verdict import report_dict, report_text
 from tests.leaderboard.synthetic import (
     synthetic_entry,
     synthetic_gold,
@@ -132,7 +127,7 @@ def test_cached_results_equal_computed_ones_and_changes_are_detected(root, tmp_p
         assert report_dict(a) == report_dict(b)
         assert a.entry == b.entry
         assert np.array_equal(a.views["robust"].draws, b.views["robust"].draws)
-    for path in (tmp_path / "cache").glob("*.npz"):
+    for path in (tmp_path / "cache").glob("*.npy"):
         path.write_bytes(path.read_bytes()[:100])
     mended = evaluate_all(tmp_path / "board", GOLD, cache=tmp_path / "cache")
     assert list(map(report_dict, mended)) == list(map(report_dict, first))

@@ -175,7 +175,7 @@ def check(good, folder, data):
     for change in data.draw(st.lists(st.sampled_from(CHANGES), min_size=1, max_size=4)):
         change(place, data)
     pinned = Gold(GOLD.labels, GOLD.pinned)
-    (evaluation,) = _together([evaluate(place, pinned)], TODAY)
+    (evaluation,) = _together([evaluate(place, pinned)], TODAY, {})
     (shown,) = build_site([evaluation], folder / "site", site_url="https://example.org/board")
     if evaluation.rejected:
         assert all(

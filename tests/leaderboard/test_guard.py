@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from smallbench.leaderboard.evaluation import evaluate, evaluate_each, report_dict
+from smallbench.leaderboard.evaluation import evaluate, evaluate_each
 from smallbench.leaderboard.guard import Failure, Limits, call_each
+from smallbench.leaderboard.verdict import report_dict
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_entries, write_made
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +128,8 @@ def test_entries_are_evaluated_as_in_one_process_whatever_the_number_of_workers(
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from smallbench.leaderboard.evaluation import evaluate_each, report_dict
+from smallbench.leaderboard.evaluation import evaluate_each
+from smallbench.leaderboard.verdict import report_dict
 from smallbench.leaderboard.guard import LIMITS, Limits
 from tests.leaderboard.synthetic import synthetic_gold
 
@@ -167,8 +169,8 @@ def test_a_crash_of_the_checks_is_a_rejection_that_says_so(tmp_path, monkeypatch
     folders = write_entries(tmp_path, 2, GOLD)
     real = evaluate
 
-    def fail(folder, *arguments, **options):
-        return real(folder, *arguments, **options) if folder != folders[0] else 1 / 0
+    def fail(folder, *arguments):
+        return real(folder, *arguments) if folder != folders[0] else 1 / 0
 
     monkeypatch.setattr("smallbench.leaderboard.evaluation.evaluate", fail)
     crashed, good = evaluate_each(folders, GOLD)

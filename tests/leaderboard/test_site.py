@@ -168,7 +168,7 @@ def test_the_paper_view_says_of_how_many_trials_and_what_to_expect_of_five(pages
     expected = sum(task.expected_maximum for task in tasks) / len(TASKS)
     text = " ".join(pages["paper.html"].text.split())
     assert f"best of 3 to 5, E₅ {expected:.2f}" in text
-    assert row.as_dict()["expected_maximum"] == pytest.approx(expected, abs=1e-4)
+    assert row.values["expected_maximum"] == pytest.approx(expected, abs=1e-4)
     assert "best of" not in pages["index.html"].text
 
 
@@ -182,7 +182,7 @@ def test_unknown_is_not_zero(entries):
     by_slug = {row.slug: row for row in rows(entries, "robust")}
     assert by_slug["unpriced"].usage.usd is None
     assert by_slug["unpriced"].usage.kwh is None
-    assert by_slug["unpriced"].as_dict()["kwh"] is None
+    assert by_slug["unpriced"].values["kwh"] is None
     entry = by_slug["good"].entry
     usage = Usage.of(entry)
     assert usage.usd == pytest.approx(
@@ -276,15 +276,18 @@ def test_the_published_schema_is_that_of_entries(site):
 
 def test_third_party_files_are_those_that_were_recorded(site):
     vendor = ROOT / "smallbench/leaderboard/site/static/vendor"
-    recorded = json.loads((vendor / "integrity.json").read_text())
-    for name, integrity in recorded.items():
+    locked = [line.split() for line in (vendor / "vendored.lock").read_text().splitlines()]
+    notices = (vendor / "NOTICES.txt").read_text()
+    for name, integrity, package, version, of_package, _ in locked:
         digest = hashlib.sha384((vendor / name).read_bytes()).digest()
         assert integrity == f"sha384-{base64.b64encode(digest).decode()}"
         assert (site / "static" / "vendor" / name).read_bytes() == (vendor / name).read_bytes()
-        licence = vendor / f"{name.split('.')[0]}.LICENSE.txt"
-        assert "Copyright" in licence.read_text()
-    files = {path.name for path in vendor.iterdir() if path.suffix not in (".txt", ".json")}
-    assert files == set(recorded)
+        assert "Copyright" in (vendor / f"{name.split('.')[0]}.LICENSE.txt").read_text()
+        assert of_package.startswith("sha512-")
+        assert package in notices
+        assert version in notices
+    files = {path.name for path in vendor.iterdir()}
+    assert files == {name for name, *_ in locked} | {"vendored.lock", "NOTICES.txt"}
 
 
 def test_a_failed_build_leaves_the_old_site_unchanged(entries, tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def shown(page):
 
 def in_order(entries, key, *, view="robust", reverse=False):
     """Slugs by a value of theirs, unknown ones last."""
-    found = [(row.as_dict(), row.slug) for row in rows(entries, view)]
+    found = [(row.values, row.slug) for row in rows(entries, view)]
     found = [(d.get(key) or d["tasks"].get(key, {}).get("score"), slug) for d, slug in found]
     known = sorted((f for f in found if f[0] is not None), key=lambda f: f[0], reverse=reverse)
     return [slug for _, slug in known] + [slug for value, slug in found if value is None]

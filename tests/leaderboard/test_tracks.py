@@ -8,8 +8,9 @@ import pytest
 from smallbench.leaderboard.board import board_rows, compare, render_comparison
 from smallbench.leaderboard.compute import count_parameters, train_flops
 from smallbench.leaderboard.entry import Stage
-from smallbench.leaderboard.evaluation import evaluate, report_text
+from smallbench.leaderboard.evaluation import evaluate
 from smallbench.leaderboard.track_table import TRACKS
+from smallbench.leaderboard.verdict import report_text
 from smallbench.models import ARCHITECTURES
 from smallbench.objectives import OBJECTIVES as OBJECTIVE_CLASSES
 from smallbench.objectives.config import MaskedLMConfig, ReplacedTokenConfig

@@ -11,12 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smallbench.leaderboard.evaluation import (
-    evaluate,
-    evaluate_all,
-    evaluate_beside,
-    report_dict,
-)
+from smallbench.leaderboard.evaluation import evaluate, evaluate_all, evaluate_beside
+from smallbench.leaderboard.verdict import report_dict
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 from tests.leaderboard.tampered import CORPUS, SCALE, prediction, write_corpus
 
@@ -33,7 +29,8 @@ from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
 
 from smallbench.leaderboard import statistics
-from smallbench.leaderboard.evaluation import evaluate_beside, report_dict, report_text
+from smallbench.leaderboard.evaluation import evaluate_beside
+from smallbench.leaderboard.verdict import report_dict, report_text
 from tests.leaderboard.synthetic import synthetic_gold
 
 statistics.draw_scores.__kwdefaults__["num_draws"] = 500  # no verdict depends on it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from smallbench.leaderboard.board import BOARDS, BoardName
@@ -32,6 +32,7 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
     shown = found or fallback
     note_list = list(dict.fromkeys(note for row in shown for note in row.entry.notes))
     numbers = {note: number for number, note in enumerate(note_list, start=1)}
+    places = {row.slug: place for place, row in enumerate(shown)}
     return {
         "tab": tab,
         "tasks": tab.tasks,
@@ -65,9 +66,9 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
                 for name, task in tab.tasks.items()
             ],
             "rows": [
-                row.as_dict()
+                row.values
                 | {
-                    "leads": _bits(other.slug in row.leads for other in shown),
+                    "leads": f"{sum(1 << places[slug] for slug in row.leads if slug in places):x}",
                     "command": row.entry.provenance
                     and f"smallbench leaderboard reproduce submissions/{row.slug} --glue=hub",
                     "notes": list(row.entry.notes),
@@ -76,10 +77,6 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
             ],
         },
     }  # fmt: skip
-
-
-def _bits(flags: Iterable[bool]) -> str:
-    return f"{sum(1 << index for index, flag in enumerate(flags) if flag):x}"
 
 
 Fact = tuple[str, tuple[str, str], str]

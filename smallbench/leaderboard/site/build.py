@@ -6,11 +6,14 @@ Jinja's escaping or a writer of JSON, CSV or XML; links are https or omitted.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files as package_files
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,18 +24,18 @@ from smallbench.files import temporary_sibling
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import site
 from smallbench.leaderboard.board import BOARDS, BoardName
-from smallbench.leaderboard.entry import (
-    schema,
-)
-from smallbench.leaderboard.evaluation import Evaluation
+from smallbench.leaderboard.cache import code_sha256
+from smallbench.leaderboard.entry import schema
 from smallbench.leaderboard.finding import Finding
 from smallbench.leaderboard.guard import Failure, call_each
 from smallbench.leaderboard.site import exports
 from smallbench.leaderboard.site.board_page import board_page
-from smallbench.leaderboard.site.entry_page import copy_files, entry_page
+from smallbench.leaderboard.site.entry_page import downloads_of, entry_page
 from smallbench.leaderboard.site.environment import environment_of_site
+from smallbench.leaderboard.site.old_site import Note, OldSite
 from smallbench.leaderboard.site.rows import METRICS, Row, rows, task_leads
 from smallbench.leaderboard.text import show
+from smallbench.leaderboard.verdict import Evaluation
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 MANY_ENTRIES = 100
 """Number of entries from which several processes write the pages."""
+SITE_CODE = ("leaderboard/site", "leaderboard/site/templates", "report/templates")
 MARKER = "leaderboard.json"
 """Its content marks a folder as a site."""
 WRITTEN = {*(tab.page for tab in BOARDS.values()), "submit.html", "entries", "static"}
@@ -50,27 +54,29 @@ WRITTEN |= {f"{name}.tex" for name in BOARDS}
 
 def build_site(
     evaluations: Sequence[Evaluation], out: Path, *, site_url: str | None = None,
-    is_sample: bool = False,
+    is_sample: bool = False, cache: Path | None = None,
 ) -> list[Evaluation]:  # fmt: skip
     """Write the site to the folder `out`; an old site stays until the new one is complete.
 
     Returns the evaluations as shown: an entry that cannot be rendered is rejected and left out.
     `site_url`, the address of the hosted site, adds a feed and canonical links; `is_sample` marks
-    the labels as generated samples. Raises `DataError` if `out` holds anything other than a site.
+    the labels as generated samples. With `cache`, pages of the old site whose inputs are equal are
+    used again. Raises `DataError` if `out` holds anything other than a site.
     """
     if site_url is not None:
         site_url = _checked_url(site_url)
     out = out.resolve()  # the folder itself is renamed, not a link to it
     _check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    building = temporary_sibling(out)
+    building, old_site = temporary_sibling(out), OldSite(out, cache)
+    write = partial(_write, site_url=site_url, is_sample=is_sample, old_site=old_site)
     try:
         try:
-            _write(evaluations, building, site_url=site_url, is_sample=is_sample)
+            notes = write(evaluations, building)
         except Exception:
             evaluations = check_pages(evaluations)
             shutil.rmtree(building)
-            _write(evaluations, building, site_url=site_url, is_sample=is_sample)
+            notes = write(evaluations, building)
         if out.exists():
             old = temporary_sibling(out)
             out.rename(old)
@@ -78,6 +84,7 @@ def build_site(
             shutil.rmtree(old)
         else:
             building.rename(out)
+        old_site.remember(notes)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return list(evaluations)
@@ -102,8 +109,9 @@ def check_pages(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
 def _unshowable(evaluation: Evaluation) -> str:
     with TemporaryDirectory() as folder:
         try:
-            _write([evaluation], Path(folder) / "site", site_url="https://example.org",
-                   is_sample=False)  # fmt: skip
+            out = Path(folder) / "site"
+            _write([evaluation], out, site_url="https://example.org", is_sample=False,
+                   old_site=OldSite(out, None))  # fmt: skip
         except Exception as error:
             return f"{type(error).__name__}: {error}"
     return ""
@@ -146,8 +154,9 @@ def _checked_url(site_url: str) -> str:
 
 
 def _write(
-    evaluations: Sequence[Evaluation], folder: Path, *, site_url: str | None, is_sample: bool
-) -> None:
+    evaluations: Sequence[Evaluation], folder: Path, *, site_url: str | None, is_sample: bool,
+    old_site: OldSite,
+) -> dict[str, Note]:  # fmt: skip
     views = {name: rows(evaluations, name) for name in BOARDS}
     rejected = [show(evaluation.folder.name) for evaluation in evaluations if evaluation.rejected]
     dates = [row.entry.date for found in views.values() for row in found]
@@ -169,7 +178,8 @@ def _write(
         _page(environment.get_template("board.html"), folder, page, "", content)
     body = _markdown(environment)
     _page(environment.get_template("submit.html"), folder, "submit.html", "", {"body": body})
-    _write_entries(views, folder, environment.get_template("entry.html"))
+    inputs = f"{code_sha256()} {code_sha256(SITE_CODE)} {shared}"
+    notes = _write_entries(views, folder, environment.get_template("entry.html"), old_site, inputs)
     texts = {
         MARKER: exports.json_text(views, rejected),
         "leaderboard.csv": exports.csv_text(views),
@@ -182,35 +192,65 @@ def _write(
         texts["feed.xml"] = exports.atom_text(views, site_url=site_url)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+    return notes
 
 
-def _write_entries(views: exports.Views, folder: Path, template: Template) -> None:
-    """Write each entry's page and files; a large board uses a process for each core."""
+def _write_entries(
+    views: exports.Views, folder: Path, template: Template, old_site: OldSite, inputs: str
+) -> dict[str, Note]:
+    """Write each entry's page and files; return what to note of them.
+
+    If many pages are new, a process for each core writes them.
+    """
     leads = {name: task_leads(found) for name, found in views.items()}
+    ranked = {name: sum(row.rank is not None for row in found) for name, found in views.items()}
     places: dict[str, dict[BoardName, Row]] = {}
     for view, of_view in views.items():
         for row in of_view:
             places.setdefault(row.slug, {})[view] = row
+    leads_of = {slug: {n: leads[n].get(slug) for n in found} for slug, found in places.items()}
 
-    def write(slug: str) -> None:
-        found, place = places[slug], f"entries/{slug}"
-        copied = copy_files(next(iter(found.values())).evaluation, folder / place)
-        content = entry_page(found, views, copied)
-        _page(template, folder, f"{place}/index.html", "../../", content)
+    def key_of(slug: str) -> str:
+        rows = {n: (r.average, r.interval, str(r.rank), ranked[n]) for n, r in places[slug].items()}
+        e = next(iter(places[slug].values())).evaluation
+        scores = [view.tasks for view in e.views.values()]
+        content = f"{inputs} {e.sha256} {e.tier} {e.findings} {scores} {rows} {leads_of[slug]}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def write(slug: str) -> dict[str, Note]:
+        found, place, notes = places[slug], f"entries/{slug}", {}
+        evaluation = next(iter(found.values())).evaluation
+
+        def put(name: str, key: str, make: Callable[[], bytes]) -> None:
+            path = f"{place}/{name}"
+            notes[path] = old_site.put(path, key, folder / path, make)
+
+        for name, read in downloads_of(evaluation).items():
+            put(name, evaluation.sha256 or "", read)
+        sizes = {path.removeprefix(f"{place}/"): int(note[1]) for path, note in notes.items()}
+
+        def page() -> bytes:
+            content = entry_page(found, views, sizes)
+            text = template.render(path=f"{place}/index.html", root="../../", **content)
+            return text.encode()
+
         # A script, because a page of file:// cannot fetch.
-        data = {"points": content["curve_data"]["points"],
-                "leads": {name: leads[name].get(slug) for name in found}}  # fmt: skip
-        script = json.dumps(data, separators=(",", ":"))
-        script = f'smallbench.loaded("{slug}",{script})\n'
-        (folder / place / "data.js").write_text(script, encoding="utf-8")
+        data = {"points": evaluation.curve, "leads": leads_of[slug]}
+        script = f'smallbench.loaded("{slug}",{json.dumps(data, separators=(",", ":"))})\n'
+        put("index.html", keys[slug], page)
+        put("data.js", keys[slug], script.encode)
+        return notes
 
-    if len(places) < MANY_ENTRIES:
-        for slug in places:
-            write(slug)
-        return
-    for failure in call_each(write, places):
-        if isinstance(failure, Failure):
-            raise DataError(failure.reason)
+    keys = {slug: key_of(slug) for slug in places}
+    new = [slug for slug in places if not old_site.has(f"entries/{slug}/index.html", keys[slug])]
+    if len(new) < MANY_ENTRIES:
+        new = []
+    written = [write(slug) for slug in places if slug not in new]
+    for notes in call_each(write, new):
+        if isinstance(notes, Failure):
+            raise DataError(notes.reason)
+        written.append(notes)
+    return dict(chain(*(notes.items() for notes in written)))
 
 
 # ---- templates

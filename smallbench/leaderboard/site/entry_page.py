@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,60 +21,50 @@ from smallbench.leaderboard.entry import (
     RUNS_FILE,
     Entry,
 )
-from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.folder import MAX_BYTES, list_files, read_bytes
 from smallbench.leaderboard.predictions import MAX_PREDICTIONS_BYTES
 from smallbench.leaderboard.scores import ViewName
 from smallbench.leaderboard.site.board_page import command_of
 from smallbench.leaderboard.site.environment import compact
 from smallbench.leaderboard.site.rows import METRICS, Cell, Row
-from smallbench.leaderboard.site.strips import curve_points, strip
+from smallbench.leaderboard.site.strips import strip
+from smallbench.leaderboard.verdict import Evaluation
 from smallbench.report.scale import Scale
 
+ARCHIVE = f"{PREDICTIONS_FOLDER}.zip"
 NUM_LOSSES = 10
 """Rows of the table of losses for readers without scripts."""
 
 
-@dataclass(frozen=True)
-class Download:
-    """A file beside an entry's page."""
+WHATS = {
+    ENTRY_FILE: "authors, model, pretraining, fine-tuning",
+    RUNS_FILE: "one line per fine-tuning run",
+    LOG_FILE: "records of the pretraining",
+    ARCHIVE: "{} files of answers on dev",
+}
+"""File beside an entry's page to its content."""
 
-    name: str
-    what: str
-    size: str
 
-
-def copy_files(evaluation: Evaluation, target: Path) -> tuple[list[Download], list[Any]]:
-    """Copy an entry's files beside its page; return the downloads and the training log."""
-    target.mkdir(parents=True)
-    names = list_files(evaluation.folder)
-    whats = {
-        ENTRY_FILE: "authors, model, pretraining, fine-tuning",
-        RUNS_FILE: "one line per fine-tuning run",
-        LOG_FILE: "records of the pretraining",
+def downloads_of(evaluation: Evaluation) -> dict[str, Callable[[], bytes]]:
+    """Return the files beside an entry's page, by name, as functions that read them."""
+    folder, names = evaluation.folder, list_files(evaluation.folder)
+    found: dict[str, Callable[[], bytes]] = {
+        name: partial(read_bytes, folder / name, MAX_BYTES[name]) for name in WHATS if name in names
     }
-    found, log = [], []
-    for name, what in whats.items():
-        if name not in names:
-            continue
-        content = read_bytes(evaluation.folder / name, MAX_BYTES[name])
-        (target / name).write_bytes(content)
-        found.append(Download(name, what, _bytes(len(content))))
-        if name == LOG_FILE:
-            log = json.loads(b"[" + b",".join(content.splitlines()) + b"]")
     predictions = sorted(name for name in names if name.startswith(f"{PREDICTIONS_FOLDER}/"))
     if predictions:
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w") as opened:
-            for name in predictions:
-                # Without a timestamp, so that equal entries give equal bytes.
-                content = read_bytes(evaluation.folder / name, MAX_PREDICTIONS_BYTES)
-                opened.writestr(zipfile.ZipInfo(name), content)
-        name = f"{PREDICTIONS_FOLDER}.zip"
-        (target / name).write_bytes(archive.getvalue())
-        what = f"{len(predictions)} files of answers on dev"
-        found.append(Download(name, what, _bytes(len(archive.getvalue()))))
-    return found, log
+        found[ARCHIVE] = partial(_archive, folder, predictions)
+    return found
+
+
+def _archive(folder: Path, names: Sequence[str]) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        for name in names:
+            # Without a timestamp, so that equal entries give equal bytes.
+            content = read_bytes(folder / name, MAX_PREDICTIONS_BYTES)
+            opened.writestr(zipfile.ZipInfo(name), content)
+    return archive.getvalue()
 
 
 def _bytes(size: int) -> str:
@@ -81,13 +72,15 @@ def _bytes(size: int) -> str:
 
 
 def entry_page(
-    found: Mapping[BoardName, Row], views: Mapping[BoardName, Sequence[Row]], files: tuple[Any, Any]
+    found: Mapping[BoardName, Row],
+    views: Mapping[BoardName, Sequence[Row]],
+    downloads: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Return the variables of `entry.html`."""
+    """Return the variables of `entry.html`; `downloads` has the sizes of the files beside it."""
     view, row = next(iter(found.items()))  # the entry's own board first
     entry, evaluation = row.entry, row.evaluation
-    downloads, log = files
-    points = curve_points(log)
+    points = evaluation.curve
+    num_answers = len(evaluation.evidence.trailers) if evaluation.evidence else 0
     findings = evaluation.findings
     counts = {v: sum(f.verdict == v for f in findings) for v in ("passed", "flagged", "not done")}
     return {
@@ -105,7 +98,10 @@ def entry_page(
         "gpu": row.gpu,
         "findings": findings,
         "check_summary": ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n),
-        "downloads": downloads,
+        "downloads": [
+            (name, WHATS[name].format(num_answers), _bytes(size))
+            for name, size in downloads.items()
+        ],
         "sha256": evaluation.sha256,
     }
 

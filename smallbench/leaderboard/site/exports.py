@@ -25,7 +25,7 @@ def json_text(views: Views, rejected: Sequence[str]) -> str:
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "note": "The views are rankings by themselves and are never merged; scores are x 100.",
-        "views": {name: [row.as_dict() for row in rows] for name, rows in views.items()},
+        "views": {name: [row.values for row in rows] for name, rows in views.items()},
         "rejected": list(rejected),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -43,7 +43,7 @@ def csv_text(views: Views) -> str:
     writer.writerow([*about, *average, *scores, *measures, *claims])
     for view, rows in views.items():
         for row in rows:
-            values = row.as_dict()
+            values = row.values
             tasks = [values["tasks"].get(name, {"score": None, "interval": None}) for name in TASKS]
             cells = [view, *(values[key] for key in ("slug", "name", "tier", "date"))]
             cells += [*(values["rank"] or (None, None)), values["average"]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -16,10 +17,10 @@ from smallbench.glue.tasks import TASKS, Task
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard.board import BoardName, BoardRow, board_rows, half_widths
 from smallbench.leaderboard.entry import Entry, Tier
-from smallbench.leaderboard.evaluation import Evaluation
 from smallbench.leaderboard.ranking import RankRange
 from smallbench.leaderboard.scores import TaskScore, View
 from smallbench.leaderboard.statistics import Interval
+from smallbench.leaderboard.verdict import Evaluation
 
 METRICS = {
     "matthews": "Matthews correlation",
@@ -181,8 +182,9 @@ class Row:
         known = [value for value in found if value is not None]
         return fmean(known) if len(known) == len(TASKS) else None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return a row of `leaderboard.json` and of the page's own data."""
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The row of `leaderboard.json` and of the page's own data."""
         entry = self.entry
         return {
             "slug": self.slug,
@@ -256,9 +258,11 @@ def task_leads(found: Sequence[Row]) -> dict[str, dict[str, str]]:
         places = [i for i, row in enumerate(found) if row.view and task in row.view.tasks]
         views = [view for i in places if (view := found[i].view)]
         scores = np.array([view.tasks[task].score for view in views])
-        ahead = scores[:, None] - scores > half_widths(views, task) if views else ()
-        for place, row in zip(places, ahead, strict=True):
-            bits = sum(1 << places[other] for other in np.flatnonzero(row))
+        ahead = scores[:, None] - scores > half_widths(views, task) if views else False
+        flags = np.zeros((len(places), len(found)), dtype=bool)
+        flags[:, places] = ahead
+        for place, row in zip(places, np.packbits(flags, axis=1, bitorder="little"), strict=True):
+            bits = int.from_bytes(row.tobytes(), "little")
             result.setdefault(found[place].slug, {})[task] = f"{bits:x}"
     return result
 

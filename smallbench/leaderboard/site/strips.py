@@ -1,20 +1,17 @@
-"""Intervals drawn inside table cells, records over time, and the points of a loss curve.
+"""Intervals drawn inside table cells, and records over time.
 
 `static/charts.js` draws charts; for readers without scripts, the pages have plain tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from smallbench.leaderboard.site.rows import Row
 from smallbench.leaderboard.statistics import Interval
-from smallbench.report.runs import Series
-from smallbench.report.scale import Scale, thinned
+from smallbench.report.scale import Scale
 
-NUM_CURVE_BUCKETS = 120
 WORST_SHOWN = 8.0
 """Points of AVG below the best at which the strips end."""
 
@@ -68,15 +65,3 @@ def records(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
             found.append((row, None if best is None else row.average - best))
             best = row.average
     return found
-
-
-def curve_points(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """Return tokens and loss of a training log, as many points as a screen shows.
-
-    The loss of masked tokens, or the total if there is none.
-    """
-    key = "mlm_loss" if log and log[-1]["mlm_loss"] is not None else "loss"
-    series = Series(tuple(line["tokens"] for line in log), tuple(line[key] for line in log))
-    kept = thinned(series, num_buckets=NUM_CURVE_BUCKETS)
-    pairs = zip(kept.x, kept.y, strict=True)
-    return [(round(x), round(y, 4)) for x, y in pairs if y is not None]

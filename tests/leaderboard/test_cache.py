@@ -1,0 +1,69 @@
+"""Cached entries and pages are those that would be computed, and cost no process."""
+
+import shutil
+
+import pytest
+
+from smallbench.leaderboard import cache as module
+from smallbench.leaderboard.evaluation import evaluate_all
+from smallbench.leaderboard.site.build import build_site
+from smallbench.leaderboard.verdict import report_dict
+from tests.leaderboard.synthetic import synthetic_gold, write_entries
+
+GOLD = synthetic_gold(scale=0.02)
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    """Two cached entries."""
+    monkeypatch.setattr(module, "SETTLED_NS", 0)
+    write_entries(tmp_path / "board", 2, GOLD)
+    evaluate_all(tmp_path / "board", GOLD, cache=tmp_path / "cache")
+    return tmp_path / "board"
+
+
+def fail(*args, **options):
+    raise AssertionError("a process was started")
+
+
+def test_an_unchanged_folder_starts_no_process_and_a_changed_one_is_read(board, monkeypatch):
+    computed, cache = evaluate_all(board, GOLD), board.parent / "cache"
+    with monkeypatch.context() as patch:
+        patch.setattr("smallbench.leaderboard.evaluation.call_each", fail)
+        kept = evaluate_all(board, GOLD, cache=cache)
+    assert list(map(report_dict, kept)) == list(map(report_dict, computed))
+    assert [(e.evidence.trailers, list(map(tuple, e.curve))) for e in kept] == [
+        (e.evidence.trailers, e.curve) for e in computed
+    ]
+    entry = board / "entry-000" / "entry.json"
+    entry.write_text(entry.read_text().replace("Someone Else", "Someone else"))
+    assert evaluate_all(board, GOLD, cache=cache)[0].entry.authors[1] == "Someone else"
+
+
+def test_a_copy_of_a_cached_folder_has_a_wrong_slug(board):
+    shutil.copytree(board / "entry-000", board / "copy")
+    copy, *_ = evaluate_all(board, GOLD, cache=board.parent / "cache")
+    assert [f.check for f in copy.findings if f.verdict == "rejected"] == ["slug"]
+    again, *_ = evaluate_all(board, GOLD, cache=board.parent / "cache")
+    assert report_dict(again) == report_dict(copy)
+
+
+def contents(site):
+    return {str(p.relative_to(site)): p.read_bytes() for p in site.rglob("*") if p.is_file()}
+
+
+def test_only_pages_whose_inputs_changed_are_written_again(board):
+    out, cache = board.parent / "site", board.parent / "cache"
+    evaluations = evaluate_all(board, GOLD, cache=cache)
+    build_site(evaluations, out, cache=cache)
+    first = contents(out)
+    page, other = (out / "entries" / f"entry-00{n}" / "index.html" for n in (0, 1))
+    kept = other.stat().st_ino
+    page.write_text("changed by hand")
+    build_site(evaluations, out, cache=cache)
+    assert contents(out) == first
+    assert other.stat().st_ino == kept
+    build_site(evaluations[1:], out, cache=cache)  # the other entry's rank is of fewer entries
+    alone = contents(out)
+    build_site(evaluations[1:], board.parent / "new")
+    assert alone == contents(board.parent / "new")
