@@ -50,7 +50,7 @@ class MuonConfig(OptimConfig):
     optimizer: str = "muon"
     momentum: float = 0.95  # Jordan et al. 2024
     matrix_scale: float = option(
-        1.0, help="learning rate of the matrices of hidden layers over that of all else"
+        10.0, help="learning rate of the matrices of hidden layers over that of all else"
     )
 
     def __post_init__(self) -> None:

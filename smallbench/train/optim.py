@@ -58,9 +58,10 @@ def _adamw(parameters: Iterable[Tensor], config: OptimConfig) -> torch.optim.Ada
 def build_muon(module: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
     """Return Muon for the matrices of hidden layers, AdamW for embeddings, heads and vectors.
 
-    Hidden layers are those in a `ModuleList`. Muon's update is scaled to AdamW's root mean square
-    (Liu et al. 2025, arXiv 2502.16982, §2.2), so with a `matrix_scale` of 1 both share one learning
-    rate.
+    Hidden layers are those in a `ModuleList`. An update's spectral norm is the learning rate times
+    √max(1, rows / columns) (Jordan et al. 2024). Scaled to AdamW's root mean square instead (Liu et
+    al. 2025, arXiv 2502.16982, §2.2), the projection back from the feed-forward layer moved too far
+    for modern-tiny to find its head for equal tokens (docs/ablations.md).
     """
     stacks = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
     inside = {p for stack in stacks for p in stack.parameters()}
@@ -78,7 +79,7 @@ def build_muon(module: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
-        adjust_lr_fn="match_rms_adamw",
+        adjust_lr_fn="original",
     )
     return Combined(muon, _adamw([p for p in module.parameters() if p not in chosen], config))
 
