@@ -24,6 +24,7 @@ RECIPES = Registry(
         "electra-deberta-tiny": "smallbench.recipes.electra:electra_deberta_tiny",
         "electra-small": "smallbench.recipes.electra:electra_small",
         "electra-tiny": "smallbench.recipes.electra:electra_tiny",
+        "modern-small": "smallbench.recipes.modern:modern_small",
         "modern-tiny": "smallbench.recipes.modern:modern_tiny",
         "roberta-small": "smallbench.recipes.roberta:roberta_small",
         "roberta-tiny": "smallbench.recipes.roberta:roberta_tiny",

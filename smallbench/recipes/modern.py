@@ -8,7 +8,7 @@ from smallbench.models.config import RoformerConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import recipe
 from smallbench.recipes.tiny import TINY_MASK_FRACTION, TINY_SCHEDULE, TINY_TRAIN, tiny_encoder
-from smallbench.train.config import MuonConfig, PretrainConfig
+from smallbench.train.config import MuonConfig, PretrainConfig, ScheduleConfig, TrainConfig
 
 
 @recipe(
@@ -43,4 +43,46 @@ def modern_tiny() -> PretrainConfig:
         optim=MuonConfig(learning_rate=2e-3, beta2=0.98),
         schedule=TINY_SCHEDULE,
         train=TINY_TRAIN,
+    )
+
+
+@recipe(
+    parameters="25.3M",
+    source="modern-tiny at another size; not run",
+    budget="150,000 steps of 512 x 128 tokens (9.8B tokens), planned: 13 to 23 hours of one V100",
+    expected="not run, so nothing is known",
+)
+def modern_small() -> PretrainConfig:
+    """modern-tiny's recipe at 25M parameters, for a day of one 16 GB card. It was never run.
+
+    Prepare its corpus as bert-small's: WordPiece, 30,522 tokens, lower case, 128 tokens a row.
+    Width and batch are larger than the paper's, since a day allows hundreds of tokens a weight
+    (docs/ablations.md has what was measured at modern-tiny's size). The masking rate falls from 0.3
+    to 0.15 (gpt-bert), and dropout is off: hardly a row is seen twice.
+    """
+    return PretrainConfig(
+        recipe="modern-small",
+        sequence_length=128,
+        model=RoformerConfig(
+            vocab_size=30_522,  # BERT-uncased WordPiece
+            embedding_size=128,
+            hidden_size=384,
+            num_hidden_layers=12,
+            num_attention_heads=6,
+            intermediate_size=1536,
+            max_position_embeddings=512,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            attention_init="same_token",
+        ),
+        objective=MaskedLMConfig(
+            mask_fraction=0.3,
+            final_mask_fraction=0.15,
+            two_segment_fraction=0.0,
+            related_fraction=0.25,
+            related_weight=2.0,
+        ),
+        optim=MuonConfig(learning_rate=1e-3, beta2=0.98),
+        schedule=ScheduleConfig(warmup_fraction=0.02),
+        train=TrainConfig(max_steps=150_000, global_batch_size=512),
     )
