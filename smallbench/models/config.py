@@ -172,7 +172,7 @@ class RoformerConfig(EncoderConfig):
     architecture: str = "roformer"
     attention_init: Literal["normal", "same_token"] = option(
         "normal",
-        help="normal, or same_token: a head of the second layer starts by attending to equal "
+        help="normal, or same_token: a head of the first layer starts by attending to equal "
         "tokens, wherever they are",
     )
 

@@ -137,7 +137,7 @@ class Roformer(Encoder):
         )
         self.reset_parameters()
         if config.attention_init == "same_token":
-            attention: Any = self.layers[min(1, len(self.layers) - 1)].attention
+            attention: Any = self.layers[0].attention
             look_at_same_tokens(attention.qkv.weight, num_heads=config.num_attention_heads)
 
     def context(self, batch: Batch) -> Context:

@@ -40,7 +40,7 @@ def modern_tiny() -> PretrainConfig:
             related_fraction=0.5,
             related_weight=2.0,
         ),
-        optim=MuonConfig(learning_rate=2e-3, beta2=0.98),
+        optim=MuonConfig(learning_rate=2e-3, matrix_scale=5.0, beta2=0.98),
         schedule=TINY_SCHEDULE,
         train=TINY_TRAIN,
     )
@@ -82,7 +82,7 @@ def modern_small() -> PretrainConfig:
             related_fraction=0.25,
             related_weight=2.0,
         ),
-        optim=MuonConfig(learning_rate=1e-3, beta2=0.98),
+        optim=MuonConfig(learning_rate=1e-3, matrix_scale=5.0, beta2=0.98),
         schedule=ScheduleConfig(warmup_fraction=0.02),
         train=TrainConfig(max_steps=150_000, global_batch_size=512),
     )
