@@ -17,8 +17,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
-from importlib import import_module
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any, Literal
 
 import torch
@@ -29,7 +28,7 @@ from smallbench.batch import Batch
 from smallbench.checkpoints.state import distinct_state
 from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.base import Objective, Sums
-from smallbench.train.compiled_ops import compiled_ops, ops_directory
+from smallbench.train.compiled_ops import compiled_ops, load_ops, ops_directory
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import Update, load_loss_scale, shapes_of
 from smallbench.train.memory import keep_freed_memory
@@ -101,7 +100,7 @@ class DeepSpeedEngine:
         self.stage = default_stage(offload, processes) if zero_stage is None else zero_stage
         # Compilers and ops print to stdout, which the metrics use.
         with compiled_ops(), redirect_stdout(sys.stderr), op_errors_explained():
-            self._load_ops()
+            load_ops(with_adam=self.offload != "none")
         # A global that an earlier engine with autocast has set: ZeRO would scale gradients.
         from deepspeed.runtime import torch_autocast
 
@@ -122,20 +121,6 @@ class DeepSpeedEngine:
         # The masters were made of weights that had been rounded.
         self.load_weights(initial)
         self._load_loss_scale({"scale": objective.initial_loss_scale})
-
-    def _load_ops(self) -> None:
-        """Load the ops that are used; they stay in DeepSpeed's table of ops."""
-        from deepspeed.comm.torch import build_shm_op
-        from deepspeed.ops.op_builder import CPUAdamBuilder
-
-        if self.offload != "none":
-            builder = CPUAdamBuilder()
-            # Images are built without a GPU. DeepSpeed ignores ops that were compiled for another
-            # accelerator, although this one runs on the CPU.
-            with suppress(ImportError):
-                builder._loaded_ops[builder.name] = import_module(builder.absolute_name())
-            builder.load()
-        build_shm_op()  # how processes of one CPU talk; none on a GPU
 
     def _build_optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
         if self.offload == "none":
