@@ -12,7 +12,7 @@ from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
 from tests.pretraining.test_pretrain import VALUES, StopAfter, outcome
 
-FAMILIES = ("bert", "roberta", "deberta", "electra", "electra-deberta")
+FAMILIES = ("bert", "roberta", "deberta", "electra", "electra-deberta", "modern")
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 
 
@@ -44,7 +44,7 @@ SHARINGS = [("electra", {"objective__embedding_sharing": s}) for s in
     [
         (FAMILIES[4], {}),
         *(pytest.param(*case, marks=pytest.mark.slow)
-          for case in (*((family, {}) for family in FAMILIES[1:4]), *SHARINGS)),
+          for case in (*((family, {}) for family in (*FAMILIES[1:4], "modern")), *SHARINGS)),
     ],
 )  # fmt: skip
 def test_resumed_run_equals_uninterrupted_run(family, values, corpus, tmp_path):
