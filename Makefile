@@ -70,7 +70,7 @@ vendored:
 	@echo "Installing the packages that training and tests need into .venv (minutes, the first time) …"
 	$(PIP) $(FROM_INDEX) -c requirements.lock -e '.[train,deepspeed,energy,wandb,report,dev]'
 	@echo "Compiling DeepSpeed's operators (two minutes, once) …"
-	@DS_ACCELERATOR=cpu $(BIN)/python -m smallbench.train.compiled_ops >/dev/null 2>.venv/ops.log \
+	@DS_ACCELERATOR=cpu $(BIN)/python -m smallbench.train.deepspeed_engine >/dev/null 2>.venv/ops.log \
 		|| echo "They could not be compiled, see .venv/ops.log; DeepSpeed's tests will say why."
 	@touch .venv/train $@
 

@@ -140,10 +140,11 @@ def test_make_takes_torch_from_the_index_and_keeps_the_choice(tmp_path: Path):
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
         return (tmp_path / "asked").read_text().splitlines()
 
-    (plain,) = make("venv")
+    plain, compiled = make("venv")
     assert "index" not in plain
+    assert compiled == "-m smallbench.train.deepspeed_engine"
     index = "TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126"
-    uninstall, install = make(index)  # the index alone sets up
+    uninstall, install, _ = make(index)  # the index alone sets up
     assert "uninstall" in uninstall
     assert "--extra-index-url=https://download.pytorch.org/whl/cu126 -c requirements" in install
     assert make("venv") == make(index) == []

@@ -6,9 +6,6 @@ stands before the build, so whoever holds it knows that such a file is a dead pr
 belongs to the user, not to the run: an op is compiled once for an environment and a kind of CPU,
 not once a run. (`-march=native` makes code that another CPU dies of, and another environment's
 paths in the compiler's command are a reason for ninja to begin anew.)
-
-`python -m smallbench.train.compiled_ops` compiles them now; `make venv` calls it, so that the first
-run and the tests need not wait.
 """
 
 from __future__ import annotations
@@ -19,8 +16,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from importlib import import_module
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -55,23 +51,3 @@ def compiled_ops() -> Iterator[None]:
         for stale in directory.glob(f"*/{TORCH_LOCK}"):
             stale.unlink()
         yield
-
-
-def load_ops(*, with_adam: bool) -> None:
-    """Load the ops that are used, compiled if they are not yet; they stay in DeepSpeed's table."""
-    from deepspeed.comm.torch import build_shm_op
-    from deepspeed.ops.op_builder import CPUAdamBuilder
-
-    if with_adam:
-        builder = CPUAdamBuilder()
-        # Images are built without a GPU. DeepSpeed ignores ops that were compiled for another
-        # accelerator, although this one runs on the CPU.
-        with suppress(ImportError):
-            builder._loaded_ops[builder.name] = import_module(builder.absolute_name())
-        builder.load()
-    build_shm_op()  # how processes of one CPU talk; none on a GPU
-
-
-if __name__ == "__main__":
-    with compiled_ops():
-        load_ops(with_adam=True)

@@ -17,7 +17,8 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -28,7 +29,7 @@ from smallbench.batch import Batch
 from smallbench.checkpoints.state import distinct_state
 from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.base import Objective, Sums
-from smallbench.train.compiled_ops import compiled_ops, load_ops, ops_directory
+from smallbench.train.compiled_ops import compiled_ops, ops_directory
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import Update, load_loss_scale, shapes_of
 from smallbench.train.memory import keep_freed_memory
@@ -61,8 +62,7 @@ def require_deepspeed() -> Any:
             f"deepspeed {deepspeed.__version__} loses gradients when it offloads; "
             f"pip install 'deepspeed>={'.'.join(map(str, OLDEST))}'"
         )
-    # It logs a line for every action, and one for each op that it could compile.
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it logs a line for every action
     warnings.filterwarnings(  # from within its communication, at every call
         "ignore", message=r"`torch\.distributed\..*` is deprecated", category=FutureWarning
     )
@@ -398,9 +398,8 @@ def op_errors_explained() -> Iterator[None]:
             if shutil.which(compiler)
             else f"install a C++ compiler ({compiler!r} cannot be found; CXX names another one)"
         )
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        if len(reason) > 120:  # the compiler's whole command follows
-            reason = f"{reason[:120]} …"
+        # Without the compiler's whole command, which follows.
+        reason = (str(error).strip().partition("\n")[0] or type(error).__name__)[:120]
         raise UnavailableError(
             f"DeepSpeed cannot compile or load its C++ operators ({reason}); {remedy}, or train "
             "with --train.engine=torch --train.offload=none"
@@ -425,10 +424,27 @@ def can_pin(num_bytes: int) -> bool:
         reason = str(error).partition("\n")[0]
         print(
             f"warning: {num_bytes / 2**30:.1f} GiB of the host's memory cannot be page-locked "
-            f"({reason}); offloading continues with pageable memory, whose copies are slower. Give "
-            "the container more memory",
+            f"({reason}); offloading continues with slower copies. Give the container more memory",
             file=sys.stderr,
         )
         return False
     torch._C._host_emptyCache()  # torch keeps freed pinned blocks otherwise
     return True
+
+
+def load_ops(*, with_adam: bool) -> None:
+    """Load the ops that are used, compiled if they are not yet; they stay in DeepSpeed's table."""
+    from deepspeed.comm.torch import build_shm_op
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+
+    if with_adam:
+        builder = CPUAdamBuilder()
+        with suppress(ImportError):  # one of an image, which DeepSpeed ignores beside a GPU
+            builder._loaded_ops[builder.name] = import_module(builder.absolute_name())
+        builder.load()
+    build_shm_op()  # how processes of one CPU talk; none on a GPU
+
+
+if __name__ == "__main__":  # `make venv` compiles the ops, so that no run and no test waits for it
+    with compiled_ops():
+        load_ops(with_adam=True)
