@@ -270,11 +270,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def judge(folder: Path, glue: str) -> None:
     """Print the result of the board's checks; raise `DataError` if they reject the entry."""
-    from smallbench.leaderboard.evaluation import evaluate
+    from smallbench.leaderboard.evaluation import evaluate_each
     from smallbench.leaderboard.gold import read_gold
     from smallbench.leaderboard.verdict import report_text
 
-    evaluation = evaluate(folder, read_gold(glue))
+    (evaluation,) = evaluate_each([folder], read_gold(glue))
     print(report_text(evaluation))
     if evaluation.rejected:
         reasons = [f"{f.check}: {f.reason}" for f in evaluation.findings if f.verdict == "rejected"]
