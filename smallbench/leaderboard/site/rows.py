@@ -33,7 +33,8 @@ METRICS = {
 
 OBJECTIVES = {"masked_lm": "masked tokens", "replaced_token": "replaced tokens"}
 SHORT_OBJECTIVES = {"masked_lm": "MLM", "replaced_token": "RTD"}
-ARCHITECTURES = {"bert": "BERT", "roberta": "RoBERTa", "deberta": "DeBERTa", "electra": "ELECTRA"}
+ARCHITECTURES = {"bert": "BERT", "roberta": "RoBERTa", "deberta": "DeBERTa", "electra": "ELECTRA",
+                 "roformer": "RoFormer"}  # fmt: skip
 
 
 SIZES = (15, 30, 60, 120)
