@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from smallbench.errors import UnavailableError
 from smallbench.files import waiting_lock
 from smallbench.train.precision import cpu_flags
 
@@ -51,3 +52,26 @@ def compiled_ops() -> Iterator[None]:
         for stale in directory.glob(f"*/{TORCH_LOCK}"):
             stale.unlink()
         yield
+
+
+@contextmanager
+def op_errors_explained() -> Iterator[None]:
+    """Raise one sentence if DeepSpeed cannot compile an op, or cannot load what was compiled."""
+    try:
+        yield
+    except Exception as error:
+        # Anything from a missing compiler to a symbol that a shared library lacks, and DeepSpeed
+        # raises whatever class it meets.
+        compiler = os.environ.get("CXX", "c++")
+        remedy = (
+            f"delete {ops_directory()}, so that it is compiled again"
+            if shutil.which(compiler)
+            else f"install a C++ compiler ({compiler!r} cannot be found; CXX names another one)"
+        )
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if len(reason) > 120:  # the compiler's whole command follows
+            reason = f"{reason[:120]} …"
+        raise UnavailableError(
+            f"DeepSpeed cannot compile or load its C++ operators ({reason}); {remedy}, or train "
+            "with --train.engine=torch --train.offload=none"
+        ) from None

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from smallbench.batch import Batch
 from smallbench.checkpoints.state import distinct_state
 from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.base import Objective, Sums
-from smallbench.train.compiled_ops import compiled_ops, ops_directory
+from smallbench.train.compiled_ops import compiled_ops, op_errors_explained
 from smallbench.train.config import OptimConfig
 from smallbench.train.engine import Update, load_loss_scale, shapes_of
 from smallbench.train.memory import keep_freed_memory
@@ -384,28 +383,6 @@ class DeepSpeedEngine:
             setattr(scaler, name, state[name])
 
 
-@contextmanager
-def op_errors_explained() -> Iterator[None]:
-    """Raise one sentence if DeepSpeed cannot compile an op, or cannot load what was compiled."""
-    try:
-        yield
-    except Exception as error:
-        # Anything from a missing compiler to a symbol that a shared library lacks, and DeepSpeed
-        # raises whatever class it meets.
-        compiler = os.environ.get("CXX", "c++")
-        remedy = (
-            f"delete {ops_directory()}, so that it is compiled again"
-            if shutil.which(compiler)
-            else f"install a C++ compiler ({compiler!r} cannot be found; CXX names another one)"
-        )
-        # Without the compiler's whole command, which follows.
-        reason = (str(error).strip().partition("\n")[0] or type(error).__name__)[:120]
-        raise UnavailableError(
-            f"DeepSpeed cannot compile or load its C++ operators ({reason}); {remedy}, or train "
-            "with --train.engine=torch --train.offload=none"
-        ) from None
-
-
 def default_stage(offload: Offload, processes: Processes) -> int:
     """Return the stage that the offload requires; without offload, 2 for several GPUs, else 0."""
     if offload == "none":
@@ -424,7 +401,8 @@ def can_pin(num_bytes: int) -> bool:
         reason = str(error).partition("\n")[0]
         print(
             f"warning: {num_bytes / 2**30:.1f} GiB of the host's memory cannot be page-locked "
-            f"({reason}); offloading continues with slower copies. Give the container more memory",
+            f"({reason}); offloading continues with pageable memory, whose copies are slower. Give "
+            "the container more memory",
             file=sys.stderr,
         )
         return False
@@ -439,12 +417,14 @@ def load_ops(*, with_adam: bool) -> None:
 
     if with_adam:
         builder = CPUAdamBuilder()
-        with suppress(ImportError):  # one of an image, which DeepSpeed ignores beside a GPU
+        # Images are built without a GPU. DeepSpeed ignores ops that were compiled for another
+        # accelerator, although this one runs on the CPU.
+        with suppress(ImportError):
             builder._loaded_ops[builder.name] = import_module(builder.absolute_name())
         builder.load()
     build_shm_op()  # how processes of one CPU talk; none on a GPU
 
 
 if __name__ == "__main__":  # `make venv` compiles the ops, so that no run and no test waits for it
-    with compiled_ops():
+    with compiled_ops(), op_errors_explained():
         load_ops(with_adam=True)

@@ -22,12 +22,11 @@ pytest.importorskip("deepspeed", reason="the package deepspeed is not installed"
 from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.replaced_token import ReplacedToken
-from smallbench.train.compiled_ops import VARIABLE, compiled_ops, ops_directory
+from smallbench.train.compiled_ops import VARIABLE, compiled_ops, op_errors_explained, ops_directory
 from smallbench.train.config import OptimConfig
 from smallbench.train.deepspeed_engine import (
     DeepSpeedEngine,
     can_pin,
-    op_errors_explained,
     require_deepspeed,
 )
 from smallbench.train.engine import TorchEngine
