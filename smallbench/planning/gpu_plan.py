@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from smallbench.gpus import GIB, Gpu
 from smallbench.planning.planner import (
@@ -109,15 +110,7 @@ def make_plan(
         rate = None if measured is None else measured(decision, precision)
         speed = _speed(planner, decision, gpu, rate)
         tokens = config.tokens_per_step
-
-        def cost(steps: int) -> Cost:
-            fast, slow = (steps * tokens / rate / 3600 for rate in speed.tokens_per_second)
-            kilowatts, price = gpu.tdp_watts / 1000, None
-            if price_per_hour is not None:
-                price = price_per_hour * fast, price_per_hour * slow
-            kwh = kilowatts * fast, kilowatts * slow
-            return Cost(steps, steps * tokens, (fast, slow), kwh, price)
-
+        cost = partial(_cost, speed=speed, tokens=tokens, gpu=gpu, price_per_hour=price_per_hour)
         whole = cost(planner.num_steps())
         if hours is not None:
             budget = cost(int(3600 * hours * speed.tokens_per_second[1] / tokens))
@@ -143,6 +136,15 @@ def make_plan(
         whole=whole,
         budget=budget,
     )
+
+
+def _cost(steps: int, *, speed: Speed, tokens: int, gpu: Gpu, price_per_hour: float | None) -> Cost:
+    """Return the cost of so many steps of `tokens` each."""
+    fast, slow = (steps * tokens / rate / 3600 for rate in speed.tokens_per_second)
+    kilowatts, price = gpu.tdp_watts / 1000, None
+    if price_per_hour is not None:
+        price = price_per_hour * fast, price_per_hour * slow
+    return Cost(steps, steps * tokens, (fast, slow), (kilowatts * fast, kilowatts * slow), price)
 
 
 def _speed(planner: Planner, decision: Decision, gpu: Gpu, measured: float | None) -> Speed:
