@@ -27,6 +27,7 @@ from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.corruption import corrupt
 from smallbench.objectives.masking import (
     BoolArray,
+    FloatArray,
     IntArray,
     Vocabulary,
     choose_positions,
@@ -86,7 +87,10 @@ class MaskedLM(PretrainObjective):
         )
 
     def choose(
-        self, candidates_BL: BoolArray, fraction: float, generator: np.random.Generator
+        self,
+        candidates_BL: BoolArray,
+        fraction: float | FloatArray,
+        generator: np.random.Generator,
     ) -> BoolArray:
         """Choose the tokens to hide; a subclass may override it."""
         return choose_positions(candidates_BL, fraction, generator)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,9 +67,9 @@ def choose_positions(
     return chosen_BL
 
 
-Chooser = Callable[[BoolArray, Any, np.random.Generator], BoolArray]
-"""A function that selects targets among the candidates, like `choose_positions`. The fraction is an
-array, one number for each row, only if the objective has related segments."""
+Chooser = Callable[[BoolArray, float | FloatArray, np.random.Generator], BoolArray]
+"""A function that selects targets among the candidates, like `choose_positions`. The fraction is
+one number, or one for each row if rows have different masking rates."""
 
 
 def mask_tokens(

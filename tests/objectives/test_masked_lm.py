@@ -12,6 +12,7 @@ from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masked_lm import MaskedLM
 from smallbench.objectives.masking import Vocabulary, step_generator
+from tests.plugins.span_masking import SpanConfig, SpanMasking
 
 VOCABULARY = Vocabulary(
     size=90, pad_id=0, cls_id=2, sep_id=3, mask_id=4, special_ids=(0, 1, 2, 3, 4)
@@ -130,3 +131,15 @@ def test_held_out_rows_are_those_of_the_objective_without_relations(related):
 def test_the_two_kinds_of_segments_exclude_each_other():
     with pytest.raises(ConfigError, match=r"related_fraction 0\.5 .* one of the two must be 0"):
         MaskedLMConfig(related_fraction=0.5)
+
+
+def test_a_chooser_of_ones_own_gets_the_masking_rate_of_each_row():
+    config = SpanConfig(
+        mask_fraction=0.5, two_segment_fraction=0.0, related_fraction=0.5, related_mask_fraction=0.1
+    )
+    spans = SpanMasking(config, MODEL, VOCABULARY)
+    batch = spans.corrupt(rows(8), step_generator(0, 0))
+    related_B = batch.relations.isfinite().all(dim=1)
+    hidden_B = (batch.labels != IGNORED).sum(dim=1)
+    assert set(hidden_B[~related_B].tolist()) == {15}, "half of 30 tokens"
+    assert set(hidden_B[related_B].tolist()) == {3}, "a tenth of 29 tokens"

@@ -7,7 +7,7 @@ import numpy as np
 from smallbench.config import option, require
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.masked_lm import MaskedLM
-from smallbench.objectives.masking import BoolArray
+from smallbench.objectives.masking import BoolArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,13 @@ class SpanMasking(MaskedLM):
     config: SpanConfig
 
     def choose(
-        self, candidates_BL: BoolArray, fraction: float, generator: np.random.Generator
+        self,
+        candidates_BL: BoolArray,
+        fraction: float | FloatArray,
+        generator: np.random.Generator,
     ) -> BoolArray:
-        return np.stack([self.choose_in_row(row, fraction, generator) for row in candidates_BL])
+        rows = zip(candidates_BL, np.broadcast_to(fraction, len(candidates_BL)), strict=True)
+        return np.stack([self.choose_in_row(row, rate, generator) for row, rate in rows])
 
     def choose_in_row(
         self, candidates_L: BoolArray, fraction: float, generator: np.random.Generator
