@@ -1,4 +1,4 @@
-"""Text whose wording is no code: each package has its templates in a folder of that name."""
+"""Texts of several lines, rendered from the folder `templates` of a package."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class MaskedLMConfig(CorruptionConfig):
         "mean over tokens, which is not exported, predicts how much",
     )
     related_mask_fraction: float = option(
-        0.15, help="masking rate of those rows; at 0.3, masks hide most of what is repeated"
+        0.15, help="masking rate of those rows; at 0.3, masks would hide half of what is repeated"
     )
     related_weight: float = option(1.0, help="weight of the loss of that prediction")
 
