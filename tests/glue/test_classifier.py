@@ -35,6 +35,8 @@ EXPORTS = {
     "electra": (models.ElectraConfig, {"embedding_size": 16}, "replaced"),
     "deberta": (models.DebertaConfig, {"embedding_size": 16}, "tokens"),
     "electra-deberta": (models.DebertaConfig, {"max_relative_positions": 9}, "replaced"),
+    "roformer": (models.RoformerConfig, {"embedding_size": 32}, "tokens"),
+    "roformer-factorised": (models.RoformerConfig, {"embedding_size": 16}, "tokens"),
 }
 OTHER_OPTIONS = {
     "relu": (transformers.BertConfig, {"hidden_act": "relu"}),
@@ -49,14 +51,16 @@ OTHER_OPTIONS = {
         {"relative_attention": True, "pos_att_type": ["c2p"], "position_biased_input": False},
     ),
     "deberta with positions": (transformers.DebertaConfig, {}),
+    "roformer with rotated values": (transformers.RoFormerConfig, {"rotary_value": True}),
 }
 
 
 def save(config, model_class, model, directory):
     torch.manual_seed(0)
     made = model_class(config)
-    for parameter in made.parameters():  # large, so that wrong wiring shows
-        torch.nn.init.normal_(parameter, std=0.2)
+    for parameter in made.parameters():
+        if parameter.requires_grad:  # RoFormer's sinusoids are a parameter that does not
+            torch.nn.init.normal_(parameter, std=0.2)  # large, so that wrong wiring shows
     made.save_pretrained(directory)
     for path in model.glob("*token*"):
         shutil.copy(path, directory)
@@ -109,6 +113,17 @@ def test_our_encoder_under_their_head_computes_their_logits(exported):
             torch.testing.assert_close(ours(batch), Foreign(theirs)(batch), rtol=0, atol=1e-5)
 
 
+def test_a_roformer_with_other_positions_is_not_taken_for_ours(model, tmp_path):
+    vocab_size = PretrainedEncoder(str(model)).config.vocab_size
+    config = transformers.RoFormerConfig(vocab_size=vocab_size, pad_token_id=0, **SIZES)
+    encoder = save(config, transformers.AutoModel.from_config, model, tmp_path)
+    theirs = encoder.transformers_classifier(TASKS["cola"])
+    assert isinstance(build_classifier(theirs, pads_left=False), Native)
+    with torch.no_grad():
+        theirs.roformer.encoder.embed_positions.weight[3, 1] += 0.01
+    assert isinstance(build_classifier(theirs, pads_left=False), Foreign)
+
+
 def test_all_weights_that_are_theirs_are_trained(exported):
     """No weight keeps the initial value of our encoder, and every tensor gets a gradient."""
     theirs = exported.transformers_classifier(TASKS["cola"])
@@ -122,7 +137,8 @@ def test_all_weights_that_are_theirs_are_trained(exported):
     skipped = 0
     if theirs.config.model_type == "roberta":  # rows before the first position
         skipped = (theirs.config.pad_token_id + 1) * theirs.config.hidden_size
-    assert counted - padding == sum(p.numel() for p in theirs.parameters()) - skipped
+    trained = sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+    assert counted - padding == trained - skipped
 
 
 def test_other_networks_stay_transformers(foreign, glue, tmp_path):
