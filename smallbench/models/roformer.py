@@ -3,7 +3,8 @@
 Queries and keys are rotated by their position's angles, so their product depends on the tokens and
 on the distance between them. Segments are embedded as in BERT. Computes the function of
 transformers' `RoFormerForMaskedLM`, which rotates the pairs (2i, 2i + 1) of a head; ours rotates
-(i, i + d/2), and the export reorders the rows.
+(i, i + d/2), and the export reorders the rows. The angles are constants here, as in the paper;
+transformers keeps them as a table, which becomes trainable when `from_pretrained` loads it.
 
 Shapes: B rows, L positions, E embedding size, D hidden size, H heads, d size of a head.
 """

@@ -137,8 +137,11 @@ def test_all_weights_that_are_theirs_are_trained(exported):
     skipped = 0
     if theirs.config.model_type == "roberta":  # rows before the first position
         skipped = (theirs.config.pad_token_id + 1) * theirs.config.hidden_size
-    trained = sum(p.numel() for p in theirs.parameters() if p.requires_grad)
-    assert counted - padding == trained - skipped
+    if (
+        theirs.config.model_type == "roformer"
+    ):  # sinusoids: constants, until transformers loads them
+        skipped = theirs.roformer.encoder.embed_positions.weight.numel()
+    assert counted - padding == sum(p.numel() for p in theirs.parameters()) - skipped
 
 
 def test_other_networks_stay_transformers(foreign, glue, tmp_path):
