@@ -112,18 +112,15 @@ def run(options: Options, config: PretrainConfig) -> None:
 
     track = TRACKS[options.track]
     busy = f"another process makes the entry in {options.out}; wait for it, or end it"
-    with (
-        options.stop() as stop,
-        glue_source(options.glue) as glue,
-        exclusive_lock(options.out / "lock", busy),
-    ):
+    with options.stop() as stop, glue_source(options.glue) as glue:
         tasks = read_tasks(track, glue)  # refused before half an hour of pretraining
         data = local_corpus(options.data, options, stop=stop)
         config = with_milestones(config, data)
-        train(config, data=data, out=options.out, stop=stop)
-        runs = fine_tune(options, config, tasks, track, stop)
-        folder = write_entry(options, runs, track)
-        judge(folder, glue)
+        with exclusive_lock(options.out / "lock", busy):
+            train(config, data=data, out=options.out, stop=stop)
+            runs = fine_tune(options, config, tasks, track, stop)
+            folder = write_entry(options, runs, track)
+            judge(folder, glue)
     print(ending(options, config, folder, track))
 
 

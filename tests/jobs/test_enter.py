@@ -47,7 +47,7 @@ def test_rows_that_are_not_official_are_refused_before_any_training(corpus, glue
     (changed / "SAMPLE.json").unlink()
     assert main(line(corpus, changed, tmp_path / "o", *SMALL)) == 65
     assert "an entry needs the official rows, but CoLA train has 400" in capsys.readouterr().err
-    assert not (tmp_path / "o" / "run").exists()
+    assert not (tmp_path / "o").exists()
 
 
 def test_random_weights_need_a_link(corpus, glue, tmp_path, capsys):
