@@ -42,6 +42,7 @@ _METRICS: dict[str, Callable[[Values, Values], float]] = {
 def _correlation(a: Values, b: Values) -> float:
     if (b == b[0]).all():
         return math.nan
+    b = b / np.abs(b).max()  # squares of what a file may hold would overflow
     a, b = a - a.mean(), b - b.mean()
     return float(a @ b / math.sqrt((a @ a) * (b @ b)))
 

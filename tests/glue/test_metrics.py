@@ -57,6 +57,14 @@ def test_quick_metrics_are_the_same_but_for_rounding(name):
             assert quick == pytest.approx(exact, abs=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_the_quick_metrics_of_extreme_scores_are_scipys(scale):
+    generator = np.random.default_rng(0)
+    labels, predictions = generator.random(50), scale * generator.random(50)
+    quick = compute_metrics(TASKS["stsb"], predictions, labels, quickly=True)
+    assert quick == pytest.approx(compute_metrics(TASKS["stsb"], predictions, labels), abs=1e-12)
+
+
 def test_matthews_equals_the_value_computed_by_hand():
     # TP 3, TN 2, FP 1, FN 2: (3·2 − 1·2) / √((3+1)(3+2)(2+1)(2+2)) = 4 / √240.
     labels = [1, 1, 1, 1, 1, 0, 0, 0]
