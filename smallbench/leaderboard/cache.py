@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files as package_files
@@ -135,8 +136,10 @@ def _write(path: Path, evaluation: Evaluation) -> None:
     if evidence:
         answers = {task: (len(a), a.tobytes().hex()) for task, a in evidence.answers.items()}
         content |= {"answers": answers, "trailers": dict(evidence.trailers)}
-    draws = [rows for view in evaluation.views.values() for rows in view.task_draws.values()]
-    _put(path.with_suffix(".npy"), lambda stream: np.save(stream, np.array(draws, np.float32)))
+    views = evaluation.views.values()
+    draws = np.array([rows for view in views for rows in view.task_draws.values()], np.float32)
+    content["draws_crc32"] = zlib.crc32(draws.data)
+    _put(path.with_suffix(".npy"), lambda stream: np.save(stream, draws))
     # Last, since its presence means that the draws are complete.
     _put(path.with_suffix(".json"), lambda stream: stream.write(json.dumps(content).encode()))
 
@@ -158,8 +161,10 @@ def _read(path: Path, folder: Path) -> Evaluation:
     findings = tuple(Finding(**finding) for finding in content["findings"])
     if content["entry"] is None:
         return Evaluation(folder, content["sha256"], None, findings, {})
-    # Pages of the file are read when they are needed.
-    rows = iter(np.asarray(np.load(path.with_suffix(".npy"), mmap_mode="r")))
+    draws = np.asarray(np.load(path.with_suffix(".npy"), mmap_mode="r"))
+    if zlib.crc32(draws.data) != content["draws_crc32"]:
+        raise ValueError("damaged draws")
+    rows = iter(draws)
     views: dict[ViewName, View] = {}
     for name, view in content["views"].items():
         tasks = {task: TaskScore.from_dict(cell) for task, cell in view["tasks"].items()}

@@ -48,6 +48,18 @@ def test_a_copy_of_a_cached_folder_has_a_wrong_slug(board):
     assert report_dict(again) == report_dict(copy)
 
 
+def test_damaged_draws_are_computed_again(board):
+    cache, whole = board.parent / "cache", evaluate_all(board, GOLD)
+    for path in cache.glob("*.npy"):
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+    for kept, computed in zip(evaluate_all(board, GOLD, cache=cache), whole, strict=True):
+        for name, view in computed.views.items():
+            for task, draws in view.task_draws.items():
+                assert (kept.views[name].task_draws[task] == draws).all()
+
+
 def contents(site):
     return {str(p.relative_to(site)): p.read_bytes() for p in site.rglob("*") if p.is_file()}
 
