@@ -42,6 +42,8 @@ FEW_STEPS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Options(DurabilityConfig, ShardConfig, StopOptions):
+    """Flags of `smallbench ablate`, which makes runs."""
+
     variants: tuple[str, ...] = option(
         help="two recipes or more, each a name or FILE.py:NAME; the first is the baseline",
         metavar="RECIPE[,RECIPE…]",
@@ -92,11 +94,14 @@ class Options(DurabilityConfig, ShardConfig, StopOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CollectOptions(StorageConfig):
+    """Flags of `smallbench ablate collect`."""
+
     source: Location = option(help="--storage of the ablation, or its --out")
     out: Path = option(help="where the tables and the records of the runs are kept")
 
 
 def run(options: Options) -> None:
+    """Check everything, make the runs, write the tables."""
     from smallbench.ablation.driver import Training, check_variants, fetch_stored, run_all
     from smallbench.ablation.outcomes import raise_if_failed
     from smallbench.ablation.plan import design_of
@@ -155,6 +160,7 @@ def collect(options: CollectOptions) -> None:
 
 
 def write_tables(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> None:
+    """Write the results of all runs below `out`, and print the tables."""
     from smallbench.ablation.result_tables import markdown, results_of, write_results
 
     results = results_of(design, outcomes)
@@ -229,6 +235,7 @@ def _protocol(options: Options, titles: str, *, is_sample: bool) -> str:
 
 
 def plan(options: Options) -> str:
+    """The runs that are to be made, with what is known of them beforehand."""
     from smallbench.ablation.plan import flag_of_key
 
     variants, (number, count) = _variants(options), options.part()

@@ -133,6 +133,7 @@ def recipe_of(options: Any) -> Any:
 
 
 def announce(text: str) -> None:
+    """Say which stage begins."""
     print(f"\n== {text}", flush=True)
 
 

@@ -16,6 +16,8 @@ from smallbench.storage.config import StorageConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions(StorageConfig):
+    """Flags of `smallbench checkpoints`."""
+
     run: Location = option(help="--run_dir of a pretraining, or its URL: STORAGE/NAME")
 
 
@@ -28,6 +30,8 @@ def list_stored(options: ListOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(ListOptions):
+    """Flags of `smallbench checkpoints verify`."""
+
     step: int | None = option(None, help="this step's checkpoint; none: all")
 
 
@@ -43,6 +47,8 @@ def verify(options: VerifyOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PullOptions(ListOptions):
+    """Flags of `smallbench checkpoints pull`."""
+
     out: Path = option(help="run directory to write, which export and pretrain take")
     step: int | None = option(None, help="this step's checkpoint; none: the newest")
 
@@ -61,6 +67,8 @@ def pull(options: PullOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions(ListOptions):
+    """Flags of `smallbench checkpoints prune`."""
+
     keep_last: int = option(2, help="newest checkpoints to keep")
     keep_every_steps: int | None = option(None, help="also keep those at this interval")
     milestones: tuple[int, ...] = option((), help="also keep those of these steps")

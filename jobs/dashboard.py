@@ -14,12 +14,15 @@ from smallbench.jobs.base import Job, start
 
 @dataclass(frozen=True)
 class Options:
+    """Flags of `smallbench dashboard`."""
+
     wandb_project: str = option(
         "smallbench", help="project there; the entity is WANDB_ENTITY's, or the key's"
     )
 
 
 def run(options: Options) -> None:
+    """Make it, and say where."""
     from smallbench.glue.tasks import TASKS
     from smallbench.tracking.dashboard import save_dashboard
 

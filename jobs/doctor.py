@@ -56,6 +56,8 @@ SHARED_GIB = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig):
+    """Flags of `smallbench doctor`."""
+
     json: bool = option(False, help="print the findings as JSON, for programs")
     network: bool = option(
         False, help="also ask whether the Hugging Face hub answers (5 s at most)"
@@ -147,6 +149,7 @@ def processor() -> dict[str, Any]:
 
 
 def memory() -> dict[str, float | None]:
+    """Return the memory in GiB, and the limit of the container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     available, limit = None, None
     meminfo, cgroup = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
@@ -159,6 +162,7 @@ def memory() -> dict[str, float | None]:
 
 
 def disk(folder: Path) -> dict[str, Any]:
+    """Return the free space in the current folder, and whether it can be written."""
     usage = shutil.disk_usage(folder)
     return {
         "folder": str(folder),
@@ -185,6 +189,7 @@ def shared_memory() -> dict[str, float] | None:
 
 
 def network() -> dict[str, Any]:
+    """Return whether the Hugging Face hub answers."""
     from urllib.request import urlopen
 
     from huggingface_hub.constants import ENDPOINT  # honours HF_ENDPOINT
@@ -249,6 +254,7 @@ def training(device_name: str) -> dict[str, Any]:
 
 
 def architectures() -> list[str]:
+    """Return the architectures of the installed PyTorch; known only if it sees a GPU."""
     import torch
 
     if torch.version.cuda is None:

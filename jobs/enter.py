@@ -48,6 +48,8 @@ the board counts the expected masked tokens, the run the drawn ones (0.3 % fewer
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, StopOptions):
+    """Flags of `smallbench enter`."""
+
     track: Literal["tiny", "small"] = option(help="track of the leaderboard")
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
@@ -80,12 +82,14 @@ class Options(StorageConfig, StopOptions):
 
     @property
     def slug(self) -> str:
+        """The name of the entry's folder."""
         recipe = re.sub(r"[^a-z0-9]+", "-", Path(self.recipe).name.replace(".py", "").lower())
         kind = "-random" if self.random_weights else ""
         return f"{recipe.strip('-')}{kind}-seed-{self.seed}"
 
 
 def config(options: Options) -> PretrainConfig:
+    """The recipe with the track's budget; of random weights, no step of it."""
     from smallbench.leaderboard.track_table import TRACKS
 
     limit = TRACKS[options.track].max_train_flops
@@ -105,6 +109,7 @@ def config(options: Options) -> PretrainConfig:
 
 
 def run(options: Options, config: PretrainConfig) -> None:
+    """Run the missing parts, and print the entry's checks and scores."""
     from smallbench.data.transfer import local_corpus
     from smallbench.files import exclusive_lock
     from smallbench.glue.samples import glue_source
@@ -152,6 +157,7 @@ def with_milestones(config: PretrainConfig, data: Path) -> PretrainConfig:
 
 
 def num_steps(config: PretrainConfig, data: Path) -> int:
+    """Return about how many steps the budget is."""
     from smallbench.planning.planner import Planner
     from smallbench.pretraining.data import fit_to_data, open_data
 
@@ -163,6 +169,7 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
 
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
+    """Pretrain and export; finished parts are skipped."""
     from smallbench.checkpoints.record import open_record
     from smallbench.export.huggingface import export
     from smallbench.files import read_json
@@ -192,6 +199,7 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
 
 
 def budget_text(config: PretrainConfig) -> str:
+    """The budget in words."""
     flops = config.train.max_flops
     return "random weights, no step" if flops is None else f"{flops:.3g} training FLOPs"
 
@@ -199,6 +207,7 @@ def budget_text(config: PretrainConfig) -> str:
 def fine_tune(
     options: Options, config: PretrainConfig, tasks: Sequence[TaskData], track: Track, stop: Stop
 ) -> list[RunResult]:
+    """The runs of the track's protocol; stored ones are not repeated."""
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.grid import measure
     from smallbench.glue.pretrained import PretrainedEncoder
@@ -258,6 +267,7 @@ def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Pa
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path in it."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -300,6 +310,7 @@ def ending(options: Options, config: PretrainConfig, folder: Path, track: Track)
 
 
 def plan(options: Options) -> str:
+    """The budget, as far as it is known without training."""
     from smallbench.leaderboard.track_table import TRACKS
 
     track, made = TRACKS[options.track], config(options)

@@ -18,6 +18,8 @@ from smallbench.tracking.config import TrackerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, TrackerConfig):
+    """Flags of `smallbench export`."""
+
     run: Location = option(help="--run_dir of a pretraining, or its URL: STORAGE/NAME")
     out: Location = option(help="directory or URL to write; an earlier export there is replaced")
     push: str | None = option(
@@ -26,6 +28,7 @@ class Options(StorageConfig, TrackerConfig):
 
 
 def run(options: Options) -> None:
+    """Export, check, and publish if asked."""
     from smallbench.checkpoints.inspection import local_run_directory
     from smallbench.export.artifact import show_export
     from smallbench.export.huggingface import export

@@ -19,6 +19,8 @@ from smallbench.storage.config import StorageConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, FinetuneConfig):
+    """Flags of `smallbench finetune`."""
+
     model: Location = option(
         help="export or run directory, URL of an export, or a model's id on the hub"
     )
@@ -37,6 +39,7 @@ class Options(StorageConfig, FinetuneConfig):
 
 
 def run(options: Options) -> None:
+    """One run, and its scores."""
     from smallbench.export.huggingface import as_export, is_run
     from smallbench.glue.grid import GridRun, run_grid
     from smallbench.glue.pretrained import PretrainedEncoder

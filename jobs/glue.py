@@ -37,6 +37,8 @@ ProtocolName = Literal["robust-v1", "tiny-v1", "paper"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
+    """Flags of `smallbench glue`, which measures."""
+
     model: Location = option(
         help="export or run directory, URL of an export, or a model's id on the hub"
     )
@@ -69,17 +71,23 @@ class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(StorageConfig):
+    """Flags of `smallbench glue show`."""
+
     run: Location = option(help="--out of an earlier 'smallbench glue'")
     protocol: ProtocolName = option("robust-v1", help="protocol: how the score is computed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZipOptions(ShowOptions):
+    """Flags of `smallbench glue submit-file`."""
+
     out: Path = option(help="zip to write")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions(StorageConfig):
+    """Flags of `smallbench glue merge`."""
+
     run: tuple[Location, ...] = option(help="--out of each shard", metavar="DIR[,DIR…]")
     out: Path = option(help="folder that gets the runs of all")
     protocol: ProtocolName = option("robust-v1", help="protocol: how the score is computed")
@@ -87,10 +95,13 @@ class MergeOptions(StorageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
+    """Flags of `smallbench glue check-file`."""
+
     run: Path = option(help="zip to check", metavar="FILE.zip")
 
 
 def run(options: Options) -> None:
+    """Measure the encoder, or several of its checkpoints, and print the table."""
     from smallbench.glue.tracking import show_summary
 
     if options.steps:
@@ -115,6 +126,7 @@ def run(options: Options) -> None:
 
 
 def print_table(runs: Sequence[RunResult], protocol: str) -> Summary | None:
+    """Print the table of a protocol; return its summary, None without runs."""
     from smallbench.glue.protocols import results_table, summarize
 
     if not runs:

@@ -57,6 +57,8 @@ CONTEXT = "context of kubectl; none: the current one"
 
 @dataclass(frozen=True, kw_only=True)
 class RenderOptions(ClusterConfig):
+    """Flags of `smallbench k8s render`."""
+
     stage: Literal[Stage, "all"] = option(help=f"{STAGE}, or all of them")
     first: Literal["prepare", "pretrain", "export", "glue", "leaderboard"] = option(
         "prepare", help="all: the first stage of the chain; those before it are taken as done"
@@ -102,6 +104,8 @@ class RenderOptions(ClusterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions(RenderOptions):
+    """Flags of `smallbench k8s submit`."""
+
     context: str | None = option(None, help=CONTEXT)
     wait: bool = option(True, help="all: wait for each stage; false: submit the next one due")
 
@@ -113,6 +117,8 @@ class SubmitOptions(RenderOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CancelOptions(RunConfig):
+    """Flags of `smallbench k8s cancel`."""
+
     stage: Stage | None = option(None, help=f"{STAGE}; none: all of the run")
     context: str | None = option(None, help=CONTEXT)
 
@@ -124,12 +130,16 @@ class CancelOptions(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions(RunConfig):
+    """Flags of `smallbench k8s status`."""
+
     stage: Literal[Stage, "all"] | None = option(None, help=f"{STAGE}; none: all")
     context: str | None = option(None, help=CONTEXT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogsOptions(RunConfig):
+    """Flags of `smallbench k8s logs`."""
+
     stage: Stage = option(help=STAGE)
     context: str | None = option(None, help=CONTEXT)
     follow: bool = option(False, help="continue until the pods end")

@@ -23,6 +23,7 @@ EXIT_CODES = (
 
 
 def overview() -> str:
+    """Return the page of `smallbench --help`."""
     width = max(map(len, JOBS))
     rows = [f"  {name:<{width}}  {summary}" for name, summary in JOBS.items()]
     return "\n".join(

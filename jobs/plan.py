@@ -23,6 +23,8 @@ MOST = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    """Flags of `smallbench plan`."""
+
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     gpu: str = option("v100-16gb", help="a card of the table in smallbench/gpus.py")
     hours: float | None = option(None, help="also say how many steps fit into them")
@@ -43,6 +45,7 @@ class Options:
 
 
 def run(options: Options, config: PretrainConfig) -> None:
+    """Print the plan."""
     from smallbench.gpus import gpu_of
     from smallbench.planning.gpu_plan import make_plan
     from smallbench.planning.measured import measured_tokens_per_second

@@ -28,6 +28,8 @@ from smallbench.storage.config import StorageConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig, ShardConfig, PrepareConfig):
+    """Flags of `smallbench prepare`."""
+
     out: Location = option(
         help="output directory or URL; the same one continues an interrupted run"
     )
@@ -44,6 +46,7 @@ class Options(StorageConfig, ShardConfig, PrepareConfig):
 
 
 def run(options: Options) -> None:
+    """Prepare to the end, or to the first signal."""
     from smallbench.data.prepare import prepare
     from smallbench.data.remote_prepare import prepare_remote
     from smallbench.data.shards import Manifest

@@ -22,6 +22,8 @@ from smallbench.train.config import AccountingConfig, DurabilityConfig, Pretrain
 
 @dataclass(frozen=True, kw_only=True)
 class Options(DurabilityConfig, AccountingConfig, TrackerConfig, StopOptions):
+    """Flags of `smallbench pretrain`."""
+
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
     run_dir: Path = option(help="directory of the run; the same directory continues it")
@@ -65,6 +67,7 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig, StopOptions):
 
 
 def run(options: Options, config: PretrainConfig) -> None:
+    """Train to the last step, or to the first signal."""
     from smallbench.data.transfer import local_corpus
     from smallbench.pretraining.pretrain import pretrain
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
+    """Flags of `smallbench quickstart`."""
+
     out: Path = option(Path("quickstart"), help="directory of everything that is written")
     max_steps: int | None = option(None, help="optimizer steps of the pretraining; none: 500")
     corpus_documents: int = option(4_000, help="number of documents of the corpus")
@@ -50,6 +52,7 @@ def config(options: Options) -> PretrainConfig:
 
 
 def run(options: Options, config: PretrainConfig) -> None:
+    """Prepare, pretrain, export, fine-tune, compare."""
     from smallbench.data.config import PrepareConfig
     from smallbench.data.prepare import prepare
     from smallbench.export.huggingface import export
@@ -92,6 +95,7 @@ def run(options: Options, config: PretrainConfig) -> None:
 
 
 def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[str, list[RunResult]]:
+    """Fine-tune the model and random weights of its shape on generated samples of all tasks."""
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.grid import GridRun, run_grid
     from smallbench.glue.pretrained import PretrainedEncoder
@@ -119,6 +123,7 @@ def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[st
 
 
 def announce(text: str) -> None:
+    """Say which stage begins."""
     print(f"== {text}", flush=True)
 
 

@@ -15,10 +15,13 @@ from smallbench.recipes.base import Recipe
 
 @dataclass(frozen=True)
 class Options:
+    """Flags of `smallbench recipes`."""
+
     recipe: str | None = option(None, help="explain this one; also FILE.py:NAME")
 
 
 def run(options: Options) -> None:
+    """Print the table, or one recipe."""
     if options.recipe is not None:
         recipe = RECIPES[options.recipe]
         about = recipe.description if isinstance(recipe, Recipe) else recipe.__doc__ or ""

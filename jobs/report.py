@@ -19,6 +19,8 @@ from smallbench.storage.config import StorageConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StorageConfig):
+    """Flags of `smallbench report`."""
+
     runs: tuple[str, ...] = option(help="run directories, or URLs of runs", metavar="RUN[,RUN…]")
     glue: tuple[Path, ...] = option(
         (), help="--out of 'smallbench glue' on these runs or their checkpoints"
@@ -33,6 +35,7 @@ class Options(StorageConfig):
 
 
 def run(options: Options) -> None:
+    """Write the page, and event files where asked."""
     from smallbench.glue.steps import scores_by_step
     from smallbench.report.page import write_report
     from smallbench.report.runs import read_recorded_runs

@@ -74,6 +74,7 @@ class ValueLayer:
         return key.upper().replace(".", "__") if self.prefix == PREFIX else key
 
     def read(self, key: str, annotation: Any, about: Field[Any]) -> Any:
+        """Return the value of `key` by its annotation."""
         value, name = self.values[key], self.prefix + self.spelling(key)
         if value == BARE:
             if annotation is bool or bool in get_args(annotation):

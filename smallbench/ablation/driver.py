@@ -70,6 +70,7 @@ class Finetuning:
 
     @property
     def plan(self) -> list[FinetuneRun]:
+        """The fine-tunings of one pretraining."""
         return [
             FinetuneRun(task, "dev", self.scoring.learning_rate, seed)
             for task in self.scoring.tasks
@@ -95,17 +96,21 @@ class Training:
 
     @property
     def scoring(self) -> Scoring | None:
+        """How GLUE is scored, if it is."""
         return None if self.finetuning is None else self.finetuning.scoring
 
     def config(self, run: PlannedRun) -> PretrainConfig:
+        """Return the configuration of one run."""
         config = self.configs[run.variant]
         return replace(config, train=replace(config.train, seed=run.seed))
 
     def storage(self, run: PlannedRun) -> Storage | None:
+        """Return the storage of one run, if the ablation has one."""
         url = self.durability.storage
         return None if url is None else storage_of(run, url, self.durability)
 
     def found(self, run: PlannedRun) -> RunOutcome | None:
+        """Return the outcome of a run that is stored."""
         sha256 = {} if self.finetuning is None else self.finetuning.data_sha256
         return stored_outcome(run, self.scoring, sha256)
 

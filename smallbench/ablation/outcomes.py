@@ -133,4 +133,5 @@ def _glue(results: Sequence[RunResult]) -> dict[str, Any]:
 
 
 def to_record(outcome: RunOutcome) -> dict[str, Any]:
+    """Return an outcome as it is stored."""
     return {key: value for key, value in asdict(outcome).items() if key != "exit_code"}

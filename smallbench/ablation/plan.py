@@ -51,10 +51,12 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
+        """For people."""
         return f"{self.variant} seed {self.seed}"
 
     @property
     def folder(self) -> str:
+        """Its folder below the ablation's."""
         return f"{self.run_dir.parent.name}/{self.run_dir.name}"
 
 
@@ -86,6 +88,7 @@ class Design:
 
     @property
     def variants(self) -> tuple[str, ...]:
+        """Their names."""
         return tuple(self.folders)
 
     def runs(self, out: Path) -> list[PlannedRun]:
@@ -100,12 +103,14 @@ class Design:
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of `plan.json`."""
         return {"schema_version": 1, **asdict(self)}
 
 
 def design_of(
     variants: Sequence[Variant], seeds: Sequence[int], *, flops: float, scoring: Scoring | None
 ) -> Design:
+    """Return the design of an ablation."""
     return Design(
         flops,
         tuple(seeds),

@@ -71,10 +71,12 @@ def fetch(
 
 
 def storage_of(run: PlannedRun, url: str, config: StorageConfig) -> Storage:
+    """Return the storage of one run of the ablation at `url`."""
     return open_storage(join(url, run.folder), config)
 
 
 def finetunings_of(storage: Storage, config: StorageConfig, scoring: Scoring) -> Storage:
+    """Return the storage of a run's fine-tunings."""
     return open_storage(join(storage.url, scoring.folder), config)
 
 

@@ -32,6 +32,8 @@ METRICS = {"held_out_loss": ("Held-out loss", 4), "glue_mean": ("GLUE mean", 2)}
 
 @dataclass(frozen=True)
 class Measured:
+    """A variant by one measure."""
+
     values: Mapping[int, float]
     """By seed."""
     estimate: Estimate | None
@@ -55,6 +57,7 @@ class Results:
 
 
 def results_of(design: Design, outcomes: Sequence[RunOutcome]) -> Results:
+    """Compare the variants by each measure that was taken."""
     measures: dict[str, dict[str, Measured]] = {}
     cautions: list[str] = []
     baseline, protocol = design.variants[0], design.scoring.protocol if design.scoring else ""
@@ -135,6 +138,7 @@ def _notes(num_variants: int, outcomes: Sequence[RunOutcome]) -> list[str]:
 
 
 def tables_of(results: Results) -> list[Table]:
+    """Return the table of each measure and that of the runs."""
     tables = []
     for measure, of_variant in results.measures.items():
         title, digits = METRICS[measure]
@@ -198,6 +202,7 @@ def _runs_table(results: Results) -> Table:
 
 
 def sentences_of(results: Results) -> list[str]:
+    """Return what must be known to read the tables."""
     seeds = ", ".join(map(str, results.seeds))
     found = [
         f"{results.flops:g} FLOPs for each pretraining, seeds {seeds}. Intervals are Student's t "
@@ -232,6 +237,7 @@ def _conclusion(
 
 
 def markdown(results: Results) -> str:
+    """Return the tables and sentences as Markdown."""
     blocks = ["# Ablation", *sentences_of(results)[:1]]
     for table in tables_of(results):
         lines = [f"| {' | '.join(table.header)} |", f"|---|{'--:|' * (len(table.header) - 1)}"]
@@ -266,6 +272,7 @@ def to_json(results: Results) -> dict[str, Any]:
 
 
 def write_results(results: Results, runs: Sequence[PlannedRun], out: Path) -> None:
+    """Write `ablation.json`, `ablation.md` and `report.html`."""
     write_json(out / "ablation.json", to_json(results))
     write_text(out / "ablation.md", markdown(results))
     drawn = []

@@ -86,11 +86,13 @@ class Cluster:
         return UnavailableError(f"kubectl: {lines[-1]}")
 
     def get(self, *arguments: str) -> list[Document]:
+        """Objects."""
         listed: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "--output=json"))
         found: list[Document] = listed["items"]
         return found
 
     def job(self, name: str) -> Document | None:
+        """Return the Job of that name, if it exists."""
         found = self.get("jobs", f"--field-selector=metadata.name={name}")
         return found[0] if found else None
 
@@ -121,6 +123,7 @@ class Cluster:
         )
 
     def objects(self, selector: str) -> tuple[list[Document], list[Document]]:
+        """Jobs, and their pods."""
         return self.get("jobs", f"--selector={selector}"), self.get(
             "pods", f"--selector={selector}"
         )
@@ -145,11 +148,13 @@ class Cluster:
 
 
 def selector_of(stage: str | None = None, run: str | None = None) -> str:
+    """Return the label selector of all our objects, a stage, a run, or a stage of a run."""
     chosen = {NAME: "smallbench", COMPONENT: stage, INSTANCE: run}
     return ",".join(f"{key}={value}" for key, value in chosen.items() if value)
 
 
 def digest_of(documents: Sequence[Document]) -> str:
+    """Return a digest of a stage's documents."""
     return hashlib.sha256(json.dumps(documents, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -96,6 +96,8 @@ def warnings(work: StageWork, job: Document, sizes: PodSizes | None) -> Iterator
 
 @dataclass
 class JobManifest:
+    """A Job's manifest, and the fields that a run fills."""
+
     document: Document
     spec: Document = field(init=False)
     pod: Document = field(init=False)
@@ -203,6 +205,7 @@ class JobManifest:
             )
 
     def set_scratch(self, gib: int) -> None:
+        """Where a pod may write."""
         self.set_resource("ephemeral-storage", f"{gib}Gi")
         for volume in self.pod["volumes"]:
             if volume["name"] == "scratch":
@@ -215,13 +218,16 @@ class JobManifest:
             self.set_variable(GRACE, str(seconds))
 
     def is_told(self, name: str) -> bool:
+        """Return whether the command has this flag."""
         return any(argument.startswith(f"{name}=") for argument in self.container["args"])
 
     def set_resource(self, name: str, amount: str) -> None:
+        """Request and limit."""
         for amounts in self.container["resources"].values():
             amounts[name] = amount
 
     def set_variable(self, name: str, value: str) -> None:
+        """Set a variable of the container."""
         for variable in self.container["env"]:
             if variable["name"] == name:
                 variable["value"] = value
@@ -229,6 +235,7 @@ class JobManifest:
         self.container["env"].append({"name": name, "value": value})
 
     def set_flag(self, flag: str) -> None:
+        """Replace the flag of that name, or append it."""
         arguments, name = self.container["args"], flag.partition("=")[0]
         for index, argument in enumerate(arguments):
             if argument.partition("=")[0] == name:

@@ -87,6 +87,7 @@ def is_stuck(pod: Document) -> bool:
 
 
 def pod_text(pod: Document) -> str:
+    """Return the state of a pod, and what to do about it."""
     status = pod.get("status", {})
     if is_stuck(pod):
         node, name = pod["spec"].get("nodeName", "NODE"), pod["metadata"]["name"]

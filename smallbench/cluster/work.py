@@ -56,19 +56,23 @@ class StageWork:
 
     @property
     def num_runs(self) -> int:
+        """Number of runs of an ablation or a sweep."""
         return len(self.variants) * self.num_seeds or len(self.rows)
 
     @property
     def trains(self) -> bool:
+        """Whether the stage trains a model."""
         return self.stage in TRAINS
 
 
 def run_id(name: str, changes: Any, longest: int = MAX_RUN_CHARACTERS) -> str:
+    """Return a run's name, a function of the recipe's name and its changes."""
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return f"{name[: longest - 9]}-{digest(changes)[:8]}" if changes else name
 
 
 def words_of(flags: str | None) -> list[str]:
+    """Return the words of `--flags`."""
     try:
         words = shlex.split(flags or "")
     except ValueError as error:  # the text itself is not repeated: a secret may be in it
@@ -88,6 +92,7 @@ def flags_of(options: RunConfig) -> list[str]:
 
 
 def flags_by_stage(flags: str | None) -> dict[str, str]:
+    """Cut the `--flags` of a chain, in which each stage's name stands before its flags."""
     found: dict[str, list[str]] = {}
     stage = None
     for word in words_of(flags):
@@ -167,6 +172,7 @@ def ablation_of(
 
 
 def flag_value(value: Any) -> str:
+    """Return a value as a flag takes it; a list is joined by commas."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -66,4 +66,5 @@ class ShuffledRows:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     def take(self, start: int, count: int) -> NDArray[np.int64]:
+        """Samples `start` … `start + count - 1` as token ids, [count, L]."""
         return self.rows.take(self.indices(start, count))

@@ -100,6 +100,7 @@ def length_bucket(num_characters: int) -> int:
 
 
 def clean_documents(documents: Iterable[bytes], rules: TextRules) -> Iterable[CleanText]:
+    """Raw documents → clean texts, one at a time."""
     return map(clean, map(rules.extract, documents) if rules.extract else documents)
 
 

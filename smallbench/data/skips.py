@@ -38,6 +38,7 @@ class Skips:
         self.extend(Skips(notes=[f"{printable(name)}: {text}"]))
 
     def extend(self, others: Skips) -> None:
+        """Add later skips from another place."""
         self.count += others.count
         _extend(self.named, others.named)
         _extend(self.notes, others.notes)

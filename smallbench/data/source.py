@@ -29,6 +29,7 @@ CHUNK_BYTES = 4 << 20
 
 
 def read_options(config: PrepareConfig) -> ReadOptions:
+    """Return the options of `config` that the readers need."""
     return ReadOptions(config.documents, config.text_field, config.encoding)
 
 
@@ -109,18 +110,22 @@ class CorpusSource:
 
     @property
     def position_bytes(self) -> int:
+        """How far the corpus is read."""
         return self.corpus.position_bytes
 
     @property
     def skips(self) -> Skips:
+        """What of it could not be read."""
         return self.corpus.skips
 
     def tokenizer(self) -> Tokenizer:
+        """Return the given one, or one that is trained on a sample."""
         if not is_trained(self.config.tokenizer):
             return given_tokenizer(self.config)
         return tokenizer_from(self.config, self.sample())
 
     def sample(self) -> TextSample:
+        """Return the texts to train a tokenizer on."""
         sample = TextSample(self.config.tokenizer_sample_bytes)
         tasks = ((chunk, sample.bound) for chunk in self._chunks(skip=0))
         results = ordered_map(partial(_sample, rules=self.rules), tasks, workers=self.workers)
@@ -139,6 +144,7 @@ class CorpusSource:
     def packed(
         self, folder: Path, tokenizer: Tokenizer, *, skip: int
     ) -> Generator[PackedChunk, None, None]:
+        """Yield the packed chunks of all documents after the first `skip`."""
         pack = partial(
             _pack,
             rules=self.rules,
@@ -194,6 +200,7 @@ def given_tokenizer(config: PrepareConfig) -> Tokenizer:
 
 
 def tokenizer_from(config: PrepareConfig, sample: TextSample) -> Tokenizer:
+    """Return the one that is trained on `sample`; raises `DataError` if it is empty."""
     if not len(sample):
         raise DataError(nothing_kept(config))
     print(f"training a {config.tokenizer} tokenizer on {sample.num_bytes / 1e6:.1f} MB")
@@ -201,6 +208,7 @@ def tokenizer_from(config: PrepareConfig, sample: TextSample) -> Tokenizer:
 
 
 def nothing_kept(config: PrepareConfig) -> str:
+    """Say that all documents are too short."""
     return (
         f"no document of {config.corpus} is left to train on; expected some of at least "
         f"--min_characters={config.min_characters}"

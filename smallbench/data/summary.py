@@ -32,6 +32,7 @@ def median_length(counts: Mapping[str, int]) -> int:
 
 
 def corpus_summary(manifest: Manifest, out: Path | str) -> str:
+    """Return a few lines: kept and dropped documents, warnings, and the next command."""
     # The paper's recipes want the paper's vocabularies; the tiny ones take any.
     family, size = PAPER_VOCABULARIES.get(manifest.tokenizer.kind, ("bert", 0))
     return from_template(

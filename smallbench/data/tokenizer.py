@@ -183,6 +183,7 @@ class Tokenizer:
         return np.concatenate([np.empty(0, dtype=np.uint32), *ids]), lengths
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """Ids of each text, without special tokens."""
         flat, lengths = self.encode_flat(texts)
         return np.split(flat, np.cumsum(lengths)[:-1]) if texts else []
 

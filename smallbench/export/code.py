@@ -38,6 +38,7 @@ FIRST = ("smallbench.batch", "smallbench.models.config")
 
 
 def write_code(config: EncoderConfig, directory: Path) -> None:
+    """Write the Python files of an export."""
     reference = config.architecture
     plugin, name = plugin_of(reference), ARCHITECTURES[reference].__name__
     place = reference.rpartition(":")[0]
@@ -69,6 +70,7 @@ def write_code(config: EncoderConfig, directory: Path) -> None:
 
 
 def config_of(config: EncoderConfig, *, head: str, pad_token_id: int) -> dict[str, Any]:
+    """Return the content of `config.json`."""
     auto, own = CLASSES[head]
     names = {
         "AutoConfig": "SmallbenchConfig",

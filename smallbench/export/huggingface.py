@@ -217,6 +217,7 @@ def _held_out_texts(run_dir: Path) -> list[str]:
 def load_model(
     config: PretrainConfig, checkpoint: Checkpoint, vocabulary: Vocabulary
 ) -> tuple[Any, str]:
+    """Return the trained model in evaluation mode and its head."""
     objective = build_objective(config, vocabulary)
     checkpoint.load_module(objective)
     objective.eval()

@@ -87,6 +87,7 @@ class Native(nn.Module):
         self.encoder, self.head = encoder, head
 
     def forward(self, batch: Batch) -> Tensor:
+        """Batch → logits_BC."""
         logits_BC: Tensor = self.head(self.encoder(batch))
         return logits_BC
 

@@ -49,12 +49,14 @@ class GridDisplay:
         self._bar.update(done - self._bar.n)
 
     def wait(self, num_runs: int) -> None:
+        """Report that only runs of other workers are left."""
         if not self._is_waiting:
             message = f"waiting for other workers to finish {num_runs} runs"
             self._bar.write(message, sys.stderr)
         self._is_waiting = True
 
     def result(self, run: RunResult, work: int, *, was_stored: bool) -> None:
+        """Report that a run has ended, or was found stored."""
         # Results found before the first own run ended are from earlier; later ones were computed
         # beside this process, and show the speed of all workers together.
         if was_stored and self._done == self._found:
@@ -99,6 +101,7 @@ class GridDisplay:
 
 
 def side_by_side(columns: Mapping[str, Sequence[RunResult]]) -> str:
+    """Return a table for a terminal: a row for each task, a column for each model's runs."""
     width = max(map(len, columns))
     lines = [f"{'task':<8}{'metric':<10}" + "".join(f"  {name:>{width}}" for name in columns)]
     for runs in zip(*columns.values(), strict=True):

@@ -43,6 +43,7 @@ class Features:
         return len(self.input_ids)
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> Features:
+        """Return the given rows, in the given order."""
         types = self.token_type_ids
         return replace(
             self,
@@ -52,6 +53,7 @@ class Features:
         )
 
     def lengths(self) -> np.ndarray[Any, Any]:
+        """Number of tokens of each row."""
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
 
     def batch(self, rows: Sequence[int]) -> Batch:
@@ -83,6 +85,7 @@ class Features:
 
 
 def tokenize(examples: Examples, tokenizer: Any, *, max_length: int, with_types: bool) -> Features:
+    """Tokenise a split with a Hugging Face tokenizer, which adds its special tokens."""
     second = None if examples.second is None else list(examples.second)
     encoded = tokenizer(
         list(examples.first),

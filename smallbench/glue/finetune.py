@@ -42,6 +42,7 @@ def settings_for(
     learning_rate: float,
     seed: int,
 ) -> RunSettings:
+    """Return the settings that identify a run of `encoder` on `data`."""
     return RunSettings(
         task=data.task.name,
         model=encoder.name,
@@ -208,16 +209,21 @@ def predict(
 
 @dataclass
 class ReportProgress(Callback):
+    """Callback that reports to a display how far a run is."""
+
     on_progress: Callable[[float], None]
     num_steps: int
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
+        """Report the step."""
         self.on_progress(progress.step / self.num_steps)
 
 
 def num_training_examples(data: TaskData, epochs: int) -> int:
+    """Return the number of training examples that a run reads."""
     return epochs * len(data.splits["train"])
 
 
 def num_epochs(task: Task, config: FinetuneConfig) -> int:
+    """Return the configured number of epochs, or the task's default."""
     return task.default_epochs if config.epochs is None else config.epochs

@@ -74,6 +74,7 @@ def official_differences(task: Task, splits: Mapping[str, Examples]) -> tuple[st
 
 
 def split_difference(task: Task, split: Split, examples: Examples) -> str | None:
+    """Return how one split differs from the official one, or None if it does not."""
     name, number = f"{task.title} {split.name}", len(examples)
     if number != split.num_rows:
         return f"{name} has {number:,} rows, the official split has {split.num_rows:,}"

@@ -55,6 +55,7 @@ class Pooled(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, batch: Batch) -> Tensor:
+        """Batch → logits_BC."""
         hidden_BLD = self.encoder(batch)
         if hidden_BLD.shape[:2] != batch.input_ids.shape:
             raise ConfigError(

@@ -50,9 +50,11 @@ class Protocol:
     """Number of epochs by task, for tasks that do not use their default."""
 
     def seeds(self, task: Task) -> tuple[int, ...]:
+        """Return the published seeds of a task."""
         return self.published_seeds[: task.default_num_seeds]
 
     def epochs(self, task: Task) -> int:
+        """Return the number of epochs of a ranked run on a task."""
         return self.own_epochs.get(task.name, task.default_epochs)
 
     def completed(self, config: FinetuneConfig, task: Task) -> FinetuneConfig:
@@ -110,6 +112,7 @@ DEFAULT = "robust-v1"
 
 
 def protocol_named(name: str) -> Protocol:
+    """Return the protocol `name`; raise `ConfigError` for an unknown one."""
     if name not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {name!r}; {nearest(name, PROTOCOLS)}")
     return PROTOCOLS[name]
@@ -175,10 +178,12 @@ class TaskSummary:
 
     @property
     def num_runs(self) -> int:
+        """Number of seeds, or of trials."""
         return len(self.runs)
 
     @property
     def learning_rates(self) -> tuple[float, ...]:
+        """The learning rates of the runs, each once."""
         return tuple(sorted({run.settings.learning_rate for run in self.runs}))
 
     @property

@@ -118,6 +118,7 @@ class RunResult:
 
     @property
     def failed(self) -> bool:
+        """Whether the run learned nothing on the scored split."""
         return self.splits[self.settings.split].failed
 
 

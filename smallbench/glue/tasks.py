@@ -65,10 +65,12 @@ class Task:
 
     @property
     def directory(self) -> str:
+        """Folder of this task in the official layout."""
         return self.title
 
     @property
     def hub_config(self) -> str:
+        """Configuration name in `nyu-mll/glue`."""
         return self.name
 
     @property
@@ -99,6 +101,7 @@ class Task:
         return tuple(str(number) for number in range(len(self.label_names)))
 
     def split(self, name: str) -> Split:
+        """Return the split called `name`; raise `ConfigError` for an unknown one."""
         for split in self.splits:
             if split.name == name:
                 return split

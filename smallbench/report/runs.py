@@ -74,6 +74,7 @@ class RecordedRun:
         return float(np.interp(step, steps, values))
 
     def position(self, record: Mapping[str, Any], axis: str) -> float:
+        """Return where a record lies on an axis."""
         if axis == "hours":
             return float(record["train_seconds"] / 3600)
         if axis == "flops":  # only training records have them

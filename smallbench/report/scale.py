@@ -30,6 +30,7 @@ class Scale:
         return math.log(value / self.low) / math.log(self.high / self.low)
 
     def ticks(self) -> list[float]:
+        """Round values inside."""
         if not self.is_log:
             return _round_steps(self.low, self.high)
         exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -53,6 +54,7 @@ class Tick:
 
 
 def ticks_of(scale: Scale) -> list[Tick]:
+    """Return the round values of a scale with their places."""
     return [Tick(short(value), 100 * scale.place(value)) for value in scale.ticks()]
 
 
@@ -121,4 +123,5 @@ def _plain(value: float, digits: int) -> str:
 
 
 def all_values(many: Sequence[Series]) -> list[float]:
+    """Return every measured value of several series."""
     return [y for series in many for y in series.y if y is not None]

@@ -46,6 +46,7 @@ class LocalStorage:
         self.url = str(self.root)
 
     def list(self, prefix: str = "") -> list[Stored]:
+        """Return all objects whose key begins with `prefix`, sorted by key."""
         top = self.root / prefix.rpartition("/")[0]
         found = self._read(lambda: list(self._walk(top, prefix)))
         return sorted(found, key=lambda stored: stored.key)
@@ -64,19 +65,23 @@ class LocalStorage:
                 yield Stored(key, status.st_size, status.st_mtime)
 
     def get(self, key: str) -> bytes:
+        """Return a small object's content; raises `NotFoundError`."""
         return self._read(self.path(key).read_bytes, key)
 
     def put(self, key: str, content: bytes, *, only_new: bool = False) -> None:
+        """Write a small object; with `only_new`, raise `AlreadyExistsError` if it exists."""
         with self._written(key, only_new=only_new) as temporary:
             temporary.write_bytes(content)
 
     def num_bytes(self, key: str) -> int | None:
+        """Return the size of an object, or None if it does not exist."""
         try:
             return self._read(self.path(key).stat, key).st_size
         except NotFoundError:
             return None
 
     def upload(self, path: Path, key: str) -> None:
+        """Write a file of any size as an object."""
         with (
             path.open("rb") as source,
             self._written(key, only_new=False) as temporary,
@@ -85,6 +90,8 @@ class LocalStorage:
             shutil.copyfileobj(source, target)
 
     def download(self, key: str, path: Path) -> None:
+        """Write an object of any size to a file, in place; raises `NotFoundError`."""
+
         def copy() -> None:
             with (
                 self.path(key).open("rb") as source,
@@ -163,6 +170,7 @@ class LocalStorage:
                     probe.unlink()
 
     def path(self, key: str) -> Path:
+        """Return the file of an object."""
         return self.root / key
 
     def _read(self, read: Callable[[], T], key: str = "") -> T:

@@ -52,6 +52,8 @@ T = TypeVar("T")
 
 
 class S3Storage:
+    """A bucket below a prefix."""
+
     def __init__(self, url: str, config: StorageConfig) -> None:
         try:
             from boto3.s3.transfer import TransferConfig
@@ -119,6 +121,8 @@ class S3Storage:
         return client
 
     def list(self, prefix: str = "") -> list[Stored]:
+        """Return all objects whose key begins with `prefix`, sorted by key."""
+
         def ask() -> Iterator[Stored]:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
@@ -133,6 +137,8 @@ class S3Storage:
         return found
 
     def get(self, key: str) -> bytes:
+        """Return a small object's content; raises `NotFoundError`."""
+
         def ask() -> bytes:
             content: bytes = self._client.get_object(**self._named(key))["Body"].read()
             return content
@@ -140,6 +146,7 @@ class S3Storage:
         return self._asked(ask, key)
 
     def put(self, key: str, content: bytes, *, only_new: bool = False) -> None:
+        """Write a small object; with `only_new`, raise `AlreadyExistsError` if it exists."""
         if only_new:
             self._put_new(key, content)
         else:
@@ -182,6 +189,7 @@ class S3Storage:
         self.put(key, content)
 
     def num_bytes(self, key: str) -> int | None:
+        """Return the size of an object, or None if it does not exist."""
         try:
             answer = self._asked(lambda: self._client.head_object(**self._named(key)), key)
         except NotFoundError:
@@ -189,6 +197,7 @@ class S3Storage:
         return int(answer["ContentLength"])
 
     def upload(self, path: Path, key: str) -> None:
+        """Write a file of any size as an object, in parts if it is large."""
         self._asked(
             lambda: self._client.upload_file(
                 str(path), self._bucket, self._prefix + key, Config=self._transfer
@@ -197,6 +206,7 @@ class S3Storage:
         )
 
     def download(self, key: str, path: Path) -> None:
+        """Write an object of any size to a file, in place; raises `NotFoundError`."""
         self._asked(
             lambda: self._client.download_file(
                 self._bucket, self._prefix + key, str(path), Config=self._transfer
@@ -205,6 +215,7 @@ class S3Storage:
         )
 
     def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; missing ones are ignored."""
         for first in range(0, len(keys), 1000):  # as many as one request may name
             self._asked(functools.partial(self._delete_some, keys[first : first + 1000]))
 

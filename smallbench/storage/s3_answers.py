@@ -117,6 +117,7 @@ def check_answer(*, http_response: Any, parsed: dict[str, Any], model: Any, **_:
 
 
 def foreign(words: str) -> ForeignAnswerError:
+    """Return the error for an answer that is not S3's."""
     return ForeignAnswerError(
         f"this is not an S3 store: it answers with something else ({words}); set --endpoint_url "
         "to the address of the store's S3 API, not of its console, a proxy or a login page"
@@ -211,6 +212,7 @@ def silence_error(error: BaseException, where: str, *, endpoint: str) -> Smallbe
 
 
 def code_of(error: Any) -> str:
+    """Return the code of botocore's ClientError."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     return "PreconditionFailed" if code == "412" else code
 

@@ -25,6 +25,7 @@ class Console:
             )  # fmt: skip
 
     def log(self, record: Record) -> None:
+        """Show one record."""
         if self._bar is None:
             print(json.dumps(dict(record)), flush=True)
         elif record["event"] == "train":

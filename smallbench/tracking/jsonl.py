@@ -18,6 +18,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_metrics(content: str, name: str) -> list[dict[str, Any]]:
+    """Return the records in a file's content; `name` is for the error."""
     *lines, last = content.split("\n")
     # Every whole line ends in a newline, so the rest was cut by a kill.
     del last
@@ -46,6 +47,7 @@ class MetricsFile:
         self._stream = path.open("a")
 
     def log(self, record: Record) -> None:
+        """Append one line."""
         self._stream.write(json.dumps(dict(record)) + "\n")
         self._stream.flush()
 
@@ -54,5 +56,6 @@ class MetricsFile:
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
+        """Flush to disk and close."""
         self.sync()
         self._stream.close()

@@ -182,6 +182,7 @@ class WandbRun:
         """Do nothing: the end of the context finishes the run."""
 
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Show a table."""
         data = [list(row) for row in rows]
         self._work.put(
             lambda run: run.log({name: self._wandb.Table(columns=list(columns), data=data)})
