@@ -120,7 +120,7 @@ def run(options: Options, config: PretrainConfig) -> None:
     with options.stop() as stop, glue_source(options.glue) as glue:
         tasks = read_tasks(track, glue)  # refused before half an hour of pretraining
         data = local_corpus(options.data, options, stop=stop)
-        config = with_milestones(config, data)
+        config = fitted_to_steps(config, data)
         with exclusive_lock(options.out / "lock", busy):
             train(config, data=data, out=options.out, stop=stop)
             runs = fine_tune(options, config, tasks, track, stop)
@@ -142,8 +142,10 @@ def read_tasks(track: Track, glue: str) -> list[TaskData]:
     return tasks
 
 
-def with_milestones(config: PretrainConfig, data: Path) -> PretrainConfig:
-    """Return `config` with checkpoints to keep at a quarter and a half of its FLOPs."""
+def fitted_to_steps(config: PretrainConfig, data: Path) -> PretrainConfig:
+    """Return `config` with checkpoints to keep at a quarter and a half of its FLOPs, and with as
+    many log records as the board asks for."""
+    from smallbench.leaderboard.log_check import MIN_POINTS
     from smallbench.planning.planner import UnplannedError
 
     try:
@@ -151,9 +153,14 @@ def with_milestones(config: PretrainConfig, data: Path) -> PretrainConfig:
     except UnplannedError as error:  # of a plug-in; what is not known beforehand is not kept
         print(f"no checkpoints along the way are kept: {error}", file=sys.stderr)
         return config
-    if config.train.milestones or steps < 4:
-        return config
-    return replace(config, train=replace(config.train, milestones=(steps // 4, steps // 2)))
+    train = config.train
+    if not train.milestones and steps >= 4:
+        train = replace(train, milestones=(steps // 4, steps // 2))
+    if steps // train.log_every_steps <= MIN_POINTS <= steps:
+        every = steps // (MIN_POINTS + 1)
+        print(f"a record every {every} steps: an entry's log has at least {MIN_POINTS}")
+        train = replace(train, log_every_steps=every)
+    return replace(config, train=train)
 
 
 def num_steps(config: PretrainConfig, data: Path) -> int:

@@ -10,8 +10,11 @@ import sys
 import pytest
 
 from smallbench.glue.samples import write_sample_glue
+from smallbench.jobs import enter
 from smallbench.jobs.cli import main
 from smallbench.leaderboard.folder import read_submission
+from smallbench.leaderboard.log_check import MIN_POINTS
+from smallbench.recipes import recipe_config
 
 SMALL = (
     "--sequence_length=32", "--model.num_hidden_layers=1", "--model.hidden_size=32",
@@ -61,6 +64,15 @@ def test_a_dry_run_says_the_tracks_rule_and_the_number_of_steps(corpus, glue, tm
     assert "# track tiny: any hardware, at most 2e14 training FLOPs; protocol tiny-v1" in page
     assert "steps" in page.splitlines()[-1]
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("steps", "every"), [(150, 20), (3_525, 17), (4_000, 19), (6_531, 20)])
+def test_a_smaller_budget_still_logs_what_the_board_asks_for(steps, every, monkeypatch, tmp_path):
+    monkeypatch.setattr(enter, "num_steps", lambda config, data: steps)
+    fitted = enter.fitted_to_steps(recipe_config("modern-tiny"), tmp_path)
+    assert fitted.train.log_every_steps == every
+    assert steps // every > MIN_POINTS or steps < MIN_POINTS
+    assert fitted.train.milestones == (steps // 4, steps // 2)
 
 
 def contents(folder):
