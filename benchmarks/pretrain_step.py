@@ -1,7 +1,8 @@
 """The pretraining step of each system: ours against its peer, alternating, as ratios.
 
-    python -m benchmarks.pretrain_step [--systems=bert,electra] [--rounds=5] [--threads=2]
+    python -m benchmarks.pretrain_step [--systems=bert,electra-tiny] [--rounds=5] [--threads=2]
 
+A system is the paper's recipe, and a recipe's name is that recipe; one of our own has no peer.
 Peers are described in `benchmarks/systems.py`. transformers' DeBERTa raises under bf16 autocast on
 a CPU, so it runs in float32 and ours in both. Each program has a process of its own, waiting while
 another steps, so that each has the allocator and the peak memory that it has alone: our engine
@@ -21,7 +22,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from benchmarks.systems import SYSTEMS, ours, theirs
+from benchmarks.systems import SYSTEMS, family_of, ours, theirs
 from smallbench.train.memory import keep_freed_memory
 from smallbench.train.precision import choose_device, choose_precision, matrix_peak_flops
 
@@ -30,10 +31,13 @@ Name = tuple[str, str]
 
 
 def pairs(system: str, precision: str) -> list[Name]:
-    """The programs that are compared; the peer last."""
-    if system == "deberta":
+    """The programs that are compared; the peer last, where there is one."""
+    family = family_of(system)
+    if family not in SYSTEMS:
+        return [("ours", precision)]
+    if family == "deberta":
         return [("ours", precision), ("ours", "fp32"), ("theirs", "fp32")]
-    if system == "electra-deberta":
+    if family == "electra-deberta":
         return [("ours", precision), ("theirs", "fp32")]
     return [("ours", precision), ("theirs", precision)]
 
@@ -126,12 +130,12 @@ def main() -> None:
                 "tokens_per_second": round(worker.tokens_per_step / median),
                 "mfu": round(worker.flops_per_step / median / peak, 4),
                 "peak_bytes": worker.end(),
-                "ratio": round(peer / median, 2),
+                "ratio": round(peer / median, 2) if len(workers) > 1 else None,
             }
             results[f"{system}/{name[0]}-{name[1]}"] = row
             print(f"| {system} | {name[0]} {name[1]} | {row['tokens_per_second']:,} | "
                   f"{row['mfu']:.1%} | {row['peak_bytes'] / 2**20:,.0f} MiB | "
-                  f"{row['ratio']:.2f} |", flush=True)  # fmt: skip
+                  f"{row['ratio'] or '–'} |", flush=True)  # fmt: skip
         print(f"| | measured {precision} matrix peak: {peak / 1e9:,.0f} GFLOP/s | | | | |")
     print(json.dumps({"benchmark": "pretrain_step", "batch_size": arguments.batch_size,
                       "threads": arguments.threads, "rounds": arguments.rounds,

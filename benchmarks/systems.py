@@ -49,9 +49,17 @@ class Program:
 
 
 def config_of(system: str) -> PretrainConfig:
-    """The paper's recipe of a system."""
-    config: PretrainConfig = RECIPES[f"{system}-small"]()
+    """The recipe of this name, or the paper's recipe of a system."""
+    name = system if system in RECIPES else f"{system}-small"
+    config: PretrainConfig = RECIPES[name]()
+    if config.model.vocab_size is None:  # the tokenizer's
+        config = replace(config, model=replace(config.model, vocab_size=8192))
     return config
+
+
+def family_of(system: str) -> str:
+    """The system of a recipe: electra of electra-tiny."""
+    return system.removesuffix("-tiny").removesuffix("-small")
 
 
 def vocabulary_for(config: PretrainConfig) -> Vocabulary:
@@ -212,9 +220,9 @@ def theirs(system: str, *, batch_size: int, precision: str, device: torch.device
     torch.manual_seed(0)
     config = config_of(system)
     module: nn.Module
-    if system == "electra":
+    if family_of(system) == "electra":
         module = _TheirElectra(config, width=0.25)
-    elif system == "electra-deberta":
+    elif family_of(system) == "electra-deberta":
         module = _TheirElectra(config, width=1.0)
     else:
         module = _TheirMaskedLM(config)
