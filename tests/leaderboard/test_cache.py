@@ -1,6 +1,7 @@
 """Cached entries and pages are those that would be computed, and cost no process."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -79,3 +80,39 @@ def test_only_pages_whose_inputs_changed_are_written_again(board):
     alone = contents(out)
     build_site(evaluations[1:], board.parent / "new")
     assert alone == contents(board.parent / "new")
+
+
+def test_a_site_of_equal_inputs_is_left_as_it_is(board):
+    out, cache = board.parent / "site", board.parent / "cache"
+    evaluations = evaluate_all(board, GOLD, cache=cache)
+
+    def is_left(evaluations=evaluations, **values):
+        before = out.stat().st_ino
+        build_site(evaluations, out, cache=cache, **values)
+        kept = out.stat().st_ino == before
+        fresh = board.parent / "fresh"
+        build_site(evaluations, fresh, **values)
+        assert contents(out) == contents(fresh)
+        return kept
+
+    build_site(evaluations, out, cache=cache)
+    assert is_left()
+    (out / "index.html").write_text("changed by hand")
+    assert not is_left()
+    (out / "feed.xml").write_text("another file")
+    assert not is_left()
+    assert not is_left(site_url="https://example.org")
+    verified = [replace(evaluations[0], is_verified=True), *evaluations[1:]]
+    assert not is_left(verified)
+    assert is_left(verified)
+
+
+def test_an_entry_that_cannot_be_shown_is_rejected_each_time(board, monkeypatch):
+    def fail(path):
+        raise ValueError("no page")
+
+    out, cache = board.parent / "site", board.parent / "cache"
+    evaluations = evaluate_all(board, GOLD, cache=cache)
+    monkeypatch.setattr("smallbench.leaderboard.site.build.downloads_of", fail)
+    for _ in range(2):
+        assert all(shown.rejected for shown in build_site(evaluations, out, cache=cache))

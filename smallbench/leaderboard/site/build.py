@@ -61,7 +61,8 @@ def build_site(
     Returns the evaluations as shown: an entry that cannot be rendered is rejected and left out.
     `site_url`, the address of the hosted site, adds a feed and canonical links; `is_sample` marks
     the labels as generated samples. With `cache`, pages of the old site whose inputs are equal are
-    used again. Raises `DataError` if `out` holds anything other than a site.
+    used again, and a site with equal inputs is left as it is. Raises `DataError` if `out` holds
+    anything other than a site.
     """
     if site_url is not None:
         site_url = _checked_url(site_url)
@@ -69,12 +70,15 @@ def build_site(
     _check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     building, old_site = temporary_sibling(out), OldSite(out, cache)
+    key = _key_of_site(evaluations, site_url, is_sample)
+    if old_site.is_whole(key):
+        return list(evaluations)
     write = partial(_write, site_url=site_url, is_sample=is_sample, old_site=old_site)
     try:
         try:
             notes = write(evaluations, building)
         except Exception:
-            evaluations = check_pages(evaluations)
+            evaluations, key = check_pages(evaluations), ""
             shutil.rmtree(building)
             notes = write(evaluations, building)
         if out.exists():
@@ -84,7 +88,7 @@ def build_site(
             shutil.rmtree(old)
         else:
             building.rename(out)
-        old_site.remember(notes)
+        old_site.remember(notes, key)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return list(evaluations)
@@ -153,6 +157,20 @@ def _checked_url(site_url: str) -> str:
     return site_url.rstrip("/")
 
 
+def _key_of_site(evaluations: Sequence[Evaluation], site_url: str | None, is_sample: bool) -> str:
+    """Return a hash of all that a site depends on."""
+    sha = hashlib.sha256(f"{_code()} {site_url} {is_sample}".encode())
+    for e in evaluations:
+        scores = [(name, view.tasks) for name, view in e.views.items()]
+        place = f"{e.folder.resolve()} {e.is_verified} {e.tracks} {e.sha256} {e.findings} {scores}"
+        sha.update(place.encode(errors="surrogateescape"))
+    return sha.hexdigest()
+
+
+def _code() -> str:
+    return f"{__version__} {site.REPOSITORY_URL} {code_sha256()} {code_sha256(SITE_CODE)}"
+
+
 def _write(
     evaluations: Sequence[Evaluation], folder: Path, *, site_url: str | None, is_sample: bool,
     old_site: OldSite,
@@ -178,7 +196,7 @@ def _write(
         _page(environment.get_template("board.html"), folder, page, "", content)
     body = _markdown(environment)
     _page(environment.get_template("submit.html"), folder, "submit.html", "", {"body": body})
-    inputs = f"{code_sha256()} {code_sha256(SITE_CODE)} {shared}"
+    inputs = f"{_code()} {shared}"
     notes = _write_entries(views, folder, environment.get_template("entry.html"), old_site, inputs)
     texts = {
         MARKER: exports.json_text(views, rejected),

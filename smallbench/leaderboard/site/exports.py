@@ -21,14 +21,20 @@ Views = Mapping[BoardName, Sequence[Row]]
 
 
 def json_text(views: Views, rejected: Sequence[str]) -> str:
-    """Return `leaderboard.json`: every row of each view, in order."""
-    content: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "note": "The views are rankings by themselves and are never merged; scores are x 100.",
-        "views": {name: [row.values for row in rows] for name, rows in views.items()},
-        "rejected": list(rejected),
-    }
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return `leaderboard.json`: every row of each view, in order, a line each."""
+    note = "The views are rankings by themselves and are never merged; scores are x 100."
+    of_views = []
+    for name, rows in views.items():
+        lines = ",\n  ".join(_json(row.values) for row in rows)
+        of_views.append(f"{_json(name)}: [\n  {lines}\n ]")
+    parts = {"schema_version": _json(SCHEMA_VERSION), "note": _json(note)}
+    parts |= {"views": f"{{{', '.join(of_views)}}}", "rejected": _json(list(rejected))}
+    return "{\n " + ",\n ".join(f"{_json(key)}: {text}" for key, text in parts.items()) + "\n}\n"
+
+
+def _json(value: Any) -> str:
+    # Without `indent`, which would leave the encoder that is written in C.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def csv_text(views: Views) -> str:

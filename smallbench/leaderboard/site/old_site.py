@@ -17,6 +17,8 @@ from smallbench.leaderboard.cache import read_json
 
 Note = list[str | int]
 """Key of the inputs, size, time of change and inode."""
+WHOLE = ""
+"""The note of the whole site: key of its inputs, and a hash of its files' status."""
 
 
 class OldSite:
@@ -35,6 +37,10 @@ class OldSite:
         except OSError:
             return False
 
+    def is_whole(self, key: str) -> bool:
+        """Return whether the whole old site is made of these inputs, and no file was touched."""
+        return bool(key) and self._known.get(WHOLE) == [key, _digest(self._out)]
+
     def put(self, path: str, key: str, target: Path, make: Callable[[], bytes]) -> Note:
         """Make `target` a link to the old file, or write what `make` returns."""
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,10 +52,17 @@ class OldSite:
             target.write_bytes(make())
         return _note(key, target)
 
-    def remember(self, notes: Mapping[str, Note]) -> None:
-        """Replace the notes by those of the new site."""
+    def remember(self, notes: Mapping[str, Note], key: str) -> None:
+        """Replace the notes by those of the new site, of which `key` is the hash of all inputs."""
         if self._notes:
-            files.write_text(self._notes, json.dumps(notes))
+            whole = {WHOLE: [key, _digest(self._out)]}
+            files.write_text(self._notes, json.dumps({**notes, **whole}))
+
+
+def _digest(folder: Path) -> str:
+    """Return a hash of the names, sizes, times and inodes of all files below `folder`."""
+    notes = sorted((str(path), _note("", path)) for path in folder.rglob("*") if not path.is_dir())
+    return hashlib.sha256(repr(notes).encode(errors="surrogateescape")).hexdigest()
 
 
 def _note(key: str, path: Path) -> Note:
