@@ -366,10 +366,10 @@ def test_focus_is_always_seen(opened):
     [
         (1280, "light"),
         pytest.param(375, "dark", marks=pytest.mark.slow),
-        pytest.param(1280, "dark", marks=pytest.mark.slow),
-        pytest.param(375, "light", marks=pytest.mark.slow),
         pytest.param(768, "light", marks=pytest.mark.slow),
         pytest.param(1920, "dark", marks=pytest.mark.slow),
+        pytest.param(1280, "dark", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
+        pytest.param(375, "light", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
     ],
 )
 def test_axe_finds_nothing_and_no_page_is_wider_than_its_window(opened, width, scheme):

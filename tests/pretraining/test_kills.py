@@ -149,10 +149,10 @@ EXHAUSTIVE = (pytest.mark.slow, pytest.mark.exhaustive)
 
 
 def marks_of(number):
-    """Every 27th operation by default, every third in CI; both cover all four ways to be killed."""
+    """Every 27th operation by default, every ninth in CI; both cover all four ways to be killed."""
     if number % 27 == 1:
         return ()
-    return (pytest.mark.slow,) if number % 3 == 1 else EXHAUSTIVE
+    return (pytest.mark.slow,) if number % 9 == 1 else EXHAUSTIVE
 
 
 NUMBERS = [pytest.param(n, marks=marks_of(n)) for n in range(1, NUM_OPERATIONS)]
@@ -181,7 +181,13 @@ def larger(corpus, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, NUM_REQUESTS, 4))
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(n, marks=() if n % 12 == 1 else pytest.mark.exhaustive)
+        for n in range(1, NUM_REQUESTS, 4)
+    ],
+)
 def test_killed_at_a_request_to_s3(corpus, tmp_path, larger, s3_bucket, number):
     """In turn before it is sent and after it was answered, with the disk and without it."""
     durability = DurabilityConfig(

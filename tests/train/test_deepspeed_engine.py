@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -115,7 +114,7 @@ def plain(name, precision, micro_batch_size):
     [
         ("masked_lm", "fp32", 2),
         pytest.param("masked_lm", "bf16", 8, marks=pytest.mark.slow),
-        pytest.param("replaced_token", "fp32", 8, marks=pytest.mark.slow),
+        pytest.param("replaced_token", "fp32", 8, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
         pytest.param("replaced_token", "bf16", 2, marks=pytest.mark.slow),
     ],
 )
@@ -279,16 +278,15 @@ def test_a_plain_start_needs_no_launcher_and_stdout_holds_the_results_alone():
 
 @pytest.mark.slow
 def test_ops_are_compiled_once_and_the_lock_of_a_dead_process_does_not_block(tmp_path):
-    start(**{VARIABLE: str(tmp_path)})
-    compiled = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")}
+    start()  # compiles them, if nothing has yet
+    ops = shutil.copytree(ops_directory(), tmp_path / "ops")
+    compiled = {path: path.stat().st_mtime_ns for path in ops.rglob("*.so")}
     assert any("cpu_adam" in path.name for path in compiled)
-    for directory in tmp_path.glob("*/"):
+    for directory in ops.glob("*/"):
         (directory / "lock").touch()  # as a build that was killed leaves it
-    began = time.monotonic()
-    start(**{VARIABLE: str(tmp_path)})
-    assert time.monotonic() - began < 120
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")} == compiled
-    assert not list(tmp_path.glob("*/lock"))
+    start(**{VARIABLE: str(ops)})
+    assert {path: path.stat().st_mtime_ns for path in ops.rglob("*.so")} == compiled
+    assert not list(ops.glob("*/lock"))
 
 
 def test_ops_are_in_the_given_folder_or_the_users_cache(monkeypatch, tmp_path):
