@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from smallbench.batch import Batch
-from smallbench.models.config import BertConfig
-from smallbench.models.encoder import Encoder, Head, Norm
-from smallbench.models.flops import transformer_flops
-from smallbench.models.kernels import Dropout, attend
-from smallbench.models.local_attention import (
+from smallbench.models.attention_init import (
     POSITION_STRENGTH,
     keep_positions,
     local_positions,
     look_at_neighbours,
 )
+from smallbench.models.config import BertConfig
+from smallbench.models.encoder import Encoder, Head, Norm
+from smallbench.models.flops import transformer_flops
+from smallbench.models.kernels import Dropout, attend
 
 
 class Embeddings(nn.Module):

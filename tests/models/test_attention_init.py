@@ -7,15 +7,15 @@ import torch
 
 from smallbench.batch import Batch
 from smallbench.errors import ConfigError
-from smallbench.models.bert import Bert
-from smallbench.models.config import BertConfig
-from smallbench.models.local_attention import (
+from smallbench.models.attention_init import (
     OFFSETS,
     POSITION_STRENGTH,
     frequencies,
     local_positions,
     rotation,
 )
+from smallbench.models.bert import Bert
+from smallbench.models.config import BertConfig
 
 CONFIG = BertConfig(
     vocab_size=500,
