@@ -1,7 +1,8 @@
 """Corruption of token rows: pure functions of a random generator, NumPy in and out.
 
 Shapes: B rows, L tokens a row. All draws are made for the whole global batch at once, so that
-the corruption of a step does not depend on how it is cut into micro-batches.
+the corruption of a step does not depend on how it is cut into micro-batches. The masking rate comes
+from `objectives.config`.
 """
 
 from __future__ import annotations
