@@ -38,7 +38,7 @@ from smallbench.glue.task_data import TaskData, load_task
 from smallbench.glue.tasks import TASKS
 from smallbench.objectives.classification import Classification
 from smallbench.train.budget import Budget
-from smallbench.train.config import OptimConfig
+from smallbench.train.config import AdamWConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.memory import keep_freed_memory
 from smallbench.train.precision import choose_device, choose_precision
@@ -70,7 +70,7 @@ def ours(
     features = tokenize_task(encoder, data, config)["train"]
     torch.manual_seed(1)
     objective = Classification(encoder.classifier(TASK), is_regression=False)
-    optim = OptimConfig(
+    optim = AdamWConfig(
         learning_rate=LEARNING_RATE,
         epsilon=1e-8,
         weight_decay=config.weight_decay,

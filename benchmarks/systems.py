@@ -26,7 +26,7 @@ from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masking import Vocabulary, step_generator
 from smallbench.recipes import RECIPES
 from smallbench.train.budget import Budget
-from smallbench.train.config import OptimConfig, PretrainConfig
+from smallbench.train.config import AdamWConfig, PretrainConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.optim import build_adamw
 from smallbench.train.precision import DTYPES
@@ -227,7 +227,7 @@ def theirs(system: str, *, batch_size: int, precision: str, device: torch.device
     else:
         module = _TheirMaskedLM(config)
     module.to(device).train()
-    assert isinstance(config.optim, OptimConfig)  # the five systems train with AdamW
+    assert isinstance(config.optim, AdamWConfig)  # the five systems train with AdamW
     optimizer = build_adamw(module, config.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     objective: Any = OBJECTIVES[config.objective.objective](

@@ -27,7 +27,7 @@ from smallbench.glue.tasks import Task
 from smallbench.objectives.classification import Classification
 from smallbench.stop import NEVER, Stop
 from smallbench.train.budget import Budget, Progress
-from smallbench.train.config import OptimConfig
+from smallbench.train.config import AdamWConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.schedule import linear_decay
@@ -160,7 +160,7 @@ def _train(
     objective = Classification(
         encoder.classifier(task, pooling=config.shared_head), is_regression=task.is_regression
     )
-    optim = OptimConfig(
+    optim = AdamWConfig(
         learning_rate=learning_rate,
         epsilon=1e-8,  # the default of torch and transformers; pretraining uses BERT's 1e-6
         weight_decay=config.weight_decay,

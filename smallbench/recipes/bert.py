@@ -12,7 +12,7 @@ from smallbench.recipes.tiny import (
     TINY_TRAIN,
     tiny_encoder,
 )
-from smallbench.train.config import OptimConfig, PretrainConfig, ScheduleConfig, TrainConfig
+from smallbench.train.config import AdamWConfig, PretrainConfig, ScheduleConfig, TrainConfig
 
 
 @recipe(
@@ -43,7 +43,7 @@ def bert_small() -> PretrainConfig:
             max_position_embeddings=512,
         ),
         objective=MaskedLMConfig(mask_fraction=0.15),
-        optim=OptimConfig(
+        optim=AdamWConfig(
             learning_rate=5e-4,  # ELECTRA, table 6 (small)
             epsilon=1e-6,
             weight_decay=0.01,

@@ -12,7 +12,7 @@ from smallbench.recipes.tiny import (
     TINY_TRAIN,
     tiny_encoder,
 )
-from smallbench.train.config import OptimConfig, PretrainConfig, ScheduleConfig, TrainConfig
+from smallbench.train.config import AdamWConfig, PretrainConfig, ScheduleConfig, TrainConfig
 
 
 @recipe(
@@ -43,7 +43,7 @@ def deberta_small() -> PretrainConfig:
             max_relative_positions=128,  # gives the paper's number of parameters
         ),
         objective=MaskedLMConfig(mask_fraction=0.15, two_segment_fraction=0.0),
-        optim=OptimConfig(learning_rate=5e-4, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0),
+        optim=AdamWConfig(learning_rate=5e-4, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0),
         schedule=ScheduleConfig(warmup_fraction=0.01),  # 10,000 of 1M steps
         train=TrainConfig(max_steps=1_000_000, global_batch_size=128),
     )

@@ -14,7 +14,7 @@ from smallbench.recipes.tiny import (
     TINY_TRAIN,
     tiny_encoder,
 )
-from smallbench.train.config import OptimConfig, PretrainConfig, ScheduleConfig, TrainConfig
+from smallbench.train.config import AdamWConfig, PretrainConfig, ScheduleConfig, TrainConfig
 
 
 @recipe(
@@ -48,7 +48,7 @@ def electra_small() -> PretrainConfig:
             generator_width=0.25,  # table 6
             discriminator_weight=50.0,  # table 6
         ),
-        optim=OptimConfig(
+        optim=AdamWConfig(
             learning_rate=5e-4,  # table 6
             epsilon=1e-6,
             weight_decay=0.01,
@@ -95,7 +95,7 @@ def electra_deberta_small() -> PretrainConfig:
             discriminator_weight=50.0,
             two_segment_fraction=0.0,
         ),
-        optim=OptimConfig(
+        optim=AdamWConfig(
             learning_rate=5e-4,  # upstream
             epsilon=1e-6,
             weight_decay=0.1,  # upstream

@@ -5,9 +5,9 @@ from __future__ import annotations
 from smallbench.models.config import BertConfig, DebertaConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import recipe
-from smallbench.train.config import OptimConfig, PretrainConfig, ScheduleConfig, TrainConfig
+from smallbench.train.config import AdamWConfig, PretrainConfig, ScheduleConfig, TrainConfig
 
-BERT_OPTIM = OptimConfig(
+BERT_OPTIM = AdamWConfig(
     learning_rate=1e-4,  # appendix A.2, as the next two
     beta2=0.999,
     weight_decay=0.01,
@@ -80,7 +80,7 @@ def bert_large() -> PretrainConfig:
     )
 
 
-DEBERTA_OPTIM = OptimConfig(
+DEBERTA_OPTIM = AdamWConfig(
     learning_rate=1.5e-4,  # He et al. 2021, appendix A, the 1.5B model's, as the next four
     beta2=0.999,
     epsilon=1e-6,

@@ -12,7 +12,7 @@ from smallbench.recipes.tiny import (
     TINY_TRAIN,
     tiny_encoder,
 )
-from smallbench.train.config import OptimConfig, PretrainConfig, ScheduleConfig, TrainConfig
+from smallbench.train.config import AdamWConfig, PretrainConfig, ScheduleConfig, TrainConfig
 
 
 @recipe(
@@ -42,7 +42,7 @@ def roberta_small() -> PretrainConfig:
             max_position_embeddings=512,
         ),
         objective=MaskedLMConfig(mask_fraction=0.15, two_segment_fraction=0.0),
-        optim=OptimConfig(
+        optim=AdamWConfig(
             learning_rate=5e-4,
             beta2=0.98,  # Liu et al. 2019, §3.1
             epsilon=1e-6,

@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from smallbench.models.config import EncoderConfig
-from smallbench.train.config import OptimConfig, ScheduleConfig, TrainConfig
+from smallbench.train.config import AdamWConfig, ScheduleConfig, TrainConfig
 
 C = TypeVar("C", bound=EncoderConfig)
 
-TINY_OPTIM = OptimConfig(learning_rate=2e-3)
+TINY_OPTIM = AdamWConfig(learning_rate=2e-3)
 TINY_SCHEDULE = ScheduleConfig(warmup_fraction=0.02)  # 104 steps; for shorter runs, raise it
 TINY_TRAIN = TrainConfig(
     max_steps=5_200,

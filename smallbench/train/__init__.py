@@ -16,7 +16,7 @@ OPTIMIZERS = Registry(
     group="smallbench.optimizers",
     configs={
         "adafactor": "smallbench.train.config:AdafactorConfig",
-        "adamw": "smallbench.train.config:OptimConfig",
+        "adamw": "smallbench.train.config:AdamWConfig",
         "muon": "smallbench.train.config:MuonConfig",
     },
     config_base="smallbench.train.config:OptimizerConfig",

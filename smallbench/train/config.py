@@ -30,7 +30,7 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig(OptimizerConfig):
+class AdamWConfig(OptimizerConfig):
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with bias correction."""
 
     optimizer: str = "adamw"
@@ -44,7 +44,7 @@ class OptimConfig(OptimizerConfig):
 
 
 @dataclass(frozen=True)
-class MuonConfig(OptimConfig):
+class MuonConfig(AdamWConfig):
     """Muon (Jordan et al. 2024) for the matrices of hidden layers, AdamW for all else."""
 
     optimizer: str = "muon"
@@ -293,7 +293,7 @@ class PretrainConfig:
     sequence_length: int = 128
     model: EncoderConfig = section(ARCHITECTURES, BertConfig)
     objective: ObjectiveConfig = section(OBJECTIVES, MaskedLMConfig)
-    optim: OptimizerConfig = section(OPTIMIZERS, OptimConfig)
+    optim: OptimizerConfig = section(OPTIMIZERS, AdamWConfig)
     schedule: ScheduleConfig = section(SCHEDULES, ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     then: PhaseConfig = field(default_factory=PhaseConfig)

@@ -29,7 +29,7 @@ from smallbench.checkpoints.state import distinct_state
 from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.base import Objective, Sums
 from smallbench.train.compiled_ops import compiled_ops, op_errors_explained
-from smallbench.train.config import OptimConfig
+from smallbench.train.config import AdamWConfig
 from smallbench.train.engine import Update, load_loss_scale, shapes_of
 from smallbench.train.memory import keep_freed_memory
 from smallbench.train.optim import MOMENTS, build_adamw, check_states
@@ -74,7 +74,7 @@ class DeepSpeedEngine:
     def __init__(
         self,
         objective: Objective,
-        optim: OptimConfig,
+        optim: AdamWConfig,
         *,
         device: torch.device,
         precision: str,
@@ -121,7 +121,7 @@ class DeepSpeedEngine:
         self.load_weights(initial)
         self._load_loss_scale({"scale": objective.initial_loss_scale})
 
-    def _build_optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
+    def _build_optimizer(self, optim: AdamWConfig) -> torch.optim.Optimizer:
         if self.offload == "none":
             return build_adamw(self.module, optim)
         from deepspeed.ops.adam import DeepSpeedCPUAdam

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from smallbench.objectives.base import Objective
-from smallbench.train.config import OptimConfig, OptimizerConfig, TrainConfig
+from smallbench.train.config import AdamWConfig, OptimizerConfig, TrainConfig
 from smallbench.train.engine import Engine, TorchEngine
 from smallbench.train.processes import Processes
 
@@ -48,7 +48,7 @@ def build_engine(
         )
     from smallbench.train.deepspeed_engine import DeepSpeedEngine
 
-    assert isinstance(optim, OptimConfig), "the configuration refuses others"
+    assert isinstance(optim, AdamWConfig), "the configuration refuses others"
     return DeepSpeedEngine(
         objective,
         optim,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from smallbench.errors import ConfigError, DataError
 from smallbench.train import OPTIMIZERS
-from smallbench.train.config import AdafactorConfig, MuonConfig, OptimConfig, OptimizerConfig
+from smallbench.train.config import AdafactorConfig, AdamWConfig, MuonConfig, OptimizerConfig
 
 States = dict[str, dict[str, Any]]
 """Parameter's name → its state, by the optimizer's own names."""
@@ -40,12 +40,12 @@ def decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict
     return [group for group in groups if group["params"]]
 
 
-def build_adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def build_adamw(module: nn.Module, config: AdamWConfig) -> torch.optim.AdamW:
     """Return fused AdamW."""
     return _adamw(module.parameters(), config)
 
 
-def _adamw(parameters: Iterable[Tensor], config: OptimConfig) -> torch.optim.AdamW:
+def _adamw(parameters: Iterable[Tensor], config: AdamWConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         decay_groups(parameters, config.weight_decay),
         lr=config.learning_rate,

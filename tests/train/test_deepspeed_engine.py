@@ -22,7 +22,7 @@ from smallbench.errors import DivergedError, UnavailableError
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.replaced_token import ReplacedToken
 from smallbench.train.compiled_ops import VARIABLE, compiled_ops, op_errors_explained, ops_directory
-from smallbench.train.config import OptimConfig
+from smallbench.train.config import AdamWConfig
 from smallbench.train.deepspeed_engine import (
     DeepSpeedEngine,
     can_pin,
@@ -37,7 +37,7 @@ from tests.train.test_trainer import Poison
 from tests.train.tiny import VOCABULARY, Losses, objective, trainer
 
 CPU = torch.device("cpu")
-OPTIM = OptimConfig(learning_rate=1e-3)
+OPTIM = AdamWConfig(learning_rate=1e-3)
 
 
 def learning_rate(progress: Progress) -> float:

@@ -8,7 +8,7 @@ import torch
 from smallbench.errors import ConfigError
 from smallbench.models.kernels.token_loss import sample
 from smallbench.objectives.replaced_token import ReplacedToken
-from smallbench.train.config import OptimConfig
+from smallbench.train.config import AdamWConfig
 from smallbench.train.determinism import deterministic
 from smallbench.train.engine import TorchEngine, load_loss_scale
 from smallbench.train.precision import choose_precision
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def engine(precision="fp16"):
-    return TorchEngine(objective(), OptimConfig(), device=CPU, precision=precision)
+    return TorchEngine(objective(), AdamWConfig(), device=CPU, precision=precision)
 
 
 def test_the_scale_of_another_engine_is_taken_by_a_fresh_scaler_and_by_a_used_one():
@@ -62,10 +62,10 @@ def test_bf16_is_refused_if_a_gpu_would_emulate_it(capability, is_refused, monke
 def test_a_loss_scale_begins_where_the_objective_says():
     made = objective()
     assert (
-        TorchEngine(made, OptimConfig(), device=CPU, precision="fp16").scaler.get_scale() == 2**16
+        TorchEngine(made, AdamWConfig(), device=CPU, precision="fp16").scaler.get_scale() == 2**16
     )
     made.initial_loss_scale = ReplacedToken.initial_loss_scale
-    assert TorchEngine(made, OptimConfig(), device=CPU, precision="fp16").scaler.get_scale() == 2048
+    assert TorchEngine(made, AdamWConfig(), device=CPU, precision="fp16").scaler.get_scale() == 2048
 
 
 def test_deterministic_kernels_are_asked_for_within_the_block_alone(monkeypatch):

@@ -17,7 +17,7 @@ from smallbench.planning.memory_trace import random_rows, stand_in_objective
 from smallbench.recipes import RECIPES
 from smallbench.train.batches import CorruptedRows
 from smallbench.train.budget import Budget
-from smallbench.train.config import OptimConfig
+from smallbench.train.config import AdamWConfig
 from smallbench.train.determinism import deterministic
 from smallbench.train.engine import TorchEngine, load_loss_scale
 from smallbench.train.memory import MemoryExhaustedError
@@ -36,7 +36,7 @@ PRECISIONS = ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.skipif(
 def on_gpu(precision: str, *, num_steps: int = 20) -> tuple[Trainer, Losses]:
     losses = Losses()
     made = trainer(num_steps=num_steps, callbacks=[losses])
-    optim = OptimConfig(learning_rate=1e-2)
+    optim = AdamWConfig(learning_rate=1e-2)
     made.objective = objective()
     made.engine = TorchEngine(
         made.objective, optim, device=torch.device("cuda"), precision=precision
@@ -90,7 +90,7 @@ def deepspeed_on_gpu(precision: str, stage: int, offload: str) -> list[float]:
     made.objective = objective()
     made.engine = DeepSpeedEngine(
         made.objective,
-        OptimConfig(learning_rate=1e-2),
+        AdamWConfig(learning_rate=1e-2),
         device=device,
         precision=precision,
         processes=join_processes(device, needs_group=True),

@@ -13,10 +13,10 @@ from smallbench.train.budget import Progress
 from smallbench.train.build import budget_of, learning_rate_of
 from smallbench.train.config import (
     AdafactorConfig,
+    AdamWConfig,
     ConstantSchedule,
     CosineSchedule,
     MuonConfig,
-    OptimConfig,
     ScheduleConfig,
     TrainConfig,
 )
@@ -28,7 +28,7 @@ from tests.train.tiny import Losses, objective, trainer
 
 CPU = torch.device("cpu")
 CONFIGS = {
-    "adamw": OptimConfig(learning_rate=1e-2),
+    "adamw": AdamWConfig(learning_rate=1e-2),
     "muon": MuonConfig(learning_rate=1e-2),
     "adafactor": AdafactorConfig(learning_rate=0.3),
 }

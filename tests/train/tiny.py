@@ -9,7 +9,7 @@ from smallbench.objectives.masked_lm import MaskedLM
 from smallbench.objectives.masking import Vocabulary
 from smallbench.train.batches import CorruptedRows
 from smallbench.train.budget import Budget
-from smallbench.train.config import OptimConfig
+from smallbench.train.config import AdamWConfig
 from smallbench.train.engine import TorchEngine
 from smallbench.train.schedule import linear_decay
 from smallbench.train.trainer import Callback, Progress, Trainer
@@ -63,7 +63,7 @@ def trainer(
 ) -> Trainer:
     model = objective(dropout=dropout)
     engine = TorchEngine(
-        model, OptimConfig(learning_rate=1e-2), device=torch.device("cpu"), precision=precision
+        model, AdamWConfig(learning_rate=1e-2), device=torch.device("cpu"), precision=precision
     )
     source = CorruptedRows(
         take, model.corrupt,
