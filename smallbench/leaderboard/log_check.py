@@ -22,9 +22,6 @@ Values = NDArray[Any]
 
 NUM_CURVE_BUCKETS = 120
 MIN_POINTS = 200
-STEPS_A_POINT = 20
-"""A run of fewer than 200 × 20 steps may have fewer points, one for so many steps: a small budget
-of the tiny track is over earlier."""
 MAX_GAP = 0.02
 """Limit of the share of all steps between two records; 200 even gaps have 0.005."""
 MIN_VARIATION = 1e-4
@@ -52,9 +49,8 @@ def log(submission: Submission, scores: RunScores) -> Found:
             return
     if head != previous:
         yield "rejected", "train_log_sha256 is not the last hash of the log"
-    fewest = min(MIN_POINTS, entry.pretrain.num_steps // STEPS_A_POINT)
-    if len(lines) < fewest:
-        yield "rejected", f"{len(lines)} points, expected at least {fewest}"
+    if len(lines) < MIN_POINTS:
+        yield "rejected", f"{len(lines)} points, expected at least {MIN_POINTS}"
     if len(lines) < 3:
         return
     step = np.array([line["step"] for line in lines], dtype=np.int64)
