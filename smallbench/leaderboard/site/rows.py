@@ -17,8 +17,7 @@ from smallbench.glue.tasks import TASKS, Task
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard.board import BoardName, BoardRow, board_rows, half_widths
 from smallbench.leaderboard.entry import Entry, Tier
-from smallbench.leaderboard.ranking import RankRange
-from smallbench.leaderboard.scores import TaskScore, View
+from smallbench.leaderboard.scores import TaskScore
 from smallbench.leaderboard.statistics import Interval
 from smallbench.leaderboard.verdict import Evaluation
 
@@ -86,22 +85,27 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """An entry in one view."""
+class Row(BoardRow):
+    """A row of a board with the values that only the site shows."""
 
-    entry: Entry
-    evaluation: Evaluation
-    tier: Tier
-    rank: RankRange | None
-    leads: frozenset[str]
-    """Slugs of the entries that it leads."""
-    average: float | None
-    interval: Interval | None
-    cells: Mapping[str, Cell]
-    """Task to its cell; tasks without a score are absent."""
-    usage: Usage
-    view: View | None
-    """None for reported scores."""
+    @cached_property
+    def tier(self) -> Tier:
+        """Tier of the entry; a board has no rejected ones."""
+        tier = self.evaluation.tier
+        assert tier is not None
+        return tier
+
+    @cached_property
+    def cells(self) -> Mapping[str, Cell]:
+        """Task to its cell; tasks without a score are absent."""
+        if self.view is not None:
+            return {name: Cell(t.score, t.interval, t) for name, t in self.view.tasks.items()}
+        return {n: Cell(self.scores[n], None, None) for n in TASKS if n in self.scores}
+
+    @cached_property
+    def usage(self) -> Usage:
+        """Resources of the pretraining."""
+        return Usage.of(self.entry)
 
     @property
     def slug(self) -> str:
@@ -220,33 +224,9 @@ class Row:
 
 def rows(evaluations: Sequence[Evaluation], name: BoardName) -> list[Row]:
     """Return the rows of a board in its order, reported ones last."""
-    found = [_row(one) for one in board_rows(evaluations, name)]
+    found = [Row(**vars(one)) for one in board_rows(evaluations, name)]
     # References with an AVG only come last.
     return sorted(found, key=lambda row: (row.tier == "reported", not row.cells))
-
-
-def _row(found: BoardRow) -> Row:
-    tier = found.evaluation.tier
-    assert tier is not None, "a board has no rejected entries"
-    if found.view is not None:
-        tasks = found.view.tasks
-        cells = {name: Cell(t.score, t.interval, t) for name, t in tasks.items()}
-    else:
-        assert found.entry.reported is not None
-        quoted = found.entry.reported.scores
-        cells = {name: Cell(quoted[name], None, None) for name in TASKS if name in quoted}
-    return Row(
-        entry=found.entry,
-        evaluation=found.evaluation,
-        tier=tier,
-        rank=found.rank,
-        leads=found.leads,
-        average=found.average,
-        interval=found.interval,
-        cells=cells,
-        usage=Usage.of(found.entry),
-        view=found.view,
-    )
 
 
 def task_leads(found: Sequence[Row]) -> dict[str, dict[str, str]]:
