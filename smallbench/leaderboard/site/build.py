@@ -204,8 +204,7 @@ def _write(
         "entry.schema.json": json.dumps(schema(), indent=1, ensure_ascii=False) + "\n",
     }
     for name in BOARDS:
-        newest = max((row.entry.date for row in views[name]), default=None)
-        texts[f"{name}.tex"] = exports.latex_text(views[name], BOARDS[name], newest=newest)
+        texts[f"{name}.tex"] = exports.latex_text(views[name], BOARDS[name])
     if site_url is not None:
         texts["feed.xml"] = exports.atom_text(views, site_url=site_url)
     for name, text in texts.items():
