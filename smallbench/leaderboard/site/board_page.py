@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from smallbench.leaderboard.board import BOARDS, BoardName
-from smallbench.leaderboard.entry import TIERS, Entry
-from smallbench.leaderboard.reproduce import commands_of
+from smallbench.leaderboard.entry import TIERS
 from smallbench.leaderboard.site.rows import (
     ARCHITECTURES,
     METRICS,
@@ -18,7 +16,6 @@ from smallbench.leaderboard.site.rows import (
 )
 from smallbench.leaderboard.site.strips import Strips, records
 
-MAX_NEWS = 110
 NUM_COMPARED_ROWS = 8
 """Rows of the table by task."""
 LARGE = 100
@@ -32,6 +29,7 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
     shown = found or fallback
     note_list = list(dict.fromkeys(note for row in shown for note in row.entry.notes))
     numbers = {note: number for number, note in enumerate(note_list, start=1)}
+    tiers = {row.slug: row.tier for rows in views.values() for row in rows}.values()
     places = {row.slug: place for place, row in enumerate(shown)}
     return {
         "tab": tab,
@@ -51,10 +49,10 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
         "tiers": [tier for tier in reversed(TIERS) if any(row.tier == tier for row in shown)],
         "large": LARGE,
         "sizes": SIZES,
-        "facts": list(_facts(found, views)),
+        "num_measured": sum(tier != "reported" for tier in tiers),
+        "num_reported": sum(tier == "reported" for tier in tiers),
         "brackets": list(_brackets(found)),
         "kinds": _kinds(shown),
-        "news": {row.slug: _news(row.entry) for row in shown},
         "cards": {row.gpu for row in shown if row.gpu},
         "compared": [row for row in shown if row.cells][:NUM_COMPARED_ROWS],
         "records": records(found),
@@ -79,15 +77,6 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
     }  # fmt: skip
 
 
-Fact = tuple[str, tuple[str, str], str]
-"""Name, value with its link, and a remark."""
-
-
-def _news(entry: Entry) -> str:
-    note = next(iter(entry.notes), "")
-    return note if len(note) <= MAX_NEWS else note[: MAX_NEWS - 1].rstrip() + "…"
-
-
 def _kinds(shown: Sequence[Row]) -> dict[str, dict[str, str]]:
     """Return the options of the filters: field → value → name."""
     architectures = {row.entry.model.architecture for row in shown}
@@ -103,35 +92,3 @@ def _brackets(ranked: Sequence[Row]) -> Iterator[tuple[int, Row]]:
         best = next((row for row in ranked if row.rank and row.bracket == size), None)
         if best is not None:
             yield size, best
-
-
-def _facts(ranked: Sequence[Row], views: Mapping[BoardName, Sequence[Row]]) -> Iterator[Fact]:
-    leading = [row for row in ranked if row.rank and row.rank.best == 1]
-    if leading:
-        first, others = leading[0], len(leading) - 1
-        certain = "no tie: it leads every other entry" if not others else (
-            f"not certain: {others} {'entries tie' if others > 1 else 'entry ties'} with it"
-        )  # fmt: skip
-        yield "Leader", (first.entry.name, href(first)), f"AVG {first.average:.2f}; {certain}"
-    else:
-        yield "Leader", ("none yet", ""), "no complete entry on this board"
-    tiers = {row.slug: row.tier for rows in views.values() for row in rows}
-    num_reported = sum(tier == "reported" for tier in tiers.values())
-    yield "Entries", (str(len(tiers) - num_reported), ""), f"and {num_reported} reported elsewhere"
-
-
-def href(row: Row) -> str:
-    """Return the address of an entry's page, from the board."""
-    return f"entries/{row.slug}/index.html"
-
-
-def command_of(entry: Entry) -> str | None:
-    """Return the commands that repeat the entry, made from its configuration alone.
-
-    The submitter's own command is not shown, since it may not match the configuration.
-    """
-    if entry.provenance is None:
-        return None
-    run_dir = f"runs/{entry.slug}"
-    commands = commands_of(entry, run_dir=run_dir, results=f"results/{entry.slug}")
-    return "\n".join(map(shlex.join, commands))
