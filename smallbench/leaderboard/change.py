@@ -51,7 +51,7 @@ def read_request(repository: Path, *, base: str = "HEAD^1", head: str = "HEAD",
     commit cannot be read.
     """
     changes = _changes(repository, base, head)
-    if not any(_is_submission(change.path) for change in changes):
+    if not any(change.path.split("/")[0].casefold() == ROOT for change in changes):
         return Request(None, ())
     if [change.path for change in changes] == [f"{ROOT}/{VERIFIED_FILE}"]:
         problem = f"only keepers of the board may change {VERIFIED_FILE}"
@@ -73,11 +73,6 @@ def read_request(repository: Path, *, base: str = "HEAD^1", head: str = "HEAD",
             )
     remains = slugs and any(p.startswith(f"{ROOT}/{slugs[0]}/") for p in _paths(repository, head))
     return Request(slugs[0] if len(slugs) == 1 and remains else None, tuple(problems))
-
-
-def _is_submission(path: str) -> bool:
-    first = path.split("/")[0]
-    return first.casefold() == ROOT
 
 
 def _problems_of(change: Change) -> list[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Mapping
-from datetime import date
 
 import numpy as np
 
@@ -72,13 +71,6 @@ def _text(submission: Submission, scores: RunScores) -> Found:
             yield "flagged", f"{place} has too many combining marks on one letter"
 
 
-def _date(submission: Submission, scores: RunScores) -> Found:
-    try:
-        date.fromisoformat(submission.entry.date)
-    except ValueError:
-        yield "rejected", f"Invalid date {submission.entry.date}: there is no such day"
-
-
 def _links(submission: Submission, scores: RunScores) -> Found:
     links = submission.entry.links
     if links.huggingface and not links.huggingface_revision:
@@ -136,15 +128,12 @@ def _model(submission: Submission, scores: RunScores) -> Found:
         yield "not done", f"parameters of {model.architecture!r} cannot be counted here"
         return
     count = count_parameters(encoder)
-    claims = (
-        ("num_parameters", model.num_parameters, count.total),
-        (
-            "num_parameters_without_embeddings",
-            model.num_parameters_without_embeddings,
-            count.without_embeddings,
-        ),
-    )
-    for name, claimed, counted in claims:
+    counts = {
+        "num_parameters": count.total,
+        "num_parameters_without_embeddings": count.without_embeddings,
+    }
+    for name, counted in counts.items():
+        claimed = getattr(model, name)
         if claimed is not None and abs(claimed / counted - 1) > PERCENT:
             yield "rejected", f"{name} {claimed:,}, but the sizes give {counted:,}"
 
@@ -344,20 +333,10 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
             yield "flagged", f"not {finetune.protocol}, so not ranked: {reason}"
 
 
-def _each(*checks: Check) -> Check:
-    """Combine several checks under one name."""
-
-    def check(submission: Submission, scores: RunScores) -> Found:
-        for one in checks:
-            yield from one(submission, scores)
-
-    return check
-
-
 CHECKS: Mapping[str, Check] = {
     "tier": _tier,
     "text": _text,
-    "date": _each(_date, claims.date_in_range),
+    "date": claims.date_in_range,
     "links": _links,
     "reported": _reported,
     "model": _model,

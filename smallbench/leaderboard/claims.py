@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics
@@ -24,7 +25,11 @@ NO_POSITION_TABLE = ("deberta",)
 
 
 def date_in_range(submission: Submission, scores: RunScores) -> Found:
-    """The date is not before the benchmark's."""
+    """The date exists and is not before the benchmark's."""
+    try:
+        date.fromisoformat(submission.entry.date)
+    except ValueError:
+        yield "rejected", f"Invalid date {submission.entry.date}: there is no such day"
     if submission.entry.date < FIRST_DATE:
         yield "rejected", f"date {submission.entry.date} is before the benchmark ({FIRST_DATE})"
 

@@ -47,19 +47,16 @@ def csv_text(views: Views) -> str:
     average = ("average", "average_low", "average_high")
     claims = ("trials", "declared_trials", "flags", "tracks")
     writer.writerow([*about, *average, *scores, *measures, *claims])
-    for view, rows in views.items():
-        for row in rows:
-            values = row.values
-            tasks = [values["tasks"].get(name, {"score": None, "interval": None}) for name in TASKS]
-            cells = [view, *(values[key] for key in ("slug", "name", "tier", "date"))]
-            cells += [*(values["rank"] or (None, None)), values["average"]]
-            cells += values["interval"] or (None, None)
-            for task in tasks:
-                cells += [task["score"], *(task["interval"] or (None, None))]
-            cells += [values[key] for key in measures]
-            words = {key: values[key] for key in claims}
-            words |= {key: "; ".join(values[key]) for key in ("flags", "tracks")}
-            writer.writerow([_inert(cell) for cell in [*cells, *words.values()]])
+    no_score = {"score": None, "interval": None}
+    for view, row in ((view, row) for view, rows in views.items() for row in rows):
+        values = row.values
+        cells = [view, *(values[key] for key in about[1:5]), *(values["rank"] or (None, None))]
+        cells += [values["average"], *(values["interval"] or (None, None))]
+        for task in (values["tasks"].get(name, no_score) for name in TASKS):
+            cells += [task["score"], *(task["interval"] or (None, None))]
+        cells += [values[key] for key in (*measures, *claims)]
+        words = ["; ".join(cell) if isinstance(cell, list) else cell for cell in cells]
+        writer.writerow(map(_inert, words))
     return stream.getvalue()
 
 

@@ -115,16 +115,17 @@ class Row(BoardRow):
     @property
     def kind(self) -> str:
         """Architecture and objective as display names."""
-        model = self.entry.model
-        architecture = ARCHITECTURES.get(model.architecture, model.architecture)
-        return f"{architecture}, {OBJECTIVES.get(model.objective, model.objective)}"
+        return self._kind(OBJECTIVES)
 
     @property
     def short_kind(self) -> str:
         """The same with the objective's usual abbreviation."""
+        return self._kind(SHORT_OBJECTIVES)
+
+    def _kind(self, objectives: Mapping[str, str]) -> str:
         model = self.entry.model
         architecture = ARCHITECTURES.get(model.architecture, model.architecture)
-        return f"{architecture}, {SHORT_OBJECTIVES.get(model.objective, model.objective)}"
+        return f"{architecture}, {objectives.get(model.objective, model.objective)}"
 
     @property
     def trials(self) -> str | None:
