@@ -241,9 +241,10 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
                     f"the GLUE runs mix {key} {different[key][0]!r} and {different[key][1]!r}; "
                     "an entry needs one setting for all tasks"
                 )
-    chosen, rows = {}, {}
+    chosen, rows, trials = {}, {}, []
     for name in TASKS:
         choice = [run for run in _of(runs, name) if run.settings.split == CHOICE]
+        trials.append(len(_of(runs, name)) - len(choice))
         if choice:
             chosen[name] = chosen_rate(choice)
             rows[name] = choice[0].data_sha256.get(CHOICE, "")
@@ -258,7 +259,7 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
         learning_rates=tuple(sorted({run.settings.learning_rate for run in runs})),
         chosen=chosen,
         choice_sha256={name: sha256 for name, sha256 in rows.items() if sha256},
-        num_trials=max(len(_dev(runs, name)) for name in TASKS),
+        num_trials=max(trials),
         **{key: first[key] for key in SHARED_SETTINGS},
     )
 
@@ -277,11 +278,7 @@ def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun]
     for name, task in TASKS.items():
         for run in _of(runs, name):
             s = run.settings
-            trial: dict[str, Any] = {
-                "learning_rate": s.learning_rate,
-                "seed": s.seed,
-                "epochs": s.epochs,
-            }
+            trial: dict[str, Any] = {k: getattr(s, k) for k in ("learning_rate", "seed", "epochs")}
             paths = {}
             for split in s.scored_splits:
                 path = predictions_path(name, split=split, **trial)
@@ -296,7 +293,3 @@ def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun]
 
 def _of(runs: Sequence[RunResult], task: str) -> list[RunResult]:
     return [run for run in runs if run.settings.task == task]
-
-
-def _dev(runs: Sequence[RunResult], task: str) -> list[RunResult]:
-    return [run for run in _of(runs, task) if run.settings.split != CHOICE]

@@ -398,17 +398,12 @@ def write_entry(
     for path, content in (predictions or {}).items():
         files.write_bytes(folder / path, content)
     if runs:
-        files.write_text(folder / RUNS_FILE, _lines(map(_run_to_dict, runs)))
+        plain = map(config.to_dict, runs)
+        known = ({key: value for key, value in run.items() if value is not None} for run in plain)
+        files.write_text(folder / RUNS_FILE, _lines(known))
     if train_log:
         files.write_text(folder / LOG_FILE, _lines(train_log))
     files.write_json(folder / ENTRY_FILE, entry_to_dict(entry))
-
-
-def _run_to_dict(run: StoredRun) -> dict[str, Any]:
-    content = config.to_dict(run)
-    if run.pretraining_seed is None:
-        del content["pretraining_seed"]
-    return content
 
 
 def _lines(records: Iterable[Mapping[str, Any]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smallbench.leaderboard.board import BOARDS, BoardName
@@ -18,8 +18,6 @@ from smallbench.leaderboard.site.strips import Strips, records
 
 NUM_COMPARED_ROWS = 8
 """Rows of the table by task."""
-LARGE = 100
-"""Number of rows above which a browser lays out only visible ones."""
 
 
 def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dict[str, Any]:
@@ -31,6 +29,8 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
     numbers = {note: number for number, note in enumerate(note_list, start=1)}
     tiers = {row.slug: row.tier for rows in views.values() for row in rows}.values()
     places = {row.slug: place for place, row in enumerate(shown)}
+    architectures = sorted({row.entry.model.architecture for row in shown})
+    objectives = sorted({row.entry.model.objective for row in shown})
     return {
         "tab": tab,
         "tasks": tab.tasks,
@@ -47,12 +47,14 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
         "note_list": note_list,
         "notes": {row.slug: [numbers[note] for note in row.entry.notes] for row in shown},
         "tiers": [tier for tier in reversed(TIERS) if any(row.tier == tier for row in shown)],
-        "large": LARGE,
         "sizes": SIZES,
         "num_measured": sum(tier != "reported" for tier in tiers),
         "num_reported": sum(tier == "reported" for tier in tiers),
-        "brackets": list(_brackets(found)),
-        "kinds": _kinds(shown),
+        "brackets": {row.bracket: row for row in found[::-1] if row.rank and row.bracket},
+        "kinds": {
+            "architecture": {name: ARCHITECTURES.get(name, name) for name in architectures},
+            "objective": {name: OBJECTIVES.get(name, name) for name in objectives},
+        },
         "cards": {row.gpu for row in shown if row.gpu},
         "compared": [row for row in shown if row.cells][:NUM_COMPARED_ROWS],
         "records": records(found),
@@ -75,20 +77,3 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
             ],
         },
     }  # fmt: skip
-
-
-def _kinds(shown: Sequence[Row]) -> dict[str, dict[str, str]]:
-    """Return the options of the filters: field → value → name."""
-    architectures = {row.entry.model.architecture for row in shown}
-    objectives = {row.entry.model.objective for row in shown}
-    return {
-        "architecture": {name: ARCHITECTURES.get(name, name) for name in sorted(architectures)},
-        "objective": {name: OBJECTIVES.get(name, name) for name in sorted(objectives)},
-    }
-
-
-def _brackets(ranked: Sequence[Row]) -> Iterator[tuple[int, Row]]:
-    for size in SIZES:
-        best = next((row for row in ranked if row.rank and row.bracket == size), None)
-        if best is not None:
-            yield size, best

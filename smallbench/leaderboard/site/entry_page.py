@@ -68,7 +68,10 @@ def entry_page(
     return {
         "entry": entry,
         "row": row,
-        "found": [(BOARDS[name], one, _num_ranked(views[name])) for name, one in found.items()],
+        "found": [
+            (BOARDS[name], one, sum(other.rank is not None for other in views[name]))
+            for name, one in found.items()
+        ],
         "views": [(name, one, _strips(one)) for name, one in tables.items()],
         "losses": points[:: max(1, len(points) // NUM_LOSSES)],
         "curve_data": {"name": entry.name, "points": points},
@@ -80,10 +83,6 @@ def entry_page(
         "num_answers": len(evaluation.evidence.trailers) if evaluation.evidence else 0,
         "sha256": evaluation.sha256,
     }
-
-
-def _num_ranked(rows: Sequence[Row]) -> int:
-    return sum(row.rank is not None for row in rows)
 
 
 def _strips(row: Row) -> dict[str, tuple[str, str]]:

@@ -159,12 +159,6 @@ class Row(BoardRow):
         return [(name, url) for name, url in named.items() if url and url.startswith("https://")]
 
     @property
-    def has_log(self) -> bool:
-        """Whether the entry has a training log."""
-        provenance = self.entry.provenance
-        return provenance is not None and provenance.train_log_sha256 is not None
-
-    @property
     def declared_trials(self) -> int | None:
         """Largest declared number of trials of a task."""
         return None if self.entry.finetune is None else self.entry.finetune.num_trials
