@@ -23,7 +23,7 @@ from smallbench.leaderboard.finding import Finding, Found
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Labels
 from smallbench.leaderboard.scores import RunScores, tasks_of, unranked_reasons
-from smallbench.leaderboard.text import MARKUP, show
+from smallbench.leaderboard.text import MARKUP, show, texts
 from smallbench.leaderboard.tracks import encoder_of, flops_of, logged_flops, protocol_of
 
 Check = Callable[[Submission, RunScores], Found]
@@ -62,7 +62,7 @@ def _tier(submission: Submission, scores: RunScores) -> Found:
 
 
 def _text(submission: Submission, scores: RunScores) -> Found:
-    for place, text in submission.texts:
+    for place, text in texts(submission.entry, ""):
         # Any text is valid in a command and its configuration; pages escape all of it.
         if not place.startswith("provenance.") and MARKUP.search(text):
             yield "flagged", f"{place} looks like markup: {show(text)}"

@@ -78,11 +78,6 @@ class Submission:
     train_log: Sequence[Mapping[str, Any]]
     """Lines of the log, oldest first; empty if there is no log."""
 
-    @property
-    def texts(self) -> list[tuple[str, str]]:
-        """Return every text of the entry with its place: `authors[0]`."""
-        return list(texts(self.entry, ""))
-
 
 def read_submission(folder: Path) -> Submission:
     """Read every file of a folder; raise `Rejected` for the first malformed one."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache as cached
 from functools import partial
 from importlib.resources import files as package_files
 from itertools import chain
@@ -29,13 +31,12 @@ from smallbench.leaderboard.entry import schema
 from smallbench.leaderboard.finding import Finding
 from smallbench.leaderboard.guard import Failure, call_each
 from smallbench.leaderboard.site import exports
-from smallbench.leaderboard.site.board_page import board_page
-from smallbench.leaderboard.site.entry_page import downloads_of, entry_page
-from smallbench.leaderboard.site.environment import environment_of_site
 from smallbench.leaderboard.site.old_site import Note, OldSite
+from smallbench.leaderboard.site.pages import board_page, downloads_of, entry_page
 from smallbench.leaderboard.site.rows import METRICS, Row, rows, task_leads
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.verdict import Evaluation
+from smallbench.report.scale import short
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -187,7 +188,7 @@ def _write(
         "tasks": TASKS,
         "metrics": METRICS,
     }
-    environment = environment_of_site()
+    environment = _environment()
     environment.globals.update(shared)
 
     _copy_static(folder / "static")
@@ -303,5 +304,40 @@ def _copy_static(target: Path) -> None:
         for file in folder.iterdir():
             if file.is_file():
                 (target / prefix / file.name).write_bytes(file.read_bytes())
-    styles = environment_of_site().get_template("styles.css").render()
+    styles = _environment().get_template("styles.css").render()
     (target / "site.css").write_text(styles, encoding="utf-8")
+
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+@cached
+def _environment() -> Environment:
+    """Return the environment; templates of the report's package begin with `report/`."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    def load(name: str) -> str:
+        package = "smallbench.report" if name.startswith("report/") else __package__
+        path = package_files(package) / "templates" / name.removeprefix("report/")
+        return path.read_text(encoding="utf-8")
+
+    environment = Environment(
+        loader=FunctionLoader(load),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["unbroken"] = _unbroken
+    # As `charts.js` writes a count: 7.47B.
+    environment.filters["compact"] = lambda value: short(value).replace(" ", "").replace("G", "B")
+    environment.filters["count"] = lambda value: None if value is None else f"{value:,}"
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    return environment
+
+
+def _unbroken(html: Markup) -> Markup:
+    """Remove line breaks between tags; a browser would keep each as a node."""
+    return type(html)(re.sub(r">\n\s*<", "><", html))
