@@ -73,9 +73,8 @@ class RunScores:
         if missing:
             name = missing[0].task
             drawn = draw_scores(TASKS[name], self.answers(missing), self.gold.labels[name]["dev"])
-            self._draws.update(
-                (run.predictions["dev"], row) for run, row in zip(missing, drawn, strict=True)
-            )
+            paths = [run.predictions["dev"] for run in missing]
+            self._draws.update(zip(paths, drawn, strict=True))
         return np.stack([self._draws[run.predictions["dev"]] for run in runs])
 
     def _compute(self, run: StoredRun) -> RunScore:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache as cached
 from functools import partial
@@ -18,7 +18,7 @@ from importlib.resources import files as package_files
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smallbench import __version__
 from smallbench.errors import DataError, UsageError
@@ -192,20 +192,18 @@ def _write(
     environment.globals.update(shared)
 
     _copy_static(folder / "static")
-    for view, page in ((name, tab.page) for name, tab in BOARDS.items()):
-        content = board_page(views, view)
-        _page(environment.get_template("board.html"), folder, page, "", content)
-    body = _markdown(environment)
-    _page(environment.get_template("submit.html"), folder, "submit.html", "", {"body": body})
     inputs = f"{_code()} {shared}"
     notes = _write_entries(views, folder, environment.get_template("entry.html"), old_site, inputs)
+    board, submit = map(environment.get_template, ("board.html", "submit.html"))
     texts = {
+        "submit.html": submit.render(path="submit.html", root="", body=_markdown(environment)),
         MARKER: exports.json_text(views, rejected),
         "leaderboard.csv": exports.csv_text(views),
         "entry.schema.json": json.dumps(schema(), indent=1, ensure_ascii=False) + "\n",
     }
-    for name in BOARDS:
-        texts[f"{name}.tex"] = exports.latex_text(views[name], BOARDS[name])
+    for name, tab in BOARDS.items():
+        texts[tab.page] = board.render(path=tab.page, root="", **board_page(views, name))
+        texts[f"{name}.tex"] = exports.latex_text(views[name], tab)
     if site_url is not None:
         texts["feed.xml"] = exports.atom_text(views, site_url=site_url)
     for name, text in texts.items():
@@ -272,14 +270,6 @@ def _write_entries(
 
 
 # ---- templates
-
-
-def _page(
-    template: Template, folder: Path, path: str, root: str, content: Mapping[str, Any]
-) -> None:
-    target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(template.render(path=path, root=root, **content), encoding="utf-8")
 
 
 def _markdown(environment: Environment) -> Markup:
