@@ -248,15 +248,11 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
         if choice:
             chosen[name] = chosen_rate(choice)
             rows[name] = choice[0].data_sha256.get(CHOICE, "")
-    counted = [
-        run.settings
-        for run in runs
-        if run.settings.split == CHOICE
-        or run.settings.learning_rate == chosen.get(run.settings.task)
-    ]
+    settings = [run.settings for run in runs]
+    counted = [s for s in settings if s.split == CHOICE or s.learning_rate == chosen.get(s.task)]
     return Finetune(
         protocol=_protocol(counted, chosen),
-        learning_rates=tuple(sorted({run.settings.learning_rate for run in runs})),
+        learning_rates=tuple(sorted({s.learning_rate for s in settings})),
         chosen=chosen,
         choice_sha256={name: sha256 for name, sha256 in rows.items() if sha256},
         num_trials=max(trials),

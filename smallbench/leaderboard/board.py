@@ -22,7 +22,7 @@ from smallbench.leaderboard.ranking import (
 from smallbench.leaderboard.scores import VIEWS, View, ViewName
 from smallbench.leaderboard.statistics import Floats, Interval
 from smallbench.leaderboard.text import show
-from smallbench.leaderboard.track_table import TRACKS, Track
+from smallbench.leaderboard.track_table import TRACKS
 from smallbench.leaderboard.verdict import Evaluation
 from smallbench.templates import from_template
 
@@ -45,15 +45,17 @@ class Board:
     """Tasks over which AVG is the mean."""
 
 
-def _board_of(name: BoardName, track: Track) -> Board:
-    tasks = {task: TASKS[task] for task in track.tasks}
-    return Board(
-        name, "robust", track.title, track.page, track.rule, track.name, track.protocol, tasks
-    )
-
-
 BOARDS: Mapping[BoardName, Board] = {
-    name: _board_of(name, track)
+    name: Board(
+        name=name,
+        view="robust",
+        title=track.title,
+        page=track.page,
+        rule=track.rule,
+        track=track.name,
+        protocol=track.protocol,
+        tasks={task: TASKS[task] for task in track.tasks},
+    )
     for name, track in zip(("robust", *list(TRACKS)[1:]), TRACKS.values(), strict=True)
 } | {
     "paper": Board(

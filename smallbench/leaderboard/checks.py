@@ -95,15 +95,12 @@ def _reported(submission: Submission, scores: RunScores) -> Found:
     for name, score in reported.scores.items():
         task = TASKS[name]
         if task.ranking_metric == "accuracy":
-            num, unit = task.split("dev").num_rows, 10.0 ** -_decimals(score)
+            decimals = len(f"{score:.6f}".rstrip("0").partition(".")[2])
+            num, unit = task.split("dev").num_rows, 10.0**-decimals
             # Rounded or truncated behind the last digit, as in the paper.
             most = math.floor((score + unit) / 100 * num - 1e-9)
             if 100 * most / num < score - unit / 2 - 1e-9:
                 yield "flagged", f"{name} {score} is not k/{num} for any k: no accuracy of a run"
-
-
-def _decimals(score: float) -> int:
-    return len(f"{score:.6f}".rstrip("0").partition(".")[2])
 
 
 # ---- the model and its pretraining

@@ -92,13 +92,10 @@ class Repetition:
                 raise DataError(f"{command[1]} ended with exit code {code}; nothing was compared")
         slug = self._claimed.entry.slug
         again = self._place / "entry" / slug
-        author = Author(
-            None, ("keepers",), "CC0-1.0", self._claimed.entry.date, contains_glue=False
-        )
         if not again.exists():
-            write_new_entry(
-                again, run_dir=self._place / "run", glue=self._place / "glue", author=author
-            )
+            day, run, glue = self._claimed.entry.date, self._place / "run", self._place / "glue"
+            author = Author(None, ("keepers",), "CC0-1.0", day, contains_glue=False)
+            write_new_entry(again, run_dir=run, glue=glue, author=author)
         pair = evaluate_each([self._claimed.folder, again], gold, cache=cache)
         found = list(_agreements((self._claimed, pair[0]), (read_submission(again), pair[1])))
         lines = [f"{'ok' if holds else 'DIFFERS':<8} {sentence}" for holds, sentence in found]
