@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,15 +88,13 @@ def _problems_of(path: str, mode: str) -> list[str]:
     return []
 
 
-def _collisions(paths: Sequence[str]) -> list[str]:
-    """Return a problem for paths that are equal on a file system that ignores case."""
+def _collisions(paths: Sequence[str]) -> Iterator[str]:
+    """Yield a problem for paths that are equal on a file system that ignores case."""
     seen: dict[str, str] = {}
-    found = []
     for path in paths:
         other = seen.setdefault(path.casefold(), path)
         if other != path:
-            found.append(f"{show(path)} and {show(other)} differ only in case")
-    return found
+            yield f"{show(path)} and {show(other)} differ only in case"
 
 
 def _changed_modes(repository: Path, base: str, head: str) -> dict[str, str]:
@@ -108,9 +106,8 @@ def _changed_modes(repository: Path, base: str, head: str) -> dict[str, str]:
 
 
 def _paths(repository: Path, commit: str) -> list[str]:
-    return _git(repository, "ls-tree", "-r", "-z", "--name-only", commit, f"{ROOT}/").split("\0")[
-        :-1
-    ]
+    output = _git(repository, "ls-tree", "-r", "-z", "--name-only", commit, f"{ROOT}/")
+    return output.split("\0")[:-1]
 
 
 def _git(repository: Path, *words: str) -> str:

@@ -64,8 +64,7 @@ def shared_parts(
     """Return each of `folders` with the findings about what it shares with other entries."""
     found: dict[Path, list[Finding]] = {folder: [] for folder in folders}
     answers = {folder: one.answers for folder, one in evidence.items()}
-    entries = {folder: one.entry for folder, one in evidence.items()}
-    shared = (copied_answers(evidence), near_copies(answers), shared_claims(entries))
+    shared = (copied_answers(evidence), near_copies(answers), shared_claims(evidence))
     for folder, check, reason in chain(*shared):
         if folder in found:
             found[folder].append(Finding(check, "flagged", reason))
@@ -156,11 +155,11 @@ def _near_pairs(length: int, answers: Sequence[NDArray[Any]]) -> list[tuple[int,
 # ---- logs, weights, configurations, names
 
 
-def shared_claims(entries: Mapping[Path, Entry]) -> Shared:
+def shared_claims(evidence: Mapping[Path, Evidence]) -> Shared:
     """Find names that look alike, and equal logs, weights and configurations."""
     seen: dict[tuple[str, Any], list[Path]] = {}
-    for folder, entry in entries.items():
-        for key in _claims(entry):
+    for folder, one in evidence.items():
+        for key in _claims(one.entry):
             seen.setdefault(key, []).append(folder)
     for (what, _), places in seen.items():
         for place in places:

@@ -49,7 +49,7 @@ class ReportedRow:
 
 
 _ROWS = json.loads(package_files(__package__).joinpath("reported.json").read_text(encoding="utf-8"))
-REPORTED = tuple(ReportedRow(**row) for row in _ROWS)
+REPORTED = tuple(ReportedRow(**{**row, "notes": tuple(row["notes"])}) for row in _ROWS)
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def local_rows(runs: Iterable[RunResult]) -> list[TableRow]:
 
     Raises `DataError` if runs of one task are not repetitions of each other.
     """
-    summaries = [summarize(group) for group in group_runs(runs)]
-    return [_local_row(summary) for summary in summaries]
+    return [_local_row(summarize(group)) for group in group_runs(runs)]
 
 
 def _local_row(summary: Summary) -> TableRow:

@@ -1,4 +1,4 @@
-"""The board for programs: JSON, CSV and an Atom feed."""
+"""The board for programs: JSON, CSV, LaTeX and an Atom feed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ Views = Mapping[BoardName, Sequence[Row]]
 def json_text(views: Views, rejected: Sequence[str]) -> str:
     """Return `leaderboard.json`: every row of each view, in order, a line each."""
     note = "The views are rankings by themselves and are never merged; scores are x 100."
-    of_views = []
-    for name, rows in views.items():
-        lines = ",\n  ".join(_json(row.values) for row in rows)
-        of_views.append(f"{_json(name)}: [\n  {lines}\n ]")
+    lines = {name: ",\n  ".join(_json(row.values) for row in rows) for name, rows in views.items()}
+    of_views = [f"{_json(name)}: [\n  {text}\n ]" for name, text in lines.items()]
     parts = {"schema_version": _json(SCHEMA_VERSION), "note": _json(note)}
     parts |= {"views": f"{{{', '.join(of_views)}}}", "rejected": _json(list(rejected))}
     return "{\n " + ",\n ".join(f"{_json(key)}: {text}" for key, text in parts.items()) + "\n}\n"
