@@ -7,7 +7,7 @@ adds what no run records: who, under which licence, at what price.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,17 +101,13 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
     _require_same_model(runs, record, last_step=records[-1]["step"], glue=glue)
     log = chained(log_records(metrics), config_digest=record["config_digest"])
     stored, predictions = _predictions(runs, glue)
-    entry = Entry(
-        schema_version=SCHEMA_VERSION,
-        slug=out.resolve().name,
-        name=author.name or record["config"]["recipe"],
-        date=author.date,
-        authors=author.authors,
-        contact=author.contact,
-        license=author.license,
-        links=author.links,
+    for plugin in record.get("plugins", ()):
+        predictions |= {plugin_path(n): text.encode() for n, text in plugin["files"].items()}
+    entry = _entry_of(
+        out,
+        author,
+        record["config"]["recipe"],
         tier="logged",
-        notes=author.notes,
         model=model_of(record["config"], runs[0].settings.num_parameters),
         data=data_of(record, records[-1]["tokens"], contains_glue=author.contains_glue),
         pretrain=pretrain_of(record, metrics, records),
@@ -122,13 +118,8 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
             record, log_sha256=log[-1]["sha256"], image_digest=author.image_digest
         ),
     )
-    for plugin in record.get("plugins", ()):
-        predictions |= {plugin_path(n): text.encode() for n, text in plugin["files"].items()}
     write_entry(out, entry, runs=stored, predictions=predictions, train_log=log)
-    try:
-        read_submission(out)
-    except Rejected as error:
-        raise DataError(f"{out} is written, but would be rejected: {error.reason}") from None
+    _require_valid(out)
     return entry
 
 
@@ -146,17 +137,12 @@ def write_random_entry(
     if summary.average is None or missing or not summary.random_init:
         raise DataError(f"not all runs of {protocol} on random weights: {missing or 'incomplete'}")
     recipe = record["config"]["recipe"]
-    entry = Entry(
-        schema_version=SCHEMA_VERSION,
-        slug=out.resolve().name,
-        name=author.name or f"{recipe}, random weights",
-        date=author.date,
-        authors=author.authors,
-        contact=author.contact,
-        license=author.license,
-        links=author.links,
+    note = "A reference, not ranked: the baseline that pretraining must beat."
+    entry = _entry_of(
+        out,
+        replace(author, notes=(note, *author.notes)),
+        f"{recipe}, random weights",
         tier="reported",
-        notes=("A reference, not ranked: the baseline that pretraining must beat.", *author.notes),
         model=model_of(record["config"], summary.num_parameters),
         reported=Reported(
             f"random weights of {recipe}, fine-tuned by protocol {protocol}",
@@ -166,11 +152,30 @@ def write_random_entry(
         ),
     )
     write_entry(out, entry)
+    _require_valid(out)
+    return entry
+
+
+def _entry_of(out: Path, author: Author, name: str, **content: Any) -> Entry:
+    return Entry(
+        schema_version=SCHEMA_VERSION,
+        slug=out.resolve().name,
+        name=author.name or name,
+        date=author.date,
+        authors=author.authors,
+        contact=author.contact,
+        license=author.license,
+        links=author.links,
+        notes=author.notes,
+        **content,
+    )
+
+
+def _require_valid(out: Path) -> None:
     try:
         read_submission(out)
     except Rejected as error:
         raise DataError(f"{out} is written, but would be rejected: {error.reason}") from None
-    return entry
 
 
 # ---- what belongs together
@@ -236,24 +241,21 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
                     f"the GLUE runs mix {key} {different[key][0]!r} and {different[key][1]!r}; "
                     "an entry needs one setting for all tasks"
                 )
-    chosen, rows = {}, {}
+    chosen, rows, trials = {}, {}, []
     for name in TASKS:
         choice = [run for run in _of(runs, name) if run.settings.split == CHOICE]
+        trials.append(len(_of(runs, name)) - len(choice))
         if choice:
             chosen[name] = chosen_rate(choice)
             rows[name] = choice[0].data_sha256.get(CHOICE, "")
-    counted = [
-        run.settings
-        for run in runs
-        if run.settings.split == CHOICE
-        or run.settings.learning_rate == chosen.get(run.settings.task)
-    ]
+    settings = [run.settings for run in runs]
+    counted = [s for s in settings if s.split == CHOICE or s.learning_rate == chosen.get(s.task)]
     return Finetune(
         protocol=_protocol(counted, chosen),
-        learning_rates=tuple(sorted({run.settings.learning_rate for run in runs})),
+        learning_rates=tuple(sorted({s.learning_rate for s in settings})),
         chosen=chosen,
         choice_sha256={name: sha256 for name, sha256 in rows.items() if sha256},
-        num_trials=max(len(_dev(runs, name)) for name in TASKS),
+        num_trials=max(trials),
         **{key: first[key] for key in SHARED_SETTINGS},
     )
 
@@ -272,11 +274,7 @@ def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun]
     for name, task in TASKS.items():
         for run in _of(runs, name):
             s = run.settings
-            trial: dict[str, Any] = {
-                "learning_rate": s.learning_rate,
-                "seed": s.seed,
-                "epochs": s.epochs,
-            }
+            trial: dict[str, Any] = {k: getattr(s, k) for k in ("learning_rate", "seed", "epochs")}
             paths = {}
             for split in s.scored_splits:
                 path = predictions_path(name, split=split, **trial)
@@ -291,7 +289,3 @@ def _predictions(runs: Sequence[RunResult], glue: Path) -> tuple[list[StoredRun]
 
 def _of(runs: Sequence[RunResult], task: str) -> list[RunResult]:
     return [run for run in runs if run.settings.task == task]
-
-
-def _dev(runs: Sequence[RunResult], task: str) -> list[RunResult]:
-    return [run for run in _of(runs, task) if run.settings.split != CHOICE]

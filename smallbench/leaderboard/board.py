@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from smallbench.glue.protocols import NOTHING, PROTOCOLS
+from smallbench.glue.protocols import PROTOCOLS
 from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import Entry
-from smallbench.leaderboard.markdown_table import escape, markdown_line
+from smallbench.leaderboard.markdown_table import escape
 from smallbench.leaderboard.ranking import (
-    Differences,
     RankRange,
     differences,
     failure_rates,
@@ -25,6 +24,7 @@ from smallbench.leaderboard.statistics import Floats, Interval
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.track_table import TRACKS
 from smallbench.leaderboard.verdict import Evaluation
+from smallbench.templates import from_template
 
 BoardName = str
 """`robust` (the first track), another track's name, or `paper`."""
@@ -45,22 +45,30 @@ class Board:
     """Tasks over which AVG is the mean."""
 
 
-def _boards() -> dict[BoardName, Board]:
-    found = {}
-    for number, track in enumerate(TRACKS.values()):
-        name = track.name if number else "robust"
-        tasks = {task: TASKS[task] for task in track.tasks}
-        found[name] = Board(
-            name, "robust", track.title, track.page, track.rule, track.name, track.protocol, tasks
-        )
-    rule = "best dev score of all trials, and scores reported elsewhere"
-    found["paper"] = Board(
-        "paper", "paper", "Best dev scores", "paper.html", rule, None, "paper", TASKS
+BOARDS: Mapping[BoardName, Board] = {
+    name: Board(
+        name=name,
+        view="robust",
+        title=track.title,
+        page=track.page,
+        rule=track.rule,
+        track=track.name,
+        protocol=track.protocol,
+        tasks={task: TASKS[task] for task in track.tasks},
     )
-    return found
-
-
-BOARDS: Mapping[BoardName, Board] = _boards()
+    for name, track in zip(("robust", *list(TRACKS)[1:]), TRACKS.values(), strict=True)
+} | {
+    "paper": Board(
+        name="paper",
+        view="paper",
+        title="Best dev scores",
+        page="paper.html",
+        rule="best dev score of all trials, and scores reported elsewhere",
+        track=None,
+        protocol="paper",
+        tasks=TASKS,
+    )
+}
 """In the order of the tabs."""
 
 
@@ -79,10 +87,14 @@ class BoardRow:
     """Slugs of the entries that this one leads."""
     interval: Interval | None = None
     """Of AVG, with the failure rate of all runs in this view."""
-    place: int | None = None
-    """In `together`."""
-    together: Differences | None = None
-    """The simultaneous ranges of all pairs of this view."""
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Task to its score × 100, computed or reported."""
+        if self.view is not None:
+            return {name: cell.score for name, cell in self.view.tasks.items()}
+        assert self.entry.reported is not None
+        return self.entry.reported.scores
 
 
 def board_rows(evaluations: Iterable[Evaluation], name: BoardName) -> list[BoardRow]:
@@ -107,76 +119,34 @@ def board_rows(evaluations: Iterable[Evaluation], name: BoardName) -> list[Board
         if found is not None:
             rows.append(BoardRow(entry, evaluation, found, found.average, None))
     rows.sort(key=lambda row: (row.average is None, -(row.average or 0.0), row.entry.slug))
-    scored = {
-        row.entry.slug: one
-        for row in rows
-        if row.view is not None and (one := row.view.scored) is not None
-    }
+    places = [place for place, row in enumerate(rows) if row.view and row.view.scored]
+    scored = [one for row in rows if row.view and (one := row.view.scored)]
     if not scored:
         return rows
-    entries = list(scored.values())
-    together = differences(entries)
-    rates = failure_rates(entries, len(entries[0].draws))
-    ranks = rank_ranges(together.leads)
-    places = {slug: number for number, slug in enumerate(scored)}
-    return [
-        _placed(row, places, together, ranks, score_interval(scored[row.entry.slug], rates))
-        if row.entry.slug in places
-        else row
-        for row in rows
-    ]
-
-
-def _placed(
-    row: BoardRow,
-    places: Mapping[str, int],
-    together: Differences,
-    ranks: Sequence[RankRange],
-    sure: Interval,
-) -> BoardRow:
-    place, slugs = places[row.entry.slug], list(places)
-    leads = frozenset(slugs[other] for other in np.flatnonzero(together.leads[place]))
-    return replace(row, rank=ranks[place], leads=leads, interval=sure, place=place,
-                   together=together)  # fmt: skip
+    together, slugs = differences(scored), [rows[place].entry.slug for place in places]
+    rates, ranks = failure_rates(scored, len(scored[0].draws)), rank_ranges(together.leads)
+    for number, place in enumerate(places):
+        rows[place] = replace(
+            rows[place],
+            rank=ranks[number],
+            leads=frozenset(slugs[other] for other in np.flatnonzero(together.leads[number])),
+            interval=score_interval(scored[number], rates),
+        )
+    return rows
 
 
 def render_board(evaluations: Sequence[Evaluation]) -> str:
     """Return every board as a Markdown table, one after the other."""
-    parts = []
-    for name, tab in BOARDS.items():
-        columns = [task.column for task in tab.tasks.values()]
-        header = ["Rank", "Model", "Tier", "Params", *columns, "AVG", "95 % interval"]
-        protocol = f"{tab.protocol}: {PROTOCOLS[tab.protocol].score_is}"
-        parts += [f"## {tab.title}", "", f"{tab.rule}. {protocol}.", "", markdown_line(header)]
-        parts.append("|--:|---|---|" + "--:|" * (len(header) - 3))
-        parts += [markdown_line(_cells(row, tab)) for row in board_rows(evaluations, name)]
-        parts.append("")
-    rejected = [show(evaluation.folder.name) for evaluation in evaluations if evaluation.rejected]
-    if rejected:
-        parts += [f"Rejected and not shown: {', '.join(map(escape, rejected))}", ""]
-    return "\n".join(parts)
-
-
-def _cells(row: BoardRow, tab: Board) -> list[str]:
-    if row.view is not None:
-        scores = {name: cell.score for name, cell in row.view.tasks.items()}
-        sure = row.interval
-    else:
-        assert row.entry.reported is not None
-        scores, sure = dict(row.entry.reported.scores), None
-    return [
-        str(row.rank or NOTHING),
-        escape(row.entry.name),
-        f"*{row.evaluation.tier}*",
-        f"{row.entry.model.num_parameters / 1e6:.1f}M",
-        *(_number(scores.get(name)) for name in tab.tasks),
-        _number(row.average),
-        NOTHING if sure is None else f"{sure.low:.2f} to {sure.high:.2f}",
-    ]
-
-
-def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.2f}"
+    return from_template(
+        __package__,
+        "boards.md",
+        boards=[(tab, board_rows(evaluations, name)) for name, tab in BOARDS.items()],
+        protocols=PROTOCOLS,
+        rejected=[
+            show(evaluation.folder.name) for evaluation in evaluations if evaluation.rejected
+        ],
+        escape=escape,
+    )
 
 
 # ---- two entries

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,6 @@ ROOT = "submissions"
 SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 FILES = {ENTRY_FILE, RUNS_FILE, LOG_FILE}
 PLAIN_FILE, ABSENT = "100644", "000000"
-
-
-@dataclass(frozen=True)
-class Change:
-    """One path that differs between two commits."""
-
-    path: str
-    old_mode: str
-    new_mode: str
 
 
 @dataclass(frozen=True)
@@ -50,16 +41,16 @@ def read_request(repository: Path, *, base: str = "HEAD^1", head: str = "HEAD",
     set). Without it, existing entries and `verified.json` must not change. Raises `DataError` if a
     commit cannot be read.
     """
-    changes = _changes(repository, base, head)
-    if not any(_is_submission(change.path) for change in changes):
+    modes = _changed_modes(repository, base, head)
+    if not any(path.split("/")[0].casefold() == ROOT for path in modes):
         return Request(None, ())
-    if [change.path for change in changes] == [f"{ROOT}/{VERIFIED_FILE}"]:
+    if [*modes] == [f"{ROOT}/{VERIFIED_FILE}"]:
         problem = f"only keepers of the board may change {VERIFIED_FILE}"
-        is_plain = changes[0].new_mode == PLAIN_FILE
+        is_plain = [*modes.values()] == [PLAIN_FILE]
         return Request(None, () if keeper and is_plain else (problem,))
     before = _paths(repository, base)
-    problems = [p for change in changes for p in _problems_of(change)]
-    slugs = sorted({c.path.split("/")[1] for c in changes if c.path.startswith(f"{ROOT}/")})
+    problems = [p for path, mode in modes.items() for p in _problems_of(path, mode)]
+    slugs = sorted({path.split("/")[1] for path in modes if path.startswith(f"{ROOT}/")})
     if len(slugs) > 1:
         problems.append(f"it touches {len(slugs)} entries: {', '.join(map(show, slugs[:5]))}; "
                         "open one pull request for each")  # fmt: skip
@@ -75,14 +66,9 @@ def read_request(repository: Path, *, base: str = "HEAD^1", head: str = "HEAD",
     return Request(slugs[0] if len(slugs) == 1 and remains else None, tuple(problems))
 
 
-def _is_submission(path: str) -> bool:
-    first = path.split("/")[0]
-    return first.casefold() == ROOT
-
-
-def _problems_of(change: Change) -> list[str]:
-    place = show(change.path)
-    parts = change.path.split("/")
+def _problems_of(path: str, mode: str) -> list[str]:
+    place = show(path)
+    parts = path.split("/")
     if parts[0] != ROOT:
         return [
             f"{place} is not a file of an entry; a pull request with an entry changes nothing else"
@@ -96,38 +82,32 @@ def _problems_of(change: Change) -> list[str]:
     if len(parts) < 3 or not SLUG.fullmatch(parts[1]) or not is_known:
         known = f"{', '.join(sorted(FILES))} and {PREDICTIONS_FOLDER}/*.tsv.gz"
         return [f"{place} is not a file of an entry ({ROOT}/SLUG/ with {known})"]
-    if change.new_mode not in (PLAIN_FILE, ABSENT):
-        return [f"{place} has mode {change.new_mode} (a link, a program or a repository); "
+    if mode not in (PLAIN_FILE, ABSENT):
+        return [f"{place} has mode {mode} (a link, a program or a repository); "
                 "expected a plain file"]  # fmt: skip
     return []
 
 
-def _collisions(paths: Sequence[str]) -> list[str]:
-    """Return a problem for paths that are equal on a file system that ignores case."""
+def _collisions(paths: Sequence[str]) -> Iterator[str]:
+    """Yield a problem for paths that are equal on a file system that ignores case."""
     seen: dict[str, str] = {}
-    found = []
     for path in paths:
         other = seen.setdefault(path.casefold(), path)
         if other != path:
-            found.append(f"{show(path)} and {show(other)} differ only in case")
-    return found
+            yield f"{show(path)} and {show(other)} differ only in case"
 
 
-def _changes(repository: Path, base: str, head: str) -> list[Change]:
+def _changed_modes(repository: Path, base: str, head: str) -> dict[str, str]:
+    """Return each path that differs between two commits with its new mode."""
     output = _git(repository, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-textconv",
                   "--no-ext-diff", base, head)  # fmt: skip
     words = output.split("\0")[:-1]
-    found = []
-    for about, path in zip(words[::2], words[1::2], strict=True):
-        old_mode, new_mode, *_ = about.lstrip(":").split()
-        found.append(Change(path, old_mode, new_mode))
-    return found
+    return {path: about.split()[1] for about, path in zip(words[::2], words[1::2], strict=True)}
 
 
 def _paths(repository: Path, commit: str) -> list[str]:
-    return _git(repository, "ls-tree", "-r", "-z", "--name-only", commit, f"{ROOT}/").split("\0")[
-        :-1
-    ]
+    output = _git(repository, "ls-tree", "-r", "-z", "--name-only", commit, f"{ROOT}/")
+    return output.split("\0")[:-1]
 
 
 def _git(repository: Path, *words: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Mapping
-from datetime import date
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from smallbench.leaderboard.finding import Finding, Found
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Labels
 from smallbench.leaderboard.scores import RunScores, tasks_of, unranked_reasons
-from smallbench.leaderboard.text import MARKUP, show
+from smallbench.leaderboard.text import MARKUP, show, texts
 from smallbench.leaderboard.tracks import encoder_of, flops_of, logged_flops, protocol_of
 
 Check = Callable[[Submission, RunScores], Found]
@@ -63,20 +62,13 @@ def _tier(submission: Submission, scores: RunScores) -> Found:
 
 
 def _text(submission: Submission, scores: RunScores) -> Found:
-    for place, text in submission.texts:
+    for place, text in texts(submission.entry, ""):
         # Any text is valid in a command and its configuration; pages escape all of it.
         if not place.startswith("provenance.") and MARKUP.search(text):
             yield "flagged", f"{place} looks like markup: {show(text)}"
         marks = "".join("x" if unicodedata.category(c) in ("Mn", "Me") else " " for c in text)
         if "x" * (MAX_MARKS + 1) in marks:
             yield "flagged", f"{place} has too many combining marks on one letter"
-
-
-def _date(submission: Submission, scores: RunScores) -> Found:
-    try:
-        date.fromisoformat(submission.entry.date)
-    except ValueError:
-        yield "rejected", f"Invalid date {submission.entry.date}: there is no such day"
 
 
 def _links(submission: Submission, scores: RunScores) -> Found:
@@ -103,15 +95,12 @@ def _reported(submission: Submission, scores: RunScores) -> Found:
     for name, score in reported.scores.items():
         task = TASKS[name]
         if task.ranking_metric == "accuracy":
-            num, unit = task.split("dev").num_rows, 10.0 ** -_decimals(score)
+            decimals = len(f"{score:.6f}".rstrip("0").partition(".")[2])
+            num, unit = task.split("dev").num_rows, 10.0**-decimals
             # Rounded or truncated behind the last digit, as in the paper.
             most = math.floor((score + unit) / 100 * num - 1e-9)
             if 100 * most / num < score - unit / 2 - 1e-9:
                 yield "flagged", f"{name} {score} is not k/{num} for any k: no accuracy of a run"
-
-
-def _decimals(score: float) -> int:
-    return len(f"{score:.6f}".rstrip("0").partition(".")[2])
 
 
 # ---- the model and its pretraining
@@ -136,15 +125,12 @@ def _model(submission: Submission, scores: RunScores) -> Found:
         yield "not done", f"parameters of {model.architecture!r} cannot be counted here"
         return
     count = count_parameters(encoder)
-    claims = (
-        ("num_parameters", model.num_parameters, count.total),
-        (
-            "num_parameters_without_embeddings",
-            model.num_parameters_without_embeddings,
-            count.without_embeddings,
-        ),
-    )
-    for name, claimed, counted in claims:
+    counts = {
+        "num_parameters": count.total,
+        "num_parameters_without_embeddings": count.without_embeddings,
+    }
+    for name, counted in counts.items():
+        claimed = getattr(model, name)
         if claimed is not None and abs(claimed / counted - 1) > PERCENT:
             yield "rejected", f"{name} {claimed:,}, but the sizes give {counted:,}"
 
@@ -344,20 +330,10 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
             yield "flagged", f"not {finetune.protocol}, so not ranked: {reason}"
 
 
-def _each(*checks: Check) -> Check:
-    """Combine several checks under one name."""
-
-    def check(submission: Submission, scores: RunScores) -> Found:
-        for one in checks:
-            yield from one(submission, scores)
-
-    return check
-
-
 CHECKS: Mapping[str, Check] = {
     "tier": _tier,
     "text": _text,
-    "date": _each(_date, claims.date_in_range),
+    "date": claims.date_in_range,
     "links": _links,
     "reported": _reported,
     "model": _model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics
@@ -24,7 +25,11 @@ NO_POSITION_TABLE = ("deberta",)
 
 
 def date_in_range(submission: Submission, scores: RunScores) -> Found:
-    """The date is not before the benchmark's."""
+    """The date exists and is not before the benchmark's."""
+    try:
+        date.fromisoformat(submission.entry.date)
+    except ValueError:
+        yield "rejected", f"Invalid date {submission.entry.date}: there is no such day"
     if submission.entry.date < FIRST_DATE:
         yield "rejected", f"date {submission.entry.date} is before the benchmark ({FIRST_DATE})"
 
@@ -47,11 +52,9 @@ def digests(submission: Submission, scores: RunScores) -> Found:
 
 def price(submission: Submission, scores: RunScores) -> Found:
     """A price is not zero; null is unknown."""
-    hardware, energy = submission.entry.measured.hardware, submission.entry.measured.energy
-    for name, value in (
-        ("hardware.usd_per_hour", hardware.usd_per_hour),
-        ("energy.kwh", energy.kwh),
-    ):
+    entry = submission.entry.measured
+    prices = {"hardware.usd_per_hour": entry.hardware.usd_per_hour, "energy.kwh": entry.energy.kwh}
+    for name, value in prices.items():
         if value == 0:
             yield "rejected", f"{name} is 0; expected null if it is not known"
 
@@ -64,14 +67,10 @@ def positions(submission: Submission, scores: RunScores) -> Found:
     table = model.max_position_embeddings
     if model.architecture in NO_POSITION_TABLE or table is None:
         return
-    if table < longest:
-        yield "rejected", f"max_position_embeddings {table} is shorter than inputs of {longest}"
-    if table < entry.finetune.max_length:
-        yield (
-            "rejected",
-            f"max_position_embeddings {table} is shorter than finetune.max_length "
-            f"{entry.finetune.max_length}",
-        )
+    tuned = entry.finetune.max_length
+    for what, least in ((f"inputs of {longest}", longest), (f"finetune.max_length {tuned}", tuned)):
+        if table < least:
+            yield "rejected", f"max_position_embeddings {table} is shorter than {what}"
 
 
 def splits(submission: Submission, scores: RunScores) -> Found:

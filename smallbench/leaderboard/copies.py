@@ -64,8 +64,7 @@ def shared_parts(
     """Return each of `folders` with the findings about what it shares with other entries."""
     found: dict[Path, list[Finding]] = {folder: [] for folder in folders}
     answers = {folder: one.answers for folder, one in evidence.items()}
-    entries = {folder: one.entry for folder, one in evidence.items()}
-    shared = (copied_answers(evidence), near_copies(answers), shared_claims(entries))
+    shared = (copied_answers(evidence), near_copies(answers), shared_claims(evidence))
     for folder, check, reason in chain(*shared):
         if folder in found:
             found[folder].append(Finding(check, "flagged", reason))
@@ -124,17 +123,13 @@ def near_copies(answers: Mapping[Path, Answers]) -> Shared:
             if task in of_folder:
                 groups.setdefault(of_folder[task].shape[1], []).append(folder)
         for length, places in groups.items():
-            pairs = _near_pairs(length, [answers[place][task] for place in places])
-            for a, b, rows, usual in pairs:
+            for a, b, rows, usual in _near_pairs(length, [answers[p][task] for p in places]):
                 for one, other in ((places[a], places[b]), (places[b], places[a])):
-                    yield (
-                        one,
-                        "copies",
-                        (
-                            f"{task}: a run differs from one of {show(other.name)} in {rows} rows, "
-                            f"while seeds of one model differ in {usual}"
-                        ),
+                    reason = (
+                        f"{task}: a run differs from one of {show(other.name)} in {rows} rows, "
+                        f"while seeds of one model differ in {usual}"
                     )
+                    yield one, "copies", reason
 
 
 def _near_pairs(length: int, answers: Sequence[NDArray[Any]]) -> list[tuple[int, int, int, int]]:
@@ -160,11 +155,11 @@ def _near_pairs(length: int, answers: Sequence[NDArray[Any]]) -> list[tuple[int,
 # ---- logs, weights, configurations, names
 
 
-def shared_claims(entries: Mapping[Path, Entry]) -> Shared:
+def shared_claims(evidence: Mapping[Path, Evidence]) -> Shared:
     """Find names that look alike, and equal logs, weights and configurations."""
     seen: dict[tuple[str, Any], list[Path]] = {}
-    for folder, entry in entries.items():
-        for key in _claims(entry):
+    for folder, one in evidence.items():
+        for key in _claims(one.entry):
             seen.setdefault(key, []).append(folder)
     for (what, _), places in seen.items():
         for place in places:
@@ -174,16 +169,11 @@ def shared_claims(entries: Mapping[Path, Entry]) -> Shared:
                 yield place, check, f"{what} {show(others[0].name)}"
 
 
-def _claims(entry: Entry) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = [("name resembles that of", skeleton(entry.name))]
-    if entry.reported is not None:
-        return found
-    measured = entry.measured
-    provenance = measured.provenance
-    if provenance.train_log_sha256 is not None:
-        found.append(("the training log equals that of", provenance.train_log_sha256))
-    found.append(("the weights equal those of", measured.finetune.model_sha256))
-    found.append(
-        ("the configuration, including its seed, equals that of", provenance.config_digest)
-    )
-    return found
+def _claims(entry: Entry) -> Iterator[tuple[str, Any]]:
+    yield "name resembles that of", skeleton(entry.name)
+    if entry.provenance is not None:
+        if entry.provenance.train_log_sha256 is not None:
+            yield "the training log equals that of", entry.provenance.train_log_sha256
+        yield "the weights equal those of", entry.measured.finetune.model_sha256
+        digest = entry.provenance.config_digest
+        yield "the configuration, including its seed, equals that of", digest

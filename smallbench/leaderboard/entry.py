@@ -17,11 +17,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -267,17 +267,7 @@ class StoredRun:
     """Set if the entry has several pretrainings of its recipe; None: `pretrain.seed`."""
 
 
-SECTIONS: dict[str, type] = {
-    "links": Links,
-    "model": Model,
-    "data": Data,
-    "pretrain": Pretrain,
-    "hardware": Hardware,
-    "energy": Energy,
-    "finetune": Finetune,
-    "provenance": Provenance,
-    "reported": Reported,
-}
+SECTIONS = {"links": Links, **get_type_hints(MeasuredSections), "reported": Reported}
 
 
 def entry_from_dict(content: Mapping[str, Any]) -> Entry:
@@ -294,15 +284,7 @@ def entry_from_dict(content: Mapping[str, Any]) -> Entry:
 
 def entry_to_dict(entry: Entry) -> dict[str, Any]:
     """Return the content of `entry.json`: the inverse of `entry_from_dict`."""
-
-    def plain(value: Any) -> Any:
-        if is_dataclass(value):
-            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        if isinstance(value, tuple):
-            return [plain(part) for part in value]
-        return dict(value) if isinstance(value, Mapping) else value
-
-    content: dict[str, Any] = plain(entry)
+    content = config.to_dict(entry)
     return {k: v for k, v in content.items() if v is not None or k not in SECTIONS}
 
 
@@ -416,17 +398,12 @@ def write_entry(
     for path, content in (predictions or {}).items():
         files.write_bytes(folder / path, content)
     if runs:
-        files.write_text(folder / RUNS_FILE, _lines(map(_run_to_dict, runs)))
+        plain = map(config.to_dict, runs)
+        known = ({key: value for key, value in run.items() if value is not None} for run in plain)
+        files.write_text(folder / RUNS_FILE, _lines(known))
     if train_log:
         files.write_text(folder / LOG_FILE, _lines(train_log))
     files.write_json(folder / ENTRY_FILE, entry_to_dict(entry))
-
-
-def _run_to_dict(run: StoredRun) -> dict[str, Any]:
-    content = config.to_dict(run)
-    if run.pretraining_seed is None:
-        del content["pretraining_seed"]
-    return content
 
 
 def _lines(records: Iterable[Mapping[str, Any]]) -> str:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from smallbench.leaderboard.entry import (
 )
 from smallbench.leaderboard.finding import Rejected
 from smallbench.leaderboard.predictions import MAX_PREDICTIONS_BYTES, parse_predictions
-from smallbench.leaderboard.text import JOINERS, is_invisible, name_of, show, texts
+from smallbench.leaderboard.text import JOINERS, is_invisible, show, texts
 from smallbench.plugins import sha256_of
 
 # Several times what an honest entry needs, but small enough to read in seconds.
@@ -77,11 +78,6 @@ class Submission:
     """File to [N] classes or scores."""
     train_log: Sequence[Mapping[str, Any]]
     """Lines of the log, oldest first; empty if there is no log."""
-
-    @property
-    def texts(self) -> list[tuple[str, str]]:
-        """Return every text of the entry with its place: `authors[0]`."""
-        return list(texts(self.entry, ""))
 
 
 def read_submission(folder: Path) -> Submission:
@@ -262,7 +258,8 @@ def _parse_entry(raw: bytes, folder: Path) -> Entry:
     for place, text in texts(content, ""):
         bad = next((c for c in text if is_invisible(c)), None)
         if bad is not None:
-            raise Rejected("text", f"{place} has an invisible character ({name_of(bad)})")
+            name = unicodedata.name(bad, f"U+{ord(bad):04X}")
+            raise Rejected("text", f"{place} has an invisible character ({name})")
         if not place.startswith("provenance.") and not text.strip().strip(JOINERS):
             raise Rejected("text", f"{place} is blank")
     entry = entry_from_dict(content)

@@ -94,8 +94,11 @@ def read_gold(source: str | Path) -> Gold:
             found[name] = {split.name: read[split.name] for split in splits}
         elif folder.is_dir():
             found[name] = {s.name: read_tsv(task, s, folder / s.file) for s in splits}
-        if name in found and not is_sample:
-            _require_official(task, found[name], source)
+        for split in splits if name in found and not is_sample else ():
+            examples = found[name][split.name]
+            reason = split_difference(task, split, examples)
+            if reason := reason or order_difference(task, split, examples.sha256):
+                raise DataError(f"{source}: {reason}; download GLUE again")
     if not found:
         raise DataError(f"{source} has no GLUE task; expected the official layout: CoLA/dev.tsv, …")
     known = () if is_sample else found if is_hub else PINS
@@ -152,15 +155,6 @@ def _read_choice(task: Task, source: str, file: Path, kept: Path | None) -> Choi
             np.savez(stream, sha256=np.array(found.sha256), labels=found.labels)
         temporary.replace(kept)
     return found
-
-
-def _require_official(task: Task, dev: Mapping[str, Examples], source: str | Path) -> None:
-    for name, examples in dev.items():
-        split = task.split(name)
-        reason = split_difference(task, split, examples)
-        reason = reason or order_difference(task, split, examples.sha256)
-        if reason:
-            raise DataError(f"{source}: {reason}; download GLUE again")
 
 
 def _labels(labels: Labels | None) -> Labels:

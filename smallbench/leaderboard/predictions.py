@@ -24,11 +24,6 @@ NO_MARKS = bytes({*range(256)} - {9, 10})  # all but tabs and line breaks
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 
 
-def most_rows(task: Task, split: str) -> int:
-    """Return the limit of a split's rows: the official number, or the limit of a choice."""
-    return MAX_ROWS if split == CHOICE else task.split(split).num_rows
-
-
 def unpack(content: bytes, place: str, limit: int) -> bytes:
     """Return the content of a gzip file of one member, at most `limit` bytes."""
     unpacker = zlib.decompressobj(wbits=31)
@@ -47,7 +42,7 @@ def unpack(content: bytes, place: str, limit: int) -> bytes:
 
 def parse_predictions(content: bytes, place: str, task: Task, split: str) -> NDArray[Any]:
     """Return [N] classes or scores, one for each row of the official dev set, in order."""
-    most = most_rows(task, split)
+    most = MAX_ROWS if split == CHOICE else task.split(split).num_rows
     text = unpack(content, place, MAX_LINE_BYTES * (most + 1))
     if not text.startswith(HEADER) or not text.endswith(b"\n"):
         raise Rejected("predictions", f"{place} is not a table of index<TAB>prediction")

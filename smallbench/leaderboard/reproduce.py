@@ -11,8 +11,7 @@ import math
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from smallbench.config import flatten
@@ -93,61 +92,43 @@ class Repetition:
                 raise DataError(f"{command[1]} ended with exit code {code}; nothing was compared")
         slug = self._claimed.entry.slug
         again = self._place / "entry" / slug
-        author = Author(
-            None, ("keepers",), "CC0-1.0", self._claimed.entry.date, contains_glue=False
-        )
         if not again.exists():
-            write_new_entry(
-                again, run_dir=self._place / "run", glue=self._place / "glue", author=author
-            )
+            day, run, glue = self._claimed.entry.date, self._place / "run", self._place / "glue"
+            author = Author(None, ("keepers",), "CC0-1.0", day, contains_glue=False)
+            write_new_entry(again, run_dir=run, glue=glue, author=author)
         pair = evaluate_each([self._claimed.folder, again], gold, cache=cache)
-        found = agreements((self._claimed, pair[0]), (read_submission(again), pair[1]))
-        return render_agreements(found, pair[0].sha256, slug), all(one.holds for one in found)
+        found = list(_agreements((self._claimed, pair[0]), (read_submission(again), pair[1])))
+        lines = [f"{'ok' if holds else 'DIFFERS':<8} {sentence}" for holds, sentence in found]
+        agrees = all(holds for holds, _ in found)
+        if agrees:
+            lines.append(f"verified.json: {json.dumps({slug: pair[0].sha256})}")
+        return "\n".join(lines), agrees
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """One value that must agree."""
-
-    name: str
-    claimed: str
-    repeated: str
-    tolerance: str
-    holds: bool
-
-
-def agreements(
+def _agreements(
     claimed: tuple[Submission, Evaluation], repeated: tuple[Submission, Evaluation]
-) -> list[Agreement]:
-    """Compare an entry with its repetition."""
-    found = []
-    sizes = [one.entry.model.num_parameters for one, _ in (claimed, repeated)]
-    found.append(Agreement("parameters", f"{sizes[0]:,}", f"{sizes[1]:,}", "equal",
-                           sizes[0] == sizes[1]))  # fmt: skip
-    losses = [_last_loss(submission) for submission, _ in (claimed, repeated)]
-    holds = abs(losses[0] - losses[1]) <= MAX_LOSS_DIFFERENCE  # False for NaN
-    words = [f"{loss:.4f}" for loss in losses]
-    found.append(Agreement("last loss", words[0], words[1], f"{MAX_LOSS_DIFFERENCE}", holds))
+) -> Iterator[tuple[bool, str]]:
+    """Yield whether each value agrees, and a sentence with both values and the tolerance."""
+    a, b = (one.entry.model.num_parameters for one, _ in (claimed, repeated))
+    yield a == b, f"parameters: {a:,} claimed, {b:,} repeated (equal)"
+    first, again = (_last_loss(submission) for submission, _ in (claimed, repeated))
+    yield (
+        abs(first - again) <= MAX_LOSS_DIFFERENCE,  # False for NaN
+        f"last loss: {first:.4f} claimed, {again:.4f} repeated ({MAX_LOSS_DIFFERENCE})",
+    )
     views = [evaluation.views.get("robust") for _, evaluation in (claimed, repeated)]
     if views[0] is None or views[1] is None:
-        return [*found, Agreement("AVG", "–", "–", "both ranked by the same protocol", False)]
+        yield False, "AVG: – claimed, – repeated (both ranked by the same protocol)"
+        return
     for row in compare(views[0], views[1])[-1:]:
         sure = row.interval
-        holds = row.name == "AVG" and sure.low <= 0 <= sure.high
-        sentence = f"range of the difference {sure.low:+.2f} to {sure.high:+.2f} contains 0"
-        found.append(Agreement(row.name, f"{row.a:.2f}", f"{row.b:.2f}", sentence, holds))
-    return found
+        yield (
+            row.name == "AVG" and sure.low <= 0 <= sure.high,
+            f"{row.name}: {row.a:.2f} claimed, {row.b:.2f} repeated "
+            f"(range of the difference {sure.low:+.2f} to {sure.high:+.2f} contains 0)",
+        )
 
 
 def _last_loss(submission: Submission) -> float:
     loss = submission.train_log[-1]["loss"] if submission.train_log else None
     return math.nan if loss is None else float(loss)
-
-
-def render_agreements(found: Sequence[Agreement], sha256: str | None, slug: str) -> str:
-    """Return a line for each value, and the line for `verified.json` if all agree."""
-    lines = [f"{'ok' if a.holds else 'DIFFERS':<8} {a.name}: {a.claimed} claimed, {a.repeated} "
-             f"repeated ({a.tolerance})" for a in found]  # fmt: skip
-    if all(a.holds for a in found):
-        lines.append(f"verified.json: {json.dumps({slug: sha256})}")
-    return "\n".join(lines)

@@ -122,13 +122,10 @@ def energy_of(record: Mapping[str, Any], *, gco2_per_kwh: float | None) -> Energ
     summary = record.get("summary", {})
     # NVML reads 0 before Volta and on vGPU: that means unknown.
     kwh = summary.get("energy_kwh") or None
-    method = _energy_method(summary.get("energy_method") or "") if kwh else None
-    return Energy(kwh, method, gco2_per_kwh)
-
-
-def _energy_method(methods: str) -> str | None:
+    used = (summary.get("energy_method") or "").split(" + ") if kwh else []
     words = {"tdp": "estimate", "codecarbon": "codecarbon", "nvml": "nvml"}
-    return next((word for name, word in words.items() if name in methods.split(" + ")), None)
+    method = next((word for name, word in words.items() if name in used), None)
+    return Energy(kwh, method, gco2_per_kwh)
 
 
 def provenance_of(
@@ -174,21 +171,19 @@ def log_records(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the training log: the held-out loss of step 0, then the training records."""
     first = [m for m in metrics if m["event"] == "eval" and m["step"] == 0][:1]
     records = [m for m in metrics if m["event"] == "train"]
-    found = []
-    for kept in thin_records([*first, *records], MAX_LOG_POINTS):
-        found.append(
-            {
-                "step": kept["step"],
-                "tokens": kept["tokens"],
-                "seconds": kept["train_seconds"],
-                "loss": kept["loss"],
-                # ELECTRA's generator is the masked-language model of the pair.
-                "mlm_loss": kept.get("mlm_loss", kept.get("generator_loss")),
-                "tokens_per_second": kept.get("tokens_per_second"),
-                **{key: kept[key] for key in (PEAK_KEY, FLOPS_KEY) if kept.get(key)},
-            }
-        )
-    return found
+    return [
+        {
+            "step": kept["step"],
+            "tokens": kept["tokens"],
+            "seconds": kept["train_seconds"],
+            "loss": kept["loss"],
+            # ELECTRA's generator is the masked-language model of the pair.
+            "mlm_loss": kept.get("mlm_loss", kept.get("generator_loss")),
+            "tokens_per_second": kept.get("tokens_per_second"),
+            **{key: kept[key] for key in (PEAK_KEY, FLOPS_KEY) if kept.get(key)},
+        }
+        for kept in thin_records([*first, *records], MAX_LOG_POINTS)
+    ]
 
 
 def thin_records(records: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:

@@ -73,9 +73,8 @@ class RunScores:
         if missing:
             name = missing[0].task
             drawn = draw_scores(TASKS[name], self.answers(missing), self.gold.labels[name]["dev"])
-            self._draws.update(
-                (run.predictions["dev"], row) for run, row in zip(missing, drawn, strict=True)
-            )
+            paths = [run.predictions["dev"] for run in missing]
+            self._draws.update(zip(paths, drawn, strict=True))
         return np.stack([self._draws[run.predictions["dev"]] for run in runs])
 
     def _compute(self, run: StoredRun) -> RunScore:
@@ -279,13 +278,16 @@ def _score(
     learned = [run for run in counted if not scores[run].failed] or counted
     draws = mean_of_runs(task, scores.draws(learned), scores.answers(learned))
     draws = draws.astype(np.float32)  # sufficient for a comparison, and half the memory
+    all_draws = draws
+    if len(learned) < len(counted):
+        all_draws = mean_of_runs(task, scores.draws(counted), scores.answers(counted))
     metrics = {
         key: fmean(scores[run].metrics[key] for run in counted) for key in scores[runs[0]].metrics
     }
     score = TaskScore(
         task=name,
         score=metrics[task.ranking_metric],
-        interval=_task_interval(task, counted, learned, draws, scores),
+        interval=interval(all_draws),
         runs=tuple(cells),
         mean=fmean(cells),
         sd=stdev(cells) if len(cells) > 1 else None,
@@ -300,18 +302,6 @@ def _score(
         pretrainings=_pretrainings(task, counted, scores),
     )
     return score, draws
-
-
-def _task_interval(
-    task: Task,
-    counted: Sequence[StoredRun],
-    learned: Sequence[StoredRun],
-    draws: Floats,
-    scores: RunScores,
-) -> Interval:
-    if len(learned) < len(counted):
-        draws = mean_of_runs(task, scores.draws(counted), scores.answers(counted))
-    return interval(draws)
 
 
 def _majority_score(task: Task, gold: Gold) -> float:

@@ -50,11 +50,6 @@ def show(value: Any) -> str:
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
-def name_of(character: str) -> str:
-    """Return Unicode's name of a character, or its number."""
-    return unicodedata.name(character, f"U+{ord(character):04X}")
-
-
 @lru_cache(maxsize=4096)
 def skeleton(text: str) -> str:
     """Return a key that is equal for names that look alike (Unicode TR39, §4).

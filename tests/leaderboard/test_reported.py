@@ -5,7 +5,7 @@ import math
 import pytest
 
 from smallbench.glue.tasks import TASKS
-from smallbench.leaderboard.reported import REPORTED
+from smallbench.leaderboard.markdown_table import REPORTED
 
 FULL = {row.name: row for row in REPORTED if row.scores}
 ACCURACIES = [name for name, task in TASKS.items() if task.ranking_metric == "accuracy"]

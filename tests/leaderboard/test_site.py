@@ -30,9 +30,8 @@ from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.gold import NO_GOLD
 from smallbench.leaderboard.site import build as module
 from smallbench.leaderboard.site.build import build_site
-from smallbench.leaderboard.site.rows import Usage, rows, task_leads
+from smallbench.leaderboard.site.rows import Strips, Usage, records, rows, task_leads
 from smallbench.leaderboard.site.serve import server
-from smallbench.leaderboard.site.strips import Strips, records
 from tests.leaderboard.pages import local_target, read_pages
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 

@@ -9,7 +9,7 @@ from smallbench.leaderboard.board import board_rows
 from smallbench.leaderboard.entry import ENTRY_FILE, entry_from_dict, entry_to_dict
 from smallbench.leaderboard.evaluation import evaluate_all
 from smallbench.leaderboard.gold import NO_GOLD
-from smallbench.leaderboard.reported import REPORTED
+from smallbench.leaderboard.markdown_table import REPORTED
 
 ROOT = Path(__file__).parents[2]
 SUBMISSIONS = ROOT / "submissions"

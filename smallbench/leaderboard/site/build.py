@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache as cached
 from functools import partial
 from importlib.resources import files as package_files
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smallbench import __version__
 from smallbench.errors import DataError, UsageError
@@ -29,13 +31,12 @@ from smallbench.leaderboard.entry import schema
 from smallbench.leaderboard.finding import Finding
 from smallbench.leaderboard.guard import Failure, call_each
 from smallbench.leaderboard.site import exports
-from smallbench.leaderboard.site.board_page import board_page
-from smallbench.leaderboard.site.entry_page import downloads_of, entry_page
-from smallbench.leaderboard.site.environment import environment_of_site
 from smallbench.leaderboard.site.old_site import Note, OldSite
+from smallbench.leaderboard.site.pages import board_page, downloads_of, entry_page
 from smallbench.leaderboard.site.rows import METRICS, Row, rows, task_leads
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.verdict import Evaluation
+from smallbench.report.scale import short
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -187,25 +188,22 @@ def _write(
         "tasks": TASKS,
         "metrics": METRICS,
     }
-    environment = environment_of_site()
+    environment = _environment()
     environment.globals.update(shared)
 
     _copy_static(folder / "static")
-    for view, page in ((name, tab.page) for name, tab in BOARDS.items()):
-        content = board_page(views, view)
-        _page(environment.get_template("board.html"), folder, page, "", content)
-    body = _markdown(environment)
-    _page(environment.get_template("submit.html"), folder, "submit.html", "", {"body": body})
     inputs = f"{_code()} {shared}"
     notes = _write_entries(views, folder, environment.get_template("entry.html"), old_site, inputs)
+    board, submit = map(environment.get_template, ("board.html", "submit.html"))
     texts = {
+        "submit.html": submit.render(path="submit.html", root="", body=_markdown(environment)),
         MARKER: exports.json_text(views, rejected),
         "leaderboard.csv": exports.csv_text(views),
         "entry.schema.json": json.dumps(schema(), indent=1, ensure_ascii=False) + "\n",
     }
-    for name in BOARDS:
-        newest = max((row.entry.date for row in views[name]), default=None)
-        texts[f"{name}.tex"] = exports.latex_text(views[name], BOARDS[name], newest=newest)
+    for name, tab in BOARDS.items():
+        texts[tab.page] = board.render(path=tab.page, root="", **board_page(views, name))
+        texts[f"{name}.tex"] = exports.latex_text(views[name], tab)
     if site_url is not None:
         texts["feed.xml"] = exports.atom_text(views, site_url=site_url)
     for name, text in texts.items():
@@ -274,14 +272,6 @@ def _write_entries(
 # ---- templates
 
 
-def _page(
-    template: Template, folder: Path, path: str, root: str, content: Mapping[str, Any]
-) -> None:
-    target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(template.render(path=path, root=root, **content), encoding="utf-8")
-
-
 def _markdown(environment: Environment) -> Markup:
     """Return `docs/submitting.md` as HTML; it is the project's own text."""
     from markdown_it import MarkdownIt
@@ -304,5 +294,40 @@ def _copy_static(target: Path) -> None:
         for file in folder.iterdir():
             if file.is_file():
                 (target / prefix / file.name).write_bytes(file.read_bytes())
-    styles = environment_of_site().get_template("styles.css").render()
+    styles = _environment().get_template("styles.css").render()
     (target / "site.css").write_text(styles, encoding="utf-8")
+
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+@cached
+def _environment() -> Environment:
+    """Return the environment; templates of the report's package begin with `report/`."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    def load(name: str) -> str:
+        package = "smallbench.report" if name.startswith("report/") else __package__
+        path = package_files(package) / "templates" / name.removeprefix("report/")
+        return path.read_text(encoding="utf-8")
+
+    environment = Environment(
+        loader=FunctionLoader(load),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["unbroken"] = _unbroken
+    # As `charts.js` writes a count: 7.47B.
+    environment.filters["compact"] = lambda value: short(value).replace(" ", "").replace("G", "B")
+    environment.filters["count"] = lambda value: None if value is None else f"{value:,}"
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    return environment
+
+
+def _unbroken(html: Markup) -> Markup:
+    """Remove line breaks between tags; a browser would keep each as a node."""
+    return type(html)(re.sub(r">\n\s*<", "><", html))

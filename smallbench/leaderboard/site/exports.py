@@ -1,4 +1,4 @@
-"""The board for programs: JSON, CSV and an Atom feed."""
+"""The board for programs: JSON, CSV, LaTeX and an Atom feed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from xml.etree import ElementTree as ET
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.board import Board, BoardName
 from smallbench.leaderboard.site.rows import Row
+from smallbench.templates import from_template
 
 SCHEMA_VERSION = 1
-ATOM = "http://www.w3.org/2005/Atom"
 NUM_FEED_ENTRIES = 50
 
 Views = Mapping[BoardName, Sequence[Row]]
@@ -23,10 +23,8 @@ Views = Mapping[BoardName, Sequence[Row]]
 def json_text(views: Views, rejected: Sequence[str]) -> str:
     """Return `leaderboard.json`: every row of each view, in order, a line each."""
     note = "The views are rankings by themselves and are never merged; scores are x 100."
-    of_views = []
-    for name, rows in views.items():
-        lines = ",\n  ".join(_json(row.values) for row in rows)
-        of_views.append(f"{_json(name)}: [\n  {lines}\n ]")
+    lines = {name: ",\n  ".join(_json(row.values) for row in rows) for name, rows in views.items()}
+    of_views = [f"{_json(name)}: [\n  {text}\n ]" for name, text in lines.items()]
     parts = {"schema_version": _json(SCHEMA_VERSION), "note": _json(note)}
     parts |= {"views": f"{{{', '.join(of_views)}}}", "rejected": _json(list(rejected))}
     return "{\n " + ",\n ".join(f"{_json(key)}: {text}" for key, text in parts.items()) + "\n}\n"
@@ -47,19 +45,16 @@ def csv_text(views: Views) -> str:
     average = ("average", "average_low", "average_high")
     claims = ("trials", "declared_trials", "flags", "tracks")
     writer.writerow([*about, *average, *scores, *measures, *claims])
-    for view, rows in views.items():
-        for row in rows:
-            values = row.values
-            tasks = [values["tasks"].get(name, {"score": None, "interval": None}) for name in TASKS]
-            cells = [view, *(values[key] for key in ("slug", "name", "tier", "date"))]
-            cells += [*(values["rank"] or (None, None)), values["average"]]
-            cells += values["interval"] or (None, None)
-            for task in tasks:
-                cells += [task["score"], *(task["interval"] or (None, None))]
-            cells += [values[key] for key in measures]
-            words = {key: values[key] for key in claims}
-            words |= {key: "; ".join(values[key]) for key in ("flags", "tracks")}
-            writer.writerow([_inert(cell) for cell in [*cells, *words.values()]])
+    no_score = {"score": None, "interval": None}
+    for view, row in ((view, row) for view, rows in views.items() for row in rows):
+        values = row.values
+        cells = [view, *(values[key] for key in about[1:5]), *(values["rank"] or (None, None))]
+        cells += [values["average"], *(values["interval"] or (None, None))]
+        for task in (values["tasks"].get(name, no_score) for name in TASKS):
+            cells += [task["score"], *(task["interval"] or (None, None))]
+        cells += [values[key] for key in (*measures, *claims)]
+        words = ["; ".join(cell) if isinstance(cell, list) else cell for cell in cells]
+        writer.writerow(map(_inert, words))
     return stream.getvalue()
 
 
@@ -69,27 +64,10 @@ def _inert(value: Any) -> Any:
     return f"'{value}" if is_formula else value
 
 
-def latex_text(rows: Sequence[Row], tab: Board, *, newest: str | None) -> str:
+def latex_text(rows: Sequence[Row], tab: Board) -> str:
     """Return a board as a LaTeX table (booktabs): ranks, AVG with its interval, tasks."""
-    columns = [task.column for task in tab.tasks.values()]
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{Small-Bench NLP, {_latex(tab.title)}, entries up to {newest or 'none'}.}}",
-        r"\begin{tabular}{ll" + "r" * (len(columns) + 2) + "}",
-        r"\toprule",
-        " & ".join(["Rank", "Model", "Params", "AVG (95\\,\\% interval)", *columns]) + r" \\",
-        r"\midrule",
-    ]
-    for row in rows:
-        average = "--" if row.average is None else f"{row.average:.2f}"
-        if row.interval is not None:
-            average += f" ({row.interval.low:.1f}--{row.interval.high:.1f})"
-        cells = [f"{row.cells[n].score:.1f}" if n in row.cells else "--" for n in tab.tasks]
-        rank = "--" if row.rank is None else str(row.rank).replace("–", "--")
-        size = f"{row.entry.model.num_parameters / 1e6:.1f}M"
-        words = [rank, _latex(row.entry.name), size, average, *cells]
-        lines.append(" & ".join(words) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    newest = max((row.entry.date for row in rows), default="none")
+    return from_template(__package__, "board.tex", rows=rows, tab=tab, newest=newest, latex=_latex)
 
 
 def _latex(text: str) -> str:
@@ -101,47 +79,8 @@ def _latex(text: str) -> str:
 
 def atom_text(views: Views, *, site_url: str) -> str:
     """Return `feed.xml` (RFC 4287): the newest entries of all boards, each once."""
-    ET.register_namespace("", ATOM)
-    feed = ET.Element(f"{{{ATOM}}}feed")
-
-    def add(parent: ET.Element, tag: str, text: str = "", **attributes: str) -> ET.Element:
-        element = ET.SubElement(parent, f"{{{ATOM}}}{tag}", attributes)
-        element.text = text or None
-        return element
-
-    found: dict[str, Row] = {}
-    for rows in views.values():
-        for row in rows:
-            found.setdefault(row.slug, row)
+    found = {row.slug: row for rows in [*views.values()][::-1] for row in rows}
     newest = sorted(found.values(), key=lambda row: (row.entry.date, row.slug), reverse=True)
-    add(feed, "id", f"{site_url}/")
-    add(feed, "title", "Small-Bench NLP: new entries")
-    add(feed, "updated", _moment(newest[0].entry.date if newest else "1970-01-01"))
-    add(feed, "link", href=f"{site_url}/index.html")
-    add(feed, "link", rel="self", href=f"{site_url}/feed.xml", type="application/atom+xml")
-    for row in newest[:NUM_FEED_ENTRIES]:
-        url = f"{site_url}/entries/{row.slug}/index.html"
-        entry = add(feed, "entry")
-        add(entry, "id", url)
-        add(entry, "title", row.entry.name)
-        add(entry, "updated", _moment(row.entry.date))
-        for author in row.entry.authors:
-            add(add(entry, "author"), "name", author)
-        add(entry, "link", href=url)
-        add(entry, "summary", _summary(row))
-    ET.indent(feed, space=" ")
-    text: bytes = ET.tostring(feed, encoding="utf-8", xml_declaration=True)
+    text = from_template(__package__, "feed.xml", rows=newest[:NUM_FEED_ENTRIES], site_url=site_url)
     ET.fromstring(text)  # noqa: S314 - ours: one character that XML forbids would break it for all
-    return text.decode() + "\n"
-
-
-def _summary(row: Row) -> str:
-    average = "no AVG" if row.average is None else f"AVG {row.average:.2f}"
-    if row.interval is not None:
-        average += f" ({row.interval.low:.2f} to {row.interval.high:.2f})"
-    size = f"{row.entry.model.num_parameters / 1e6:.1f}M parameters"
-    return f"{average}; {row.kind}; {size}; {row.tier}"
-
-
-def _moment(date: str) -> str:
-    return f"{date}T00:00:00Z"
+    return text

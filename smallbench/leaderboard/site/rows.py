@@ -5,7 +5,7 @@ Values stay numbers here; templates format them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -17,10 +17,10 @@ from smallbench.glue.tasks import TASKS, Task
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard.board import BoardName, BoardRow, board_rows, half_widths
 from smallbench.leaderboard.entry import Entry, Tier
-from smallbench.leaderboard.ranking import RankRange
-from smallbench.leaderboard.scores import TaskScore, View
+from smallbench.leaderboard.scores import TaskScore
 from smallbench.leaderboard.statistics import Interval
 from smallbench.leaderboard.verdict import Evaluation
+from smallbench.report.scale import Scale
 
 METRICS = {
     "matthews": "Matthews correlation",
@@ -86,22 +86,27 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """An entry in one view."""
+class Row(BoardRow):
+    """A row of a board with the values that only the site shows."""
 
-    entry: Entry
-    evaluation: Evaluation
-    tier: Tier
-    rank: RankRange | None
-    leads: frozenset[str]
-    """Slugs of the entries that it leads."""
-    average: float | None
-    interval: Interval | None
-    cells: Mapping[str, Cell]
-    """Task to its cell; tasks without a score are absent."""
-    usage: Usage
-    view: View | None
-    """None for reported scores."""
+    @cached_property
+    def tier(self) -> Tier:
+        """Tier of the entry; a board has no rejected ones."""
+        tier = self.evaluation.tier
+        assert tier is not None
+        return tier
+
+    @cached_property
+    def cells(self) -> Mapping[str, Cell]:
+        """Task to its cell; tasks without a score are absent."""
+        if self.view is not None:
+            return {name: Cell(t.score, t.interval, t) for name, t in self.view.tasks.items()}
+        return {n: Cell(self.scores[n], None, None) for n in TASKS if n in self.scores}
+
+    @cached_property
+    def usage(self) -> Usage:
+        """Resources of the pretraining."""
+        return Usage.of(self.entry)
 
     @property
     def slug(self) -> str:
@@ -111,16 +116,17 @@ class Row:
     @property
     def kind(self) -> str:
         """Architecture and objective as display names."""
-        model = self.entry.model
-        architecture = ARCHITECTURES.get(model.architecture, model.architecture)
-        return f"{architecture}, {OBJECTIVES.get(model.objective, model.objective)}"
+        return self._kind(OBJECTIVES)
 
     @property
     def short_kind(self) -> str:
         """The same with the objective's usual abbreviation."""
+        return self._kind(SHORT_OBJECTIVES)
+
+    def _kind(self, objectives: Mapping[str, str]) -> str:
         model = self.entry.model
         architecture = ARCHITECTURES.get(model.architecture, model.architecture)
-        return f"{architecture}, {SHORT_OBJECTIVES.get(model.objective, model.objective)}"
+        return f"{architecture}, {objectives.get(model.objective, model.objective)}"
 
     @property
     def trials(self) -> str | None:
@@ -152,12 +158,6 @@ class Row:
             weights = f"{weights.rstrip('/')}/tree/{links.huggingface_revision}"
         named = {"Code": links.code, "Paper": links.paper, "W&B": links.wandb, "Weights": weights}
         return [(name, url) for name, url in named.items() if url and url.startswith("https://")]
-
-    @property
-    def has_log(self) -> bool:
-        """Whether the entry has a training log."""
-        provenance = self.entry.provenance
-        return provenance is not None and provenance.train_log_sha256 is not None
 
     @property
     def declared_trials(self) -> int | None:
@@ -220,33 +220,9 @@ class Row:
 
 def rows(evaluations: Sequence[Evaluation], name: BoardName) -> list[Row]:
     """Return the rows of a board in its order, reported ones last."""
-    found = [_row(one) for one in board_rows(evaluations, name)]
+    found = [Row(**vars(one)) for one in board_rows(evaluations, name)]
     # References with an AVG only come last.
     return sorted(found, key=lambda row: (row.tier == "reported", not row.cells))
-
-
-def _row(found: BoardRow) -> Row:
-    tier = found.evaluation.tier
-    assert tier is not None, "a board has no rejected entries"
-    if found.view is not None:
-        tasks = found.view.tasks
-        cells = {name: Cell(t.score, t.interval, t) for name, t in tasks.items()}
-    else:
-        assert found.entry.reported is not None
-        quoted = found.entry.reported.scores
-        cells = {name: Cell(quoted[name], None, None) for name in TASKS if name in quoted}
-    return Row(
-        entry=found.entry,
-        evaluation=found.evaluation,
-        tier=tier,
-        rank=found.rank,
-        leads=found.leads,
-        average=found.average,
-        interval=found.interval,
-        cells=cells,
-        usage=Usage.of(found.entry),
-        view=found.view,
-    )
 
 
 def task_leads(found: Sequence[Row]) -> dict[str, dict[str, str]]:
@@ -274,3 +250,60 @@ def _ends(interval: Interval | None) -> list[float | None] | None:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
+
+
+# ---- intervals drawn inside table cells, and records over time
+
+WORST_SHOWN = 8.0
+"""Points of AVG below the best at which the strips end."""
+
+
+@dataclass(frozen=True)
+class Strips:
+    """The scale of all AVG cells of a view, and the leader's interval on it."""
+
+    scale: Scale
+    leader: Interval | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Strips | None:
+        """Return the strips; None if no row has an AVG."""
+        averages = [row.average for row in rows if row.average is not None]
+        if not averages:
+            return None
+        ends = [e for row in rows if row.interval for e in (row.interval.low, row.interval.high)]
+        shown = [v for v in (*averages, *ends) if v > max(averages) - WORST_SHOWN]
+        low, high = min(shown), max(shown)
+        air = max(high - low, 1.0) * 0.06
+        leader = next((row.interval for row in rows if row.interval), None)
+        return cls(Scale(low - air, high + air), leader)
+
+    def draw(self, row: Row) -> tuple[str, str, tuple[str, str] | None, bool]:
+        """Return the arguments of the templates' `interval_svg`."""
+        assert row.average is not None
+        line, dots = strip([row.average], row.interval, self.scale)
+        if self.leader is None:
+            return line, dots, None, row.interval is None
+        low, high = (100 * self.scale.place(end) for end in (self.leader.low, self.leader.high))
+        return line, dots, (f"{low:.1f}", f"{high - low:.1f}"), row.interval is None
+
+
+def strip(values: Iterable[float], interval: Interval | None, scale: Scale) -> tuple[str, str]:
+    """Return the paths of an interval and of dots on a line of length 100."""
+
+    def at(value: float) -> str:
+        return f"{100 * min(1.0, max(0.0, scale.place(value))):.1f}"
+
+    line = f"M{at(interval.low)} 5H{at(interval.high)}" if interval else ""
+    return line, "".join(f"M{at(value)} 5h0" for value in values)
+
+
+def records(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
+    """Return the entries that set a record, oldest first, each with its gain over the last one."""
+    found: list[tuple[Row, float | None]] = []
+    best: float | None = None
+    for row in sorted(rows, key=lambda row: (row.entry.date, -(row.average or 0.0), row.slug)):
+        if row.average is not None and row.rank and (best is None or row.average > best):
+            found.append((row, None if best is None else row.average - best))
+            best = row.average
+    return found
