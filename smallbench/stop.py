@@ -59,8 +59,8 @@ class SignalStop(Stop):
     The deadline is `max_seconds` from now; the request comes `grace_seconds` before it (60 s if no
     grace is set). A second signal ends the process at once with 128 + its number, unsaved.
 
-    After the first signal, pretraining undoes a step that was begun, saves a checkpoint, waits for
-    its upload (`pretraining.saving`), and ends with exit code 75.
+    After the first signal, pretraining ends the step or, between micro-batches, undoes it; saves a
+    checkpoint and waits for its upload (`pretraining.saving`); and ends with exit code 75.
     """
 
     def __init__(self, *, max_seconds: float = math.inf, grace_seconds: float = math.inf) -> None:
