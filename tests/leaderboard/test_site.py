@@ -32,6 +32,7 @@ from smallbench.leaderboard.site import build as module
 from smallbench.leaderboard.site.build import build_site
 from smallbench.leaderboard.site.rows import Strips, Usage, records, rows, task_leads
 from smallbench.leaderboard.site.serve import server
+from smallbench.leaderboard.statistics import Interval
 from tests.leaderboard.pages import local_target, read_pages
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
@@ -393,6 +394,19 @@ def test_strips_share_one_scale_that_holds_the_best(entries):
     assert 0 < strips.scale.place(found[0].interval.low) < 1
     assert 0 < strips.scale.place(found[0].interval.high) < 1
     assert Strips.of([]) is None
+
+
+def test_strips_show_the_best_rows_whole_however_far_apart_they_are(entries):
+    far = [
+        replace(row, average=80.0 - 12 * n, interval=Interval(79 - 12 * n, 81 - 12 * n))
+        for n, row in enumerate(rows(entries, "robust")[:3])
+    ]
+    scale = Strips.of(far).scale
+    for row in far:
+        for value in (row.average, row.interval.low, row.interval.high):
+            assert 0 < scale.place(value) < 1
+    crowd = [*far[:1] * 5, *far[1:]]
+    assert Strips.of(crowd).scale.place(far[2].average) < 0
 
 
 def test_a_lead_on_a_task_is_a_difference_whose_range_is_above_zero(entries):

@@ -254,8 +254,9 @@ def _rounded(value: float | None) -> float | None:
 
 # ---- intervals drawn inside table cells, and records over time
 
-WORST_SHOWN = 8.0
-"""Points of AVG below the best at which the strips end."""
+BEST_SHOWN, WORST_SHOWN = 5, 8.0
+"""Number of rows that the strips show whole; of the others, what is less than so many points of AVG
+below the best."""
 
 
 @dataclass(frozen=True)
@@ -268,11 +269,16 @@ class Strips:
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Strips | None:
         """Return the strips; None if no row has an AVG."""
-        averages = [row.average for row in rows if row.average is not None]
-        if not averages:
+        scored = [row for row in rows if row.average is not None]
+        scored.sort(key=lambda row: -(row.average or 0.0))
+        if not scored:
             return None
-        ends = [e for row in rows if row.interval for e in (row.interval.low, row.interval.high)]
-        shown = [v for v in (*averages, *ends) if v > max(averages) - WORST_SHOWN]
+        lowest = (scored[0].average or 0.0) - WORST_SHOWN
+        shown = []
+        for place, row in enumerate(scored):
+            ends = (row.interval.low, row.interval.high) if row.interval else ()
+            values = (row.average or 0.0, *ends)
+            shown += [value for value in values if place < BEST_SHOWN or value > lowest]
         low, high = min(shown), max(shown)
         air = max(high - low, 1.0) * 0.06
         leader = next((row.interval for row in rows if row.interval), None)
