@@ -238,7 +238,7 @@ def test_any_encoder_that_transformers_saved_is_measured(model, glue, data, tmp_
 def test_real_tasks_in_shards_equal_one_process(encoder, test_data, tmp_path):
     data = [load_task(TASKS[name], test_data / "glue") for name in ("cola", "sst2", "mrpc", "mnli")]
     config = FinetuneConfig(max_train_examples=40, epochs=1, precision="fp32")
-    small = [task for task in data if task.task.name in {"cola", "mrpc"}]
+    small = [task for task in data if task.task.name != "mnli"]
     measure(encoder, small, config, **SHORT, out=tmp_path / "whole")
     folders = [tmp_path / str(number) for number in (1, 2, 3)]
     for number, folder in enumerate(folders, start=1):
