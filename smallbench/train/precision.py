@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -106,7 +107,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     """`auto` → `bf16` where the hardware has it, `fp16` on older GPUs, else `fp32`.
 
     Raises `ConfigError` for fp16 on a CPU (unusably slow), for bf16 on a GPU that emulates it, and
-    for unknown names.
+    for unknown names. Warns once of bf16 on a CPU that emulates it.
     """
     if name == "auto":
         if has_fast_bf16(device):
@@ -122,7 +123,19 @@ def choose_precision(name: str, device: torch.device) -> str:
             f"{torch.cuda.get_device_name(device)} (sm_{major}{minor}) has no bf16 units and would "
             "emulate them; use auto, fp16 or fp32"
         )
+    if name == "bf16" and device.type == "cpu" and cpu_flags() and not has_fast_bf16(device):
+        _warn_of_emulated_bf16()
     return name
+
+
+@cache
+def _warn_of_emulated_bf16() -> None:
+    print(
+        "precision bf16: this CPU has no bf16 instructions and emulates them, which can be 50 "
+        "times slower than fp32; 'auto', the default, is fp32 here",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def autocast(device_type: str, precision: str) -> AbstractContextManager[Any]:

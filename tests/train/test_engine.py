@@ -8,6 +8,7 @@ import torch
 from smallbench.errors import ConfigError
 from smallbench.models.kernels.token_loss import sample
 from smallbench.objectives.replaced_token import ReplacedToken
+from smallbench.train import precision
 from smallbench.train.config import AdamWConfig
 from smallbench.train.determinism import deterministic
 from smallbench.train.engine import TorchEngine, load_loss_scale
@@ -57,6 +58,20 @@ def test_bf16_is_refused_if_a_gpu_would_emulate_it(capability, is_refused, monke
             choose_precision("bf16", device)
     else:
         assert choose_precision("bf16", device) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_slow"),
+    [({"avx2"}, True), ({"avx2", "avx512f"}, True), ({"avx512_bf16"}, False), ({"bf16"}, False)],
+)
+def test_bf16_on_a_cpu_that_emulates_it_is_said_once(flags, is_slow, monkeypatch, capfd):
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
+    precision._warn_of_emulated_bf16.cache_clear()
+    assert choose_precision("auto", CPU) == ("fp32" if is_slow else "bf16")
+    assert "bf16" not in capfd.readouterr().err
+    for _ in range(2):
+        assert choose_precision("bf16", CPU) == "bf16"
+    assert capfd.readouterr().err.count("slower than fp32") == is_slow
 
 
 def test_a_loss_scale_begins_where_the_objective_says():
