@@ -6,6 +6,8 @@ not there before is a fault. To write it again on purpose:
 `python -m tests.planning.test_fake_card`.
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -25,7 +27,6 @@ ROOT = HERE.parents[1]
 LIST = HERE / "fake_card.json"
 WRITTEN = json.loads(LIST.read_text()) if LIST.exists() else {}
 COMPILER = os.environ.get("CXX", "g++")
-DEFAULT = {"bert-small"}
 ONLY_SYNC = {"step: _local_scalar_dense": 1}
 """The norm of the gradient, which decides whether the update is skipped."""
 MUON_SYNC = {"step: _local_scalar_dense": 2}
@@ -39,10 +40,17 @@ pytestmark = [
 
 @cache
 def library():
-    path = Path(tempfile.mkdtemp(prefix="smallbench-fake-card-")) / "fake_card.so"
-    include = Path(torch.__file__).parent / "include"
-    flags = ["-std=c++20", "-shared", "-fPIC", "-O0", f"-I{include}"]
-    subprocess.run([COMPILER, *flags, HERE / "fake_card.cpp", "-o", path], check=True)
+    """Return the compiled library, which all test processes share."""
+    source = HERE / "fake_card.cpp"
+    key = hashlib.sha256(source.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"smallbench-fake-card-{key}.so"
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            include, made = Path(torch.__file__).parent / "include", path.with_suffix(".tmp")
+            flags = ["-std=c++20", "-shared", "-fPIC", "-O0", f"-I{include}"]
+            subprocess.run([COMPILER, *flags, source, "-o", made], check=True)
+            made.rename(path)
     return path
 
 
@@ -80,8 +88,6 @@ def faults_of(report, written):
 
 def marks_of(recipe):
     """The other sizes have the operators of the small recipes; bert-1.5b is offloaded."""
-    if recipe in DEFAULT:
-        return ()
     is_own_kind = recipe.endswith("-small") or recipe == "bert-1.5b"
     return (pytest.mark.slow,) if is_own_kind else (pytest.mark.slow, pytest.mark.exhaustive)
 
