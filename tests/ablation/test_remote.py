@@ -174,6 +174,7 @@ def test_the_runs_of_another_budget_are_refused(stored, corpus, tmp_path, capsys
     assert (stored / PLAN).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_bucket_keeps_a_run_and_says_which_are_missing(
     moto_bucket, whole, corpus, tmp_path, capsys
 ):

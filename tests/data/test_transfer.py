@@ -510,6 +510,7 @@ def test_a_second_process_is_refused(prepare_there, tmp_path: Path, url: str):
 # S3 itself
 
 
+@pytest.mark.slow
 def test_a_corpus_goes_through_a_bucket(s3_bucket, configs, prepared, tmp_path: Path):
     config = s3_bucket.config
     url = join(s3_bucket.url, "text", "tiny")

@@ -33,6 +33,7 @@ def shard(encoder, data, number, bucket, disk: Path, stop=NEVER):
         )
 
 
+@pytest.mark.slow
 def test_shards_fill_one_place_with_a_single_machines_results(
     encoder, data, whole, s3_bucket, tmp_path
 ):

@@ -155,12 +155,10 @@ def test_a_signal_saves_and_the_same_command_finishes(folder, corpus, number):
     assert (run / "commits" / f"step-{max(steps):010d}.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
-    [
-        [SMALLBENCH, "pretrain"],
-        pytest.param([sys.executable, "-m", "smallbench.jobs.pretrain"], marks=pytest.mark.slow),
-    ],
+    [[SMALLBENCH, "pretrain"], [sys.executable, "-m", "smallbench.jobs.pretrain"]],
     ids=["", "-m"],
 )
 def test_an_upload_under_way_does_not_hold_up_the_exit(

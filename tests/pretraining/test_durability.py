@@ -110,6 +110,7 @@ def test_of_two_writers_one_wins_and_nothing_is_damaged(corpus, tmp_path, uninte
     assert remote_of(s3_bucket).store.clean_up() == 0
 
 
+@pytest.mark.slow
 def test_a_living_writer_keeps_its_run(corpus, tmp_path, s3_bucket):
     """The other waits for its lease, sees it renewed, and exits with 76."""
     durability, over = on_s3(s3_bucket, lease_seconds=5.0), tmp_path / "over"

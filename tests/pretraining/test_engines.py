@@ -174,8 +174,15 @@ class Small:
         monkeypatch.setattr(TorchEngine, "step", small_step)
 
 
-@pytest.mark.parametrize("during_update", [False, True], ids=["in a pass", "in the update"])
-@pytest.mark.parametrize("from_step", [0, 11])
+@pytest.mark.parametrize(
+    ("from_step", "during_update"),
+    [
+        pytest.param(0, False, id="first step, in a pass"),
+        pytest.param(0, True, id="first step, in the update", marks=pytest.mark.slow),
+        pytest.param(11, False, id="step 11, in a pass", marks=pytest.mark.slow),
+        pytest.param(11, True, id="step 11, in the update"),
+    ],
+)
 def test_without_memory_a_run_goes_on_with_smaller_micro_batches(
     corpus, tmp_path, monkeypatch, capsys, from_step, during_update
 ):

@@ -309,6 +309,7 @@ WAITING = (
 )
 
 
+@pytest.mark.slow
 def test_neither_steps_nor_the_exit_wait_for_a_server(
     corpus, tmp_path, monkeypatch, silent_address
 ):

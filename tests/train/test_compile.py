@@ -31,7 +31,8 @@ def prepared(family, corpus, **values):
     return objective, batches_of(config, found, objective, num_rows=8, num_processes=1)
 
 
-@pytest.mark.parametrize("family", ["bert", pytest.param("electra", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "electra"])
 def test_two_hundred_batches_of_a_corpus_compile_once_for_full_and_once_for_padded_rows(
     family, corpus
 ):
