@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.data.backends import read_vocabulary
-from smallbench.data.parity import AWKWARD_TEXTS
+from smallbench.data.tokenizer import AWKWARD_TEXTS
 from smallbench.errors import DataError
 from smallbench.files import read_json
 from smallbench.glue.weights import find_file, first_line
