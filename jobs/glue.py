@@ -138,8 +138,7 @@ def print_table(runs: Sequence[RunResult], protocol: str) -> Summary | None:
 
 def show_stored(options: ShowOptions) -> None:
     """Print the table of stored runs."""
-    from smallbench.glue.results import read_runs
-    from smallbench.glue.results_storage import results_folder
+    from smallbench.glue.results import read_runs, results_folder
 
     with results_folder(options.run, options) as folder:
         print_table(read_runs(folder), options.protocol)
@@ -152,8 +151,7 @@ def merge(options: MergeOptions) -> None:
     """
     from contextlib import ExitStack
 
-    from smallbench.glue.results import merge_runs
-    from smallbench.glue.results_storage import results_folder
+    from smallbench.glue.results import merge_runs, results_folder
 
     with ExitStack() as stack:
         folders = [stack.enter_context(results_folder(url, options)) for url in options.run]
@@ -165,7 +163,7 @@ def write_zip(options: ZipOptions) -> None:
 
     A task's predictions are those of its best dev run. The zip is checked before it is written.
     """
-    from smallbench.glue.results_storage import results_folder
+    from smallbench.glue.results import results_folder
     from smallbench.glue.submission import write_submission
 
     with results_folder(options.run, options) as folder:
@@ -182,8 +180,7 @@ def check_zip(options: CheckOptions) -> None:
 def measure_steps(options: Options, steps: Sequence[int]) -> None:
     """Each kept checkpoint as `measure_model` does, in a folder of its own, and one table."""
     from smallbench.export.huggingface import require_steps
-    from smallbench.glue.protocols import summarize
-    from smallbench.glue.steps import step_folder, steps_table
+    from smallbench.glue.protocols import step_folder, steps_table, summarize
 
     require_steps(Path(options.model), steps)
     summaries = {}
@@ -203,7 +200,7 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
     from smallbench.glue.grid import measure
     from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.protocols import protocol_named
-    from smallbench.glue.results_storage import keeper, results_folder
+    from smallbench.glue.results import keeper, results_folder
     from smallbench.glue.samples import glue_source
     from smallbench.glue.task_data import available_tasks, load_task
     from smallbench.glue.tasks import task_named

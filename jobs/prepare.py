@@ -47,11 +47,9 @@ class Options(StorageConfig, ShardConfig, PrepareConfig):
 
 def run(options: Options) -> None:
     """Prepare to the end, or to the first signal."""
-    from smallbench.data.prepare import prepare
-    from smallbench.data.remote_prepare import prepare_remote
-    from smallbench.data.shards import Manifest
+    from smallbench.data.prepare import prepare, prepare_remote
+    from smallbench.data.shards import Manifest, corpus_summary
     from smallbench.data.shares import prepare_share
-    from smallbench.data.summary import corpus_summary
     from smallbench.stop import SignalStop
     from smallbench.storage.base import is_remote
 

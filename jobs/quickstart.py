@@ -56,7 +56,7 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.data.config import PrepareConfig
     from smallbench.data.prepare import prepare
     from smallbench.export.huggingface import export
-    from smallbench.glue.display import side_by_side
+    from smallbench.glue.protocols import side_by_side
     from smallbench.pretraining.pretrain import pretrain
     from smallbench.report.page import write_report
     from smallbench.report.runs import read_recorded_runs

@@ -225,27 +225,36 @@ def sha256_file(path: Path) -> str:
     return read_retried(path, read)
 
 
-def copy_directory(source: Path, target: Path) -> None:
-    """Copy a small directory, which appears at `target` whole and flushed.
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """Yield a directory that appears at `target`, whole and flushed, if the block succeeds.
 
-    Files and folders get the umask's mode, whatever the source has.
+    Files and folders get the umask's mode.
     """
     temporary = temporary_sibling(target)
     try:
         with write_errors_explained(target.parent):
             temporary.mkdir(parents=True)
-            for path in sorted(source.rglob("*")):
-                copied = temporary / path.relative_to(source)
-                if path.is_dir():
-                    copied.mkdir()
-                else:
-                    shutil.copyfile(path, copied)
-                    sync_file(copied)
+            yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    sync_file(path)
             sync_directory(temporary)
             temporary.rename(target)
             sync_directory(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def copy_directory(source: Path, target: Path) -> None:
+    """Copy a small directory, which appears at `target` as in `atomic_directory`."""
+    with atomic_directory(target) as temporary:
+        for path in sorted(source.rglob("*")):
+            copied = temporary / path.relative_to(source)
+            if path.is_dir():
+                copied.mkdir()
+            else:
+                shutil.copyfile(path, copied)
 
 
 def sync_file(path: Path) -> None:

@@ -51,13 +51,20 @@ def wordpiece(tokens: Sequence[str]) -> Any:
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
     _split_like_bert(backend, lowercase=not cased)
     backend.add_special_tokens(list(WORDPIECE_SPECIALS))
-    backend.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
+    surround_like_bert(backend, "[CLS]", "[SEP]")
     backend.decoder = decoders.WordPiece(prefix="##")
     return backend
+
+
+def surround_like_bert(backend: Any, cls: str, sep: str) -> None:
+    """Make `backend` add its special tokens as in `cls A sep` and `cls A sep B sep`."""
+    from tokenizers import processors
+
+    backend.post_processor = processors.TemplateProcessing(
+        single=[cls, "$A", sep],
+        pair=[cls, "$A", sep, "$B:1", f"{sep}:1"],
+        special_tokens=[(token, backend.token_to_id(token)) for token in (cls, sep)],
+    )
 
 
 def _split_like_bert(backend: Any, *, lowercase: bool) -> None:

@@ -71,11 +71,6 @@ class PrepareConfig:
                     f"encoding={self.encoding!r} is unknown; expected a name that Python knows, "
                     "such as cp1252, koi8-r or gb18030"
                 ) from None
-        check(
-            self,
-            "",
-            sequence_length="[8, 65536]",
-            eval_fraction="[0, 1)",
-            vocab_size="[1, 16777216]",
-        )
-        check(self, "", min_characters=">= 1", tokenizer_sample_bytes=">= 1", max_documents=">= 1")
+        check(self, "", sequence_length="[8, 65536]", eval_fraction="[0, 1)")
+        check(self, "", vocab_size="[1, 16777216]", min_characters=">= 1")
+        check(self, "", tokenizer_sample_bytes=">= 1", max_documents=">= 1")

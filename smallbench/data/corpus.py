@@ -11,14 +11,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from smallbench.data import installed_docs
-from smallbench.data.hub import HUB_PREFIX, hub_documents
-from smallbench.data.readers import ReadOptions, is_hidden_file, read_documents, reason_of
+from smallbench.data.readers import ReadOptions, Rows, is_hidden_file, read_documents, reason_of
 from smallbench.data.skips import DamagedFileError, Skips, UnreadableError, printable
 from smallbench.data.streams import DAMAGE, recognise
 from smallbench.errors import DataError, UnavailableError
 
+HUB_PREFIX = "hub:"
 INSTALLED_DOCS = "installed-docs"
 _EXPECTED = f"a file, a folder, a glob, {HUB_PREFIX}ORG/NAME or {INSTALLED_DOCS}"
 
@@ -65,7 +66,7 @@ class Corpus:
         if self.source == INSTALLED_DOCS:
             streams = [installed_docs.module_sources()]
         elif self.source.startswith(HUB_PREFIX):
-            streams = [hub_documents(self.source, self.options.text_field, self.skips)]
+            streams = [_hub_documents(self.source, self.options.text_field, self.skips)]
         else:
             streams = [self._file_documents(path) for path in self.files]
         for stream in streams:
@@ -77,7 +78,8 @@ class Corpus:
             raise DataError(f"no document found in {printable(self.source)}: {reasons}")
 
     def _file_documents(self, path: Path) -> Iterator[bytes]:
-        name, start, num_documents = self._name(path), self.position_bytes, 0
+        root, start, num_documents = Path(self.source), self.position_bytes, 0
+        name = path.relative_to(root).as_posix() if root.is_dir() else path.name
         try:
             with path.open("rb", buffering=0) as raw:
                 for document in read_documents(raw, name, self.options, self.skips):
@@ -95,10 +97,6 @@ class Corpus:
         except OSError as error:
             raise _cannot_read(path, error) from error
         self.position_bytes = start + path.stat().st_size
-
-    def _name(self, path: Path) -> str:
-        root = Path(self.source)
-        return path.relative_to(root).as_posix() if root.is_dir() else path.name
 
 
 def open_corpus(
@@ -183,11 +181,15 @@ def _walk(folder: Path, root: Path, found: Skips, exclude: set[Path]) -> Iterato
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(
-            child
-            for child in folders
-            if not is_hidden_file([child]) and _is_wanted(here / child, root, found, exclude)
-        )
+        inside, folders[:] = sorted(folders), []
+        for child in inside:
+            if is_hidden_file([child]) or _is_inside(here / child, exclude):
+                continue
+            if kind := _own_kind(here / child):
+                name = (here / child).relative_to(root).as_posix()
+                found.note(name, f"{kind}; left out of the corpus")
+            else:
+                folders.append(child)
         for file in sorted(files):
             path = here / file
             if is_hidden_file([file]) or _is_inside(path, exclude):
@@ -196,15 +198,6 @@ def _walk(folder: Path, root: Path, found: Skips, exclude: set[Path]) -> Iterato
                 yield path
             else:
                 found.add(path.relative_to(root).as_posix(), "not a regular file, or a broken link")
-
-
-def _is_wanted(folder: Path, root: Path, found: Skips, exclude: set[Path]) -> bool:
-    if _is_inside(folder, exclude):
-        return False
-    kind = _own_kind(folder)
-    if kind is not None:
-        found.note(folder.relative_to(root).as_posix(), f"{kind}; left out of the corpus")
-    return kind is None
 
 
 def _own_kind(folder: Path) -> str | None:
@@ -227,7 +220,6 @@ def _is_inside(path: Path, exclude: set[Path]) -> bool:
 
 
 def _why_unreadable(path: Path) -> str | None:
-    """Check the beginning of a file; damage further on shows when it is read."""
     try:
         with path.open("rb", buffering=0) as raw:
             recognise(raw, path.name, buffer_bytes=64 << 10)
@@ -278,3 +270,94 @@ def deal_in_runs(sizes: Sequence[int], count: int) -> list[int]:
         shares.append(1 + min(count - 1, (2 * begin + size) * count // (2 * total)))
         begin += size
     return shares
+
+
+# ---- `hub:ORG/NAME[:CONFIG]`: the rows of the train split, through the package `datasets`
+
+
+def _hub_documents(source: str, text_field: str, skips: Skips) -> Iterator[bytes]:
+    name, config = _name_and_config(source)
+    try:
+        import datasets
+    except ImportError:
+        raise UnavailableError(
+            f"{source} needs the package 'datasets': pip install 'smallbench[train]'"
+        ) from None
+    rows, num_rows = Rows(source, skips, text_field), 0
+    try:
+        table = datasets.load_dataset(name, config, split="train", streaming=True)
+        _check_field(source, getattr(table, "features", None), text_field)
+        for row in table:
+            num_rows += 1
+            if (text := rows.text_of(row)) is not None:
+                yield text
+    except DataError:
+        raise
+    except OSError as error:
+        if type(error).__name__ == "DatasetNotFoundError":
+            raise DataError(
+                f"{source} does not exist, or your token (HF_TOKEN) has no access to it; expected "
+                "hub:ORG/NAME or hub:ORG/NAME:CONFIG"
+            ) from None
+        raise UnavailableError(
+            f"cannot read {source} ({error}); check the name and the network, "
+            "then run the same command again"
+        ) from error
+    except Exception as error:  # `datasets` raises ValueError, RuntimeError, pyarrow's errors, …
+        raise DataError(_explained(source, name, config, error, num_rows)) from error
+    rows.report()
+
+
+def _name_and_config(source: str) -> tuple[str, str | None]:
+    name, colon, config = source.removeprefix(HUB_PREFIX).rpartition(":")
+    if not colon or "/" in config:  # a local path may have a colon in a folder's name
+        name, config = source.removeprefix(HUB_PREFIX), ""
+    if not name.strip():
+        raise DataError(f"{source!r} names no data set; expected hub:ORG/NAME[:CONFIG]")
+    return name, config or None
+
+
+def _check_field(source: str, features: Any, text_field: str) -> None:
+    if not features or "." in text_field:
+        return
+    if text_field not in features:
+        raise DataError(
+            f"{source} has no column {text_field!r}, only {', '.join(features)}; "
+            "give --text_field=NAME"
+        )
+    kind = getattr(features[text_field], "dtype", type(features[text_field]).__name__)
+    if kind not in {"string", "large_string", "null"}:
+        raise DataError(
+            f"column {text_field!r} of {source} has {kind}, not text; give --text_field=NAME "
+            f"(columns: {', '.join(features)})"
+        )
+
+
+def _explained(source: str, name: str, config: str | None, error: Exception, num_rows: int) -> str:
+    text = " ".join(str(error).split())
+    if "scripts are no longer supported" in text:
+        return (
+            f"{source} is a data set with a loading script, which 'datasets' no longer runs; "
+            "convert it to parquet or JSON lines and give the files"
+        )
+    if "Config name is missing" in text or "BuilderConfig" in text:
+        problem = f"has no configuration {config!r}" if config else "has several configurations"
+        return f"{source} {problem}; give hub:{name}:CONFIG with one of {_configs(name, text)}"
+    if "Bad split" in text:
+        found = text.partition("Available splits:")[2].strip(" []'") or "others"
+        return (
+            f"{source} has no split 'train', only {found}; save the split that you want as "
+            "parquet or JSON lines and give the file"
+        )
+    cause = error.__cause__ or error
+    detail = " ".join(str(cause).split())[:200]
+    return f"{source} could not be read after {num_rows:,} rows ({type(cause).__name__}: {detail})"
+
+
+def _configs(name: str, text: str) -> str:
+    import datasets
+
+    try:
+        return ", ".join(datasets.get_dataset_config_names(name))
+    except Exception:  # only to make the sentence better
+        return text.partition("Available:")[2].strip() or "those of its page"

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
 from smallbench.data.skips import Skips, UnreadableError
 
@@ -22,7 +23,6 @@ BOMS = (  # UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_UNMARKED = tuple(name for _, name in BOMS)
 _COMMON_CHARACTERS = " \n\r\u3001\u3002\uff0c"
 _SAMPLE_BYTES = 200_000
 _MAX_DAMAGE = 0.005  # share of undecodable bytes that is repaired, not refused
@@ -84,7 +84,7 @@ def unmarked_encoding(head: bytes) -> str | None:
     Only the right one gives spaces, line ends or East Asian punctuation, and no characters that
     nobody assigned.
     """
-    for name in _UNMARKED:
+    for _, name in BOMS:
         try:
             text = codecs.getincrementaldecoder(name)().decode(head)
         except UnicodeError:
@@ -106,6 +106,10 @@ class Utf8:
     def __init__(self, name: str, skips: Skips, encoding: str | None = None) -> None:
         self.name, self.skips = name, skips
         self.given = self._encoding = codecs.lookup(encoding).name if encoding else None
+
+    def note(self, text: str) -> None:
+        """Remember `text` about this file, which was read."""
+        self.skips.note(self.name, text)
 
     def blocks(
         self, stream: io.BufferedReader, *, block_bytes: int, longest: int
@@ -133,7 +137,10 @@ class Utf8:
         if b"\x1b" in block and _ESCAPES.search(block):
             encoding, _ = detect(block)
             if encoding and encoding.startswith("iso2022"):
-                return self._as(block, encoding)
+                with suppress(UnicodeError):
+                    converted = block.decode(encoding).encode()
+                    self._report(encoding, "")
+                    return converted
         return block
 
     def _whole_encoding(self, head: bytes) -> str | None:
@@ -152,7 +159,7 @@ class Utf8:
         found = unmarked_encoding(start)
         if found and found != self.given:
             given = f", not as --encoding={self.given}" if self.given else ""
-            self.skips.note(self.name, f"read as {found}{given}; it has no byte order mark")
+            self.note(f"read as {found}{given}; it has no byte order mark")
             return found
         if self.given in {"utf-16", "utf-32"}:
             raise UnreadableError(
@@ -168,9 +175,8 @@ class Utf8:
         return None
 
     def _note_mark(self, encoding: str) -> None:
-        self.skips.note(
-            self.name,
-            f"read as {encoding}, as its byte order mark says, not as --encoding={self.given}",
+        self.note(
+            f"read as {encoding}, as its byte order mark says, not as --encoding={self.given}"
         )
 
     def _convert_foreign(self, block: bytes) -> bytes:
@@ -195,26 +201,16 @@ class Utf8:
                 except UnicodeError:
                     lines = block.splitlines(keepends=True)
                     continue
-                self._report(encoding, sample, block)
+                share = f", since {_bad_share(block):.2%} of its bytes are not UTF-8"
+                self._report(encoding, share)
                 return b"".join(lines)
         return self._require_little_damage(block)
 
-    def _as(self, block: bytes, encoding: str) -> bytes:
-        try:
-            converted = block.decode(encoding).encode()
-        except UnicodeError:
-            return block
-        self._report(encoding, b"", block)
-        return converted
-
-    def _report(self, encoding: str, sample: bytes, block: bytes) -> None:
+    def _report(self, encoding: str, share: str) -> None:
         if encoding == self._encoding:
             return
         self._encoding = encoding
-        share = f", since {_bad_share(block):.2%} of its bytes are not UTF-8" if sample else ""
-        self.skips.note(
-            self.name, f"read as {encoding}{share}; if that is wrong, give --encoding=NAME"
-        )
+        self.note(f"read as {encoding}{share}; if that is wrong, give --encoding=NAME")
 
     def _require_little_damage(self, block: bytes) -> bytes:
         share = _bad_share(block)

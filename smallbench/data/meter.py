@@ -35,14 +35,9 @@ class Meter:
             if size_bytes
             else "{desc} {elapsed}{postfix}",
         )
+        self.close = self._bar.close
 
-    def __enter__(self) -> Meter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-
-    def update(self, *, num_documents: int, num_bytes: int, position_bytes: int) -> None:
+    def update(self, num_documents: int, num_bytes: int, position_bytes: int) -> None:
         """So many more documents and bytes of text; the source is read up to `position_bytes`."""
         self._num_documents += num_documents
         self._num_bytes += num_bytes

@@ -1,4 +1,4 @@
-"""A chunk of raw documents → rows of token ids: the part of `prepare` that runs in workers.
+"""A chunk of raw documents → texts to train a tokenizer on, or rows of token ids, in workers.
 
 Pure: what comes out for a document depends on that document alone. Shapes: B rows, L tokens a row,
 D documents.
@@ -7,25 +7,24 @@ D documents.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smallbench.data.cleaning import CleanText, clean, is_held_out, text_hash
-from smallbench.data.parity import NUM_HELD_OUT
-from smallbench.data.tokenizer import Tokenizer
+from smallbench.data.cleaning import clean, is_held_out, text_hash
+from smallbench.data.config import PrepareConfig
+from smallbench.data.tokenizer import NUM_HELD_OUT, Tokenizer
 
+Extract = Callable[[bytes], bytes]
+"""Turns a raw document into text."""
 
-@dataclass(frozen=True)
-class TextRules:
-    """Which texts are kept, and which of them are held out."""
-
-    min_characters: int
-    eval_fraction: float
-    extract: Callable[[bytes], bytes] | None = None
+load_tokenizer = lru_cache(maxsize=1)(Tokenizer.load)
+"""Return the one tokenizer of this process, with the words that it has cached."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,36 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
+def sample_chunk(
+    task: tuple[Sequence[bytes], int], *, config: PrepareConfig, extract: Extract | None
+) -> tuple[int, int, list[tuple[int, bytes]]]:
+    """Return the numbers of documents and bytes, and (hash, clean text) of possible samples.
+
+    The task is the documents and the bound of the hashes that may be in the sample, which never has
+    held-out documents.
+    """
+    documents, bound = task
+    sample = []
+    for text, *_ in map(clean, map(extract, documents) if extract else documents):
+        if len(text) >= config.min_characters:
+            hash_value = text_hash(text)
+            if hash_value < bound and not is_held_out(hash_value, config.eval_fraction):
+                sample.append((hash_value, text.encode()))
+    return len(documents), sum(map(len, documents)), sample
+
+
 def pack_chunk(
-    documents: Sequence[bytes], *, rules: TextRules, tokenizer: Tokenizer, sequence_length: int
+    documents: Sequence[bytes], *, config: PrepareConfig, extract: Extract | None, folder: Path
 ) -> PackedChunk:
-    """Clean, hash, tokenise and pack; documents that are too short only count."""
+    """Clean, hash, pack and tokenise with the tokenizer in `folder`; short documents only count."""
+    tokenizer = load_tokenizer(folder)
     counts: Counter[str] = Counter(documents=len(documents), raw_bytes=sum(map(len, documents)))
     texts = []
-    for result in clean_documents(documents, rules):
+    for result in map(clean, map(extract, documents) if extract else documents):
         counts["decode_errors"] += result.decode_errors
         counts["control_characters"] += result.control_characters
         counts[f"characters:{length_bucket(len(result.text))}"] += 1
-        if len(result.text) >= rules.min_characters:
+        if len(result.text) >= config.min_characters:
             texts.append(result.text)
         else:
             counts["too_short"] += 1
@@ -72,12 +90,12 @@ def pack_chunk(
     counts["no_tokens"] += int(np.count_nonzero(num_tokens_D == 0))
     hashes = [text_hash(text) for text in texts]
     held_out = (
-        t for t, h in zip(texts, hashes, strict=True) if is_held_out(h, rules.eval_fraction)
+        t for t, h in zip(texts, hashes, strict=True) if is_held_out(h, config.eval_fraction)
     )
     rows_BL, num_rows_D = pack_rows(
         flat.astype(token_dtype(tokenizer.vocab_size)),
         num_tokens_D,
-        sequence_length=sequence_length,
+        sequence_length=config.sequence_length,
         cls_id=tokenizer.cls_id,
         sep_id=tokenizer.sep_id,
         pad_id=tokenizer.pad_id,
@@ -97,11 +115,6 @@ def length_bucket(num_characters: int) -> int:
     """Round down to two digits, so that the lengths of any corpus have few different values."""
     unit: int = 10 ** max(0, len(str(num_characters)) - 2)
     return num_characters // unit * unit
-
-
-def clean_documents(documents: Iterable[bytes], rules: TextRules) -> Iterable[CleanText]:
-    """Raw documents → clean texts, one at a time."""
-    return map(clean, map(rules.extract, documents) if rules.extract else documents)
 
 
 def pack_rows(

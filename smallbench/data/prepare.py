@@ -8,6 +8,7 @@ the bytes that it would have had.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,34 +23,41 @@ from numpy.typing import NDArray
 
 from smallbench.config import differing_keys, digest, to_dict
 from smallbench.cores import available_cpus
-from smallbench.data.cleaning import is_held_out
+from smallbench.data.cleaning import SeenHashes, is_held_out
 from smallbench.data.config import PrepareConfig
-from smallbench.data.duplicates import SeenHashes
 from smallbench.data.meter import Meter
 from smallbench.data.packing import PackedChunk, token_dtype
-from smallbench.data.parity import HELD_OUT_NAME, NUM_HELD_OUT
 from smallbench.data.shards import (
     MANIFEST_NAME,
     SPLITS,
     Manifest,
     ShardWriter,
     TokenizerInfo,
+    median_length,
     unigram_entropy,
 )
 from smallbench.data.skips import printable
 from smallbench.data.source import CorpusSource, Source, corpus_of, nothing_kept
-from smallbench.data.summary import median_length
-from smallbench.data.tokenizer import Tokenizer
+from smallbench.data.tokenizer import HELD_OUT_NAME, NUM_HELD_OUT, Tokenizer
+from smallbench.data.transfer import (
+    cache_directory,
+    move_to_cache,
+    publish_corpus,
+    published_manifest,
+)
 from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.files import (
     TEMPORARY_MARK,
+    atomic_directory,
     exclusive_lock,
     sync_directory,
     sync_file,
-    temporary_sibling,
     write_json,
 )
 from smallbench.stop import NEVER, Stop
+from smallbench.storage import open_storage
+from smallbench.storage.base import Storage
+from smallbench.storage.config import StorageConfig
 
 COMMIT_BYTES = 64 << 20
 """Raw text between two commits: the most that a kill can lose."""
@@ -138,6 +146,51 @@ def _finished(out: Path, options: dict[str, Any]) -> Manifest:
     return manifest
 
 
+def prepare_remote(
+    config: PrepareConfig,
+    url: str,
+    *,
+    storage: StorageConfig,
+    cache: Path | None = None,
+    workers: int | None = None,
+    stop: Stop = NEVER,
+    source: Source | None = None,
+) -> Manifest:
+    """Run `prepare` in the cache and publish the corpus at `url`; keep the copy to train from.
+
+    The same call continues, or finds it done. Raises the errors of `prepare` and `publish_corpus`;
+    problems of `url` are raised before any work.
+    """
+    place = open_storage(url, storage)
+    if (published := already_published(place, config)) is not None:
+        return published
+    place.check()
+    name = f"{place.url.rpartition('/')[2]}-{hashlib.sha256(place.url.encode()).hexdigest()[:16]}"
+    work = cache_directory(cache) / "prepare" / name
+    with exclusive_lock(
+        work.with_name(f"{name}.lock"),
+        f"another process prepares {place.url} in {work}; wait for it, or choose another --out",
+    ):
+        manifest = prepare(config, out=work, workers=workers, stop=stop, source=source)
+        publish_corpus(work, url, storage, stop=stop)
+        move_to_cache(work, cache=cache)
+    return manifest
+
+
+def already_published(place: Storage, config: PrepareConfig) -> Manifest | None:
+    """Return the manifest of the corpus in `place`, if it is complete.
+
+    Raises `ConfigError` if it was prepared with other options.
+    """
+    content = published_manifest(place)
+    if content is None:
+        return None
+    manifest = Manifest.parse(content, place=place.url)
+    refuse_other_options(place.url, dict(manifest.options), options_of(config))
+    print(f"{place.url} is already prepared with these options")
+    return manifest
+
+
 def refuse_other_options(out: Path | str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `ConfigError` naming the options in which a directory or URL differs from a command."""
     # What an earlier release did not know was as it is by default.
@@ -164,8 +217,6 @@ class _PrepareProgress:
 
 @dataclass
 class _Preparation:
-    """An attempt at an incomplete directory; it holds the lock."""
-
     config: PrepareConfig
     options: dict[str, Any]
     source: Source
@@ -174,7 +225,7 @@ class _Preparation:
 
     def __post_init__(self) -> None:
         self.is_new = not (self.out / _PROGRESS).exists()
-        self.progress = self._read_progress(self.options)
+        self.progress = self._read_progress()
 
     def run(self) -> Manifest:
         tokenizer = self._tokenizer()
@@ -183,18 +234,18 @@ class _Preparation:
             split: ShardWriter(self.out, split, row_bytes=row_bytes, rows=self.progress.rows[split])
             for split in SPLITS
         }
-        self._write_rows(tokenizer, writers["train"], writers["eval"])
+        self._write_rows(writers["train"], writers["eval"])
         return self._finish(tokenizer, writers["train"], writers["eval"])
 
-    def _read_progress(self, options: dict[str, Any]) -> _PrepareProgress:
-        path = self.out / _PROGRESS
+    def _read_progress(self) -> _PrepareProgress:
+        path, size_bytes = self.out / _PROGRESS, self.source.corpus.size_bytes
         if path.exists():
             progress = _PrepareProgress(**json.loads(path.read_text()))
-            refuse_other_options(self.out, progress.options, options)
-            if progress.source_bytes != self.source.size_bytes:
+            refuse_other_options(self.out, progress.options, self.options)
+            if progress.source_bytes != size_bytes:
                 raise ConfigError(
                     f"{self.config.corpus} had {progress.source_bytes} bytes when {self.out} was "
-                    f"begun and has {self.source.size_bytes}; delete {self.out} or restore it"
+                    f"begun and has {size_bytes}; delete {self.out} or restore it"
                 )
         else:
             foreign = [
@@ -207,7 +258,7 @@ class _Preparation:
                     f"{self.out} holds other files ({', '.join(sorted(foreign)[:3])}); "
                     "choose a new or empty --out"
                 )
-            progress = _PrepareProgress(options, self.source.size_bytes)
+            progress = _PrepareProgress(self.options, size_bytes)
         for leftover in self.out.glob(f"*{TEMPORARY_MARK}*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         return progress
@@ -220,22 +271,16 @@ class _Preparation:
                     path.unlink()
 
     def _tokenizer(self) -> Tokenizer:
-        """The directory's own tokenizer; if it has none yet, the given or a trained one."""
         folder = self.out / _TOKENIZER
         if not folder.is_dir():
             tokenizer = self.source.tokenizer()
             if self.is_new:  # not earlier: until here a command can be refused
                 write_json(self.out / _PROGRESS, asdict(self.progress))
-            temporary = temporary_sibling(folder)
-            tokenizer.save(temporary)
-            for path in temporary.iterdir():
-                sync_file(path)
-            temporary.rename(folder)
-            sync_directory(self.out)
+            with atomic_directory(folder) as temporary:
+                tokenizer.save(temporary)
         return Tokenizer.load(folder)
 
-    def _write_rows(self, tokenizer: Tokenizer, train: ShardWriter, held_out: ShardWriter) -> None:
-        """Append missing rows to the files; commit at intervals and at the end."""
+    def _write_rows(self, train: ShardWriter, held_out: ShardWriter) -> None:
         counts = Counter(self.progress.counts)
         seen = self._read_hashes(counts["kept"])
 
@@ -249,9 +294,10 @@ class _Preparation:
             # Last: it vouches for everything above.
             write_json(self.out / _PROGRESS, asdict(self.progress))
 
-        results = self.source.packed(self.out / _TOKENIZER, tokenizer, skip=counts["documents"])
+        results = self.source.packed(self.out / _TOKENIZER, skip=counts["documents"])
         num_uncommitted = 0
-        with closing(results), Meter("writing rows", self.source.size_bytes) as meter:
+        meter = Meter("writing rows", self.source.corpus.size_bytes)
+        with closing(results), closing(meter):
             for chunk in results:
                 is_new_D = seen.add(chunk.hashes)
                 is_eval_D = np.array(
@@ -269,12 +315,9 @@ class _Preparation:
                 counts += self._count_kept(chunk, is_new_D, is_eval_D)
                 room = NUM_HELD_OUT - len(self.progress.held_out)
                 self.progress.held_out += chunk.held_out[:room]
-                meter.update(
-                    num_documents=chunk.counts["documents"],
-                    num_bytes=chunk.counts["raw_bytes"],
-                    position_bytes=self.source.position_bytes,
-                )
-                num_uncommitted += chunk.counts["raw_bytes"]
+                num_bytes, position = chunk.counts["raw_bytes"], self.source.corpus.position_bytes
+                meter.update(chunk.counts["documents"], num_bytes, position)
+                num_uncommitted += num_bytes
                 if num_uncommitted >= COMMIT_BYTES:
                     commit()
                     num_uncommitted = 0
@@ -315,12 +358,11 @@ class _Preparation:
         )
 
     def _finish(self, tokenizer: Tokenizer, train: ShardWriter, held_out: ShardWriter) -> Manifest:
-        """Write the description of the files, which completes the directory."""
         if not train.rows:
             raise DataError(nothing_kept(self.config))
         dtype = token_dtype(tokenizer.vocab_size)
         eval_shards = held_out.shards()
-        skips = self.source.skips
+        skips = self.source.corpus.skips
         write_json(self.out / _TOKENIZER / HELD_OUT_NAME, self.progress.held_out)
         counts = self.progress.counts
         manifest = Manifest(

@@ -10,9 +10,9 @@ import re
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import dropwhile
+from itertools import chain, dropwhile
 from textwrap import shorten
 from typing import IO, Any, cast
 
@@ -20,7 +20,6 @@ from smallbench.data.config import Separator
 from smallbench.data.encodings import Utf8
 from smallbench.data.skips import DamagedFileError, Skips, UnreadableError
 from smallbench.data.streams import BLOCK_BYTES, DAMAGE, is_plain, recognise
-from smallbench.errors import UnavailableError
 
 MAX_DOCUMENT_BYTES = 8 << 20
 """A longer document is cut at a line end, so that memory does not depend on the corpus."""
@@ -32,6 +31,8 @@ _MAX_ARCHIVES = 4  # nested in each other
 _BLANK_LINES = re.compile(rb"\n[ \t\f\v]*\n\s*")  # without \r, for speed
 _BLANK_LINES_CR = re.compile(rb"(?:\n|\r(?!\r*\n))[ \t\f\v]*(?:\r*\n|\r)\s*")
 _LINE_END = re.compile(rb"\r*\n|\r")
+_TEXT_COLUMNS = {f"{size}{kind}" for size in ("", "large_") for kind in ("string", "binary")} | {
+    "string_view", "binary_view"}  # fmt: skip
 _MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<mediawiki")
 
 
@@ -76,7 +77,7 @@ def _text_documents(stream: io.BufferedReader, utf8: Utf8, separator: Separator)
     rest = b""
     for block in utf8.blocks(stream, block_bytes=BLOCK_BYTES, longest=MAX_DOCUMENT_BYTES):
         if not num_bytes and block.lstrip()[:14].lower().startswith(_MARKUP):
-            utf8.skips.note(utf8.name, "looks like HTML or XML; its markup is read as text")
+            utf8.note("looks like HTML or XML; its markup is read as text")
         num_bytes += len(block)
         num_lines += block.count(b"\n") or block.count(b"\r")
         *documents, rest = _cut(rest + block, separator)
@@ -92,10 +93,19 @@ def _text_documents(stream: io.BufferedReader, utf8: Utf8, separator: Separator)
         num_documents += 1
         yield rest
     if num_cuts:
-        utf8.skips.note(
-            utf8.name, f"cut at line ends {num_cuts} times: a document is at most 8 MiB"
+        utf8.note(f"cut at line ends {num_cuts} times: a document is at most 8 MiB")
+    if num_documents == 1 and num_bytes >= LARGE_BYTES and separator != "file":
+        utf8.note(
+            f"one document of {num_bytes:,} bytes in {num_lines:,} lines: --documents={separator} "
+            "found no separator; if each line is a document, give --documents=line"
         )
-    _note_odd_documents(utf8, separator, num_documents, num_bytes, num_lines)
+    if num_documents >= 1000 and num_bytes < SHORT_BYTES * num_documents:
+        remedy = "file" if separator == "line" else "line or --documents=file"
+        utf8.note(
+            f"{num_documents:,} documents of {num_bytes // num_documents} bytes on average with "
+            f"--documents={separator}; if they are parts of longer texts, give "
+            f"--documents={remedy}"
+        )
 
 
 def _cut(text: bytes, separator: Separator) -> list[bytes]:
@@ -104,25 +114,6 @@ def _cut(text: bytes, separator: Separator) -> list[bytes]:
     if separator == "line":
         return _LINE_END.split(text)
     return (_BLANK_LINES_CR if b"\r" in text else _BLANK_LINES).split(text)
-
-
-def _note_odd_documents(
-    utf8: Utf8, separator: Separator, num_documents: int, num_bytes: int, num_lines: int
-) -> None:
-    if num_documents == 1 and num_bytes >= LARGE_BYTES and separator != "file":
-        utf8.skips.note(
-            utf8.name,
-            f"one document of {num_bytes:,} bytes in {num_lines:,} lines: --documents={separator} "
-            "found no separator; if each line is a document, give --documents=line",
-        )
-    if num_documents >= 1000 and num_bytes < SHORT_BYTES * num_documents:
-        remedy = "file" if separator == "line" else "line or --documents=file"
-        utf8.skips.note(
-            utf8.name,
-            f"{num_documents:,} documents of {num_bytes // num_documents} bytes on average with "
-            f"--documents={separator}; if they are parts of longer texts, give "
-            f"--documents={remedy}",
-        )
 
 
 class Rows:
@@ -170,15 +161,10 @@ def _json_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> I
     is_lines = not first.lstrip().startswith(b"[")
     if is_lines and first.lstrip().partition(b"\n")[0].strip() == b"{":
         is_lines = False  # an indented object
-    for row in (_json_lines if is_lines else _json_values)(_chain(first, blocks), rows, longest):
+    for row in (_json_lines if is_lines else _json_values)(chain([first], blocks), rows, longest):
         if (text := rows.text_of(row)) is not None:
             yield text
     rows.report()
-
-
-def _chain(first: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from blocks
 
 
 def _json_lines(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[Any]:
@@ -200,11 +186,8 @@ def _json_lines(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[A
 
 def _json_values(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[Any]:
     """Yield consecutive values, as in a list; `[`, `]` and commas between them are skipped."""
-    decoder, rest, decoded = (
-        json.JSONDecoder(),
-        "",
-        codecs.getincrementaldecoder("utf-8")("replace"),
-    )
+    decoder, rest = json.JSONDecoder(), ""
+    decoded = codecs.getincrementaldecoder("utf-8")("replace")
     between = re.compile(r"[\s,\[\]]*")
     error: Exception | None = None
     for block in blocks:
@@ -278,14 +261,10 @@ def _no_column(text_field: str, names: Iterable[str]) -> str:
 
 
 def _parquet_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> Iterator[bytes]:
-    try:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise UnavailableError(
-            ".parquet needs the package 'pyarrow': pip install 'smallbench[train]'"
-        ) from None
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
     num_null = 0
     with tempfile.TemporaryFile() as unpacked:
         # Parquet is read from its end; a compressed one has to be unpacked first.
@@ -297,15 +276,14 @@ def _parquet_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -
         try:
             table = pq.ParquetFile(seekable)
             kind, path = _column(table.schema_arrow, text_field)
-            if not _is_text(kind):
+            text_kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if str(text_kind) not in _TEXT_COLUMNS:
                 raise UnreadableError(f"column {text_field!r} has {kind}, not text")
             for batch in table.iter_batches(batch_size=256, columns=[text_field]):
                 column = batch.column(0)
                 for part in path[1:]:
                     column = pc.struct_field(column, part)
-                if pa.types.is_dictionary(kind):
-                    column = column.cast(kind.value_type)
-                values = column.cast(pa.large_binary()).to_pylist()
+                values = column.cast(text_kind).cast(pa.large_binary()).to_pylist()
                 num_null += values.count(None)
                 yield from (utf8.convert(value) for value in values if value is not None)
         except pa.ArrowException as error:
@@ -315,7 +293,6 @@ def _parquet_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -
 
 
 def _column(schema: Any, text_field: str) -> tuple[Any, list[str]]:
-    """Return the type of a column and the path to it; dots lead into structs."""
     path = [text_field] if text_field in schema.names else text_field.split(".")
     if path[0] not in schema.names:
         raise UnreadableError(_no_column(text_field, schema.names))
@@ -326,19 +303,6 @@ def _column(schema: Any, text_field: str) -> tuple[Any, list[str]]:
             raise UnreadableError(_no_column(text_field, schema.names))
         kind = kind.field(names.index(part)).type
     return kind, path
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    types = pa.types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    checks: tuple[Callable[[Any], bool], ...] = (
-        types.is_string, types.is_large_string, types.is_string_view,
-        types.is_binary, types.is_large_binary, types.is_binary_view,
-    )  # fmt: skip
-    return any(check(kind) for check in checks)
 
 
 def _tar_documents(

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench.config import from_dict, to_dict
+from smallbench.data.skips import printable
 from smallbench.errors import DataError
-from smallbench.files import sha256_file, sync_file, write_json
+from smallbench.files import read_json, sha256_file, sync_file, write_json
+from smallbench.templates import from_template
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+MEMORY_NAME = "verified.json"
+"""File of a run directory: the shards that `verify_once` has verified."""
 SHARD_BYTES = 512 << 20
 """A shard is closed before it grows beyond this."""
 
@@ -199,17 +205,11 @@ class TokenRows:
         self.sequence_length = self.manifest.sequence_length
         self.tokenizer = self.manifest.tokenizer
         self._shards = []
-        for shard in _shards_of(self.manifest, split):
-            path = directory / shard.name
-            _check_size(path, shard)
-            self._shards.append(
-                np.memmap(
-                    path,
-                    dtype=self.manifest.dtype,
-                    mode="r",
-                    shape=(shard.rows, self.sequence_length),
-                )
-            )
+        for shard in self.manifest.shards:
+            if shard.name.startswith(f"{split}-"):
+                verify_shard(directory, shard, hashed=False)
+                rows = np.memmap(directory / shard.name, dtype=self.manifest.dtype, mode="r")
+                self._shards.append(rows.reshape(shard.rows, self.sequence_length))
         if not self._shards:
             raise DataError(
                 f"{directory} has no {split} row; prepare more text or another --eval_fraction"
@@ -238,14 +238,51 @@ def verify_shards(directory: Path) -> None:
         verify_shard(directory, shard)
 
 
-def verify_shard(directory: Path, shard: Shard) -> None:
-    """Read a shard; raise `DataError` if it does not match the manifest."""
+def verify_shard(directory: Path, shard: Shard, *, hashed: bool = True) -> None:
+    """Read a shard, or only its size; raise `DataError` if it does not match the manifest."""
     path = directory / shard.name
-    _check_size(path, shard)
-    if sha256_file(path) != shard.sha256:
-        raise DataError(
-            f"{path} does not have the SHA-256 of its manifest; delete {directory} and {_REMEDY}"
-        )
+    if reason := difference_of(path, shard, hashed=hashed):
+        raise DataError(f"{path} {reason}; delete {directory} and {_REMEDY}")
+
+
+def difference_of(path: Path, shard: Shard, *, hashed: bool = True) -> str | None:
+    """Return how a file differs from a manifest's shard, or None; `hashed`: also in its content."""
+    size = path.stat().st_size if path.is_file() else None
+    if size is None:
+        return "is missing"
+    if size != shard.bytes:
+        return f"has {size} bytes, its manifest says {shard.bytes}"
+    is_other = hashed and sha256_file(path) != shard.sha256
+    return "does not have the SHA-256 of its manifest" if is_other else None
+
+
+def verify_once(directory: Path, memory: Path) -> int:
+    """Verify the shards in `directory` that `memory` does not know; return how many were read.
+
+    `memory` has the size, modification time and inode of each shard that matched its hash. Raises
+    `DataError` naming the first shard that does not match the manifest.
+    """
+    known: dict[str, Any] = {}
+    if memory.exists():
+        with suppress(DataError):  # nothing hangs on it
+            known = read_json(memory)
+    seen: dict[str, Any] = {}
+    num_read = 0
+    for shard in Manifest.read(directory).shards:
+        verify_shard(directory, shard, hashed=False)
+        status = (directory / shard.name).stat()
+        seen[shard.name] = {
+            "bytes": status.st_size,
+            "modified_ns": status.st_mtime_ns,
+            "inode": status.st_ino,
+            "sha256": shard.sha256,
+        }
+        if known.get(shard.name) != seen[shard.name]:
+            verify_shard(directory, shard)
+            num_read += 1
+    if seen != known:
+        write_json(memory, seen)
+    return num_read
 
 
 def unigram_entropy(
@@ -267,14 +304,43 @@ def entropy_of_counts(counts: NDArray[np.int64]) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def _shards_of(manifest: Manifest, split: Split) -> list[Shard]:
-    return [shard for shard in manifest.shards if shard.name.startswith(f"{split}-")]
+# ---- a corpus in a few lines
+
+PAPER_VOCABULARIES = {"wordpiece": ("bert", 30_522), "bpe": ("roberta", 50_265)}
+"""Kind of tokenizer → family of recipes, and the size of its public vocabulary."""
+
+_NUM_SHOWN = 5
 
 
-def _check_size(path: Path, shard: Shard) -> None:
-    size = path.stat().st_size if path.is_file() else None
-    if size != shard.bytes:
-        found = (
-            "is missing" if size is None else f"has {size} bytes, its manifest says {shard.bytes}"
-        )
-        raise DataError(f"{path} {found}; delete {path.parent} and {_REMEDY}")
+def median_length(counts: Mapping[str, int]) -> int:
+    """Return the median of the `characters:N` counts, to two digits; 0 without any."""
+    lengths = sorted(
+        (int(key.partition(":")[2]), count)
+        for key, count in counts.items()
+        if key.startswith("characters:")
+    )
+    half, seen = sum(count for _, count in lengths) / 2, 0
+    for length, count in lengths:
+        seen += count
+        if seen >= half:
+            return length
+    return 0
+
+
+def corpus_summary(manifest: Manifest, out: Path | str) -> str:
+    """Return a few lines: kept and dropped documents, warnings, and the next command."""
+    c, rows = manifest.counts, manifest.rows
+    # The paper's recipes want the paper's vocabularies; the tiny ones take any.
+    family, size = PAPER_VOCABULARIES.get(manifest.tokenizer.kind, ("bert", 0))
+    values = {
+        "m": manifest,
+        "c": c,
+        "tokens_a_word": c["encoded_tokens"] / max(1, c["words"]) if "words" in c else None,
+        "unknown": c["unknown_tokens"] / max(1, c["encoded_tokens"]) if "words" in c else None,
+        "positions": (manifest.sequence_length - 2) * (rows["train"] + rows["eval"]),
+        "recipe": f"{family}-{'small' if manifest.tokenizer.vocab_size == size else 'tiny'}",
+        "data": shlex.quote(printable(out)),
+        "shown": _NUM_SHOWN,
+    }
+    warnings = from_template("smallbench.data", "warnings.txt", **values).splitlines()
+    return from_template("smallbench.data", "summary.txt", warnings=warnings, **values).rstrip()

@@ -23,9 +23,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,14 +32,19 @@ from smallbench.cores import available_cpus
 from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import Corpus, deal_in_runs, open_corpus, share_of
 from smallbench.data.packing import PackedChunk
-from smallbench.data.prepare import options_of, prepare, refuse_other_options
+from smallbench.data.prepare import (
+    already_published,
+    options_of,
+    prepare,
+    prepare_remote,
+    refuse_other_options,
+)
 from smallbench.data.readers import is_hidden_file
-from smallbench.data.remote_prepare import already_published, prepare_remote
-from smallbench.data.sampling import TextSample
 from smallbench.data.shards import Manifest
 from smallbench.data.skips import Skips
 from smallbench.data.source import (
     CorpusSource,
+    TextSample,
     corpus_of,
     given_tokenizer,
     read_options,
@@ -88,21 +92,24 @@ def prepare_share(
         return manifest
     name = f"{number}-of-{count}-{hashlib.sha256(shares.url.encode()).hexdigest()[:16]}"
     work = cache_directory(cache) / "shares" / name
-    corpus, size_bytes = _corpus(config, out, work, storage, number, count)
-    _agree(shares, {**options_of(config), "shares": count, "source_bytes": size_bytes})
-    reader = CorpusSource(config, corpus, workers or available_cpus(), stop)
-    share = _Share(config, shares, number, count, work, stop)
-    share.pack(reader, share.tokenizer(reader))
+    part, size_bytes = _corpus(config, out, work, storage, number, count)
+    options = {**options_of(config), "shares": count, "source_bytes": size_bytes}
+    try:
+        shares.put(_OPTIONS, json.dumps(options).encode(), only_new=True)
+    except AlreadyExistsError:
+        refuse_other_options(shares.url, json.loads(shares.get(_OPTIONS)), options)
+    reader = CorpusSource(config, part, workers or available_cpus(), stop)
+    share = _Share(reader, shares, number, count, work)
+    share.pack()
     joined: Manifest | None = None
     if number == 1:
-        share.wait("the other shares", lambda: len(shares.list("done-")) == count)
-        source = _Joined(share, size_bytes)
+        share.corpus = share.whole_corpus(size_bytes)
         if is_remote(out):
             joined = prepare_remote(
-                config, out, storage=storage, cache=cache, stop=stop, source=source
+                config, out, storage=storage, cache=cache, stop=stop, source=share
             )
         else:
-            joined = prepare(config, out=Path(out), stop=stop, source=source)
+            joined = prepare(config, out=Path(out), stop=stop, source=share)
         _delete(shares)
     shutil.rmtree(work, ignore_errors=True)
     return joined
@@ -154,13 +161,6 @@ def _corpus(
     return replace(corpus, is_whole=mine == names), size_bytes
 
 
-def _agree(shares: Storage, options: dict[str, Any]) -> None:
-    try:
-        shares.put(_OPTIONS, json.dumps(options).encode(), only_new=True)
-    except AlreadyExistsError:
-        refuse_other_options(shares.url, json.loads(shares.get(_OPTIONS)), options)
-
-
 def _delete(shares: Storage) -> None:
     """Delete the options last, so that a restarted share still finds its part."""
     keys = [stored.key for stored in shares.list()]
@@ -170,38 +170,37 @@ def _delete(shares: Storage) -> None:
 
 @dataclass
 class _Share:
-    """One part of the work, and the place where all parts meet."""
+    """One part of the work, and the place where all parts meet; for the first one, a `Source`."""
 
-    config: PrepareConfig
+    reader: CorpusSource
     shares: Storage
     number: int
     count: int
     work: Path
-    stop: Stop
+    corpus: Corpus = field(default_factory=lambda: Corpus(""))
 
     def __post_init__(self) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
+        self.config = self.reader.config
 
     def name(self, kind: str, number: int | None = None) -> str:
-        """Key of a share's object: `done-0002-of-0008`."""
         return f"{kind}-{number or self.number:04d}-of-{self.count:04d}"
 
     def wait(self, what: str, is_there: Callable[[], bool]) -> None:
-        """Wait for the object; raise `InterruptedRunError` if stopped meanwhile."""
         if is_there():
             return
         print(f"waiting for {what}, in {self.shares.url}", file=sys.stderr, flush=True)
         while not is_there():
-            self.stop.raise_if_asked(f"waiting for {what}")
+            self.reader.stop.raise_if_asked(f"waiting for {what}")
             time.sleep(POLL_SECONDS)
 
-    def tokenizer(self, source: CorpusSource) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer:
         """Return the given tokenizer, or the one that is trained on the samples of all shares."""
         if not is_trained(self.config.tokenizer):
             return given_tokenizer(self.config)
         if not self._has(_TOKENIZER):
             if not self._has(f"{self.name('sample')}.json"):
-                sample = [(value, text.decode()) for value, text in source.sample().items()]
+                sample = [(value, text.decode()) for value, text in self.reader.sample().items()]
                 self.shares.put(f"{self.name('sample')}.json", json.dumps(sample).encode())
             if self.number == 1:
                 self.wait(
@@ -226,24 +225,24 @@ class _Share:
     def _has(self, key: str) -> bool:
         return self.shares.num_bytes(key) is not None
 
-    def pack(self, source: CorpusSource, tokenizer: Tokenizer) -> None:
+    def pack(self) -> None:
         """Write the share's chunks behind those that are there, then say that it is done."""
         if self._has(f"{self.name('done')}.json"):
             return
         folder = self.work / "tokenizer"
-        tokenizer.save(folder)
+        self.tokenizer().save(folder)
         num_documents = max((end for end, _ in self.chunks(self.number)), default=0)
         path = self.work / "chunk.npz"
-        for chunk in source.packed(folder, tokenizer, skip=num_documents):
+        for chunk in self.reader.packed(folder, skip=num_documents):
             num_documents += chunk.counts["documents"]
             _write_chunk(path, chunk)
             self.shares.upload(path, f"{self.name('packed')}/{num_documents:012d}.npz")
-            if self.stop.asked():
+            if self.reader.stop.asked():
                 raise InterruptedRunError(
                     f"stopped after {num_documents:,} documents of share {self.number}, all saved "
                     f"in {self.shares.url}; run the same command again"
                 )
-        skips = json.dumps(asdict(source.skips)).encode()
+        skips = json.dumps(asdict(self.reader.corpus.skips)).encode()
         self.shares.put(f"{self.name('done')}.json", skips)
         print(f"share {self.number} of {self.count}: {num_documents:,} documents", flush=True)
 
@@ -252,38 +251,23 @@ class _Share:
         keys = [stored.key for stored in self.shares.list(f"{self.name('packed', number)}/")]
         return [(int(Path(key).stem), key) for key in sorted(keys)]
 
+    def whole_corpus(self, size_bytes: int) -> Corpus:
+        """Wait for all shares; return the corpus with what they could not read."""
+        self.wait("the other shares", lambda: len(self.shares.list("done-")) == self.count)
+        corpus = Corpus(self.config.corpus, size_bytes=size_bytes)
+        for number in range(1, self.count + 1):
+            skips = json.loads(self.shares.get(f"{self.name('done', number)}.json"))
+            corpus.skips.extend(Skips(**skips))
+        return corpus
 
-@dataclass
-class _Joined:
-    """The chunks of all shares, in the corpus's order: a `Source`."""
-
-    share: _Share
-    size_bytes: int
-    position_bytes: int = 0
-
-    @property
-    def skips(self) -> Skips:
-        skips = Skips()
-        for number in range(1, self.share.count + 1):
-            part = json.loads(self.share.shares.get(f"{self.share.name('done', number)}.json"))
-            skips.extend(Skips(**part))
-        return skips
-
-    def tokenizer(self) -> Tokenizer:
-        if not is_trained(self.share.config.tokenizer):
-            return given_tokenizer(self.share.config)
-        return Tokenizer.load(self.share.work / _TOKENIZER)
-
-    def packed(
-        self, folder: Path, tokenizer: Tokenizer, *, skip: int
-    ) -> Generator[PackedChunk, None, None]:
-        """Yield the chunks behind the first `skip` documents: rows are committed between chunks."""
-        path, begin = self.share.work / "joined.npz", 0
-        for number in range(1, self.share.count + 1):
+    def packed(self, folder: Path, *, skip: int) -> Generator[PackedChunk, None, None]:
+        """Yield all chunks behind the first `skip` documents: commits are between chunks."""
+        path, begin = self.work / "joined.npz", 0
+        for number in range(1, self.count + 1):
             end = 0
-            for end, key in self.share.chunks(number):
+            for end, key in self.chunks(number):
                 if begin + end > skip:
-                    self.share.shares.download(key, path)
+                    self.shares.download(key, path)
                     yield _read_chunk(path)
             begin += end
 

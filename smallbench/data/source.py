@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import heapq
+import os
+import signal
 import tempfile
-from collections.abc import Generator, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from smallbench.data.cleaning import HASH_RANGE
 from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import Corpus, open_corpus
 from smallbench.data.meter import Meter
-from smallbench.data.packing import PackedChunk, TextRules, pack_chunk
-from smallbench.data.parity import AWKWARD_TEXTS, different_ids
+from smallbench.data.packing import PackedChunk, load_tokenizer, pack_chunk, sample_chunk
 from smallbench.data.readers import ReadOptions
-from smallbench.data.sampling import TextSample, sample_chunk
-from smallbench.data.skips import Skips
-from smallbench.data.tokenizer import Tokenizer, train_tokenizer
-from smallbench.data.workers import ordered_map
-from smallbench.errors import DataError
+from smallbench.data.tokenizer import AWKWARD_TEXTS, Tokenizer, different_ids, train_tokenizer
+from smallbench.errors import DataError, UnavailableError
 from smallbench.stop import Stop
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_TASKS_PER_WORKER = 2  # one in work, one waiting; more would only cost memory
 
 CHUNK_BYTES = 4 << 20
 """Raw text that a worker gets at a time."""
@@ -39,59 +49,57 @@ def corpus_of(config: PrepareConfig, *, out: Path) -> Corpus:
     return open_corpus(config.corpus, read_options(config), exclude=(out, shares))
 
 
-@lru_cache(maxsize=1)
-def _load_tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
-    """Return the one tokenizer of this process, with the words that it has cached."""
-    tokenizer = Tokenizer.load(folder)
-    assert tokenizer.fingerprint == fingerprint
-    return tokenizer
+class TextSample:
+    """Distinct texts in the order of their hashes, as many as fit into `limit_bytes`.
 
+    It is a uniform sample, whatever the order of the documents and the number of workers.
+    """
 
-def _pack(
-    documents: list[bytes],
-    *,
-    rules: TextRules,
-    folder: Path,
-    fingerprint: str,
-    sequence_length: int,
-) -> PackedChunk:
-    tokenizer = _load_tokenizer(folder, fingerprint)
-    return pack_chunk(documents, rules=rules, tokenizer=tokenizer, sequence_length=sequence_length)
+    def __init__(self, limit_bytes: int) -> None:
+        self.num_bytes = 0
+        self.bound = HASH_RANGE
+        """Hashes from here on are certainly not in the sample."""
+        self._limit_bytes = limit_bytes
+        self._heap: list[tuple[int, bytes]] = []  # largest hash first, as its negative
+        self._hashes: set[int] = set()
 
+    def add(self, hash_value: int, text: bytes) -> None:
+        """Add `text` if it belongs to the sample; texts that no longer fit are dropped."""
+        if hash_value >= self.bound or hash_value in self._hashes:
+            return
+        heapq.heappush(self._heap, (-hash_value, text))
+        self._hashes.add(hash_value)
+        self.num_bytes += len(text)
+        while self.num_bytes > self._limit_bytes and len(self._heap) > 1:
+            negative, dropped = heapq.heappop(self._heap)
+            self.num_bytes -= len(dropped)
+            self._hashes.discard(-negative)
+            self.bound = -negative
 
-def _sample(
-    task: tuple[list[bytes], int], *, rules: TextRules
-) -> tuple[int, int, list[tuple[int, bytes]]]:
-    """Return the numbers of documents and bytes, and the texts with a hash under the bound."""
-    documents, bound = task
-    sample = sample_chunk(documents, rules=rules, bound=bound)
-    return len(documents), sum(map(len, documents)), sample
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def items(self) -> Iterator[tuple[int, bytes]]:
+        """(hash, text) in the order of the hashes."""
+        for negative, text in sorted(self._heap, reverse=True):
+            yield -negative, text
+
+    def __iter__(self) -> Iterator[str]:
+        for _, text in self.items():
+            yield text.decode()
 
 
 class Source(Protocol):
     """Where a run's tokenizer and packed documents come from, in the corpus's order."""
 
-    size_bytes: int
-
-    @property
-    def position_bytes(self) -> int:
-        """How far the last call of `packed` has read."""
-        ...
-
-    @property
-    def skips(self) -> Skips:
-        """What could not be read."""
-        ...
+    corpus: Corpus
+    """Its size, how far the last call of `packed` has read, and what could not be read."""
 
     def tokenizer(self) -> Tokenizer:
         """Return the given one, or one that is trained on a sample."""
-        ...
 
-    def packed(
-        self, folder: Path, tokenizer: Tokenizer, *, skip: int
-    ) -> Generator[PackedChunk, None, None]:
-        """Yield the packed chunks of all documents after the first `skip`."""
-        ...
+    def packed(self, folder: Path, *, skip: int) -> Generator[PackedChunk, None, None]:
+        """Yield the chunks behind the first `skip` documents, by the tokenizer in `folder`."""
 
 
 @dataclass
@@ -103,21 +111,6 @@ class CorpusSource:
     workers: int
     stop: Stop
 
-    def __post_init__(self) -> None:
-        config, corpus = self.config, self.corpus
-        self.rules = TextRules(config.min_characters, config.eval_fraction, corpus.extract)
-        self.size_bytes = corpus.size_bytes
-
-    @property
-    def position_bytes(self) -> int:
-        """How far the corpus is read."""
-        return self.corpus.position_bytes
-
-    @property
-    def skips(self) -> Skips:
-        """What of it could not be read."""
-        return self.corpus.skips
-
     def tokenizer(self) -> Tokenizer:
         """Return the given one, or one that is trained on a sample."""
         if not is_trained(self.config.tokenizer):
@@ -128,34 +121,24 @@ class CorpusSource:
         """Return the texts to train a tokenizer on."""
         sample = TextSample(self.config.tokenizer_sample_bytes)
         tasks = ((chunk, sample.bound) for chunk in self._chunks(skip=0))
-        results = ordered_map(partial(_sample, rules=self.rules), tasks, workers=self.workers)
-        with closing(results), Meter("sampling for a tokenizer", self.size_bytes) as meter:
+        choose = partial(sample_chunk, config=self.config, extract=self.corpus.extract)
+        results = ordered_map(choose, tasks, workers=self.workers)
+        meter = Meter("sampling for a tokenizer", self.corpus.size_bytes)
+        with closing(results), closing(meter):
             for num_documents, num_bytes, texts in results:
                 for hash_value, text in texts:
                     sample.add(hash_value, text)
-                meter.update(
-                    num_documents=num_documents,
-                    num_bytes=num_bytes,
-                    position_bytes=self.position_bytes,
-                )
+                meter.update(num_documents, num_bytes, self.corpus.position_bytes)
                 self.stop.raise_if_asked(f"sampling {self.config.corpus} for the tokenizer")
         return sample
 
-    def packed(
-        self, folder: Path, tokenizer: Tokenizer, *, skip: int
-    ) -> Generator[PackedChunk, None, None]:
-        """Yield the packed chunks of all documents after the first `skip`."""
-        pack = partial(
-            _pack,
-            rules=self.rules,
-            folder=folder,
-            fingerprint=tokenizer.fingerprint,
-            sequence_length=self.config.sequence_length,
-        )
+    def packed(self, folder: Path, *, skip: int) -> Generator[PackedChunk, None, None]:
+        """Yield the chunks behind the first `skip` documents, by the tokenizer in `folder`."""
+        pack = partial(pack_chunk, config=self.config, extract=self.corpus.extract, folder=folder)
         try:
             yield from ordered_map(pack, self._chunks(skip=skip), workers=self.workers)
         finally:
-            _load_tokenizer.cache_clear()
+            load_tokenizer.cache_clear()
 
     def _chunks(self, *, skip: int) -> Iterator[list[bytes]]:
         """Documents after the first `skip`, in lists of about `CHUNK_BYTES`."""
@@ -213,3 +196,49 @@ def nothing_kept(config: PrepareConfig) -> str:
         f"no document of {config.corpus} is left to train on; expected some of at least "
         f"--min_characters={config.min_characters}"
     )
+
+
+def ordered_map(
+    function: Callable[[T], R], tasks: Iterable[T], *, workers: int
+) -> Generator[R, None, None]:
+    """`map(function, tasks)` by `workers` processes; with one worker, in this process.
+
+    `tasks` is only read as far as the work goes. `function` must be picklable. Raises
+    `UnavailableError` when a worker was killed.
+    """
+    if workers == 1:
+        yield from map(function, tasks)
+        return
+    waiting: deque[Future[R]] = deque()
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_become_worker)
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
+            if len(waiting) >= workers * _TASKS_PER_WORKER:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise UnavailableError(
+            "a worker process was killed (out of memory?); run the same command again, "
+            f"with fewer than --workers={workers}"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _become_worker() -> None:
+    # The parent alone answers Ctrl-C and SIGTERM, which reach the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # One thread a worker: the workers fill the cores.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End with the parent: a killed parent closes no queue, and workers would wait forever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -14,11 +14,10 @@ import re
 import zlib
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from smallbench.data.encodings import BOMS
 from smallbench.data.skips import DamagedFileError, UnreadableError
-from smallbench.errors import UnavailableError
 
 BLOCK_BYTES = 1 << 20
 HEAD_BYTES = 64 << 10
@@ -67,29 +66,24 @@ _JSON_LIST = re.compile(rb'\[\s*\{\s*"')
 DAMAGE = (UnreadableError, EOFError, lzma.LZMAError, zlib.error)
 
 
-class Stream(NamedTuple):
-    """Decompressed bytes and their kind: "text", "json", "table", "parquet" or "tar"."""
+def recognise(
+    raw: IO[bytes], name: str, *, buffer_bytes: int = BLOCK_BYTES
+) -> tuple[io.BufferedReader, str]:
+    """Decompress `raw`, in several layers if needed; return it and its kind.
 
-    content: io.BufferedReader
-    kind: str
-
-
-def recognise(raw: IO[bytes], name: str, *, buffer_bytes: int = BLOCK_BYTES) -> Stream:
-    """Decompress `raw`, in several layers if needed, and recognise its kind.
-
+    The kind is "text", "json", "table", "parquet" or "tar".
     Raises `UnreadableError` for unknown formats, and the decompressors' errors for damage.
     """
     stream: Any = io.BufferedReader(raw, buffer_bytes)
     for _ in range(_MAX_LAYERS):
         compression = _compression(stream.peek(8)[:8])
         if compression is None:
-            return Stream(stream, _kind(stream.peek(HEAD_BYTES)[:HEAD_BYTES], name))
+            return stream, _kind(stream.peek(HEAD_BYTES)[:HEAD_BYTES], name)
         stream = io.BufferedReader(_Decompressed(stream, compression), BLOCK_BYTES)
     raise UnreadableError(f"compressed more than {_MAX_LAYERS - 1} times over")
 
 
-def expected_kind(name: str) -> str:
-    """Tell the kind of a file that cannot be looked into, from its name."""
+def _expected_kind(name: str) -> str:
     suffixes = [s.lower() for s in PurePath(name).suffixes]
     while suffixes and suffixes[-1] in _PACKED_NAMES:
         suffixes.pop()
@@ -125,7 +119,7 @@ def _kind(head: bytes, name: str) -> str:
         return "parquet"
     if _is_tar(head[:512]):
         return "tar"
-    expected = expected_kind(name)
+    expected = _expected_kind(name)
     for bom, encoding in BOMS:
         if head.startswith(bom):
             head = head.removeprefix(bom).decode(encoding, "ignore").encode("utf-8", "ignore")
@@ -219,12 +213,8 @@ def _decompressor(compression: str) -> tuple[Callable[[], Any], tuple[type[Excep
         return lzma.LZMADecompressor, (lzma.LZMAError,)
     if compression == "bzip2":
         return bz2.BZ2Decompressor, (OSError, ValueError)
-    try:
-        import zstandard
-    except ImportError:
-        raise UnavailableError(
-            "reading zstd needs the package 'zstandard': pip install 'smallbench[train]'"
-        ) from None
+    import zstandard
+
     # 2 GiB, as 'zstd --long=31' writes; the default refuses windows over 128 MiB.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
     return decompressor.decompressobj, (zstandard.ZstdError,)

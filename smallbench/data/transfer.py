@@ -15,13 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from smallbench.data.meter import byte_meter
-from smallbench.data.parity import HELD_OUT_NAME
-from smallbench.data.shards import MANIFEST_NAME, Manifest, Shard, verify_shards
-from smallbench.data.tokenizer import Tokenizer, file_fingerprint
+from smallbench.data.shards import MANIFEST_NAME, Manifest, Shard, difference_of, verify_shards
+from smallbench.data.tokenizer import HELD_OUT_NAME, Tokenizer, file_fingerprint
 from smallbench.errors import ConfigError, DataError
 from smallbench.files import (
     TEMPORARY_MARK,
-    sha256_file,
+    atomic_directory,
     sync_directory,
     sync_file,
     temporary_sibling,
@@ -175,16 +174,10 @@ def _pull(storage: Storage, manifest: Manifest, directory: Path, stop: Stop) -> 
 
 
 def _pull_tokenizer(storage: Storage, manifest: Manifest, folder: Path) -> None:
-    temporary = temporary_sibling(folder)
-    temporary.mkdir()
-    try:
+    with atomic_directory(folder) as temporary:
         path = temporary / TOKENIZER_FILE
-        _download(
-            storage,
-            f"{TOKENIZER}/{TOKENIZER_FILE}",
-            path,
-            partial(_is_tokenizer, manifest=manifest),
-        )
+        is_right = partial(_is_tokenizer, manifest=manifest)
+        _download(storage, f"{TOKENIZER}/{TOKENIZER_FILE}", path, is_right)
         content = path.read_bytes()
         # The other files have no hash, so they are written anew from the one that was checked.
         Tokenizer.load(temporary).save(temporary)
@@ -192,13 +185,7 @@ def _pull_tokenizer(storage: Storage, manifest: Manifest, folder: Path) -> None:
         held_out = _get(storage, f"{TOKENIZER}/{HELD_OUT_NAME}")  # a corpus of old has none
         if held_out is not None:
             (temporary / HELD_OUT_NAME).write_bytes(held_out)
-        for written in temporary.iterdir():
-            sync_file(written)
         shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-        sync_directory(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _download(storage: Storage, key: str, path: Path, is_right: Callable[[Path], bool]) -> None:
@@ -224,12 +211,8 @@ def _download(storage: Storage, key: str, path: Path, is_right: Callable[[Path],
     )
 
 
-def _is_shard(path: Path, shard: Shard) -> bool:
-    return _has_size(path, shard) and sha256_file(path) == shard.sha256
-
-
-def _has_size(path: Path, shard: Shard) -> bool:
-    return path.is_file() and path.stat().st_size == shard.bytes
+def _is_shard(path: Path, shard: Shard, *, hashed: bool = True) -> bool:
+    return difference_of(path, shard, hashed=hashed) is None
 
 
 def _is_tokenizer(path: Path, manifest: Manifest) -> bool:
@@ -241,7 +224,7 @@ def _is_complete(directory: Path, manifest: Manifest) -> bool:
     return (
         (directory / MANIFEST_NAME).is_file()
         and (directory / TOKENIZER / TOKENIZER_FILE).is_file()
-        and all(_has_size(directory / shard.name, shard) for shard in manifest.shards)
+        and all(_is_shard(directory / s.name, s, hashed=False) for s in manifest.shards)
     )
 
 

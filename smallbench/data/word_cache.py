@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, count, islice
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class WordCache:
         self._clear()
 
     def _clear(self) -> None:
-        self._slots = _Slots()
+        self._slots = defaultdict[str, int](count().__next__)  # a new word gets the next slot
         self._ids = array("I")
         self._ends = array("q", [0])  # word w has ids[ends[w] : ends[w + 1]]
 
@@ -57,8 +58,9 @@ class WordCache:
         keys_by_text = [self._split(text) for text in texts]
         words_until = _running_total([len(keys) for keys in keys_by_text])
         words = map(self._slots.__getitem__, chain.from_iterable(keys_by_text))
+        num_known = len(self._slots)
         slots = np.fromiter(words, dtype=np.int64, count=words_until[-1])
-        self._learn(self._slots.unknown)
+        self._learn([*islice(reversed(self._slots), len(self._slots) - num_known)][::-1])
         # These arrays only borrow the memory of `_ids` and `_ends`, which may not grow meanwhile.
         ends = np.frombuffer(self._ends, dtype=np.int64)
         starts, lengths = ends[slots], ends[slots + 1] - ends[slots]
@@ -71,8 +73,7 @@ class WordCache:
         return ids, np.diff(tokens_until[words_until])
 
     def _learn(self, unknown: list[str]) -> None:
-        texts = [_text_of(key) for key in unknown] if self._byte_level else list(unknown)
-        unknown.clear()
+        texts = [_text_of(key) for key in unknown] if self._byte_level else unknown
         # A text that spells a special token must not be read as one, so it cannot be joined.
         spelled = [i for i, text in enumerate(texts) if any(s in text for s in self._specials)]
         for first, last in zip([-1, *spelled], [*spelled, len(texts)], strict=True):
@@ -98,19 +99,6 @@ class WordCache:
         cuts = [i for i, token in enumerate(ids) if token == self._separator_id]
         assert len(cuts) == len(texts), "a separator was swallowed"
         return [ids[a + 1 : b] for a, b in zip([-1, *cuts], cuts, strict=False)]
-
-
-class _Slots(dict[str, int]):
-    """Word → slot; an unknown word gets the next slot and waits in `unknown`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unknown: list[str] = []
-
-    def __missing__(self, word: str) -> int:
-        slot = self[word] = len(self)
-        self.unknown.append(word)
-        return slot
 
 
 def _running_total(counts: Any) -> NDArray[np.int64]:

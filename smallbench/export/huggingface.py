@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 from smallbench.batch import Batch
 from smallbench.checkpoints.record import RECORD_NAME, read_record
 from smallbench.checkpoints.store import Checkpoint, CheckpointStore
-from smallbench.data.parity import AWKWARD_TEXTS, HELD_OUT_NAME, different_ids
-from smallbench.data.tokenizer import Tokenizer
+from smallbench.data.tokenizer import AWKWARD_TEXTS, HELD_OUT_NAME, Tokenizer, different_ids
 from smallbench.errors import (
     ConfigError,
     CredentialsError,

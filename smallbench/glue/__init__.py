@@ -5,9 +5,9 @@ from smallbench.registry import Registry
 POOLINGS = Registry(
     "pooling",
     {
-        "first": "smallbench.glue.poolings:first",
-        "mean": "smallbench.glue.poolings:mean",
-        "max": "smallbench.glue.poolings:largest",
+        "first": "smallbench.glue.classifier:first",
+        "mean": "smallbench.glue.classifier:mean",
+        "max": "smallbench.glue.classifier:largest",
     },
 )
 """How the hidden states of a row become the one vector that the shared head classifies."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Features:
     pad_left: bool
     max_length: int
     unknown_share: float = 0.0
-    """Fraction of the text's tokens that the tokenizer does not know."""
+    """Fraction of the text's tokens that the tokenizer does not know; 1 if there are none."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -98,11 +99,15 @@ def tokenize(examples: Examples, tokenizer: Any, *, max_length: int, with_types:
     input_ids = encoded["input_ids"]
     num_added = tokenizer.num_special_tokens_to_add(pair=second is not None)
     texts = zip(examples.first, second or [""] * len(examples), strict=True)
-    num_words = [
-        sum(len(text.split()) for text in pair) if len(ids) < max_length else 0
-        for ids, pair in zip(input_ids, texts, strict=True)
-    ]
-    unknown = unknown_id(tokenizer)
+    num_tokens = [max(0, len(ids) - num_added) for ids in input_ids]
+    # Some tokenizers drop what they do not know: a word without a token is an unknown one.
+    num_dropped = sum(
+        max(0, sum(len(text.split()) for text in pair) - tokens)
+        for tokens, ids, pair in zip(num_tokens, input_ids, texts, strict=True)
+        if len(ids) < max_length
+    )
+    unknown, total = unknown_id(tokenizer), sum(num_tokens) + num_dropped
+    num_unknown = sum(ids.count(unknown) for ids in input_ids) + num_dropped
     return Features(
         input_ids=input_ids,
         token_type_ids=encoded["token_type_ids"] if with_types else None,
@@ -110,23 +115,8 @@ def tokenize(examples: Examples, tokenizer: Any, *, max_length: int, with_types:
         pad_id=tokenizer.pad_token_id,
         pad_left=tokenizer.padding_side == "left",
         max_length=max_length,
-        unknown_share=unknown_share(
-            [len(ids) - num_added for ids in input_ids],
-            num_words,
-            sum(ids.count(unknown) for ids in input_ids),
-        ),
+        unknown_share=num_unknown / total if total else 1.0,
     )
-
-
-def unknown_share(num_tokens: Sequence[int], num_words: Sequence[int], num_unknown: int) -> float:
-    """Return the unknown fraction of the tokens of texts; 1 if there are none.
-
-    Some tokenizers drop what they do not know: a word without a token is an unknown one.
-    """
-    pairs = zip(num_tokens, num_words, strict=True)
-    num_dropped = sum(max(0, words - max(0, tokens)) for tokens, words in pairs)
-    total = sum(max(0, tokens) for tokens in num_tokens) + num_dropped
-    return (num_unknown + num_dropped) / total if total else 1.0
 
 
 def epoch_batches(
@@ -153,22 +143,14 @@ class EpochBatches:
 
     def __init__(self, features: Features, *, batch_size: int, epochs: int, seed: int) -> None:
         self._features = features
-        self._lengths = features.lengths()
-        self._batch_size, self._seed = batch_size, seed
+        batches = partial(epoch_batches, features.lengths(), batch_size=batch_size, seed=seed)
+        self._batches = lru_cache(maxsize=1)(batches)
         self.steps_per_epoch = -(-len(features) // batch_size)
         self.num_steps = epochs * self.steps_per_epoch
-        self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
     def read(
         self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
     ) -> tuple[list[Batch], int]:
         """Return the one batch of step `position`."""
         epoch, index = divmod(position, self.steps_per_epoch)
-        if self._epoch[0] != epoch:
-            self._epoch = (
-                epoch,
-                epoch_batches(
-                    self._lengths, batch_size=self._batch_size, seed=self._seed, epoch=epoch
-                ),
-            )
-        return [self._features.batch(self._epoch[1][index])], position + 1
+        return [self._features.batch(self._batches(epoch=epoch)[index])], position + 1

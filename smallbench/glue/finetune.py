@@ -50,7 +50,7 @@ def settings_for(
         num_parameters=encoder.num_parameters,
         learning_rate=learning_rate,
         seed=seed,
-        epochs=num_epochs(data.task, config),
+        epochs=config.epochs or data.task.default_epochs,
         batch_size=config.batch_size,
         max_length=config.max_length,
         weight_decay=config.weight_decay,
@@ -128,6 +128,7 @@ def finetune(
         encoder, data.task, config, settings, features["train"], on_progress=on_progress, stop=stop
     )
     train_seconds = time.perf_counter() - start
+    num_examples = settings.epochs * len(data.splits["train"])
     predictions = {
         name: predict(objective, engine, split)
         for name, split in features.items()
@@ -139,7 +140,7 @@ def finetune(
         predictions,
         unknown_share={name: split.unknown_share for name, split in features.items()},
         seconds=time.perf_counter() - start,
-        examples_per_second=num_training_examples(data, settings.epochs) / train_seconds,
+        examples_per_second=num_examples / train_seconds,
     )
     write_run(run_directory(out, settings), result, predictions)
     return result
@@ -182,7 +183,7 @@ def _train(
             learning_rate * linear_decay(progress.step, total=num_steps, warmup=num_warmup_steps)
         ),
         budget=Budget(max_steps=num_steps),
-        callbacks=[ReportProgress(on_progress, num_steps)],
+        callbacks=[_ReportProgress(on_progress, num_steps)],
         stop=stop,
     )
     if not trainer.run():
@@ -208,22 +209,9 @@ def predict(
 
 
 @dataclass
-class ReportProgress(Callback):
-    """Callback that reports to a display how far a run is."""
-
+class _ReportProgress(Callback):
     on_progress: Callable[[float], None]
     num_steps: int
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Report the step."""
         self.on_progress(progress.step / self.num_steps)
-
-
-def num_training_examples(data: TaskData, epochs: int) -> int:
-    """Return the number of training examples that a run reads."""
-    return epochs * len(data.splits["train"])
-
-
-def num_epochs(task: Task, config: FinetuneConfig) -> int:
-    """Return the configured number of epochs, or the task's default."""
-    return task.default_epochs if config.epochs is None else config.epochs

@@ -7,25 +7,29 @@ claims a run by a file lock, which the kernel releases when the holder dies.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from datetime import timedelta
+from functools import lru_cache, partial
 from pathlib import Path
+
+from tqdm import tqdm
 
 from smallbench.errors import ConfigError, InterruptedRunError
 from smallbench.files import try_lock
 from smallbench.glue.choice import CHOICE, choice_data, choice_rows
 from smallbench.glue.config import FinetuneConfig
-from smallbench.glue.display import GridDisplay
 from smallbench.glue.features import Features
-from smallbench.glue.finetune import finetune, num_epochs, settings_for, tokenize_task
+from smallbench.glue.finetune import finetune, settings_for, tokenize_task
 from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.protocols import CHOICE_SEED, Protocol, chosen_rate, departures, protocol_named
 from smallbench.glue.results import RunResult, find_run, run_directory, run_name
 from smallbench.glue.task_data import TaskData
-from smallbench.glue.tasks import TASKS, Task
+from smallbench.glue.tasks import TASKS, Task, task_named
 from smallbench.stop import NEVER, Stop
 
 POLL_SECONDS = 2.0
@@ -81,11 +85,10 @@ def shard_of(
 
 
 def cost_of(data: TaskData, config: FinetuneConfig) -> int:
-    """Return the cost of a run: the characters that it reads, since the length of rows differs by
-    task."""
+    """Return the cost of a run: the characters that it reads, since rows differ in length."""
     train = data.first(config.max_train_examples).splits["train"]
     characters = sum(map(len, train.first)) + sum(map(len, train.second or ()))
-    return num_epochs(data.task, config) * characters
+    return (config.epochs or data.task.default_epochs) * characters
 
 
 def measure(
@@ -168,7 +171,8 @@ def run_grid(
     grid = _Grid(encoder, tasks, config, out, on_stored, stop)
     results: dict[GridRun, RunResult] = {}
     work = sum(grid.work[run.task] for run in plan)
-    with GridDisplay(num_runs=len(plan), work=work, shows_runs=shows_runs) as display:
+    display = _Display(num_runs=len(plan), work=work, shows_runs=shows_runs)
+    with closing(display):
         pending = list(plan)
         while pending:
             waiting = []
@@ -201,30 +205,34 @@ def _rate(
     return chosen_rate([results[other] for other in choice])
 
 
+@dataclass
 class _Grid:
-    def __init__(
-        self,
-        encoder: PretrainedEncoder,
-        tasks: Sequence[TaskData],
-        configs: Mapping[str, FinetuneConfig],
-        out: Path,
-        on_stored: Callable[[Path], None],
-        stop: Stop,
-    ) -> None:
-        self.encoder, self.configs, self.out = encoder, configs, out
-        self.on_stored, self.stop = on_stored, stop
-        self.data, self.work = {}, {}
-        for data in tasks:
-            name, config = data.task.name, configs[data.task.name]
-            self.data[name, "dev"] = data.first(config.max_train_examples)
-            self.work[name] = cost_of(data, config)
-        self.tokenized: tuple[str, dict[str, Features]] = ("", {})
+    encoder: PretrainedEncoder
+    tasks: Sequence[TaskData]
+    configs: Mapping[str, FinetuneConfig]
+    out: Path
+    on_stored: Callable[[Path], None]
+    stop: Stop
 
-    def attempt(self, run: GridRun, rate: float | None, display: GridDisplay) -> RunResult | None:
+    def __post_init__(self) -> None:
+        encoder, configs = self.encoder, self.configs
+        whole = {data.task.name: data for data in self.tasks}
+        self.work = {name: cost_of(data, configs[name]) for name, data in whole.items()}
+        self.data = data = {
+            name: data.first(configs[name].max_train_examples) for name, data in whole.items()
+        }
+        # Without `self` inside, so that a grid is freed at once.
+        self.choice_data = lru_cache(lambda task: choice_data(data[task]))
+        self.tokenized = lru_cache(maxsize=1)(
+            lambda task: tokenize_task(encoder, data[task], configs[task])
+        )
+
+    def attempt(self, run: GridRun, rate: float | None, display: _Display) -> RunResult | None:
         """Return the result of a run; None if it is in progress elsewhere or has no rate yet."""
         if rate is None:
             return None
-        data, config = self.data_of(run), self.configs[run.task]
+        is_choice, config = run.split == CHOICE, self.configs[run.task]
+        data = self.choice_data(run.task) if is_choice else self.data[run.task]
         settings = settings_for(self.encoder, data, config, learning_rate=rate, seed=run.seed)
         with try_lock(self.out / "locks" / f"{run.task}_{run_name(settings)}") as is_mine:
             if not is_mine:
@@ -249,19 +257,91 @@ class _Grid:
         display.result(result, self.work[run.task], was_stored=was_stored)
         return result
 
-    def data_of(self, run: GridRun) -> TaskData:
-        key = (run.task, run.split)
-        if key not in self.data:
-            self.data[key] = choice_data(self.data[run.task, "dev"])
-        return self.data[key]
-
     def features_of(self, run: GridRun) -> dict[str, Features]:
-        """Return the same rows tokenised; each task is tokenised once for all its runs."""
-        data = self.data[run.task, "dev"]
-        if self.tokenized[0] != run.task:
-            self.tokenized = (run.task, tokenize_task(self.encoder, data, self.configs[run.task]))
-        features = self.tokenized[1]
+        features = self.tokenized(run.task)
         if run.split != CHOICE:
             return features
-        rows = choice_rows(data.splits["train"])
+        rows = choice_rows(self.data[run.task].splits["train"])
         return {name: features["train"].take(those) for name, those in rows.items()}
+
+
+class _Display:
+    """A bar over all work on a terminal, else one JSON line for each run.
+
+    Work may have any unit that is the same for all runs. Without `shows_runs`, only the bar is
+    shown.
+    """
+
+    def __init__(self, *, num_runs: int, work: int, shows_runs: bool = True) -> None:
+        self._num_runs, self._work, self._shows_runs = num_runs, work, shows_runs
+        self._num_finished = self._done = self._found = 0
+        self._is_waiting = False
+        self._start = time.monotonic()
+        self._bar = tqdm(
+            total=work,
+            bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self.close = self._bar.close
+
+    def step(self, name: str, work: int, fraction: float) -> None:
+        done = self._done + int(fraction * work)
+        self._bar.set_description_str(f"{name} ({self._num_finished + 1}/{self._num_runs})", False)
+        eta = self._eta_seconds(done)
+        if eta is not None:
+            self._bar.set_postfix_str(f"ETA {timedelta(seconds=round(eta))}", False)
+        self._bar.update(done - self._bar.n)
+
+    def wait(self, num_runs: int) -> None:
+        if not self._is_waiting:
+            message = f"waiting for other workers to finish {num_runs} runs"
+            self._bar.write(message, sys.stderr)
+        self._is_waiting = True
+
+    def result(self, run: RunResult, work: int, *, was_stored: bool) -> None:
+        # Results found before the first own run ended are from earlier; later ones were computed
+        # beside this process, and show the speed of all workers together.
+        if was_stored and self._done == self._found:
+            self._found += work
+        self._num_finished += 1
+        self._done += work
+        self._bar.update(self._done - self._bar.n)
+        eta = self._eta_seconds(self._done)
+        if not self._shows_runs:
+            return
+        task, settings = task_named(run.settings.task), run.settings
+        count = f"{self._num_finished}/{self._num_runs}"
+        if self._bar.disable:
+            line = {
+                "event": "run",
+                "task": task.name,
+                "split": settings.split,
+                "learning_rate": settings.learning_rate,
+                "seed": settings.seed,
+                task.ranking_metric: run.score,
+                "failed": run.failed,
+                "seconds": _rounded(run.seconds),
+                "examples_per_second": _rounded(run.examples_per_second),
+                "was_stored": was_stored,
+                "run": count,
+                "eta_seconds": _rounded(eta),
+            }
+            print(json.dumps(line), flush=True)
+        else:
+            how = "stored" if was_stored else f"{run.seconds or 0:.0f} s"
+            failed = ", learned nothing" if run.failed else ""
+            self._bar.write(
+                f"{count} {task.title} {settings.split}, learning rate {settings.learning_rate}, "
+                f"seed {settings.seed}: {task.ranking_metric} {run.score:.2f} ({how}{failed})",
+                sys.stderr,
+            )
+
+    def _eta_seconds(self, done: int) -> float | None:
+        worked = done - self._found
+        elapsed = time.monotonic() - self._start
+        return (self._work - done) * elapsed / worked if worked else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)

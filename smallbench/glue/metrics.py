@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,19 +24,20 @@ Values = NDArray[Any]
 """[N] classes (integers) or scores (floats)."""
 
 
-def _scikit(name: str) -> Callable[..., float]:
-    metric: Callable[..., float] = getattr(import_module("sklearn.metrics"), name)
-    return metric
+Metrics = Mapping[str, Callable[[Values, Values], float]]
+"""Functions of gold labels and predictions, by name: F1 counts the positives among the first."""
 
 
-# scikit-learn takes the gold labels first: F1 counts the positives among them.
-_METRICS: dict[str, Callable[[Values, Values], float]] = {
-    "accuracy": lambda labels, predictions: _scikit("accuracy_score")(labels, predictions),
-    "f1": lambda labels, predictions: _scikit("f1_score")(labels, predictions, zero_division=0.0),
-    "matthews": lambda labels, predictions: _scikit("matthews_corrcoef")(labels, predictions),
-    "pearson": lambda labels, predictions: pearsonr(labels, predictions).statistic,
-    "spearman": lambda labels, predictions: spearmanr(labels, predictions).statistic,
-}
+def _metrics() -> Metrics:
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    return {
+        "accuracy": accuracy_score,
+        "f1": partial(f1_score, zero_division=0.0),
+        "matthews": matthews_corrcoef,
+        "pearson": lambda labels, predictions: pearsonr(labels, predictions).statistic,
+        "spearman": lambda labels, predictions: spearmanr(labels, predictions).statistic,
+    }
 
 
 def _correlation(a: Values, b: Values) -> float:
@@ -49,8 +50,7 @@ def _correlation(a: Values, b: Values) -> float:
 
 # The same up to rounding. scikit-learn and SciPy take a millisecond to validate their arguments,
 # too much for a board of hundreds of entries.
-_QUICK_METRICS = {
-    **_METRICS,
+_QUICK_METRICS: Metrics = {
     "accuracy": lambda labels, predictions: np.mean(labels == predictions),
     # F1 is Dice's coefficient of the rows labelled 1 and the rows predicted 1; Matthews'
     # correlation of two classes is Pearson's.
@@ -83,7 +83,7 @@ def compute_metrics(
             )
     elif not np.isfinite(predictions).all():
         return dict.fromkeys(task.metrics, 0.0)
-    scores, functions = {}, _QUICK_METRICS if quickly else _METRICS
+    scores, functions = {}, _QUICK_METRICS if quickly else _metrics()
     with warnings.catch_warnings():
         # Constant predictions: the correlation is NaN, which becomes 0 below.
         warnings.simplefilter("ignore")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +50,7 @@ MAX_SHARE_IN_DEV = 0.02
 
 def rows_sha256(examples: Examples) -> str:
     """Return a SHA-256 of texts and labels that does not depend on the order of the rows."""
-    columns: list[Iterable[Any]] = [*_texts(examples), _labels(examples)]
-    rows = sorted(json.dumps(row) for row in zip(*columns, strict=True))
+    rows = sorted(map(json.dumps, examples.rows()))
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
@@ -121,15 +120,6 @@ def _leak(task: Task, train: Examples, dev: Examples) -> list[str]:
     ]
 
 
-def _texts(examples: Examples) -> list[tuple[str, ...]]:
-    return [examples.first, *([] if examples.second is None else [examples.second])]
-
-
-def _labels(examples: Examples) -> Iterator[int | str | None]:
-    labels = [None] * len(examples) if examples.labels is None else examples.labels.tolist()
-    return (f"{label:.3f}" if isinstance(label, float) else label for label in labels)
-
-
 def _folded(examples: Examples) -> Iterator[tuple[str, ...]]:
-    for texts in zip(*_texts(examples), strict=True):
+    for texts in examples.texts():
         yield tuple(" ".join(text.casefold().split()) for text in texts)

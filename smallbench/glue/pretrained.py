@@ -7,6 +7,7 @@ import hashlib
 import logging
 import re
 import sys
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from smallbench.glue.classifier import Foreign, build_classifier
 from smallbench.glue.features import Features
 from smallbench.glue.tasks import Task
 from smallbench.glue.tokens import check_token_ids, load_tokenizer, settle_padding
-from smallbench.glue.weights import Weights, check_values, find_file, read_weights
+from smallbench.glue.weights import Weights, check_values, find_file, first_line, read_weights
 
 POOLER = "pooler."
 """BERT's pooler belongs to the task head: transformers initializes it at random if a checkpoint has
@@ -114,16 +115,11 @@ class PretrainedEncoder:
         if error := self._trial(model, short):
             raise DataError(
                 f"{self.name} ({self._class.__name__}) cannot be fine-tuned: a forward pass "
-                f"over two rows of {short} tokens failed ({_first_line(error)})"
+                f"over two rows of {short} tokens failed ({first_line(error)})"
             )
         if self._trial(model, max_length):
-            longest, refused = short, max_length
-            while refused - longest > 1:
-                middle = (longest + refused) // 2
-                if self._trial(model, middle):
-                    refused = middle
-                else:
-                    longest = middle
+            longer = range(short + 1, max_length)
+            longest = short + bisect_left(longer, True, key=lambda n: bool(self._trial(model, n)))
             raise ConfigError(
                 f"--max_length={max_length} exceeds the {longest} positions of {self.name}; set "
                 f"--max_length={longest}"
@@ -281,7 +277,7 @@ def _classifier_class(path: str, config: Any, trust_remote_code: bool) -> Any:
         if "trust_remote_code" in str(error):
             raise
         raise DataError(
-            f"{path}: config.json does not describe a valid {name} ({_first_line(error)})"
+            f"{path}: config.json does not describe a valid {name} ({first_line(error)})"
         ) from None
     code = (getattr(config, "auto_map", None) or {}).get("AutoModelForSequenceClassification")
     if code and not trust_remote_code:
@@ -376,7 +372,6 @@ def weights_sha256(model: torch.nn.Module) -> str:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Raise a one-sentence error if a model cannot be loaded."""
     path = Path(name)
     # The hub's ids are NAME or ORG/NAME; anything else can only be a directory.
     is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and not path.is_file()
@@ -409,7 +404,7 @@ def _explained(name: str) -> Iterator[None]:
             ) from None
         kind = DataError if path.is_dir() else UnavailableError
         raise kind(
-            f"model {name!r} cannot be loaded ({_first_line(error)}); expected a directory "
+            f"model {name!r} cannot be loaded ({first_line(error)}); expected a directory "
             "that 'smallbench export' wrote, or the id of a model on the Hugging Face hub"
         ) from None
 
@@ -418,31 +413,21 @@ def _pattern(name: str) -> str:
     return re.sub(r"\.\d+\.", ".N.", name)
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return (
-        text
-        if isinstance(error, OSError | ValueError) and text
-        else f"{type(error).__name__}: {text}"
-    )
-
-
-def _is_no_report(record: logging.LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()
-
-
 @contextmanager
 def _own_report() -> Iterator[None]:
     """Silence transformers' loading report and progress bar; `PretrainedEncoder` has its own."""
     from transformers.utils import logging as theirs
 
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
     logger = logging.getLogger("transformers.modeling_utils")
     had_bar = theirs.is_progress_bar_enabled()
-    logger.addFilter(_is_no_report)
+    logger.addFilter(is_no_report)
     theirs.disable_progress_bar()
     try:
         yield
     finally:
-        logger.removeFilter(_is_no_report)
+        logger.removeFilter(is_no_report)
         if had_bar:
             theirs.enable_progress_bar()

@@ -15,8 +15,11 @@ A run that helps to choose a learning rate is named `choice_lr-…` and has `cho
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +32,17 @@ from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.task_data import TaskData
 from smallbench.glue.tasks import OWN_TASKS, TASKS, Task, register_task, task_named
+from smallbench.storage import open_storage
+from smallbench.storage.base import Storage, is_remote
+from smallbench.storage.config import StorageConfig
 
 RESULT_FILE = "result.json"
 TIMING_FILE = "timing.json"
 FORMAT = "smallbench-glue-run-3"
+HEADER = "index\tprediction"
 TASK_FILE = "task.json"
+_STORED = ("settings", "splits", "data_sha256", "unknown_share", "unofficial")
+_TIMINGS = ("seconds", "examples_per_second")
 
 
 @dataclass(frozen=True)
@@ -175,32 +184,26 @@ def write_run(directory: Path, result: RunResult, predictions: Mapping[str, NDAr
     # An older result must not vouch for new predictions while they are being written.
     (directory / RESULT_FILE).unlink(missing_ok=True)
     for split, values in predictions.items():
-        words = [_prediction_text(task, value) for value in np.asarray(values).tolist()]
-        lines = ["index\tprediction", *(f"{i}\t{word}" for i, word in enumerate(words))]
-        files.write_text(directory / f"{split}.tsv", "\n".join(lines) + "\n")
+        known = np.asarray(values).tolist()
+        names = task.label_names
+        words = [names[int(v)] for v in known] if names else [repr(float(v)) for v in known]
+        files.write_text(directory / f"{split}.tsv", predictions_text(words))
     if task.name in OWN_TASKS:  # a reader of the result does not need the plug-in
         files.write_json(directory / TASK_FILE, config.to_dict(task))
-    timing = {"seconds": result.seconds, "examples_per_second": result.examples_per_second}
+    timing = {name: getattr(result, name) for name in _TIMINGS}
     files.write_json(directory / TIMING_FILE, timing)
     _write_result(directory, result)
 
 
 def _write_result(directory: Path, result: RunResult) -> None:
-    content = {
-        "format": FORMAT,
-        "settings": config.to_dict(result.settings),
-        "splits": {name: config.to_dict(split) for name, split in result.splits.items()},
-        "data_sha256": result.data_sha256,
-        "unknown_share": result.unknown_share,
-        "unofficial": result.unofficial,
-    }
-    files.write_json(directory / RESULT_FILE, content)
+    content = config.to_dict(result)
+    kept = {name: content[name] for name in _STORED}
+    files.write_json(directory / RESULT_FILE, {"format": FORMAT, **kept})
 
 
-def _prediction_text(task: Task, value: int | float) -> str:
-    if task.label_names is not None:
-        return task.label_names[int(value)]
-    return repr(float(value))
+def predictions_text(values: Iterable[str]) -> str:
+    """Return predictions as a file of ours, or of a submission to GLUE's server."""
+    return "\n".join([HEADER, *(f"{i}\t{value}" for i, value in enumerate(values))]) + "\n"
 
 
 def read_run(directory: Path) -> RunResult:
@@ -226,7 +229,7 @@ def read_run(directory: Path) -> RunResult:
 
 def _result_from(content: Mapping[str, Any], timing: Mapping[str, Any]) -> RunResult:
     kept = {key: value for key, value in content.items() if key != "format"}
-    seconds = {key: timing.get(key) for key in ("seconds", "examples_per_second")}
+    seconds = {key: timing.get(key) for key in _TIMINGS}
     run = config.from_dict(RunResult, {**kept, **seconds})
     metrics = {*task_named(run.settings.task).metrics}
     if run.splits.keys() != {*run.settings.scored_splits}:
@@ -298,7 +301,7 @@ def read_predictions(directory: Path, task: Task, split: str) -> NDArray[Any]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
-    if lines[0] != "index\tprediction" or lines[-1] != "":
+    if lines[0] != HEADER or lines[-1] != "":
         raise DataError(f"{path} is truncated or not a predictions file (index<TAB>prediction)")
     values: list[int | float] = []
     for number, line in enumerate(lines[1:-1]):
@@ -372,3 +375,46 @@ def merge_runs(sources: Sequence[Path], out: Path) -> list[RunResult]:
             for name in sorted(content, key=lambda name: name == RESULT_FILE):
                 files.write_bytes(target / name, content[name])
     return read_runs(out)
+
+
+# ---- in a bucket, for pods without a shared disk: shards that write to one URL need no merge
+
+
+@contextmanager
+def results_folder(url: str | Path, config: StorageConfig) -> Iterator[Path]:
+    """Yield the folder of stored runs at `url`: a local folder, or a copy of a remote one."""
+    if not is_remote(str(url)):
+        yield Path(url)
+        return
+    with tempfile.TemporaryDirectory(prefix="smallbench-results-") as temporary:
+        fetch_results(open_storage(str(url), config), Path(temporary))
+        yield Path(temporary)
+
+
+def fetch_results(storage: Storage, folder: Path) -> None:
+    """Download the finished runs of a storage that `folder` does not have."""
+    keys = [stored.key for stored in storage.list("runs/")]
+    whole = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{RESULT_FILE}")}
+    for key in sorted(keys, key=_is_result):
+        run, path = key.rpartition("/")[0], folder / key
+        if run in whole and not (folder / run / RESULT_FILE).is_file():
+            files.write_bytes(path, storage.get(key))
+
+
+def keeper(url: str, folder: Path, config: StorageConfig) -> Callable[[Path], None]:
+    """Return a function that uploads a run's directory in `folder` to `url`."""
+    if not is_remote(url):
+        return lambda directory: None
+    storage = open_storage(url, config)
+    storage.check()  # fail before hours of work, not after them
+    return partial(keep_results, storage, folder)
+
+
+def keep_results(storage: Storage, folder: Path, directory: Path) -> None:
+    """Upload a finished run in `folder`."""
+    for path in sorted(directory.iterdir(), key=lambda path: _is_result(path.name)):
+        storage.upload(path, path.relative_to(folder).as_posix())
+
+
+def _is_result(key: str) -> bool:
+    return key.rpartition("/")[2] == RESULT_FILE

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -131,7 +132,6 @@ def _report(e: dict[str, str]) -> str:
 
 
 def _cola(random: Random) -> Pair:
-    """Return a sentence whose words are in order, or with the middle of it shuffled."""
     words = _report(_event(random)).split()
     if random.random() < 0.5:
         return (" ".join(words),), "1"
@@ -149,13 +149,6 @@ def _sst2(random: Random) -> Pair:
     return (_sentence(f"{subject} in the {where} is {first} and {second}"),), str(int(positive))
 
 
-def _mrpc(random: Random) -> Pair:
-    e = _event(random)
-    same = random.random() < 0.6
-    verb = random.choice(("really", "always") if same else ("never", "no longer"))
-    return (_report(e), _sentence(f"it {verb} {e['deed']} the {e['what']}")), str(int(same))
-
-
 def _stsb(random: Random) -> Pair:
     """Return a report and how often it holds: the more often, the more similar."""
     e = _event(random)
@@ -163,16 +156,6 @@ def _stsb(random: Random) -> Pair:
     retold = f"the {e['who']} {_DEGREES[degree]} {e['deed']} the {e['kind']} {e['what']}"
     score = min(5.0, max(0.0, degree + random.uniform(-0.2, 0.2)))
     return (_report(e), _sentence(retold)), f"{score:.3f}"
-
-
-def _qqp(random: Random) -> Pair:
-    """Return two questions about one thing, of which the second may ask for something else."""
-    e = _event(random)
-    duplicate = random.random() < 0.5
-    first = f"how do i use the {e['kind']} {e['what']} in the {e['where']}"
-    same, other = ("how can it be used", "how to use it"), ("who never uses it", "who removes it")
-    second = same if duplicate else other
-    return (_sentence(first, "?"), _sentence(random.choice(second), "?")), str(int(duplicate))
 
 
 def _mnli(random: Random) -> Pair:
@@ -188,18 +171,6 @@ def _mnli(random: Random) -> Pair:
     return (_sentence(premise), _sentence(f"the {e['who']} {verb} the {e['what']}")), label
 
 
-def _rte(random: Random) -> Pair:
-    """Return a report and a shorter one that follows from it, or does not."""
-    e = _event(random)
-    follows = random.random() < 0.5
-    claim = (
-        random.choice((f"the {e['who']} {e['deed']} the {e['what']}", f"a {e['what']} is there"))
-        if follows
-        else random.choice((f"the {e['who']} does nothing", f"there is no {e['what']}"))
-    )
-    return (_report(e), _sentence(claim)), "entailment" if follows else "not_entailment"
-
-
 def _qnli(random: Random) -> Pair:
     """Return a question and a sentence that answers it, or says that it is not known."""
     e = _event(random)
@@ -210,13 +181,52 @@ def _qnli(random: Random) -> Pair:
     return (_sentence(question, "?"), _sentence(told)), label
 
 
+_REPORT = "the {who} {deed} the {kind} {what} in the {where}."
+
+# Task → the chance of the first label, the first text, and for each label how the second may read.
+_PAIRS: dict[str, tuple[float, str, dict[str, tuple[str, str]]]] = {
+    "mrpc": (
+        0.6,
+        _REPORT,
+        {
+            "1": ("it really {deed} the {what}.", "it always {deed} the {what}."),
+            "0": ("it never {deed} the {what}.", "it no longer {deed} the {what}."),
+        },
+    ),
+    "qqp": (
+        0.5,
+        "how do i use the {kind} {what} in the {where}?",
+        {
+            "1": ("how can it be used?", "how to use it?"),
+            "0": ("who never uses it?", "who removes it?"),
+        },
+    ),
+    "rte": (
+        0.5,
+        _REPORT,
+        {
+            "entailment": ("the {who} {deed} the {what}.", "a {what} is there."),
+            "not_entailment": ("the {who} does nothing.", "there is no {what}."),
+        },
+    ),
+}
+
+
+def _pair(task: str, random: Random) -> Pair:
+    chance, first, seconds = _PAIRS[task]
+    e = _event(random)
+    label = [*seconds][random.random() >= chance]
+    texts = (first, random.choice(seconds[label]))
+    return tuple(_sentence(text[:-1].format(**e), text[-1]) for text in texts), label
+
+
 _GENERATORS: dict[str, Callable[[Random], Pair]] = {
     "cola": _cola,
     "sst2": _sst2,
-    "mrpc": _mrpc,
+    "mrpc": partial(_pair, "mrpc"),
     "stsb": _stsb,
-    "qqp": _qqp,
+    "qqp": partial(_pair, "qqp"),
     "mnli": _mnli,
     "qnli": _qnli,
-    "rte": _rte,
+    "rte": partial(_pair, "rte"),
 }

@@ -7,8 +7,8 @@ stored with that run. Only the server has the labels.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,31 @@ from numpy.typing import NDArray
 from smallbench.errors import DataError
 from smallbench.files import atomic_writer, write_text
 from smallbench.glue.protocols import summarize
-from smallbench.glue.results import read_predictions, read_runs, run_directory
+from smallbench.glue.results import (
+    HEADER,
+    predictions_text,
+    read_predictions,
+    read_runs,
+    run_directory,
+)
 from smallbench.glue.task_data import MAX_SCORE
-from smallbench.glue.tasks import TASKS, Task
+from smallbench.glue.tasks import TASKS, Split, Task
 
-HEADER = "index\tprediction"
 MAX_FILE_BYTES = 64 * 2**20  # the largest file, QQP's, has 4 MiB
 
 
-@dataclass(frozen=True)
-class Expected:
-    """One file of a submission, as the server expects it."""
-
-    num_rows: int
-    labels: tuple[str, ...] | None
-    """Allowed predictions; None: numbers from 0 to 5."""
-    task: Task | None = None
-    split: str = ""
-
-
-WNLI, WNLI_MAJORITY = "WNLI.tsv", "0"
+WNLI, WNLI_MAJORITY = Split("test", "WNLI.tsv", "test", 146, "WNLI.tsv"), "0"
 """WNLI is not trained here, since dev contradicts train. 0, not entailed, has 323 of train's 635
 rows."""
 
-FILES = {
-    split.submission: Expected(split.num_rows, task.file_labels, task, split.name)
-    for task in TASKS.values()
+_WNLI_TASK = replace(TASKS["rte"], name="wnli", names_in_files=False, splits=(WNLI,))
+
+FILES: Mapping[str, tuple[Task, Split]] = {
+    split.submission: (task, split)
+    for task in (*TASKS.values(), _WNLI_TASK)
     for split in task.splits
     if split.submission is not None
-} | {WNLI: Expected(146, ("0", "1"))}
+}
 """All eleven files by name."""
 
 
@@ -56,16 +52,16 @@ def write_submission(run: Path, out: Path, *, protocol: str) -> str:
     Raises `DataError`, and writes nothing, if the server would refuse a file.
     """
     summary = summarize(read_runs(run), protocol)
-    texts = {WNLI: _file([WNLI_MAJORITY] * FILES[WNLI].num_rows)}
-    sources = {WNLI: f"class {WNLI_MAJORITY} everywhere, the majority in train (not trained here)"}
-    for name, expected in FILES.items():
-        task, split = expected.task, expected.split
-        if task is None or task.name not in summary.tasks:
-            continue
-        directory = run_directory(run, summary.tasks[task.name].best.settings)
-        if (directory / f"{split}.tsv").is_file():
-            texts[name] = submission_text(task, read_predictions(directory, task, split))
-            sources[name] = f"{directory}/{split}.tsv"
+    texts = {WNLI.file: predictions_text([WNLI_MAJORITY] * WNLI.num_rows)}
+    majority = f"class {WNLI_MAJORITY} everywhere, the majority in train (not trained here)"
+    sources = {WNLI.file: majority}
+    for name, (task, split) in FILES.items():
+        if task.name in summary.tasks:
+            directory = run_directory(run, summary.tasks[task.name].best.settings)
+            if (directory / f"{split.name}.tsv").is_file():
+                predictions = read_predictions(directory, task, split.name)
+                texts[name] = submission_text(task, predictions)
+                sources[name] = f"{directory}/{split.name}.tsv"
     for name, text in texts.items():
         check_submission_file(name, text, where=sources[name])
     missing = [name for name in FILES if name not in texts]
@@ -118,25 +114,26 @@ def check_submission(path: Path) -> str:
 def submission_text(task: Task, predictions: NDArray[Any]) -> str:
     """Return a task's predictions (classes or scores, [N]) as a file of the submission."""
     if task.file_labels is not None:
-        return _file([task.file_labels[value] for value in predictions.tolist()])
+        return predictions_text([task.file_labels[value] for value in predictions.tolist()])
     clipped = np.clip(predictions, 0.0, MAX_SCORE)  # NaN stays NaN
-    return _file([f"{value:.3f}" for value in clipped.tolist()])
+    return predictions_text([f"{value:.3f}" for value in clipped.tolist()])
 
 
 def check_submission_file(name: str, text: str, *, where: str) -> None:
     """Raise `DataError` unless `text` is what the server expects of the file `name`."""
-    expected = FILES[name]
+    task, split = FILES[name]
+    labels = task.file_labels
     lines = text.splitlines()
     if not lines or lines[0] != HEADER:
         raise DataError(f"{where}: the first line must be {HEADER!r}")
-    if len(lines) - 1 != expected.num_rows:
+    if len(lines) - 1 != split.num_rows:
         raise DataError(
-            f"{where}: {len(lines) - 1:,} predictions for {name}, expected {expected.num_rows:,}"
+            f"{where}: {len(lines) - 1:,} predictions for {name}, expected {split.num_rows:,}"
         )
     for number, line in enumerate(lines[1:]):
         index, _, value = line.partition("\t")
-        if index != str(number) or not _is_allowed(value, expected.labels):
-            what = " or ".join(expected.labels) if expected.labels else f"0 to {MAX_SCORE:g}"
+        if index != str(number) or not _is_allowed(value, labels):
+            what = " or ".join(labels) if labels else f"0 to {MAX_SCORE:g}"
             raise DataError(f"{where}, line {number + 2}: {line!r}, expected {number}<TAB>{what}")
 
 
@@ -147,7 +144,3 @@ def _is_allowed(value: str, labels: tuple[str, ...] | None) -> bool:
         return 0.0 <= float(value) <= MAX_SCORE
     except ValueError:
         return False
-
-
-def _file(values: Sequence[str]) -> str:
-    return "\n".join([HEADER, *(f"{i}\t{value}" for i, value in enumerate(values))]) + "\n"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
@@ -45,33 +45,62 @@ SCORE = re.compile(r"[+-]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-
 MAX_SCORE = 5.0  # STS-B's scale, Cer et al. 2017
 
 
+Labels = NDArray[np.int64 | np.float64]
+"""[N] classes in the order of `Task.label_names`, or scores."""
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
     """The N rows of one split."""
 
     split: str
-    index: NDArray[np.int64]
-    """[N] position in the split: the index of stored predictions and of submissions."""
     first: tuple[str, ...]
     """N texts: the sentence, or the first of a pair."""
     second: tuple[str, ...] | None
     """N texts, or None for a task with one sentence."""
-    labels: NDArray[np.int64] | NDArray[np.float64] | None
-    """[N] classes in the order of `Task.label_names`, or scores; None for a test split."""
+    labels: Labels | None
+    """None for a test split."""
     sha256: str
     """Hash of the rows' content, equal for every source with the same rows."""
     num_skipped: int = 0
     """Rows that are broken in the official file and that every published reader drops."""
+
+    @classmethod
+    def of(
+        cls,
+        split: str,
+        first: Sequence[str],
+        second: Sequence[str] | None,
+        labels: Labels | None,
+        num_skipped: int = 0,
+    ) -> Examples:
+        """Return the rows of these columns, with their hash."""
+        pair = None if second is None else tuple(second)
+        examples, sha256 = cls(split, tuple(first), pair, labels, "", num_skipped), hashlib.sha256()
+        for number, row in enumerate(examples.rows()):
+            sha256.update(json.dumps([number, *row]).encode() + b"\n")
+        return replace(examples, sha256=sha256.hexdigest())
+
+    def texts(self) -> Iterator[tuple[str, ...]]:
+        """Yield the one or two texts of each row."""
+        columns = [self.first] if self.second is None else [self.first, self.second]
+        yield from zip(*columns, strict=True)
+
+    def rows(self) -> Iterator[tuple[str | int | None, ...]]:
+        """Yield the texts and the label of each row, a score with three decimals."""
+        labels = [None] * len(self) if self.labels is None else self.labels.tolist()
+        for texts, label in zip(self.texts(), labels, strict=True):
+            yield (*texts, f"{label:.3f}" if isinstance(label, float) else label)
 
     def __len__(self) -> int:
         return len(self.first)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64], *, split: str) -> Examples:
         """Return the given rows as a split with its own hash."""
-        return _assemble(
+        return Examples.of(
             split,
-            tuple(self.first[row] for row in rows),
-            None if self.second is None else tuple(self.second[row] for row in rows),
+            [self.first[row] for row in rows],
+            None if self.second is None else [self.second[row] for row in rows],
             None if self.labels is None else self.labels[np.asarray(rows)],
         )
 
@@ -111,10 +140,8 @@ class TaskData:
         return {name: examples.sha256 for name, examples in self.splits.items()}
 
 
-@dataclass(frozen=True)
-class _Row:
-    texts: tuple[str, ...]
-    label: int | float | None
+_Row = tuple[tuple[str, ...], int | float | None]
+"""The texts of a row, and its label unless the split is a test split."""
 
 
 def load_task(task: Task, source: str | Path) -> TaskData:
@@ -197,10 +224,9 @@ def read_tsv(task: Task, split: Split, path: Path) -> Examples:
                 f"{where}: index {_shown(fields[index_position])}, expected {len(rows)}"
             )
         texts = tuple(fields[position] for position in text_positions)
-        label = None
-        if label_position is not None:
-            label = _read_label(task, fields[label_position], where)
-        rows.append(_checked(texts, label, where, columns))
+        label = None if label_position is None else _read_label(task, fields[label_position], where)
+        _require_text(texts, where, columns)
+        rows.append((texts, label))
     return _examples(task, split, rows, source=str(path), num_skipped=num_skipped)
 
 
@@ -280,7 +306,7 @@ def _load_hub(task: Task) -> TaskData:
             "--glue=hub needs the package datasets; pip install 'smallbench[train]', or set "
             "--glue to a folder in the official layout"
         ) from None
-    configs = {split.hub_config or task.hub_config for split in task.splits}
+    configs = {split.hub_config or task.name for split in task.splits}
     try:
         tables = {
             config: datasets.load_dataset(HUB_DATASET, config, revision=HUB_REVISION)
@@ -289,12 +315,12 @@ def _load_hub(task: Task) -> TaskData:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         # `datasets` raises ValueError if it is offline and its cache lacks the data.
         raise UnavailableError(
-            f"cannot load {HUB_DATASET} ({task.hub_config}) from the hub: {error}; check the "
+            f"cannot load {HUB_DATASET} ({task.name}) from the hub: {error}; check the "
             "network, or set --glue to a folder in the official layout"
         ) from None
     splits = {}
     for split in task.splits:
-        config = split.hub_config or task.hub_config
+        config = split.hub_config or task.name
         if split.hub not in tables[config]:
             raise DataError(f"{HUB_DATASET} ({config}) has no split {split.hub}")
         table = tables[config][split.hub]
@@ -317,11 +343,11 @@ def examples_from_hub(
     names = None if label_names is None else tuple(label_names)
     if (names and sorted(names)) != (task.label_names and sorted(task.label_names)):
         raise DataError(
-            f"{HUB_DATASET} ({task.hub_config}) has labels {names}, expected {task.label_names}"
+            f"{HUB_DATASET} ({task.name}) has labels {names}, expected {task.label_names}"
         )
     rows = []
     for number, record in enumerate(table):
-        where = f"{HUB_DATASET} ({task.hub_config}), {split.hub}, row {number}"
+        where = f"{HUB_DATASET} ({task.name}), {split.hub}, row {number}"
         label: int | float | None = None
         # Test labels are -1, or public for MRPC; they are never used.
         if not split.is_test:
@@ -338,62 +364,32 @@ def examples_from_hub(
         if wrong:
             raise DataError(f"{where}: {wrong[0]} is not a string but {record.get(wrong[0])!r}")
         texts = tuple(record[name].strip() for name in task.hub_texts)
-        rows.append(_checked(texts, label, where, task.hub_texts))
-    return _examples(task, split, rows, source=f"{HUB_DATASET} {split.hub}", num_skipped=0)
+        _require_text(texts, where, task.hub_texts)
+        rows.append((texts, label))
+    return _examples(task, split, rows, source=f"{HUB_DATASET} {split.hub}")
 
 
 # ---- shared by both sources
 
 
-def _checked(
-    texts: tuple[str, ...], label: int | float | None, where: str, columns: Iterable[str]
-) -> _Row:
+def _require_text(texts: tuple[str, ...], where: str, columns: Iterable[str]) -> None:
     # The official files do have a pair with one empty text, but no row without any text.
     if not any(texts):
         raise DataError(f"{where}: no text; expected columns: {_listed(columns)}")
-    return _Row(texts=texts, label=label)
 
 
 def _examples(
-    task: Task, split: Split, rows: list[_Row], *, source: str, num_skipped: int
+    task: Task, split: Split, rows: Sequence[_Row], *, source: str, num_skipped: int = 0
 ) -> Examples:
     if not rows:
         raise DataError(f"{source} has no rows")
-    labels = None if split.is_test else _label_array(task, [row.label for row in rows])
-    first = tuple(row.texts[0] for row in rows)
-    second = tuple(row.texts[1] for row in rows) if len(task.hub_texts) == 2 else None
-    return _assemble(split.name, first, second, labels, num_skipped=num_skipped)
-
-
-def _label_array(task: Task, values: list[Any]) -> NDArray[np.int64] | NDArray[np.float64]:
-    if task.is_regression:
-        return np.array(values, dtype=np.float64)
-    return np.array(values, dtype=np.int64)
-
-
-def _assemble(
-    split: str,
-    first: tuple[str, ...],
-    second: tuple[str, ...] | None,
-    labels: NDArray[np.int64] | NDArray[np.float64] | None,
-    *,
-    num_skipped: int = 0,
-) -> Examples:
-    sha256 = hashlib.sha256()
-    columns: list[Iterable[Any]] = [first] if second is None else [first, second]
-    columns.append([None] * len(first) if labels is None else labels.tolist())
-    for number, (*texts, label) in enumerate(zip(*columns, strict=True)):
-        text = f"{label:.3f}" if isinstance(label, float) else label
-        sha256.update(json.dumps([number, *texts, text]).encode() + b"\n")
-    return Examples(
-        split=split,
-        index=np.arange(len(first), dtype=np.int64),
-        first=first,
-        second=second,
-        labels=labels,
-        sha256=sha256.hexdigest(),
-        num_skipped=num_skipped,
-    )
+    first = [texts[0] for texts, _ in rows]
+    second = [texts[1] for texts, _ in rows] if len(task.hub_texts) == 2 else None
+    labels: Labels | None = None
+    if not split.is_test:
+        kind = np.float64 if task.is_regression else np.int64
+        labels = np.array([label for _, label in rows], dtype=kind)
+    return Examples.of(split.name, first, second, labels, num_skipped)
 
 
 def available_tasks(source: str | Path) -> tuple[str, ...]:

@@ -69,11 +69,6 @@ class Task:
         return self.title
 
     @property
-    def hub_config(self) -> str:
-        """Configuration name in `nyu-mll/glue`."""
-        return self.name
-
-    @property
     def is_regression(self) -> bool:
         """Whether labels are numbers (STS-B, 0 to 5), not classes."""
         return self.label_names is None

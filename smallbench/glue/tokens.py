@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.data.backends import read_vocabulary
-from smallbench.data.parity import AWKWARD_TEXTS
+from smallbench.data.tokenizer import AWKWARD_TEXTS
 from smallbench.errors import DataError
 from smallbench.files import read_json
-from smallbench.glue.weights import find_file
+from smallbench.glue.weights import find_file, first_line
 
 TOKENIZER_FILE = "tokenizer.json"
 MOST_UNUSED = 1000  # mDeBERTa has 899 unused rows, more than others known
@@ -40,10 +40,10 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
         if "trust_remote_code" in str(error):
             raise
         # For unknown content tokenizers raises Exception itself, transformers KeyError.
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise DataError(
-            f"the tokenizer of {model} cannot be read ({reason}); it is missing, damaged, or "
-            "written by a newer release: copy the tokenizer's files again, or update 'tokenizers'"
+            f"the tokenizer of {model} cannot be read ({first_line(error)}); it is missing, "
+            "damaged, or written by a newer release: copy the tokenizer's files again, or update "
+            "'tokenizers'"
         ) from None
     names = {key: name for key, name in type(tokenizer).vocab_files_names.items() if name}
     fast = names.pop("tokenizer_file", TOKENIZER_FILE)
@@ -75,7 +75,11 @@ def _check_files(
                 f"{model}: {token!r} is {known[token]} in the tokenizer, {line} in vocab.txt "
                 f"({len(moved)} tokens differ); keep the file that the model was trained with"
             )
-    given = {*backend.get_vocab(with_added_tokens=False), *_added(model, own)}
+    given = {*backend.get_vocab(with_added_tokens=False)}
+    if own:
+        given |= {token["content"] for token in read_json(own).get("added_tokens", [])}
+    if added := find_file(model, "added_tokens.json"):
+        given |= read_json(added).keys()
     given |= {str(t) for t in tokenizer.init_kwargs.get("added_tokens_decoder", {}).values()}
     for role in ("unk", "cls", "sep"):
         token = getattr(tokenizer, f"{role}_token")
@@ -102,14 +106,6 @@ def _check_files(
                 file=sys.stderr,
             )
             return
-
-
-def _added(model: str, own: Path | None) -> list[str]:
-    """Return the tokens that the files add to the vocabulary."""
-    found = [] if own is None else [t["content"] for t in read_json(own).get("added_tokens", [])]
-    if added := find_file(model, "added_tokens.json"):
-        found += read_json(added)
-    return found
 
 
 def unknown_id(tokenizer: Any) -> int | None:

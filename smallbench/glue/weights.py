@@ -195,3 +195,10 @@ def _unnested(content: Mapping[str, Any], file: Path) -> tuple[dict[str, Tensor]
             f"of {', '.join(NESTS)}"
         )
     return state, tuple(keys)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, with the error's type unless it is usual."""
+    text = str(error).strip().partition("\n")[0]
+    is_usual = isinstance(error, OSError | ValueError) and text
+    return text if is_usual else f"{type(error).__name__}: {text}"

@@ -31,8 +31,7 @@ from smallbench.checkpoints.store import Checkpoint, CheckpointStore, restore_me
 from smallbench.checkpoints.uploader import report
 from smallbench.config import digest
 from smallbench.data.loader import ShuffledRows
-from smallbench.data.shards import entropy_of_counts
-from smallbench.data.verified import verify_once
+from smallbench.data.shards import entropy_of_counts, verify_once
 from smallbench.errors import InterruptedRunError, SmallbenchError, UnavailableError
 from smallbench.files import read_json
 from smallbench.models.encoder import checkpoint_activations

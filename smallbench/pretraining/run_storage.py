@@ -25,9 +25,8 @@ from smallbench.checkpoints.remote_run import RemoteRun
 from smallbench.checkpoints.retention import Retention
 from smallbench.checkpoints.store import Checkpoint, CheckpointStore, newest_checkpoint
 from smallbench.checkpoints.uploader import Uploader, report
-from smallbench.data.shards import TokenRows
+from smallbench.data.shards import MEMORY_NAME, TokenRows, verify_once
 from smallbench.data.tokenizer import file_fingerprint
-from smallbench.data.verified import MEMORY_NAME, verify_once
 from smallbench.errors import ConfigError
 from smallbench.files import copy_directory, exclusive_lock
 from smallbench.pretraining.machine import Machine

@@ -14,9 +14,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from smallbench.data.config import PrepareConfig
-from smallbench.data.parity import AWKWARD_TEXTS, different_ids
 from smallbench.data.source import given_tokenizer
-from smallbench.data.tokenizer import Tokenizer
+from smallbench.data.tokenizer import AWKWARD_TEXTS, Tokenizer, different_ids
 from smallbench.errors import DataError
 
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

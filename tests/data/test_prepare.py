@@ -20,8 +20,7 @@ from smallbench.data import shards as shards_module
 from smallbench.data import source as source_module
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
-from smallbench.data.shards import Manifest, TokenRows, verify_shards
-from smallbench.data.summary import corpus_summary
+from smallbench.data.shards import Manifest, TokenRows, corpus_summary, verify_shards
 from smallbench.errors import (
     ConfigError,
     ConflictError,

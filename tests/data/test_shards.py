@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smallbench.data import shards as shards_module
-from smallbench.data.duplicates import SeenHashes
+from smallbench.data.cleaning import SeenHashes
 from smallbench.data.packing import pack_rows, token_dtype
 from smallbench.data.shards import Manifest, Shard, ShardWriter, TokenizerInfo, unigram_entropy
 from smallbench.errors import DataError

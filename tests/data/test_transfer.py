@@ -16,10 +16,8 @@ import pytest
 
 from smallbench.data import shards as shards_module
 from smallbench.data.config import PrepareConfig
-from smallbench.data.prepare import prepare
-from smallbench.data.remote_prepare import prepare_remote
-from smallbench.data.shards import Manifest, TokenRows, verify_shards
-from smallbench.data.summary import corpus_summary
+from smallbench.data.prepare import prepare, prepare_remote
+from smallbench.data.shards import Manifest, TokenRows, corpus_summary, verify_shards
 from smallbench.data.tokenizer import Tokenizer, file_fingerprint
 from smallbench.data.transfer import MARK, cache_directory, local_corpus, publish_corpus
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError

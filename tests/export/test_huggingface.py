@@ -12,9 +12,8 @@ from tokenizers import models, normalizers, pre_tokenizers
 from smallbench.batch import Batch
 from smallbench.config import override_all
 from smallbench.data.config import PrepareConfig
-from smallbench.data.parity import AWKWARD_TEXTS
 from smallbench.data.prepare import prepare
-from smallbench.data.tokenizer import Tokenizer
+from smallbench.data.tokenizer import AWKWARD_TEXTS, Tokenizer
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.export import huggingface
 from smallbench.export.card import used_sentence

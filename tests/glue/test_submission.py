@@ -212,6 +212,6 @@ def test_a_file_is_checked_by_its_name():
     with pytest.raises(DataError, match=r"here: 146 predictions for AX\.tsv"):
         check_submission_file("AX.tsv", text, where="here")
     assert set(FILES) == set(LAYOUT)
-    assert {name: file.num_rows for name, file in FILES.items()} == {
+    assert {name: split.num_rows for name, (_, split) in FILES.items()} == {
         name: num_rows for name, (num_rows, _) in LAYOUT.items()
     }

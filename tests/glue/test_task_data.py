@@ -39,7 +39,7 @@ def test_quotes_are_characters(tmp_path):
     assert examples.first == ('" A b .', 'An "open')
     assert examples.second == ('He said " c " .', "quote .")
     assert examples.labels.tolist() == [1, 0]
-    assert examples.index.tolist() == [0, 1]
+    assert len(examples) == 2
 
 
 def test_bom_crlf_and_a_missing_final_newline_change_nothing(tmp_path):
@@ -124,7 +124,7 @@ def test_rows_that_the_official_qqp_file_breaks_are_counted(tmp_path):
     examples = read(tmp_path, QQP, header + rows)
     assert examples.first == ("Who ?", "A ?")
     assert examples.second == ("Why ?", "")
-    assert examples.index.tolist() == [0, 1]
+    assert len(examples) == 2
     assert examples.num_skipped == 2
     with pytest.raises(DataError, match="this one is damaged"):
         read(tmp_path, QQP, header + rows + "a ?\n" * (MAX_SKIPPED + 1))
@@ -206,7 +206,6 @@ def test_hub_and_folder_give_the_same_rows_and_hashes(name, tmp_path, monkeypatc
     for split, expected in from_folder.splits.items():
         found = from_hub.splits[split]
         assert (found.first, found.second) == (expected.first, expected.second)
-        assert np.array_equal(found.index, expected.index)
         if expected.labels is None:
             assert found.labels is None
         else:

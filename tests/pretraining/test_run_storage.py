@@ -8,8 +8,7 @@ import pytest
 from smallbench.checkpoints.manifest import OtherVersionError
 from smallbench.checkpoints.record import LOCK_NAME, holder_of
 from smallbench.checkpoints.store import CheckpointStore
-from smallbench.data import verified
-from smallbench.data.verified import verify_once
+from smallbench.data.shards import MEMORY_NAME, verify_once
 from smallbench.errors import ConfigError, ConflictError, DataError, SmallbenchError
 from smallbench.files import exclusive_lock, read_json
 from smallbench.pretraining import pretrain as pretrain_module
@@ -142,4 +141,4 @@ def test_a_shard_that_changed_between_two_starts_is_found(corpus, tmp_path, monk
     shard.write_bytes(content)
     with pytest.raises(DataError, match="does not have the SHA-256"):
         pretrain(tiny(**VALUES), data=data, run_dir=run_dir)
-    assert verified.MEMORY_NAME == run_storage.MEMORY_NAME
+    assert MEMORY_NAME == run_storage.MEMORY_NAME
