@@ -74,9 +74,9 @@ class AdafactorConfig(OptimizerConfig):
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Linear warm-up, then linear decay to zero at the end of the run."""
+    """What every schedule has: a linear warm-up, its unit, and the growth of the batch."""
 
-    schedule: str = "linear"
+    schedule: str = ""
     along: Literal["steps", "hours", "flops"] = option(
         "steps",
         help="unit of the schedule: steps (up to max_steps), hours (up to max_hours) or flops "
@@ -92,6 +92,13 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         ranges = {"warmup_fraction": "[0, 1)", "batch_ramp_fraction": "(0, 1]"}
         check(self, "schedule.", initial_batch_size=">= 1", **ranges)
+
+
+@dataclass(frozen=True)
+class LinearSchedule(ScheduleConfig):
+    """Linear warm-up, then linear decay to zero at the end of the run."""
+
+    schedule: str = "linear"
 
 
 @dataclass(frozen=True)
@@ -294,7 +301,7 @@ class PretrainConfig:
     model: EncoderConfig = section(ARCHITECTURES, BertConfig)
     objective: ObjectiveConfig = section(OBJECTIVES, MaskedLMConfig)
     optim: OptimizerConfig = section(OPTIMIZERS, AdamWConfig)
-    schedule: ScheduleConfig = section(SCHEDULES, ScheduleConfig)
+    schedule: ScheduleConfig = section(SCHEDULES, LinearSchedule)
     train: TrainConfig = field(default_factory=TrainConfig)
     then: PhaseConfig = field(default_factory=PhaseConfig)
 
