@@ -16,7 +16,7 @@ from typing import TypeVar
 from smallbench.errors import ConfigError, UnavailableError
 from smallbench.files import (
     TEMPORARY_MARK,
-    TRANSIENT,
+    is_transient,
     sync_directory,
     sync_file,
     temporary_sibling,
@@ -176,7 +176,7 @@ class LocalStorage:
     def _read(self, read: Callable[[], T], key: str = "") -> T:
         """Return `read()`, retried after transient errors."""
         with _explained(self.url, key):
-            return retried(read, lambda e: isinstance(e, OSError) and e.errno in TRANSIENT)
+            return retried(read, is_transient)
 
     @contextmanager
     def _written(self, key: str, *, only_new: bool) -> Iterator[Path]:
