@@ -36,8 +36,7 @@ from smallbench.errors import ConfigError
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.models.kernels.dispatch import as_on_gpu
 from smallbench.objectives.base import PretrainObjective
-from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import Vocabulary
+from smallbench.objectives.masking import Vocabulary, micro_batches
 from smallbench.train.build import build_objective
 from smallbench.train.config import PretrainConfig, TrainConfig
 from smallbench.train.optim import build_optimizer

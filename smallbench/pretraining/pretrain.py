@@ -37,8 +37,7 @@ from smallbench.errors import InterruptedRunError, SmallbenchError, UnavailableE
 from smallbench.files import read_json
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.objectives.base import PretrainObjective
-from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import step_generator
+from smallbench.objectives.masking import micro_batches, step_generator
 from smallbench.planning.compare import ComparePlan
 from smallbench.planning.planner import UnplannedError, smaller
 from smallbench.plugins import nothing_left
@@ -70,8 +69,7 @@ from smallbench.train.budget import Progress
 from smallbench.train.build import budget_of, build_objective, learning_rate_of, vocabulary_of
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 from smallbench.train.determinism import deterministic
-from smallbench.train.engine import Engine
-from smallbench.train.engines import build_engine
+from smallbench.train.engine import Engine, build_engine
 from smallbench.train.memory import MemoryExhaustedError, PeakMeter
 from smallbench.train.precision import matrix_peak_flops
 from smallbench.train.trainer import Callback, Trainer

@@ -31,7 +31,7 @@ from smallbench.data.verified import MEMORY_NAME, verify_once
 from smallbench.errors import ConfigError
 from smallbench.files import copy_directory, exclusive_lock
 from smallbench.pretraining.machine import Machine
-from smallbench.pretraining.record import record_of
+from smallbench.pretraining.run_config import record_of
 from smallbench.stop import Stop
 from smallbench.storage import open_storage
 from smallbench.storage.base import check_path, is_remote, join

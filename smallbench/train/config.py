@@ -240,9 +240,14 @@ class TrainConfig:
             raise ConfigError(
                 f"train.offload {self.offload!r} needs train.zero_stage {stages}, not {stage}"
             )
-        is_deepspeed = self.engine == "deepspeed" or bool(needed) or stage is not None
-        if self.compile and is_deepspeed:
+        if self.compile and self.needs_deepspeed:
             raise ConfigError("train.compile works with train.engine torch only; leave one out")
+
+    @property
+    def needs_deepspeed(self) -> bool:
+        """Whether one of the options is DeepSpeed's."""
+        is_offloaded = self.offload in {"optimizer", "parameters"}
+        return self.engine == "deepspeed" or is_offloaded or self.zero_stage is not None
 
     @property
     def rows_per_forward(self) -> int:
@@ -333,11 +338,7 @@ class PretrainConfig:
                 f"schedule.along {along!r} needs train.max_{along}; set it, or leave "
                 "schedule.along out"
             )
-        if self.optim.optimizer != "adamw" and (
-            train.engine == "deepspeed"
-            or train.offload in {"optimizer", "parameters"}
-            or train.zero_stage is not None
-        ):
+        if self.optim.optimizer != "adamw" and train.needs_deepspeed:
             raise ConfigError(
                 f"the DeepSpeed engine supports optim.optimizer 'adamw' only, not "
                 f"{self.optim.optimizer!r}; use --train.engine=torch --train.offload=none"
