@@ -254,9 +254,9 @@ class CheckpointStore:
 
     # A run directory
 
-    def newest(self, *, set_aside: bool = True) -> Checkpoint | None:
+    def newest(self, *, quarantine: bool = True) -> Checkpoint | None:
         """Return `newest_checkpoint` of this run directory only."""
-        return newest_checkpoint([self], self, quarantine=set_aside)
+        return newest_checkpoint([self], self, quarantine=quarantine)
 
     def load(self, step: int) -> Checkpoint:
         """Return the checkpoint of a step; raise `DamagedError` if its bytes do not match."""

@@ -141,7 +141,8 @@ class Uploader:
                 self.remote.push(checkpoint)
                 break
             except TRANSIENT_ERRORS as error:
-                problem = self.problem = as_ours(error)
+                problem = UnavailableError(str(error)) if isinstance(error, OSError) else error
+                self.problem = problem
             assert self._unsynced_since is not None
             if start - self._unsynced_since > self._max_unsynced_seconds:
                 minutes = self._max_unsynced_seconds / 60
@@ -187,11 +188,6 @@ class Uploader:
                 lease.renew()
             except TRANSIENT_ERRORS:
                 continue  # the uploads report it
-
-
-def as_ours(error: Exception) -> SmallbenchError:
-    """Return the error, or one with an exit code for the system's."""
-    return error if isinstance(error, SmallbenchError) else UnavailableError(str(error))
 
 
 def report(text: str) -> None:

@@ -66,7 +66,7 @@ def load_run(
     store = CheckpointStore(run_dir)
     if step is not None:
         require_steps(run_dir, [step])
-    checkpoint = store.newest(set_aside=False) if step is None else store.load(step)
+    checkpoint = store.newest(quarantine=False) if step is None else store.load(step)
     if checkpoint is None:
         raise DataError(f"the run in {run_dir} has no checkpoint yet; let it reach its first save")
     return run, read_config(run_dir, run), checkpoint

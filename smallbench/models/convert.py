@@ -82,24 +82,16 @@ FINETUNING_DROPOUT = 0.1
 and fine-tuning on small tasks needs dropout (Geiping & Goldstein 2022, §4.2)."""
 
 
-CONFIG_CLASSES: Mapping[str, type[EncoderConfig]] = {
-    "bert": BertConfig,
-    "deberta": DebertaConfig,
-    "electra": ElectraConfig,
-    "roberta": RobertaConfig,
-    "roformer": RoformerConfig,
-}
-
-
 def body_of(theirs: Mapping[str, Any]) -> tuple[EncoderConfig, Target] | None:
     """Return our configuration of transformers' model without its head, and the target.
 
     `theirs` is transformers' configuration as a dictionary. None if we do not have the network: an
     unknown architecture, or an option of one (another activation, a decoder, …).
     """
-    config_class = CONFIG_CLASSES.get(theirs["model_type"])
-    if config_class is None or any(theirs.get(option) for option in UNKNOWN_OPTIONS):
+    model_type = theirs["model_type"]
+    if model_type not in ARCHITECTURES or any(theirs.get(name) for name in UNKNOWN_OPTIONS):
         return None
+    config_class = ARCHITECTURES.config_class(model_type)
     theirs = {"embedding_size": theirs["hidden_size"], **theirs}
     values = {
         known.name: theirs[known.name]
@@ -138,9 +130,10 @@ def target_of(
 
     None if transformers has no class for it: a plug-in without a declared target.
     """
-    if type(config) in CONFIG_CLASSES.values() and config.architecture in CONFIG_CLASSES:
+    name = config.architecture
+    if name in ARCHITECTURES and type(config) is ARCHITECTURES.config_class(name):
         return built_in_target(config, head=head, pad_token_id=pad_token_id)
-    target: Target | None = ARCHITECTURES[config.architecture].transformers_target(
+    target: Target | None = ARCHITECTURES[name].transformers_target(
         config, head=head, pad_token_id=pad_token_id
     )
     return target
@@ -287,8 +280,7 @@ def _roformer(config: RoformerConfig, head: str, pad_token_id: int) -> Target:
     def sinusoids() -> Tensor:
         from smallbench.models.roformer import angles
 
-        head_size = config.hidden_size // num_heads
-        angles_Ld = angles(config.max_position_embeddings, head_size)
+        angles_Ld = angles(config.max_position_embeddings, config.head_size)
         return torch.cat([angles_Ld.sin(), angles_Ld.cos()], dim=1)
 
     shared = _shared(config, pad_token_id) | {

@@ -105,8 +105,7 @@ class Roformer(Encoder):
     def context(self, batch: Batch) -> Context:
         """Return the mask and the rotation for this batch's length."""
         mask_BL, ids_BL = batch.attention_mask, batch.input_ids
-        head_size = self.config.hidden_size // self.config.num_attention_heads
-        angles_Ld = angles(ids_BL.shape[1], head_size, ids_BL.device).repeat(1, 2)
+        angles_Ld = angles(ids_BL.shape[1], self.config.head_size, ids_BL.device).repeat(1, 2)
         mask_B11L = None if mask_BL is None else mask_BL[:, None, None, :]
         return Context(mask_B11L, angles_Ld.cos(), angles_Ld.sin())
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -41,14 +40,6 @@ from smallbench.train.config import DurabilityConfig, PretrainConfig, resumable_
 Resume = Literal["allow", "must", "never"]
 
 
-@dataclass(frozen=True)
-class RunStorage:
-    """Where an attempt keeps its checkpoints; only process 0 writes."""
-
-    store: CheckpointStore
-    uploader: Uploader | None
-
-
 def open_run_storage(
     config: PretrainConfig,
     machine: Machine,
@@ -60,7 +51,7 @@ def open_run_storage(
     durability: DurabilityConfig,
     stop: Stop,
     stack: ExitStack,
-) -> tuple[RunStorage, Checkpoint | None]:
+) -> tuple[CheckpointStore, Uploader | None, Checkpoint | None]:
     """Own the run directory and the storage; return them and the checkpoint to resume from."""
     check_path(run_dir, name="--run_dir")
     local = CheckpointStore(run_dir)
@@ -108,7 +99,7 @@ def open_run_storage(
     add_attempt(run_dir, record, attempt, first_step=step, machine=machine.facts())
     if uploader:
         _begin_uploads(uploader, run_dir, checkpoint)
-    return RunStorage(store, uploader), checkpoint
+    return store, uploader, checkpoint
 
 
 def _begin_uploads(uploader: Uploader, run_dir: Path, checkpoint: Checkpoint | None) -> None:
