@@ -38,7 +38,7 @@ from smallbench.pretraining.usage import open_meter
 from smallbench.recipes import RECIPES
 from smallbench.train.batches import CorruptedRows
 from smallbench.train.budget import Budget
-from smallbench.train.engines import EngineChoice, build_engine
+from smallbench.train.engine import EngineChoice, build_engine
 from smallbench.train.memory import PeakMeter
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.processes import join_processes

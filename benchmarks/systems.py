@@ -22,8 +22,7 @@ from torch import nn
 from smallbench.batch import IGNORED, Batch
 from smallbench.models.convert import target_of
 from smallbench.objectives import OBJECTIVES
-from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import Vocabulary, step_generator
+from smallbench.objectives.masking import Vocabulary, micro_batches, step_generator
 from smallbench.recipes import RECIPES
 from smallbench.train.budget import Budget
 from smallbench.train.config import AdamWConfig, PretrainConfig

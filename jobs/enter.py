@@ -182,7 +182,7 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
     from smallbench.files import read_json
     from smallbench.pretraining.data import fit_to_data, open_data
     from smallbench.pretraining.pretrain import pretrain
-    from smallbench.pretraining.record import record_of
+    from smallbench.pretraining.run_config import record_of
     from smallbench.train.config import resumable_keys
 
     run_dir, exported = out / "run", out / "export"

@@ -31,7 +31,7 @@ TEMPORARY_MARK = ".tmp-"
 NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """The disk is full, a quota or size limit is reached, or the mount is read-only."""
 
-TRANSIENT = {
+TRANSIENT_ERRNOS = {
     errno.EAGAIN,
     errno.EBUSY,
     errno.EHOSTDOWN,
@@ -51,7 +51,9 @@ NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 NO_LOCKS = {*NOT_SUPPORTED, errno.ENOLCK}
 
-UNAVAILABLE = {*NOT_WRITABLE, *TRANSIENT, *NO_LOCKS, errno.EACCES, errno.EPERM} - {errno.EINVAL}
+NOT_PERMITTED = {errno.EACCES, errno.EPERM}
+
+UNAVAILABLE = {*NOT_WRITABLE, *TRANSIENT_ERRNOS, *NO_LOCKS, *NOT_PERMITTED} - {errno.EINVAL}
 """Errors of the disk, not of the program: the job ends with exit code 69."""
 
 _WRAPPED_ERRNO = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")
@@ -121,6 +123,11 @@ def write_errors_explained(directory: Path) -> Iterator[None]:
         raise
 
 
+def is_transient(error: Exception) -> bool:
+    """Return whether a read may succeed after this error if it is repeated."""
+    return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS
+
+
 def read_retried(path: Path, read: Callable[[], T]) -> T:
     """Return `read()`; repeat it after a transient error of the disk.
 
@@ -128,7 +135,7 @@ def read_retried(path: Path, read: Callable[[], T]) -> T:
     does not answer: an unreadable file is neither missing nor damaged.
     """
     try:
-        return retried(read, lambda e: isinstance(e, OSError) and e.errno in TRANSIENT)
+        return retried(read, is_transient)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
     except OSError as error:

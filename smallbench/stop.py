@@ -15,8 +15,8 @@ from types import FrameType
 
 from smallbench.errors import InterruptedRunError, SmallbenchError
 
-DEADLINE_SECONDS = 60.0
-"""Time before a deadline at which a run is asked to save, if no grace period is set."""
+DEFAULT_GRACE_SECONDS = 60.0
+"""Time before the wall-clock limit at which a run is asked to save, if no grace period is set."""
 
 
 class Stop:
@@ -67,7 +67,7 @@ class SignalStop(Stop):
         self.signal_name: str | None = None
         self._grace_seconds = grace_seconds
         self._deadline = time.monotonic() + max_seconds
-        early = DEADLINE_SECONDS if math.isinf(grace_seconds) else grace_seconds
+        early = DEFAULT_GRACE_SECONDS if math.isinf(grace_seconds) else grace_seconds
         self._early_seconds = min(early, max_seconds / 2)
         self._asked_at = math.inf
         self._previous: dict[signal.Signals, object] = {}

@@ -10,17 +10,16 @@ All methods raise `UnavailableError` and `CredentialsError` as the storage does.
 
 from __future__ import annotations
 
-import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from smallbench.checkpoints.manifest import attempt_name
 from smallbench.errors import ConflictError, UnavailableError, UnsavedError
 from smallbench.stop import NEVER, Stop
-from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, get_json
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, get_json, put_json
 
 LEASE = "lease.json"
 
@@ -53,7 +52,8 @@ class RunLease:
             self._wait_for(newest, holder, stop, report)
         self.attempt, self._holder = max(newest + 1, at_least), holder
         try:
-            self._put(f"attempts/{attempt_name(self.attempt)}.json", self._content(), only_new=True)
+            key = f"attempts/{attempt_name(self.attempt)}.json"
+            put_json(self.storage, key, self._content(), only_new=True)
         except AlreadyExistsError:
             raise ConflictError(
                 f"another process has just taken over the run in {self.storage.url}; this one has "
@@ -65,12 +65,12 @@ class RunLease:
     def renew(self) -> None:
         """Renew the lease; raise `ConflictError` if another process has taken over the run."""
         self.assert_owned()
-        self._put(LEASE, self._content())
+        put_json(self.storage, LEASE, self._content())
 
     def release(self) -> None:
         """Release the lease, so that the next process can start at once."""
         self.assert_owned()
-        self._put(LEASE, self._content() | {"expires_unix_seconds": 0})
+        put_json(self.storage, LEASE, self._content() | {"expires_unix_seconds": 0})
 
     def read(self) -> dict[str, Any] | None:
         """Return the lease; None if the run was never in this storage."""
@@ -101,9 +101,6 @@ class RunLease:
             "holder": self._holder,
             "host": platform.node(),
         }
-
-    def _put(self, key: str, content: Mapping[str, Any], *, only_new: bool = False) -> None:
-        self.storage.put(key, (json.dumps(content, indent=2) + "\n").encode(), only_new=only_new)
 
     def _newest_attempt(self) -> int:
         names = [stored.key for stored in self.storage.list("attempts/attempt-")]

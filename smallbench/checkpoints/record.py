@@ -82,9 +82,9 @@ def open_record(
 ) -> Record:
     """Return the record in `run_dir`, or a new one from `own`; nothing is written.
 
-    `own` is `pretraining.record.record_of`, `resumable` the keys that may differ. An attempt that
-    failed before the first checkpoint does not count. Raises `ConfigError` naming each difference
-    if `run_dir` holds another run.
+    `own` is `pretraining.run_config.record_of`, `resumable` the keys that may differ. An attempt
+    that failed before the first checkpoint does not count. Raises `ConfigError` naming each
+    difference if `run_dir` holds another run.
     """
     path = run_dir / RECORD_NAME
     if not path.exists():

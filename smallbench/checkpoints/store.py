@@ -11,7 +11,6 @@ storage too. A file that cannot be read is not damaged: `UnavailableError` passe
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -50,7 +49,7 @@ from smallbench.files import (
     write_bytes,
     write_errors_explained,
 )
-from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, put_json
 from smallbench.storage.local import UNFINISHED, LocalStorage
 
 FILES_AT_ONCE = 2
@@ -255,9 +254,9 @@ class CheckpointStore:
 
     # A run directory
 
-    def newest(self, *, set_aside: bool = True) -> Checkpoint | None:
+    def newest(self, *, quarantine: bool = True) -> Checkpoint | None:
         """Return `newest_checkpoint` of this run directory only."""
-        return newest_checkpoint([self], self, quarantine=set_aside)
+        return newest_checkpoint([self], self, quarantine=quarantine)
 
     def load(self, step: int) -> Checkpoint:
         """Return the checkpoint of a step; raise `DamagedError` if its bytes do not match."""
@@ -304,7 +303,7 @@ class CheckpointStore:
         content = {**manifest, "attempt": self._attempt, "directory": directory, "files": files}
         content = sealed(content)
         # The manifest last: its presence means that everything else is complete.
-        self.storage.put(_commit(step), _as_json(content))
+        put_json(self.storage, _commit(step), content)
         try:
             self.prune()
         except UnavailableError as error:  # the next save tries again
@@ -321,7 +320,7 @@ class CheckpointStore:
             for name in manifest["files"]:
                 source._fetch(manifest, name, temporary / name)
                 sync_file(temporary / name)
-        self.storage.put(_commit(step), _as_json(manifest))
+        put_json(self.storage, _commit(step), manifest)
         return Checkpoint(self.run_dir / manifest["directory"], manifest)
 
     @contextmanager
@@ -367,7 +366,7 @@ class CheckpointStore:
         self._assert_owned()
         commit = _commit(checkpoint.step)
         try:
-            self.storage.put(commit, _as_json(manifest), only_new=True)
+            put_json(self.storage, commit, manifest, only_new=True)
             try:
                 self._assert_owned()
             except ConflictError:
@@ -438,7 +437,3 @@ def restore_metrics(checkpoint: Checkpoint, path: Path) -> None:
 
 def _commit(step: int) -> str:
     return f"commits/{step_name(step)}.json"
-
-
-def _as_json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

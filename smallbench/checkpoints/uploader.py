@@ -23,7 +23,7 @@ from smallbench.errors import (
 )
 from smallbench.retry import backoff
 
-TRANSIENT = (UnavailableError, CredentialsError, ConfigError, DataError, OSError)
+TRANSIENT_ERRORS = (UnavailableError, CredentialsError, ConfigError, DataError, OSError)
 """Errors that may pass during a run: servers return, keys are renewed, buckets are created."""
 
 RELEASE_SECONDS = 3.0
@@ -140,8 +140,9 @@ class Uploader:
             try:
                 self.remote.push(checkpoint)
                 break
-            except TRANSIENT as error:
-                problem = self.problem = as_ours(error)
+            except TRANSIENT_ERRORS as error:
+                problem = UnavailableError(str(error)) if isinstance(error, OSError) else error
+                self.problem = problem
             assert self._unsynced_since is not None
             if start - self._unsynced_since > self._max_unsynced_seconds:
                 minutes = self._max_unsynced_seconds / 60
@@ -174,7 +175,7 @@ class Uploader:
                 self.remote.store.discard(self._abandoned[-1])
                 self._abandoned.pop()
             self.remote.store.prune(self._retention)
-        except TRANSIENT as error:  # the next commit tries again
+        except TRANSIENT_ERRORS as error:  # the next commit tries again
             report(f"old checkpoints could not be deleted: {error}")
 
     def _keep_lease(self) -> None:
@@ -185,13 +186,8 @@ class Uploader:
                     return
             try:
                 lease.renew()
-            except TRANSIENT:
+            except TRANSIENT_ERRORS:
                 continue  # the uploads report it
-
-
-def as_ours(error: Exception) -> SmallbenchError:
-    """Return the error, or one with an exit code for the system's."""
-    return error if isinstance(error, SmallbenchError) else UnavailableError(str(error))
 
 
 def report(text: str) -> None:

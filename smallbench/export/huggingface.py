@@ -36,7 +36,7 @@ from smallbench.files import read_json, sync_file, temporary_sibling, write_json
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
 from smallbench.objectives.replaced_token import DisentangledEmbedding
-from smallbench.pretraining.record import read_config
+from smallbench.pretraining.run_config import read_config
 from smallbench.storage import open_storage
 from smallbench.storage.base import is_remote
 from smallbench.storage.config import StorageConfig
@@ -65,7 +65,7 @@ def load_run(
     store = CheckpointStore(run_dir)
     if step is not None:
         require_steps(run_dir, [step])
-    checkpoint = store.newest(set_aside=False) if step is None else store.load(step)
+    checkpoint = store.newest(quarantine=False) if step is None else store.load(step)
     if checkpoint is None:
         raise DataError(f"the run in {run_dir} has no checkpoint yet; let it reach its first save")
     return run, read_config(run_dir, run), checkpoint

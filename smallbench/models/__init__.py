@@ -1,4 +1,7 @@
-"""The architectures: one file each, in the terms of its paper. `ARCHITECTURES` is the table."""
+"""The architectures, in the terms of their papers. `ARCHITECTURES` is the table.
+
+ELECTRA and RoBERTa are BERT's network, so they are in `bert.py`.
+"""
 
 from smallbench.registry import Registry
 
@@ -7,8 +10,8 @@ ARCHITECTURES = Registry(
     {
         "bert": "smallbench.models.bert:Bert",
         "deberta": "smallbench.models.deberta:Deberta",
-        "electra": "smallbench.models.electra:Electra",
-        "roberta": "smallbench.models.roberta:Roberta",
+        "electra": "smallbench.models.bert:Electra",
+        "roberta": "smallbench.models.bert:Roberta",
         "roformer": "smallbench.models.roformer:Roformer",
     },
     group="smallbench.architectures",

@@ -22,7 +22,7 @@ from smallbench.models.attention_init import (
     local_positions,
     look_at_neighbours,
 )
-from smallbench.models.config import BertConfig
+from smallbench.models.config import BertConfig, ElectraConfig, RoformerConfig
 from smallbench.models.encoder import Encoder, Head, Norm
 from smallbench.models.flops import transformer_flops
 from smallbench.models.kernels import Dropout, attend
@@ -31,11 +31,12 @@ from smallbench.models.kernels import Dropout, attend
 class Embeddings(nn.Module):
     """Token + position + segment embeddings, normalised, then projected from E to D."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig | RoformerConfig, *, has_positions: bool = True) -> None:
         super().__init__()
         size = config.embedding_size
         self.tokens = nn.Embedding(config.num_embedding_rows, size)
-        self.positions = nn.Embedding(config.max_position_embeddings, size)
+        num_positions = config.max_position_embeddings
+        self.positions = nn.Embedding(num_positions, size) if has_positions else None
         self.segments = nn.Embedding(config.type_vocab_size, size)
         self.norm = Norm(size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
@@ -43,8 +44,9 @@ class Embeddings(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch → hidden_BLD."""
-        length = batch.input_ids.shape[1]
-        embedded_BLE = self.tokens(batch.input_ids) + self.positions.weight[:length]
+        embedded_BLE = self.tokens(batch.input_ids)
+        if self.positions is not None:
+            embedded_BLE = embedded_BLE + self.positions.weight[: batch.input_ids.shape[1]]
         if batch.token_type_ids is None:
             embedded_BLE = embedded_BLE + self.segments.weight[0]
         else:
@@ -65,28 +67,34 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, §3.2) with one projection for q, k and v."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig | RoformerConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.dropout_prob = config.attention_probs_dropout_prob
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
-        """hidden_BLD → context_BLD; the mask is True if a key may be attended to."""
+    def forward(self, hidden_BLD: Tensor, context: Any) -> Tensor:
+        """hidden_BLD → context_BLD; `context` is what `attend` is given besides."""
         B, L, D = hidden_BLD.shape
         qkv = self.qkv(hidden_BLD).view(B, L, 3, self.num_heads, D // self.num_heads)
         q_BHLd, k_BHLd, v_BHLd = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        context_BHLd = attend(
+        context_BHLd = self.attend(q_BHLd, k_BHLd, v_BHLd, context)
+        mixed_BLD: Tensor = self.out(context_BHLd.transpose(1, 2).reshape(B, L, D))
+        return mixed_BLD
+
+    def attend(
+        self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, mask_B11L: Tensor | None
+    ) -> Tensor:
+        """Return context_BHLd; the mask is True if a key may be attended to."""
+        return attend(
             q_BHLd,
             k_BHLd,
             v_BHLd,
-            scale=1 / math.sqrt(D // self.num_heads),
+            scale=1 / math.sqrt(q_BHLd.shape[-1]),
             mask=mask_B11L,
             dropout_prob=self.dropout_prob if self.training else 0.0,
         )
-        mixed_BLD: Tensor = self.out(context_BHLd.transpose(1, 2).reshape(B, L, D))
-        return mixed_BLD
 
 
 class Bert(Encoder):
@@ -130,3 +138,26 @@ class Bert(Encoder):
                 layer=index,
                 num_heads=config.num_attention_heads,
             )
+
+
+class Electra(Bert):
+    """ELECTRA (Clark et al. 2020): BERT with a factorised embedding and another objective.
+
+    The function of transformers' `ElectraForPreTraining` with the head `replaced` (the
+    discriminator), of `ElectraForMaskedLM` with the head `tokens` (the generator).
+    """
+
+    flops_formula = Bert.flops_formula  # the same network
+
+    def __init__(self, config: ElectraConfig, *, head: Head = "replaced") -> None:
+        super().__init__(config, head=head)
+
+
+class Roberta(Bert):
+    """RoBERTa (Liu et al. 2019): BERT without segments, with another vocabulary and training.
+
+    The function of transformers' `RobertaForMaskedLM`, whose position table begins with
+    `pad_token_id + 1` rows that no token uses; ours has no such rows, the export adds them.
+    """
+
+    flops_formula = Bert.flops_formula  # the same network

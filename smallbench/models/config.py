@@ -62,6 +62,11 @@ class EncoderConfig:
             )
 
     @property
+    def head_size(self) -> int:
+        """Hidden dimensions of an attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
     def num_embedding_rows(self) -> int:
         """`vocab_size` rounded up to `vocab_size_multiple`."""
         assert self.vocab_size is not None, "resolved against the tokenizer before building"
@@ -73,14 +78,13 @@ class EncoderConfig:
         Heads keep their size and embeddings theirs (google-research/electra, `get_generator_config`
         ). Raises `ConfigError` if no whole head is left.
         """
-        head_size = self.hidden_size // self.num_attention_heads
         hidden_size = round(self.hidden_size * width)
-        num_heads = hidden_size // head_size
-        if num_heads < 1 or hidden_size % head_size:
+        num_heads = hidden_size // self.head_size
+        if num_heads < 1 or hidden_size % self.head_size:
             raise ConfigError(
                 f"{width} × model.hidden_size {self.hidden_size} is not a whole number of heads of "
-                f"{head_size}; choose objective.generator_width or model.num_attention_heads so "
-                "that it is"
+                f"{self.head_size}; choose objective.generator_width or model.num_attention_heads "
+                "so that it is"
             )
         return replace(
             self,
@@ -103,11 +107,10 @@ class BertConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.type_vocab_size >= 1, "model.type_vocab_size", self.type_vocab_size, "1 or 2")
-        head_size = self.hidden_size // self.num_attention_heads
-        if self.attention_init == "local" and (head_size % 2 or self.embedding_size % 2):
+        if self.attention_init == "local" and (self.head_size % 2 or self.embedding_size % 2):
             raise ConfigError(
                 "model.attention_init 'local' needs embeddings and heads of an even size, not "
-                f"{self.embedding_size} and {head_size}; use 'normal'"
+                f"{self.embedding_size} and {self.head_size}; use 'normal'"
             )
 
 
@@ -179,9 +182,8 @@ class RoformerConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.type_vocab_size >= 1, "model.type_vocab_size", self.type_vocab_size, "1 or 2")
-        head_size = self.hidden_size // self.num_attention_heads
-        if head_size % 2:
+        if self.head_size % 2:
             raise ConfigError(
-                f"model.hidden_size / model.num_attention_heads is {head_size}; rotary "
+                f"model.hidden_size / model.num_attention_heads is {self.head_size}; rotary "
                 "positions need an even head size"
             )

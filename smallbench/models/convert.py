@@ -82,24 +82,16 @@ FINETUNING_DROPOUT = 0.1
 and fine-tuning on small tasks needs dropout (Geiping & Goldstein 2022, §4.2)."""
 
 
-CONFIG_CLASSES: Mapping[str, type[EncoderConfig]] = {
-    "bert": BertConfig,
-    "deberta": DebertaConfig,
-    "electra": ElectraConfig,
-    "roberta": RobertaConfig,
-    "roformer": RoformerConfig,
-}
-
-
 def body_of(theirs: Mapping[str, Any]) -> tuple[EncoderConfig, Target] | None:
     """Return our configuration of transformers' model without its head, and the target.
 
     `theirs` is transformers' configuration as a dictionary. None if we do not have the network: an
     unknown architecture, or an option of one (another activation, a decoder, …).
     """
-    config_class = CONFIG_CLASSES.get(theirs["model_type"])
-    if config_class is None or any(theirs.get(option) for option in UNKNOWN_OPTIONS):
+    model_type = theirs["model_type"]
+    if model_type not in ARCHITECTURES or any(theirs.get(name) for name in UNKNOWN_OPTIONS):
         return None
+    config_class = ARCHITECTURES.config_class(model_type)
     theirs = {"embedding_size": theirs["hidden_size"], **theirs}
     values = {
         known.name: theirs[known.name]
@@ -138,9 +130,10 @@ def target_of(
 
     None if transformers has no class for it: a plug-in without a declared target.
     """
-    if type(config) in CONFIG_CLASSES.values() and config.architecture in CONFIG_CLASSES:
+    name = config.architecture
+    if name in ARCHITECTURES and type(config) is ARCHITECTURES.config_class(name):
         return built_in_target(config, head=head, pad_token_id=pad_token_id)
-    target: Target | None = ARCHITECTURES[config.architecture].transformers_target(
+    target: Target | None = ARCHITECTURES[name].transformers_target(
         config, head=head, pad_token_id=pad_token_id
     )
     return target
@@ -162,11 +155,18 @@ def built_in_target(config: EncoderConfig, *, head: str, pad_token_id: int) -> T
     return _bert(config, base, head, pad_token_id)
 
 
-BERT_HEAD = {
-    "predictor.transform": "cls.predictions.transform.dense",
-    "predictor.norm": "cls.predictions.transform.LayerNorm",
-}
-"""Modules of the masked-language-model head in transformers' BERT and DeBERTa."""
+BERT_HEAD = ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm",
+             "cls.predictions.bias")  # fmt: skip
+TOKEN_HEADS = {
+    "bert": BERT_HEAD,
+    "deberta": BERT_HEAD,
+    "electra": (
+        "generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias",
+    ),
+    "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+    "roformer": BERT_HEAD,
+}  # fmt: skip
+"""Transform, norm and bias of the masked-language-model head in transformers' classes."""
 
 
 DETECTOR = frozenset(
@@ -175,70 +175,53 @@ DETECTOR = frozenset(
 """Our head for replaced tokens, which only transformers' ELECTRA has."""
 
 
+def _token_head(config: EncoderConfig, base: str) -> dict[str, Rule]:
+    transform, norm, bias = TOKEN_HEADS[base]
+    modules = {"predictor.transform": transform, "predictor.norm": norm}
+    return _affine(modules) | {"predictor.bias": token_rows(config, bias)}
+
+
 def _bert(config: BertConfig, base: str, head: str, pad_token_id: int) -> Target:
-    modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"}
-    rules = _tables(config, base)
-    if config.embedding_size != config.hidden_size:
-        modules["embeddings.project"] = f"{base}.embeddings_project"
+    modules, rules = _body(config, base)
+    rules |= _tables(base) | _fused_attention(config, base)
     if head == "replaced":
         modules["detector.transform"] = "discriminator_predictions.dense"
         modules["detector.score"] = "discriminator_predictions.dense_prediction"
         class_name = "ElectraForPreTraining"
-    elif base == "electra":
-        modules["predictor.transform"] = "generator_predictions.dense"
-        modules["predictor.norm"] = "generator_predictions.LayerNorm"
-        rules["predictor.bias"] = token_rows(config, "generator_lm_head.bias")
-        class_name = "ElectraForMaskedLM"
     else:
-        modules |= BERT_HEAD
-        rules["predictor.bias"] = token_rows(config, "cls.predictions.bias")
-        class_name = "BertForMaskedLM"
-    rules |= _affine(modules | _layers(config, base)) | _fused_attention(config, base)
-    shared = _shared(config, pad_token_id) | {"type_vocab_size": config.type_vocab_size}
+        rules |= _token_head(config, base)
+        class_name = "ElectraForMaskedLM" if base == "electra" else "BertForMaskedLM"
+    shared = _shared(config, pad_token_id)
     if base == "electra":
         shared["embedding_size"] = config.embedding_size
-    return Target(base, class_name, shared, rules)
+    return Target(base, class_name, shared, rules | _affine(modules))
 
 
 def _roberta(config: RobertaConfig, pad_token_id: int) -> Target:
     base, skipped = "roberta", pad_token_id + 1
-    modules = {
-        "embeddings.norm": f"{base}.embeddings.LayerNorm",
-        "predictor.transform": "lm_head.dense",
-        "predictor.norm": "lm_head.layer_norm",
-    }
-    rules = _tables(config, base) | _affine(modules | _layers(config, base))
-    rules |= _fused_attention(config, base)
-    rules["predictor.bias"] = token_rows(config, "lm_head.bias")
+    modules, rules = _body(config, base)
+    rules |= _tables(base) | _fused_attention(config, base) | _token_head(config, base)
     # transformers counts positions from after the padding token's id.
     rules["embeddings.positions.weight"] = Rule(
         (f"{base}.embeddings.position_embeddings.weight",),
         pack=lambda table: (torch.cat([table.new_zeros(skipped, table.shape[1]), table]),),
         unpack=lambda table: table[skipped:],
     )
-    shared = _shared(config, pad_token_id) | {
-        "type_vocab_size": 1,
-        "max_position_embeddings": config.max_position_embeddings + skipped,
-    }
-    return Target(base, "RobertaForMaskedLM", shared, rules)
+    shared = _shared(config, pad_token_id)
+    shared["max_position_embeddings"] += skipped
+    return Target(base, "RobertaForMaskedLM", shared, rules | _affine(modules))
 
 
 def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
     base = "deberta"
-    modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"} | _layers(config, base)
-    rules = {
-        "embeddings.tokens.weight": token_rows(config, f"{base}.embeddings.word_embeddings.weight"),
-        "relative_positions.weight": Rule((f"{base}.encoder.rel_embeddings.weight",)),
-    }
-    if config.embedding_size != config.hidden_size:
+    modules, rules = _body(config, base)
+    rules["relative_positions.weight"] = Rule((f"{base}.encoder.rel_embeddings.weight",))
+    if modules.pop("embeddings.project", None):  # without a bias, and of another name
         rules["embeddings.project.weight"] = Rule((f"{base}.embeddings.embed_proj.weight",))
-    left_behind: frozenset[str] = frozenset()
-    if head == "replaced":
-        left_behind, class_name = DETECTOR, "DebertaModel"
-    else:
-        modules |= BERT_HEAD
-        rules["predictor.bias"] = token_rows(config, "cls.predictions.bias")
-        class_name = "DebertaForMaskedLM"
+    left_behind, class_name = DETECTOR, "DebertaModel"
+    if head != "replaced":
+        left_behind, class_name = frozenset(), "DebertaForMaskedLM"
+        rules |= _token_head(config, base)
     heads = config.num_attention_heads
 
     def interleave(weight: Tensor) -> tuple[Tensor]:  # [3, H, d] → [H, 3, d] rows
@@ -255,7 +238,6 @@ def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
         rules[f"{ours}.position_key.weight"] = Rule((f"{theirs}.pos_proj.weight",))
         modules[f"{ours}.position_query"] = f"{theirs}.pos_q_proj"
     shared = _shared(config, pad_token_id) | {
-        "type_vocab_size": 0,
         "embedding_size": config.embedding_size,
         "relative_attention": True,
         "max_relative_positions": config.max_relative_positions,
@@ -267,20 +249,13 @@ def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
 
 def _roformer(config: RoformerConfig, head: str, pad_token_id: int) -> Target:
     base, num_heads = "roformer", config.num_attention_heads
-    modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"} | _layers(config, base)
-    rules = {
-        "embeddings.tokens.weight": token_rows(config, f"{base}.embeddings.word_embeddings.weight"),
-        "embeddings.segments.weight": Rule((f"{base}.embeddings.token_type_embeddings.weight",)),
-    }
-    if config.embedding_size != config.hidden_size:
-        modules["embeddings.project"] = f"{base}.embeddings_project"
-    left_behind: frozenset[str] = frozenset()
-    class_name = "RoFormerForMaskedLM"
-    if head == "replaced":
-        class_name, left_behind = "RoFormerModel", DETECTOR
-    else:
-        modules |= BERT_HEAD
-        rules["predictor.bias"] = token_rows(config, "cls.predictions.bias")
+    modules, rules = _body(config, base)
+    left_behind, class_name = DETECTOR, "RoFormerModel"
+    if head != "replaced":
+        left_behind, class_name = frozenset(), "RoFormerForMaskedLM"
+        rules |= _token_head(config, base)
+    segments = "embeddings.segments.weight"
+    rules[segments] = _tables(base)[segments]
 
     def to_neighbours(rows: Tensor) -> Tensor:  # pairs (i, i + d/2) of a head → (2i, 2i + 1)
         heads = rows.reshape(num_heads, 2, -1, *rows.shape[1:])
@@ -305,12 +280,10 @@ def _roformer(config: RoformerConfig, head: str, pad_token_id: int) -> Target:
     def sinusoids() -> Tensor:
         from smallbench.models.roformer import angles
 
-        head_size = config.hidden_size // num_heads
-        angles_Ld = angles(config.max_position_embeddings, head_size)
+        angles_Ld = angles(config.max_position_embeddings, config.head_size)
         return torch.cat([angles_Ld.sin(), angles_Ld.cos()], dim=1)
 
     shared = _shared(config, pad_token_id) | {
-        "type_vocab_size": config.type_vocab_size,
         "embedding_size": config.embedding_size,
         "rotary_value": False,
     }
@@ -326,6 +299,7 @@ def _shared(config: EncoderConfig, pad_token_id: int) -> dict[str, Any]:
         "num_attention_heads": config.num_attention_heads,
         "intermediate_size": config.intermediate_size,
         "max_position_embeddings": config.max_position_embeddings,
+        "type_vocab_size": config.type_vocab_size,
         "hidden_act": "gelu",
         "hidden_dropout_prob": FINETUNING_DROPOUT,
         "attention_probs_dropout_prob": FINETUNING_DROPOUT,
@@ -346,16 +320,18 @@ def token_rows(config: EncoderConfig, theirs: str) -> Rule:
     return Rule((theirs,), lambda tensor: (tensor[: config.vocab_size],), pad)
 
 
-def _tables(config: BertConfig, base: str) -> dict[str, Rule]:
+def _tables(base: str) -> dict[str, Rule]:
     return {
-        "embeddings.tokens.weight": token_rows(config, f"{base}.embeddings.word_embeddings.weight"),
-        "embeddings.positions.weight": Rule((f"{base}.embeddings.position_embeddings.weight",)),
-        "embeddings.segments.weight": Rule((f"{base}.embeddings.token_type_embeddings.weight",)),
+        f"embeddings.{ours}.weight": Rule((f"{base}.embeddings.{theirs}_embeddings.weight",))
+        for ours, theirs in (("positions", "position"), ("segments", "token_type"))
     }
 
 
-def _layers(config: EncoderConfig, base: str) -> dict[str, str]:
-    modules: dict[str, str] = {}
+def _body(config: EncoderConfig, base: str) -> tuple[dict[str, str], dict[str, Rule]]:
+    """Return modules and rules that the targets share: token table, norms and linear layers."""
+    modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"}
+    if config.embedding_size != config.hidden_size:
+        modules["embeddings.project"] = f"{base}.embeddings_project"
     for i in range(config.num_hidden_layers):
         ours, theirs = f"layers.{i}", f"{base}.encoder.layer.{i}"
         modules |= {
@@ -365,7 +341,8 @@ def _layers(config: EncoderConfig, base: str) -> dict[str, str]:
             f"{ours}.down": f"{theirs}.output.dense",
             f"{ours}.feed_forward_norm": f"{theirs}.output.LayerNorm",
         }
-    return modules
+    table = token_rows(config, f"{base}.embeddings.word_embeddings.weight")
+    return modules, {"embeddings.tokens.weight": table}
 
 
 def _fused_attention(config: EncoderConfig, base: str) -> dict[str, Rule]:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from smallbench.batch import Batch
+from smallbench.models.bert import Embeddings, SelfAttention
 from smallbench.models.config import RoformerConfig
-from smallbench.models.encoder import Encoder, Head, Norm
+from smallbench.models.encoder import Encoder, Head
 from smallbench.models.flops import transformer_flops
-from smallbench.models.kernels import Dropout, attend
 
 THETA = 10_000.0
 """Base of the wavelengths (§3.2.2); transformers' class has no other."""
@@ -40,56 +40,17 @@ class Context:
     sin: Tensor
 
 
-class RoformerEmbeddings(nn.Module):
-    """Token + segment embeddings, normalised, then projected from E to D."""
-
-    def __init__(self, config: RoformerConfig) -> None:
-        super().__init__()
-        size = config.embedding_size
-        self.tokens = nn.Embedding(config.num_embedding_rows, size)
-        self.segments = nn.Embedding(config.type_vocab_size, size)
-        self.norm = Norm(size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-        self.project = nn.Linear(size, config.hidden_size) if size != config.hidden_size else None
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Batch → hidden_BLD."""
-        types = batch.token_type_ids
-        segments = self.segments.weight[0] if types is None else self.segments(types)
-        embedded_BLE = self.dropout(self.norm(self.tokens(batch.input_ids) + segments))
-        hidden_BLD: Tensor = embedded_BLE if self.project is None else self.project(embedded_BLE)
-        return hidden_BLD
-
-    def share_with(self, other: RoformerEmbeddings) -> None:
-        """Use the tables and the norm of `other`; the projection stays its own."""
-        self.tokens, self.segments, self.norm = other.tokens, other.segments, other.norm
-
-
-class RotaryAttention(nn.Module):
+class RotaryAttention(SelfAttention):
     """Multi-head self-attention with rotated queries and keys (equation 16)."""
 
-    def __init__(self, config: RoformerConfig) -> None:
-        super().__init__()
-        self.num_heads = config.num_attention_heads
-        self.dropout_prob = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_BLD: Tensor, context: Context) -> Tensor:
-        """hidden_BLD → context_BLD."""
-        B, L, D = hidden_BLD.shape
-        qkv = self.qkv(hidden_BLD).view(B, L, 3, self.num_heads, D // self.num_heads)
-        q_BHLd, k_BHLd, v_BHLd = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        context_BHLd = attend(
+    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, context: Any) -> Tensor:
+        """Return context_BHLd of rotated queries and keys; `context` is a `Context`."""
+        return super().attend(
             rotate(q_BHLd, context.cos, context.sin),
             rotate(k_BHLd, context.cos, context.sin),
             v_BHLd,
-            scale=1 / math.sqrt(D // self.num_heads),
-            mask=context.mask,
-            dropout_prob=self.dropout_prob if self.training else 0.0,
+            context.mask,
         )
-        mixed_BLD: Tensor = self.out(context_BHLd.transpose(1, 2).reshape(B, L, D))
-        return mixed_BLD
 
 
 def rotate(x_BHLd: Tensor, cos_Ld: Tensor, sin_Ld: Tensor) -> Tensor:
@@ -132,7 +93,7 @@ class Roformer(Encoder):
     def __init__(self, config: RoformerConfig, *, head: Head = "tokens") -> None:
         super().__init__(
             config,
-            embeddings=RoformerEmbeddings(config),
+            embeddings=Embeddings(config, has_positions=False),
             attention=lambda: RotaryAttention(config),
             head=head,
         )
@@ -144,8 +105,7 @@ class Roformer(Encoder):
     def context(self, batch: Batch) -> Context:
         """Return the mask and the rotation for this batch's length."""
         mask_BL, ids_BL = batch.attention_mask, batch.input_ids
-        head_size = self.config.hidden_size // self.config.num_attention_heads
-        angles_Ld = angles(ids_BL.shape[1], head_size, ids_BL.device).repeat(1, 2)
+        angles_Ld = angles(ids_BL.shape[1], self.config.head_size, ids_BL.device).repeat(1, 2)
         mask_B11L = None if mask_BL is None else mask_BL[:, None, None, :]
         return Context(mask_B11L, angles_Ld.cos(), angles_Ld.sin())
 

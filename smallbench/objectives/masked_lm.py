@@ -24,13 +24,13 @@ from smallbench.models.config import EncoderConfig
 from smallbench.models.encoder import Head
 from smallbench.objectives.base import PretrainObjective, Sums
 from smallbench.objectives.config import MaskedLMConfig
-from smallbench.objectives.corruption import corrupt
 from smallbench.objectives.masking import (
     BoolArray,
     FloatArray,
     IntArray,
     Vocabulary,
     choose_positions,
+    corrupt,
     relate_segments,
 )
 from smallbench.objectives.target_loss import loss_of_targets

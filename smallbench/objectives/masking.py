@@ -1,8 +1,8 @@
-"""Corruption of token rows: pure functions of a random generator, NumPy in and out.
+"""Masking of token rows: pure functions of a random generator, and the batch that they make.
 
 Shapes: B rows, L tokens a row. All draws are made for the whole global batch at once, so that
-the corruption of a step does not depend on how it is cut into micro-batches. The masking rate comes
-from `objectives.config`.
+the corruption of a step does not depend on how it is cut into micro-batches. The masking rate is
+`mask_fraction` of `objectives.config`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from smallbench.batch import IGNORED
+from smallbench.batch import IGNORED, Batch, with_targets
+from smallbench.objectives.config import CorruptionConfig
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -174,3 +176,50 @@ def relate_segments(
     relations_B2[~chosen_B] = np.nan
     types_BL = (chosen_B[:, None] & (at_L > cut_B1)).astype(np.int64)
     return np.where(chosen_B[:, None], related_BL, ids_BL), types_BL, relations_B2
+
+
+def corrupt(
+    ids_BL: IntArray,
+    config: CorruptionConfig,
+    vocabulary: Vocabulary,
+    generator: np.random.Generator,
+    *,
+    fraction: float = 0.0,
+    mask_fraction: float | FloatArray | None = None,
+    with_uniforms: bool = False,
+    choose: Chooser = choose_positions,
+) -> Batch:
+    """Corrupt clean rows to a global batch on the host, without targets listed.
+
+    `fraction` is the completed part of the run; `mask_fraction` replaces the configured masking
+    rate, with one number or one for each row. `with_uniforms` adds a uniform number for each
+    position, to sample replacements with.
+    """
+    ids_BL, types_BL = split_segments(
+        ids_BL, vocabulary, generator, fraction=config.two_segment_fraction
+    )
+    if mask_fraction is None:
+        mask_fraction = config.mask_fraction_at(fraction)
+    mask_BL = ids_BL != vocabulary.pad_id
+    corrupted_BL, labels_BL = mask_tokens(
+        ids_BL,
+        vocabulary,
+        generator,
+        mask_fraction=mask_fraction,
+        mask_token_fraction=config.mask_token_fraction,
+        random_token_fraction=config.random_token_fraction,
+        choose=choose,
+    )
+    uniforms_BL = generator.random(ids_BL.shape, dtype=np.float32) if with_uniforms else None
+    return Batch(
+        input_ids=torch.from_numpy(corrupted_BL),
+        attention_mask=None if mask_BL.all() else torch.from_numpy(mask_BL),
+        token_type_ids=None if types_BL is None else torch.from_numpy(types_BL),
+        labels=torch.from_numpy(labels_BL),
+        uniforms=None if uniforms_BL is None else torch.from_numpy(uniforms_BL),
+    )
+
+
+def micro_batches(batch: Batch, num_rows: int) -> list[Batch]:
+    """Cut a corrupted global batch into micro-batches with their targets listed."""
+    return [with_targets(part) for part in batch.split(num_rows)]

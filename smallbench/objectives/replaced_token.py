@@ -24,8 +24,7 @@ from smallbench.models.config import EncoderConfig
 from smallbench.models.encoder import Encoder, Head
 from smallbench.objectives.base import PretrainObjective, Sums
 from smallbench.objectives.config import ReplacedTokenConfig
-from smallbench.objectives.corruption import corrupt
-from smallbench.objectives.masking import IntArray, Vocabulary
+from smallbench.objectives.masking import IntArray, Vocabulary, corrupt
 from smallbench.objectives.target_loss import loss_of_targets
 
 

@@ -11,7 +11,7 @@ from smallbench.gpus import GIB, gpu_of_device
 from smallbench.planning.planner import Planner
 from smallbench.train.budget import Progress
 from smallbench.train.config import PretrainConfig
-from smallbench.train.engines import EngineChoice
+from smallbench.train.engine import EngineChoice
 from smallbench.train.memory import PeakMeter
 from smallbench.train.trainer import Callback, StepResult
 

@@ -36,8 +36,7 @@ from smallbench.errors import ConfigError
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.models.kernels.dispatch import as_on_gpu
 from smallbench.objectives.base import PretrainObjective
-from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import Vocabulary
+from smallbench.objectives.masking import Vocabulary, micro_batches
 from smallbench.train.build import build_objective
 from smallbench.train.config import PretrainConfig, TrainConfig
 from smallbench.train.optim import build_optimizer
@@ -314,14 +313,10 @@ def tracer_of(
         optim=config.optim,
         train=TrainConfig(half_residual=config.train.half_residual),
     )
-    return _tracer_of(step, device_type, precision, offloaded)
+    return _known_tracer(step, device_type=device_type, precision=precision, offloaded=offloaded)
 
 
-@lru_cache(maxsize=8)
-def _tracer_of(
-    config: PretrainConfig, device_type: str, precision: str, offloaded: bool
-) -> StepTracer:
-    return StepTracer(config, device_type=device_type, precision=precision, offloaded=offloaded)
+_known_tracer = lru_cache(maxsize=8)(StepTracer)
 
 
 def stand_in_vocabulary(config: PretrainConfig) -> Vocabulary:

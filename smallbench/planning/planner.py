@@ -25,7 +25,7 @@ from smallbench.planning.memory_trace import (
 from smallbench.planning.step_time import ADAM_BYTES, StepTime, step_time
 from smallbench.train.config import PretrainConfig, plugins_of
 from smallbench.train.deepspeed_engine import BUCKET_ELEMENTS
-from smallbench.train.engines import EngineChoice, choose_engine
+from smallbench.train.engine import EngineChoice, choose_engine
 from smallbench.train.precision import DTYPES
 
 MARGIN = 0.10

@@ -14,7 +14,7 @@ from smallbench.planning.planner import choose, smaller
 from smallbench.pretraining.data import second_phase_rows
 from smallbench.stop import NEVER, Stop
 from smallbench.train.config import PhaseConfig, PretrainConfig
-from smallbench.train.engines import EngineChoice
+from smallbench.train.engine import EngineChoice
 from smallbench.train.memory import memory_bytes_of
 from smallbench.train.precision import choose_device, choose_precision, require_compiler
 from smallbench.train.processes import ALONE, Processes, join_processes, local_device

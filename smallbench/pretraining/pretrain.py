@@ -28,7 +28,7 @@ from smallbench.checkpoints.manifest import METRICS, step_name
 from smallbench.checkpoints.record import RECORD_NAME, write_summary
 from smallbench.checkpoints.remote_run import RemoteRun
 from smallbench.checkpoints.store import Checkpoint, CheckpointStore, restore_metrics
-from smallbench.checkpoints.uploader import report
+from smallbench.checkpoints.uploader import Uploader, report
 from smallbench.config import digest
 from smallbench.data.loader import ShuffledRows
 from smallbench.data.shards import entropy_of_counts, verify_once
@@ -36,8 +36,7 @@ from smallbench.errors import InterruptedRunError, SmallbenchError, UnavailableE
 from smallbench.files import read_json
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.objectives.base import PretrainObjective
-from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import step_generator
+from smallbench.objectives.masking import micro_batches, step_generator
 from smallbench.planning.compare import ComparePlan
 from smallbench.planning.planner import UnplannedError, smaller
 from smallbench.plugins import nothing_left
@@ -52,7 +51,7 @@ from smallbench.pretraining.callbacks import (
 from smallbench.pretraining.data import RunData, batches_of, fit_to_data, open_data
 from smallbench.pretraining.initial import load_initial_weights
 from smallbench.pretraining.machine import Machine, asked_rows, choose_machine, rows_per_forward
-from smallbench.pretraining.run_storage import Resume, RunStorage, open_run_storage
+from smallbench.pretraining.run_storage import Resume, open_run_storage
 from smallbench.pretraining.saving import SaveCheckpoints, WaitForUploads
 from smallbench.pretraining.trial import try_plugins
 from smallbench.pretraining.usage import UsageMeter, open_meter, summary
@@ -69,8 +68,7 @@ from smallbench.train.budget import Progress
 from smallbench.train.build import budget_of, build_objective, learning_rate_of, vocabulary_of
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 from smallbench.train.determinism import deterministic
-from smallbench.train.engine import Engine
-from smallbench.train.engines import build_engine
+from smallbench.train.engine import Engine, build_engine
 from smallbench.train.memory import MemoryExhaustedError, PeakMeter
 from smallbench.train.precision import matrix_peak_flops
 from smallbench.train.trainer import Callback, Trainer
@@ -86,7 +84,8 @@ class Run:
     config: PretrainConfig
     corpus: RunData
     machine: Machine
-    storage: RunStorage
+    store: CheckpointStore
+    uploader: Uploader | None
     durability: DurabilityConfig
     accounting: AccountingConfig
     tracking: TrackerConfig
@@ -96,7 +95,7 @@ class Run:
     @property
     def run_dir(self) -> Path:
         """The directory that the run is kept in."""
-        return self.storage.store.run_dir
+        return self.store.run_dir
 
 
 def pretrain(
@@ -133,9 +132,9 @@ def pretrain(
             nothing_left(run_dir, is_kept=lambda: any(run_dir.glob("commits/step-*")))
         )
         # 3. Own the run directory and the storage; find the checkpoint to continue from.
-        storage, checkpoint = RunStorage(CheckpointStore(run_dir), None), None
+        store, uploader, checkpoint = CheckpointStore(run_dir), None, None
         if machine.processes.is_first:
-            storage, checkpoint = open_run_storage(
+            store, uploader, checkpoint = open_run_storage(
                 config, machine, corpus.rows, data=data, run_dir=run_dir, resume=resume,
                 durability=durability, stop=stop, stack=stack,
             )  # fmt: skip
@@ -143,15 +142,16 @@ def pretrain(
                 verify_once(then_data, run_dir / "verified-then.json")
         step = machine.processes.first_of(checkpoint.step if checkpoint else None)
         if checkpoint is None and step is not None:
-            checkpoint = storage.store.load(step)
+            checkpoint = store.load(step)
         # 4. Train with micro-batches that fit: halved, from where the run stands, until they do.
         run = Run(
-            config, corpus, machine, storage, durability, accounting, tracking, shows_plan, stop
-        )
+            config, corpus, machine, store, uploader, durability, accounting, tracking, shows_plan,
+            stop,
+        )  # fmt: skip
         found = checkpoint.manifest.get("micro_batch") if checkpoint else None
         num_rows = rows_per_forward(config, machine, found)
         while (fewer := _train_or_fewer_rows(run, checkpoint, num_rows)) is not None:
-            num_rows, checkpoint = fewer, storage.store.newest()
+            num_rows, checkpoint = fewer, store.newest()
 
 
 def _train_or_fewer_rows(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> int | None:
@@ -302,7 +302,7 @@ def _callbacks(
     num_rows: int,
 ) -> tuple[SaveCheckpoints, list[Callback]]:
     """Return the callback that saves, and all of them in the order in which they are called."""
-    train, machine, uploader = run.config.train, run.machine, run.storage.uploader
+    train, machine, uploader = run.config.train, run.machine, run.uploader
     peak_flops = matrix_peak_flops(machine.device, machine.precision) * machine.processes.size
     usage = _open_usage(run, progress)
     log = LogTraining(
@@ -318,7 +318,7 @@ def _callbacks(
                 tracker.sync()  # a checkpoint's step must find its records again
 
     save = SaveCheckpoints(
-        run.storage.store,
+        run.store,
         facts={
             "config_digest": digest(run.config),
             "precision": machine.precision,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +29,7 @@ from smallbench.data.tokenizer import file_fingerprint
 from smallbench.errors import ConfigError
 from smallbench.files import copy_directory, exclusive_lock
 from smallbench.pretraining.machine import Machine
-from smallbench.pretraining.record import record_of
+from smallbench.pretraining.run_config import record_of
 from smallbench.stop import Stop
 from smallbench.storage import open_storage
 from smallbench.storage.base import check_path, is_remote, join
@@ -38,14 +37,6 @@ from smallbench.storage.local import LocalStorage
 from smallbench.train.config import DurabilityConfig, PretrainConfig, resumable_keys
 
 Resume = Literal["allow", "must", "never"]
-
-
-@dataclass(frozen=True)
-class RunStorage:
-    """Where an attempt keeps its checkpoints; only process 0 writes."""
-
-    store: CheckpointStore
-    uploader: Uploader | None
 
 
 def open_run_storage(
@@ -59,7 +50,7 @@ def open_run_storage(
     durability: DurabilityConfig,
     stop: Stop,
     stack: ExitStack,
-) -> tuple[RunStorage, Checkpoint | None]:
+) -> tuple[CheckpointStore, Uploader | None, Checkpoint | None]:
     """Own the run directory and the storage; return them and the checkpoint to resume from."""
     check_path(run_dir, name="--run_dir")
     local = CheckpointStore(run_dir)
@@ -107,7 +98,7 @@ def open_run_storage(
     add_attempt(run_dir, record, attempt, first_step=step, machine=machine.facts())
     if uploader:
         _begin_uploads(uploader, run_dir, checkpoint)
-    return RunStorage(store, uploader), checkpoint
+    return store, uploader, checkpoint
 
 
 def _begin_uploads(uploader: Uploader, run_dir: Path, checkpoint: Checkpoint | None) -> None:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from smallbench.data.shards import TokenRows
 from smallbench.errors import ConfigError
-from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import step_generator
+from smallbench.objectives.masking import micro_batches, step_generator
 from smallbench.train.build import build_objective, vocabulary_of
 from smallbench.train.config import PretrainConfig, plugins_of
 from smallbench.train.optim import build_optimizer

@@ -5,20 +5,15 @@ from __future__ import annotations
 from smallbench.models.config import BertConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import recipe
-from smallbench.recipes.tiny import (
-    TINY_MASK_FRACTION,
-    TINY_OPTIM,
-    TINY_SCHEDULE,
-    TINY_TRAIN,
-    tiny_encoder,
-)
-from smallbench.train.config import AdamWConfig, PretrainConfig, ScheduleConfig, TrainConfig
+from smallbench.recipes.small import SMALL_BUDGET, small_encoder, small_recipe
+from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_recipe
+from smallbench.train.config import PretrainConfig
 
 
 @recipe(
     parameters="13.5M",
     source="Small-Bench NLP (arXiv 2109.10847), BERT row",
-    budget="1M steps of 128 x 128 tokens (16.4B tokens); days on one 16 GB GPU, not measured here",
+    budget=SMALL_BUDGET,
     expected="GLUE dev AVG 78.37, best dev score, as the paper reports it",
 )
 def bert_small() -> PretrainConfig:
@@ -30,28 +25,8 @@ def bert_small() -> PretrainConfig:
     rest); segments are cut anywhere in the middle half of a row, not at a sentence's end; a row
     never holds two documents, and its last row reaches back instead of being padded.
     """
-    return PretrainConfig(
-        recipe="bert-small",
-        sequence_length=128,  # paper §4
-        model=BertConfig(
-            vocab_size=30_522,  # BERT-uncased WordPiece
-            embedding_size=128,  # ELECTRA, Clark et al. 2020, table 6 (small)
-            hidden_size=256,
-            num_hidden_layers=12,
-            num_attention_heads=4,
-            intermediate_size=1024,
-            max_position_embeddings=512,
-        ),
-        objective=MaskedLMConfig(mask_fraction=0.15),
-        optim=AdamWConfig(
-            learning_rate=5e-4,  # ELECTRA, table 6 (small)
-            epsilon=1e-6,
-            weight_decay=0.01,
-            clip_norm=1.0,  # google-research/electra optimization.py
-        ),
-        schedule=ScheduleConfig(warmup_fraction=0.01),  # 10,000 of 1M steps
-        train=TrainConfig(max_steps=1_000_000, global_batch_size=128),
-    )
+    model, objective = small_encoder(BertConfig), MaskedLMConfig(mask_fraction=0.15)
+    return small_recipe("bert-small", model, objective)
 
 
 @recipe(
@@ -69,12 +44,5 @@ def bert_tiny() -> PretrainConfig:
     The heads of the lower two layers begin by looking at their neighbours: with BERT's own initial
     weights the whole budget passed before they had found them (docs/results.md).
     """
-    return PretrainConfig(
-        recipe="bert-tiny",
-        sequence_length=128,
-        model=tiny_encoder(BertConfig, attention_init="local"),
-        objective=MaskedLMConfig(mask_fraction=TINY_MASK_FRACTION),
-        optim=TINY_OPTIM,
-        schedule=TINY_SCHEDULE,
-        train=TINY_TRAIN,
-    )
+    model = tiny_encoder(BertConfig, attention_init="local")
+    return tiny_recipe("bert-tiny", model, MaskedLMConfig(mask_fraction=TINY_MASK_FRACTION))

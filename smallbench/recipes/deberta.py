@@ -5,20 +5,15 @@ from __future__ import annotations
 from smallbench.models.config import DebertaConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import recipe
-from smallbench.recipes.tiny import (
-    TINY_MASK_FRACTION,
-    TINY_OPTIM,
-    TINY_SCHEDULE,
-    TINY_TRAIN,
-    tiny_encoder,
-)
-from smallbench.train.config import AdamWConfig, PretrainConfig, ScheduleConfig, TrainConfig
+from smallbench.recipes.small import SMALL_BUDGET, small_encoder, small_recipe
+from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_recipe
+from smallbench.train.config import PretrainConfig
 
 
 @recipe(
     parameters="15.1M",
     source="Small-Bench NLP (arXiv 2109.10847), DeBERTa row",
-    budget="1M steps of 128 x 128 tokens (16.4B tokens); days on one 16 GB GPU, not measured here",
+    budget=SMALL_BUDGET,
     expected="GLUE dev AVG 79.03, best dev score, as the paper reports it",
 )
 def deberta_small() -> PretrainConfig:
@@ -29,24 +24,10 @@ def deberta_small() -> PretrainConfig:
     are those of the other systems, since the paper states none for this one; 80/10/10 corruption;
     no segments, which DeBERTa has no embedding for, so rows are not cut in two.
     """
-    return PretrainConfig(
-        recipe="deberta-small",
-        sequence_length=128,  # paper §4
-        model=DebertaConfig(
-            vocab_size=30_522,  # BERT-uncased WordPiece
-            embedding_size=128,
-            hidden_size=256,
-            num_hidden_layers=12,
-            num_attention_heads=4,
-            intermediate_size=1024,
-            max_position_embeddings=512,
-            max_relative_positions=128,  # gives the paper's number of parameters
-        ),
-        objective=MaskedLMConfig(mask_fraction=0.15, two_segment_fraction=0.0),
-        optim=AdamWConfig(learning_rate=5e-4, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0),
-        schedule=ScheduleConfig(warmup_fraction=0.01),  # 10,000 of 1M steps
-        train=TrainConfig(max_steps=1_000_000, global_batch_size=128),
-    )
+    # 128 relative positions give the paper's number of parameters.
+    model = small_encoder(DebertaConfig, max_relative_positions=128)
+    objective = MaskedLMConfig(mask_fraction=0.15, two_segment_fraction=0.0)
+    return small_recipe("deberta-small", model, objective)
 
 
 @recipe(
@@ -64,12 +45,6 @@ def deberta_tiny() -> PretrainConfig:
     Learning rate, batch and masking are bert-tiny's, so that the two can be compared; no row is cut
     into two segments, for which this architecture has no embedding.
     """
-    return PretrainConfig(
-        recipe="deberta-tiny",
-        sequence_length=128,
-        model=tiny_encoder(DebertaConfig, max_relative_positions=128),
-        objective=MaskedLMConfig(mask_fraction=TINY_MASK_FRACTION, two_segment_fraction=0.0),
-        optim=TINY_OPTIM,
-        schedule=TINY_SCHEDULE,
-        train=TINY_TRAIN,
-    )
+    model = tiny_encoder(DebertaConfig, max_relative_positions=128)
+    objective = MaskedLMConfig(mask_fraction=TINY_MASK_FRACTION, two_segment_fraction=0.0)
+    return tiny_recipe("deberta-tiny", model, objective)

@@ -7,20 +7,15 @@ from dataclasses import replace
 from smallbench.models.config import DebertaConfig, ElectraConfig
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.recipes.base import recipe
-from smallbench.recipes.tiny import (
-    TINY_MASK_FRACTION,
-    TINY_OPTIM,
-    TINY_SCHEDULE,
-    TINY_TRAIN,
-    tiny_encoder,
-)
-from smallbench.train.config import AdamWConfig, PretrainConfig, ScheduleConfig, TrainConfig
+from smallbench.recipes.small import SMALL_BUDGET, small_encoder, small_recipe
+from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_recipe
+from smallbench.train.config import PretrainConfig
 
 
 @recipe(
     parameters="13.5M",
     source="Small-Bench NLP (arXiv 2109.10847), ELECTRA row; google-research/electra, small",
-    budget="1M steps of 128 x 128 tokens (16.4B tokens); days on one 16 GB GPU, not measured here",
+    budget=SMALL_BUDGET,
     expected="GLUE dev AVG 80.36, the median over many seeds that google-research/electra reports",
 )
 def electra_small() -> PretrainConfig:
@@ -31,38 +26,16 @@ def electra_small() -> PretrainConfig:
     are cut anywhere in the middle half of a row, not at a sentence's end; a row never holds two
     documents.
     """
-    return PretrainConfig(
-        recipe="electra-small",
-        sequence_length=128,  # paper §4
-        model=ElectraConfig(
-            vocab_size=30_522,  # BERT-uncased WordPiece
-            embedding_size=128,  # Clark et al. 2020, table 6 (small)
-            hidden_size=256,
-            num_hidden_layers=12,
-            num_attention_heads=4,
-            intermediate_size=1024,
-            max_position_embeddings=512,
-        ),
-        objective=ReplacedTokenConfig(
-            mask_fraction=0.15,  # table 6
-            generator_width=0.25,  # table 6
-            discriminator_weight=50.0,  # table 6
-        ),
-        optim=AdamWConfig(
-            learning_rate=5e-4,  # table 6
-            epsilon=1e-6,
-            weight_decay=0.01,
-            clip_norm=1.0,  # google-research/electra optimization.py
-        ),
-        schedule=ScheduleConfig(warmup_fraction=0.01),  # 10,000 of 1M steps
-        train=TrainConfig(max_steps=1_000_000, global_batch_size=128),
+    objective = ReplacedTokenConfig(  # table 6
+        mask_fraction=0.15, generator_width=0.25, discriminator_weight=50.0
     )
+    return small_recipe("electra-small", small_encoder(ElectraConfig), objective)
 
 
 @recipe(
     parameters="15.1M",
     source="Small-Bench NLP (arXiv 2109.10847), ELECTRA-DeBERTa row",
-    budget="1M steps of 128 x 128 tokens (16.4B tokens); days on one 16 GB GPU, not measured here",
+    budget=SMALL_BUDGET,
     expected="GLUE dev AVG 81.53, best dev score, as the paper reports it",
 )
 def electra_deberta_small() -> PretrainConfig:
@@ -73,37 +46,21 @@ def electra_deberta_small() -> PretrainConfig:
     four points of MNLI, google-research/electra issue 73); here it is a quarter, as the paper says.
     Upstream saves no optimizer and cannot resume.
     """
-    return PretrainConfig(
-        recipe="electra-deberta-small",
-        sequence_length=128,  # paper §4
-        model=DebertaConfig(
-            vocab_size=30_522,  # BERT-uncased WordPiece
-            embedding_size=128,
-            hidden_size=256,
-            num_hidden_layers=12,
-            num_attention_heads=4,
-            intermediate_size=1024,
-            max_position_embeddings=512,
-            max_relative_positions=128,  # gives the paper's number of parameters
-            hidden_dropout_prob=0.1,  # upstream
-            attention_probs_dropout_prob=0.1,  # upstream
-        ),
-        objective=ReplacedTokenConfig(
-            mask_fraction=0.15,
-            mask_token_fraction=0.85,  # upstream: the rest stays
-            generator_width=0.25,
-            discriminator_weight=50.0,
-            two_segment_fraction=0.0,
-        ),
-        optim=AdamWConfig(
-            learning_rate=5e-4,  # upstream
-            epsilon=1e-6,
-            weight_decay=0.1,  # upstream
-            clip_norm=1.0,  # upstream
-        ),
-        schedule=ScheduleConfig(warmup_fraction=0.01),  # upstream: 10,000 of 1M steps
-        train=TrainConfig(max_steps=1_000_000, global_batch_size=128),
+    model = small_encoder(
+        DebertaConfig,
+        max_relative_positions=128,  # gives the paper's number of parameters
+        hidden_dropout_prob=0.1,  # upstream
+        attention_probs_dropout_prob=0.1,  # upstream
     )
+    objective = ReplacedTokenConfig(
+        mask_fraction=0.15,
+        mask_token_fraction=0.85,  # upstream: the rest stays
+        generator_width=0.25,
+        discriminator_weight=50.0,
+        two_segment_fraction=0.0,
+    )
+    # Upstream's learning rate, warm-up and clipping are the shared ones.
+    return small_recipe("electra-deberta-small", model, objective, weight_decay=0.1)
 
 
 TINY_OBJECTIVE = ReplacedTokenConfig(
@@ -126,15 +83,8 @@ def electra_tiny() -> PretrainConfig:
 
     The parameters are the discriminator's. Both networks begin by looking at neighbours.
     """
-    return PretrainConfig(
-        recipe="electra-tiny",
-        sequence_length=128,
-        model=tiny_encoder(ElectraConfig, attention_init="local"),
-        objective=TINY_OBJECTIVE,
-        optim=TINY_OPTIM,
-        schedule=TINY_SCHEDULE,
-        train=TINY_TRAIN,
-    )
+    model = tiny_encoder(ElectraConfig, attention_init="local")
+    return tiny_recipe("electra-tiny", model, TINY_OBJECTIVE)
 
 
 @recipe(
@@ -151,12 +101,6 @@ def electra_deberta_tiny() -> PretrainConfig:
 
     The parameters are the discriminator's; everything else is electra-tiny's.
     """
-    return PretrainConfig(
-        recipe="electra-deberta-tiny",
-        sequence_length=128,
-        model=tiny_encoder(DebertaConfig, max_relative_positions=128),
-        objective=replace(TINY_OBJECTIVE, two_segment_fraction=0.0),
-        optim=TINY_OPTIM,
-        schedule=TINY_SCHEDULE,
-        train=TINY_TRAIN,
-    )
+    model = tiny_encoder(DebertaConfig, max_relative_positions=128)
+    objective = replace(TINY_OBJECTIVE, two_segment_fraction=0.0)
+    return tiny_recipe("electra-deberta-tiny", model, objective)

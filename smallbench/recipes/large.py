@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
-from smallbench.models.config import BertConfig, DebertaConfig
-from smallbench.objectives.config import MaskedLMConfig
-from smallbench.recipes.base import recipe
-from smallbench.train.config import AdamWConfig, PretrainConfig, ScheduleConfig, TrainConfig
+from typing import Any
 
-BERT_OPTIM = AdamWConfig(
-    learning_rate=1e-4,  # appendix A.2, as the next two
-    beta2=0.999,
-    weight_decay=0.01,
-    epsilon=1e-6,  # google-research/bert optimization.py, as the next
-    clip_norm=1.0,
-)
+from smallbench.models.config import BertConfig, DebertaConfig, EncoderConfig
+from smallbench.objectives.config import MaskedLMConfig
+from smallbench.recipes.base import encoder, recipe
+from smallbench.train.config import AdamWConfig, LinearSchedule, PretrainConfig, TrainConfig
+
+
+def large_recipe(
+    name: str,
+    model: EncoderConfig,
+    *,
+    learning_rate: float,
+    two_segment_fraction: float = 0.5,
+    **train: Any,
+) -> PretrainConfig:
+    """Return a recipe of masked-language modelling with BERT's AdamW."""
+    return PretrainConfig(
+        recipe=name,
+        sequence_length=128,  # Devlin et al. 2019, appendix A.2: 90 % of the steps
+        model=model,
+        objective=MaskedLMConfig(mask_fraction=0.15, two_segment_fraction=two_segment_fraction),
+        optim=AdamWConfig(
+            learning_rate=learning_rate,
+            beta2=0.999,  # appendix A.2, as the next
+            weight_decay=0.01,
+            epsilon=1e-6,  # google-research/bert optimization.py, as the next
+            clip_norm=1.0,
+        ),
+        schedule=LinearSchedule(warmup_fraction=0.01),  # appendix A.2: 10,000 of 1M steps
+        train=TrainConfig(**train),
+    )
+
+
+BERT_TRAINING: dict[str, Any] = {
+    "learning_rate": 1e-4,  # appendix A.2
+    "max_steps": 1_000_000,
+    "global_batch_size": 256,
+}
+DEBERTA_TRAINING: dict[str, Any] = {
+    "learning_rate": 1.5e-4,  # He et al. 2021, appendix A, the 1.5B model's
+    "max_steps": 10_000,
+    "global_batch_size": 2_048,
+    "checkpoint_activations": True,
+}
 
 
 @recipe(
@@ -30,23 +63,14 @@ def bert_base() -> PretrainConfig:
     no last tenth of the steps with rows of 512; Adam's bias correction is on; segments are cut
     anywhere in the middle half of a row.
     """
-    return PretrainConfig(
-        recipe="bert-base",
-        sequence_length=128,  # appendix A.2: 90 % of the steps
-        model=BertConfig(
-            vocab_size=30_522,  # BERT-uncased WordPiece
-            embedding_size=768,  # §3, BERT-Base
-            hidden_size=768,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            intermediate_size=3072,
-            max_position_embeddings=512,
-        ),
-        objective=MaskedLMConfig(mask_fraction=0.15),
-        optim=BERT_OPTIM,
-        schedule=ScheduleConfig(warmup_fraction=0.01),  # 10,000 of 1M steps
-        train=TrainConfig(max_steps=1_000_000, global_batch_size=256, micro_batch_size=128),
+    model = encoder(
+        BertConfig,
+        embedding_size=768,  # §3, BERT-Base
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
     )
+    return large_recipe("bert-base", model, **BERT_TRAINING, micro_batch_size=128)
 
 
 @recipe(
@@ -61,32 +85,14 @@ def bert_large() -> PretrainConfig:
 
     Weights, gradients and Adam's states take 5 GiB of a card, 64 rows at a time 8 more.
     """
-    return PretrainConfig(
-        recipe="bert-large",
-        sequence_length=128,
-        model=BertConfig(
-            vocab_size=30_522,
-            embedding_size=1024,  # §3, BERT-Large
-            hidden_size=1024,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            intermediate_size=4096,
-            max_position_embeddings=512,
-        ),
-        objective=MaskedLMConfig(mask_fraction=0.15),
-        optim=BERT_OPTIM,
-        schedule=ScheduleConfig(warmup_fraction=0.01),
-        train=TrainConfig(max_steps=1_000_000, global_batch_size=256, micro_batch_size=64),
+    model = encoder(
+        BertConfig,
+        embedding_size=1024,  # §3, BERT-Large
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
     )
-
-
-DEBERTA_OPTIM = AdamWConfig(
-    learning_rate=1.5e-4,  # He et al. 2021, appendix A, the 1.5B model's, as the next four
-    beta2=0.999,
-    epsilon=1e-6,
-    weight_decay=0.01,
-    clip_norm=1.0,
-)
+    return large_recipe("bert-large", model, **BERT_TRAINING, micro_batch_size=64)
 
 
 @recipe(
@@ -105,25 +111,18 @@ def deberta_xlarge() -> PretrainConfig:
     Differences as in deberta-small: no enhanced mask decoder, rows of 128 tokens (the paper's have
     512).
     """
-    return PretrainConfig(
-        recipe="deberta-xlarge",
-        sequence_length=128,
-        model=DebertaConfig(
-            vocab_size=50_265,  # GPT-2's BPE with five special tokens
-            embedding_size=1024,
-            hidden_size=1024,
-            num_hidden_layers=48,
-            num_attention_heads=16,
-            intermediate_size=4096,
-            max_position_embeddings=512,
-            max_relative_positions=512,
-        ),
-        objective=MaskedLMConfig(mask_fraction=0.15, two_segment_fraction=0.0),
-        optim=DEBERTA_OPTIM,
-        schedule=ScheduleConfig(warmup_fraction=0.01),
-        train=TrainConfig(max_steps=10_000, global_batch_size=2_048, micro_batch_size=32,
-                          checkpoint_activations=True),
-    )  # fmt: skip
+    model = encoder(
+        DebertaConfig,
+        vocab_size=50_265,  # GPT-2's BPE with five special tokens
+        embedding_size=1024,
+        hidden_size=1024,
+        num_hidden_layers=48,
+        num_attention_heads=16,
+        max_relative_positions=512,
+    )
+    return large_recipe(
+        "deberta-xlarge", model, two_segment_fraction=0.0, **DEBERTA_TRAINING, micro_batch_size=32
+    )
 
 
 @recipe(
@@ -140,21 +139,11 @@ def bert_1_5b() -> PretrainConfig:
     more). Its layers are post-norm like all BERTs here; Megatron-LM (Shoeybi et al. 2019, §5.3)
     found that a BERT larger than BERT-Large trains worse that way, so expect no record of it.
     """
-    return PretrainConfig(
-        recipe="bert-1.5b",
-        sequence_length=128,
-        model=BertConfig(
-            vocab_size=30_522,
-            embedding_size=1600,
-            hidden_size=1600,
-            num_hidden_layers=48,
-            num_attention_heads=25,
-            intermediate_size=6400,
-            max_position_embeddings=512,
-        ),
-        objective=MaskedLMConfig(mask_fraction=0.15),
-        optim=DEBERTA_OPTIM,
-        schedule=ScheduleConfig(warmup_fraction=0.01),
-        train=TrainConfig(max_steps=10_000, global_batch_size=2_048, micro_batch_size=256,
-                          checkpoint_activations=True),
-    )  # fmt: skip
+    model = encoder(
+        BertConfig,
+        embedding_size=1600,
+        hidden_size=1600,
+        num_hidden_layers=48,
+        num_attention_heads=25,
+    )
+    return large_recipe("bert-1.5b", model, **DEBERTA_TRAINING, micro_batch_size=256)

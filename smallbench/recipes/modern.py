@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from smallbench.models.config import RoformerConfig
 from smallbench.objectives.config import MaskedLMConfig
-from smallbench.recipes.base import recipe
-from smallbench.recipes.tiny import TINY_MASK_FRACTION, TINY_SCHEDULE, TINY_TRAIN, tiny_encoder
-from smallbench.train.config import MuonConfig, PretrainConfig, ScheduleConfig, TrainConfig
+from smallbench.recipes.base import encoder, recipe
+from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_recipe
+from smallbench.train.config import LinearSchedule, MuonConfig, PretrainConfig, TrainConfig
 
 
 @recipe(
@@ -28,22 +26,15 @@ def modern_tiny() -> PretrainConfig:
     which masked tokens alone do not within this budget (docs/ablations.md). Corpus, rows, width and
     depth are bert-tiny's; four heads instead of two, so that one of them can look for equal tokens.
     """
-    return PretrainConfig(
-        recipe="modern-tiny",
-        sequence_length=128,
-        model=replace(
-            tiny_encoder(RoformerConfig, attention_init="same_token"), num_attention_heads=4
-        ),
-        objective=MaskedLMConfig(
-            mask_fraction=TINY_MASK_FRACTION,
-            two_segment_fraction=0.0,
-            related_fraction=0.5,
-            related_weight=2.0,
-        ),
-        optim=MuonConfig(learning_rate=2e-3, matrix_scale=5.0, beta2=0.98),
-        schedule=TINY_SCHEDULE,
-        train=TINY_TRAIN,
+    model = tiny_encoder(RoformerConfig, num_attention_heads=4, attention_init="same_token")
+    objective = MaskedLMConfig(
+        mask_fraction=TINY_MASK_FRACTION,
+        two_segment_fraction=0.0,
+        related_fraction=0.5,
+        related_weight=2.0,
     )
+    optim = MuonConfig(learning_rate=2e-3, matrix_scale=5.0, beta2=0.98)
+    return tiny_recipe("modern-tiny", model, objective, optim)
 
 
 @recipe(
@@ -63,14 +54,12 @@ def modern_small() -> PretrainConfig:
     return PretrainConfig(
         recipe="modern-small",
         sequence_length=128,
-        model=RoformerConfig(
-            vocab_size=30_522,  # BERT-uncased WordPiece
+        model=encoder(
+            RoformerConfig,
             embedding_size=128,
             hidden_size=384,
             num_hidden_layers=12,
             num_attention_heads=6,
-            intermediate_size=1536,
-            max_position_embeddings=512,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
             attention_init="same_token",
@@ -83,6 +72,6 @@ def modern_small() -> PretrainConfig:
             related_weight=2.0,
         ),
         optim=MuonConfig(learning_rate=1e-3, matrix_scale=5.0, beta2=0.98),
-        schedule=ScheduleConfig(warmup_fraction=0.02),
+        schedule=LinearSchedule(warmup_fraction=0.02),
         train=TrainConfig(max_steps=150_000, global_batch_size=512),
     )

@@ -6,8 +6,9 @@ was before a write or after it, never a part.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -158,6 +159,14 @@ def check_endpoint(
 def get_json(storage: Storage, key: str) -> dict[str, Any]:
     """Return the JSON object that is stored as `key`; raise `DataError` if it is something else."""
     return parse_json(storage.get(key), f"{storage.url}/{key}")
+
+
+def put_json(
+    storage: Storage, key: str, content: Mapping[str, Any], *, only_new: bool = False
+) -> None:
+    """Write indented JSON as `key`; raise as `Storage.put` does."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    storage.put(key, text.encode(), only_new=only_new)
 
 
 def join(url: str, *parts: str) -> str:

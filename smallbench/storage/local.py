@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from smallbench.errors import ConfigError, UnavailableError
 from smallbench.files import (
     TEMPORARY_MARK,
-    TRANSIENT,
+    is_transient,
     sync_directory,
     sync_file,
     temporary_sibling,
@@ -47,15 +47,21 @@ class LocalStorage:
 
     def list(self, prefix: str = "") -> list[Stored]:
         """Return all objects whose key begins with `prefix`, sorted by key."""
-        top = self.root / prefix.rpartition("/")[0]
-        found = self._read(lambda: list(self._walk(top, prefix)))
+        found = self._read(lambda: list(self._objects(prefix)))
         return sorted(found, key=lambda stored: stored.key)
 
-    def _walk(self, top: Path, prefix: str) -> Iterator[Stored]:
-        for folder, _, names in os.walk(top, onerror=_unless_missing):
+    def _walk(self, prefix: str, *, topdown: bool = True) -> Iterator[tuple[str, Any, Any]]:
+        top = self.root / prefix.rpartition("/")[0]
+        return os.walk(top, topdown=topdown, onerror=_unless_missing)
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _objects(self, prefix: str) -> Iterator[Stored]:
+        for folder, _, names in self._walk(prefix):
             for name in names:
                 path = Path(folder) / name
-                key = path.relative_to(self.root).as_posix()
+                key = self._key(path)
                 if not key.startswith(prefix) or TEMPORARY_MARK in key:
                     continue
                 try:
@@ -128,18 +134,16 @@ class LocalStorage:
         count = 0
         with _explained(self.url):
             for path in self._unfinished(prefix):
-                key = path.relative_to(self.root).as_posix()
                 try:
                     age_seconds = time.time() - path.stat().st_mtime
-                    if key.startswith(prefix) and age_seconds >= older_than_seconds:
+                    if self._key(path).startswith(prefix) and age_seconds >= older_than_seconds:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
                         self._remove_empty_parents(path)
                         count += 1
                 except FileNotFoundError:  # its writer has just finished
                     continue
-            top = self.root / prefix.rpartition("/")[0]
-            for folder, _, _ in os.walk(top, topdown=False, onerror=_unless_missing):
-                key = Path(folder).relative_to(self.root).as_posix()
+            for folder, _, _ in self._walk(prefix, topdown=False):
+                key = self._key(Path(folder))
                 if key != "." and key.startswith(prefix):
                     # Not empty, or needed after all: its writer makes it again.
                     with suppress(OSError):
@@ -148,8 +152,7 @@ class LocalStorage:
 
     def _unfinished(self, prefix: str) -> Sequence[Path]:
         found: Sequence[Path] = []
-        top = self.root / prefix.rpartition("/")[0]
-        for folder, folders, names in os.walk(top, onerror=_unless_missing):
+        for folder, folders, names in self._walk(prefix):
             marked = [name for name in (*folders, *names) if UNFINISHED.fullmatch(name)]
             found = [*found, *(Path(folder) / name for name in marked)]
             folders[:] = [name for name in folders if name not in marked]
@@ -176,7 +179,7 @@ class LocalStorage:
     def _read(self, read: Callable[[], T], key: str = "") -> T:
         """Return `read()`, retried after transient errors."""
         with _explained(self.url, key):
-            return retried(read, lambda e: isinstance(e, OSError) and e.errno in TRANSIENT)
+            return retried(read, is_transient)
 
     @contextmanager
     def _written(self, key: str, *, only_new: bool) -> Iterator[Path]:

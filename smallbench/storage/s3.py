@@ -21,7 +21,7 @@ from smallbench.storage.config import StorageConfig
 from smallbench.storage.s3_answers import (
     NOT_OFFERED,
     ForeignAnswerError,
-    MomentaryError,
+    TransientError,
     answer_error,
     check_answer,
     code_of,
@@ -43,7 +43,8 @@ NUM_POOLED_CONNECTIONS = 2 * NUM_CONNECTIONS
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 20
 REQUEST_ATTEMPTS = 2
-"""By botocore, 0.05 s apart at most."""
+"""By botocore, which waits up to 0.05 s between them: up to 1 s if the store throttles, and up to
+5 s more if it sends `x-amz-retry-after`."""
 DOWNLOAD_ATTEMPTS = 2
 """By s3transfer, of a part whose body broke off; each is REQUEST_ATTEMPTS requests."""
 AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
@@ -307,7 +308,7 @@ class S3Storage:
                 return ask()
 
         try:
-            return retried(explained, lambda error: isinstance(error, MomentaryError))
+            return retried(explained, lambda error: isinstance(error, TransientError))
         except CredentialsError:
             self._connection = None  # the next call looks for renewed keys
             raise
@@ -336,7 +337,7 @@ class S3Storage:
             raise ForeignAnswerError(f"{where} at {self._endpoint()}: {error}") from None
         except (S3DownloadFailedError, S3ValidationError) as error:
             # The object was replaced while its parts were read.
-            raise MomentaryError(f"{where}: {error}") from None
+            raise TransientError(f"{where}: {error}") from None
 
     def _failed(self, error: BaseException, where: str) -> Exception:
         return silence_error(error, where, endpoint=self._endpoint())

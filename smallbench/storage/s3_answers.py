@@ -69,8 +69,8 @@ NOT_OFFERED = {"MethodNotAllowed", "NotImplemented", "405", "501"}
 SPEAKS_TLS = re.compile(r"HTTPS|SSL-enabled|\\x15\\x03|\x15\x03", re.IGNORECASE)
 
 
-class MomentaryError(UnavailableError):
-    """Refused connection, cut body, 5xx: it came at once, so that asking again costs little."""
+class TransientError(UnavailableError):
+    """Refused connection, cut body, 5xx: these errors come at once, so a retry costs little."""
 
 
 class ForeignAnswerError(ConfigError):
@@ -91,7 +91,7 @@ def check_answer(*, http_response: Any, parsed: dict[str, Any], model: Any, **_:
             # botocore makes a 500 of a successful answer with another root than expected.
             if getattr(http_response.raw, "status", 500) < 300:
                 if root is not None and root in content[:2000]:
-                    raise MomentaryError("the store's answer was cut off")
+                    raise TransientError("the store's answer was cut off")
                 raise foreign(_words(content))
             parsed.setdefault("Error", {})["Message"] = _words(content)
         return
@@ -113,7 +113,7 @@ def check_answer(*, http_response: Any, parsed: dict[str, Any], model: Any, **_:
         return
     if kind.startswith(("text/", "application/json")):
         raise foreign(f"type {kind}")
-    raise MomentaryError("the store sent an answer without an ETag")
+    raise TransientError("the store sent an answer without an ETag")
 
 
 def foreign(words: str) -> ForeignAnswerError:
@@ -162,9 +162,9 @@ def answer_error(
     if status == 400 and SPEAKS_TLS.search(message):
         return ConfigError(f"{said}; {_other_scheme(endpoint)}")
     # 409: another conditional write was under way; 408 and 429: too slow and too fast.
-    is_momentary = status >= 500 and code not in NOT_OFFERED
-    if is_momentary or status in {408, 409, 429} or code == "RequestTimeout":
-        return MomentaryError(said)
+    is_transient = status >= 500 and code not in NOT_OFFERED
+    if is_transient or status in {408, 409, 429} or code == "RequestTimeout":
+        return TransientError(said)
     return UnavailableError(said)
 
 
@@ -208,7 +208,7 @@ def silence_error(error: BaseException, where: str, *, endpoint: str) -> Smallbe
         return ConfigError(f"{where} cannot be reached ({text}); {_other_scheme(endpoint)}")
     if isinstance(error, (boto.ConnectTimeoutError, boto.ReadTimeoutError, TimeoutError)):
         return UnavailableError(f"{where}: no answer from the store ({text})")
-    return MomentaryError(f"{where} cannot be reached ({text})")
+    return TransientError(f"{where} cannot be reached ({text})")
 
 
 def code_of(error: Any) -> str:
@@ -220,7 +220,7 @@ def code_of(error: Any) -> str:
 def deletion_error(error: Mapping[str, str], url: str) -> SmallbenchError:
     """Return the error for one key of a multi-delete."""
     code = error.get("Code", "")
-    kind = CredentialsError if code in REFUSED else MomentaryError
+    kind = CredentialsError if code in REFUSED else TransientError
     reason = ": ".join(filter(None, (code, error.get("Message"))))
     return kind(f"{url}: {error.get('Key')} was not deleted ({reason})")
 

@@ -33,7 +33,7 @@ SCHEDULES = Registry(
     configs={
         "constant": "smallbench.train.config:ConstantSchedule",
         "cosine": "smallbench.train.config:CosineSchedule",
-        "linear": "smallbench.train.config:ScheduleConfig",
+        "linear": "smallbench.train.config:LinearSchedule",
     },
     config_base="smallbench.train.config:ScheduleConfig",
 )

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smallbench.batch import Batch
-from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import step_generator
+from smallbench.objectives.masking import micro_batches, step_generator
 
 Rows = npt.NDArray[np.int64]
 StepBatches = tuple[list[Batch], int]

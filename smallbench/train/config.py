@@ -74,9 +74,9 @@ class AdafactorConfig(OptimizerConfig):
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Linear warm-up, then linear decay to zero at the end of the run."""
+    """What every schedule has: a linear warm-up, its unit, and the growth of the batch."""
 
-    schedule: str = "linear"
+    schedule: str = ""
     along: Literal["steps", "hours", "flops"] = option(
         "steps",
         help="unit of the schedule: steps (up to max_steps), hours (up to max_hours) or flops "
@@ -92,6 +92,13 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         ranges = {"warmup_fraction": "[0, 1)", "batch_ramp_fraction": "(0, 1]"}
         check(self, "schedule.", initial_batch_size=">= 1", **ranges)
+
+
+@dataclass(frozen=True)
+class LinearSchedule(ScheduleConfig):
+    """Linear warm-up, then linear decay to zero at the end of the run."""
+
+    schedule: str = "linear"
 
 
 @dataclass(frozen=True)
@@ -233,9 +240,14 @@ class TrainConfig:
             raise ConfigError(
                 f"train.offload {self.offload!r} needs train.zero_stage {stages}, not {stage}"
             )
-        is_deepspeed = self.engine == "deepspeed" or bool(needed) or stage is not None
-        if self.compile and is_deepspeed:
+        if self.compile and self.needs_deepspeed:
             raise ConfigError("train.compile works with train.engine torch only; leave one out")
+
+    @property
+    def needs_deepspeed(self) -> bool:
+        """Whether one of the options is DeepSpeed's."""
+        is_offloaded = self.offload in {"optimizer", "parameters"}
+        return self.engine == "deepspeed" or is_offloaded or self.zero_stage is not None
 
     @property
     def rows_per_forward(self) -> int:
@@ -294,7 +306,7 @@ class PretrainConfig:
     model: EncoderConfig = section(ARCHITECTURES, BertConfig)
     objective: ObjectiveConfig = section(OBJECTIVES, MaskedLMConfig)
     optim: OptimizerConfig = section(OPTIMIZERS, AdamWConfig)
-    schedule: ScheduleConfig = section(SCHEDULES, ScheduleConfig)
+    schedule: ScheduleConfig = section(SCHEDULES, LinearSchedule)
     train: TrainConfig = field(default_factory=TrainConfig)
     then: PhaseConfig = field(default_factory=PhaseConfig)
 
@@ -326,11 +338,7 @@ class PretrainConfig:
                 f"schedule.along {along!r} needs train.max_{along}; set it, or leave "
                 "schedule.along out"
             )
-        if self.optim.optimizer != "adamw" and (
-            train.engine == "deepspeed"
-            or train.offload in {"optimizer", "parameters"}
-            or train.zero_stage is not None
-        ):
+        if self.optim.optimizer != "adamw" and train.needs_deepspeed:
             raise ConfigError(
                 f"the DeepSpeed engine supports optim.optimizer 'adamw' only, not "
                 f"{self.optim.optimizer!r}; use --train.engine=torch --train.offload=none"

@@ -1,4 +1,4 @@
-"""The engine turns a loss into an update. `TorchEngine` is plain PyTorch.
+"""The engine turns a loss into an update: its protocol, its choice, and plain PyTorch's.
 
 Weights and optimizer state leave an engine whole, in float32 and by the parameters' names, so a run
 may continue with another engine, another offload or another number of GPUs.
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from smallbench.batch import Batch
 from smallbench.checkpoints.state import distinct_state, load_distinct
 from smallbench.objectives.base import Objective, Sums
-from smallbench.train.config import OptimizerConfig
+from smallbench.train.config import AdamWConfig, OptimizerConfig, TrainConfig
 from smallbench.train.memory import keep_freed_memory
 from smallbench.train.optim import build_optimizer, check_states, load_states, states_of
 from smallbench.train.precision import autocast
@@ -176,3 +176,51 @@ def load_loss_scale(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> N
 def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
     """Return the whole shape of each parameter, also of one that DeepSpeed has partitioned."""
     return {n: torch.Size(getattr(p, "ds_shape", p.shape)) for n, p in module.named_parameters()}
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine with its options resolved."""
+
+    engine: Literal["torch", "deepspeed"] = "torch"
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    zero_stage: int | None = None
+
+
+def choose_engine(train: TrainConfig) -> EngineChoice:
+    """Return the engine of a configuration; `auto` offloads nothing."""
+    offload = "none" if train.offload == "auto" else train.offload
+    engine = train.engine
+    if engine == "auto":
+        engine = "deepspeed" if train.needs_deepspeed else "torch"
+    return EngineChoice(engine, offload, train.zero_stage if engine == "deepspeed" else None)
+
+
+def build_engine(
+    choice: EngineChoice,
+    objective: Objective,
+    optim: OptimizerConfig,
+    *,
+    device: torch.device,
+    precision: str,
+    processes: Processes,
+    micro_batch_size: int,
+) -> Engine:
+    """Return the engine for `objective`, which it may change in place."""
+    if choice.engine == "torch":
+        return TorchEngine(
+            objective, optim, device=device, precision=precision, processes=processes
+        )
+    from smallbench.train.deepspeed_engine import DeepSpeedEngine
+
+    assert isinstance(optim, AdamWConfig), "the configuration refuses others"
+    return DeepSpeedEngine(
+        objective,
+        optim,
+        device=device,
+        precision=precision,
+        processes=processes,
+        offload=choice.offload,
+        zero_stage=choice.zero_stage,
+        micro_batch_size=micro_batch_size,
+    )

@@ -7,6 +7,7 @@ loss, checkpoints, uploads) is callbacks.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -70,10 +71,9 @@ class Callback:
 
 def count_targets(objective: Objective, micro_batches: Iterable[Batch]) -> dict[str, int]:
     """Return each term's targets over all micro-batches of a step; at least 1, to divide by."""
-    totals: dict[str, int] = {}
+    totals: Counter[str] = Counter()
     for batch in micro_batches:
-        for term, count in objective.num_targets(batch).items():
-            totals[term] = totals.get(term, 0) + count
+        totals.update(objective.num_targets(batch))
     return {term: max(total, 1) for term, total in totals.items()}
 
 

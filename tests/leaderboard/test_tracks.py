@@ -14,8 +14,7 @@ from smallbench.leaderboard.verdict import report_text
 from smallbench.models import ARCHITECTURES
 from smallbench.objectives import OBJECTIVES as OBJECTIVE_CLASSES
 from smallbench.objectives.config import MaskedLMConfig, ReplacedTokenConfig
-from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import Vocabulary, step_generator
+from smallbench.objectives.masking import Vocabulary, micro_batches, step_generator
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 from tests.leaderboard.tampered import edit, reconfigure, relog, rerun
 

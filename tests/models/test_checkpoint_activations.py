@@ -8,9 +8,8 @@ import torch
 from smallbench.models import ARCHITECTURES
 from smallbench.models.encoder import Encoder, checkpoint_activations
 from smallbench.objectives.config import MaskedLMConfig, ReplacedTokenConfig
-from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masked_lm import MaskedLM
-from smallbench.objectives.masking import step_generator
+from smallbench.objectives.masking import micro_batches, step_generator
 from smallbench.objectives.replaced_token import ReplacedToken
 from smallbench.recipes import RECIPES
 from tests.train.tiny import VOCABULARY, take

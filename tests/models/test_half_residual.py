@@ -7,8 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from smallbench.config import override_all
 from smallbench.errors import ConfigError
 from smallbench.models.encoder import Norm, half_residual
-from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import step_generator
+from smallbench.objectives.masking import micro_batches, step_generator
 from smallbench.pretraining.machine import choose_machine
 from smallbench.recipes import RECIPES
 from smallbench.train.build import build_objective

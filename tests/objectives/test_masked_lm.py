@@ -9,9 +9,8 @@ from smallbench.batch import IGNORED, with_targets
 from smallbench.errors import ConfigError
 from smallbench.models.config import BertConfig
 from smallbench.objectives.config import MaskedLMConfig
-from smallbench.objectives.corruption import micro_batches
 from smallbench.objectives.masked_lm import MaskedLM
-from smallbench.objectives.masking import Vocabulary, step_generator
+from smallbench.objectives.masking import Vocabulary, micro_batches, step_generator
 from tests.plugins.span_masking import SpanConfig, SpanMasking
 
 VOCABULARY = Vocabulary(

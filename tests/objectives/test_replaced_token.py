@@ -9,8 +9,7 @@ import torch
 from smallbench.models.config import DebertaConfig, ElectraConfig
 from smallbench.objectives import replaced_token
 from smallbench.objectives.config import ReplacedTokenConfig
-from smallbench.objectives.corruption import micro_batches
-from smallbench.objectives.masking import Vocabulary, step_generator
+from smallbench.objectives.masking import Vocabulary, micro_batches, step_generator
 from smallbench.objectives.replaced_token import ReplacedToken
 
 VOCABULARY = Vocabulary(

@@ -55,12 +55,12 @@ torch.nn.Module.to = moved
 
 from smallbench.config import override_all
 from smallbench.models.encoder import checkpoint_activations
-from smallbench.objectives.corruption import micro_batches
+from smallbench.objectives.masking import micro_batches
 from smallbench.planning.memory_trace import fused_attention, random_rows, stand_in_objective
 from smallbench.planning.planner import Planner
 from smallbench.recipes import RECIPES
 from smallbench.train.budget import Budget
-from smallbench.train.engines import EngineChoice, build_engine
+from smallbench.train.engine import EngineChoice, build_engine
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.processes import ALONE
 from smallbench.train.trainer import Trainer, evaluate

@@ -24,7 +24,7 @@ from smallbench.planning.memory_trace import random_rows, stand_in_objective
 from smallbench.recipes import RECIPES
 from smallbench.train.batches import CorruptedRows
 from smallbench.train.budget import Budget
-from smallbench.train.engines import EngineChoice, build_engine
+from smallbench.train.engine import EngineChoice, build_engine
 from smallbench.train.precision import choose_precision
 from smallbench.train.processes import join_processes
 from smallbench.train.trainer import Callback, Trainer

@@ -10,7 +10,7 @@ from smallbench.gpus import gpu_of
 from smallbench.planning.measured import measured_tokens_per_second
 from smallbench.planning.planner import Decision
 from smallbench.recipes import RECIPES
-from smallbench.train.engines import EngineChoice
+from smallbench.train.engine import EngineChoice
 
 V100 = gpu_of("v100-16gb")
 BERT = RECIPES["bert-small"]()

@@ -29,7 +29,7 @@ from smallbench.planning.planner import (
 )
 from smallbench.planning.table import as_table, duration, memory_table, unit_of
 from smallbench.recipes import RECIPES
-from smallbench.train.engines import EngineChoice
+from smallbench.train.engine import EngineChoice
 from smallbench.train.memory import PeakMeter
 from smallbench.train.trainer import Progress
 

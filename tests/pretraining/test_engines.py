@@ -20,8 +20,7 @@ from smallbench.pretraining import machine as machine_module
 from smallbench.pretraining.pretrain import pretrain
 from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.config import TrainConfig
-from smallbench.train.engine import TorchEngine
-from smallbench.train.engines import EngineChoice, choose_engine
+from smallbench.train.engine import EngineChoice, TorchEngine, choose_engine
 from smallbench.train.memory import is_out_of_memory
 from smallbench.train.processes import Processes
 from tests.pretraining.test_pretrain import StopAfter, outcome, tiny

@@ -16,8 +16,8 @@ from smallbench.train.config import (
     AdamWConfig,
     ConstantSchedule,
     CosineSchedule,
+    LinearSchedule,
     MuonConfig,
-    ScheduleConfig,
     TrainConfig,
 )
 from smallbench.train.engine import TorchEngine
@@ -132,7 +132,7 @@ def test_deepspeed_with_another_optimizer_than_adamw_is_refused(values):
 # Schedules
 
 SHAPES = {
-    "linear": ScheduleConfig(),
+    "linear": LinearSchedule(),
     "cosine": CosineSchedule(final_rate=0.1),
     "constant": ConstantSchedule(decay_fraction=0.25),
 }
@@ -145,7 +145,7 @@ def rates(schedule, unit="steps", count=200):
     name, value = limit[unit]
     config = replace(
         tiny(optim__learning_rate=1.0),
-        schedule=ScheduleConfig(),
+        schedule=LinearSchedule(),
         train=TrainConfig(**{name: value}),
     )
     config = replace(config, schedule=replace(schedule, along=unit, warmup_fraction=0.1))

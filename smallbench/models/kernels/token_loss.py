@@ -10,7 +10,6 @@ Shapes: M targets, E embedding size, V rows of the output matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -128,15 +127,14 @@ def _compute(
     return loss, *indices, gradients  # type: ignore[return-value]
 
 
-def _scaled(
-    gradients: Iterable[Tensor], grad_loss: Tensor, dtypes: Iterable[torch.dtype]
-) -> tuple[Tensor, ...]:
-    """Return the gradients times that of the loss.
+def _gradients(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    """Return the saved gradients times that of the loss, and None for the other arguments.
 
     Converted to float32 before scaling: a loss scale could exceed the range of float16.
     """
-    pairs = zip(gradients, dtypes, strict=True)
-    return tuple((gradient.float() * grad_loss).to(dtype) for gradient, dtype in pairs)
+    pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+    scaled = ((gradient.float() * grad_loss).to(dtype) for gradient, dtype in pairs)
+    return (*scaled, *[None] * 6)
 
 
 class _TokenLoss(torch.autograd.Function):
@@ -150,7 +148,7 @@ class _TokenLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        return (*_scaled(ctx.saved_tensors, grad_loss, ctx.dtypes), *[None] * 6)
+        return _gradients(ctx, grad_loss)
 
 
 @torch.library.custom_op("smallbench::token_loss", mutates_args=())
@@ -197,8 +195,4 @@ def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.dtypes = [leaf.dtype for leaf in inputs[:3]]
 
 
-def _operator_backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    return (*_scaled(ctx.saved_tensors, grad_loss, ctx.dtypes), *[None] * 6)
-
-
-_operator.register_autograd(_operator_backward, setup_context=_keep_gradients)
+_operator.register_autograd(_gradients, setup_context=_keep_gradients)

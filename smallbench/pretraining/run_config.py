@@ -1,4 +1,4 @@
-"""What the record of a run says of its configuration, and the way back."""
+"""The configuration of a run in its record (`checkpoints.record`), and the way back."""
 
 from __future__ import annotations
 
