@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from smallbench.config import Location, check, check_distinct, command, option
 from smallbench.errors import DataError, SmallbenchError, UsageError
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job, StopOptions, action, announce, start
+from smallbench.jobs.base import Job, StopOptions, actions, announce, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.train.config import DurabilityConfig, PretrainConfig
@@ -303,29 +303,8 @@ def _hours(config: PretrainConfig) -> str:
     return f" and {fast if fast == slow else f'{fast} to {slow}'} a run"
 
 
-MAKE = Job(
-    name="ablate",
-    options=Options,
-    run=run,
-    words=("variants",),
-    dotted="set",
-    plan=plan,
-    doc=__doc__,
-    examples=(
-        "smallbench ablate bert-tiny deberta-tiny --data=corpus --flops=2e13 --out=ablation",
-        "smallbench ablate bert-tiny my_idea.py:gated_bert_tiny --data=corpus --glue=GLUE"
-        " --flops=1e14 --seeds=1,2,3 --out=ablation",
-        "smallbench ablate bert-tiny deberta-tiny --data=corpus --flops=2e13 --out=ablation"
-        " --train.global_batch_size=64 --optim.learning_rate=1e-3",
-        "smallbench ablate bert-tiny deberta-tiny --data=s3://lab/corpus --flops=2e13"
-        " --out=/scratch/ablation --storage=s3://lab/ablations/deberta --shard=3/6",
-    ),
-)
-COLLECT = action(
-    "ablate", collect, CollectOptions, ("source",),
-    "collect s3://lab/ablations/deberta --out=ablation",
-)  # fmt: skip
-JOB = replace(MAKE, actions=dict([COLLECT]))
+COLLECT = actions("ablate", ("collect", CollectOptions, collect, "source"))
+JOB = Job("ablate", Options, run, words=("variants",), dotted="set", plan=plan, actions=COLLECT)
 
 if __name__ == "__main__":
     start(JOB)

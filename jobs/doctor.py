@@ -275,17 +275,7 @@ def as_text(findings: dict[str, Any]) -> str:
     return from_template("smallbench.jobs", "doctor.txt", **values).rstrip()
 
 
-JOB = Job(
-    name="doctor",
-    options=Options,
-    run=run,
-    examples=(
-        "smallbench doctor",
-        "smallbench doctor --json",
-        "smallbench doctor --device=cuda --storage=s3://lab/runs",
-    ),
-)
-
+JOB = Job("doctor", Options, run)
 
 if __name__ == "__main__":
     start(JOB)

@@ -334,22 +334,9 @@ def plan(options: Options) -> str:
 
 
 JOB = Job(
-    name="enter",
-    options=Options,
-    run=run,
-    words=("track", "recipe"),
-    config=config,
-    plan=plan,
+    "enter", Options, run, words=("track", "recipe"), config=config, plan=plan,
     shortcuts={"seed": "train.seed"},
-    examples=(
-        "smallbench enter tiny bert-tiny --data=corpus --glue=GLUE --out=entries/bert-tiny-1",
-        "smallbench enter tiny deberta-tiny --data=corpus --glue=GLUE --out=entries/deberta-2"
-        " --seed=2 --authors=Ada,Alan --license=Apache-2.0",
-        "smallbench enter small electra-small --data=corpus --glue=hub --out=entries/electra",
-        "smallbench enter tiny bert-tiny --data=corpus --glue=GLUE --out=entries/random"
-        " --random_weights --code=https://example.org/code",
-    ),
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     start(JOB)

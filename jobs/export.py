@@ -43,15 +43,7 @@ def run(options: Options) -> None:
     )
 
 
-JOB = Job(
-    name="export",
-    options=Options,
-    run=run,
-    examples=(
-        "smallbench export --run=runs/tiny --out=runs/tiny/export",
-        "smallbench export --run=s3://lab/runs/bert-small --out=bert-small",
-    ),
-)
+JOB = Job("export", Options, run)
 
 if __name__ == "__main__":
     start(JOB)

@@ -31,7 +31,7 @@ from smallbench.cluster.config import (
 )
 from smallbench.config import command, option
 from smallbench.errors import UsageError
-from smallbench.jobs.base import Job, NoOptions, action, load, recipe_of, start
+from smallbench.jobs.base import Job, NoOptions, actions, load, recipe_of, start
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -303,33 +303,16 @@ def check_command(work: StageWork) -> None:
         resolve(job, [*manifest, *work.flags, *flags], {})
 
 
-ACTIONS = dict(
-    action("k8s", run, options, ("stage", "recipe"), *examples, config=recipe_of)
-    for run, options, *examples in (
-        (
-            render,
-            RenderOptions,
-            "render pretrain bert-small --image=registry.example/smallbench@sha256:"
-            f"{'0123456789abcdef' * 4} --bucket=s3://lab",
-        ),
-        (
-            submit,
-            SubmitOptions,
-            "submit prepare --pods=16 --flags='--tokenizer=bpe --vocab_size=50265'",
-            "submit sweep bert-small --learning_rates=3e-4,5e-4,1e-3"
-            " --components=spot-gke --queue=research",
-            "submit ablate --recipes=bert-small,electra-small --flags='--flops=1e17 --seeds=1,2,3'",
-            "submit all bert-small --components=gpu-v100",
-        ),
-        (status, StatusOptions, "status --run=bert-small", "status all bert-small"),
-        (logs, LogsOptions, "logs pretrain --run=bert-small --follow"),
-        (cancel, CancelOptions, "cancel pretrain bert-small"),
-    )
+ACTIONS = actions(
+    "k8s",
+    ("render", RenderOptions, render, "stage recipe"),
+    ("submit", SubmitOptions, submit, "stage recipe"),
+    ("status", StatusOptions, status, "stage recipe"),
+    ("logs", LogsOptions, logs, "stage recipe"),
+    ("cancel", CancelOptions, cancel, "stage recipe"),
+    config=recipe_of,
 )
-JOB = Job(
-    "k8s", NoOptions, None, actions=ACTIONS,
-    examples=tuple(example for action in ACTIONS.values() for example in action.examples),
-)  # fmt: skip
+JOB = Job("k8s", NoOptions, None, actions=ACTIONS)
 
 if __name__ == "__main__":
     start(JOB)

@@ -77,19 +77,7 @@ def run(options: Options) -> None:
         print(corpus_summary(manifest, options.out))
 
 
-JOB = Job(
-    name="prepare",
-    options=Options,
-    run=run,
-    examples=(
-        "smallbench prepare --corpus=openwebtext.tar.xz --out=corpus",
-        "smallbench prepare --corpus=hub:Skylion007/openwebtext --out=corpus --tokenizer=bpe",
-        "smallbench prepare --corpus='texts/**/*.jsonl.zst' --out=corpus --tokenizer=vocab.txt",
-        "smallbench prepare --corpus=openwebtext.tar.xz --out=s3://bucket/openwebtext",
-        "smallbench prepare --corpus=s3://bucket/text --out=s3://bucket/corpus --shard=2/8",
-        "smallbench prepare --corpus=installed-docs --out=corpus --vocab_size=8000",
-    ),
-)
+JOB = Job("prepare", Options, run)
 
 if __name__ == "__main__":
     start(JOB)

@@ -40,13 +40,7 @@ def run(options: Options) -> None:
     print("One in full: smallbench recipes NAME. Train it: smallbench pretrain NAME --help")
 
 
-JOB = Job(
-    name="recipes",
-    options=Options,
-    run=run,
-    words=("recipe",),
-    examples=("smallbench recipes", "smallbench recipes bert-small"),
-)
+JOB = Job("recipes", Options, run, words=("recipe",))
 
 if __name__ == "__main__":
     start(JOB)
