@@ -7,7 +7,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from importlib.resources import files
 from typing import Any, NoReturn
@@ -133,6 +133,18 @@ def recipe_of(options: Any) -> Any:
     from smallbench.recipes import recipe_config
 
     return None if options.recipe is None else recipe_config(options.recipe)
+
+
+def author_of(options: Any, date: str) -> Any:
+    """Return what the options say of an entry that no run records: an `Author`."""
+    from smallbench.leaderboard.assemble import Author
+    from smallbench.leaderboard.entry import Links
+
+    given = vars(options)
+    own = {f.name: given[f.name] for f in fields(Author) if f.name in given}
+    return Author(
+        **own, date=date, links=Links(**{f.name: given.get(f.name) for f in fields(Links)})
+    )
 
 
 def announce(text: str) -> None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal
 
 from smallbench.config import Location, check, command, option, override_all
 from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
-from smallbench.jobs.base import Job, StopOptions, announce, start
+from smallbench.jobs.base import Job, StopOptions, announce, author_of, start
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
 from smallbench.templates import from_template
@@ -240,22 +240,13 @@ def fine_tune(
 def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
     """Write the entry, dated by the run's own record; an equal one stays as it is."""
     from smallbench.checkpoints.record import RECORD_NAME, read_record
-    from smallbench.leaderboard.assemble import Author, write_new_entry, write_random_entry
-    from smallbench.leaderboard.entry import Links
+    from smallbench.leaderboard.assemble import write_new_entry, write_random_entry
 
     announce("4/4 entry")
     run_dir, glue = options.out / "run", options.out / "glue"
     attempts = read_record(run_dir / RECORD_NAME)["attempts"]
-    author = Author(
-        name=options.name,
-        authors=options.authors,
-        license=options.license,
-        date=datetime.fromtimestamp(attempts[-1]["started_unix_seconds"], UTC).date().isoformat(),
-        contains_glue=options.contains_glue,
-        contact=options.contact,
-        links=Links(code=options.code),
-        notes=options.notes,
-    )
+    began = datetime.fromtimestamp(attempts[-1]["started_unix_seconds"], UTC)
+    author = author_of(options, began.date().isoformat())
     folder = options.out / "entry" / options.slug
     unfinished = options.out / "entry" / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)

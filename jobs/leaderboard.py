@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from smallbench.config import Location, command, option
 from smallbench.errors import DataError, UsageError
-from smallbench.jobs.base import Job, actions, start
+from smallbench.jobs.base import Job, actions, author_of, start
 from smallbench.storage.config import StorageConfig
 
 if TYPE_CHECKING:
@@ -113,24 +113,9 @@ def new(options: NewOptions) -> None:
 
     Nothing is typed by hand that the runs know.
     """
-    from smallbench.leaderboard.assemble import Author, write_new_entry
-    from smallbench.leaderboard.entry import Links
+    from smallbench.leaderboard.assemble import write_new_entry
 
-    links = Links(options.code, options.paper, options.wandb, options.huggingface,
-                  options.huggingface_revision)  # fmt: skip
-    author = Author(
-        name=options.name,
-        authors=options.authors,
-        license=options.license,
-        date=date.today().isoformat(),
-        contains_glue=options.contains_glue,
-        contact=options.contact,
-        links=links,
-        notes=options.notes,
-        image_digest=options.image_digest,
-        usd_per_hour=options.usd_per_hour,
-        gco2_per_kwh=options.gco2_per_kwh,
-    )
+    author = author_of(options, date.today().isoformat())
     entry = write_new_entry(
         Path(options.out), run_dir=options.run, glue=options.glue, author=author
     )
