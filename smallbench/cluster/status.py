@@ -41,18 +41,18 @@ def status_text(
     """
     if not jobs:
         return "nothing is there"
-    lines = []
-    by_stage: dict[str, list[Document]] = {}
-    for job in sorted(jobs, key=lambda job: str(job["metadata"]["name"])):
-        by_stage.setdefault(str(job["metadata"]["labels"].get(COMPONENT)), []).append(job)
     order = {str(stage): at for at, stage in enumerate((*CHAIN[:2], "sweep", "ablate", *CHAIN[2:]))}
-    for stage in sorted(by_stage, key=lambda stage: order.get(stage, 9)):
-        for job in by_stage[stage]:
-            lines += _job_lines(job, pods)
-    if is_chain and not {"sweep", "ablate"} & by_stage.keys():
-        last = max(order.get(stage, 0) for stage in by_stage)
+    ranked = sorted(jobs, key=lambda job: (order.get(_stage(job), 9), str(job["metadata"]["name"])))
+    lines = [line for job in ranked for line in _job_lines(job, pods)]
+    stages = {_stage(job) for job in jobs}
+    if is_chain and not {"sweep", "ablate"} & stages:
+        last = max(order.get(stage, 0) for stage in stages)
         lines += [f"{stage}  not submitted" for stage in CHAIN if order[stage] > last]
     return "\n".join(lines)
+
+
+def _stage(job: Document) -> str:
+    return str(job["metadata"]["labels"].get(COMPONENT))
 
 
 def _job_lines(job: Document, pods: Sequence[Document]) -> list[str]:

@@ -18,7 +18,7 @@ from smallbench.cluster.config import (
     Stage,
 )
 from smallbench.cluster.credentials import refuse_credentials
-from smallbench.cluster.sizes import GLUE_GIB, PodSizes, needs_of, sizes_for
+from smallbench.cluster.sizes import GLUE_GIB, PodSizes, largest, sizes_for
 from smallbench.config import differing_keys, digest, override_all, to_dict
 from smallbench.errors import UsageError
 from smallbench.recipes import recipe_config
@@ -190,13 +190,11 @@ def sizes_of(
         return None
     # Learning rates do not change a size.
     different = {repr((c.recipe, c.model, c.train, c.objective)): c for c in configs}
-    return sizes_for(
-        [needs_of(c, options.gpu) for c in different.values()],
-        has_gpu=options.gpu != "none",
-        data_gib=sum(
-            size
-            for size, stages in ((options.corpus_gib, TRAINS), (GLUE_GIB, READS_GLUE))
-            if work.stage in stages
-        ),
-        hours=options.hours,
+    room = ((options.corpus_gib, TRAINS), (GLUE_GIB, READS_GLUE))
+    data_gib = sum(size for size, stages in room if work.stage in stages)
+    return largest(
+        [
+            sizes_for(each, options.gpu, data_gib=data_gib, hours=options.hours)
+            for each in different.values()
+        ]
     )
