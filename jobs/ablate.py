@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from smallbench.config import Location, check, check_distinct, command, option
 from smallbench.errors import DataError, SmallbenchError, UsageError
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job, StopOptions, actions, announce, start
+from smallbench.jobs.base import Job, StopOptions, actions, announce, fitted_and_steps, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.templates import from_template
@@ -234,14 +234,11 @@ def plan(options: Options) -> str:
 def _extent(options: Options, variant: Variant) -> str:
     """About how many steps and hours the budget is for a variant, or why that is not known."""
     from smallbench.ablation.plan import warmup_caution
-    from smallbench.planning.planner import Planner
-    from smallbench.pretraining.data import fit_to_data, open_data
 
     try:
         if "://" in options.data:
             return "steps not estimated, since the corpus is remote"
-        config = fit_to_data(variant.config, open_data(Path(options.data)))
-        steps = Planner(config, device_type="cpu", precision="fp32").num_steps()
+        config, steps = fitted_and_steps(variant.config, Path(options.data))
         hours = _hours(config)
     except DataError:
         return f"steps not estimated, since {options.data} is not a prepared corpus yet"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, NoReturn
 
 from smallbench.config import check, option
@@ -145,6 +146,15 @@ def author_of(options: Any, date: str) -> Any:
     return Author(
         **own, date=date, links=Links(**{f.name: given.get(f.name) for f in fields(Links)})
     )
+
+
+def fitted_and_steps(config: Any, data: Path) -> tuple[Any, int]:
+    """Return the configuration for a prepared corpus, and about how many steps its budget is."""
+    from smallbench.planning.planner import Planner
+    from smallbench.pretraining.data import fit_to_data, open_data
+
+    fitted = fit_to_data(config, open_data(data))
+    return fitted, Planner(fitted, device_type="cpu", precision="fp32").num_steps()
 
 
 def announce(text: str) -> None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal
 
 from smallbench.config import Location, check, command, option, override_all
 from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
-from smallbench.jobs.base import Job, StopOptions, announce, author_of, start
+from smallbench.jobs.base import Job, StopOptions, announce, author_of, fitted_and_steps, start
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
 from smallbench.templates import from_template
@@ -165,14 +165,9 @@ def fitted_to_steps(config: PretrainConfig, data: Path) -> PretrainConfig:
 
 def num_steps(config: PretrainConfig, data: Path) -> int:
     """Return about how many steps the budget is."""
-    from smallbench.planning.planner import Planner
-    from smallbench.pretraining.data import fit_to_data, open_data
-
     if config.train.max_flops is None:
         return config.train.max_steps
-    fitted = fit_to_data(config, open_data(data))
-    planner = Planner(fitted, device_type="cpu", precision="fp32")
-    return planner.num_steps()
+    return fitted_and_steps(config, data)[1]
 
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
-from smallbench.cluster.config import SPOT, ClusterConfig
-from smallbench.cluster.credentials import refuse_credentials
+from smallbench.cluster.config import SPOT, ClusterConfig, refuse_credentials
 from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, built_manifests
 from smallbench.cluster.sizes import PodSizes, deadline_seconds, prepare_gib, pull_seconds
 from smallbench.cluster.work import StageWork

@@ -16,8 +16,8 @@ from smallbench.cluster.config import (
     ClusterConfig,
     RunConfig,
     Stage,
+    refuse_credentials,
 )
-from smallbench.cluster.credentials import refuse_credentials
 from smallbench.cluster.sizes import GLUE_GIB, PodSizes, largest, sizes_for
 from smallbench.config import differing_keys, digest, override_all, to_dict
 from smallbench.errors import UsageError
