@@ -193,15 +193,14 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
         if read_json(marker).get("run_id") == record["run_id"]:
             announce(f"1/4 pretrain, 2/4 export: {exported} is complete")
             return
-    announce(f"1/4 pretrain: {config.recipe}, {budget_text(config)}")
+    announce(f"1/4 pretrain: {config.recipe}, {_budget_text(config)}")
     pretrain(config, data=data, run_dir=run_dir, shows_plan=True, stop=stop)
     announce("2/4 export: a directory that from_pretrained loads")
     difference = export(run_dir, exported)
     print(f"{exported}: outputs differ from the run's by at most {difference:.1e}")
 
 
-def budget_text(config: PretrainConfig) -> str:
-    """The budget in words."""
+def _budget_text(config: PretrainConfig) -> str:
     flops = config.train.max_flops
     return "random weights, no step" if flops is None else f"{flops:.3g} training FLOPs"
 
@@ -250,7 +249,7 @@ def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Pa
         write_random_entry(made, run_dir=run_dir, runs=runs, protocol=track.protocol, author=author)
     else:
         write_new_entry(made, run_dir=run_dir, glue=glue, author=author)
-    if contents(made) != contents(folder):
+    if _contents(made) != _contents(folder):
         if folder.exists():
             print(f"{folder} does not match its runs and flags; it is replaced")
             shutil.rmtree(folder)
@@ -259,13 +258,9 @@ def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Pa
     return folder
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path in it."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def _contents(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def judge(folder: Path, glue: str) -> None:
@@ -316,7 +311,7 @@ def plan(options: Options) -> str:
         steps = f"steps not estimated ({error})"
     except OSError:
         steps = f"steps not estimated, since {options.data} is not a prepared corpus yet"
-    return "\n".join([*lines, f"pretraining: {budget_text(made)}, {steps}"])
+    return "\n".join([*lines, f"pretraining: {_budget_text(made)}, {steps}"])
 
 
 JOB = Job(

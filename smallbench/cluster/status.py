@@ -97,10 +97,8 @@ def pod_text(pod: Document) -> str:
             "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or "
             f"kubectl delete pod {name} --force"
         )
-    disrupted = [
-        c for c in status.get("conditions", ())
-        if c["type"] == "DisruptionTarget" and c["status"] == "True"
-    ]  # fmt: skip
+    conditions = status.get("conditions", ())
+    disrupted = any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in conditions)
     for container in status.get("containerStatuses", ()):
         state = container.get("state", {})
         if ended := state.get("terminated"):
@@ -114,7 +112,7 @@ def pod_text(pod: Document) -> str:
         if waiting := state.get("waiting"):
             reason = waiting.get("reason", "waiting")
             return f"{reason}: {waiting.get('message', 'the node prepares it')}"
-    for condition in status.get("conditions", ()):
+    for condition in conditions:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"pending: {condition.get('message', condition.get('reason'))}"
     return str(status.get("phase", "unknown")).lower()
