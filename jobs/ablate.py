@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING
 from smallbench.config import Location, check, check_distinct, command, option
 from smallbench.errors import DataError, SmallbenchError, UsageError
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job, StopOptions, action, announce, start
+from smallbench.jobs.base import Job, StopOptions, actions, announce, fitted_and_steps, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
+from smallbench.templates import from_template
 from smallbench.train.config import DurabilityConfig, PretrainConfig
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def run(options: Options) -> None:
             outcomes = run_all(runs, training, announce=announce, stop=stop)
             if count == 1:
                 write_tables(design, outcomes, options.out)
-                print(_next_steps(options, outcomes))
+                said = {"options": options, "outcomes": outcomes}
+                print(from_template("smallbench.jobs", "ablate_next.txt", **said).rstrip())
     raise_if_failed(outcomes)
     if count > 1:
         names = ", ".join(run.name for run in runs) or "none, since there are fewer runs"
@@ -169,17 +171,6 @@ def write_tables(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> N
     print(f"Kept in {out}: ablation.md, ablation.json and report.html")
 
 
-def _next_steps(options: Options, outcomes: Sequence[RunOutcome]) -> str:
-    seeds = [*options.seeds, max(options.seeds) + 1, max(options.seeds) + 2]
-    lines = [
-        f"More seeds: the same command with --seeds={','.join(map(str, seeds))} keeps these runs."
-    ]
-    done = [outcome for outcome in outcomes if outcome.held_out_loss is not None]
-    if done and options.glue is None:
-        lines.append("GLUE: the same command with --glue=GLUE_DIR scores these runs.")
-    return "\n".join(["Next:", *(f"  {line}" for line in lines)])
-
-
 def _variants(options: Options) -> list[Variant]:
     from smallbench.ablation.plan import changes_of, variants_of
 
@@ -205,76 +196,49 @@ def _finetuning(options: Options) -> Iterator[Finetuning | None]:
     with glue_source(options.glue) as glue:
         names = options.tasks or available_tasks(glue)
         tasks = tuple(load_task(task_named(name), glue) for name in names)
-        titles = ", ".join(data.task.title for data in tasks)
-        is_sample = any(data.is_sample for data in tasks)
         yield Finetuning(
             Scoring(
                 tuple(data.task.name for data in tasks),
                 options.learning_rate,
                 options.ft_seeds,
                 folder=f"glue-{digest({**to_dict(config), 'device': None})[:8]}",
-                protocol=_protocol(options, titles, is_sample=is_sample),
+                protocol=from_template(
+                    "smallbench.jobs", "ablate_protocol.txt", options=options, tasks=tasks
+                ).rstrip(),
             ),
             tasks,
             config,
         )
 
 
-def _protocol(options: Options, titles: str, *, is_sample: bool) -> str:
-    seeds = ", ".join(map(str, options.ft_seeds))
-    said = (
-        f"GLUE mean: dev scores of {titles}, fine-tuned with the learning rate "
-        f"{options.learning_rate:g} and seeds {seeds}, means of equal weight"
-    )
-    if options.max_train_examples is not None:
-        said += f", on the first {options.max_train_examples:,} rows of train"
-    said += ". This is not a ranked protocol"
-    if is_sample:
-        said += ". *Sample*: generated stand-ins, which say nothing about GLUE"
-    return said
-
-
 def plan(options: Options) -> str:
     """The runs that are to be made, with what is known of them beforehand."""
-    from smallbench.ablation.plan import flag_of_key
+    from smallbench.ablation.plan import changes_of, flag_of_key
 
     variants, (number, count) = _variants(options), options.part()
-    num_runs = len(variants) * len(options.seeds)
-    how = "one after the other" if count == 1 else f"of which this process makes {number}/{count}"
-    lines = [
-        f"{num_runs} pretrainings ({len(variants)} variants × {len(options.seeds)} seeds) of "
-        f"{options.flops:g} FLOPs each, {num_runs * options.flops:g} in all, {how}"
-    ]
-    for variant in variants:
-        lines.append(
-            f"{variant.name}: seeds {','.join(map(str, options.seeds))}, "
-            f"{1 / len(variants):.0%} of the FLOPs, {_extent(options, variant)}"
-        )
-    for word in options.set:
-        key = word.partition("=")[0]
-        without = [variant.name for variant in variants if key not in variant.given]
-        if without:
-            lines.append(f"{flag_of_key(key)} is not a key of {', '.join(without)}")
-    if options.glue is not None:
-        tasks = "every task" if options.tasks is None else f"{len(options.tasks)} tasks"
-        lines.append(
-            f"after each, fine-tuning of {tasks} × {len(options.ft_seeds)} seeds, which is not in "
-            "the budget"
-        )
-    return "\n".join(lines)
+    return from_template(
+        "smallbench.jobs",
+        "ablate_plan.txt",
+        options=options,
+        variants=variants,
+        number=number,
+        count=count,
+        extent=_extent,
+        missing={
+            flag_of_key(key): [variant.name for variant in variants if key not in variant.given]
+            for key in changes_of(options.set)
+        },
+    ).rstrip()
 
 
 def _extent(options: Options, variant: Variant) -> str:
     """About how many steps and hours the budget is for a variant, or why that is not known."""
     from smallbench.ablation.plan import warmup_caution
-    from smallbench.planning.planner import Planner
-    from smallbench.pretraining.data import fit_to_data, open_data
 
     try:
         if "://" in options.data:
             return "steps not estimated, since the corpus is remote"
-        config = fit_to_data(variant.config, open_data(Path(options.data)))
-        steps = Planner(config, device_type="cpu", precision="fp32").num_steps()
+        config, steps = fitted_and_steps(variant.config, Path(options.data))
         hours = _hours(config)
     except DataError:
         return f"steps not estimated, since {options.data} is not a prepared corpus yet"
@@ -303,29 +267,8 @@ def _hours(config: PretrainConfig) -> str:
     return f" and {fast if fast == slow else f'{fast} to {slow}'} a run"
 
 
-MAKE = Job(
-    name="ablate",
-    options=Options,
-    run=run,
-    words=("variants",),
-    dotted="set",
-    plan=plan,
-    doc=__doc__,
-    examples=(
-        "smallbench ablate bert-tiny deberta-tiny --data=corpus --flops=2e13 --out=ablation",
-        "smallbench ablate bert-tiny my_idea.py:gated_bert_tiny --data=corpus --glue=GLUE"
-        " --flops=1e14 --seeds=1,2,3 --out=ablation",
-        "smallbench ablate bert-tiny deberta-tiny --data=corpus --flops=2e13 --out=ablation"
-        " --train.global_batch_size=64 --optim.learning_rate=1e-3",
-        "smallbench ablate bert-tiny deberta-tiny --data=s3://lab/corpus --flops=2e13"
-        " --out=/scratch/ablation --storage=s3://lab/ablations/deberta --shard=3/6",
-    ),
-)
-COLLECT = action(
-    "ablate", collect, CollectOptions, ("source",),
-    "collect s3://lab/ablations/deberta --out=ablation",
-)  # fmt: skip
-JOB = replace(MAKE, actions=dict([COLLECT]))
+COLLECT = actions("ablate", ("collect", CollectOptions, collect, "source"))
+JOB = Job("ablate", Options, run, words=("variants",), dotted="set", plan=plan, actions=COLLECT)
 
 if __name__ == "__main__":
     start(JOB)

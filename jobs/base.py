@@ -7,8 +7,10 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, NoReturn
 
 from smallbench.config import check, option
@@ -84,10 +86,9 @@ class Job:
     that keeps all values, as a format of the options; a job that has one prints first what differs
     from its recipe.
 
-    `plan` says in some lines what would be done, for `--dry_run`. `examples` are whole command
-    lines; `--help` shows them, and a test parses each. `doc` is the text of `--help`, if it is not
-    that of the module. `actions` are jobs of their own that the first word names (`glue show`); a
-    job without `run` does nothing itself.
+    `plan` says in some lines what would be done, for `--dry_run`. `doc` is the text of `--help`, if
+    it is not that of the module. `actions` are jobs of their own that the first word names (`glue
+    show`); a job without `run` does nothing itself.
     """
 
     name: str
@@ -99,30 +100,33 @@ class Job:
     dotted: str = ""
     record: str = ""
     plan: Callable[[Any], str] | None = None
-    examples: tuple[str, ...] = ()
     doc: str = ""
     actions: Mapping[str, Job] = field(default_factory=dict)
 
+    @property
+    def examples(self) -> list[str]:
+        """Its lines of `templates/examples.txt`; `--help` shows them, and a test parses each."""
+        start = f"smallbench {self.name} "
+        lines = files(__package__).joinpath("templates/examples.txt").read_text(encoding="utf-8")
+        found = [line for line in lines.splitlines() if f"{line} ".startswith(start)]
+        others = {} if self.run is None else load(self.name.partition(" ")[0]).actions
+        return [line for line in found if line[len(start) :].partition(" ")[0] not in others]
 
-def action(
+
+def actions(
     job: str,
-    run: Callable[..., None],
-    options: type,
-    words: tuple[str, ...],
-    *examples: str,
+    *rows: tuple[str, type, Callable[..., None]] | tuple[str, type, Callable[..., None], str],
     config: Callable[[Any], Any] | None = None,
-) -> tuple[str, Job]:
-    """Return an action's name and its job; the docstring of `run` is its help."""
-    name = (examples[0].split() or [run.__name__])[0]
-    return name, Job(
-        name=f"{job} {name}",
-        options=options,
-        run=run,
-        words=words,
-        config=config,
-        doc=inspect.getdoc(run) or "",
-        examples=tuple(f"smallbench {job} {example}" for example in examples),
-    )
+) -> dict[str, Job]:
+    """Return the actions of a job by name; the docstring of each function is its help.
+
+    A row has the name, the options, the function, and the names of `Job.words`.
+    """
+    return {
+        name: Job(f"{job} {name}", options, run, tuple(" ".join(words).split()), config,
+                  doc=inspect.getdoc(run) or "")
+        for name, options, run, *words in rows
+    }  # fmt: skip
 
 
 def recipe_of(options: Any) -> Any:
@@ -130,6 +134,27 @@ def recipe_of(options: Any) -> Any:
     from smallbench.recipes import recipe_config
 
     return None if options.recipe is None else recipe_config(options.recipe)
+
+
+def author_of(options: Any, date: str) -> Any:
+    """Return what the options say of an entry that no run records: an `Author`."""
+    from smallbench.leaderboard.assemble import Author
+    from smallbench.leaderboard.entry import Links
+
+    given = vars(options)
+    own = {f.name: given[f.name] for f in fields(Author) if f.name in given}
+    return Author(
+        **own, date=date, links=Links(**{f.name: given.get(f.name) for f in fields(Links)})
+    )
+
+
+def fitted_and_steps(config: Any, data: Path) -> tuple[Any, int]:
+    """Return the configuration for a prepared corpus, and about how many steps its budget is."""
+    from smallbench.planning.planner import Planner
+    from smallbench.pretraining.data import fit_to_data, open_data
+
+    fitted = fit_to_data(config, open_data(data))
+    return fitted, Planner(fitted, device_type="cpu", precision="fp32").num_steps()
 
 
 def announce(text: str) -> None:

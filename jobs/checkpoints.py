@@ -6,11 +6,11 @@ going on; prune refuses while one is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from smallbench.config import Location, check, command, option
-from smallbench.jobs.base import action, start
+from smallbench.jobs.base import Job, actions, start
 from smallbench.storage.config import StorageConfig
 
 
@@ -87,19 +87,14 @@ def prune(options: PruneOptions) -> None:
     print(f"deleted: {', '.join(f'step {step:,}' for step in deleted) or 'nothing'}")
 
 
-ACTIONS = dict(
-    action("checkpoints", run, options, ("run",), example)
-    for run, options, example in (
-        (list_stored, ListOptions, "list s3://lab/runs/bert-small"),
-        (verify, VerifyOptions, "verify runs/bert-small"),
-        (pull, PullOptions, "pull s3://lab/runs/bert-small --out=runs/bert-small"),
-        (prune, PruneOptions, "prune s3://lab/runs/bert-small --keep_every_steps=100000"),
-    )
+ACTIONS = actions(
+    "checkpoints",
+    ("list", ListOptions, list_stored, "run"),
+    ("verify", VerifyOptions, verify, "run"),
+    ("pull", PullOptions, pull, "run"),
+    ("prune", PruneOptions, prune, "run"),
 )
-JOB = replace(
-    ACTIONS["list"], name="checkpoints", words=(), doc=__doc__, actions=ACTIONS,
-    examples=("smallbench checkpoints --run=runs/bert-small",),
-)  # fmt: skip
+JOB = Job("checkpoints", ListOptions, list_stored, actions=ACTIONS)
 
 if __name__ == "__main__":
     start(JOB)

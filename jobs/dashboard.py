@@ -29,12 +29,7 @@ def run(options: Options) -> None:
     print(save_dashboard(options.wandb_project, tasks=list(TASKS)))
 
 
-JOB = Job(
-    name="dashboard",
-    options=Options,
-    run=run,
-    examples=("smallbench dashboard", "smallbench dashboard --wandb_project=encoders"),
-)
+JOB = Job("dashboard", Options, run)
 
 if __name__ == "__main__":
     start(JOB)

@@ -74,13 +74,20 @@ def run(options: Options) -> None:
     """Print the findings. Raises the first problem that training would meet."""
     require_temporary_files()  # torch writes some when it is imported, and so do others
     problems: list[SmallbenchError] = []
+    here, shm = Path.cwd(), Path("/dev/shm")  # noqa: S108  where Linux has it
     findings: dict[str, Any] = {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": {name: installed_version(name) for name in (*TRAINING, *OPTIONAL)},
         "processor": processor(),
         "memory": memory(),
-        "shared_memory": shared_memory(),
-        "disk": disk(Path.cwd()),
+        "shared_memory": {"gib": round(shutil.disk_usage(shm).total / GIB, 2)}
+        if shm.is_dir()
+        else None,
+        "disk": {
+            "folder": str(here),
+            "free_gib": round(shutil.disk_usage(here).free / GIB, 1),
+            "is_writable": os.access(here, os.W_OK),
+        },
     }
     if options.network:
         findings["network"] = network()
@@ -98,7 +105,7 @@ def run(options: Options) -> None:
     if not findings["disk"]["is_writable"]:
         problems.append(
             UnavailableError(
-                f"runs cannot be written to {Path.cwd()} as uid {os.getuid()}; start in a folder "
+                f"runs cannot be written to {here} as uid {os.getuid()}; start in a folder "
                 "that you may write to (in a container: chown what is mounted at /scratch)"
             )
         )
@@ -118,7 +125,11 @@ def run(options: Options) -> None:
         except SmallbenchError as error:
             problems.append(UnavailableError(f"training cannot run: {error}"))
     findings["problems"] = [str(problem) for problem in problems]
-    print(json.dumps(findings, indent=2) if options.json else as_text(findings))
+    if options.json:
+        print(json.dumps(findings, indent=2))
+    else:
+        values = {**findings, "optional": OPTIONAL, "needed_shm": SHARED_GIB}
+        print(from_template("smallbench.jobs", "doctor.txt", **values).rstrip())
     if problems:
         raise problems[0]
 
@@ -161,16 +172,6 @@ def memory() -> dict[str, float | None]:
     return {"total_gib": round(total, 1), "available_gib": available, "container_limit_gib": limit}
 
 
-def disk(folder: Path) -> dict[str, Any]:
-    """Return the free space in the current folder, and whether it can be written."""
-    usage = shutil.disk_usage(folder)
-    return {
-        "folder": str(folder),
-        "free_gib": round(usage.free / GIB, 1),
-        "is_writable": os.access(folder, os.W_OK),
-    }
-
-
 def require_temporary_files() -> None:
     """Raise `UnavailableError` if no folder for temporary files can be written."""
     try:
@@ -180,12 +181,6 @@ def require_temporary_files() -> None:
             f"training cannot run: {error.strerror}; set TMPDIR to a folder that uid {os.getuid()} "
             "may write to (in a container: chown what is mounted at /scratch)"
         ) from None
-
-
-def shared_memory() -> dict[str, float] | None:
-    """Return the size of /dev/shm, or None if it does not exist."""
-    folder = Path("/dev/shm")  # noqa: S108  where Linux has it
-    return {"gib": round(shutil.disk_usage(folder).total / GIB, 2)} if folder.is_dir() else None
 
 
 def network() -> dict[str, Any]:
@@ -237,6 +232,9 @@ def training(device_name: str) -> dict[str, Any]:
         matrix_peak_flops,
     )
 
+    built_for = ["cpu"]
+    if torch.version.cuda is not None:  # its architectures are known only if it sees a GPU
+        built_for = torch.cuda.get_arch_list() or [f"CUDA {torch.version.cuda}"]
     device = choose_device(device_name)
     chosen = choose_precision("auto", device)
     rates = {
@@ -248,44 +246,12 @@ def training(device_name: str) -> dict[str, Any]:
         "precision": chosen,
         "has_fast_bf16": has_fast_bf16(device),
         "threads": torch.get_num_threads(),
-        "torch_built_for": architectures(),
+        "torch_built_for": built_for,
         "measured_tflops": rates,
     }
 
 
-def architectures() -> list[str]:
-    """Return the architectures of the installed PyTorch; known only if it sees a GPU."""
-    import torch
-
-    if torch.version.cuda is None:
-        return ["cpu"]
-    return torch.cuda.get_arch_list() or [f"CUDA {torch.version.cuda}"]
-
-
-def as_text(findings: dict[str, Any]) -> str:
-    """Return the findings as lines for people."""
-    absent: dict[str, Any] = {
-        "storage": None,
-        "wandb": None,
-        "network": None,
-        "training": None,
-        "gpus": [],
-    }
-    values = {**absent, **findings, "optional": OPTIONAL, "needed_shm": SHARED_GIB}
-    return from_template("smallbench.jobs", "doctor.txt", **values).rstrip()
-
-
-JOB = Job(
-    name="doctor",
-    options=Options,
-    run=run,
-    examples=(
-        "smallbench doctor",
-        "smallbench doctor --json",
-        "smallbench doctor --device=cuda --storage=s3://lab/runs",
-    ),
-)
-
+JOB = Job("doctor", Options, run)
 
 if __name__ == "__main__":
     start(JOB)

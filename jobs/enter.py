@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal
 
 from smallbench.config import Location, check, command, option, override_all
 from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
-from smallbench.jobs.base import Job, StopOptions, announce, start
+from smallbench.jobs.base import Job, StopOptions, announce, author_of, fitted_and_steps, start
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
 from smallbench.templates import from_template
@@ -165,14 +165,9 @@ def fitted_to_steps(config: PretrainConfig, data: Path) -> PretrainConfig:
 
 def num_steps(config: PretrainConfig, data: Path) -> int:
     """Return about how many steps the budget is."""
-    from smallbench.planning.planner import Planner
-    from smallbench.pretraining.data import fit_to_data, open_data
-
     if config.train.max_flops is None:
         return config.train.max_steps
-    fitted = fit_to_data(config, open_data(data))
-    planner = Planner(fitted, device_type="cpu", precision="fp32")
-    return planner.num_steps()
+    return fitted_and_steps(config, data)[1]
 
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
@@ -198,15 +193,14 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
         if read_json(marker).get("run_id") == record["run_id"]:
             announce(f"1/4 pretrain, 2/4 export: {exported} is complete")
             return
-    announce(f"1/4 pretrain: {config.recipe}, {budget_text(config)}")
+    announce(f"1/4 pretrain: {config.recipe}, {_budget_text(config)}")
     pretrain(config, data=data, run_dir=run_dir, shows_plan=True, stop=stop)
     announce("2/4 export: a directory that from_pretrained loads")
     difference = export(run_dir, exported)
     print(f"{exported}: outputs differ from the run's by at most {difference:.1e}")
 
 
-def budget_text(config: PretrainConfig) -> str:
-    """The budget in words."""
+def _budget_text(config: PretrainConfig) -> str:
     flops = config.train.max_flops
     return "random weights, no step" if flops is None else f"{flops:.3g} training FLOPs"
 
@@ -240,22 +234,13 @@ def fine_tune(
 def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
     """Write the entry, dated by the run's own record; an equal one stays as it is."""
     from smallbench.checkpoints.record import RECORD_NAME, read_record
-    from smallbench.leaderboard.assemble import Author, write_new_entry, write_random_entry
-    from smallbench.leaderboard.entry import Links
+    from smallbench.leaderboard.assemble import write_new_entry, write_random_entry
 
     announce("4/4 entry")
     run_dir, glue = options.out / "run", options.out / "glue"
     attempts = read_record(run_dir / RECORD_NAME)["attempts"]
-    author = Author(
-        name=options.name,
-        authors=options.authors,
-        license=options.license,
-        date=datetime.fromtimestamp(attempts[-1]["started_unix_seconds"], UTC).date().isoformat(),
-        contains_glue=options.contains_glue,
-        contact=options.contact,
-        links=Links(code=options.code),
-        notes=options.notes,
-    )
+    began = datetime.fromtimestamp(attempts[-1]["started_unix_seconds"], UTC)
+    author = author_of(options, began.date().isoformat())
     folder = options.out / "entry" / options.slug
     unfinished = options.out / "entry" / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -264,7 +249,7 @@ def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Pa
         write_random_entry(made, run_dir=run_dir, runs=runs, protocol=track.protocol, author=author)
     else:
         write_new_entry(made, run_dir=run_dir, glue=glue, author=author)
-    if contents(made) != contents(folder):
+    if _contents(made) != _contents(folder):
         if folder.exists():
             print(f"{folder} does not match its runs and flags; it is replaced")
             shutil.rmtree(folder)
@@ -273,13 +258,9 @@ def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Pa
     return folder
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path in it."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def _contents(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def judge(folder: Path, glue: str) -> None:
@@ -330,26 +311,13 @@ def plan(options: Options) -> str:
         steps = f"steps not estimated ({error})"
     except OSError:
         steps = f"steps not estimated, since {options.data} is not a prepared corpus yet"
-    return "\n".join([*lines, f"pretraining: {budget_text(made)}, {steps}"])
+    return "\n".join([*lines, f"pretraining: {_budget_text(made)}, {steps}"])
 
 
 JOB = Job(
-    name="enter",
-    options=Options,
-    run=run,
-    words=("track", "recipe"),
-    config=config,
-    plan=plan,
+    "enter", Options, run, words=("track", "recipe"), config=config, plan=plan,
     shortcuts={"seed": "train.seed"},
-    examples=(
-        "smallbench enter tiny bert-tiny --data=corpus --glue=GLUE --out=entries/bert-tiny-1",
-        "smallbench enter tiny deberta-tiny --data=corpus --glue=GLUE --out=entries/deberta-2"
-        " --seed=2 --authors=Ada,Alan --license=Apache-2.0",
-        "smallbench enter small electra-small --data=corpus --glue=hub --out=entries/electra",
-        "smallbench enter tiny bert-tiny --data=corpus --glue=GLUE --out=entries/random"
-        " --random_weights --code=https://example.org/code",
-    ),
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     start(JOB)

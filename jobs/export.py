@@ -30,8 +30,8 @@ class Options(StorageConfig, TrackerConfig):
 def run(options: Options) -> None:
     """Export, check, and publish if asked."""
     from smallbench.checkpoints.inspection import local_run_directory
-    from smallbench.export.artifact import show_export
     from smallbench.export.huggingface import export
+    from smallbench.export.upload import show_export
 
     with local_run_directory(options.run, options) as run_dir:
         difference = export(run_dir, options.out, push=options.push, storage=options)
@@ -43,15 +43,7 @@ def run(options: Options) -> None:
     )
 
 
-JOB = Job(
-    name="export",
-    options=Options,
-    run=run,
-    examples=(
-        "smallbench export --run=runs/tiny --out=runs/tiny/export",
-        "smallbench export --run=s3://lab/runs/bert-small --out=bert-small",
-    ),
-)
+JOB = Job("export", Options, run)
 
 if __name__ == "__main__":
     start(JOB)

@@ -62,15 +62,7 @@ def run(options: Options) -> None:
     print(f"Stored in {options.out}. All tasks and seeds: smallbench glue --help")
 
 
-JOB = Job(
-    name="finetune",
-    options=Options,
-    run=run,
-    examples=(
-        "smallbench finetune --model=runs/tiny/export --task=cola --glue=glue_data --out=glue",
-        "smallbench finetune --model=bert-base-uncased --task=rte --glue=hub --out=glue_base",
-    ),
-)
+JOB = Job("finetune", Options, run)
 
 if __name__ == "__main__":
     start(JOB)

@@ -23,7 +23,7 @@ from smallbench.config import Location, check_distinct, command, option, require
 from smallbench.errors import DataError, UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
-from smallbench.jobs.base import Job, action, start
+from smallbench.jobs.base import Job, actions, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
@@ -239,31 +239,15 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
         )
 
 
-MEASURE = Job(
-    name="glue",
-    options=Options,
-    run=run,
-    doc=__doc__,
-    examples=(
-        "smallbench glue --model=runs/tiny/export --glue=glue_data --out=glue",
-        "smallbench glue --model=runs/tiny/export --glue=glue_data --out=look --tasks=cola"
-        " --learning_rate=3e-4 --seeds=1,2",
-        "smallbench glue --model=runs/tiny --glue=glue_data --out=tiny --protocol=tiny-v1",
-        "smallbench glue --model=bert-base-uncased --glue=hub --out=shard3 --shard=3/8",
-        "smallbench glue --model=s3://lab/bert --glue=hub --out=s3://lab/glue --shard=3/8",
-        "smallbench glue --model=runs/tiny --glue=glue_data --out=way --steps=1000,2000",
-    ),
-)
+MEASURE = Job("glue", Options, run, doc=__doc__)
 ACTIONS = {
     "measure": MEASURE,
-    **dict(
-        action("glue", run, options, ("run",), example)
-        for run, options, example in (
-            (show_stored, ShowOptions, "show glue --protocol=paper"),
-            (merge, MergeOptions, "merge shard1,shard2,shard3 --out=glue"),
-            (write_zip, ZipOptions, "submit-file glue --out=glue.zip"),
-            (check_zip, CheckOptions, "check-file glue.zip"),
-        )
+    **actions(
+        "glue",
+        ("show", ShowOptions, show_stored, "run"),
+        ("merge", MergeOptions, merge, "run"),
+        ("submit-file", ZipOptions, write_zip, "run"),
+        ("check-file", CheckOptions, check_zip, "run"),
     ),
 }
 JOB = replace(MEASURE, actions=ACTIONS)

@@ -31,7 +31,7 @@ from smallbench.cluster.config import (
 )
 from smallbench.config import command, option
 from smallbench.errors import UsageError
-from smallbench.jobs.base import Job, NoOptions, action, load, recipe_of, start
+from smallbench.jobs.base import Job, NoOptions, actions, load, recipe_of, start
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -72,34 +72,29 @@ class RenderOptions(ClusterConfig):
             raise UsageError("shares of 'prepare' wait for each other; give fewer --pods instead")
         if self.stage == "sweep":
             check_name("run", self.run, MAX_SWEEP_CHARACTERS)
-        self._check_stage()
-        self._check_recipe()
-
-    def _check_stage(self) -> None:
         takes = {*CHAIN} if self.stage == "all" else {self.stage}
         for field in fields(self):
             stages = STAGES_OF.get(field.name)
             if stages and getattr(self, field.name) != field.default and not takes & {*stages}:
                 raise UsageError(f"--{field.name} is for {' and '.join(stages)}: leave it out")
+        if lacking := self._lacking():
+            raise UsageError(lacking)
 
-    def _check_recipe(self) -> None:
-        if self.stage in {"pretrain", "all"} and self.recipe is None:
-            raise UsageError(
-                f"'k8s … {self.stage}' needs a RECIPE; 'smallbench recipes' lists them"
-            )
-        if self.stage == "sweep":
-            if not self.recipes and not self.learning_rates:
-                raise UsageError("a sweep needs --recipes=…, --learning_rates=…, or both")
-            if (self.recipe is None) == (not self.recipes):
-                raise UsageError("a sweep goes over one RECIPE's learning rates, or over --recipes")
-        elif self.stage == "ablate" and (self.recipe or len(self.recipes) < 2):
-            raise UsageError(
-                "an ablation goes over --recipes, two or more; the first is the baseline"
-            )
-        elif self.stage in {"export", "glue", "leaderboard"} and not (self.run or self.recipe):
-            raise UsageError(
-                f"'k8s … {self.stage}' needs --run=ID, or the RECIPE and changes of its pretraining"
-            )
+    def _lacking(self) -> str:
+        """Return what is wrong with the recipes that are given."""
+        match self.stage:
+            case "pretrain" | "all" if self.recipe is None:
+                return f"'k8s … {self.stage}' needs a RECIPE; 'smallbench recipes' lists them"
+            case "sweep" if not (self.recipes or self.learning_rates):
+                return "a sweep needs --recipes=…, --learning_rates=…, or both"
+            case "sweep" if (self.recipe is None) == (not self.recipes):
+                return "a sweep goes over one RECIPE's learning rates, or over --recipes"
+            case "ablate" if self.recipe or len(self.recipes) < 2:
+                return "an ablation goes over --recipes, two or more; the first is the baseline"
+            case "export" | "glue" | "leaderboard" if not (self.run or self.recipe):
+                words = "the RECIPE and changes of its pretraining"
+                return f"'k8s … {self.stage}' needs --run=ID, or {words}"
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,33 +298,16 @@ def check_command(work: StageWork) -> None:
         resolve(job, [*manifest, *work.flags, *flags], {})
 
 
-ACTIONS = dict(
-    action("k8s", run, options, ("stage", "recipe"), *examples, config=recipe_of)
-    for run, options, *examples in (
-        (
-            render,
-            RenderOptions,
-            "render pretrain bert-small --image=registry.example/smallbench@sha256:"
-            f"{'0123456789abcdef' * 4} --bucket=s3://lab",
-        ),
-        (
-            submit,
-            SubmitOptions,
-            "submit prepare --pods=16 --flags='--tokenizer=bpe --vocab_size=50265'",
-            "submit sweep bert-small --learning_rates=3e-4,5e-4,1e-3"
-            " --components=spot-gke --queue=research",
-            "submit ablate --recipes=bert-small,electra-small --flags='--flops=1e17 --seeds=1,2,3'",
-            "submit all bert-small --components=gpu-v100",
-        ),
-        (status, StatusOptions, "status --run=bert-small", "status all bert-small"),
-        (logs, LogsOptions, "logs pretrain --run=bert-small --follow"),
-        (cancel, CancelOptions, "cancel pretrain bert-small"),
-    )
+ACTIONS = actions(
+    "k8s",
+    ("render", RenderOptions, render, "stage recipe"),
+    ("submit", SubmitOptions, submit, "stage recipe"),
+    ("status", StatusOptions, status, "stage recipe"),
+    ("logs", LogsOptions, logs, "stage recipe"),
+    ("cancel", CancelOptions, cancel, "stage recipe"),
+    config=recipe_of,
 )
-JOB = Job(
-    "k8s", NoOptions, None, actions=ACTIONS,
-    examples=tuple(example for action in ACTIONS.values() for example in action.examples),
-)  # fmt: skip
+JOB = Job("k8s", NoOptions, None, actions=ACTIONS)
 
 if __name__ == "__main__":
     start(JOB)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallbench.config import Location, command, option
 from smallbench.errors import DataError, UsageError
-from smallbench.jobs.base import Job, action
+from smallbench.jobs.base import Job, actions, author_of, start
 from smallbench.storage.config import StorageConfig
 
 if TYPE_CHECKING:
@@ -112,24 +112,9 @@ def new(options: NewOptions) -> None:
 
     Nothing is typed by hand that the runs know.
     """
-    from smallbench.leaderboard.assemble import Author, write_new_entry
-    from smallbench.leaderboard.entry import Links
+    from smallbench.leaderboard.assemble import write_new_entry
 
-    links = Links(options.code, options.paper, options.wandb, options.huggingface,
-                  options.huggingface_revision)  # fmt: skip
-    author = Author(
-        name=options.name,
-        authors=options.authors,
-        license=options.license,
-        date=date.today().isoformat(),
-        contains_glue=options.contains_glue,
-        contact=options.contact,
-        links=links,
-        notes=options.notes,
-        image_digest=options.image_digest,
-        usd_per_hour=options.usd_per_hour,
-        gco2_per_kwh=options.gco2_per_kwh,
-    )
+    author = author_of(options, date.today().isoformat())
     entry = write_new_entry(
         Path(options.out), run_dir=options.run, glue=options.glue, author=author
     )
@@ -318,37 +303,18 @@ def serve(options: ServeOptions) -> None:
             found.serve_forever()
 
 
-TABLE = Job(
-    name="leaderboard",
-    options=TableOptions,
-    run=table,
-    doc=__doc__,
-    examples=(
-        "smallbench leaderboard",
-        "smallbench leaderboard --results=results/bert-small,results/mine --out=table.md",
-    ),
+ACTIONS = actions(
+    "leaderboard",
+    ("table", TableOptions, table),
+    ("new", NewOptions, new),
+    ("validate", ValidateOptions, validate, "entry"),
+    ("change", ChangeOptions, change, "repository"),
+    ("compare", CompareOptions, compare, "entry other"),
+    ("reproduce", ReproduceOptions, reproduce, "entry"),
+    ("build", BuildOptions, build),
+    ("serve", ServeOptions, serve),
 )
-ACTIONS = dict(
-    action("leaderboard", *parts)
-    for parts in (
-        (table, TableOptions, (), "table --submissions=submissions --glue=hub"),
-        (new, NewOptions, (), "new --run=runs/mine --glue=results/mine --out=submissions/mine"
-         " --authors=Ada,Alan --license=Apache-2.0 --contains_glue=false"),
-        (validate, ValidateOptions, ("entry",), "validate submissions/mine --glue=glue_data"),
-        (change, ChangeOptions, ("repository",), "change . --glue=hub"),
-        (compare, CompareOptions, ("entry", "other"),
-         "compare submissions/mine submissions/other --glue=glue_data"),
-        (reproduce, ReproduceOptions, ("entry",),
-         "reproduce submissions/mine --glue=hub --data=corpus"),
-        (build, BuildOptions, (),
-         "build --out=site --glue=hub --site_url=https://example.org/board"),
-        (serve, ServeOptions, (), "serve"),
-    )
-)  # fmt: skip
-JOB = replace(TABLE, actions=ACTIONS)
-
+JOB = Job("leaderboard", TableOptions, table, actions=ACTIONS)
 
 if __name__ == "__main__":
-    from smallbench.jobs.cli import entry
-
-    entry([JOB.name, *sys.argv[1:]])
+    start(JOB)

@@ -71,20 +71,8 @@ def run(options: Options, config: PretrainConfig) -> None:
     print(plan.to_json() if options.json else as_table(plan, config))
 
 
-JOB = Job(
-    name="plan",
-    options=Options,
-    run=run,
-    words=("recipe",),
-    config=recipe_of,
-    shortcuts={"offload": "train.offload"},
-    examples=(
-        "smallbench plan bert-base --gpu=v100-16gb",
-        "smallbench plan bert-1.5b --gpu=v100-16gb --hours=100 --price_per_hour=0.5",
-        "smallbench plan bert-large --gpu=t4-16gb --json",
-        "smallbench plan bert-tiny --gpu=t4-16gb --model.vocab_size=8192",
-    ),
-)
+SHORTCUTS = {"offload": "train.offload"}
+JOB = Job("plan", Options, run, words=("recipe",), config=recipe_of, shortcuts=SHORTCUTS)
 
 if __name__ == "__main__":
     start(JOB)

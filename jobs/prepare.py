@@ -54,40 +54,23 @@ def run(options: Options) -> None:
     from smallbench.storage.base import is_remote
 
     number, count = options.part()
-    is_shared = count > 1 or is_remote(options.corpus, name="--corpus")
     manifest: Manifest | None
     with SignalStop() as stop:
-        if is_shared or is_remote(options.out):
-            how: dict[str, Any] = {
-                "storage": options,
-                "cache": options.cache,
-                "workers": options.workers,
-            }
-            if is_shared:
-                manifest = prepare_share(options, options.out, number, count, stop=stop, **how)
-            else:
-                manifest = prepare_remote(options, options.out, stop=stop, **how)
+        how: dict[str, Any] = {"workers": options.workers, "stop": stop}
+        remote: dict[str, Any] = {"storage": options, "cache": options.cache}
+        if count > 1 or is_remote(options.corpus, name="--corpus"):
+            manifest = prepare_share(options, options.out, number, count, **remote, **how)
+        elif is_remote(options.out):
+            manifest = prepare_remote(options, options.out, **remote, **how)
         else:
             out = Path(options.out)
             with nothing_left(out, is_kept=(out / "manifest.json").is_file):
-                manifest = prepare(options, out=out, workers=options.workers, stop=stop)
+                manifest = prepare(options, out=out, **how)
     if manifest is not None:
         print(corpus_summary(manifest, options.out))
 
 
-JOB = Job(
-    name="prepare",
-    options=Options,
-    run=run,
-    examples=(
-        "smallbench prepare --corpus=openwebtext.tar.xz --out=corpus",
-        "smallbench prepare --corpus=hub:Skylion007/openwebtext --out=corpus --tokenizer=bpe",
-        "smallbench prepare --corpus='texts/**/*.jsonl.zst' --out=corpus --tokenizer=vocab.txt",
-        "smallbench prepare --corpus=openwebtext.tar.xz --out=s3://bucket/openwebtext",
-        "smallbench prepare --corpus=s3://bucket/text --out=s3://bucket/corpus --shard=2/8",
-        "smallbench prepare --corpus=installed-docs --out=corpus --vocab_size=8000",
-    ),
-)
+JOB = Job("prepare", Options, run)
 
 if __name__ == "__main__":
     start(JOB)

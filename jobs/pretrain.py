@@ -94,30 +94,14 @@ def run(options: Options, config: PretrainConfig) -> None:
     )
 
 
+SHORTCUTS = {
+    **{n: f"train.{n}" for n in ("max_steps", "max_hours", "init_from", "engine", "offload")},
+    "flops": "train.max_flops",
+}
 JOB = Job(
-    name="pretrain",
-    options=Options,
-    run=run,
-    words=("recipe",),
-    config=recipe_of,
-    shortcuts={
-        **{n: f"train.{n}" for n in ("max_steps", "max_hours", "init_from", "engine", "offload")},
-        "flops": "train.max_flops",
-    },
+    "pretrain", Options, run, words=("recipe",), config=recipe_of, shortcuts=SHORTCUTS,
     record="{run_dir}/run.json",
-    examples=(
-        "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/tiny",
-        "smallbench pretrain bert-small --data=corpus --run_dir=runs/bert --max_steps=100000",
-        "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/lr --optim.learning_rate=5e-4",
-        "smallbench pretrain bert-small --data=corpus --run_dir=runs/day --max_hours=24"
-        " --schedule.along=hours",
-        "smallbench pretrain bert-tiny --data=corpus --run_dir=runs/cheap --flops=1e14"
-        " --schedule.along=flops",
-        "smallbench pretrain bert-small --data=corpus --then_data=corpus512 --run_dir=runs/long",
-        "smallbench pretrain bert-small --data=s3://lab/corpus --run_dir=runs/bert"
-        " --storage=s3://lab/runs",
-    ),
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     start(JOB)

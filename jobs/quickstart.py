@@ -127,14 +127,7 @@ def announce(text: str) -> None:
     print(f"== {text}", flush=True)
 
 
-JOB = Job(
-    name="quickstart",
-    options=Options,
-    run=run,
-    config=config,
-    shortcuts={"max_steps": "train.max_steps"},
-    examples=("smallbench quickstart", "smallbench quickstart --out=/tmp/first_look"),
-)
+JOB = Job("quickstart", Options, run, config=config, shortcuts={"max_steps": "train.max_steps"})
 
 if __name__ == "__main__":
     start(JOB)

@@ -11,6 +11,7 @@ from smallbench.config import option, to_dict
 from smallbench.jobs.base import Job, start
 from smallbench.recipes import RECIPES, recipe_config
 from smallbench.recipes.base import Recipe
+from smallbench.templates import from_template
 
 
 @dataclass(frozen=True)
@@ -29,24 +30,12 @@ def run(options: Options) -> None:
         config = to_dict(recipe_config(options.recipe))
         print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         return
-    for name in RECIPES:
-        recipe = RECIPES[name]
-        print(
-            f"{name}\n    size      {recipe.parameters} parameters\n    source    {recipe.source}"
-        )
-        print(f"    budget    {recipe.budget}\n    expected  {recipe.expected}\n")
-    for name, place in RECIPES.installed().items():
-        print(f"{name}\n    source    installed package, {place}\n")
-    print("One in full: smallbench recipes NAME. Train it: smallbench pretrain NAME --help")
+    recipes = {name: RECIPES[name] for name in RECIPES}
+    values = {"recipes": recipes, "installed": RECIPES.installed()}
+    print(from_template("smallbench.jobs", "recipes.txt", **values), end="")
 
 
-JOB = Job(
-    name="recipes",
-    options=Options,
-    run=run,
-    words=("recipe",),
-    examples=("smallbench recipes", "smallbench recipes bert-small"),
-)
+JOB = Job("recipes", Options, run, words=("recipe",))
 
 if __name__ == "__main__":
     start(JOB)

@@ -56,17 +56,7 @@ def run(options: Options) -> None:
         print(f"tensorboard --logdir={options.tensorboard}")
 
 
-JOB = Job(
-    name="report",
-    options=Options,
-    run=run,
-    words=("runs",),
-    examples=(
-        "smallbench report runs/tiny",
-        "smallbench report runs/a,runs/b --glue=way_a,way_b --out=scores.html",
-        "smallbench report runs/a runs/b s3://lab/runs/c --out=compared.html --tensorboard=tb",
-    ),
-)
+JOB = Job("report", Options, run, words=("runs",))
 
 if __name__ == "__main__":
     start(JOB)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mean
 
 from smallbench import plugins
 from smallbench.ablation.outcomes import OUTCOME, RunOutcome, ended, stored_outcome
@@ -180,12 +181,8 @@ def run_all(
     seconds: list[float] = []
     for number, run in enumerate(runs):
         stop.raise_if_asked(f"the ablation was before run {run.place}")
-        left = ""
-        if seconds:
-            left = (
-                f", about {rough_duration(sum(seconds) / len(seconds) * (len(runs) - number))} left"
-            )
-        announce(f"{run.place} {run.name}{left}")
+        left = mean(seconds) * (len(runs) - number) if seconds else 0.0
+        announce(f"{run.place} {run.name}{f', about {rough_duration(left)} left' if left else ''}")
         start = time.monotonic()
         try:
             was_stored = training.found(run) is not None

@@ -6,6 +6,7 @@ Runs of one seed share the order of the data and the masks, so variants are comp
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -80,8 +81,5 @@ def needed_seeds(difference: float, sd: float) -> int | None:
     effect = abs(difference) / sd
     if power(effect, MAX_NEEDED_SEEDS) < POWER:
         return None
-    low, high = 1, MAX_NEEDED_SEEDS  # power grows with the seeds
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, middle) >= POWER else (middle, high)
-    return high
+    seeds = range(2, MAX_NEEDED_SEEDS)  # power grows with them
+    return 2 + bisect_left(seeds, POWER, key=lambda num_seeds: power(effect, num_seeds))

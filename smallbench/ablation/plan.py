@@ -205,11 +205,10 @@ def changes_of(words: Sequence[str]) -> dict[str, str]:
 
 
 def _measured(config: PretrainConfig) -> dict[str, Any]:
-    keys = {f"objective.{key}": value for key, value in to_dict(config.objective).items()}
     # Held-out rows are masked as at step 0, and none has related segments.
-    for key in list(keys):
-        if key == "objective.final_mask_fraction" or key.startswith("objective.related_"):
-            keys.pop(key)
+    others = ("final_mask_fraction", "related_")
+    values = to_dict(config.objective).items()
+    keys = {f"objective.{key}": value for key, value in values if not key.startswith(others)}
     return {**keys, "train.num_eval_rows": config.train.num_eval_rows}
 
 

@@ -36,20 +36,23 @@ def run_chain(
     for documents in stages:
         name = documents[-1]["metadata"]["name"]
         job = cluster.job(name)
-        state = None if job is None else job_state(job)
-        is_same = job is not None and _digest(job) == digest_of(documents)
-        if job is not None and is_same and state == "Complete" and _created(job) >= ended:
+        notes = {} if job is None else job["metadata"].get("annotations", {})
+        state = None
+        if job is not None and notes.get(DIGEST) == digest_of(documents):
+            state = job_state(job)
+        # Times as the API server writes them; texts of one form compare as times.
+        if state == "Complete" and _time(job, "metadata", "creationTimestamp") >= ended:
             say(f"{name}  Complete")
-            ended = _completed(job)
+            ended = _time(job, "status", "completionTime")
             continue
-        if job is not None and is_same and state not in {"Complete", "Failed"}:
+        if state not in {None, "Complete", "Failed"}:
             say(f"{name}  {state}")
         else:  # what runs with another manifest is refused there
             cluster.submit(documents, say=say)
             say(f"{name}  submitted")
         if not wait:
             return False
-        ended = _completed(_when_ended(cluster, name))
+        ended = _time(_when_ended(cluster, name), "status", "completionTime")
         say(f"{name}  Complete")
     return True
 
@@ -77,18 +80,8 @@ def _when_ended(cluster: Cluster, name: str) -> Document:
         time.sleep(POLL_SECONDS)
 
 
-def _digest(job: Document) -> str | None:
-    found: str | None = job["metadata"].get("annotations", {}).get(DIGEST)
-    return found
-
-
-def _created(job: Document) -> str:
-    """When, as the API server writes it; texts of one form compare as times."""
-    return str(job["metadata"].get("creationTimestamp", ""))
-
-
-def _completed(job: Document) -> str:
-    return str(job.get("status", {}).get("completionTime", ""))
+def _time(job: Document | None, section: str, key: str) -> str:
+    return str((job or {}).get(section, {}).get(key, ""))
 
 
 def _reason(job: Document) -> str:

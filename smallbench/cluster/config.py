@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from smallbench.cluster.credentials import refuse_credentials
 from smallbench.config import check, option, require
 from smallbench.errors import ConfigError
 
@@ -30,6 +29,20 @@ SPOT = ("spot-gke", "spot-aks", "spot-eks", "spot-karpenter")
 """Components that set the grace: what the provider gives a pod whose node it takes away."""
 COMPONENTS = ("gpu-v100", *SPOT, "nvidia-runtime", "openshift", "pvc", "offline-wandb")
 """Folders of `k8s/components` that are asked for by name; `cpu` and `kueue` have flags."""
+
+CREDENTIALS = {
+    "an access key's id": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "a key of Weights & Biases": re.compile(r"\b([0-9a-f]{40}|wandb_v1_\w{20,})\b"),
+    "a token of the Hugging Face hub": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
+    # Also without a scheme, as an image's; a tag before a digest is not a password.
+    "an address with a password": re.compile(r":\S*@(?!sha256:)"),
+    "a secret by its name": re.compile(
+        # Not --tokenizer=, nor a number of tokens.
+        r"((secret|passw(or)?d|api[-_]?key|access[-_]?key|credential)\w*|(^|[-_])token)=",
+        re.I,
+    ),
+}
+"""By the name that a user knows."""
 
 PINNED = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 LABEL = re.compile(
@@ -154,3 +167,17 @@ def check_name(key: str, value: str | None, longest: int) -> None:
         fits = DNS_LABEL.fullmatch(value) and len(value) <= longest
         expected = f"lower-case letters, digits and hyphens, at most {longest}"
         require(bool(fits), key, value, expected)
+
+
+def refuse_credentials(texts: Iterable[str]) -> None:
+    """Raise `ConfigError` if a text looks like a credential, without repeating it.
+
+    Everybody who may list pods can read a manifest.
+    """
+    for text in texts:
+        for what, pattern in CREDENTIALS.items():
+            if pattern.search(text):
+                raise ConfigError(
+                    f"a value looks like {what}, and everybody who may list pods would read it; "
+                    "put it into the Secret that k8s/examples/secrets.yaml shows"
+                )

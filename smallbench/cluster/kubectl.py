@@ -124,9 +124,8 @@ class Cluster:
 
     def objects(self, selector: str) -> tuple[list[Document], list[Document]]:
         """Jobs, and their pods."""
-        return self.get("jobs", f"--selector={selector}"), self.get(
-            "pods", f"--selector={selector}"
-        )
+        chosen = f"--selector={selector}"
+        return self.get("jobs", chosen), self.get("pods", chosen)
 
     def show_logs(self, selector: str, *, follow: bool, tail: int | None) -> None:
         """Print the logs of all pods, each line with its pod's name."""

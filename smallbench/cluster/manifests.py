@@ -31,9 +31,8 @@ def run_kubectl(
 
     Raises `UnavailableError` if kubectl is not installed.
     """
-    beside = Path(sys.executable).with_name(
-        "kubectl"
-    )  # pip's, in an environment that is not active
+    # pip's, in an environment that is not active
+    beside = Path(sys.executable).with_name("kubectl")
     program = shutil.which("kubectl") or (str(beside) if beside.exists() else None)
     if program is None:
         raise UnavailableError(

@@ -10,12 +10,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import yaml
 
-from smallbench.cluster.config import SPOT, ClusterConfig
-from smallbench.cluster.credentials import refuse_credentials
+from smallbench.cluster.config import SPOT, ClusterConfig, refuse_credentials
 from smallbench.cluster.manifests import COMPONENT, INSTANCE, Document, built_manifests
 from smallbench.cluster.sizes import PodSizes, deadline_seconds, prepare_gib, pull_seconds
 from smallbench.cluster.work import StageWork
@@ -23,8 +21,6 @@ from smallbench.errors import ConfigError, UsageError
 from smallbench.plugins import Plugin
 
 GRACE = "SMALLBENCH_GRACE_SECONDS"
-
-
 PLUGINS_FOLDER = "/plugins"
 """Where a pod finds the files of a user's own."""
 
@@ -43,13 +39,8 @@ def render_stage(
     if config.image is None or config.bucket is None:
         missing = "image" if config.image is None else "bucket"
         raise UsageError(f"--{missing} is missing; see smallbench k8s --help")
-    documents = built_manifests(
-        [
-            *(["cpu"] if config.gpu == "none" else []),
-            *config.components,
-            *(["kueue"] if config.queue else []),
-        ]
-    )
+    components = [*(["cpu"] if config.gpu == "none" else []), *config.components]
+    documents = built_manifests([*components, *(["kueue"] if config.queue else [])])
     documents = [d for d in documents if d["metadata"]["labels"][COMPONENT] == work.stage]
     for document in documents:
         metadata = document["metadata"]
@@ -59,7 +50,6 @@ def render_stage(
     parts = job.spec.get("completions", 1)
     job.fill(work, config)
     if sizes is not None:
-        job.set_resource("memory", f"{sizes.memory_gib}Gi")
         job.set_scratch(sizes.scratch_gib)
     if work.trains:
         job.wait_for_start(pull_seconds(config.corpus_gib))
@@ -72,8 +62,8 @@ def render_stage(
         job.set_grace(sizes.grace_seconds)
     if config.cpus:
         job.set_resource("cpu", str(config.cpus))
-    if config.memory_gib:
-        job.set_resource("memory", f"{config.memory_gib}Gi")
+    if memory_gib := config.memory_gib or (sizes and sizes.memory_gib):
+        job.set_resource("memory", f"{memory_gib}Gi")
     if work.rows:
         texts = [yaml.safe_dump(dict(row), sort_keys=False) for row in work.rows]
         documents[0]["data"] = {f"{index}.yaml": text for index, text in enumerate(texts)}
@@ -94,36 +84,31 @@ def warnings(work: StageWork, job: Document, sizes: PodSizes | None) -> Iterator
         )
 
 
-@dataclass
 class JobManifest:
     """A Job's manifest, and the fields that a run fills."""
 
-    document: Document
-    spec: Document = field(init=False)
-    pod: Document = field(init=False)
-    container: Document = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.spec = self.document["spec"]
-        self.pod = self.spec["template"]["spec"]
-        self.container = self.pod["containers"][0]
+    def __init__(self, document: Document) -> None:
+        self.document, self.spec = document, document["spec"]
+        self.pod: Document = self.spec["template"]["spec"]
+        self.container: Document = self.pod["containers"][0]
 
     def fill(self, work: StageWork, config: ClusterConfig) -> None:
         """Names, places, the command's flags, and how many pods."""
         self.spec["template"]["metadata"]["labels"][INSTANCE] = work.run
         self.container["image"] = config.image
         assert config.bucket is not None
-        self.set_variable("BUCKET", config.bucket.rstrip("/"))
-        self.set_variable("RUN", work.run)
-        if config.region:
-            self.set_variable("AWS_DEFAULT_REGION", config.region)
-        if config.endpoint_url:
-            self.set_variable("AWS_ENDPOINT_URL_S3", config.endpoint_url)
+        variables = {
+            "BUCKET": config.bucket.rstrip("/"),
+            "RUN": work.run,
+            "AWS_DEFAULT_REGION": config.region,
+            "AWS_ENDPOINT_URL_S3": config.endpoint_url,
+        }
+        for name, value in variables.items():
+            if value:
+                self.set_variable(name, value)
         if config.queue:
             self.document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = config.queue
-        for label in config.node_selector:
-            key, _, value = label.partition("=")
-            self.pod["nodeSelector"][key] = value
+        self.pod["nodeSelector"] |= dict(label.split("=", 1) for label in config.node_selector)
         if work.stage == "pretrain" and work.recipe:
             self.container["args"][1] = work.recipe
         for volume in self.pod["volumes"]:
@@ -149,14 +134,11 @@ class JobManifest:
         )
         paths = ",".join(f"{PLUGINS_FOLDER}/{plugin.name}" for plugin in plugins)
         self.set_flag(f"--plugin={paths}")
+        own = {"name": name, "namespace": metadata["namespace"]}
         return {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {
-                "name": name,
-                "namespace": metadata["namespace"],
-                "labels": dict(metadata["labels"]),
-            },
+            "metadata": {**own, "labels": dict(metadata["labels"])},
             "data": {plugin.name: plugin.files[plugin.name] for plugin in plugins},
         }
 
@@ -169,7 +151,7 @@ class JobManifest:
         self.spec["parallelism"] = min(count, at_once or count)
         if self.spec["maxFailedIndexes"]:  # 0 is a corpus's, which needs each share
             self.spec["maxFailedIndexes"] = count  # however many fail, the others go on
-        if self.is_told("--num_shards"):
+        if any(argument.startswith("--num_shards=") for argument in self.container["args"]):
             self.set_flag(f"--num_shards={count}")
 
     def set_deadline(
@@ -217,10 +199,6 @@ class JobManifest:
         if any(variable["name"] == GRACE for variable in self.container["env"]):
             self.set_variable(GRACE, str(seconds))
 
-    def is_told(self, name: str) -> bool:
-        """Return whether the command has this flag."""
-        return any(argument.startswith(f"{name}=") for argument in self.container["args"])
-
     def set_resource(self, name: str, amount: str) -> None:
         """Request and limit."""
         for amounts in self.container["resources"].values():
@@ -228,20 +206,19 @@ class JobManifest:
 
     def set_variable(self, name: str, value: str) -> None:
         """Set a variable of the container."""
-        for variable in self.container["env"]:
-            if variable["name"] == name:
-                variable["value"] = value
-                return
-        self.container["env"].append({"name": name, "value": value})
+        known = {variable["name"]: variable for variable in self.container["env"]}
+        if name in known:
+            known[name]["value"] = value
+        else:
+            self.container["env"].append({"name": name, "value": value})
 
     def set_flag(self, flag: str) -> None:
         """Replace the flag of that name, or append it."""
-        arguments, name = self.container["args"], flag.partition("=")[0]
-        for index, argument in enumerate(arguments):
-            if argument.partition("=")[0] == name:
-                arguments[index] = flag
-                return
-        arguments.append(flag)
+        arguments = self.container["args"]
+        names = [argument.partition("=")[0] for argument in arguments]
+        name = flag.partition("=")[0]
+        at = names.index(name) if name in names else len(names)
+        arguments[at : at + 1] = [flag]
 
 
 def _refuse_credentials(documents: Sequence[Document]) -> None:

@@ -40,18 +40,6 @@ restarts: a deadline that ends a healthy run costs more than one that is late.""
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a plan says about a recipe."""
-
-    num_parameters: int
-    memory_bytes: int
-    """Of the host, without what every process needs."""
-    hours: float | None
-    """Of the whole run; None if no speed is assumed."""
-    kept_checkpoints: int
-
-
-@dataclass(frozen=True)
 class PodSizes:
     """Of one pod; `hours` of its part of the work."""
 
@@ -73,30 +61,53 @@ def deadline_seconds(hours: float) -> int:
     return DAY_SECONDS * math.ceil(1 + SLACK * hours / 24)
 
 
-def needs_of(config: PretrainConfig, gpu: str) -> Needs:
-    """Ask the planner; raises `UnavailableError` if nothing fits the card."""
+def sizes_for(
+    config: PretrainConfig, gpu: str, *, data_gib: float, hours: float | None
+) -> PodSizes:
+    """Ask the planner for the pod of a run; `hours` overrides the plan's.
+
+    Raises `UnavailableError` if nothing fits the card.
+    """
     from smallbench.planning.gpu_plan import make_plan
     from smallbench.planning.planner import Planner, choices_of
 
     if config.model.vocab_size is None:  # the tokenizer's; the one that is trained by default
         config = override(config, "model.vocab_size", PrepareConfig.vocab_size)
     train = config.train
-
-    def kept(num_steps: int) -> int:
-        regular = 0 if train.keep_every_steps is None else num_steps // train.keep_every_steps
-        return train.keep_last + len(train.milestones) + regular
-
     if gpu == "none":
         planner = Planner(config, device_type="cpu", precision="fp32")
-        memory = planner.memory(choices_of(config)[0], train.rows_per_forward)
-        return Needs(planner.num_parameters, memory.peak, None, kept(planner.num_steps()))
-    plan = make_plan(config, gpu_of(gpu), compares=False)
-    if plan.chosen is None:
-        raise UnavailableError(f"{config.recipe} on {gpu}: {plan.reason}; choose another --gpu")
-    assert plan.whole is not None
-    # CPU Adam's copies, should a run be continued where it must offload: 4 numbers a parameter.
-    host = max(plan.chosen.host + plan.chosen.save, 16 * plan.num_parameters)
-    return Needs(plan.num_parameters, host, max(plan.whole.hours), kept(plan.whole.steps))
+        num_parameters, num_steps = planner.num_parameters, planner.num_steps()
+        host = planner.memory(choices_of(config)[0], train.rows_per_forward).peak
+    else:
+        plan = make_plan(config, gpu_of(gpu), compares=False)
+        if plan.chosen is None:
+            raise UnavailableError(f"{config.recipe} on {gpu}: {plan.reason}; choose another --gpu")
+        assert plan.whole is not None
+        num_parameters, num_steps = plan.num_parameters, plan.whole.steps
+        hours = max(plan.whole.hours) if hours is None else hours
+        # CPU Adam's copies, should a run be continued where it must offload: 4 numbers a parameter.
+        host = max(plan.chosen.host + plan.chosen.save, 16 * num_parameters)
+    regular = 0 if train.keep_every_steps is None else num_steps // train.keep_every_steps
+    # One more is being written, one more may wait for its upload.
+    kept = 2 + train.keep_last + len(train.milestones) + regular
+    checkpoint = STATE_BYTES * num_parameters
+    others_gib = SHM_GIB + (CPU_HOST_GIB if gpu == "none" else HOST_GIB)
+    return PodSizes(
+        memory_gib=math.ceil(host / GIB + others_gib),
+        scratch_gib=math.ceil(data_gib + kept * checkpoint / GIB + SCRATCH_GIB),
+        save_seconds=checkpoint / SAVE_BYTES_PER_SECOND + checkpoint / UPLOAD_BYTES_PER_SECOND,
+        hours=hours,
+    )
+
+
+def largest(sizes: Sequence[PodSizes]) -> PodSizes:
+    """Return a pod with room for each of `sizes`."""
+    return PodSizes(
+        max(each.memory_gib for each in sizes),
+        max(each.scratch_gib for each in sizes),
+        max(each.save_seconds for each in sizes),
+        max((each.hours for each in sizes if each.hours is not None), default=None),
+    )
 
 
 def pull_seconds(corpus_gib: float) -> float:
@@ -107,22 +118,3 @@ def pull_seconds(corpus_gib: float) -> float:
 def prepare_gib(corpus_gib: float) -> int:
     """Return the scratch of a pod that prepares; the first one joins all shares."""
     return max(SCRATCH_GIB, math.ceil(PREPARE_CORPORA * corpus_gib))
-
-
-def sizes_for(
-    needs: Sequence[Needs], *, has_gpu: bool, data_gib: float, hours: float | None
-) -> PodSizes:
-    """Return a pod with room for each of `needs`; `hours` overrides the plan's."""
-    memory = max(need.memory_bytes for need in needs) / GIB
-    checkpoint = STATE_BYTES * max(need.num_parameters for need in needs)
-    # One more is being written, one more may wait for its upload.
-    kept = 2 + max(need.kept_checkpoints for need in needs)
-    save = checkpoint / SAVE_BYTES_PER_SECOND + checkpoint / UPLOAD_BYTES_PER_SECOND
-    planned = [need.hours for need in needs if need.hours is not None]
-    longest = hours if hours is not None else max(planned, default=None)
-    return PodSizes(
-        memory_gib=math.ceil(memory + SHM_GIB + (HOST_GIB if has_gpu else CPU_HOST_GIB)),
-        scratch_gib=math.ceil(data_gib + kept * checkpoint / GIB + SCRATCH_GIB),
-        save_seconds=save,
-        hours=longest,
-    )

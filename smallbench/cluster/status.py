@@ -41,18 +41,18 @@ def status_text(
     """
     if not jobs:
         return "nothing is there"
-    lines = []
-    by_stage: dict[str, list[Document]] = {}
-    for job in sorted(jobs, key=lambda job: str(job["metadata"]["name"])):
-        by_stage.setdefault(str(job["metadata"]["labels"].get(COMPONENT)), []).append(job)
     order = {str(stage): at for at, stage in enumerate((*CHAIN[:2], "sweep", "ablate", *CHAIN[2:]))}
-    for stage in sorted(by_stage, key=lambda stage: order.get(stage, 9)):
-        for job in by_stage[stage]:
-            lines += _job_lines(job, pods)
-    if is_chain and not {"sweep", "ablate"} & by_stage.keys():
-        last = max(order.get(stage, 0) for stage in by_stage)
+    ranked = sorted(jobs, key=lambda job: (order.get(_stage(job), 9), str(job["metadata"]["name"])))
+    lines = [line for job in ranked for line in _job_lines(job, pods)]
+    stages = {_stage(job) for job in jobs}
+    if is_chain and not {"sweep", "ablate"} & stages:
+        last = max(order.get(stage, 0) for stage in stages)
         lines += [f"{stage}  not submitted" for stage in CHAIN if order[stage] > last]
     return "\n".join(lines)
+
+
+def _stage(job: Document) -> str:
+    return str(job["metadata"]["labels"].get(COMPONENT))
 
 
 def _job_lines(job: Document, pods: Sequence[Document]) -> list[str]:
@@ -97,10 +97,8 @@ def pod_text(pod: Document) -> str:
             "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or "
             f"kubectl delete pod {name} --force"
         )
-    disrupted = [
-        c for c in status.get("conditions", ())
-        if c["type"] == "DisruptionTarget" and c["status"] == "True"
-    ]  # fmt: skip
+    conditions = status.get("conditions", ())
+    disrupted = any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in conditions)
     for container in status.get("containerStatuses", ()):
         state = container.get("state", {})
         if ended := state.get("terminated"):
@@ -114,7 +112,7 @@ def pod_text(pod: Document) -> str:
         if waiting := state.get("waiting"):
             reason = waiting.get("reason", "waiting")
             return f"{reason}: {waiting.get('message', 'the node prepares it')}"
-    for condition in status.get("conditions", ()):
+    for condition in conditions:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"pending: {condition.get('message', condition.get('reason'))}"
     return str(status.get("phase", "unknown")).lower()

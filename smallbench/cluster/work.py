@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -16,9 +16,9 @@ from smallbench.cluster.config import (
     ClusterConfig,
     RunConfig,
     Stage,
+    refuse_credentials,
 )
-from smallbench.cluster.credentials import refuse_credentials
-from smallbench.cluster.sizes import GLUE_GIB, PodSizes, needs_of, sizes_for
+from smallbench.cluster.sizes import GLUE_GIB, PodSizes, largest, sizes_for
 from smallbench.config import differing_keys, digest, override_all, to_dict
 from smallbench.errors import UsageError
 from smallbench.recipes import recipe_config
@@ -108,15 +108,6 @@ def flags_by_stage(flags: str | None) -> dict[str, str]:
     return {stage: shlex.join(words) for stage, words in found.items()}
 
 
-def sweep_id(
-    recipe: str | None, rows: Sequence[Mapping[str, Any]], may_change: Collection[str]
-) -> str:
-    """Return a sweep's name, a function of what its rows learn: with more hours it goes on."""
-    left_out = {*may_change, "max_hours"}
-    learned = [{key: row[key] for key in row if key not in left_out} for row in rows]
-    return run_id(recipe or "recipes", learned, longest=MAX_SWEEP_CHARACTERS)
-
-
 def work_of(
     stage: Stage, options: RunConfig, config: PretrainConfig | None, hours: float | None = None
 ) -> StageWork:
@@ -138,9 +129,10 @@ def work_of(
         rows: list[dict[str, Any]] = [
             {"recipe": one, **changes, **rate, **limit} for one, rate in product(names, rates)
         ]
-        return StageWork(
-            stage, options.run or sweep_id(recipe, rows, may_change), recipe, flags, rows
-        )
+        left_out = {*may_change, "max_hours"}  # with more hours a sweep goes on
+        learns = [{key: row[key] for key in row if key not in left_out} for row in rows]
+        name = options.run or run_id(recipe or "recipes", learns, MAX_SWEEP_CHARACTERS)
+        return StageWork(stage, name, recipe, flags, rows)
     if stage == "pretrain":
         flags += [f"--{key}={flag_value(value)}" for key, value in changes.items()]
         flags += [] if hours is None else [f"--max_hours={hours}"]
@@ -190,13 +182,11 @@ def sizes_of(
         return None
     # Learning rates do not change a size.
     different = {repr((c.recipe, c.model, c.train, c.objective)): c for c in configs}
-    return sizes_for(
-        [needs_of(c, options.gpu) for c in different.values()],
-        has_gpu=options.gpu != "none",
-        data_gib=sum(
-            size
-            for size, stages in ((options.corpus_gib, TRAINS), (GLUE_GIB, READS_GLUE))
-            if work.stage in stages
-        ),
-        hours=options.hours,
+    room = ((options.corpus_gib, TRAINS), (GLUE_GIB, READS_GLUE))
+    data_gib = sum(size for size, stages in room if work.stage in stages)
+    return largest(
+        [
+            sizes_for(each, options.gpu, data_gib=data_gib, hours=options.hours)
+            for each in different.values()
+        ]
     )

@@ -13,21 +13,6 @@ from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
 
 
-def held_out_sentence(held_out: Mapping[str, Any]) -> str:
-    """Return the held-out losses of an evaluation, each with its baseline.
-
-    The total of several terms is a weighted sum, which has no entropy as a baseline.
-    """
-    unigrams = f"unigram entropy {held_out['unigram_entropy']:.3f}"
-    if "mlm_loss" in held_out:
-        return f"{held_out['mlm_loss']:.3f} nats ({unigrams})"
-    return (
-        f"generator {held_out['generator_loss']:.3f} nats ({unigrams}), discriminator "
-        f"{held_out['discriminator_loss']:.3f} nats ({held_out['discriminator_accuracy']:.1%} "
-        f"right, where {1 - held_out['replaced_fraction']:.1%} of the tokens are original)"
-    )
-
-
 def used_sentence(progress: Mapping[str, Any]) -> str:
     """Return the resources of a run over all its attempts; unknown ones are omitted."""
     usage = progress.get("usage", {})
@@ -68,7 +53,7 @@ def model_card(
         progress=manifest["progress"],
         attempt=attempt,
         used=used_sentence(manifest["progress"]),
-        held_out=held_out_sentence(held_out) if held_out else "not evaluated",
+        held_out=held_out,
         digest=run["config_digest"][:16],
         class_name=CLASSES[head][0] if target is None else target.class_name,
         trust=", trust_remote_code=True" if target is None else "",

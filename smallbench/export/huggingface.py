@@ -163,16 +163,14 @@ def as_export(
     A run's directory is exported (at `step`, or as it is now), an export in a storage fetched; all
     else stays as it is.
     """
-    if is_remote(model):
-        with tempfile.TemporaryDirectory(prefix="smallbench-export-") as directory:
-            fetch_export(open_storage(model, storage), Path(directory))
-            yield directory
-        return
-    if not is_run(model):
+    if not is_remote(model) and not is_run(model):
         yield model
         return
     with tempfile.TemporaryDirectory(prefix="smallbench-export-") as directory:
-        export(Path(model), Path(directory), step=step)
+        if is_remote(model):
+            fetch_export(open_storage(model, storage), Path(directory))
+        else:
+            export(Path(model), Path(directory), step=step)
         yield directory
 
 
@@ -225,14 +223,13 @@ def load_model(
 
 def merged_state(model: Any) -> dict[str, torch.Tensor]:
     """Return the model's weights, a token embedding that is a sum of tables (Δ) as their sum."""
-    if not isinstance(getattr(model.embeddings, "tokens", None), DisentangledEmbedding):
-        return dict(model.state_dict())
-    state = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not name.startswith("embeddings.tokens.")
-    }
-    return {"embeddings.tokens.weight": model.embeddings.tokens.weight.detach(), **state}
+    state: dict[str, torch.Tensor] = dict(model.state_dict())
+    tokens = getattr(model.embeddings, "tokens", None)
+    if isinstance(tokens, DisentangledEmbedding):
+        prefix = "embeddings.tokens."
+        state = {key: value for key, value in state.items() if not key.startswith(prefix)}
+        state[f"{prefix}weight"] = tokens.weight.detach()
+    return state
 
 
 def write_model(

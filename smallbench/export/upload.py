@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from smallbench.errors import ConfigError, DataError
+from smallbench.storage import open_storage
 from smallbench.storage.base import Storage
+from smallbench.storage.config import StorageConfig
+from smallbench.tracking.config import TrackerConfig
+from smallbench.tracking.wandb import open_views
 
 MARKER = "smallbench.json"
 """Present in each export: the run, the step and the configuration that it came from."""
@@ -57,3 +62,30 @@ def fetch_export(storage: Storage, directory: Path) -> None:
         storage.download(name, directory / name)
         if (directory / name).stat().st_size != num_bytes:
             raise DataError(f"{storage.url}/{name} changed while it was fetched; try again")
+
+
+def show_export(
+    config: TrackerConfig, out: str, storage: StorageConfig, *, folder: Path = Path()
+) -> None:
+    """Show the export at `out` in W&B, if `config` asks; its own directory is made in `folder`."""
+    place = open_storage(out, storage)
+    origin = json.loads(place.get(MARKER))
+    run_id = origin["run_id"]
+    for view in open_views(
+        config,
+        run_id=f"{run_id}-export",
+        name=out,
+        group=origin["config"]["recipe"],
+        job_type="export",
+        folder=folder,
+        settings=origin["config"],
+    ):
+        with view:
+            view.refer(
+                f"export-{run_id}",
+                kind="model",
+                url=place.url,
+                files=[stored.key for stored in place.list()],
+                metadata={key: value for key, value in origin.items() if key != "config"},
+                aliases=[f"step-{origin['step']}"],
+            )

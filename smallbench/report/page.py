@@ -17,9 +17,9 @@ from smallbench import __version__
 from smallbench.config import differing_keys
 from smallbench.files import write_text
 from smallbench.report.runs import AXES, SCORE, RecordedRun, Series
-from smallbench.report.scale import Scale, Tick, all_values, scale_of, short, thinned, ticks_of
+from smallbench.report.scale import Scale, all_values, scale_of, short, thinned, ticks_of
 from smallbench.templates import from_template
-from smallbench.tracking.panels import SECTIONS, Panel
+from smallbench.tracking.panels import ENTROPY, SECTIONS, Panel
 
 WIDTH, HEIGHT = 2_000, 10_000
 """The grid of whole numbers on which lines are drawn: finer than any screen."""
@@ -37,8 +37,6 @@ KINDS = {
 }
 SCORES = Panel("GLUE along the way", (SCORE,), "mean of the tasks × 100")
 
-ENTROPY = "eval/unigram_entropy"
-
 
 @dataclass(frozen=True)
 class Axis:
@@ -47,7 +45,7 @@ class Axis:
     name: str
     label: str
     scale: Scale
-    ticks: list[Tick]
+    ticks: list[tuple[str, float]]
     restarts: list[tuple[int, float]]
     """Run and place in percent."""
 
@@ -91,12 +89,12 @@ def render_report(
         kinds=KINDS,
         totals=_totals(runs),
         differences=_differences(runs),
-        attempts=[[_attempt(attempt) for attempt in run.record["attempts"]] for run in runs],
+        utc=_utc,
         num_colors=NUM_COLORS,
         width=WIDTH,
         height=HEIGHT,
         version=__version__,
-        created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        created=_utc(time.time(), "%Y-%m-%d %H:%M UTC"),
     )
 
 
@@ -226,12 +224,5 @@ def _differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
     return [(key, [str(run.config.get(key, "–")) for run in runs]) for key in keys]
 
 
-def _attempt(attempt: dict[str, Any]) -> dict[str, str]:
-    started = time.gmtime(attempt["started_unix_seconds"])
-    return {
-        "number": str(attempt["number"]),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", started),
-        "from": f"{attempt['first_step']:,}" if "first_step" in attempt else "–",
-        "device": f"{attempt['device']}, {attempt['precision']}",
-        "code": str(attempt["git_commit"] or attempt["smallbench"])[:12],
-    }
+def _utc(unix_seconds: float, style: str = "%Y-%m-%d %H:%M:%S UTC") -> str:
+    return time.strftime(style, time.gmtime(unix_seconds))

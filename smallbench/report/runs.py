@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -164,9 +164,7 @@ def read_recorded_runs(
     runs = [read_recorded_run(url, config) for url in urls]
     names = [run.name for run in runs]
     return [
-        RecordedRun(
-            url.rstrip("/") if names.count(run.name) > 1 else run.name, run.record, run.records
-        )
+        replace(run, name=url.rstrip("/")) if names.count(run.name) > 1 else run
         for url, run in zip(urls, runs, strict=True)
     ]
 

@@ -45,17 +45,9 @@ class Scale:
         return ticks[:: math.ceil(len(ticks) / MAX_TICKS)]
 
 
-@dataclass(frozen=True)
-class Tick:
-    """A label at a share of the axis, in percent."""
-
-    label: str
-    place: float
-
-
-def ticks_of(scale: Scale) -> list[Tick]:
-    """Return the round values of a scale with their places."""
-    return [Tick(short(value), 100 * scale.place(value)) for value in scale.ticks()]
+def ticks_of(scale: Scale) -> list[tuple[str, float]]:
+    """Return the round values of a scale, labels with their place on the axis in percent."""
+    return [(short(value), 100 * scale.place(value)) for value in scale.ticks()]
 
 
 def scale_of(values: Iterable[float], *, is_log: bool = False) -> Scale:

@@ -16,37 +16,23 @@ class Panel:
     """A logarithmic axis: for what varies over orders of magnitude."""
 
 
+def _both(field: str, *more: str) -> tuple[str, ...]:
+    return (f"train/{field}", f"eval/{field}", *more)
+
+
+ENTROPY = "eval/unigram_entropy"
+PER_MASKED = "nats per masked token"
 SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Learning": (
-        Panel(
-            "Masked-token loss",
-            ("train/mlm_loss", "eval/mlm_loss", "eval/unigram_entropy"),
-            "nats per masked token",
-        ),
-        Panel(
-            "Generator loss",
-            ("train/generator_loss", "eval/generator_loss", "eval/unigram_entropy"),
-            "nats per masked token",
-        ),
-        Panel(
-            "Discriminator loss",
-            ("train/discriminator_loss", "eval/discriminator_loss"),
-            "nats per token",
-        ),
+        Panel("Masked-token loss", _both("mlm_loss", ENTROPY), PER_MASKED),
+        Panel("Generator loss", _both("generator_loss", ENTROPY), PER_MASKED),
+        Panel("Discriminator loss", _both("discriminator_loss"), "nats per token"),
         Panel("Relation of segments", ("train/relation_loss",), "nats per relation"),
         # Last of the losses: with one term it is that term again.
-        Panel("Loss, all terms weighted", ("train/loss", "eval/loss"), "nats"),
-        Panel("Masked tokens guessed", ("train/accuracy", "eval/accuracy"), "share"),
-        Panel(
-            "Generator's guesses that are right",
-            ("train/generator_accuracy", "eval/generator_accuracy"),
-            "share",
-        ),
-        Panel(
-            "Discriminator's verdicts that are right",
-            ("train/discriminator_accuracy", "eval/discriminator_accuracy"),
-            "share",
-        ),
+        Panel("Loss, all terms weighted", _both("loss"), "nats"),
+        Panel("Masked tokens guessed", _both("accuracy"), "share"),
+        Panel("Generator's guesses that are right", _both("generator_accuracy"), "share"),
+        Panel("Discriminator's verdicts that are right", _both("discriminator_accuracy"), "share"),
     ),
     "Optimization": (
         Panel("Learning rate", ("train/learning_rate",), ""),

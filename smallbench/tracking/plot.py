@@ -10,8 +10,6 @@ from smallbench.tracking.jsonl import read_metrics
 GUESSING_TERMS = {"mlm", "generator"}
 """Terms whose targets are hidden tokens: guessing by frequency gets the unigrams' entropy."""
 
-UNITS = {"relation": "relation"}
-
 
 def plot_loss(metrics: Path, out: Path, *, title: str) -> None:
     """Draw each term's training and held-out loss against tokens, in nats, as a PNG at `out`."""
@@ -37,7 +35,8 @@ def plot_loss(metrics: Path, out: Path, *, title: str) -> None:
             label = "unigram entropy of the held-out tokens"
             axes.axhline(held_out[-1]["unigram_entropy"], label=label, **style)
         axes.set_xlabel("tokens seen (millions)")
-        unit = "masked token" if term in GUESSING_TERMS else UNITS.get(term, "token")
+        of_term = "relation" if term == "relation" else "token"
+        unit = "masked token" if term in GUESSING_TERMS else of_term
         axes.set_ylabel(f"{term} loss (nats per {unit})")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

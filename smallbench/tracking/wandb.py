@@ -20,7 +20,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any
 
 from smallbench.errors import ExitCode, UnavailableError
@@ -155,12 +154,7 @@ class WandbRun:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if error is not None:
             self._exit_code = int(getattr(error, "exit_code", ExitCode.CRASH))
         self._work.put(None)

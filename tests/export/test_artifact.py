@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("wandb")
 
-from smallbench.export.artifact import show_export
 from smallbench.export.huggingface import export
+from smallbench.export.upload import show_export
 from smallbench.files import read_json
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig

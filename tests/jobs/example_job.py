@@ -54,14 +54,17 @@ def never(*_: Any) -> None:
     raise AssertionError("the job was started")
 
 
-JOB = Job(
+class ExampleJob(Job):
+    examples = ("smallbench pretrain small --out=runs/a",)
+
+
+JOB = ExampleJob(
     name="pretrain",
     options=Options,
     run=never,
     words=("recipe",),
     config=base_config,
     shortcuts={"steps": "max_steps"},
-    examples=("smallbench pretrain small --out=runs/a",),
 )
 
 
