@@ -42,7 +42,11 @@ def render_stage(
     """
     if config.image is None or config.bucket is None:
         missing = "image" if config.image is None else "bucket"
-        raise UsageError(f"--{missing} is missing; see smallbench k8s --help")
+        form = "NAME@sha256:DIGEST" if missing == "image" else "s3://BUCKET[/PREFIX]"
+        raise UsageError(
+            f"--{missing} is missing: set --{missing}={form} or the variable "
+            f"SMALLBENCH_{missing.upper()}"
+        )
     documents = built_manifests(
         [
             *(["cpu"] if config.gpu == "none" else []),

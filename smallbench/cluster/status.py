@@ -40,7 +40,7 @@ def status_text(
     With `is_chain` also one for each stage that is still to come.
     """
     if not jobs:
-        return "nothing is there"
+        return ""
     lines = []
     by_stage: dict[str, list[Document]] = {}
     for job in sorted(jobs, key=lambda job: str(job["metadata"]["name"])):
@@ -106,7 +106,7 @@ def pod_text(pod: Document) -> str:
         if ended := state.get("terminated"):
             code = ended["exitCode"]
             if ended.get("reason") == "OOMKilled":
-                return f"{code}: out of memory: submit again with a smaller micro-batch, or more"
+                return f"{code}: out of host memory: submit again with a larger --memory_gib"
             message = (ended.get("message") or "").strip().splitlines()
             said = f" ({message[-1]})" if message and code else ""
             why = "its node was taken away: the next pod goes on" if disrupted else ADVICE.get(code)
