@@ -173,7 +173,8 @@ def submit(options: SubmitOptions, config: PretrainConfig | None) -> None:
     if options.stage == "all":
         if run_chain(cluster, stages, wait=options.wait):
             print(
-                f"All stages are complete. Next:\n  smallbench k8s logs leaderboard --run={run_id}{cluster.flags}"
+                "All stages are complete. Next:\n"
+                f"  smallbench k8s logs leaderboard --run={run_id}{cluster.flags}"
             )
         else:
             print("The next stage is at work; the same command submits the one after it.")
