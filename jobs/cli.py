@@ -6,6 +6,7 @@ failure becomes one sentence and an exit code.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -27,6 +28,8 @@ from smallbench.errors import (
 from smallbench.jobs.base import JOBS, chosen, load
 from smallbench.jobs.manual import manual, overview
 from smallbench.jobs.resolve import as_yaml, changes_as_yaml, named_config, resolve
+
+READ_ONLY = "choose a path in a folder that can be written (in a container: /scratch)"
 
 
 def entry(argv: Sequence[str] | None = None) -> NoReturn:
@@ -125,14 +128,19 @@ def _disk_failure(error: Exception) -> tuple[str, ExitCode] | None:
     number = files.errno_of(error)
     if number in files.NOT_WRITABLE and not getattr(error, "filename", None):
         reason = os.strerror(number)  # perhaps a library wrapped it
-        return (
-            f"a file could not be written ({reason}); make room on the disk",
-            ExitCode.UNAVAILABLE,
-        )
+        remedy = READ_ONLY if number == errno.EROFS else "make room on the disk"
+        return f"a file could not be written ({reason}); {remedy}", ExitCode.UNAVAILABLE
     if not isinstance(error, OSError) or error.errno is None:
         return None
     sentence = f"{error.filename}: " if error.filename else ""
     sentence += error.strerror or str(error)
+    if number in {errno.EACCES, errno.EPERM}:
+        sentence += (
+            f" for uid {os.getuid()}; change the owner, or choose another path (in a container: "
+            "chown the mounted folder, or docker run --user)"
+        )
+    elif number == errno.EROFS:
+        sentence += f"; {READ_ONLY}"
     not_usable = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError
     if isinstance(error, not_usable):
         return sentence, ExitCode.DATA

@@ -168,15 +168,16 @@ def submit(options: SubmitOptions, config: PretrainConfig | None) -> None:
     if options.stage == "all":
         if run_chain(cluster, stages, wait=options.wait):
             print(
-                f"All stages are complete. Next:\n  smallbench k8s logs leaderboard --run={run_id}"
+                "All stages are complete. Next:\n"
+                f"  smallbench k8s logs leaderboard --run={run_id}{cluster.flags}"
             )
         else:
             print("The next stage is at work; the same command submits the one after it.")
         return
     cluster.submit(stages[0])
     print(
-        f"{name} is submitted. Next:\n  smallbench k8s status --run={run_id}\n"
-        f"  smallbench k8s logs {options.stage} --run={run_id} --follow"
+        f"{name} is submitted. Next:\n  smallbench k8s status --run={run_id}{cluster.flags}\n"
+        f"  smallbench k8s logs {options.stage} --run={run_id}{cluster.flags} --follow"
     )
     if options.stage == "ablate":
         place = f"{(options.bucket or '').rstrip('/')}/ablations/{run_id}"
@@ -201,7 +202,7 @@ def status(options: StatusOptions, config: PretrainConfig | None) -> None:
     if is_chain and jobs and run_id != CORPUS:
         corpus = cluster.objects(selector_of("prepare", CORPUS))
         jobs, pods = [*jobs, *corpus[0]], [*pods, *corpus[1]]
-    print(status_text(jobs, pods, is_chain=is_chain))
+    print(status_text(jobs, pods, is_chain=is_chain) or cluster.no_jobs(selector_of(stage, run_id)))
 
 
 def logs(options: LogsOptions, config: PretrainConfig | None) -> None:
@@ -218,7 +219,9 @@ def cancel(options: CancelOptions, config: PretrainConfig | None) -> None:
     from smallbench.cluster.kubectl import Cluster, selector_of
 
     selector = selector_of(options.stage, run_of(options.stage, options, config))
-    print(Cluster(options.namespace, options.context).cancel(selector) or "nothing is there")
+    cluster = Cluster(options.namespace, options.context)
+    deleted = cluster.cancel(selector)
+    print(cluster.no_jobs(selector) if deleted in {"", "No resources found"} else deleted)
 
 
 def run_of(stage: Stage | None, options: RunConfig, config: PretrainConfig | None) -> str | None:
@@ -295,7 +298,21 @@ def check_command(work: StageWork) -> None:
     manifest = [flag for flag in MANIFEST[job.name] if flag.partition("=")[0] not in given]
     for row in work.rows or [{"recipe": work.recipe} if job.config else {}]:
         flags = [f"--{key}={flag_value(value)}" for key, value in row.items()]
-        resolve(job, [*manifest, *work.flags, *flags], {})
+        try:
+            resolve(job, [*manifest, *work.flags, *flags], {})
+        except UsageError as error:
+            raise UsageError(_of_command(job.name, str(error))) from None
+
+
+def _of_command(job: str, message: str) -> str:
+    """Return a message on the flags of a stage's command, with the command's name."""
+    for field in fields(SubmitOptions):
+        if f"unknown --{field.name};" in message:
+            return (
+                f"--flags has --{field.name}, which is a flag of 'smallbench k8s' and not of "
+                f"'smallbench {job}': write it outside --flags"
+            )
+    return f"flags of 'smallbench {job}': {message}"
 
 
 ACTIONS = actions(

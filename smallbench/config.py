@@ -379,8 +379,11 @@ def _canonical(value: Any) -> Any:
 
 def require(condition: bool, key: str, value: Any, expected: str) -> None:
     """Raise `ConfigError` naming key, value and expectation unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"{key}={value!r} is out of range; expected {expected}")
+    if condition:
+        return
+    if isinstance(value, str):
+        raise ConfigError(f"Invalid value for {key}: {value!r} (expected {expected})")
+    raise ConfigError(f"{key}={value!r} is out of range; expected {expected}")
 
 
 def check(config: Any, section: str, **ranges: str) -> None:

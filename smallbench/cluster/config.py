@@ -25,6 +25,8 @@ STAGES_OF: Mapping[str, tuple[Stage, ...]] = {
 }
 """Flags that only some stages take, and these stages."""
 
+NAMESPACE = "smallbench"
+"""What `k8s/namespace` creates."""
 SPOT = ("spot-gke", "spot-aks", "spot-eks", "spot-karpenter")
 """Components that set the grace: what the provider gives a pod whose node it takes away."""
 COMPONENTS = ("gpu-v100", *SPOT, "nvidia-runtime", "openshift", "pvc", "offline-wandb")
@@ -73,7 +75,7 @@ class RunConfig:
     flags: str | None = option(
         None, help="further flags of the stage's own command, in quotes", metavar="'--FLAG=VALUE …'"
     )
-    namespace: str = option("smallbench", help="namespace of the cluster")
+    namespace: str = option(NAMESPACE, help="namespace of the cluster")
 
     def __post_init__(self) -> None:
         # First, since other errors repeat the value.

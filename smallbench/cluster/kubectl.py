@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from smallbench.cluster.config import NAMESPACE
 from smallbench.cluster.manifests import COMPONENT, INSTANCE, NAME, Document, run_kubectl, yaml_text
 from smallbench.errors import (
     ConfigError,
@@ -27,7 +28,8 @@ _FAILURES: Sequence[tuple[str, type[SmallbenchError], str]] = (
     (
         r"namespaces? \"?[\w-]+\"? not found",
         ConfigError,
-        "the cluster has no namespace {namespace}; 'kubectl apply -k k8s/namespace' makes it",
+        "the cluster has no namespace {namespace}; correct --namespace, or create it "
+        "('kubectl apply -k k8s/namespace' creates smallbench)",
     ),
     (
         r"\(Forbidden\)|is forbidden|forbidden:",
@@ -62,6 +64,12 @@ class Cluster:
     namespace: str
     context: str | None = None
 
+    @property
+    def flags(self) -> str:
+        """Flags that name this cluster in a command of `smallbench k8s`."""
+        namespace = "" if self.namespace == NAMESPACE else f" --namespace={self.namespace}"
+        return namespace + (f" --context={self.context}" if self.context else "")
+
     def kubectl(self, *arguments: str, text: str | None = None, is_shown: bool = False) -> str:
         """Return what kubectl prints; with `is_shown` it goes to this process's own output.
 
@@ -74,7 +82,7 @@ class Cluster:
         if done.returncode:
             raise self._failure(done.stderr)
         if is_shown:
-            sys.stderr.write(done.stderr)  # such as "No resources found"
+            sys.stderr.write(done.stderr)
         return done.stdout or ""
 
     def _failure(self, said: str) -> SmallbenchError:
@@ -107,9 +115,11 @@ class Cluster:
         if former is not None:
             state = job_state(former)
             if state not in {"Complete", "Failed"}:
+                stage, run_id = labels[COMPONENT], labels[INSTANCE]
                 raise ConflictError(
-                    f"{name} already exists and is {state.lower()}; see 'smallbench k8s status', "
-                    "or end it with 'smallbench k8s cancel'"
+                    f"{name} already exists and is {state.lower()}; wait for its end "
+                    f"('smallbench k8s status --run={run_id}{self.flags}'), or end it with "
+                    f"'smallbench k8s cancel {stage} --run={run_id}{self.flags}'"
                 )
             say(f"{name} had ended ({state}) and goes on from the bucket")
         # Also if no Job is left: a sweep's rows outlive it, and cannot be changed.
@@ -127,8 +137,20 @@ class Cluster:
         chosen = f"--selector={selector}"
         return self.get("jobs", chosen), self.get("pods", chosen)
 
+    def no_jobs(self, selector: str) -> str:
+        """Return a sentence for a selection without Jobs."""
+        return f"No Jobs in namespace {self.namespace} have the labels {selector}"
+
     def show_logs(self, selector: str, *, follow: bool, tail: int | None) -> None:
-        """Print the logs of all pods, each line with its pod's name."""
+        """Print the logs of all pods, each line with its pod's name.
+
+        Raises `UnavailableError` if there are no pods.
+        """
+        if not self.get("pods", f"--selector={selector}"):
+            raise UnavailableError(
+                f"No pods in namespace {self.namespace} have the labels {selector}; "
+                "'smallbench k8s status' lists the Jobs that were submitted"
+            )
         self.kubectl(
             "logs",
             f"--selector={selector}",

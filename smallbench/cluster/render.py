@@ -38,7 +38,11 @@ def render_stage(
     """
     if config.image is None or config.bucket is None:
         missing = "image" if config.image is None else "bucket"
-        raise UsageError(f"--{missing} is missing; see smallbench k8s --help")
+        form = "NAME@sha256:DIGEST" if missing == "image" else "s3://BUCKET[/PREFIX]"
+        raise UsageError(
+            f"--{missing} is missing: set --{missing}={form} or the variable "
+            f"SMALLBENCH_{missing.upper()}"
+        )
     components = [*(["cpu"] if config.gpu == "none" else []), *config.components]
     documents = built_manifests([*components, *(["kueue"] if config.queue else [])])
     documents = [d for d in documents if d["metadata"]["labels"][COMPONENT] == work.stage]

@@ -40,7 +40,7 @@ def status_text(
     With `is_chain` also one for each stage that is still to come.
     """
     if not jobs:
-        return "nothing is there"
+        return ""
     order = {str(stage): at for at, stage in enumerate((*CHAIN[:2], "sweep", "ablate", *CHAIN[2:]))}
     ranked = sorted(jobs, key=lambda job: (order.get(_stage(job), 9), str(job["metadata"]["name"])))
     lines = [line for job in ranked for line in _job_lines(job, pods)]
@@ -104,7 +104,7 @@ def pod_text(pod: Document) -> str:
         if ended := state.get("terminated"):
             code = ended["exitCode"]
             if ended.get("reason") == "OOMKilled":
-                return f"{code}: out of memory: submit again with a smaller micro-batch, or more"
+                return f"{code}: out of host memory: submit again with a larger --memory_gib"
             message = (ended.get("message") or "").strip().splitlines()
             said = f" ({message[-1]})" if message and code else ""
             why = "its node was taken away: the next pod goes on" if disrupted else ADVICE.get(code)

@@ -159,7 +159,7 @@ def answer_error(
         )
     if 300 <= status < 400 or code in MISADDRESSED:
         return ConfigError(f"{said}; {_right_address(error)}")
-    if status == 400 and SPEAKS_TLS.search(message):
+    if status == 400 and _has_http(endpoint) and SPEAKS_TLS.search(message):
         return ConfigError(f"{said}; {_other_scheme(endpoint)}")
     # 409: another conditional write was under way; 408 and 429: too slow and too fast.
     is_transient = status >= 500 and code not in NOT_OFFERED
@@ -204,7 +204,8 @@ def silence_error(error: BaseException, where: str, *, endpoint: str) -> Smallbe
             f"{where}: the certificate of {endpoint} is not trusted ({text}); set AWS_CA_BUNDLE to "
             "the file of the certificate authority"
         )
-    if "WRONG_VERSION_NUMBER" in text or SPEAKS_TLS.search(cause.replace(endpoint, "")):
+    speaks_tls = _has_http(endpoint) and SPEAKS_TLS.search(cause.replace(endpoint, ""))
+    if "WRONG_VERSION_NUMBER" in text or speaks_tls:
         return ConfigError(f"{where} cannot be reached ({text}); {_other_scheme(endpoint)}")
     if isinstance(error, (boto.ConnectTimeoutError, boto.ReadTimeoutError, TimeoutError)):
         return UnavailableError(f"{where}: no answer from the store ({text})")
@@ -242,6 +243,11 @@ def _right_address(error: Any) -> str:
     if target:
         return f"it redirects to {target}: set --endpoint_url to the store's own address"
     return "check the bucket's name, its region and --endpoint_url"
+
+
+def _has_http(endpoint: str) -> bool:
+    # The texts of libraries name HTTPS for any failure behind an https:// address.
+    return endpoint.startswith("http:")
 
 
 def _other_scheme(endpoint: str) -> str:

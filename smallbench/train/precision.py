@@ -39,10 +39,17 @@ def choose_device(name: str = "auto") -> torch.device:
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            reason = unusable_card() or "torch finds no GPU; run 'smallbench doctor' to see why"
+            reason = unusable_card() or _no_gpu()
             raise ConfigError(f"device 'cuda' was asked for, but: {reason}; or {CPU_FLAGS}")
         assert_compiled_for(device)
     return device
+
+
+def _no_gpu() -> str:
+    found = "torch finds no GPU"
+    if torch.version.cuda is None:
+        return f"{found}, because torch {torch.__version__} is built without CUDA"
+    return f"{found}; in a container, start it with 'docker run --gpus all'"
 
 
 def assert_compiled_for(device: torch.device) -> None:

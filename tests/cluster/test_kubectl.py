@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from smallbench.cluster import manifests
+from smallbench.cluster.kubectl import Cluster
 from smallbench.errors import ExitCode
 from smallbench.jobs.cli import main
 from tests.cluster.kustomize import IMAGE, KUBECTL
@@ -117,7 +118,9 @@ def test_no_namespace(capfd, server: Kubernetes):
     server.namespaces.clear()
     code, _, err = k8s(capfd, *ACTIONS[0])
     assert code == ExitCode.CONFIG
-    assert "kubectl apply -k k8s/namespace" in one_sentence(err)
+    said = one_sentence(err)
+    assert "kubectl apply -k k8s/namespace" in said
+    assert "--namespace" in said
 
 
 def test_what_is_submitted_is_what_is_rendered(capfd, server: Kubernetes):
@@ -137,7 +140,9 @@ def test_a_job_that_runs_is_not_submitted_twice_and_one_that_ended_goes_on(
     job["status"] = {"active": 3}
     code, _, err = k8s(capfd, *ACTIONS[0])
     assert code == ExitCode.CONFLICT
-    assert "already exists and is running" in one_sentence(err)
+    said = one_sentence(err)
+    assert "already exists and is running" in said
+    assert "'smallbench k8s cancel glue --run=mine'" in said
     job["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
     code, out, err = k8s(capfd, *ACTIONS[0])
     assert code == 0, err
@@ -187,12 +192,19 @@ def test_status_says_why_and_what_to_do(capfd, server: Kubernetes):
     assert job == "glue-mine  Running  1 active, 3 failed, done 0-2, given up 4"
     for line, expected in zip(
         pods,
-        ("out of memory", "taken away", "Insufficient nvidia.com/gpu", "AccessDenied",
+        ("a larger --memory_gib", "taken away", "Insufficient nvidia.com/gpu", "AccessDenied",
          "the next pod goes on", "ImagePullBackOff", "running"),
         strict=True,
     ):  # fmt: skip
         assert expected in line
-    assert k8s(capfd, "status", "--run=other")[1] == "nothing is there\n"
+
+
+@pytest.mark.parametrize("action", [["status"], ["cancel", "glue"]], ids=lambda words: words[0])
+def test_a_run_without_jobs_is_named_with_its_namespace(action, capfd, server: Kubernetes):
+    code, out, err = k8s(capfd, *action, "--run=other")
+    assert code == 0, err
+    assert "No Jobs in namespace smallbench have the labels" in out
+    assert "app.kubernetes.io/instance=other" in out
 
 
 def test_every_exit_code_has_its_advice():
@@ -210,6 +222,20 @@ def test_logs_are_each_pods_with_its_name(capfd, server: Kubernetes):
     assert sorted(out.splitlines()) == [
         f"[pod/{name}/smallbench] step {step}" for name in ("one", "two") for step in (1, 2)
     ]
+
+
+def test_commands_that_are_printed_name_the_cluster(capfd, server: Kubernetes):
+    code, out, err = k8s(capfd, *ACTIONS[0], "--context=test")
+    assert code == 0, err
+    assert "smallbench k8s status --run=mine --context=test" in out
+    assert Cluster("other", "test").flags == " --namespace=other --context=test"
+
+
+def test_logs_of_a_stage_without_pods_are_an_error(capfd, server: Kubernetes):
+    code, out, err = k8s(capfd, "logs", *GLUE)
+    assert code == ExitCode.UNAVAILABLE
+    assert "No pods in namespace smallbench" in one_sentence(err)
+    assert out == ""
 
 
 def test_cancel_deletes_the_runs_jobs_and_no_others(capfd, server: Kubernetes):

@@ -449,8 +449,8 @@ def test_the_examples_of_the_help_render(line):
 @pytest.mark.parametrize(
     ("line", "error", "message"),
     [
-        ("render pretrain bert-small --bucket=s3://b", UsageError, "--image is missing"),
-        (f"render pretrain bert-small --image={IMAGE}", UsageError, "--bucket is missing"),
+        ("render pretrain bert-small --bucket=s3://b", UsageError, "--image=NAME@sha256:DIGEST"),
+        (f"render pretrain bert-small --image={IMAGE}", UsageError, "SMALLBENCH_BUCKET"),
         (
             "render export --run=a --bucket=s3://b --image=a/b:latest",
             ConfigError,
@@ -510,6 +510,12 @@ def test_the_examples_of_the_help_render(line):
             "use --grace_seconds",
         ),
         (f"render pretrain bert-small --flags=--max_hours=2 {GIVEN}", UsageError, "use --hours"),
+        (f"render prepare --flags=--pods=3 {GIVEN}", UsageError, "write it outside --flags"),
+        (
+            f"render sweep bert-small --learning_rates=1 --flags=--tokenizer=bpe {GIVEN}",
+            UsageError,
+            "flags of 'smallbench pretrain'",
+        ),
         (f"render glue --run=Not_A_Name {GIVEN}", ConfigError, "lower-case"),
         (f"render glue --run=a --namespace='A b' {GIVEN}", ConfigError, "lower-case"),
         (f"render glue --run=a --gpu=none --components=gpu-v100 {GIVEN}", ConfigError, "no card"),

@@ -37,6 +37,16 @@ def test_a_missing_required_gpu_is_a_problem(capsys, monkeypatch):
     assert len(findings(capsys)["problems"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("cuda", "remedy"), [(None, "is built without CUDA"), ("12.6", "docker run --gpus all")]
+)
+def test_a_missing_gpu_is_explained(cuda, remedy, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(UnavailableError, match=remedy):
+        run(Options(device="cuda", json=True))
+
+
 def test_a_folder_that_takes_no_runs_is_a_problem(capsys, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(UnavailableError, match="start in a folder that you may write"):

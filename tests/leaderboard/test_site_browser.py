@@ -480,3 +480,22 @@ def test_the_printed_page_is_the_table_without_its_controls(opened):
     assert page.locator(".board:visible").count() == 1
     for selector in (".controls", ".tools", ".top"):
         assert page.locator(f"{selector}:visible").count() == 0
+
+
+OVERFLOWING = """all => all.filter(button => {
+  const text = document.createRange();
+  text.selectNodeContents(button);
+  return text.getBoundingClientRect().left < button.getBoundingClientRect().left - 0.5;
+}).map(button => button.innerText)"""
+
+
+@pytest.mark.parametrize("address", ["index.html", "tiny.html"])
+def test_every_label_of_the_table_fits_its_column(address, opened):
+    page = opened(address, viewport={"width": 1920, "height": 1000})
+    assert page.locator(".board thead button").evaluate_all(OVERFLOWING) == []
+
+
+def test_the_table_of_five_tasks_shows_all_of_them_on_a_tablet(opened):
+    page = opened("tiny.html", viewport={"width": 768, "height": 1000})
+    task = page.locator(".board thead th.task").last.bounding_box()
+    assert task["x"] + task["width"] <= 768

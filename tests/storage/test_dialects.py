@@ -12,7 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 
 from smallbench import retry
 from smallbench.errors import (
@@ -24,6 +27,7 @@ from smallbench.errors import (
 from smallbench.storage import open_storage
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
 from smallbench.storage.config import StorageConfig
+from smallbench.storage.s3_answers import silence_error
 from tests.servers.dialects import DIALECTS
 from tests.servers.proxy import Dialect, Proxy
 from tests.servers.s3 import Bucket
@@ -224,3 +228,18 @@ def test_the_other_scheme_is_named_if_the_port_speaks_plain_http(moto_bucket: Bu
     storage = open_storage(moto_bucket.url, replace(moto_bucket.config, endpoint_url=url))
     with pytest.raises(ConfigError, match=r"speaks plain HTTP: set --endpoint_url=http://127"):
         storage.check()
+
+
+def test_a_tls_port_that_is_closed_is_tried_again() -> None:
+    endpoint = "https://127.0.0.1:9"
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, region_name="us-east-1",
+        aws_access_key_id="key", aws_secret_access_key="secret",
+        config=Config(retries={"total_max_attempts": 1}),
+    )  # fmt: skip
+    with pytest.raises(BotoCoreError) as caught:
+        client.list_buckets()
+    assert "HTTPS" in str(caught.value.kwargs["error"])  # the class of the connection
+    error = silence_error(caught.value, "s3://lab", endpoint=endpoint)
+    assert isinstance(error, UnavailableError)
+    assert "plain HTTP" not in str(error)

@@ -89,7 +89,8 @@
     const isFarRight = (row) => Math.log(row[x]) > low + 0.75 * (high - low);
     return follow(labelled(Plot.plot({
       width, height: Math.min(440, Math.max(300, width * 0.5)), marginLeft: 44, marginBottom: 42, marginTop: 26, marginRight: 24, style: FONT,
-      x: { type: "log", label: AXES[x][1], tickFormat: (value) => (value >= 1e4 ? si(value) : String(value)), ticks: Math.max(3, width / 160), inset: 18 },
+      // Within a decade, a logarithmic axis would label next to none of its ticks.
+      x: { type: high - low < Math.log(10) ? "linear" : "log", label: AXES[x][1], tickFormat: (value) => (value >= 1e4 ? si(value) : String(value)), ticks: Math.max(3, width / 160), inset: 18 },
       y: { label: "AVG", grid: true, inset: 14 },
       color: { domain: kinds, range: COLORS, legend: false },
       marks: [
