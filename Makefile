@@ -1,14 +1,18 @@
 # Every target installs its requirements in .venv; a second call installs nothing.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# Number of parallel test processes.
-WORKERS ?= 2
+# Number of parallel test processes: one more than cores, since some tests wait.
+WORKERS ?= 3
 # Release of torch for `make lock`, the same for CPU and GPU.
 TORCH ?= 2.13.0
 
 # PyTorch's index for this machine's GPU, e.g. https://download.pytorch.org/whl/cu126 for a V100:
 # docs/install.md. Stored in .venv, so that it is set once; a new one replaces torch.
 TORCH_INDEX_URL ?=
+
+# Tests start hundreds of processes, which would each compile our modules anew if bytecode were not
+# kept; some environments set this variable.
+export PYTHONDONTWRITEBYTECODE :=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
