@@ -90,6 +90,11 @@ class ScheduleConfig:
     batch_ramp_fraction: float = option(0.6, help="part of the run during which the batch grows")
 
     def __post_init__(self) -> None:
+        if type(self) is ScheduleConfig:
+            raise ConfigError(
+                "ScheduleConfig is the base of all schedules; use LinearSchedule, CosineSchedule, "
+                "ConstantSchedule or a class of your own"
+            )
         ranges = {"warmup_fraction": "[0, 1)", "batch_ramp_fraction": "(0, 1]"}
         check(self, "schedule.", initial_batch_size=">= 1", **ranges)
 

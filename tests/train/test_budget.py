@@ -5,9 +5,11 @@ from itertools import pairwise
 
 import pytest
 
+from smallbench.errors import ConfigError
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.stop import Stop
 from smallbench.train.budget import Budget
+from smallbench.train.config import ScheduleConfig
 from smallbench.train.schedule import linear_decay, ramped_batch_size
 from smallbench.train.trainer import Callback, Progress
 from tests.train.tiny import trainer
@@ -153,3 +155,8 @@ def test_batches_are_made_one_step_ahead_and_an_interruption_does_not_show():
     first = run(num_steps=7)
     second = run(Progress(**first.progress.state_dict()))
     assert first.batches.seen + second.batches.seen == whole
+
+
+def test_the_base_of_all_schedules_is_refused_with_the_names_of_the_others():
+    with pytest.raises(ConfigError, match="use LinearSchedule"):
+        ScheduleConfig()
