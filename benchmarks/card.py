@@ -166,7 +166,7 @@ def plan(card: Card) -> None:
 def offload(card: Card) -> None:
     """DeepSpeed's ZeRO-Offload of 1.5 billion parameters."""
     config = card.config("bert-1.5b", train__global_batch_size="64", train__micro_batch_size="64")
-    precision = "bf16" if card.is_dry else "fp16"
+    precision = choose_precision("auto", card.device) if card.is_dry else "fp16"
     num_steps = 3 if card.is_dry else 20
     choice, meter = EngineChoice("deepspeed", "optimizer"), PeakMeter(card.device)
     trainer, losses = trained(card, config, choice, precision, num_steps)
