@@ -393,7 +393,11 @@ BATCH_32 = {"train__global_batch_size": 32, "train__precision": FAST}
     ("name", "values"),
     [
         ("bert-small", BATCH_32),
-        ("bert-small", {**BATCH_32, "train__checkpoint_activations": True}),
+        pytest.param(
+            "bert-small",
+            {**BATCH_32, "train__checkpoint_activations": True},
+            marks=pytest.mark.xfail(FAST == "fp32", reason="planned 704 MB, measured 887 MB"),
+        ),
         ("electra-deberta-small", BATCH_32),
         *(
             pytest.param(name, {**BATCH_32, **values}, marks=pytest.mark.exhaustive)
