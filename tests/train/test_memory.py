@@ -11,10 +11,10 @@ import resource, sys, torch
 from smallbench.train.memory import keep_freed_memory
 
 assert sys.argv[1] == "as it is" or keep_freed_memory()
-for repeat in range(12):
+for repeat in range(40):
     blocks = [torch.ones(12_000_000) for _ in range(2)]  # 48 MB each, over glibc's own threshold
     del blocks
-    if repeat == 3:
+    if repeat == 9:
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
 """
