@@ -180,7 +180,8 @@ def check_zip(options: CheckOptions) -> None:
 def measure_steps(options: Options, steps: Sequence[int]) -> None:
     """Each kept checkpoint as `measure_model` does, in a folder of its own, and one table."""
     from smallbench.export.huggingface import require_steps
-    from smallbench.glue.protocols import step_folder, steps_table, summarize
+    from smallbench.glue.protocols import summarize
+    from smallbench.glue.steps import step_folder, steps_table
 
     require_steps(Path(options.model), steps)
     summaries = {}

@@ -36,7 +36,7 @@ class Options(StorageConfig):
 
 def run(options: Options) -> None:
     """Write the page, and event files where asked."""
-    from smallbench.glue.protocols import scores_by_step
+    from smallbench.glue.steps import scores_by_step
     from smallbench.report.page import write_report
     from smallbench.report.runs import read_recorded_runs
     from smallbench.report.tensorboard import write_events
