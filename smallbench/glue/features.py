@@ -38,7 +38,7 @@ class Features:
     pad_left: bool
     max_length: int
     unknown_share: float = 0.0
-    """Fraction of the text's tokens that the tokenizer does not know; 1 if there are none."""
+    """Fraction of the tokens that the tokenizer does not know; 1 for texts without tokens."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
