@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from smallbench.errors import ConfigError, DataError
 from smallbench.train import OPTIMIZERS
 from smallbench.train.config import AdafactorConfig, AdamWConfig, MuonConfig, OptimizerConfig
+from smallbench.train.precision import DTYPES, choose_precision
 
 States = dict[str, dict[str, Any]]
 """Parameter's name → its state, by the optimizer's own names."""
@@ -74,12 +75,11 @@ def build_muon(module: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
             "does not have; use 'adamw'"
         )
     chosen = set(hidden)
-    muon = torch.optim.Muon(
+    muon = Muon(
         [{"params": hidden, "lr_scale": config.matrix_scale}],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
-        adjust_lr_fn="original",
     )
     return Combined(muon, _adamw([p for p in module.parameters() if p not in chosen], config))
 
@@ -96,6 +96,53 @@ def build_adafactor(module: nn.Module, config: AdafactorConfig) -> torch.optim.O
         beta2_decay=config.beta2_decay,
         d=config.clip_threshold,
     )
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum (Jordan et al. 2024) of matrices.
+
+    As `torch.optim.Muon`, but that one multiplies in bf16 everywhere. Hardware without it, a V100
+    or an older CPU, emulates it: a product of 512 x 128 took 20 times as long as in fp32.
+    """
+
+    def __init__(self, params: Any, *, lr: float, weight_decay: float, momentum: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Move each matrix that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, parameter.grad, group)
+
+    def _move(self, parameter: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        average = state["momentum_buffer"]
+        average.lerp_(gradient, 1 - group["momentum"])
+        update = orthogonalized(gradient.lerp(average, group["momentum"]))
+        num_rows, num_columns = parameter.shape
+        scale = max(1, num_rows / num_columns) ** 0.5
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update, alpha=-group["lr"] * scale)
+
+
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """Return U S V^T for `matrix` = U D V^T, in the fastest type of its device.
+
+    All of S is near 1, between 0.7 and 1.2 unless a value of D is far below the largest: five
+    iterations of Newton and Schulz with the coefficients of Jordan et al. 2024.
+    """
+    dtype = DTYPES[choose_precision("auto", matrix.device)]
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = (x / x.norm().clamp(min=1e-7)).to(dtype)
+    for _ in range(5):
+        gram = x @ x.T
+        polynomial = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.addmm(x, polynomial, x, beta=3.4445)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
 class Combined(torch.optim.Optimizer):

@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smallbench.errors import ConfigError, DataError
 from smallbench.train import OPTIMIZERS, SCHEDULES
@@ -21,7 +23,8 @@ from smallbench.train.config import (
     TrainConfig,
 )
 from smallbench.train.engine import TorchEngine
-from smallbench.train.optim import build_optimizer, parts_of, states_of
+from smallbench.train.optim import Muon, build_optimizer, orthogonalized, parts_of, states_of
+from smallbench.train.precision import DTYPES
 from smallbench.train.schedule import linear_decay
 from tests.pretraining.test_pretrain import tiny
 from tests.train.tiny import Losses, objective, trainer
@@ -107,6 +110,68 @@ def test_muon_takes_the_matrices_of_hidden_layers_alone():
 def test_muon_without_hidden_matrices_is_refused():
     with pytest.raises(ConfigError, match="'muon' requires matrices"):
         build_optimizer(torch.nn.Linear(3, 3), CONFIGS["muon"])
+
+
+HARDWARE = {"bf16": "avx512_bf16", "fp32": "avx2"}
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])
+@pytest.mark.parametrize("precision", HARDWARE)
+def test_orthogonalizing_leaves_the_directions_of_a_matrix(precision, shape, monkeypatch):
+    monkeypatch.setattr("smallbench.train.precision.cpu_flags", lambda: {HARDWARE[precision]})
+    torch.manual_seed(0)
+    left, values, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    values = values.clamp(min=0.1 * values.max())
+    for scale in (1e-6, 1.0, 1e3):
+        found = orthogonalized(left @ torch.diag(scale * values) @ right)
+        assert found.dtype == DTYPES[precision]
+        core = left.T @ found.float() @ right.T
+        assert ((core.diagonal() > 0.6) & (core.diagonal() < 1.25)).all()
+        assert (core - torch.diag(core.diagonal())).abs().max() < 0.02
+
+
+def test_matrices_are_orthogonalized_in_a_type_that_the_hardware_has(monkeypatch):
+    monkeypatch.setattr("smallbench.train.precision.cpu_flags", lambda: {"avx2"})
+    with Dtypes() as used:
+        orthogonalized(torch.randn(4, 6))
+    assert used.dtypes == {torch.float32}
+    # A V100: no bf16 units, but half-precision ones.
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    with FakeTensorMode(), Dtypes() as used:
+        orthogonalized(torch.empty(4, 6, device="cuda"))
+    assert used.dtypes == {torch.float32, torch.float16}
+
+
+class Dtypes(TorchDispatchMode):
+    """Collects the types of all results."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        if isinstance(result, torch.Tensor):
+            self.dtypes.add(result.dtype)
+        return result
+
+
+def test_a_step_of_muon_is_that_of_torch(monkeypatch):
+    monkeypatch.setattr("smallbench.train.precision.cpu_flags", lambda: {"avx512_bf16"})
+    values = {"lr": 0.1, "weight_decay": 0.3, "momentum": 0.9}
+    torch.manual_seed(0)
+    start = [torch.randn(12, 8), torch.randn(8, 8)]
+    ours = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+    theirs = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+    optimizers = Muon(ours, **values), torch.optim.Muon(theirs, **values)
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=0.01, rtol=0)
 
 
 def test_adafactor_keeps_almost_nothing():
