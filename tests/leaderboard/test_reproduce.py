@@ -5,11 +5,10 @@ import shutil
 
 import pytest
 
-from smallbench.glue.samples import write_sample_glue
 from smallbench.jobs.cli import main
 from smallbench.leaderboard.folder import fingerprint, read_files, read_submission
 from smallbench.leaderboard.reproduce import commands_of
-from tests.jobs.test_enter import SMALL
+from tests.jobs.test_enter import SMALL, write_few_samples
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 from tests.leaderboard.tampered import edit
 
@@ -33,7 +32,7 @@ def test_the_commands_are_printed_without_running_them(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_repeated_entry_agrees_with_itself_and_a_changed_one_does_not(corpus, tmp_path, capfd):
     glue, made = tmp_path / "glue", tmp_path / "made"
-    write_sample_glue(glue)
+    write_few_samples(glue)
     words = [f"--data={corpus}", f"--glue={glue}", f"--out={made}"]
     assert main(["enter", "tiny", "bert-tiny", *words, *SMALL]) == 0
     folder = made / "entry" / "bert-tiny-seed-1"
