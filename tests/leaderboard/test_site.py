@@ -18,13 +18,14 @@ from urllib.request import urlopen
 from xml.etree import ElementTree as ET
 
 import jsonschema
+import numpy as np
 import pytest
 
 from smallbench.errors import DataError, UnavailableError, UsageError
 from smallbench.glue.tasks import TASKS
 from smallbench.jobs.leaderboard import ServeOptions
 from smallbench.leaderboard.board import board_rows, compare
-from smallbench.leaderboard.entry import schema
+from smallbench.leaderboard.entry import predictions_bytes, schema
 from smallbench.leaderboard.evaluation import evaluate, evaluate_all
 from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.gold import NO_GOLD
@@ -461,3 +462,23 @@ def test_every_page_is_valid_html(site):
     )  # fmt: skip
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+def test_the_page_says_why_a_score_is_an_end_of_its_interval(tmp_path):
+    """Runs of the other entry failed, and a new run of this one might too."""
+    steady, failing = made("steady"), made("failing")
+    content = {
+        path: predictions_bytes(TASKS["rte"], np.zeros_like(GOLD.labels["rte"]["dev"]))
+        for run in failing.runs
+        if run.task == "rte"
+        for path in run.predictions.values()
+    }
+    for one in (steady, replace(failing, predictions=failing.predictions | content)):
+        write_made(tmp_path / "entries", one)
+    build_site(evaluate_all(tmp_path / "entries", GOLD), tmp_path / "site")
+    texts = {
+        slug: (tmp_path / "site" / "entries" / slug / "index.html").read_text()
+        for slug in ("steady", "failing")
+    }
+    assert "AVG is the upper end of its interval, since fewer of these runs" in texts["steady"]
+    assert "upper end" not in texts["failing"]
