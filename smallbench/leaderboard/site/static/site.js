@@ -247,9 +247,12 @@
     .map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, make("bdi", {}, value)))));
   const href = (row) => `entries/${row.slug}/index.html`;
 
+  // An element a word, so that no line is broken at a hyphen.
+  const words = (text) => text.split(/(?<=\s)/).map((word) => make("span", {}, word));
+
   const detailOf = (row) => {
     const cell = make("td", { colspan: headers.length, role: "cell" });
-    if (row.command) cell.append(make("pre", { class: "command", tabindex: 0 }, make("code", {}, row.command)));
+    if (row.command) cell.append(make("pre", { class: "command", tabindex: 0 }, make("code", {}, ...words(row.command))));
     cell.append(pairs([
       ["Authors", row.authors.join(", ")], ["Device", row.gpu], ["Tokens", short(row.tokens)],
       ["CO₂", row.kg_co2 == null ? null : `${fixed(row.kg_co2)} kg`],
