@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from tests.browser import browser, watched
 from tests.docker.image import DOCKER
 from tests.servers.s3 import ceph, ceph_bucket, moto, moto_bucket, no_server, proxy, s3_bucket
+from tests.shared import shared_folder
 
 __all__ = ["browser", "ceph", "ceph_bucket", "moto", "moto_bucket", "proxy", "s3_bucket", "watched"]
 
@@ -141,10 +142,13 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared directory of some hundred rows of 32 tokens, with a held-out split."""
+    return shared_folder(tmp_path_factory, "corpus", _prepare_corpus) / "prepared"
+
+
+def _prepare_corpus(folder: Path) -> None:
     from smallbench.data.config import PrepareConfig
     from smallbench.data.prepare import prepare
 
-    folder = tmp_path_factory.mktemp("corpus")
     draw = random.Random(0)
     words = ["".join(draw.choices("aeioubcdfglmnprst", k=draw.randint(2, 9))) for _ in range(300)]
     documents = []
@@ -156,4 +160,3 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         corpus=str(folder / "text.txt"), vocab_size=300, sequence_length=32, eval_fraction=0.1
     )
     prepare(config, out=folder / "prepared", workers=1)
-    return folder / "prepared"
