@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -137,6 +138,17 @@ def no_wandb_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def _one_thread() -> None:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def quick_runs() -> Iterator[None]:
+    """Runs without the measurement of the peak FLOPs and the picture: two thirds of their time."""
+    from smallbench.pretraining import pretrain as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "matrix_peak_flops", lambda *_: 1e12)
+        patch.setattr(module, "plot_loss", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(scope="session")

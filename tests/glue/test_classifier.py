@@ -45,7 +45,7 @@ OTHER_OPTIONS = {
         transformers.RobertaConfig,
         {"type_vocab_size": 2, "max_position_embeddings": 130},
     ),
-    "distilbert": (transformers.DistilBertConfig, {}),
+    "distilbert": (transformers.DistilBertConfig, {"hidden_dim": 64}),
     "deberta without p2c": (
         transformers.DebertaConfig,
         {"relative_attention": True, "pos_att_type": ["c2p"], "position_biased_input": False},
