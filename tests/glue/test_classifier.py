@@ -19,7 +19,7 @@ from smallbench.models import config as models
 from smallbench.models.convert import target_of
 from tests.glue.runs import check_run
 
-QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32")
+QUICK = FinetuneConfig(epochs=1, max_train_examples=64, max_length=32, precision="fp32")
 
 SIZES = {
     "hidden_size": 32,
