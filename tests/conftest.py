@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from tests.browser import browser, watched
 from tests.docker.image import DOCKER
 from tests.servers.s3 import ceph, ceph_bucket, moto, moto_bucket, no_server, proxy, s3_bucket
+from tests.shared import shared_folder
 
 __all__ = ["browser", "ceph", "ceph_bucket", "moto", "moto_bucket", "proxy", "s3_bucket", "watched"]
 
@@ -138,13 +140,27 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def quick_runs() -> Iterator[None]:
+    """Runs without the measurement of the peak FLOPs and the picture: two thirds of their time."""
+    from smallbench.pretraining import pretrain as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "matrix_peak_flops", lambda *_: 1e12)
+        patch.setattr(module, "plot_loss", lambda *_, **__: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared directory of some hundred rows of 32 tokens, with a held-out split."""
+    return shared_folder(tmp_path_factory, "corpus", _prepare_corpus) / "prepared"
+
+
+def _prepare_corpus(folder: Path) -> None:
     from smallbench.data.config import PrepareConfig
     from smallbench.data.prepare import prepare
 
-    folder = tmp_path_factory.mktemp("corpus")
     draw = random.Random(0)
     words = ["".join(draw.choices("aeioubcdfglmnprst", k=draw.randint(2, 9))) for _ in range(300)]
     documents = []
@@ -156,4 +172,3 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         corpus=str(folder / "text.txt"), vocab_size=300, sequence_length=32, eval_fraction=0.1
     )
     prepare(config, out=folder / "prepared", workers=1)
-    return folder / "prepared"

@@ -4,7 +4,6 @@ import pytest
 
 from smallbench.jobs.ablate import Options, run
 from smallbench.pretraining import pretrain as module
-from tests.pretraining.conftest import quick_runs  # noqa: F401 - a fixture
 
 SMALL = (
     "sequence_length=32", "model.hidden_size=32", "model.intermediate_size=64",
@@ -13,6 +12,11 @@ SMALL = (
 )  # fmt: skip
 VARIANTS = ("bert-tiny", "deberta-tiny")
 FLOPS = 6e7
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_runs(quick_runs: None) -> None:
+    pass
 
 
 def flags(corpus, out, **more):

@@ -1,1 +1,6 @@
-from tests.pretraining.conftest import quick_runs  # noqa: F401 - a fixture
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_runs(quick_runs: None) -> None:
+    pass

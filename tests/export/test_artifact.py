@@ -14,6 +14,8 @@ from smallbench.tracking.config import TrackerConfig
 from tests.export.test_huggingface import pretrained
 from tests.tracking.wandb_file import of_kind, read_wandb
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 ON = TrackerConfig(tracker="wandb")
 
 

@@ -25,6 +25,8 @@ from smallbench.tracking.jsonl import read_metrics
 from smallbench.train.build import vocabulary_of
 from tests.pretraining.test_recipes import small
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 RUNS = {
     "bert-factorised": ("bert", {"model.embedding_size": 16}),
     "bert-plain": ("bert", {"model.embedding_size": 32}),

@@ -19,7 +19,7 @@ from smallbench.models import config as models
 from smallbench.models.convert import target_of
 from tests.glue.runs import check_run
 
-QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32")
+QUICK = FinetuneConfig(epochs=1, max_train_examples=64, max_length=32, precision="fp32")
 
 SIZES = {
     "hidden_size": 32,
@@ -45,7 +45,7 @@ OTHER_OPTIONS = {
         transformers.RobertaConfig,
         {"type_vocab_size": 2, "max_position_embeddings": 130},
     ),
-    "distilbert": (transformers.DistilBertConfig, {}),
+    "distilbert": (transformers.DistilBertConfig, {"hidden_dim": 64}),
     "deberta without p2c": (
         transformers.DebertaConfig,
         {"relative_attention": True, "pos_att_type": ["c2p"], "position_biased_input": False},

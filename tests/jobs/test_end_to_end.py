@@ -15,6 +15,8 @@ from smallbench.glue.samples import write_sample_glue
 from tests.command import command as smallbench
 from tests.servers.proxy import Stall
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 SMALLBENCH = Path(sys.executable).with_name("smallbench")
 TINY = [
     "--sequence_length=32", "--model.hidden_size=32", "--model.intermediate_size=64",

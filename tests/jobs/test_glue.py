@@ -17,6 +17,8 @@ from smallbench.pretraining.pretrain import pretrain
 from tests.glue.runs import run_of
 from tests.pretraining.test_recipes import small
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 MEASURE = {"model": "m", "glue": "g", "out": "o"}
 
 

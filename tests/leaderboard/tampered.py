@@ -53,7 +53,7 @@ def write_corpus(root: Path) -> None:
     write_made(made, synthetic_entry("original", gold, seed=7))
     good = write_made(made, synthetic_entry("good", gold, seed=0))
     for name, case in CORPUS.items():
-        shutil.copytree(good, root / name / "good")
+        shutil.copytree(good, root / name / "good", copy_function=shutil.copyfile)
         if name in BESIDE:
             shutil.copytree(made / "original", root / name / "original")
         case.tamper(root / name / "good")

@@ -30,6 +30,8 @@ from smallbench.tracking.jsonl import read_metrics
 from tests.glue.runs import run_of
 from tests.leaderboard.synthetic import synthetic_gold
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 STEPS = 220
 ROBUST = PROTOCOLS["robust-v1"]
 GOLD = synthetic_gold(scale=0.01)

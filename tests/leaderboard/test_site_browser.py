@@ -361,29 +361,39 @@ def test_focus_is_always_seen(opened):
 # ---- everybody
 
 
-@pytest.mark.parametrize(
-    ("width", "scheme"),
-    [
-        (1280, "light"),
-        pytest.param(375, "dark", marks=pytest.mark.slow),
-        pytest.param(768, "light", marks=pytest.mark.slow),
-        pytest.param(1920, "dark", marks=pytest.mark.slow),
-        pytest.param(1280, "dark", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
-        pytest.param(375, "light", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
-    ],
+KINDS_OF_PAGES = (
+    "index.html?pin=entry-0,entry-1&compare=1",
+    "paper.html?pin=entry-0",
+    "submit.html",
+    "entries/entry-0/index.html",
+    "entries/reported-electra/index.html",
+    "../unmeasured/index.html",
 )
-def test_axe_finds_nothing_and_no_page_is_wider_than_its_window(opened, width, scheme):
+MORE_PAGES = ("index.html", "tiny.html")
+"""Boards as well."""
+ALL_PAGES = KINDS_OF_PAGES + MORE_PAGES
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme", "addresses"),
+    [
+        pytest.param(1280, "light", KINDS_OF_PAGES, id="1280-light"),
+        pytest.param(1280, "light", MORE_PAGES, marks=pytest.mark.slow, id="1280-light-more"),
+        pytest.param(375, "dark", ALL_PAGES, marks=pytest.mark.slow, id="375-dark"),
+        pytest.param(768, "light", ALL_PAGES, marks=pytest.mark.slow, id="768-light"),
+        pytest.param(1920, "dark", ALL_PAGES, marks=pytest.mark.slow, id="1920-dark"),
+        *(
+            pytest.param(
+                width, scheme, ALL_PAGES, marks=[pytest.mark.slow, pytest.mark.exhaustive],
+                id=f"{width}-{scheme}",
+            )
+            for width, scheme in ((1280, "dark"), (375, "light"))
+        ),
+    ],
+)  # fmt: skip
+def test_axe_finds_nothing_and_no_page_is_wider_than_its_window(opened, width, scheme, addresses):
     looks = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
-    for address in (
-        "index.html",
-        "index.html?pin=entry-0,entry-1&compare=1",
-        "paper.html?pin=entry-0",
-        "tiny.html",
-        "submit.html",
-        "entries/entry-0/index.html",
-        "entries/reported-electra/index.html",
-        "../unmeasured/index.html",
-    ):
+    for address in addresses:
         page = opened(address, **looks)
         if "?pin=entry-0" in address and "compare" not in address:
             page.click("#entry-0 .more")

@@ -15,6 +15,7 @@ from smallbench.leaderboard.evaluation import evaluate, evaluate_all, evaluate_b
 from smallbench.leaderboard.verdict import report_dict
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 from tests.leaderboard.tampered import CORPUS, SCALE, prediction, write_corpus
+from tests.shared import shared_folder
 
 ROOT = Path(__file__).parents[2]
 MAX_SECONDS = 30
@@ -45,19 +46,25 @@ assert not {"torch", "transformers"} & set(sys.modules)
 """
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tampered")
+def write_reports(folder):
+    root = folder / "tampered"
+    root.mkdir()
     write_corpus(root)
     gold = synthetic_gold(scale=SCALE)
     write_made(root / "untouched", synthetic_entry("good", gold, seed=0))
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(root), str(MAX_BYTES), str(SCALE)],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
+    with (folder / "reports.jsonl").open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(root), str(MAX_BYTES), str(SCALE)],
+            stdout=out, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = map(json.loads, done.stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    folder = shared_folder(tmp_path_factory, "validation", write_reports)
+    found = map(json.loads, (folder / "reports.jsonl").read_text().splitlines())
     return {report["name"]: report for report in found}
 
 

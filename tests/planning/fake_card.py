@@ -1,9 +1,10 @@
 """A program: a step of each recipe on a card that does not exist, by the project's own trainer.
 
-    python -m tests.planning.fake_card LIBRARY RECIPE[:MUTATION|:KEY=VALUE] …
+    python -m tests.planning.fake_card LIBRARY RECIPE[:MUTATION+…|:KEY=VALUE] …
 
 LIBRARY is `fake_card.cpp`, compiled. Prints one JSON object for each recipe: what the step did on
-the card, operator by operator. A mutation is a mistake that is put into the objective.
+the card, operator by operator. A mutation is a mistake that is put into the objective; several are
+joined by `+`.
 """
 
 # ruff: noqa: E402 (the library is loaded before torch)
@@ -256,8 +257,8 @@ def report_of(case, overrides=None, watch_class=Watch):
             processes=ALONE, micro_batch_size=config.train.rows_per_forward,
         )  # fmt: skip
     source = Prepared(config, objective, fake)
-    if mutation:
-        MUTATIONS[mutation](objective)
+    for name in filter(None, mutation.split("+")):
+        MUTATIONS[name](objective)
     for name in ("forward", "backward", "step"):
         setattr(engine, name, phased(watch, name, getattr(engine, name)))
     trainer = Trainer(

@@ -112,7 +112,8 @@ MISTAKES = {
     "loop": "kernels, at most",
     "kept": "peak ",
 }
-
+TOGETHER = ("item+to_host+kept", "if+from_host+float32", "host_tensor+loop")
+"""Mistakes of which none causes what is said of another: one step shows them. The rest raise."""
 
 TINY = "bert-tiny"
 HALF = f"{TINY}:train.half_residual=true"
@@ -120,13 +121,16 @@ HALF = f"{TINY}:train.half_residual=true"
 
 @cache
 def tiny_reports():
-    cases = [HALF, *(f"{TINY}:{name}" for name in MISTAKES)]
-    return dict(zip(cases, reports(*cases), strict=True))
+    together = {name: names for names in TOGETHER for name in names.split("+")}
+    case_of = {name: f"{TINY}:{together.get(name, name)}" for name in MISTAKES}
+    cases = [HALF, *dict.fromkeys(case_of.values())]
+    found = dict(zip(cases, reports(*cases), strict=True))
+    return {HALF: found[HALF], **{name: found[case] for name, case in case_of.items()}}
 
 
 def test_each_kind_of_mistake_is_found_and_named():
     for name, said in MISTAKES.items():
-        report = tiny_reports()[f"{TINY}:{name}"]
+        report = tiny_reports()[name]
         assert any(said in fault for fault in faults_of(report, WRITTEN[TINY])), (name, report)
 
 

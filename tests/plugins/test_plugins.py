@@ -28,6 +28,8 @@ from smallbench.registry import Registry
 from smallbench.train.config import PretrainConfig, plugins_of
 from tests.command import command
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 IDEAS = ("gated_bert", "span_masking", "lion", "char_words", "word_order")
 MAX_LINES = 60

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from smallbench.pretraining import pretrain as module
@@ -14,12 +12,8 @@ REAL_PLOT = module.plot_loss
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_runs() -> Iterator[None]:
-    """Runs without the measurement of the peak FLOPs and the picture: two thirds of their time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "matrix_peak_flops", lambda *_: 1e12)
-        patch.setattr(module, "plot_loss", lambda *_, **__: None)
-        yield
+def _quick_runs(quick_runs: None) -> None:
+    pass
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from smallbench.report.runs import read_recorded_runs
 from tests.pretraining.test_pretrain import StopAfter, tiny
 from tests.pretraining.test_recipes import small
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("quick_runs")]
 
 
 @pytest.fixture(scope="module")

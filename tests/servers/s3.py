@@ -98,8 +98,24 @@ def moto() -> Iterator[Server]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield Server(f"http://{host}:{port}", "moto-access", "moto-secret-0123456789")
+    with pytest.MonkeyPatch.context() as patch:
+        _read_descriptions_once(patch)
+        yield Server(f"http://{host}:{port}", "moto-access", "moto-secret-0123456789")
     server.stop()
+
+
+def _read_descriptions_once(patch: pytest.MonkeyPatch) -> None:
+    """Let all clients of this process share boto3's descriptions of AWS: 0.1 s for each client."""
+    from botocore import loaders, session
+
+    read: dict[Any, Any] = {}
+
+    def create_loader(search_path: str | None = None) -> Any:
+        loader = loaders.create_loader(search_path)
+        loader._cache = read
+        return loader
+
+    patch.setattr(session, "create_loader", create_loader)
 
 
 @pytest.fixture(scope="session")
