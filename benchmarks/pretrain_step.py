@@ -121,7 +121,7 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for worker in workers.values():
                 worker.seconds.append(worker.step())
-            peaks.append(matrix_peak_flops(device, precision, seconds=0.2))
+            peaks.append(matrix_peak_flops(device, precision))
         peak = statistics.median(peaks)
         peer = statistics.median(list(workers.values())[-1].seconds)
         for name, worker in workers.items():
