@@ -48,7 +48,7 @@ def choose_device(name: str = "auto") -> torch.device:
 def _no_gpu() -> str:
     found = "torch finds no GPU"
     if torch.version.cuda is None:
-        return f"{found}, because torch {torch.__version__} is built without CUDA; install one with it"
+        return f"{found}: torch {torch.__version__} is built without CUDA; install one with it"
     return f"{found}; in a container, start it with 'docker run --gpus all'"
 
 
