@@ -38,7 +38,7 @@ JOBS = {
 }
 
 SIMILAR = 0.75
-"""Of two words, from 0 to 1 as `difflib` counts: the one is the other mistyped."""
+"""Two words of this similarity (`difflib`, 0 to 1) or more are taken for one word mistyped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +81,10 @@ class Job:
 
     If `config` is given, it maps the options to a base configuration whose keys the flags
     `--SECTION.KEY=VALUE` override, and `run` receives it as its second argument. `shortcuts` maps
-    an option to the configuration key that it sets. `dotted` names an option that takes the flags
-    `--SECTION.KEY=VALUE` of a job without `config`, as words `KEY=VALUE`. `record` names the file
-    that keeps all values, as a format of the options; a job that has one prints first what differs
-    from its recipe.
+    an option to the configuration key that it sets. In a job without `config`, the option that
+    `dotted` names collects the flags `--SECTION.KEY=VALUE`, as words `KEY=VALUE`. `record` names
+    the file that keeps all values, as a format of the options; a job that has one prints first what
+    differs from its recipe.
 
     `plan` says in some lines what would be done, for `--dry_run`. `doc` is the text of `--help`, if
     it is not that of the module. `actions` are jobs of their own that the first word names (`glue

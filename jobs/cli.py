@@ -33,11 +33,11 @@ READ_ONLY = "choose a path in a folder that can be written (in a container: /scr
 
 
 def entry(argv: Sequence[str] | None = None) -> NoReturn:
-    """The console script, and every other program of this package: `main`, and out."""
+    """Run `main` and exit: the console script and all other programs of this package."""
     code = main(argv)
     if code not in {ExitCode.DONE, ExitCode.USAGE, ExitCode.INTERRUPTED}:
-        # The time is over, or the storage is: an upload that is under way must not hold the exit
-        # up, as Python would let it.
+        # Time has run out or the store has failed. A usual exit waits for threads, and so for an
+        # upload that has not ended.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -204,18 +204,18 @@ def section_class(f: Field[Any], annotation: Any, data: Any = None) -> type | No
     return type(f.default_factory())
 
 
-def settle_tags(config: Any) -> None:
-    """Let each section's name be that of its class; for `__post_init__`.
+def set_section_names(config: Any) -> None:
+    """Set the name in each section to the one that belongs to its class; for `__post_init__`.
 
-    A class that extends another one's configuration inherits its name, which would build the other.
+    A class inherits the name of the configuration that it extends, and would build that object.
     """
     for f in fields(config):
         table: Registry | None = f.metadata.get("table")
         if table is not None:
             value = getattr(config, f.name)
-            tag = table.tag_of(value)
-            if tag != getattr(value, table.kind):
-                object.__setattr__(config, f.name, replace(value, **{table.kind: tag}))
+            name = table.name_of(value)
+            if name != getattr(value, table.kind):
+                object.__setattr__(config, f.name, replace(value, **{table.kind: name}))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -157,7 +157,10 @@ def resolve(reference: str) -> Any:
 
 
 def reference_of(cls: type, candidates: Callable[[Any], bool]) -> str:
-    """How the one object of the plug-in module of `cls` that `candidates` accepts is written."""
+    """Return the reference of a plug-in's object, as configurations have it.
+
+    The object is the only one in the module of `cls` that `candidates` accepts.
+    """
     module = sys.modules.get(cls.__module__)
     plugin = next(
         (_FILES[name] for name in _FILES if _MODULES.get(_FILES[name].sha256) is module), None

@@ -22,9 +22,11 @@ class Registry(Mapping[str, Any]):
     """A read-only table from name to object, imported at the first look-up.
 
     `group` is the entry-point group in which installed packages add names; `base` is the class that
-    a plug-in must extend, if there is one. `configs` has the place of each row's configuration
-    class, and `config_base` that of the class that they extend: they are read where torch must not
-    be imported. Raises `ConfigError` with the nearest known name for an unknown one.
+    a plug-in must extend, if there is one. `configs` names the configuration class of each row, and
+    `config_base` the class that all of them extend; they can be imported without torch. Raises
+    `ConfigError` with the nearest known name for an unknown one.
+
+    A user's own object needs no row: `FILE.py:NAME` is looked up too (`smallbench.plugins`).
     """
 
     def __init__(
@@ -88,10 +90,11 @@ class Registry(Mapping[str, Any]):
             )
         return cast(type, found)
 
-    def tag_of(self, config: Any) -> str:
-        """Return the name of what `config` configures, as a configuration has it.
+    def name_of(self, config: Any) -> str:
+        """Return the name that `config` has in a configuration file.
 
-        Its own, if that is a name of its class; else the name of the class.
+        That is the name in the field of this kind, if it belongs to the class of `config`; else the
+        name of the class.
         """
         given, cls = getattr(config, self.kind), type(config)
         place = f"{cls.__module__}:{cls.__qualname__}"

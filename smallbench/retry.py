@@ -1,7 +1,7 @@
 """The retry policy: number of attempts, and backoff between them.
 
-Storages and local reads retry transient errors through `retried`; background uploads use `backoff`
-until their deadline.
+Storages and local reads retry transient errors through `retried`. Background uploads
+(`checkpoints.uploader`) use `backoff` until their deadline.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 DELAYS_SECONDS: tuple[float, ...] = (1, 2, 4)
-"""Backoff before the second, third and fourth attempt: upper bounds."""
+"""The longest pauses before the second, third and fourth attempt; drawn from the upper half."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 """Bounds of the backoff of a background task, which is retried until it succeeds."""

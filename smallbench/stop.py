@@ -59,8 +59,9 @@ class SignalStop(Stop):
     The deadline is `max_seconds` from now; the request comes `grace_seconds` before it (60 s if no
     grace is set). A second signal ends the process at once with 128 + its number, unsaved.
 
-    After the first signal, pretraining ends the step or, between micro-batches, undoes it; saves a
-    checkpoint and waits for its upload (`pretraining.saving`); and ends with exit code 75.
+    After the first signal, pretraining ends the step or, between micro-batches, undoes it. It then
+    saves a checkpoint, waits for its upload (`pretraining.saving`) and ends with exit code 75; with
+    143 if the grace period is too short for that, and with 1 if this attempt has done no step.
     """
 
     def __init__(self, *, max_seconds: float = math.inf, grace_seconds: float = math.inf) -> None:

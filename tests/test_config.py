@@ -21,7 +21,7 @@ from smallbench.config import (
     override_all,
     parse_value,
     section,
-    settle_tags,
+    set_section_names,
     to_dict,
 )
 from smallbench.errors import ConfigError, ExitCode
@@ -72,7 +72,7 @@ class Whole:
     shape: Any = section(SHAPES, Round)
 
     def __post_init__(self) -> None:
-        settle_tags(self)
+        set_section_names(self)
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

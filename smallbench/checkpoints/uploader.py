@@ -23,7 +23,7 @@ from smallbench.errors import (
 )
 from smallbench.retry import backoff
 
-TRANSIENT_ERRORS = (UnavailableError, CredentialsError, ConfigError, DataError, OSError)
+RETRIED_ERRORS = (UnavailableError, CredentialsError, ConfigError, DataError, OSError)
 """Errors that may pass during a run: servers return, keys are renewed, buckets are created."""
 
 RELEASE_SECONDS = 3.0
@@ -129,7 +129,7 @@ class Uploader:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
                 if self._is_closed:
                     return
-                # only the newest; others are pinned
+                # The newest is last; others that wait are pinned by retention.
                 checkpoint = self._uploading = self._waiting.pop()
             self._push(checkpoint)
 
@@ -140,7 +140,7 @@ class Uploader:
             try:
                 self.remote.push(checkpoint)
                 break
-            except TRANSIENT_ERRORS as error:
+            except RETRIED_ERRORS as error:
                 problem = UnavailableError(str(error)) if isinstance(error, OSError) else error
                 self.problem = problem
             assert self._unsynced_since is not None
@@ -175,7 +175,7 @@ class Uploader:
                 self.remote.store.discard(self._abandoned[-1])
                 self._abandoned.pop()
             self.remote.store.prune(self._retention)
-        except TRANSIENT_ERRORS as error:  # the next commit tries again
+        except RETRIED_ERRORS as error:  # the next commit tries again
             report(f"old checkpoints could not be deleted: {error}")
 
     def _keep_lease(self) -> None:
@@ -186,7 +186,7 @@ class Uploader:
                     return
             try:
                 lease.renew()
-            except TRANSIENT_ERRORS:
+            except RETRIED_ERRORS:
                 continue  # the uploads report it
 
 

@@ -50,7 +50,7 @@ class Task:
     tsv_texts: tuple[str, ...]
     tsv_label: str
     label_names: tuple[str, ...] | None
-    """Class names in Hugging Face's order (class 0 first), or None for a regression."""
+    """Class names in Hugging Face's order, or None for a regression. A label is an index of it."""
     ranking_metric: str
     further_metrics: tuple[str, ...]
     splits: tuple[Split, ...]

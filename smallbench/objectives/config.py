@@ -21,7 +21,10 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class CorruptionConfig(ObjectiveConfig):
-    """Dynamic masking, as BERT does it; no next-sentence prediction."""
+    """Dynamic masking, as BERT does it; no next-sentence prediction.
+
+    Recipes may set other values: the tiny ones mask 0.3 of the tokens.
+    """
 
     mask_fraction: float = option(
         0.15,  # Devlin et al. 2019, §3.1
@@ -32,8 +35,8 @@ class CorruptionConfig(ObjectiveConfig):
         help="masking rate of the last step, changed linearly (gpt-bert: 0.3 to 0.15); none: "
         "constant",
     )
-    mask_token_fraction: float = 0.8  # of the chosen positions: become [MASK]
-    random_token_fraction: float = 0.1  # become a random token; the rest stays
+    mask_token_fraction: float = 0.8  # of the targets, those that become [MASK]
+    random_token_fraction: float = 0.1  # of the targets, those that become a random token
     # google-research/electra build_pretraining_dataset.py: half of the examples have two segments.
     two_segment_fraction: float = 0.5
 

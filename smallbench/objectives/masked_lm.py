@@ -1,9 +1,8 @@
 """Masked-language modelling (Devlin et al. 2019, §3.1): predict the hidden tokens.
 
 With `related_fraction`, some rows have a second segment that repeats a part of the first, and a
-head predicts from the mean over tokens how much. An encoder of few layers and tokens learns there
-what tasks on pairs of sentences need and masked tokens alone hardly teach: to find a token of one
-segment in the other.
+head predicts from the mean over tokens how much. Tasks on pairs of sentences need an encoder that
+finds a token of one segment in the other. A small one hardly learns that from masked tokens alone.
 
 Shapes: B rows, L tokens a row, D hidden, M targets, V vocabulary.
 """

@@ -131,10 +131,11 @@ def relate_segments(
 
     Returns ids_BL, token_type_ids_BL and relations_B2. A [SEP] replaces a token in the middle half
     of a row. After it stands the row's own text, or another full row's with probability 1/2, where
-    a random share of runs is overwritten by runs of the first segment, somewhat reordered. The two
-    relations are the share of the second segment's information, -log p by frequency in the batch,
-    that tokens of the first carry, and 1.0 or 0.0 for own text or another's. They are NaN in rows
-    that stay as they are.
+    a random share of runs is overwritten by runs of the first segment, somewhat reordered.
+
+    The first relation is the share of the second segment's information that is in tokens of the
+    first; a token of frequency p in the batch has the information -log p. The second relation is
+    1.0 for the row's own text and 0.0 for another's. Both are NaN in rows that stay as they are.
     """
     rows, length = ids_BL.shape
     at_L = np.arange(length)

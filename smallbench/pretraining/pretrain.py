@@ -49,11 +49,11 @@ from smallbench.pretraining.callbacks import (
     undecayed,
 )
 from smallbench.pretraining.data import RunData, batches_of, fit_to_data, open_data
-from smallbench.pretraining.initial import load_initial_weights
+from smallbench.pretraining.initial_weights import load_initial_weights
 from smallbench.pretraining.machine import Machine, asked_rows, choose_machine, rows_per_forward
+from smallbench.pretraining.plugin_trial import try_plugins
 from smallbench.pretraining.run_storage import Resume, open_run_storage
 from smallbench.pretraining.saving import SaveCheckpoints, WaitForUploads
-from smallbench.pretraining.trial import try_plugins
 from smallbench.pretraining.usage import UsageMeter, open_meter, summary
 from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import join

@@ -17,7 +17,7 @@ LAST_SECONDS = 30.0
 """How long to continue storing a finished run after a signal, if no grace period is set."""
 
 EXIT_SECONDS = 1.0
-"""Kept of the grace period for the exit itself."""
+"""This much of the grace period is left for the exit itself."""
 
 
 class SaveCheckpoints(Callback):
@@ -140,11 +140,13 @@ class WaitForUploads(Callback):
                 left = min(stop.seconds_left() - EXIT_SECONDS, LAST_SECONDS)
                 end = min(end, time.monotonic() + left)
             if time.monotonic() >= end:
-                raise self._unstored(progress, is_done=is_done, was_asked=was_asked)
+                raise self._not_uploaded(progress, is_done=is_done, was_asked=was_asked)
         if self._uploader.failure:
             raise self._uploader.failure
 
-    def _unstored(self, progress: Progress, *, is_done: bool, was_asked: bool) -> SmallbenchError:
+    def _not_uploaded(
+        self, progress: Progress, *, is_done: bool, was_asked: bool
+    ) -> SmallbenchError:
         problem = self._uploader.problem
         if is_done:
             kind = UnsavedError if was_asked else type(problem) if problem else UnavailableError

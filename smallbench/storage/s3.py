@@ -18,7 +18,7 @@ from smallbench.errors import ConfigError, CredentialsError, UnavailableError
 from smallbench.retry import retried
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Stored, check_endpoint
 from smallbench.storage.config import StorageConfig
-from smallbench.storage.s3_answers import (
+from smallbench.storage.s3_errors import (
     NOT_OFFERED,
     ForeignAnswerError,
     TransientError,
@@ -26,7 +26,7 @@ from smallbench.storage.s3_answers import (
     check_answer,
     code_of,
     deletion_error,
-    silence_error,
+    no_answer_error,
 )
 
 PART_BYTES = 8 << 20
@@ -39,12 +39,12 @@ took up to a third longer, and twice as long where each connection is limited (d
 NUM_POOLED_CONNECTIONS = 2 * NUM_CONNECTIONS
 """Kept open for two transfers at a time; with more of them connections are made anew."""
 
-# A store that is silent is given up after 2 × 2 × 20 s at most (a download's part; all else 40 s).
+# Without an answer, a request ends after 2 × 20 s, and a part of a download after 2 × 2 × 20 s.
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 20
 REQUEST_ATTEMPTS = 2
-"""By botocore, which waits up to 0.05 s between them: up to 1 s if the store throttles, and up to
-5 s more if it sends `x-amz-retry-after`."""
+"""Of botocore, for one attempt of `smallbench.retry`. It waits up to 0.05 s between them, up to 1 s
+if the store throttles, and up to 5 s more if it sends `x-amz-retry-after`."""
 DOWNLOAD_ATTEMPTS = 2
 """By s3transfer, of a part whose body broke off; each is REQUEST_ATTEMPTS requests."""
 AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
@@ -68,7 +68,7 @@ class S3Storage:
         self._bucket, self._prefix = bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
         self._config = config
-        self._compares = True
+        self._has_conditional_writes = True
         """Whether the store knows conditional writes."""
         self._has_read = False
         """Whether a request without a body has succeeded: the credentials are right."""
@@ -80,15 +80,15 @@ class S3Storage:
             num_download_attempts=DOWNLOAD_ATTEMPTS,
             preferred_transfer_client="classic",  # never another because a package is there
         )
-        self._connection: Any = self._connected()
+        self._cached_client: Any = self._new_client()
 
     @property
     def _client(self) -> Any:
-        client = self._connection or self._connected()
-        self._connection = client
+        client = self._cached_client or self._new_client()
+        self._cached_client = client
         return client
 
-    def _connected(self) -> Any:
+    def _new_client(self) -> Any:
         """Return a client with the current credentials; sends no request."""
         import boto3
         from botocore.config import Config
@@ -133,7 +133,7 @@ class S3Storage:
                 if key := item["Key"].removeprefix(self._prefix):
                     yield Stored(key, item["Size"], item["LastModified"].timestamp())
 
-        found = self._asked(lambda: sorted(ask(), key=lambda stored: stored.key))
+        found = self._with_retries(lambda: sorted(ask(), key=lambda stored: stored.key))
         self._has_read = True
         return found
 
@@ -144,14 +144,16 @@ class S3Storage:
             content: bytes = self._client.get_object(**self._named(key))["Body"].read()
             return content
 
-        return self._asked(ask, key)
+        return self._with_retries(ask, key)
 
     def put(self, key: str, content: bytes, *, only_new: bool = False) -> None:
         """Write a small object; with `only_new`, raise `AlreadyExistsError` if it exists."""
         if only_new:
             self._put_new(key, content)
         else:
-            self._asked(lambda: self._client.put_object(**self._named(key), Body=content), key)
+            self._with_retries(
+                lambda: self._client.put_object(**self._named(key), Body=content), key
+            )
 
     def _put_new(self, key: str, content: bytes) -> None:
         from botocore.exceptions import ClientError
@@ -165,7 +167,7 @@ class S3Storage:
             except ClientError as error:
                 code = code_of(error)
                 if code == "NotImplemented":
-                    self._compares = False
+                    self._has_conditional_writes = False
                     return
                 repeated |= error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
                 if code == "PreconditionFailed" and repeated and self.get(key) == content:
@@ -174,9 +176,9 @@ class S3Storage:
             finally:
                 repeated = True
 
-        if self._compares:
-            self._asked(ask, key)
-        if not self._compares:
+        if self._has_conditional_writes:
+            self._with_retries(ask, key)
+        if not self._has_conditional_writes:
             self._put_unconditionally(key, content)
 
     def _put_unconditionally(self, key: str, content: bytes) -> None:
@@ -192,14 +194,14 @@ class S3Storage:
     def num_bytes(self, key: str) -> int | None:
         """Return the size of an object, or None if it does not exist."""
         try:
-            answer = self._asked(lambda: self._client.head_object(**self._named(key)), key)
+            answer = self._with_retries(lambda: self._client.head_object(**self._named(key)), key)
         except NotFoundError:
             return None
         return int(answer["ContentLength"])
 
     def upload(self, path: Path, key: str) -> None:
         """Write a file of any size as an object, in parts if it is large."""
-        self._asked(
+        self._with_retries(
             lambda: self._client.upload_file(
                 str(path), self._bucket, self._prefix + key, Config=self._transfer
             ),
@@ -208,7 +210,7 @@ class S3Storage:
 
     def download(self, key: str, path: Path) -> None:
         """Write an object of any size to a file, in place; raises `NotFoundError`."""
-        self._asked(
+        self._with_retries(
             lambda: self._client.download_file(
                 self._bucket, self._prefix + key, str(path), Config=self._transfer
             ),
@@ -218,7 +220,7 @@ class S3Storage:
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; missing ones are ignored."""
         for first in range(0, len(keys), 1000):  # as many as one request may name
-            self._asked(functools.partial(self._delete_some, keys[first : first + 1000]))
+            self._with_retries(functools.partial(self._delete_some, keys[first : first + 1000]))
 
     def _delete_some(self, keys: Sequence[str]) -> None:
         from botocore.exceptions import ClientError
@@ -270,9 +272,9 @@ class S3Storage:
         begun_before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(
             seconds=older_than_seconds
         )
-        old = [upload for upload in self._asked(ask) if upload["Initiated"] <= begun_before]
+        old = [upload for upload in self._with_retries(ask) if upload["Initiated"] <= begun_before]
         for upload in old:
-            self._asked(functools.partial(abort, upload))
+            self._with_retries(functools.partial(abort, upload))
         return len(old)
 
     def check(self) -> None:
@@ -289,9 +291,9 @@ class S3Storage:
                     f"{self.url} does not return what was written to it; is --endpoint_url the "
                     "store's own address?"
                 )
-            if self._compares:
+            if self._has_conditional_writes:
                 self.put(probe, b"this must not be written\n", only_new=True)
-                self._compares = False
+                self._has_conditional_writes = False
         except AlreadyExistsError:
             pass
         finally:
@@ -300,21 +302,21 @@ class S3Storage:
     def _named(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
-    def _asked(self, ask: Callable[[], T], key: str = "") -> T:
+    def _with_retries(self, ask: Callable[[], T], key: str = "") -> T:
         """Return the result of `ask`, retried after transient errors of the store."""
 
         def explained() -> T:
-            with self._explained(f"{self.url}/{key}" if key else self.url):
+            with self._as_our_errors(f"{self.url}/{key}" if key else self.url):
                 return ask()
 
         try:
             return retried(explained, lambda error: isinstance(error, TransientError))
         except CredentialsError:
-            self._connection = None  # the next call looks for renewed keys
+            self._cached_client = None  # the next call looks for renewed keys
             raise
 
     @contextlib.contextmanager
-    def _explained(self, where: str) -> Iterator[None]:
+    def _as_our_errors(self, where: str) -> Iterator[None]:
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
@@ -325,24 +327,24 @@ class S3Storage:
         try:
             yield
         except silent as error:
-            raise self._failed(error, where) from None
+            raise self._error_without_answer(error, where) from None
         except ClientError as error:
-            raise self._answered(error, where) from None
+            raise self._error_of_answer(error, where) from None
         except Boto3Error as error:  # a transfer wraps what went wrong in words of its own
             cause = getattr(error, "last_exception", None) or error.__context__ or error
             if isinstance(cause, ClientError):
-                raise self._answered(cause, where) from None
-            raise self._failed(cause, where) from None
+                raise self._error_of_answer(cause, where) from None
+            raise self._error_without_answer(cause, where) from None
         except ForeignAnswerError as error:
             raise ForeignAnswerError(f"{where} at {self._endpoint()}: {error}") from None
         except (S3DownloadFailedError, S3ValidationError) as error:
             # The object was replaced while its parts were read.
             raise TransientError(f"{where}: {error}") from None
 
-    def _failed(self, error: BaseException, where: str) -> Exception:
-        return silence_error(error, where, endpoint=self._endpoint())
+    def _error_without_answer(self, error: BaseException, where: str) -> Exception:
+        return no_answer_error(error, where, endpoint=self._endpoint())
 
-    def _answered(self, error: Any, where: str) -> Exception:
+    def _error_of_answer(self, error: Any, where: str) -> Exception:
         code, status = code_of(error), error.response["ResponseMetadata"]["HTTPStatusCode"]
         if code == "NoSuchKey" or (code in {"404", "NotFound"} and self._has_bucket()):
             return NotFoundError(f"{where} does not exist")
@@ -371,7 +373,7 @@ class S3Storage:
         """Return whether the bucket exists: an answer to HEAD does not say what is missing."""
         from botocore.exceptions import ClientError
 
-        with self._explained(self.url):
+        with self._as_our_errors(self.url):
             try:
                 self._client.head_bucket(Bucket=self._bucket)
             except ClientError as error:

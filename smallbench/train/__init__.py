@@ -1,7 +1,9 @@
 """Training: the one loop, and what a step is made of; for pretraining and fine-tuning alike.
 
 A row of `OPTIMIZERS` is `build(module, config) -> torch.optim.Optimizer`; a row of `SCHEDULES` is
-`schedule(fraction, config) -> float`, see `train.schedule`.
+`schedule(fraction, config) -> float`, see `train.schedule`. An optimizer of your own needs no row:
+write such a function in a file, with `config` annotated by a frozen dataclass that extends
+`OptimizerConfig`, and name it: `--optim.optimizer=my_file.py:build`.
 """
 
 from smallbench.registry import Registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from smallbench.config import check, option, require, section, settle_tags
+from smallbench.config import check, option, require, section, set_section_names
 from smallbench.errors import ConfigError
 from smallbench.models import ARCHITECTURES
 from smallbench.models.config import BertConfig, EncoderConfig
@@ -321,7 +321,7 @@ class PretrainConfig:
         return self.train.global_batch_size * self.sequence_length
 
     def __post_init__(self) -> None:
-        settle_tags(self)
+        set_section_names(self)
         check(self, "", sequence_length="[8, 131072]")
         positions = self.model.max_position_embeddings
         for phase, length in (("", self.sequence_length), ("then.", self.then.sequence_length)):

@@ -1,8 +1,8 @@
 """The optimizers: a row of `OPTIMIZERS` is a function `(module, config)`.
 
 Groups keep the module's order. The state is saved by the parameters' names, so it does not depend
-on groups or on the engine. (PyTorch's `distributed.checkpoint.state_dict` does the same, but makes
-a missing state by a step, which a run does not have before its first step.)
+on groups or on the engine. PyTorch's `distributed.checkpoint.state_dict` also does this, but
+creates a missing state by doing a step, and a run that has not begun has no gradients for one.
 """
 
 from __future__ import annotations

@@ -116,11 +116,13 @@ def evaluate(
 class Trainer:
     """Runs steps from `progress` until the budget is used up.
 
-    `stop` is asked after each step, and within one after each micro-batch; `run` then returns
-    early, and a step that was begun is undone: it changed only the generators that dropout draws
-    from. Raises `DivergedError` after `max_nonfinite_steps` skipped updates in a row, or if all
-    steps of the run were skipped, and `MemoryExhaustedError` if the device's memory is too small;
-    unless that was in the update itself, everything is as it was before the step.
+    `stop` is asked after each step but the last, and within a step after each micro-batch. If it
+    asks, `run` returns early and undoes a step that was begun, which has changed only the
+    generators of dropout.
+
+    Raises `DivergedError` after `max_nonfinite_steps` skipped updates in a row, or if all steps of
+    the run were skipped. Raises `MemoryExhaustedError` if the device's memory is too small; the
+    step is then undone too, unless its update had begun.
     """
 
     def __init__(

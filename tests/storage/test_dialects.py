@@ -27,7 +27,7 @@ from smallbench.errors import (
 from smallbench.storage import open_storage
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage
 from smallbench.storage.config import StorageConfig
-from smallbench.storage.s3_answers import silence_error
+from smallbench.storage.s3_errors import no_answer_error
 from tests.servers.dialects import DIALECTS
 from tests.servers.proxy import Dialect, Proxy
 from tests.servers.s3 import Bucket
@@ -240,6 +240,6 @@ def test_a_tls_port_that_is_closed_is_tried_again() -> None:
     with pytest.raises(BotoCoreError) as caught:
         client.list_buckets()
     assert "HTTPS" in str(caught.value.kwargs["error"])  # the class of the connection
-    error = silence_error(caught.value, "s3://lab", endpoint=endpoint)
+    error = no_answer_error(caught.value, "s3://lab", endpoint=endpoint)
     assert isinstance(error, UnavailableError)
     assert "plain HTTP" not in str(error)

@@ -1,4 +1,4 @@
-"""What an S3-compatible store, or whatever answers in its place, says: checked and put into words.
+"""Answers and errors of an S3-compatible store, or of what answers in its place, as our errors.
 
 A page of HTML with status 200 is not an object, a proxy's redirect is not a missing bucket, and a
 refused checksum is not a wrong key. Each gets its own sentence, with the store's own message.
@@ -70,7 +70,10 @@ SPEAKS_TLS = re.compile(r"HTTPS|SSL-enabled|\\x15\\x03|\x15\x03", re.IGNORECASE)
 
 
 class TransientError(UnavailableError):
-    """Refused connection, cut body, 5xx: these errors come at once, so a retry costs little."""
+    """An error that `S3Storage` retries: a refused connection, a cut body, 5xx, 408, 409 or 429.
+
+    These come at once. A timeout has already cost up to a minute, and is not retried.
+    """
 
 
 class ForeignAnswerError(ConfigError):
@@ -88,7 +91,7 @@ def check_answer(*, http_response: Any, parsed: dict[str, Any], model: Any, **_:
     if http_response.status_code >= 300:
         content = http_response.content
         if b"<Error" not in content:
-            # botocore makes a 500 of a successful answer with another root than expected.
+            # botocore reports a success as a 500 if its XML has another root than expected.
             if getattr(http_response.raw, "status", 500) < 300:
                 if root is not None and root in content[:2000]:
                     raise TransientError("the store's answer was cut off")
@@ -168,7 +171,7 @@ def answer_error(
     return UnavailableError(said)
 
 
-def silence_error(error: BaseException, where: str, *, endpoint: str) -> SmallbenchError:
+def no_answer_error(error: BaseException, where: str, *, endpoint: str) -> SmallbenchError:
     """Return the error for a request that got no answer; `error` is botocore's or urllib3's."""
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
