@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from smallbench.data import prepare as prepare_module
+from smallbench.data import shards as shards_module
+from smallbench.data import source as source_module
+from smallbench.data.config import PrepareConfig
+
+SMALL_CHUNKS, SMALL_COMMITS, SMALL_SHARDS = 3000, 9000, 4096
+
 WORDS = tuple(
     """the of and in model token reader writes café naïve Zürich 東京 data's e.g. (1984) don't we'll
     state-of-the-art encoder 3.14 unbelievable antidisestablishmentarianism [MASK] </s> “quoted”
@@ -52,3 +59,22 @@ def tokenizer_directory(documents: list[str], tmp_path_factory: pytest.TempPathF
     path = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer("wordpiece", documents, vocab_size=400).save(path)
     return path
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many chunks, commits and shards, even of a small corpus."""
+    monkeypatch.setattr(source_module, "CHUNK_BYTES", SMALL_CHUNKS)
+    monkeypatch.setattr(prepare_module, "COMMIT_BYTES", SMALL_COMMITS)
+    monkeypatch.setattr(shards_module, "SHARD_BYTES", SMALL_SHARDS)
+
+
+@pytest.fixture
+def config(corpus_file: Path, tokenizer_directory: Path) -> PrepareConfig:
+    return PrepareConfig(
+        corpus=str(corpus_file),
+        tokenizer=str(tokenizer_directory),
+        sequence_length=32,
+        eval_fraction=0.1,
+        min_characters=60,
+    )
