@@ -107,23 +107,29 @@ def _example_weights(name: str, num: int, num_draws: int) -> list[NDArray[np.uin
 
 
 @lru_cache(maxsize=16)
-def _group_of(name: str, num: int) -> NDArray[np.int64] | None:
-    """Return [N] the group of each example; None if each is its own group."""
+def _order_of(name: str, num: int) -> NDArray[np.int64] | None:
+    """Return [N] examples in an order in which every `MAX_GROUPS`-th is in the same group.
+
+    None if each example is its own group.
+    """
     if num <= 2 * MAX_GROUPS:
         return None
-    return _generator("groups", name, str(num)).permutation(num) % MAX_GROUPS
+    return np.argsort(_generator("groups", name, str(num)).permutation(num))
 
 
 def _generator(*words: str) -> np.random.Generator:
     return np.random.default_rng(list(hashlib.sha256("\n".join(words).encode()).digest()))
 
 
-def _drawn_sums(features_FN: Values, name: str, num_draws: int) -> Floats:
-    """Return [F, R]: the sum of each feature over the examples of each draw."""
-    group = _group_of(name, features_FN.shape[1])
+def _drawn_sums(features_FN: NDArray[np.bool_], name: str, num_draws: int) -> Floats:
+    """Return [F, R]: the number of examples with each feature in each draw."""
+    order = _order_of(name, features_FN.shape[1])
+    if order is not None:
+        num_rounds = -(-len(order) // MAX_GROUPS)
+        padded = np.zeros((len(features_FN), num_rounds * MAX_GROUPS), dtype=np.uint8)
+        padded[:, : len(order)] = features_FN[:, order]
+        features_FN = padded.reshape(-1, num_rounds, MAX_GROUPS).sum(axis=1, dtype=np.uint16)
     sums_FG = features_FN.astype(np.float32)
-    if group is not None:
-        sums_FG = np.stack([np.bincount(group, weights=row) for row in sums_FG]).astype(np.float32)
     chunks = _example_weights(name, sums_FG.shape[1], num_draws)
     sums = [sums_FG @ weights.astype(np.float32) for weights in chunks]
     return np.concatenate(sums, axis=1, dtype=np.float64)
