@@ -44,10 +44,7 @@ FAULTS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "PART_BYTES", 5 * MIB)
-    monkeypatch.setattr(retry, "DELAYS_SECONDS", (0.01, 0.02))
+pytestmark = pytest.mark.usefixtures("small_and_quick")
 
 
 @dataclass(frozen=True)
