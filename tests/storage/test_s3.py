@@ -11,9 +11,7 @@ import pytest
 from smallbench.errors import ConfigError, CredentialsError, ExitCode, UnavailableError
 from smallbench.files import sha256_file
 from smallbench.storage import open_storage
-from smallbench.storage.base import (
-    AlreadyExistsError,
-)
+from smallbench.storage.base import AlreadyExistsError, Storage
 from smallbench.storage.config import StorageConfig
 from tests.servers.proxy import Answer
 from tests.servers.s3 import Bucket, use_credentials
