@@ -145,3 +145,8 @@ def test_every_component_and_build_argument_is_explained() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     for name in re.findall(r"^ARG (\w+)=", dockerfile, re.MULTILINE):
         assert f"`{name}`" in text_of("docs/docker.md"), name
+
+
+def test_the_boards_page_for_submitters_is_the_page_of_the_docs() -> None:
+    page = ROOT / "smallbench" / "leaderboard" / "site" / "templates" / "submitting.md"
+    assert page.samefile(ROOT / "docs" / "submitting.md")
