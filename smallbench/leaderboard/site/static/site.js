@@ -248,7 +248,8 @@
   const href = (row) => `entries/${row.slug}/index.html`;
 
   // An element a word, so that no line is broken at a hyphen.
-  const words = (text) => text.split(/(?<=\s)/).map((word) => make("span", {}, word));
+  const words = (text) => text.split(/(\s+)/).map((part) => (
+    /\S/.test(part) ? make("span", { class: "word" }, part) : part));
 
   const detailOf = (row) => {
     const cell = make("td", { colspan: headers.length, role: "cell" });
@@ -383,7 +384,7 @@
         line("Energy, kWh", (row) => row.kwh, { best: min, draw: (value) => fixed(value) }),
         line("CO₂, kg", (row) => row.kg_co2, { best: min, draw: (value) => fixed(value) }),
         line("Date", (row) => row.date),
-        line("Command", (row) => row.command, { draw: (command) => make("code", {}, command) }),
+        line("Command", (row) => row.command, { draw: (command) => make("code", {}, ...words(command)) }),
       ].filter(Boolean)));
   };
 
