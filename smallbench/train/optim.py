@@ -101,8 +101,8 @@ def build_adafactor(module: nn.Module, config: AdafactorConfig) -> torch.optim.O
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum (Jordan et al. 2024) of matrices.
 
-    As `torch.optim.Muon`, but that one multiplies in bf16 everywhere. Hardware without it, a V100
-    or an older CPU, emulates it: a product of 512 x 128 took 20 times as long as in fp32.
+    As `torch.optim.Muon`, which multiplies in bf16 on every device. A V100 and older CPUs emulate
+    bf16: on such a CPU, `orthogonalized` of 512 x 128 took 20 times as long as in fp32.
     """
 
     def __init__(self, params: Any, *, lr: float, weight_decay: float, momentum: float) -> None:
@@ -132,8 +132,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalized(matrix: Tensor) -> Tensor:
     """Return U S V^T for `matrix` = U D V^T, in the fastest type of its device.
 
-    All of S is near 1, between 0.7 and 1.2 unless a value of D is far below the largest: five
-    iterations of Newton and Schulz with the coefficients of Jordan et al. 2024.
+    The values of S are between about 0.7 and 1.2, unless a value of D is far below the largest.
+    Five iterations of Newton and Schulz, with the coefficients of Jordan et al. 2024.
     """
     dtype = DTYPES[choose_precision("auto", matrix.device)]
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
