@@ -77,7 +77,6 @@ def test_compiled_equals_eager(family, corpus, tmp_path):
             train__precision="fp32",
             train__log_every_steps=1,
             train__compile=compile,
-            model__num_hidden_layers=1,
             model__hidden_dropout_prob=0.0,
             model__attention_probs_dropout_prob=0.0,
         )
