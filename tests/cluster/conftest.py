@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.kustomize import (
-    ROOT,
-    STAGES,
-    jobs,
-    kustomize,
-)
+from tests.cluster.kustomize import ROOT, STAGES, jobs, kustomize
 
 OVERLAYS = sorted(path.name for path in (ROOT / "k8s" / "overlays").iterdir())
 ROOTS = ("base", "namespace", "examples", *(f"overlays/{name}" for name in OVERLAYS))

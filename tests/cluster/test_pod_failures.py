@@ -6,9 +6,7 @@ import pytest
 
 from smallbench.errors import ExitCode
 from tests.cluster.job_controller import Ended, job_is_over, verdict
-from tests.cluster.kustomize import (
-    INDEXED,
-)
+from tests.cluster.kustomize import INDEXED
 
 RETRIED = {ExitCode.CRASH, ExitCode.UNAVAILABLE, ExitCode.SIGINT, ExitCode.SIGTERM}
 """Counted: another node or another hour may do better."""

@@ -13,12 +13,7 @@ import pytest
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.data.shards import Manifest, TokenRows, corpus_summary, verify_shards
-from smallbench.errors import (
-    ConfigError,
-    ConflictError,
-    DataError,
-    InterruptedRunError,
-)
+from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
 from smallbench.files import exclusive_lock
 from smallbench.stop import Stop
 

@@ -17,11 +17,7 @@ import pytest
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.data.shards import TokenRows
-from smallbench.errors import (
-    DataError,
-    InterruptedRunError,
-    UnavailableError,
-)
+from smallbench.errors import DataError, InterruptedRunError, UnavailableError
 from smallbench.stop import Stop
 from tests.data.conftest import SMALL_CHUNKS, SMALL_COMMITS, SMALL_SHARDS
 from tests.data.test_prepare import content
