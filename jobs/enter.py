@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from smallbench.config import Location, check, command, option, override_all
-from smallbench.errors import ConfigError, DataError, SmallbenchError, UsageError
+from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.jobs.base import Job, StopOptions, announce, author_of, fitted_and_steps, start
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
@@ -36,7 +36,6 @@ from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
-    from smallbench.glue.results import RunResult
     from smallbench.glue.task_data import TaskData
     from smallbench.leaderboard.track_table import Track
     from smallbench.stop import Stop
@@ -71,14 +70,12 @@ class Options(StorageConfig, StopOptions):
         False, help="whether text of GLUE's dev or test sets is in the corpus; then it is rejected"
     )
     name: str | None = option(None, help="of the entry; none: the recipe's")
-    code: str | None = option(None, help="https link to the code; --random_weights needs it")
+    code: str | None = option(None, help="https link to the code")
     notes: tuple[str, ...] = option((), help="remark for readers of the entry")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, "", flops="> 0", seed=">= 0")
-        if self.random_weights and self.code is None:
-            raise UsageError("--random_weights needs --code=https://…, where its numbers come from")
 
     @property
     def slug(self) -> str:
@@ -123,8 +120,8 @@ def run(options: Options, config: PretrainConfig) -> None:
         config = fitted_to_steps(config, data)
         with exclusive_lock(options.out / "lock", busy):
             train(config, data=data, out=options.out, stop=stop)
-            runs = fine_tune(options, config, tasks, track, stop)
-            folder = write_entry(options, runs, track)
+            fine_tune(options, config, tasks, track, stop)
+            folder = write_entry(options)
             judge(folder, glue)
     print(ending(options, config, folder, track))
 
@@ -207,7 +204,7 @@ def _budget_text(config: PretrainConfig) -> str:
 
 def fine_tune(
     options: Options, config: PretrainConfig, tasks: Sequence[TaskData], track: Track, stop: Stop
-) -> list[RunResult]:
+) -> None:
     """The runs of the track's protocol; stored ones are not repeated."""
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.grid import measure
@@ -228,10 +225,9 @@ def fine_tune(
         stop=stop,
     )
     print(results_table(summarize(runs, track.protocol)))
-    return runs
 
 
-def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Path:
+def write_entry(options: Options) -> Path:
     """Write the entry, dated by the run's own record; an equal one stays as it is."""
     from smallbench.checkpoints.record import RECORD_NAME, read_record
     from smallbench.leaderboard.assemble import write_new_entry, write_random_entry
@@ -245,10 +241,8 @@ def write_entry(options: Options, runs: Sequence[RunResult], track: Track) -> Pa
     unfinished = options.out / "entry" / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     made = unfinished / options.slug
-    if options.random_weights:
-        write_random_entry(made, run_dir=run_dir, runs=runs, protocol=track.protocol, author=author)
-    else:
-        write_new_entry(made, run_dir=run_dir, glue=glue, author=author)
+    write = write_random_entry if options.random_weights else write_new_entry
+    write(made, run_dir=run_dir, glue=glue, author=author)
     if _contents(made) != _contents(folder):
         if folder.exists():
             print(f"{folder} does not match its runs and flags; it is replaced")

@@ -16,7 +16,7 @@ from smallbench.config import differing_keys, to_dict
 from smallbench.errors import DataError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.official import order_difference
-from smallbench.glue.protocols import PROTOCOLS, chosen_rate, departures, summarize
+from smallbench.glue.protocols import PROTOCOLS, chosen_rate, departures
 from smallbench.glue.results import (
     RunResult,
     RunSettings,
@@ -31,7 +31,6 @@ from smallbench.leaderboard.entry import (
     Entry,
     Finetune,
     Links,
-    Reported,
     StoredRun,
     chained,
     predictions_bytes,
@@ -123,35 +122,31 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
     return entry
 
 
-def write_random_entry(
-    out: Path, *, run_dir: Path, runs: Sequence[RunResult], protocol: str, author: Author
-) -> Entry:
-    """Write a reference entry, random weights of a run's shape, to the new folder `out`.
+def write_random_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> Entry:
+    """Write an entry of tier *reference*, random weights of a run's shape, to the new folder `out`.
 
-    Its scores are reported: the board shows them without a rank. Raises `DataError` if `runs` are
-    not all runs of `protocol`.
+    The board scores its predictions like any entry's and gives it no rank. Raises `DataError` if
+    the runs in `glue` are not all runs of one protocol on random weights.
     """
-    record, summary = _read_record(run_dir), summarize(runs, protocol)
-    own = ("random_init", "is_sample")
-    missing = [reason for reason in summary.departures if not reason.startswith(own)]
-    if summary.average is None or missing or not summary.random_init:
-        raise DataError(f"not all runs of {protocol} on random weights: {missing or 'incomplete'}")
-    recipe = record["config"]["recipe"]
+    record = _read_record(run_dir)
+    runs = [run for run in read_runs(glue) if run.settings.task in TASKS]
+    _require_one_model(runs, glue)
+    if not runs[0].settings.random_init:
+        raise DataError(f"{glue} has runs that did not start from random weights")
+    recipe, finetune = record["config"]["recipe"], _finetune(runs)
+    if finetune.protocol == PAPER:
+        raise DataError(f"{glue} has not all runs of a protocol that chooses the learning rate")
     note = "A reference, not ranked: the baseline that pretraining must beat."
+    stored, predictions = _predictions(runs, glue)
     entry = _entry_of(
         out,
         replace(author, notes=(note, *author.notes)),
         f"{recipe}, random weights",
-        tier="reported",
-        model=model_of(record["config"], summary.num_parameters),
-        reported=Reported(
-            f"random weights of {recipe}, fine-tuned by protocol {protocol}",
-            {name: round(task.score, 4) for name, task in summary.tasks.items()},
-            round(summary.average, 4),
-            protocol,
-        ),
+        tier="reference",
+        model=model_of(record["config"], runs[0].settings.num_parameters),
+        finetune=finetune,
     )
-    write_entry(out, entry)
+    write_entry(out, entry, runs=stored, predictions=predictions)
     _require_valid(out)
     return entry
 
@@ -192,13 +187,17 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
     return record
 
 
+def _require_one_model(runs: Sequence[RunResult], glue: Path) -> None:
+    if len(group_runs(runs)) != 1:
+        models = ", ".join(group[0].settings.model for group in group_runs(runs)) or "none"
+        raise DataError(f"{glue} has runs of several models or none: {models}; an entry needs one")
+
+
 def _require_same_model(
     runs: Sequence[RunResult], record: Mapping[str, Any], *, last_step: int, glue: Path
 ) -> None:
     """Exports are named by their run and step (`glue.pretrained.display_name`)."""
-    if len(group_runs(runs)) != 1:
-        models = ", ".join(group[0].settings.model for group in group_runs(runs))
-        raise DataError(f"{glue} has runs of several models: {models}; an entry needs runs of one")
+    _require_one_model(runs, glue)
     measured = runs[0].settings
     expected = f"(run {record['run_id']}, step {last_step:,})"
     if not measured.model.endswith(expected):
@@ -262,8 +261,10 @@ def _finetune(runs: Sequence[RunResult]) -> Finetune:
 
 def _protocol(counted: Sequence[RunSettings], chosen: Mapping[str, float]) -> str:
     for protocol in PROTOCOLS.values():
-        # Samples are scored by the same protocol; their gold labels tell them apart.
-        other = [r for r in departures(protocol, counted) if not r.startswith("is_sample")]
+        # Samples are scored by the same protocol; their gold labels tell them apart. Random weights
+        # are an entry of a tier of their own.
+        known = ("is_sample", "random_init")
+        other = [r for r in departures(protocol, counted) if not r.startswith(known)]
         if protocol.chooses_rate and chosen.keys() <= {*protocol.tasks} and chosen and not other:
             return protocol.name
     return PAPER

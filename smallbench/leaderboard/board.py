@@ -79,10 +79,10 @@ class BoardRow:
     entry: Entry
     evaluation: Evaluation
     view: View | None
-    """None for a reported entry."""
+    """None for quoted scores."""
     average: float | None
     rank: RankRange | None
-    """None for a reported entry, or if tasks are missing."""
+    """None for an entry that is not measured, or if tasks are missing."""
     leads: frozenset[str] = frozenset()
     """Slugs of the entries that this one leads."""
     interval: Interval | None = None
@@ -101,8 +101,8 @@ def board_rows(evaluations: Iterable[Evaluation], name: BoardName) -> list[Board
     """Return the rows of a board, best AVG first, those without AVG last.
 
     Rejected entries and entries that the board's track does not admit are left out. Reported scores
-    are on the boards of their protocol, ordered by AVG but without a rank, because their
-    uncertainty is unknown.
+    and references are on the boards of their protocol, ordered by AVG but without a rank: the
+    uncertainty of the first is unknown, and the second are not pretrained.
     """
     view, track, protocol = BOARDS[name].view, BOARDS[name].track, BOARDS[name].protocol
     rows = []
@@ -114,9 +114,9 @@ def board_rows(evaluations: Iterable[Evaluation], name: BoardName) -> list[Board
             if entry.reported.protocol == protocol:
                 rows.append(BoardRow(entry, evaluation, None, entry.reported.average, None))
             continue
-        if track is not None and track not in evaluation.tracks:
+        if track is not None and entry.is_measured and track not in evaluation.tracks:
             continue
-        if found is not None:
+        if found is not None and found.protocol == protocol:
             rows.append(BoardRow(entry, evaluation, found, found.average, None))
     rows.sort(key=lambda row: (row.average is None, -(row.average or 0.0), row.entry.slug))
     places = [place for place, row in enumerate(rows) if row.view and row.view.scored]
@@ -124,11 +124,13 @@ def board_rows(evaluations: Iterable[Evaluation], name: BoardName) -> list[Board
     if not scored:
         return rows
     together, slugs = differences(scored), [rows[place].entry.slug for place in places]
-    rates, ranks = failure_rates(scored, len(scored[0].draws)), rank_ranges(together.leads)
+    rates = failure_rates(scored, len(scored[0].draws))
+    ranked = [number for number, place in enumerate(places) if rows[place].entry.is_measured]
+    ranks = dict(zip(ranked, rank_ranges(together.leads[np.ix_(ranked, ranked)]), strict=True))
     for number, place in enumerate(places):
         rows[place] = replace(
             rows[place],
-            rank=ranks[number],
+            rank=ranks.get(number),
             leads=frozenset(slugs[other] for other in np.flatnonzero(together.leads[number])),
             interval=score_interval(scored[number], rates),
         )

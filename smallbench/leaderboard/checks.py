@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
 from smallbench.config import digest, flatten
 from smallbench.errors import ConfigError
+from smallbench.glue.protocols import PROTOCOLS
 from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard import claims, log_check
 from smallbench.leaderboard.compute import count_parameters
+from smallbench.leaderboard.entry import Tier
 from smallbench.leaderboard.finding import Finding, Found
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Labels
@@ -41,8 +44,9 @@ MAX_MARKS = 4
 def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
     """Run every check that applies to the entry's tier, in the order of `CHECKS`."""
     findings: list[Finding] = []
+    applicable = UNRANKED_CHECKS.get(submission.entry.tier, MEASURED_CHECKS)
     for name, check in CHECKS.items():
-        if name not in (REPORTED_CHECKS if submission.entry.reported else MEASURED_CHECKS):
+        if name not in applicable:
             continue
         if name in SCORED_CHECKS and any(finding.verdict == "rejected" for finding in findings):
             # Scoring takes the most time, and a rejected entry shows no scores.
@@ -88,8 +92,9 @@ def _reported(submission: Submission, scores: RunScores) -> Found:
     links = submission.entry.links
     if not (links.paper or links.code):
         yield "rejected", "reported scores need links.paper or links.code, which contain them"
-    if len(reported.scores) == len(TASKS):
-        mean = sum(reported.scores.values()) / len(TASKS)
+    of_average = PROTOCOLS[reported.protocol].tasks
+    if reported.scores.keys() >= {*of_average}:
+        mean = fmean(reported.scores[name] for name in of_average)
         if abs(mean - reported.average) > 0.01:
             yield "rejected", f"average {reported.average} differs from the scores' mean {mean:.2f}"
     for name, score in reported.scores.items():
@@ -318,14 +323,15 @@ def _differing(task: str, a: Labels, b: Labels) -> int:
 
 
 def _protocol(submission: Submission, scores: RunScores) -> Found:
-    finetune = submission.entry.measured.finetune
+    finetune = submission.entry.finetune
+    assert finetune is not None
     most = max(sum(run.task == task for run in submission.runs) for task in TASKS)
     if finetune.num_trials < most:
         yield "rejected", f"num_trials {finetune.num_trials}, but one task has {most} runs"
     unknown = {run.learning_rate for run in submission.runs} - set(finetune.learning_rates)
     if unknown:
         yield "rejected", f"a run has learning rate {min(unknown):g}, which is not in the grid"
-    if protocol_of(submission.entry.measured) is not None:
+    if protocol_of(finetune) is not None:
         for reason in unranked_reasons(submission):
             yield "flagged", f"not {finetune.protocol}, so not ranked: {reason}"
 
@@ -358,6 +364,10 @@ CHECKS: Mapping[str, Check] = {
 """Checks by name, in the order of a report; reading the folder has its own checks first."""
 
 SCORED_CHECKS = ("metrics", "splits")
-REPORTED_CHECKS = ("tier", "text", "date", "links", "reported")
-"""Checks that apply to an entry without predictions."""
+RUN_CHECKS = ("rows", "seeds", "protocol", "choice", "metrics", "splits")
+UNRANKED_CHECKS: Mapping[Tier, Sequence[str]] = {
+    "reported": ("tier", "text", "date", "links", "reported"),
+    "reference": ("tier", "text", "date", "links", *RUN_CHECKS),
+}
+"""Checks of a tier without a pretraining."""
 MEASURED_CHECKS = tuple(name for name in CHECKS if name != "reported")

@@ -94,9 +94,10 @@ def splits(submission: Submission, scores: RunScores) -> Found:
 
 def choice(submission: Submission, scores: RunScores) -> Found:
     """The chosen learning rate is the best on the part of train that selects it."""
-    entry = submission.entry.measured
-    protocol = protocol_of(entry)
-    for name, rate in entry.finetune.chosen.items() if protocol else ():
+    finetune = submission.entry.finetune
+    assert finetune is not None
+    protocol = protocol_of(finetune)
+    for name, rate in finetune.chosen.items() if protocol else ():
         assert protocol is not None
         runs = [run for run in submission.choices if run.task == name]
         known = scores.gold.choices.get(name)
@@ -108,7 +109,7 @@ def choice(submission: Submission, scores: RunScores) -> Found:
             yield "not done", f"{name}: the predictions that chose its learning rate are missing"
         elif known is None:
             yield "not done", f"{name}: labels of the rows that chose its learning rate are missing"
-        elif entry.finetune.choice_sha256.get(name) != known.sha256:
+        elif finetune.choice_sha256.get(name) != known.sha256:
             yield "not done", f"{name}: its learning rate was chosen on other rows of train"
         else:
             yield from _best_rate(submission, runs, rate, known.labels)
@@ -139,7 +140,7 @@ def _best_rate(
 def track(submission: Submission, scores: RunScores) -> Found:
     """At least one track of its protocol admits the entry; others are reported with a reason."""
     entry, log = submission.entry.measured, submission.train_log
-    if protocol_of(entry) is None:
+    if protocol_of(entry.finetune) is None:
         return  # best dev scores, which no track ranks
     name = entry.finetune.protocol
     reasons = {t: r for t, r in tracks_of(submission.entry, log).items()

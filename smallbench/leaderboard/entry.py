@@ -33,10 +33,10 @@ SCHEMA_VERSION = 1
 ENTRY_FILE, RUNS_FILE, LOG_FILE = "entry.json", "runs.jsonl", "train_log.jsonl"
 PREDICTIONS_FOLDER, PLUGINS_FOLDER = "predictions", "plugins"
 
-Tier = Literal["reported", "claimed", "logged", "verified"]
-TIERS: tuple[Tier, ...] = ("reported", "claimed", "logged", "verified")
-"""Tiers: quoted scores; recomputed ones; recomputed ones with a training log; repeated by a keeper.
-"""
+Tier = Literal["reported", "reference", "claimed", "logged", "verified"]
+TIERS: tuple[Tier, ...] = ("reported", "reference", "claimed", "logged", "verified")
+"""Tiers: quoted scores; recomputed ones of random weights, and of a pretrained model; also with a
+training log; repeated by a keeper. The first two are not ranked."""
 
 
 @cache
@@ -211,7 +211,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class MeasuredSections:
-    """The sections of every entry that is not reported."""
+    """The sections of every entry of a pretrained model whose scores are recomputed."""
 
     model: Model
     data: Data
@@ -224,7 +224,11 @@ class MeasuredSections:
 
 @dataclass(frozen=True)
 class Entry:
-    """`entry.json`. Tier *reported* has only `reported`; other tiers have all other sections."""
+    """`entry.json`.
+
+    Of the sections after `model`, tier *reported* has `reported` alone, *reference* has `finetune`
+    alone, and other tiers have all others.
+    """
 
     schema_version: int
     slug: str
@@ -246,8 +250,13 @@ class Entry:
     reported: Reported | None = None
 
     @property
+    def is_measured(self) -> bool:
+        """Whether it is a pretrained model with recomputed scores, which a track may rank."""
+        return self.provenance is not None
+
+    @property
     def measured(self) -> MeasuredSections:
-        """The sections of an entry whose tier is not *reported*."""
+        """The sections of an entry that is measured."""
         sections = {name: getattr(self, name) for name in MeasuredSections.__annotations__}
         assert None not in sections.values(), "the schema demands them"
         return MeasuredSections(**sections)

@@ -55,11 +55,17 @@ MAX_JSON_DEPTH = 12
 MAX_NUMBER, MIN_NUMBER = 1e30, 1e-30
 MAX_INTEGER = (1 << 64) - 1
 
-PREDICTIONS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
 _TASK = re.compile(rb'"task": ?"([a-z0-9]+)"')
 FOLDERS = {
-    PREDICTIONS_FOLDER: (PREDICTIONS_NAME, MAX_PREDICTIONS_BYTES),
-    PLUGINS_FOLDER: (re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.py"), 1 << 20),
+    PREDICTIONS_FOLDER: (
+        re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz"),
+        MAX_PREDICTIONS_BYTES,
+    ),
+    # None that pytest would execute where it is run in the board's folder.
+    PLUGINS_FOLDER: (
+        re.compile(r"(?!conftest\.py|test_)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}(?<!_test)\.py"),
+        1 << 20,
+    ),
 }
 """Folder of an entry → pattern of its file names, and their largest size."""
 
@@ -71,7 +77,7 @@ class Submission:
     folder: Path
     entry: Entry
     runs: Sequence[StoredRun]
-    """Runs with dev scores."""
+    """Runs with dev scores; empty if `entry.finetune` is None."""
     choices: Sequence[StoredRun]
     """Runs that chose a learning rate, scored on a part of train (`glue.choice`)."""
     predictions: Mapping[str, NDArray[Any]]
@@ -93,6 +99,8 @@ def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
         if extra:
             raise Rejected("files", f"tier 'reported' has {ENTRY_FILE} only, not {show(extra[0])}")
         return Submission(folder, entry, (), (), {}, ())
+    if entry.tier == "reference" and LOG_FILE in contents:
+        raise Rejected("files", f"tier 'reference' is of random weights and has no {LOG_FILE}")
     runs = _parse_runs(contents)
     predictions = {
         path: parse_predictions(contents[path], path, TASKS[run.task], split)
@@ -273,7 +281,9 @@ def _require_valid(value: Any, part: str, *, check: str, place: str) -> None:
         islice(_validator(part).iter_errors(value), 20), key=lambda e: list(map(str, e.path))
     )
     if errors:
-        found = [f"{'.'.join(map(str, e.absolute_path)) or place}: {e.message}" for e in errors]
+        messages = ("this tier has none" if e.validator == "not" else e.message for e in errors)
+        paths = (".".join(map(str, e.absolute_path)) or place for e in errors)
+        found = [f"{path}: {message}" for path, message in zip(paths, messages, strict=True)]
         raise Rejected(check, "; ".join(show(sentence) for sentence in found[:5]))
 
 
@@ -316,7 +326,7 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
 
 def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
     given = {path for path in contents if path.startswith(f"{PLUGINS_FOLDER}/")}
-    for plugin in entry.measured.provenance.plugins:
+    for plugin in entry.provenance.plugins if entry.provenance else ():
         place = f"the plug-in {show(plugin['name'])}"
         missing = set(plugin["files"].values()) - given
         if missing:

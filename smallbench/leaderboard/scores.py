@@ -18,7 +18,7 @@ import numpy as np
 from smallbench.glue.metrics import compute_metrics, is_failed_run
 from smallbench.glue.protocols import PROTOCOLS
 from smallbench.glue.tasks import TASKS, Task
-from smallbench.leaderboard.entry import StoredRun
+from smallbench.leaderboard.entry import Finetune, StoredRun
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Gold, Labels
 from smallbench.leaderboard.ranking import Scored, failure_rates, score_interval
@@ -188,9 +188,15 @@ class View:
         return score_interval(scored, failure_rates([scored], len(scored.draws)))
 
 
+def _finetune(submission: Submission) -> Finetune:
+    finetune = submission.entry.finetune
+    assert finetune is not None, "the schema demands it of an entry with runs"
+    return finetune
+
+
 def tasks_of(submission: Submission) -> tuple[str, ...]:
     """Return the tasks that an entry's AVG needs."""
-    protocol = protocol_of(submission.entry.measured)
+    protocol = protocol_of(_finetune(submission))
     return tuple(TASKS) if protocol is None else protocol.tasks
 
 
@@ -200,8 +206,8 @@ def unranked_reasons(submission: Submission) -> tuple[str, ...]:
     Empty if they can be ranked. `protocols.departures` does the same for stored runs, which an
     entry does not have.
     """
-    finetune = submission.entry.measured.finetune
-    protocol = protocol_of(submission.entry.measured)
+    finetune = _finetune(submission)
+    protocol = protocol_of(_finetune(submission))
     if protocol is None:
         return (f"protocol {finetune.protocol}",)
     found = [
@@ -237,7 +243,7 @@ def _word(value: object) -> str:
 
 
 def _robust_runs(submission: Submission, task: str) -> list[StoredRun]:
-    rate = submission.entry.measured.finetune.chosen.get(task)
+    rate = _finetune(submission).chosen.get(task)
     runs = [run for run in submission.runs if run.task == task and run.learning_rate == rate]
     return sorted(runs, key=lambda run: run.seed)
 
@@ -265,7 +271,7 @@ def _view(name: ViewName, scores: RunScores, runs: Mapping[str, Sequence[StoredR
     for task, of_task in runs.items():
         if of_task and scores.gold.has(task):
             tasks[task], draws[task] = _score(name, task, of_task, scores)
-    protocol = PAPER if name == "paper" else scores.submission.entry.measured.finetune.protocol
+    protocol = PAPER if name == "paper" else _finetune(scores.submission).protocol
     return View(name, protocol, tasks, draws)
 
 
@@ -314,9 +320,11 @@ def _majority_score(task: Task, gold: Gold) -> float:
 def _pretrainings(
     task: Task, runs: Sequence[StoredRun], scores: RunScores
 ) -> tuple[tuple[int, float], ...]:
-    main = scores.submission.entry.measured.pretrain.seed
+    pretrain = scores.submission.entry.pretrain
+    if pretrain is None:
+        return ()
     found: dict[int, list[float]] = {}
     for run in runs:
-        seed = main if run.pretraining_seed is None else run.pretraining_seed
+        seed = pretrain.seed if run.pretraining_seed is None else run.pretraining_seed
         found.setdefault(seed, []).append(scores[run].metrics[task.ranking_metric])
     return tuple((s, fmean(found[s])) for s in sorted(found)) if len(found) > 1 else ()

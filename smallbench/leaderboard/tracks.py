@@ -10,23 +10,23 @@ from smallbench.errors import ConfigError
 from smallbench.glue.protocols import PROTOCOLS, Protocol
 from smallbench.gpus import GIB, gpu_of_device
 from smallbench.leaderboard.compute import encoder_config, train_flops
-from smallbench.leaderboard.entry import FLOPS_KEY, PEAK_KEY, Entry, MeasuredSections
+from smallbench.leaderboard.entry import FLOPS_KEY, PEAK_KEY, Entry, Finetune, MeasuredSections
 from smallbench.leaderboard.track_table import TRACKS, Track
 from smallbench.models.config import EncoderConfig
 
 Log = Sequence[Mapping[str, Any]]
 
 
-def protocol_of(entry: MeasuredSections) -> Protocol | None:
+def protocol_of(finetune: Finetune) -> Protocol | None:
     """Return the protocol of the tracks that may admit the entry; None: it is not ranked."""
-    found = PROTOCOLS.get(entry.finetune.protocol)
+    found = PROTOCOLS.get(finetune.protocol)
     return found if found is not None and found.chooses_rate else None
 
 
 def tracks_of(entry: Entry, log: Log) -> dict[str, tuple[str, ...]]:
     """Return each track with the reasons why it does not admit the entry; empty if it does."""
-    if entry.reported is not None:
-        return dict.fromkeys(TRACKS, ("reported scores are not ranked",))
+    if not entry.is_measured:
+        return dict.fromkeys(TRACKS, (f"tier {entry.tier} is not ranked",))
     return {name: tuple(_departures(track, entry.measured, log)) for name, track in TRACKS.items()}
 
 

@@ -50,8 +50,10 @@ class Evaluation:
         """
         if self.rejected or self.entry is None:
             return None
-        if self.entry.tier == "reported" or self.is_verified:
-            return "verified" if self.is_verified else "reported"
+        if self.is_verified:
+            return "verified"
+        if not self.entry.is_measured:
+            return self.entry.tier
         open_questions = any(finding.verdict == "not done" for finding in self.findings)
         return "claimed" if open_questions else self.entry.tier
 

@@ -60,11 +60,6 @@ def test_rows_that_are_not_official_are_refused_before_any_training(corpus, glue
     assert not (tmp_path / "o").exists()
 
 
-def test_random_weights_need_a_link(corpus, glue, tmp_path, capsys):
-    assert main(line(corpus, glue, tmp_path / "o", "--random_weights")) == 2
-    assert "--random_weights needs --code" in capsys.readouterr().err
-
-
 def test_a_dry_run_says_the_tracks_rule_and_the_number_of_steps(corpus, glue, tmp_path, capsys):
     assert main(line(corpus, glue, tmp_path / "o", *SMALL, "--dry_run")) == 0
     page = capsys.readouterr().out
@@ -150,12 +145,11 @@ def test_killed_at_random_moments_and_continued_equals_uninterrupted(corpus, glu
 
 
 @pytest.mark.slow
-def test_random_weights_are_a_reported_entry_of_the_tracks_protocol(corpus, glue, tmp_path, capsys):
-    flags = (*(flag for flag in SMALL if "flops" not in flag), "--random_weights",
-             "--code=https://example.org/code")  # fmt: skip
+def test_random_weights_are_a_reference_of_the_tracks_protocol(corpus, glue, tmp_path, capsys):
+    flags = (*(flag for flag in SMALL if "flops" not in flag), "--random_weights")
     assert main(line(corpus, glue, tmp_path, *flags)) == 0
+    assert "bert-tiny-random-seed-1: accepted as reference" in capsys.readouterr().out
     entry = read_submission(tmp_path / "entry" / "bert-tiny-random-seed-1").entry
-    assert entry.tier == "reported"
-    assert entry.reported.protocol == "tiny-v1"
-    assert set(entry.reported.scores) == {"cola", "sst2", "mrpc", "stsb", "rte"}
+    assert entry.finetune.protocol == "tiny-v1"
+    assert set(entry.finetune.chosen) == {"cola", "sst2", "mrpc", "stsb", "rte"}
     assert "not ranked" in entry.notes[0]

@@ -19,6 +19,7 @@ import numpy as np
 from smallbench.config import digest
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.entry import chained, predictions_bytes
+from smallbench.leaderboard.track_table import TRACKS
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
 SCALE = 0.1
@@ -127,7 +128,7 @@ def scaled(*path: str, by: float):
 # ---- entry.json
 
 
-@case("rejected", "schema", "'average' was unexpected|average")
+@case("rejected", "schema", "reported: this tier has none")
 def edited_score(folder):
     edit(folder, "reported", to={"source": "me", "scores": {}, "average": 99.0})
 
@@ -825,6 +826,46 @@ def _only_reported(folder, **reported):
 @case("rejected", "reported", r"average 80\.0 differs from the scores' mean 70\.00")
 def reported_average_that_is_none(folder):
     _only_reported(folder, scores=dict.fromkeys(TASKS, 70.0))
+
+
+@case("rejected", "reported", r"average 80\.0 differs from the scores' mean 70\.00")
+def reported_average_that_is_none_of_five_tasks(folder):
+    _only_reported(folder, protocol="tiny-v1", scores=dict.fromkeys(TRACKS["tiny"].tasks, 70.0))
+
+
+def as_reference(folder):
+    """Keep what an entry of random weights has: its predictions and how they were made."""
+    entry = json.loads((folder / "entry.json").read_text())
+    for key in ("data", "pretrain", "hardware", "energy", "provenance"):
+        del entry[key]
+    (folder / "entry.json").write_text(json.dumps(entry | {"tier": "reference"}))
+    (folder / "train_log.jsonl").unlink()
+
+
+@case("rejected", "files", r"tier 'reference' is of random weights and has no train_log")
+def reference_with_a_log(folder):
+    log = (folder / "train_log.jsonl").read_bytes()
+    as_reference(folder)
+    (folder / "train_log.jsonl").write_bytes(log)
+
+
+@case("rejected", "schema", r"reported: this tier has none")
+def reference_that_quotes_scores(folder):
+    as_reference(folder)
+    edit(folder, "reported", to={"source": "me", "scores": {}, "average": 90.0})
+
+
+@case("rejected", "schema", r"pretrain: this tier has none")
+def reference_with_a_pretraining(folder):
+    entry = json.loads((folder / "entry.json").read_text())
+    as_reference(folder)
+    edit(folder, "pretrain", to=entry["pretrain"])
+
+
+@case("rejected", "choice", r"learning rate .* was chosen, but")
+def reference_with_the_best_rate_on_dev(folder):
+    rate_chosen_on_dev(folder)
+    as_reference(folder)
 
 
 @case("flagged", "reported", r"rte 69\.09 is not k/277 for any k")

@@ -16,7 +16,7 @@ from smallbench.objectives import OBJECTIVES as OBJECTIVE_CLASSES
 from smallbench.objectives.config import MaskedLMConfig, ReplacedTokenConfig
 from smallbench.objectives.masking import Vocabulary, micro_batches, step_generator
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
-from tests.leaderboard.tampered import edit, reconfigure, relog, rerun
+from tests.leaderboard.tampered import as_reference, edit, reconfigure, relog, rerun
 
 GOLD = synthetic_gold(scale=0.05)
 VOCABULARY = Vocabulary(
@@ -46,6 +46,21 @@ def test_an_entry_is_on_the_boards_that_admit_it_and_on_no_other(tiny, small):
     slugs = {name: [row.entry.slug for row in board_rows(evaluations, name)]
              for name in ("robust", "tiny", "any", "paper")}  # fmt: skip
     assert slugs == {"robust": ["small"], "tiny": ["tiny"], "any": ["small"], "paper": ["small"]}
+
+
+def test_a_reference_has_scores_and_leads_but_no_rank(tmp_path):
+    folders = [
+        write_made(tmp_path, synthetic_entry(name, GOLD, seed=i, track="tiny", quality=quality))
+        for i, (name, quality) in enumerate((("good", 20), ("random", -20), ("other", 0)))
+    ]
+    as_reference(folders[1])
+    evaluations = [evaluate(folder, GOLD) for folder in folders]
+    assert [e.tier for e in evaluations] == ["logged", "reference", "logged"]
+    rows = {row.entry.slug: row for row in board_rows(evaluations, "tiny")}
+    assert list(rows) == ["good", "other", "random"]
+    assert [str(row.rank) for row in rows.values()] == ["1", "2", "None"]
+    assert rows["good"].leads == {"other", "random"}
+    assert rows["random"].interval.low < rows["random"].average < rows["random"].interval.high
 
 
 def test_the_average_of_a_tiny_entry_is_of_its_five_tasks(tiny):

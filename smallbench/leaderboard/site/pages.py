@@ -63,7 +63,7 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
         "notes": {row.slug: [numbers[note] for note in row.entry.notes] for row in shown},
         "tiers": [tier for tier in reversed(TIERS) if any(row.tier == tier for row in shown)],
         "sizes": SIZES,
-        "num_measured": sum(tier != "reported" for tier in tiers),
+        "num_measured": sum(tier not in ("reported", "reference") for tier in tiers),
         "num_reported": sum(tier == "reported" for tier in tiers),
         "brackets": {row.bracket: row for row in found[::-1] if row.rank and row.bracket},
         "kinds": {

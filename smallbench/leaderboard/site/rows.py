@@ -56,7 +56,7 @@ class Usage:
     @classmethod
     def of(cls, entry: Entry) -> Usage:
         """Return the usage that an entry declares."""
-        if entry.reported is not None:
+        if not entry.is_measured:
             return cls()
         measured = entry.measured
         pretrain, energy, price = measured.pretrain, measured.energy, measured.hardware.usd_per_hour
@@ -219,10 +219,10 @@ class Row(BoardRow):
 
 
 def rows(evaluations: Sequence[Evaluation], name: BoardName) -> list[Row]:
-    """Return the rows of a board in its order, reported ones last."""
+    """Return the rows of a board in its order, those that are not ranked by their tier last."""
     found = [Row(**vars(one)) for one in board_rows(evaluations, name)]
-    # References with an AVG only come last.
-    return sorted(found, key=lambda row: (row.tier == "reported", not row.cells))
+    # Quoted rows with an AVG only come last.
+    return sorted(found, key=lambda row: (not row.entry.is_measured, not row.cells))
 
 
 def task_leads(found: Sequence[Row]) -> dict[str, dict[str, str]]:
