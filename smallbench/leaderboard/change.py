@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smallbench.errors import DataError
-from smallbench.leaderboard.entry import ENTRY_FILE, LOG_FILE, PREDICTIONS_FOLDER, RUNS_FILE
 from smallbench.leaderboard.evaluation import VERIFIED_FILE
-from smallbench.leaderboard.folder import PREDICTIONS_NAME
+from smallbench.leaderboard.folder import FOLDERS, MAX_BYTES
 from smallbench.leaderboard.text import show
 
 ROOT = "submissions"
 SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
-FILES = {ENTRY_FILE, RUNS_FILE, LOG_FILE}
 PLAIN_FILE, ABSENT = "100644", "000000"
 
 
@@ -74,13 +72,13 @@ def _problems_of(path: str, mode: str) -> list[str]:
             f"{place} is not a file of an entry; a pull request with an entry changes nothing else"
         ]
     inside = parts[2:]
-    is_known = (len(inside) == 1 and inside[0] in FILES) or (
+    is_known = (len(inside) == 1 and inside[0] in MAX_BYTES) or (
         len(inside) == 2
-        and inside[0] == PREDICTIONS_FOLDER
-        and PREDICTIONS_NAME.fullmatch(inside[1]) is not None
+        and inside[0] in FOLDERS
+        and FOLDERS[inside[0]][0].fullmatch(inside[1]) is not None
     )
     if len(parts) < 3 or not SLUG.fullmatch(parts[1]) or not is_known:
-        known = f"{', '.join(sorted(FILES))} and {PREDICTIONS_FOLDER}/*.tsv.gz"
+        known = f"{', '.join(sorted(MAX_BYTES))}, predictions/*.tsv.gz and plugins/*.py"
         return [f"{place} is not a file of an entry ({ROOT}/SLUG/ with {known})"]
     if mode not in (PLAIN_FILE, ABSENT):
         return [f"{place} has mode {mode} (a link, a program or a repository); "

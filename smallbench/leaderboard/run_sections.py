@@ -154,8 +154,12 @@ def provenance_of(
 
 
 def plugin_path(name: str) -> str:
-    """Return the path of a plug-in's file in an entry: `plugins/lab.gate.py` for `lab/gate.py`."""
+    """Return the path of a plug-in's file in an entry: `plugins/lab.gate.py` for `lab/gate.py`.
+
+    What pytest would execute has another name: `plugins/_test_gate_.py` for `test_gate.py`.
+    """
     plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name.replace("/", "."))
+    plain = re.sub(r"(conftest|test_.*|.*_test)\.py", r"_\1_.py", plain)
     return f"{PLUGINS_FOLDER}/{plain}"
 
 

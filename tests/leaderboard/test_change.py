@@ -12,7 +12,10 @@ from smallbench.errors import DataError
 from smallbench.leaderboard.change import read_request
 
 ROOT = Path(__file__).parents[2]
-ENTRY = ("entry.json", "runs.jsonl", "train_log.jsonl", "predictions/cola_seed-1_dev.tsv.gz")
+ENTRY = (
+    "entry.json", "runs.jsonl", "train_log.jsonl", "predictions/cola_seed-1_dev.tsv.gz",
+    "plugins/my_idea.py",
+)  # fmt: skip
 
 
 class Repository:
@@ -97,6 +100,10 @@ VANDALISM = {
         lambda r: r.write("submissions/new/conftest.py"), "conftest.py is not a file of an entry"),
     "conftest.py beside the entries": (
         lambda r: r.write("submissions/conftest.py"), "conftest.py is not a file of an entry"),
+    "conftest.py among the plug-ins": (
+        lambda r: r.write("submissions/new/plugins/conftest.py"), "is not a file of an entry"),
+    "a test among the plug-ins": (
+        lambda r: r.write("submissions/new/plugins/test_a.py"), "is not a file of an entry"),
     "a .gitattributes": (
         lambda r: r.write("submissions/.gitattributes"), ".gitattributes is not a file"),
     "a .gitattributes in the entry": (
