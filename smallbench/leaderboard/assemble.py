@@ -144,7 +144,7 @@ def write_random_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) 
         f"{recipe}, random weights",
         tier="reference",
         model=model_of(record["config"], runs[0].settings.num_parameters),
-        finetune=finetune,
+        finetune=replace(finetune, model_sha256=None),
     )
     write_entry(out, entry, runs=stored, predictions=predictions)
     _require_valid(out)

@@ -175,7 +175,8 @@ class Finetune:
     warmup_fraction: float
     clip_norm: float
     precision: str
-    model_sha256: str
+    model_sha256: str | None
+    """None of a reference, whose weights are random."""
     choice_sha256: Mapping[str, str] = field(default_factory=dict)
     """Task to the hash of the rows of train that chose its learning rate."""
     pooling: str | None = None

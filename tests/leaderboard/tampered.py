@@ -838,7 +838,8 @@ def as_reference(folder):
     entry = json.loads((folder / "entry.json").read_text())
     for key in ("data", "pretrain", "hardware", "energy", "provenance"):
         del entry[key]
-    (folder / "entry.json").write_text(json.dumps(entry | {"tier": "reference"}))
+    entry |= {"tier": "reference", "finetune": entry["finetune"] | {"model_sha256": None}}
+    (folder / "entry.json").write_text(json.dumps(entry))
     (folder / "train_log.jsonl").unlink()
 
 
