@@ -1,5 +1,9 @@
 """Code of a user's own: found by the name that the user gives, hashed, and kept with the run.
 
+What to write for each kind is said where its table is: `models`, `objectives`, `recipes`, `train`
+(optimizers, schedules), `data` (tokenizers), `glue` (poolings) and `glue.tasks`. An option selects
+it: `--model.architecture`, `--objective.objective`, `--optim.optimizer=FILE.py:NAME`.
+
 A reference is `FILE.py:NAME` or `package.module:NAME`. In configurations a file stands without its
 folder (`my_idea.py:GatedBert`), so that a run does not change its identity with the place it was
 started from. Code is executed by `resolve` alone; `register`, `plugin_of` and everything that

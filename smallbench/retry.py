@@ -1,7 +1,9 @@
 """The retry policy: number of attempts, and backoff between them.
 
-Storages and local reads retry transient errors through `retried`. Background uploads
-(`checkpoints.uploader`) use `backoff` until their deadline.
+Storages and local reads retry transient errors through `retried`: four attempts. Which errors of an
+S3 store are transient, `storage.s3_errors` decides; an attempt is up to two requests, since boto3
+repeats one (`storage.s3.REQUEST_ATTEMPTS`). Background uploads (`checkpoints.uploader`) use
+`backoff` until their deadline.
 """
 
 from __future__ import annotations

@@ -71,11 +71,15 @@ class SaveCheckpoints(Callback):
                 f"stop requested at step {progress.step:,}, before this attempt had done a step; "
                 "there is nothing new to save"
             )
-        left = self.trainer.stop.seconds_left()
-        if not is_done and left < self.seconds:
+        needed = 0.0 if progress.step in self._store.steps() else self.seconds
+        # Process 0 decides for all: it alone measures, and a save needs every process.
+        left, needed = self.trainer.engine.processes.first_of(
+            (self.trainer.stop.seconds_left(), needed)
+        )
+        if not is_done and left < needed:
             raise UnsavedError(
                 f"stop requested with {max(left, 0):.1f} s of grace left, but saving takes about "
-                f"{self.seconds:.1f} s, so no checkpoint was written; the same command resumes "
+                f"{needed:.1f} s, so no checkpoint was written; the same command resumes "
                 f"from step {max(self._store.steps(), default=0):,}"
             )
         self.save(progress)

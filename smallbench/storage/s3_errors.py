@@ -1,7 +1,8 @@
 """Answers and errors of an S3-compatible store, or of what answers in its place, as our errors.
 
 A page of HTML with status 200 is not an object, a proxy's redirect is not a missing bucket, and a
-refused checksum is not a wrong key. Each gets its own sentence, with the store's own message.
+refused checksum is not a wrong key. Each gets its own sentence, with the store's own message. What
+becomes a `TransientError` is retried, as `smallbench.retry` says how often.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ SPEAKS_TLS = re.compile(r"HTTPS|SSL-enabled|\\x15\\x03|\x15\x03", re.IGNORECASE)
 class TransientError(UnavailableError):
     """An error that `S3Storage` retries: a refused connection, a cut body, 5xx, 408, 409 or 429.
 
-    These come at once. A timeout has already cost up to a minute, and is not retried.
+    These come at once. A timeout has already cost boto3's two attempts, and is not retried.
     """
 
 

@@ -1,4 +1,8 @@
-"""The optimizers: a row of `OPTIMIZERS` is a function `(module, config)`.
+"""The optimizers: functions `(module, config)`.
+
+One of your own needs no change here: write such a function in a file, with `config` annotated by a
+frozen dataclass that extends `train.config.OptimizerConfig`, and select it with
+`pretrain --optim.optimizer=my_file.py:build`. Built-in ones are rows of `train.OPTIMIZERS`.
 
 Groups keep the module's order. The state is saved by the parameters' names, so it does not depend
 on groups or on the engine. PyTorch's `distributed.checkpoint.state_dict` also does this, but

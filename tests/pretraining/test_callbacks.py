@@ -200,6 +200,15 @@ def test_a_stop_before_the_first_step_or_without_time_saves_nothing(tmp_path):
     assert store.steps() == []
 
 
+def test_a_stop_without_time_keeps_a_step_that_is_already_saved(tmp_path):
+    callback, store = saving(tmp_path, stop=Stop(lambda: True, lambda: 0.5))
+    callback.on_start(at(2))
+    callback.save(at(3))
+    callback.seconds = 8.0
+    callback.on_end(at(3), is_done=False)
+    assert store.steps() == [3]
+
+
 def test_a_failed_storage_ends_the_run_after_a_save_unless_the_run_is_anothers():
     saved = []
     callback = WaitForUploads(
