@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from smallbench.glue.samples import write_sample_glue
+from smallbench.glue.task_data import load_task
+from smallbench.glue.tasks import TASKS
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +33,27 @@ def glue(tmp_path_factory):
     directory = tmp_path_factory.mktemp("glue")
     write_sample_glue(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def stsb(glue):
+    """Its predictions are numbers, which show any difference of two models."""
+    return load_task(TASKS["stsb"], glue)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """A function from a class's name to its model as transformers saves it, made once."""
+    from transformers.utils import logging
+
+    from tests.glue import foreign
+
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = foreign.build(name, tmp_path_factory.mktemp("saved") / "m")
+        return made[name]
+
+    logging.disable_progress_bar()
+    return get

@@ -19,6 +19,7 @@ from smallbench.glue.task_data import TaskData
 from smallbench.glue.tasks import Task
 from smallbench.train.schedule import linear_decay
 
+QUICK = FinetuneConfig(epochs=2, max_train_examples=48, max_length=32, precision="fp32")
 VOCABULARY = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
     *(prefix + chr(c) for c in range(97, 123) for prefix in ("", "##")), *".,?'0123456789-",
@@ -252,6 +253,12 @@ def remote_code(directory: Path, *, is_plain: bool = False) -> Path:
 
 def copy(directory: Path, to: Path) -> Path:
     return Path(shutil.copytree(directory, to))
+
+
+def add_token(directory: Path, token: str) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    tokenizer.add_tokens([token])
+    tokenizer.save_pretrained(directory)
 
 
 def without_dropout(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The built site as files: complete, reproducible, escaped, and never partial."""
+"""The built site as files: complete, escaped, and with the numbers that were evaluated."""
 
 import base64
 import csv
@@ -6,87 +6,34 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from urllib.request import urlopen
 from xml.etree import ElementTree as ET
 
 import jsonschema
 import numpy as np
 import pytest
 
-from smallbench.errors import DataError, UnavailableError, UsageError
 from smallbench.glue.tasks import TASKS
-from smallbench.jobs.leaderboard import ServeOptions
 from smallbench.leaderboard.board import board_rows, compare
 from smallbench.leaderboard.entry import predictions_bytes, schema
 from smallbench.leaderboard.evaluation import evaluate, evaluate_all
 from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.gold import NO_GOLD
-from smallbench.leaderboard.site import build as module
 from smallbench.leaderboard.site.build import build_site
 from smallbench.leaderboard.site.rows import Strips, Usage, records, rows, task_leads
-from smallbench.leaderboard.site.serve import server
 from smallbench.leaderboard.statistics import Interval
+from tests.leaderboard.conftest import FORMULA, GOLD, HOSTILE, ROOT, SITE_URL, made
 from tests.leaderboard.pages import local_target, read_pages
-from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
-
-ROOT = Path(__file__).parents[2]
-GOLD = synthetic_gold(scale=0.02)
-SITE_URL = "https://example.org/board"
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"'&{{ 7*7 }}"
-FORMULA = '=HYPERLINK("https://evil.example")'
-
-
-def made(slug, **changes):
-    result = synthetic_entry(slug, GOLD, seed=len(slug), quality=len(slug) % 3)
-    return replace(result, entry=replace(result.entry, **changes))
-
-
-@pytest.fixture(scope="module")
-def entries(tmp_path_factory):
-    """Good, hostile, unpriced and rejected entries beside the paper's."""
-    root = tmp_path_factory.mktemp("entries")
-    write_made(root, made("good"))
-    write_made(
-        root,
-        made("hostile", name=HOSTILE, authors=(HOSTILE,), notes=(HOSTILE,), contact=HOSTILE),
-    )
-    write_made(root, made("formula", name=FORMULA))
-    unpriced = made("unpriced")
-    hardware = replace(unpriced.entry.hardware, usd_per_hour=None)
-    energy = replace(unpriced.entry.energy, kwh=None, method=None)
-    entry = replace(unpriced.entry, hardware=hardware, energy=energy)
-    write_made(root, replace(unpriced, entry=entry))
-    write_made(root, made("rejected", tier="verified"))
-    return evaluate_all(root, GOLD) + evaluate_all(ROOT / "submissions", NO_GOLD)
-
-
-@pytest.fixture(scope="module")
-def site(entries, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("built") / "site"
-    build_site(entries, folder, site_url=SITE_URL)
-    return folder
+from tests.leaderboard.synthetic import write_made
 
 
 @pytest.fixture(scope="module")
 def pages(site):
     return read_pages(site)
-
-
-def tree(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def test_equal_entries_give_equal_bytes(entries, site, tmp_path):
-    build_site(entries, tmp_path / "again", site_url=SITE_URL)
-    assert tree(tmp_path / "again") == tree(site)
 
 
 def test_every_link_within_the_site_leads_somewhere(pages, site):
@@ -291,79 +238,6 @@ def test_third_party_files_are_those_that_were_recorded(site):
     assert files == {name for name, *_ in locked} | {"vendored.lock", "NOTICES.txt"}
 
 
-def test_a_failed_build_leaves_the_old_site_unchanged(entries, tmp_path, monkeypatch):
-    out = tmp_path / "site"
-    build_site(entries[:1], out)
-    before = tree(out)
-
-    def fail(*args, **kwargs):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(module.exports, "csv_text", fail)
-    with pytest.raises(OSError, match="disk full"):
-        build_site(entries, out)
-    assert tree(out) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["site"]
-
-
-def test_a_site_is_replaced_whole(site, entries, tmp_path):
-    assert {path.name for path in site.iterdir()} == module.WRITTEN
-    out = tmp_path / "site"
-    build_site(entries, out)
-    build_site(entries[:1], out)
-    assert len(list((out / "entries").iterdir())) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["site"]
-
-
-FOREIGN = {
-    "a file": {"thesis.txt": "dear"},
-    "a file beside a site": {"thesis.txt": "dear", "leaderboard.json": None},
-    "a repository": {".git/HEAD": "ref", "index.html": "", "leaderboard.json": None},
-    "a domain": {"CNAME": "example.org", "leaderboard.json": None},
-    "another's marker": {"leaderboard.json": '{"players": []}'},
-    "a marker that is a list": {"leaderboard.json": '["schema_version", "views"]'},
-    "a marker that is no JSON": {"leaderboard.json": "views"},
-    "no marker": {"index.html": "<p>mine"},
-}
-
-
-@pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
-def test_a_folder_that_is_not_only_a_site_is_never_replaced(files, site, entries, tmp_path):
-    out = tmp_path / "out"
-    for name, text in files.items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text((site / name).read_text() if text is None else text)
-    before = tree(out)
-    with pytest.raises(DataError, match="choose another --out, or empty it"):
-        build_site(entries[:1], out)
-    assert tree(out) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_link_stays_and_the_site_that_it_leads_to_is_replaced(entries, tmp_path):
-    (link := tmp_path / "link").symlink_to(tmp_path / "site")
-    for found in (entries, entries[:1]):
-        build_site(found, link)
-    assert link.is_symlink()
-    assert len(list((tmp_path / "site" / "entries").iterdir())) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"link", "site"}
-
-
-@pytest.mark.parametrize("out", [".", "..", "/"])
-def test_the_folder_one_is_in_is_not_replaced(out, entries, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="the current directory"):
-        build_site(entries[:1], Path(out))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "https://a.b/?q=1"])
-def test_an_invalid_address_is_refused(url, entries, tmp_path):
-    with pytest.raises(UsageError, match="Invalid --site_url"):
-        build_site(entries, tmp_path / "site", site_url=url)
-
-
 def test_without_measured_entries_the_ranking_invites_and_shows_what_is_published(tmp_path):
     build_site(evaluate_all(ROOT / "submissions", NO_GOLD), tmp_path / "site")
     page = read_pages(tmp_path / "site")["index.html"]
@@ -421,33 +295,6 @@ def test_a_lead_on_a_task_is_a_difference_whose_range_is_above_zero(entries):
                     ((a, b), (b, a))]  # fmt: skip
             expected = {"A leads": [1, 0], "B leads": [0, 1], "tie": [0, 0]}
             assert bits == expected[difference.verdict]
-
-
-def test_the_job_serves_what_it_built_on_this_machine_only(tmp_path):
-    command = [sys.executable, "-m", "smallbench.jobs.cli", "leaderboard", "serve", "--port=0"]
-    process = subprocess.Popen(
-        [*command, f"--submissions={ROOT}/submissions", f"--out={tmp_path}/site"],
-        stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    try:
-        built, address = process.stdout.readline(), process.stdout.readline().split()[0]
-        count = len(list((ROOT / "submissions").iterdir()))
-        assert built.startswith(f"{count} entries, 0 rejected")
-        assert address.startswith("http://127.0.0.1:")
-        with urlopen(address) as answer:
-            assert answer.read() == (tmp_path / "site" / "index.html").read_bytes()
-        with pytest.raises(UnavailableError, match="choose another --port"):
-            server(tmp_path, port=int(address.rstrip("/").rpartition(":")[2]))
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
-
-
-@pytest.mark.parametrize("port", [-1, 65_536, 99_999_999])
-def test_an_invalid_port_is_refused(port):
-    with pytest.raises(UsageError, match=f"--port={port}: expected 0 to 65535"):
-        ServeOptions(port=port)
 
 
 @pytest.mark.skipif(not shutil.which("java"), reason="the Nu HTML checker needs Java")

@@ -2,73 +2,34 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("playwright")
-pytest.importorskip("axe_playwright_python")
-
-from axe_playwright_python.sync_playwright import Axe
 
 from smallbench.leaderboard.evaluation import evaluate_all
-from smallbench.leaderboard.gold import NO_GOLD
 from smallbench.leaderboard.site.build import build_site
 from smallbench.leaderboard.site.rows import rows, task_leads
-from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
+from tests.leaderboard.conftest import GOLD, NUM_SMALL
+from tests.leaderboard.synthetic import synthetic_entry, write_made
 
 pytestmark = pytest.mark.browser
 
-ROOT = Path(__file__).parents[2]
-GOLD = synthetic_gold(scale=0.02)
-NUM_ENTRIES = 6
-NUM_SMALL = NUM_ENTRIES - 1
-"""Of the first tab: `entry-5` has more parameters than its track admits."""
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><b>bold</b>"
-AXE = {"resultTypes": ["violations"], "preload": False}
-"""Without loading the style sheet again by a request, which the page's policy forbids."""
 
 
 @pytest.fixture(scope="module")
-def entries(tmp_path_factory):
-    root = tmp_path_factory.mktemp("entries")
-    for number in range(5):
-        tiny = synthetic_entry(f"tiny-{number}", GOLD, seed=number, track="tiny")
-        write_made(root, tiny)
-    for number in range(NUM_ENTRIES):
-        made = synthetic_entry(f"entry-{number}", GOLD, seed=number, quality=2 - 3 * number)
-        notes = (f"A note on {number}.",)
-        write_made(root, replace(made, entry=replace(made.entry, notes=notes)))
-    return evaluate_all(root, GOLD) + evaluate_all(ROOT / "submissions", NO_GOLD)
+def entries(browsed_entries):
+    return browsed_entries
 
 
 @pytest.fixture(scope="module")
-def site(entries, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("built") / "site"
-    build_site(entries, folder)
-    reported = [entry for entry in entries if entry.tier == "reported"]
-    build_site(reported, folder.parent / "unmeasured")
-    build_site(entries[:1], folder.parent / "single")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def hostile(entries, site, tmp_path_factory):
+def hostile(entries, browsed_site, tmp_path_factory):
     made = synthetic_entry("hostile", GOLD, seed=76)
     changed = replace(made.entry, name=HOSTILE, authors=(HOSTILE,), notes=(HOSTILE,))
     root = tmp_path_factory.mktemp("hostile")
     write_made(root, replace(made, entry=changed))
-    build_site([*evaluate_all(root, GOLD), *entries], site.parent / "hostile")
-
-
-@pytest.fixture
-def opened(watched, site):
-    """Open a page; check at the end that it requested only files of the site, without errors."""
-    yield lambda address="index.html", **options: watched.open(
-        f"{site.as_uri()}/{address}", **options
-    )
-    home = f"{site.parent.as_uri()}/"
-    assert [url for url in watched.requests if not url.startswith((home, "data:"))] == []
+    build_site([*evaluate_all(root, GOLD), *entries], browsed_site.parent / "hostile")
 
 
 def shown(page):
@@ -343,78 +304,7 @@ def test_the_keyboard_alone_sorts_searches_pins_compares_and_opens(opened, entri
     assert focused(".tray .button"), "back where it was opened"
 
 
-@pytest.mark.slow
-def test_focus_is_always_seen(opened):
-    page = opened("index.html?pin=entry-0,entry-1")
-    for _ in range(45):
-        page.keyboard.press("Tab")
-        seen = page.evaluate(
-            """() => {
-                const e = document.activeElement, styles = [e, e.nextElementSibling]
-                    .filter(Boolean).map((one) => getComputedStyle(one));
-                return styles.some((s) => s.outlineStyle !== "none" && s.outlineWidth !== "0px");
-            }"""
-        )
-        assert seen, page.evaluate("document.activeElement.outerHTML")
-
-
-# ---- everybody
-
-
-KINDS_OF_PAGES = (
-    "index.html?pin=entry-0,entry-1&compare=1",
-    "paper.html?pin=entry-0",
-    "submit.html",
-    "entries/entry-0/index.html",
-    "entries/reported-electra/index.html",
-    "../unmeasured/index.html",
-)
-MORE_PAGES = ("index.html", "tiny.html")
-"""Boards as well."""
-ALL_PAGES = KINDS_OF_PAGES + MORE_PAGES
-
-
-@pytest.mark.parametrize(
-    ("width", "scheme", "addresses"),
-    [
-        pytest.param(1280, "light", KINDS_OF_PAGES, id="1280-light"),
-        pytest.param(1280, "light", MORE_PAGES, marks=pytest.mark.slow, id="1280-light-more"),
-        pytest.param(375, "dark", ALL_PAGES, marks=pytest.mark.slow, id="375-dark"),
-        pytest.param(768, "light", ALL_PAGES, marks=pytest.mark.slow, id="768-light"),
-        pytest.param(1920, "dark", ALL_PAGES, marks=pytest.mark.slow, id="1920-dark"),
-        *(
-            pytest.param(
-                width, scheme, ALL_PAGES, marks=[pytest.mark.slow, pytest.mark.exhaustive],
-                id=f"{width}-{scheme}",
-            )
-            for width, scheme in ((1280, "dark"), (375, "light"))
-        ),
-    ],
-)  # fmt: skip
-def test_axe_finds_nothing_and_no_page_is_wider_than_its_window(opened, width, scheme, addresses):
-    looks = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
-    for address in addresses:
-        page = opened(address, **looks)
-        if "?pin=entry-0" in address and "compare" not in address:
-            page.click("#entry-0 .more")
-        if page.locator("script[src$='charts.js']").count() and "reported" not in address:
-            page.locator(".live svg").first.wait_for(state="attached")
-        for element in page.locator("details:not([open]) summary").all():
-            element.click()
-        violations = Axe().run(page, options=AXE).response["violations"]
-        assert [(address, v["id"], v["nodes"][0]["target"]) for v in violations] == []
-        assert page.evaluate("document.documentElement.scrollWidth") == width, address
-        paper, ink = (
-            page.evaluate(
-                """(name) => getComputedStyle(document.body)[name].match(/\\d+/g)
-                .slice(0, 3).reduce((sum, value) => sum + Number(value), 0) / 765""",
-                name,
-            )
-            for name in ("backgroundColor", "color")
-        )
-        assert (paper > 0.5) == (scheme == "light")
-        assert abs(paper - ink) > 0.7
-        page.close()
+# ---- without JavaScript, other boards, charts
 
 
 def test_without_javascript_all_rows_tables_and_pages_are_there(opened, entries):
@@ -431,17 +321,6 @@ def test_without_javascript_all_rows_tables_and_pages_are_there(opened, entries)
     assert page.locator("[data-view=robust] .strip:visible").count() == 8
     page.click("text=Submit")
     assert page.locator("h1").inner_text() == "Submitting to the leaderboard"
-
-
-def test_five_rows_are_above_the_fold(opened):
-    boards = ("index.html", "tiny.html", "any.html", "paper.html", "../unmeasured/index.html")
-    for address in boards:
-        page = opened(address, viewport={"width": 1280, "height": 800})
-        bottoms = page.locator(".board tbody tr[id]").evaluate_all(
-            "all => all.map(row => row.getBoundingClientRect().bottom)"
-        )
-        assert sum(bottom <= 800 for bottom in bottoms) >= 5, address
-        page.close()
 
 
 def test_the_tab_of_a_track_has_its_own_tasks(opened, entries):
@@ -481,31 +360,3 @@ def test_a_board_of_one_entry_has_no_filter_with_a_single_choice_and_works(opene
     assert shown(page) == []
     page.click("text=Clear the filters")
     assert shown(page) == ["entry-0"]
-
-
-@pytest.mark.slow
-def test_the_printed_page_is_the_table_without_its_controls(opened):
-    page = opened()
-    page.emulate_media(media="print")
-    assert page.locator(".board:visible").count() == 1
-    for selector in (".controls", ".tools", ".top"):
-        assert page.locator(f"{selector}:visible").count() == 0
-
-
-OVERFLOWING = """all => all.filter(button => {
-  const text = document.createRange();
-  text.selectNodeContents(button);
-  return text.getBoundingClientRect().left < button.getBoundingClientRect().left - 0.5;
-}).map(button => button.innerText)"""
-
-
-@pytest.mark.parametrize("address", ["index.html", "tiny.html"])
-def test_every_label_of_the_table_fits_its_column(address, opened):
-    page = opened(address, viewport={"width": 1920, "height": 1000})
-    assert page.locator(".board thead button").evaluate_all(OVERFLOWING) == []
-
-
-def test_the_table_of_five_tasks_shows_all_of_them_on_a_tablet(opened):
-    page = opened("tiny.html", viewport={"width": 768, "height": 1000})
-    task = page.locator(".board thead th.task").last.bounding_box()
-    assert task["x"] + task["width"] <= 768
