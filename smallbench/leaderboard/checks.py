@@ -331,7 +331,10 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
     unknown = {run.learning_rate for run in submission.runs} - set(finetune.learning_rates)
     if unknown:
         yield "rejected", f"a run has learning rate {min(unknown):g}, which is not in the grid"
-    if protocol_of(finetune) is not None:
+    if submission.entry.tier == "reference":
+        for reason in unranked_reasons(submission):
+            yield "rejected", f"a reference needs the runs of a track's protocol: {reason}"
+    elif protocol_of(finetune) is not None:
         for reason in unranked_reasons(submission):
             yield "flagged", f"not {finetune.protocol}, so not ranked: {reason}"
 

@@ -67,7 +67,7 @@ class Repetition:
             raise DataError(f"{folder} is rejected: {error.reason}") from None
         entry = self._claimed.entry
         if entry.provenance is None:
-            raise DataError(f"{folder} is of tier reported and has no configuration to repeat")
+            raise DataError(f"{folder} is of tier {entry.tier} and has no configuration to repeat")
         self._place = Path(out or f"reproduced/{entry.slug}")
         self._commands = commands_of(
             entry, run_dir=str(self._place / "run"), results=str(self._place / "glue"),

@@ -863,6 +863,12 @@ def reference_with_a_pretraining(folder):
     edit(folder, "pretrain", to=entry["pretrain"])
 
 
+@case("rejected", "protocol", r"a reference needs the runs of a track's protocol: protocol best")
+def reference_of_another_protocol(folder):
+    as_reference(folder)
+    edit(folder, "finetune", "protocol", to="best")
+
+
 @case("rejected", "choice", r"learning rate .* was chosen, but")
 def reference_with_the_best_rate_on_dev(folder):
     rate_chosen_on_dev(folder)
