@@ -1,0 +1,78 @@
+"""Draw tiny_scores.png: `python -m docs.images.tiny [GLUE]`, from the root of a checkout.
+
+Lines of the loss are from the logs in `submissions/`, dots from tiny_losses.csv (held-out); an
+ELECTRA's are its generator's. Scores along the way are in tiny_scores.csv, from one fine-tuning at
+a rate of 6e-4; the last ones are the entries' own.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from smallbench.leaderboard.evaluation import evaluate_all
+from smallbench.leaderboard.folder import read_submission
+from smallbench.leaderboard.gold import read_gold
+
+COLORS = {
+    "bert-tiny": "#2a62bf",
+    "roberta-tiny": "#4c9a2a",
+    "deberta-tiny": "#8a4fb0",
+    "electra-tiny": "#c79a00",
+    "electra-deberta-tiny": "#00897b",
+    "modern-tiny": "#c1440e",
+}
+TASKS = ("cola", "sst2", "mrpc", "stsb", "rte")
+HERE = Path(__file__).parent
+WINDOW = 25
+"""Records of the log that a point of the loss is the mean of: 500 steps."""
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table beside this file."""
+    with (HERE / name).open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def main(glue: str) -> None:
+    """Draw scores and losses against FLOPs."""
+    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    scores, losses = figure.subplots(1, 2)
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows("tiny_scores.csv"):
+        mean = sum(float(row[task]) for task in TASKS) / len(TASKS)
+        points.setdefault(row["recipe"], []).append((float(row["train_flops"]), mean))
+    for row in rows("tiny_losses.csv"):
+        losses.plot(float(row["train_flops"]), float(row["loss"]), ".", color=COLORS[row["recipe"]])
+    for evaluation in evaluate_all(Path("submissions"), read_gold(glue)):
+        entry, view = evaluation.entry, evaluation.views.get("robust")
+        if entry is None or view is None or view.average is None or view.protocol != "tiny-v1":
+            continue
+        if entry.tier == "reference":
+            scores.axhline(view.average, color="0.5", linestyle="--", linewidth=1)
+            scores.annotate("random weights", (2e14, view.average), ha="right", va="bottom",
+                            color="0.4", fontsize=8)  # fmt: skip
+            continue
+        if entry.measured.pretrain.seed != 1:
+            continue
+        log = [x for x in read_submission(evaluation.folder).train_log if x.get("train_flops")]
+        flops = np.array([line["train_flops"] for line in log])
+        loss = np.convolve([line["mlm_loss"] for line in log], np.ones(WINDOW) / WINDOW, "valid")
+        losses.plot(flops[WINDOW - 1 :], loss, color=COLORS[entry.name], label=entry.name)
+        way = [*sorted(points.get(entry.name, [])), (float(flops[-1]), view.average)]
+        scores.plot(*zip(*way, strict=True), marker="o", color=COLORS[entry.name], label=entry.name)
+    scores.set(title="Mean of the five tasks × 100", xlabel="training FLOPs", xlim=(0, 2.1e14))
+    losses.set(title="Loss in training, nats per masked token", xlabel="training FLOPs")
+    losses.legend(frameon=False, fontsize=8)
+    for axes in (scores, losses):
+        axes.grid(axis="y", color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(HERE / "tiny_scores.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "hub")
