@@ -104,16 +104,14 @@ def simulate(setting: Setting, rng: np.random.Generator, examples: int) -> Board
 
 def scored(entry, majority_rows, num_pretrainings: int) -> Scored:
     """As `scores.View.scored` puts it together."""
-    draws, costs, spread, published = [], [], 0.0, []
+    draws, failures, published = [], [], []
     for name, right, failed in entry:
         learned = right[~failed] if not failed.all() else right
         task, labels = SIMULATED[name], np.ones(right.shape[1], dtype=bool)
         draws.append(statistics.bootstrap_task(task, learned, labels, num_draws=NUM_DRAWS))
         cost = max(0.0, 100 * learned.mean() - majority_rows[name])
-        costs.append(cost)
-        spread += cost**2 / len(right)
+        failures.append(ranking.Failures(len(failed), int(failed.sum()), cost / len(entry)))
         published.append(100 * right.mean())
-    num = len(draws)
     groups: tuple[float, ...] = ()
     if num_pretrainings > 1:
         split = [right.reshape(num_pretrainings, -1).mean(axis=1) for _, right, _ in entry]
@@ -121,10 +119,7 @@ def scored(entry, majority_rows, num_pretrainings: int) -> Scored:
     return Scored(
         score=float(np.mean(published)),
         draws=np.mean(draws, axis=0),
-        failure_cost=sum(costs) / num,
-        failure_spread=spread / num**2,
-        num_runs=sum(len(failed) for _, _, failed in entry),
-        num_failed=int(sum(failed.sum() for _, _, failed in entry)),
+        failures=tuple(failures),
         pretrainings=groups,
     )
 

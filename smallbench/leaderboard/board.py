@@ -119,20 +119,29 @@ def board_rows(evaluations: Iterable[Evaluation], name: BoardName) -> list[Board
         if found is not None and found.protocol == protocol:
             rows.append(BoardRow(entry, evaluation, found, found.average, None))
     rows.sort(key=lambda row: (row.average is None, -(row.average or 0.0), row.entry.slug))
-    places = [place for place, row in enumerate(rows) if row.view and row.view.scored]
-    scored = [one for row in rows if row.view and (one := row.view.scored)]
-    if not scored:
+    return _ranked(rows)
+
+
+def _ranked(rows: list[BoardRow]) -> list[BoardRow]:
+    """Add ranks, leads and intervals. References change none of them between ranked entries."""
+    scored = {place: one for place, row in enumerate(rows) if row.view and (one := row.view.scored)}
+    order = sorted(scored, key=lambda place: (not rows[place].entry.is_measured, place))
+    num = sum(rows[place].entry.is_measured for place in order)
+    entries = [scored[place] for place in order]
+    leads, slugs = differences(entries).leads, [rows[place].entry.slug for place in order]
+    if num < len(order):
+        leads[:num, :num] = differences(entries[:num]).leads
+    if not entries:
         return rows
-    together, slugs = differences(scored), [rows[place].entry.slug for place in places]
-    rates = failure_rates(scored, len(scored[0].draws))
-    ranked = [number for number, place in enumerate(places) if rows[place].entry.is_measured]
-    ranks = dict(zip(ranked, rank_ranges(together.leads[np.ix_(ranked, ranked)]), strict=True))
-    for number, place in enumerate(places):
+    rates = failure_rates(entries[:num] or entries, len(entries[0].draws))
+    ranks = [*rank_ranges(leads[:num, :num]), *[None] * (len(order) - num)]
+    for number, (place, one) in enumerate(zip(order, entries, strict=True)):
+        own = rates if number < num else failure_rates([one], len(one.draws))
         rows[place] = replace(
             rows[place],
-            rank=ranks.get(number),
-            leads=frozenset(slugs[other] for other in np.flatnonzero(together.leads[number])),
-            interval=score_interval(scored[number], rates),
+            rank=ranks[number],
+            leads=frozenset(slugs[other] for other in np.flatnonzero(leads[number])),
+            interval=score_interval(one, own),
         )
     return rows
 
@@ -205,20 +214,12 @@ def half_widths(views: Sequence[View], name: str) -> Floats:
 
     Paired: all entries share the draws of examples. Failed runs count at the pair's common rate.
     """
-    found = [view.tasks[name] for view in views]
     draws_ER = np.stack([view.task_draws[name] for view in views])
     draws_ER = draws_ER - draws_ER.mean(axis=1, keepdims=True)
     covariance = draws_ER @ draws_ER.T / draws_ER.shape[1]
     variance = np.diag(covariance)
     learned_EE = np.maximum(variance[:, None] + variance - 2 * covariance, 0.0)
-    failures_EE = failure_variance(
-        runs=[
-            task.num_runs if view.name == "robust" else 0
-            for view, task in zip(views, found, strict=True)
-        ],
-        failed=[task.num_failed for task in found],
-        spread=[task.failure_cost**2 / task.num_runs for task in found],
-    )
+    failures_EE = failure_variance([[view.failures(name)] for view in views])
     half: Floats = NORMAL * np.sqrt(learned_EE + failures_EE)
     return half
 

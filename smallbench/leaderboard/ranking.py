@@ -9,7 +9,7 @@ Three sources of luck are added to what `statistics` draws for each task:
 
 `benchmarks/board_statistics.py` simulates boards and measures what these ranges promise.
 
-Shapes: E entries, R draws.
+Shapes: E entries, T tasks, R draws.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,15 @@ MANY = 60
 CHUNK = 250
 
 
+class Failures(NamedTuple):
+    """Runs of one task that learned nothing."""
+
+    runs: int
+    failed: int
+    cost: float
+    """Points of AVG that are lost if every run fails."""
+
+
 @dataclass(frozen=True, eq=False)
 class Scored:
     """Values of one entry that the ranking needs."""
@@ -46,12 +56,8 @@ class Scored:
     """The published AVG, failed runs included."""
     draws: Floats
     """Draws of AVG over the runs that learned, without the pretraining's seed."""
-    failure_cost: float = 0.0
-    """Points of AVG that are lost if every run fails."""
-    failure_spread: float = 0.0
-    """Variance of AVG per unit of p (1 − p), where p is the probability that a run fails."""
-    num_runs: int = 0
-    num_failed: int = 0
+    failures: tuple[Failures, ...] = ()
+    """Of each task, in the order of the protocol."""
     pretrainings: tuple[float, ...] = ()
     """AVG of each pretraining seed, if the entry has several."""
 
@@ -84,13 +90,13 @@ class Scored:
 
 
 def failure_rates(entries: Sequence[Scored], num_draws: int) -> Floats:
-    """Return [R] draws of the probability that a run fails, one rate for all entries.
+    """Return [R] draws of the probability that a run fails, one rate for all entries and tasks.
 
     The mid-P confidence distribution of a binomial rate: half of the draws count one failure more
     than was seen. Without this, a few runs without a failure would give a probability of 0.
     """
-    runs = sum(entry.num_runs for entry in entries)
-    failed = sum(entry.num_failed for entry in entries)
+    runs = sum(one.runs for entry in entries for one in entry.failures)
+    failed = sum(one.failed for entry in entries for one in entry.failures)
     rng = np.random.default_rng([runs, failed])
     more = rng.integers(0, 2, num_draws)
     if runs == 0:
@@ -107,7 +113,7 @@ def score_interval(entry: Scored, rates_R: Floats) -> Interval:
     It always contains the published AVG. If an unusual number of failures puts that outside, the
     other end alone carries the whole error probability.
     """
-    draws = entry.recipe_draws - entry.failure_cost * rates_R
+    draws = entry.recipe_draws - sum(one.cost for one in entry.failures) * rates_R
     error = 100 * (1 - CONFIDENCE)
     low, high = np.percentile(draws, [error / 2, 100 - error / 2])
     if entry.score > high:
@@ -154,11 +160,7 @@ def differences(entries: Sequence[Scored]) -> Differences:
     variance = np.diag(covariance)
     learned_EE = np.maximum(variance[:, None] + variance[None, :] - 2 * covariance, 0.0)
     quantile = _joint_quantile(draws_ER, learned_EE)
-    failures_EE = failure_variance(
-        runs=[entry.num_runs for entry in entries],
-        failed=[entry.num_failed for entry in entries],
-        spread=[entry.failure_spread for entry in entries],
-    )
+    failures_EE = failure_variance([entry.failures for entry in entries])
     half = quantile * np.sqrt(learned_EE + failures_EE)
     np.fill_diagonal(half, 0.0)
     return Differences(difference_EE, half)
@@ -180,18 +182,20 @@ def _joint_quantile(draws_ER: Floats, variance_EE: Floats) -> float:
     return float(np.quantile(largest_R, JOINT_LEVEL))
 
 
-def failure_variance(
-    *, runs: Sequence[int], failed: Sequence[int], spread: Sequence[float]
-) -> Floats:
+def failure_variance(failures: Sequence[Sequence[Failures]]) -> Floats:
     """Return [E, E] the variance of each difference that comes from failed runs.
 
-    The probability of a failure is the pair's common rate; without runs it is 0.
+    `failures` are each entry's, by task. A weak model may fail at RTE and never at SST-2, so the
+    probability is the pair's common rate in each task; without runs it is 0.
     """
-    runs_E, failed_E, spread_E = (np.array(values, np.float64) for values in (runs, failed, spread))
-    rate = (failed_E[:, None] + failed_E) / np.maximum(runs_E[:, None] + runs_E, 1.0)
-    rate = np.where(runs_E[:, None] + runs_E > 0, rate, 0.0)
-    found: Floats = (spread_E[:, None] + spread_E) * rate * (1 - rate)
-    return found
+    total = np.zeros((len(failures), len(failures)))
+    for of_task in zip(*failures, strict=True):
+        runs_E, failed_E, cost_E = np.array(of_task, np.float64).T
+        runs_EE = np.maximum(runs_E[:, None] + runs_E, 1.0)
+        rate_EE = (failed_E[:, None] + failed_E) / runs_EE
+        spread_E = cost_E**2 / np.maximum(runs_E, 1.0)
+        total += (spread_E[:, None] + spread_E) * rate_EE * (1 - rate_EE)
+    return total
 
 
 @dataclass(frozen=True)

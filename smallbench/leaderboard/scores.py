@@ -21,7 +21,7 @@ from smallbench.glue.tasks import TASKS, Task
 from smallbench.leaderboard.entry import Finetune, StoredRun
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.gold import Gold, Labels
-from smallbench.leaderboard.ranking import Scored, failure_rates, score_interval
+from smallbench.leaderboard.ranking import Failures, Scored, failure_rates, score_interval
 from smallbench.leaderboard.statistics import (
     Floats,
     Interval,
@@ -159,21 +159,24 @@ class View:
         """AVG."""
         return None if self.draws is None else fmean(t.score for t in self.tasks.values())
 
+    def failures(self, task: str) -> Failures:
+        """Failed runs of a task, at their cost to its score; none of the best of several."""
+        found = self.tasks[task]
+        if self.name != "robust":
+            return Failures(0, 0, 0.0)
+        return Failures(found.num_runs, found.num_failed, found.failure_cost)
+
     @cached_property
     def scored(self) -> Scored | None:
         """Input of the ranking; None without AVG."""
         if self.draws is None or self.average is None:
             return None
-        tasks = list(self.tasks.values())
-        counts_failures = self.name == "robust"  # the best of several runs did not fail
+        tasks, failures = list(self.tasks.values()), map(self.failures, self.tasks)
         seeds = {seed for task in tasks for seed, _ in task.pretrainings}
         return Scored(
             score=self.average,
             draws=self.draws,
-            failure_cost=fmean(task.failure_cost for task in tasks),
-            failure_spread=sum(t.failure_cost**2 / t.num_runs for t in tasks) / len(tasks) ** 2,
-            num_runs=sum(task.num_runs for task in tasks) if counts_failures else 0,
-            num_failed=sum(task.num_failed for task in tasks) if counts_failures else 0,
+            failures=tuple(one._replace(cost=one.cost / len(tasks)) for one in failures),
             pretrainings=tuple(
                 fmean(dict(task.pretrainings)[seed] for task in tasks) for seed in sorted(seeds)
             ),

@@ -6,10 +6,12 @@ import pytest
 from benchmarks.board_statistics import Setting, measure
 from smallbench.leaderboard.ranking import (
     PRETRAINING_SD,
+    Failures,
     RankRange,
     Scored,
     differences,
     failure_rates,
+    failure_variance,
     rank_ranges,
     score_interval,
 )
@@ -59,7 +61,7 @@ def test_several_pretrainings_replace_the_allowance_step_by_step():
 
 def test_no_failure_among_few_runs_does_not_mean_that_none_can_happen():
     rng = np.random.default_rng(5)
-    clean = [entry(80.0, rng, failure_cost=40.0, num_runs=36) for _ in range(60)]
+    clean = [entry(80.0, rng, failures=(Failures(36, 0, 40.0),)) for _ in range(60)]
     alone = score_interval(clean[0], failure_rates(clean[:1], 4000))
     among = score_interval(clean[0], failure_rates(clean, 4000))
     assert alone.low < 78 < 79 < among.low
@@ -69,7 +71,7 @@ def test_no_failure_among_few_runs_does_not_mean_that_none_can_happen():
 @pytest.mark.parametrize("num_failed", [0, 1, 5, 36])
 def test_an_interval_holds_the_published_score(num_failed):
     rng = np.random.default_rng(6)
-    rows = [entry(80.0, rng, failure_cost=40.0, num_runs=36, num_failed=n) for n in (0, num_failed)]
+    rows = [entry(80.0, rng, failures=(Failures(36, n, 40.0),)) for n in (0, num_failed)]
     published = [80.0, 80.0 - 40.0 * num_failed / 36]
     for row, score in zip(rows, published, strict=True):
         row = Scored(**{**vars(row), "score": score})
@@ -79,12 +81,18 @@ def test_an_interval_holds_the_published_score(num_failed):
 
 def test_a_failed_run_widens_the_ranges_of_its_entry_and_of_no_other():
     rng = np.random.default_rng(7)
-    rows = [
-        entry(80.0, rng, failure_cost=40.0, failure_spread=50.0, num_runs=36, num_failed=n)
-        for n in (0, 0, 2)
-    ]
+    rows = [entry(80.0, rng, failures=(Failures(36, n, 40.0),)) for n in (0, 0, 2)]
     half = differences(rows).half_width
     assert half[0, 2] > 2 * half[0, 1]
+
+
+def test_failures_of_one_task_widen_no_difference_in_another():
+    rng = np.random.default_rng(8)
+    weak = entry(50.0, rng, failures=(Failures(3, 3, 1.0), Failures(3, 0, 10.0)))
+    good = entry(60.0, rng, failures=(Failures(3, 0, 2.0), Failures(3, 0, 16.0)))
+    # Half of the runs of the first task fail, and none of the second.
+    of_pair = failure_variance([weak.failures, good.failures])[0, 1]
+    assert of_pair == pytest.approx(0.25 * (1.0**2 + 2.0**2) / 3)
 
 
 def test_ties_come_out_as_ranges():

@@ -16,7 +16,13 @@ from smallbench.objectives import OBJECTIVES as OBJECTIVE_CLASSES
 from smallbench.objectives.config import MaskedLMConfig, ReplacedTokenConfig
 from smallbench.objectives.masking import Vocabulary, micro_batches, step_generator
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
-from tests.leaderboard.tampered import as_reference, edit, reconfigure, relog, rerun
+from tests.leaderboard.tampered import (
+    as_reference,
+    edit,
+    reconfigure,
+    relog,
+    rerun,
+)
 
 GOLD = synthetic_gold(scale=0.05)
 VOCABULARY = Vocabulary(
@@ -61,6 +67,10 @@ def test_a_reference_has_scores_and_leads_but_no_rank(tmp_path):
     assert [str(row.rank) for row in rows.values()] == ["1", "2", "None"]
     assert rows["good"].leads == {"other", "random"}
     assert rows["random"].interval.low < rows["random"].average < rows["random"].interval.high
+    alone = {r.entry.slug: r for r in board_rows([evaluations[0], evaluations[2]], "tiny")}
+    for slug, row in alone.items():
+        assert (row.rank, row.interval) == (rows[slug].rank, rows[slug].interval)
+        assert row.leads == rows[slug].leads - {"random"}
 
 
 def test_the_average_of_a_tiny_entry_is_of_its_five_tasks(tiny):
