@@ -12,22 +12,21 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-import numpy as np
-
 from smallbench.config import digest, flatten
 from smallbench.errors import ConfigError
 from smallbench.glue.protocols import PROTOCOLS
 from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard import claims, log_check
+from smallbench.leaderboard.claims import differing
 from smallbench.leaderboard.compute import count_parameters
-from smallbench.leaderboard.entry import Tier
+from smallbench.leaderboard.entry import SIZE_NAMES, Tier
 from smallbench.leaderboard.finding import Finding, Found
 from smallbench.leaderboard.folder import Submission
-from smallbench.leaderboard.gold import Labels
 from smallbench.leaderboard.scores import RunScores, tasks_of, unranked_reasons
 from smallbench.leaderboard.text import MARKUP, show, texts
 from smallbench.leaderboard.tracks import encoder_of, flops_of, logged_flops, protocol_of
+from smallbench.models.flops import SCORE_TERMS
 
 Check = Callable[[Submission, RunScores], Found]
 PERCENT = 0.01
@@ -37,6 +36,8 @@ PROCESSORS = ("x86_64", "AMD64", "aarch64", "arm64")
 """Device names of a run without a GPU (`platform.machine`)."""
 MAX_PROCESSOR_FLOPS = 1e15
 """Per second; more than any processor of 2025 (128 cores with AMX in bf16 have about 0.7e15)."""
+HOST_WATTS = 1_000.0
+"""Most of a machine beside its GPU."""
 MAX_MARKS = 4
 """Limit of combining marks on one letter; no script needs more."""
 
@@ -121,8 +122,18 @@ def _model(submission: Submission, scores: RunScores) -> Found:
         configured = flat.get(f"model.{name}", flat.get(f"objective.{name}"))
         if configured is not None and configured != value:
             yield "rejected", f"model.{name} {value}, but {configured} in the configuration"
+
+
+def _sizes(submission: Submission, scores: RunScores) -> Found:
+    """Sizes and numbers of parameters fit together; random weights have no teacher."""
+    model = submission.entry.model
+    if submission.entry.tier == "reference" and (not model.from_scratch or model.distilled_from):
+        yield "rejected", "random weights are from_scratch and not distilled_from another model"
+    unknown = [name for name in SIZE_NAMES if getattr(model, name) is None]
+    if unknown and model.architecture in SCORE_TERMS:
+        yield "rejected", f"model.{unknown[0]} of {model.architecture!r} is missing"
     try:
-        encoder = encoder_of(entry)
+        encoder = encoder_of(submission.entry)
     except ConfigError as error:
         yield "rejected", f"invalid sizes for {show(model.architecture)}: {show(str(error))}"
         return
@@ -214,15 +225,19 @@ def _energy(submission: Submission, scores: RunScores) -> Found:
     kwh, method = entry.energy.kwh, entry.energy.method
     if (kwh is None) != (method is None):
         yield "rejected", f"kwh {kwh} with method {method}: expected both or neither"
-    gpu = gpu_of_device(entry.hardware.gpu)
-    if kwh is None or gpu is None:
+    if kwh is None:
         return
-    low = 0.15 * gpu.tdp_watts * entry.pretrain.gpu_active_seconds / 3.6e6
-    high = 1.1 * gpu.tdp_watts * entry.pretrain.wall_seconds / 3.6e6
+    gpu = gpu_of_device(entry.hardware.gpu)
+    least, most = (0.15 * gpu.tdp_watts, 1.1 * gpu.tdp_watts) if gpu else claims.WATTS
+    if method == "codecarbon":  # which measures the whole machine
+        most += HOST_WATTS
+    low = least * entry.pretrain.gpu_active_seconds / 3.6e6
+    high = most * entry.pretrain.wall_seconds / 3.6e6
     if not low <= kwh <= high:
         yield (
             "rejected",
-            f"{kwh:g} kWh, but {gpu.tdp_watts:g} W over this time give {low:.3g} to {high:.3g} kWh",
+            f"{kwh:g} kWh, but {least:.3g} to {most:.3g} W over this time give {low:.3g} to "
+            f"{high:.3g} kWh",
         )
 
 
@@ -240,6 +255,9 @@ def _provenance(submission: Submission, scores: RunScores) -> Found:
 def _from_scratch(submission: Submission, scores: RunScores) -> Found:
     entry = submission.entry.measured
     model = entry.model
+    first_weights = flatten(entry.provenance.config).get("train.init_from")
+    if model.from_scratch and first_weights is not None:
+        yield "rejected", f"from_scratch, but train.init_from is {show(str(first_weights))}"
     if not model.from_scratch or model.distilled_from is not None:
         teacher = f" (teacher: {show(model.distilled_from)})" if model.distilled_from else ""
         yield "flagged", f"not trained from scratch on text alone{teacher}"
@@ -306,20 +324,16 @@ def _seeds(submission: Submission, scores: RunScores) -> Found:
     for (task, _), paths in groups.items():
         answers = {path: submission.predictions[path] for path in paths}
         # Not for failed runs: constant answers are equal without being copied.
-        varied = [path for path in paths if _differing(task, answers[path], answers[path][:1])]
+        varied = [path for path in paths if differing(task, answers[path], answers[path][:1])]
         for number, path in enumerate(varied):
             for first in varied[:number]:
                 if len(answers[path]) != len(answers[first]):
                     continue
-                differing = _differing(task, answers[path], answers[first])
-                if differing <= NEARLY_EQUAL * len(answers[path]):
-                    but = f" except for {differing} rows" if differing else ""
+                rows = differing(task, answers[path], answers[first])
+                if rows <= NEARLY_EQUAL * len(answers[path]):
+                    but = f" except for {rows} rows" if rows else ""
                     yield "flagged", f"{path} equals {first}{but}"
                     break
-
-
-def _differing(task: str, a: Labels, b: Labels) -> int:
-    return int(np.count_nonzero(np.abs(a - b) > 0.01 if TASKS[task].is_regression else a != b))
 
 
 def _protocol(submission: Submission, scores: RunScores) -> Found:
@@ -331,6 +345,15 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
     unknown = {run.learning_rate for run in submission.runs} - set(finetune.learning_rates)
     if unknown:
         yield "rejected", f"a run has learning rate {min(unknown):g}, which is not in the grid"
+    pretrain = submission.entry.pretrain
+    main = None if pretrain is None else pretrain.seed
+    seeds = {main if run.pretraining_seed is None else run.pretraining_seed
+             for run in submission.runs}  # fmt: skip
+    if main not in seeds:
+        why = "whose log this is" if pretrain else "since random weights have none"
+        yield "rejected", f"no run is of pretraining seed {main}, {why}"
+    for seed in sorted(seed for seed in seeds if seed is not None and seed != main):
+        yield "not done", f"the log of pretraining seed {seed} is missing"
     if submission.entry.tier == "reference":
         for reason in unranked_reasons(submission):
             yield "rejected", f"a reference needs the runs of a track's protocol: {reason}"
@@ -346,6 +369,7 @@ CHECKS: Mapping[str, Check] = {
     "links": _links,
     "reported": _reported,
     "model": _model,
+    "sizes": _sizes,
     "data": _data,
     "tokens": _tokens,
     "compute": _compute,
@@ -370,7 +394,7 @@ SCORED_CHECKS = ("metrics", "splits")
 RUN_CHECKS = ("rows", "seeds", "protocol", "choice", "metrics", "splits")
 UNRANKED_CHECKS: Mapping[Tier, Sequence[str]] = {
     "reported": ("tier", "text", "date", "links", "reported"),
-    "reference": ("tier", "text", "date", "links", *RUN_CHECKS),
+    "reference": ("tier", "text", "date", "links", "sizes", *RUN_CHECKS),
 }
 """Checks of a tier without a pretraining."""
 MEASURED_CHECKS = tuple(name for name in CHECKS if name != "reported")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
+import numpy as np
+
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics
 from smallbench.glue.protocols import CHOICE_SEED
@@ -21,6 +23,11 @@ FIRST_DATE = "2021-09-22"
 """Date of the paper; no entry is older."""
 MAX_SPLIT_DIFFERENCE = 10.0
 """Points between two dev splits of a task; MNLI's differ by less than two in known systems."""
+MIN_VARIED = 0.05
+"""Smallest fraction of rows with another answer than most, below which equality is no copy."""
+MIN_USD_PER_HOUR = 0.001
+WATTS = (1.0, 5_000.0)
+"""Of a whole machine without a GPU that the board knows."""
 NO_POSITION_TABLE = ("deberta",)
 
 
@@ -57,6 +64,8 @@ def price(submission: Submission, scores: RunScores) -> Found:
     for name, value in prices.items():
         if value == 0:
             yield "rejected", f"{name} is 0; expected null if it is not known"
+    if 0 < (entry.hardware.usd_per_hour or 0) < MIN_USD_PER_HOUR:
+        yield "rejected", f"hardware.usd_per_hour {entry.hardware.usd_per_hour:g} is no price"
 
 
 def positions(submission: Submission, scores: RunScores) -> Found:
@@ -112,7 +121,25 @@ def choice(submission: Submission, scores: RunScores) -> Found:
         elif finetune.choice_sha256.get(name) != known.sha256:
             yield "not done", f"{name}: its learning rate was chosen on other rows of train"
         else:
+            yield from _copied(submission, runs)
             yield from _best_rate(submission, runs, rate, known.labels)
+
+
+def differing(task: str, a: Labels, b: Labels) -> int:
+    """Return the number of rows with different answers."""
+    return int(np.count_nonzero(np.abs(a - b) > 0.01 if TASKS[task].is_regression else a != b))
+
+
+def _copied(submission: Submission, runs: Sequence[StoredRun]) -> Found:
+    """Find equal answers of two rates, unless almost all are one class."""
+    answers = [submission.predictions[run.predictions[CHOICE]] for run in runs]
+    for number, later in enumerate(answers):
+        if differing(runs[0].task, later, np.median(later)) < MIN_VARIED * len(later):
+            continue
+        for first, earlier in zip(runs, answers[:number], strict=False):
+            if len(earlier) == len(later) and not differing(runs[0].task, earlier, later):
+                a, b = first.learning_rate, runs[number].learning_rate
+                yield "flagged", f"{runs[0].task}: rates {a:g} and {b:g} gave the same answers"
 
 
 def _best_rate(

@@ -38,7 +38,7 @@ def model_of(settings: Mapping[str, Any], num_parameters: int) -> Model:
         objective=settings["objective"]["objective"],
         num_parameters=num_parameters,
         num_parameters_without_embeddings=None,
-        from_scratch=True,  # pretraining here starts from random weights, without a teacher
+        from_scratch=settings["train"].get("init_from") is None,
         distilled_from=None,
         **{name: model.get(name) for name in SIZE_NAMES},
     )

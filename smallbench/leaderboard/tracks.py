@@ -50,6 +50,8 @@ def _departures(track: Track, entry: MeasuredSections, log: Log) -> Iterator[str
     if track.max_parameters is not None and num > track.max_parameters:
         yield f"{num:,} parameters, but the limit is {track.max_parameters:,}"
     if track.max_train_flops is not None:
+        if not entry.model.from_scratch or entry.model.distilled_from is not None:
+            yield "not trained from scratch on text alone, so not all of its FLOPs are counted"
         # Both the count from the sizes and the trainer's, because either alone could be invented.
         known = [count for count in (flops_of(entry), logged_flops(log)) if count is not None]
         if not known:
@@ -68,9 +70,9 @@ def logged_flops(log: Log) -> float | None:
     return highest(log, FLOPS_KEY) if log and log[-1].get(FLOPS_KEY) else None
 
 
-def encoder_of(entry: MeasuredSections) -> EncoderConfig | None:
+def encoder_of(entry: Entry | MeasuredSections) -> EncoderConfig | None:
     """Return an entry's encoder; None if it cannot be counted here (`compute.encoder_config`)."""
-    settings = entry.provenance.config.get("model")
+    settings = entry.provenance.config.get("model") if entry.provenance else None
     return encoder_config(entry.model, settings if isinstance(settings, dict) else {})
 
 

@@ -366,9 +366,9 @@ def weights_of_another_entry(folder):
 
 CASES = {
     "parameters_understated": (
-        scaled("model", "num_parameters", by=0.9), "model", r"num_parameters .* the sizes give"),
+        scaled("model", "num_parameters", by=0.9), "sizes", r"num_parameters .* the sizes give"),
     "parameters_without_embeddings_understated": (
-        scaled("model", "num_parameters_without_embeddings", by=0.95), "model",
+        scaled("model", "num_parameters_without_embeddings", by=0.95), "sizes",
         r"num_parameters_without_embeddings .* the sizes give"),
     "impossible_mfu": (
         lambda folder: (edit(folder, "pretrain", "gpu_active_seconds", to=lambda s: s / 5),
@@ -397,9 +397,9 @@ CASES = {
         scaled("pretrain", "wall_seconds", by=0.5), "tokens",
         r"gpu_active_seconds exceed wall_seconds"),
     "energy_of_a_phone": (
-        scaled("energy", "kwh", by=0.01), "energy", r"kWh, but 300 W over this time give"),
+        scaled("energy", "kwh", by=0.01), "energy", r"kWh, but 45 to 330 W over this time"),
     "energy_of_a_town": (
-        scaled("energy", "kwh", by=10), "energy", r"kWh, but 300 W over this time give"),
+        scaled("energy", "kwh", by=10), "energy", r"kWh, but 45 to 330 W over this time"),
     "energy_zero_of_nvml": (
         lambda folder: edit(folder, "energy", "kwh", to=0), "schema", r"energy.kwh: 0 is"),
     "energy_without_method": (
@@ -605,6 +605,49 @@ def rate_chosen_on_dev(folder):
     contents = best.read_bytes(), other.read_bytes()
     other.write_bytes(contents[0])
     best.write_bytes(contents[1])
+
+
+@case("flagged", "choice", r"rte: rates .* and .* gave the same answers")
+def one_choice_for_every_rate(folder):
+    best = chosen_file(folder, True).read_bytes()
+    for number in range(4):
+        prediction(folder, "rte", number, "choice").write_bytes(best)
+
+
+@case("rejected", "from scratch", r"from_scratch, but train.init_from is google/electra")
+def weights_of_another_model(folder):
+    reconfigure(folder, "train", "init_from", to="google/electra-small-discriminator")
+
+
+@case("rejected", "protocol", r"no run is of pretraining seed \d+, whose log this is")
+def runs_of_a_pretraining_without_a_log(folder):
+    rerun(folder, lambda lines: [{**x, "pretraining_seed": 777} for x in lines])
+
+
+@case("not done", "protocol", r"the log of pretraining seed 777 is missing")
+def one_run_of_another_pretraining(folder):
+    rerun(folder, lambda lines: [{**lines[0], "pretraining_seed": 777}, *lines[1:]])
+
+
+@case("rejected", "seeds", r"cola has seed 1 twice")
+def a_seed_twice_by_naming_its_pretraining(folder):
+    path, copy = prediction(folder, "cola"), folder / "predictions/cola_again.tsv.gz"
+    shutil.copy(path, copy)
+    main = json.loads((folder / "entry.json").read_text())["pretrain"]["seed"]
+    same = {"pretraining_seed": main, "predictions": {"dev": "predictions/cola_again.tsv.gz"}}
+    rerun(folder, lambda lines: [*lines, *({**x, **same} for x in lines if path.name in str(x))])
+
+
+@case("rejected", "sizes", r"model.vocab_size of '\w+' is missing")
+def parameters_that_nobody_can_count(folder):
+    edit(folder, "model", "vocab_size", to=None)
+    edit(folder, "model", "num_parameters", to=1000)
+    reconfigure(folder, "model", "vocab_size", to=None)
+
+
+@case("rejected", "price", r"hardware.usd_per_hour 1e-09 is no price")
+def price_next_to_zero(folder):
+    edit(folder, "hardware", "usd_per_hour", to=1e-9)
 
 
 @case("not done", "choice", r"rte: the predictions that chose its learning rate are missing")
@@ -861,6 +904,24 @@ def reference_with_a_pretraining(folder):
     entry = json.loads((folder / "entry.json").read_text())
     as_reference(folder)
     edit(folder, "pretrain", to=entry["pretrain"])
+
+
+@case("rejected", "sizes", r"num_parameters 1, but the sizes give")
+def reference_of_one_parameter(folder):
+    as_reference(folder)
+    edit(folder, "model", "num_parameters", to=1)
+
+
+@case("rejected", "sizes", r"random weights are from_scratch")
+def reference_with_a_teacher(folder):
+    as_reference(folder)
+    edit(folder, "model", "distilled_from", to="GPT-4")
+
+
+@case("rejected", "protocol", r"no run is of pretraining seed None, since random weights have none")
+def reference_with_a_pretraining_seed(folder):
+    as_reference(folder)
+    rerun(folder, lambda lines: [{**x, "pretraining_seed": 5} for x in lines])
 
 
 @case("rejected", "protocol", r"a reference needs the runs of a track's protocol: protocol best")

@@ -83,6 +83,21 @@ def test_the_average_of_a_tiny_entry_is_of_its_five_tasks(tiny):
     assert {cell.num_runs for cell in view.tasks.values()} == {3}
 
 
+@pytest.mark.parametrize("watts", [1e-3, 1e5])
+def test_the_energy_of_a_processor_is_that_of_a_machine(tiny, watts):
+    seconds = evaluate(tiny, GOLD).entry.pretrain.wall_seconds
+    edit(tiny, "energy", "method", to="codecarbon")
+    edit(tiny, "energy", "kwh", to=watts * seconds / 3.6e6)
+    assert any("kWh, but 1 to 6e+03 W over this time" in reason for reason in wrong(tiny))
+
+
+def test_a_model_that_did_not_start_from_scratch_is_on_no_board_with_a_limit(tiny, small):
+    for folder in (tiny, small):
+        edit(folder, "model", "from_scratch", to=False)
+    assert evaluate(tiny, GOLD).rejected
+    assert evaluate(small, GOLD).tracks == ("any",)
+
+
 def test_entries_of_different_protocols_are_not_compared(tiny, small):
     a, b = evaluate(tiny, GOLD), evaluate(small, GOLD)
     with pytest.raises(AssertionError, match="cannot be compared"):
