@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
@@ -73,20 +75,39 @@ def pretrain_of(
     last, batch = records[-1], settings["train"]["global_batch_size"]
     active = summary.get("gpu_active_seconds") or last["train_seconds"]
     evaluating = sum(m.get("eval_seconds", 0.0) for m in metrics)
-    ramps: tuple[Stage, ...] = ()
-    if flatten(settings).get("schedule.initial_batch_size") is not None:
-        ramps = batch_stages_of(records, length=settings["sequence_length"])
     return Pretrain(
         num_steps=last["step"],
         global_batch_size=batch,
         sequence_length=settings["sequence_length"],
-        ramps=ramps,
+        ramps=stages_of(settings, records),
         num_tokens=last["tokens"],
         wall_seconds=summary.get("wall_seconds") or last["train_seconds"] + evaluating,
         gpu_active_seconds=active,
-        precision=record["attempts"][-1]["precision"],
+        precision=largest_device(record)["precision"],
         seed=settings["train"]["seed"],
     )
+
+
+def stages_of(
+    settings: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> tuple[Stage, ...]:
+    """Return the batch sizes and lengths of a run that has several, else nothing."""
+    flat, length = flatten(settings), settings["sequence_length"]
+    batch, last = settings["train"]["global_batch_size"], records[-1]
+    is_ramp = flat.get("schedule.initial_batch_size") is not None
+    longer = flat.get("then.sequence_length")
+    if longer is None:
+        return batch_stages_of(records, length=length) if is_ramp else ()
+    keys = {"flops": FLOPS_KEY, "hours": "train_seconds"}
+    key = keys.get(str(flat.get("schedule.along")), "step")
+    begin = flat["then.begin_fraction"] * last[key]
+    step = next(record["step"] for record in records if record[key] >= begin)
+    if key == "step":  # known more precisely
+        step = math.ceil(begin)
+    ramp = batch_stages_of([r for r in records if r["step"] <= step], length=length)
+    first = ramp if is_ramp else (Stage(step, batch, length),)
+    rest = last["step"] - sum(stage.num_steps for stage in first)
+    return (*first, Stage(rest, max(1, batch * length // longer), longer))
 
 
 def batch_stages_of(records: Sequence[Mapping[str, Any]], *, length: int) -> tuple[Stage, ...]:
@@ -103,9 +124,9 @@ def batch_stages_of(records: Sequence[Mapping[str, Any]], *, length: int) -> tup
 
 
 def hardware_of(record: Mapping[str, Any], *, usd_per_hour: float | None) -> Hardware:
-    """Return the one device."""
-    attempts = record["attempts"]
-    last, gpu = attempts[-1], gpu_of_device(attempts[-1]["device"])
+    """Return the one device; of a run on several, one after the other, the largest."""
+    attempts, last = record["attempts"], largest_device(record)
+    gpu = gpu_of_device(last["device"])
     return Hardware(
         gpu=last["device"],
         count=max(attempt.get("num_devices", 1) for attempt in attempts),
@@ -115,6 +136,17 @@ def hardware_of(record: Mapping[str, Any], *, usd_per_hour: float | None) -> Har
         torch=last["torch"],
         usd_per_hour=usd_per_hour,
     )
+
+
+def largest_device(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the newest of the attempts on the device with the most memory."""
+
+    def memory(attempt: Mapping[str, Any]) -> int:
+        gpu = gpu_of_device(attempt["device"])
+        return max(attempt.get("memory_bytes") or 0, gpu.memory_bytes if gpu else 0)
+
+    largest: Mapping[str, Any] = max(reversed(record["attempts"]), key=memory)
+    return largest
 
 
 def energy_of(record: Mapping[str, Any], *, gco2_per_kwh: float | None) -> Energy:
@@ -133,12 +165,13 @@ def provenance_of(
 ) -> Provenance:
     """Return the code and its configuration."""
     commits = [attempt["git_commit"] for attempt in record["attempts"]]
+    own = {(found or "").removesuffix("+dirty") for found in commits}
     last = record["attempts"][-1]
     commit = (last["git_commit"] or "").removesuffix("+dirty")
     _, *arguments = last["command"]
     return Provenance(
         code_version=last["smallbench"],
-        git_commit=commit or None,
+        git_commit=commit if len(own) == 1 and commit else None,  # one commit made all of it
         dirty=any((found or "").endswith("+dirty") for found in commits),
         image_digest=image_digest or last.get("image_digest"),
         # Paths of the machine stay private.
@@ -159,6 +192,8 @@ def plugin_path(name: str) -> str:
     What pytest would execute has another name: `plugins/_test_gate_.py` for `test_gate.py`.
     """
     plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name.replace("/", "."))
+    if plain != name.replace("/", "."):  # other letters; else two names could become one
+        plain = f"{hashlib.sha256(name.encode()).hexdigest()[:8]}_{plain}"
     plain = re.sub(r"(conftest|test_.*|.*_test)\.py", r"_\1_.py", plain)
     return f"{PLUGINS_FOLDER}/{plain}"
 

@@ -22,7 +22,15 @@ from smallbench.leaderboard.assemble import (
 from smallbench.leaderboard.compute import count_parameters
 from smallbench.leaderboard.entry import Stage
 from smallbench.leaderboard.evaluation import evaluate
-from smallbench.leaderboard.run_sections import batch_stages_of, thin_records
+from smallbench.leaderboard.folder import FOLDERS
+from smallbench.leaderboard.run_sections import (
+    batch_stages_of,
+    hardware_of,
+    plugin_path,
+    provenance_of,
+    stages_of,
+    thin_records,
+)
 from smallbench.models.config import ElectraConfig
 from smallbench.pretraining.pretrain import pretrain
 from smallbench.recipes import RECIPES
@@ -104,8 +112,9 @@ def write(out, settings, score=0.5):
     values = {s: mostly_right(task, GOLD.labels[task.name][s], settings.seed)
               for s in splits if s != "choice"}  # fmt: skip
     if settings.split == "choice":
-        is_best = settings.learning_rate == 2e-4
-        values["choice"] = choice.labels if is_best else np.roll(choice.labels, 1)
+        number, is_best = ROBUST.learning_rates.index(settings.learning_rate), score > 0.5
+        answers = mostly_right(task, choice.labels, number)
+        values["choice"] = choice.labels if is_best else answers
     write_run(run_directory(out, settings), result, values)
 
 
@@ -226,6 +235,44 @@ def test_the_stages_of_a_batch_ramp_add_up():
         tokens += 10 * 32 * (64 if step <= 300 else 128)
         records.append({"step": step, "tokens": tokens, "train_seconds": float(step)})
     assert batch_stages_of(records, length=32) == (Stage(300, 64, 32), Stage(700, 128, 32))
+
+
+@pytest.mark.parametrize(("along", "first"), [("steps", 900), ("flops", 830)])
+def test_a_second_phase_is_a_stage_of_longer_rows(along, first):
+    """By FLOPs it begins earlier, since its steps cost more."""
+    settings = {
+        "sequence_length": 32, "train": {"global_batch_size": 64}, "schedule": {"along": along},
+        "then": {"sequence_length": 128, "begin_fraction": 0.9 if along == "steps" else 0.7},
+    }  # fmt: skip
+    records = [
+        {"step": step, "tokens": step * 2048, "train_seconds": float(step),
+         "train_flops": step if step <= 820 else 820 + 2 * (step - 820)}
+        for step in range(10, 1001, 10)
+    ]  # fmt: skip
+    expected = (Stage(first, 64, 32), Stage(1000 - first, 16, 128))
+    assert stages_of(settings, records) == expected
+
+
+def test_a_run_on_two_machines_is_one_of_the_larger_card_and_of_no_commit():
+    attempts = [
+        {"device": "NVIDIA H100 80GB HBM3", "memory_bytes": 80 << 30, "precision": "bf16",
+         "torch": "2.13.0", "git_commit": "a1" * 20, "command": ["smallbench"],
+         "smallbench": "0.2.0"},
+        {"device": "Tesla T4", "memory_bytes": 15 << 30, "precision": "fp16",
+         "torch": "2.13.0", "git_commit": "b2" * 20, "command": ["smallbench"],
+         "smallbench": "0.2.0"},
+    ]  # fmt: skip
+    record = {"attempts": attempts, "config": {}, "config_digest": "c3" * 32}
+    assert hardware_of(record, usd_per_hour=None).gpu == "NVIDIA H100 80GB HBM3"
+    assert provenance_of(record, log_sha256="d4" * 32, image_digest=None).git_commit is None
+
+
+def test_the_files_of_plugins_have_names_of_their_own():
+    names = ("lab/gate.py", "lab/модель.py", "lab/оптика.py", "模型.py", "优化.py", "test_gate.py")
+    paths = [plugin_path(name) for name in names]
+    assert len({*paths}) == len(names)
+    pattern, _ = FOLDERS["plugins"]
+    assert all(pattern.fullmatch(path.removeprefix("plugins/")) for path in paths)
 
 
 @pytest.mark.parametrize(
