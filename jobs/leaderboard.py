@@ -219,7 +219,11 @@ class ReproduceOptions:
     entry: Path = option(help="folder of the entry")
     glue: Location = option(help=LABELS)
     data: Location | None = option(None, help="the corpus; none: the entry's name of it")
+    then_data: Location | None = option(None, help="the corpus of a second phase, if it has one")
     out: Location | None = option(None, help="folder of the repetition; none: reproduced/SLUG")
+    run_plugins: bool = option(
+        False, help="execute the code that the entry has in plugins/, which you have read"
+    )
     print_commands: bool = option(False, help="print the commands and end")
     cache: Path | None = option(None, help=CACHE)
 
@@ -230,16 +234,21 @@ class ReproduceOptions:
 def reproduce(options: ReproduceOptions) -> None:
     """Run an entry's own commands again, for hours on a GPU, and compare the results.
 
+    The same command continues an interrupted repetition.
+
     If they agree, a keeper of the board writes the printed line to verified.json. Ends with exit
     code 65 if they do not.
     """
     from smallbench.leaderboard.reproduce import Repetition
 
-    repetition = Repetition(options.entry, options.out, data=options.data, glue=options.glue)
+    repetition = Repetition(options.entry, options.out, data=options.data,
+                            then_data=options.then_data, glue=options.glue)  # fmt: skip
     if options.print_commands:
         print(repetition.script)
         return
-    comparison, holds = repetition.run(labels_of(options.glue), cache=options.cache)
+    comparison, holds = repetition.run(
+        labels_of(options.glue), cache=options.cache, run_plugins=options.run_plugins
+    )
     print(comparison)
     if not holds:
         raise DataError(f"{options.entry} was not reproduced within the tolerances")

@@ -1,53 +1,107 @@
 """Repeat an entry by commands made from its configuration, and compare the results.
 
 A keeper of the board runs them on their own GPU. The result is an entry too, so both are compared
-by their predictions. `verified` requires three values to agree within stated tolerances.
+by their predictions. `verified` requires three values to agree within stated tolerances. The
+configuration is a submitter's text: it decides what is computed, not what is written or executed.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from smallbench.config import flatten
-from smallbench.errors import DataError
+from smallbench.config import digest, flatten
+from smallbench.errors import DataError, UsageError, nearest
+from smallbench.files import read_json, write_json, write_text
 from smallbench.leaderboard.assemble import Author, write_new_entry
 from smallbench.leaderboard.board import compare
 from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.evaluation import evaluate_each
 from smallbench.leaderboard.finding import Rejected
-from smallbench.leaderboard.folder import Submission, read_submission
+from smallbench.leaderboard.folder import (
+    Submission,
+    parse_submission,
+    read_files,
+    read_submission,
+)
 from smallbench.leaderboard.gold import Gold
+from smallbench.leaderboard.text import show
 from smallbench.leaderboard.verdict import Evaluation
+from smallbench.plugins import is_reference, use_copies, write_copies
+from smallbench.train.config import PretrainConfig
 
 MAX_LOSS_DIFFERENCE = 0.05
 """Tolerance of the last logged loss: chosen, not measured."""
+NAME = re.compile(r"[^-~/][^/]*")
+"""A row of a table, `FILE.py:NAME` or `package.module:NAME`; neither a path nor a flag."""
+PLUGIN_PATH = re.compile(r"([^.,/][^,/]*/)*[^.,/][^,/]*")
+"""A path inside a folder; `--plugin` separates by commas."""
+SECOND_PHASE = "then.sequence_length"
 
 
-def commands_of(entry: Entry, *, run_dir: str = "runs/again", data: str | None = None,
-                glue: str = "hub", results: str = "results/again") -> list[list[str]]:  # fmt: skip
+def commands_of(
+    entry: Entry, *, run_dir: str = "runs/again", data: str | None = None,
+    then_data: str | None = None, glue: str = "hub", results: str = "results/again",
+    plugins: Sequence[str] = (),
+) -> list[list[str]]:  # fmt: skip
     """Return the commands that make the entry: pretrain, export, glue.
 
     Every value of the configuration is a flag, so a changed default does not change the commands.
+    `plugins` are the files of its plug-ins. Raises `DataError` for what is not configuration.
     """
     measured = entry.measured
-    settings = flatten(measured.provenance.config)
-    recipe = str(settings.pop("recipe", measured.model.architecture))
+    settings, names = flatten(measured.provenance.config), _names(entry)
+    settings.pop("recipe", None)
     flags = [f"--{key}={_word(value)}" for key, value in sorted(settings.items())
              if value is not None]  # fmt: skip
+    if settings.get(SECOND_PHASE) is not None:
+        flags.append(f"--then_data={then_data or 'THEN_DATA'}")
+    if plugins:
+        flags.append(f"--plugin={','.join(plugins)}")
     data = data or measured.data.name
     export = f"{run_dir}/export"
+    # The code in the export is that of the plug-ins.
+    trust = ["--trust_remote_code=true"] if measured.provenance.plugins else []
     return [
-        ["smallbench", "pretrain", recipe, f"--data={data}", f"--run_dir={run_dir}", *flags],
+        ["smallbench", "pretrain", names["recipe"], f"--data={data}", f"--run_dir={run_dir}",
+         *flags],
         ["smallbench", "export", f"--run={run_dir}", f"--out={export}"],
         ["smallbench", "glue", f"--model={export}", f"--glue={glue}", f"--out={results}",
-         f"--protocol={measured.finetune.protocol}"],
+         f"--protocol={measured.finetune.protocol}", *trust],
     ]  # fmt: skip
+
+
+def _names(entry: Entry) -> dict[str, str]:
+    """Return what may be a plug-in, by its key: the recipe, and the name in each section.
+
+    Raises `DataError` for one with a folder, and for a key that `PretrainConfig` does not have.
+    """
+    config = entry.measured.provenance.config
+    known = {f.name: f.metadata.get("table") for f in fields(PretrainConfig)}
+    for key in config:
+        if key not in known:
+            ending = nearest(key, known)
+            raise DataError(f"unknown key {key!r} in the entry's configuration; {ending}")
+    settings = flatten(config)
+    keys = [f"{section}.{table.kind}" for section, table in known.items() if table is not None]
+    found = {"recipe": settings.get("recipe") or entry.measured.model.architecture}
+    found |= {key: settings[key] for key in keys if settings.get(key) is not None}
+    names = {key: _word(value) for key, value in found.items()}
+    for key, name in names.items():
+        if not NAME.fullmatch(name):
+            raise DataError(
+                f"{key} {show(name)!r} in the entry's configuration is not a name; expected one "
+                "that 'smallbench recipes' or --help lists, or FILE.py:NAME without a folder"
+            )
+    return names
 
 
 def _word(value: object) -> str:
@@ -59,19 +113,36 @@ def _word(value: object) -> str:
 class Repetition:
     """A repetition of an entry by its own commands, and the comparison."""
 
-    def __init__(self, folder: Path, out: str | None, *, data: str | None, glue: str) -> None:
+    def __init__(
+        self, folder: Path, out: str | None, *, data: str | None, then_data: str | None, glue: str
+    ) -> None:
         """Raise `DataError` if the entry cannot be read, or has no configuration to repeat."""
         try:
-            self._claimed = read_submission(folder)
+            contents = read_files(folder)
+            self._claimed = parse_submission(folder, contents)
         except Rejected as error:
             raise DataError(f"{folder} is rejected: {error.reason}") from None
         entry = self._claimed.entry
         if entry.provenance is None:
             raise DataError(f"{folder} is of tier {entry.tier} and has no configuration to repeat")
+        length = flatten(entry.provenance.config).get(SECOND_PHASE)
+        if length is None and then_data is not None:
+            raise UsageError(f"{folder} has no second phase; leave --then_data out")
+        if length is not None and then_data is None:
+            raise UsageError(
+                f"{folder} has a second phase with rows of {show(str(length))} tokens; set "
+                "--then_data to its corpus"
+            )
         self._place = Path(out or f"reproduced/{entry.slug}")
+        self._plugins = _plugins_of(entry, contents)
+        copies = [
+            str(self._place / "plugins" / plugin["sha256"][:12] / plugin["name"])  # `write_copies`
+            for plugin in self._plugins
+            if plugin["name"].endswith(".py")
+        ]
         self._commands = commands_of(
             entry, run_dir=str(self._place / "run"), results=str(self._place / "glue"),
-            data=data, glue=glue,
+            data=data, then_data=then_data, glue=glue, plugins=copies,
         )  # fmt: skip
 
     @property
@@ -79,11 +150,15 @@ class Repetition:
         """Return the commands, one a line."""
         return "\n".join(map(shlex.join, self._commands))
 
-    def run(self, gold: Gold, *, cache: Path | None = None) -> tuple[str, bool]:
+    def run(
+        self, gold: Gold, *, cache: Path | None = None, run_plugins: bool = False
+    ) -> tuple[str, bool]:
         """Run the commands; return the comparison, and whether everything agrees.
 
-        Raises `DataError` at the first command that fails.
+        Raises `DataError` at the first command that fails, and `UsageError` if the entry has code
+        of its own and `run_plugins` is false.
         """
+        self._begin(run_plugins)
         for command in self._commands:
             print(f"$ {shlex.join(command)}", flush=True)
             words = [sys.executable, "-m", "smallbench.jobs.cli", *command[1:]]
@@ -103,6 +178,61 @@ class Repetition:
         if agrees:
             lines.append(f"verified.json: {json.dumps({slug: pair[0].sha256})}")
         return "\n".join(lines), agrees
+
+    def _begin(self, run_plugins: bool) -> None:
+        """Mark the folder as this repetition's, and write the plug-ins to it.
+
+        Raises an error for a folder with another run, and for code that may not be executed.
+        """
+        entry, place = self._claimed.entry.measured, self._place
+        if self._plugins and not run_plugins:
+            paths = [path for p in entry.provenance.plugins for path in p["files"].values()]
+            raise UsageError(
+                f"repeating {self._claimed.folder} executes the submitter's code in "
+                f"{', '.join(sorted(paths))}; read it, then allow that with --run_plugins=true"
+            )
+        own = {
+            "entry": self._claimed.entry.slug,
+            "config_digest": digest(entry.provenance.config),
+            "protocol": entry.finetune.protocol,
+            "plugins": [plugin["sha256"] for plugin in self._plugins],
+        }
+        marker, parts = place / "repetition.json", ("run", "glue", "entry", "plugins")
+        if any((place / part).exists() for part in parts) and not (
+            marker.exists() and read_json(marker) == own
+        ):
+            raise DataError(
+                f"{place} has a run that is not a repetition of {own['entry']} with its present "
+                "configuration and plug-ins; choose another --out"
+            )
+        write_json(marker, own)
+        write_copies(self._plugins, place / "plugins", write_text)
+        packages = [plugin for plugin in self._plugins if not plugin["name"].endswith(".py")]
+        use_copies(packages, place / "plugins")  # compares them with the installed ones
+
+
+def _plugins_of(entry: Entry, contents: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """Return the plug-ins with their texts, as a run's record has them.
+
+    Raises `DataError` if they cannot be written, or if the configuration names other code.
+    """
+    plugins = []
+    for plugin in entry.measured.provenance.plugins:
+        place = f"the plug-in {show(plugin['name'])}"
+        if not all(map(PLUGIN_PATH.fullmatch, (plugin["name"], *plugin["files"]))):
+            raise DataError(f"{place} has a file outside its folder, or of a strange name")
+        try:
+            texts = {name: contents[path].decode() for name, path in plugin["files"].items()}
+        except UnicodeDecodeError:
+            raise DataError(f"{place} is not UTF-8 text") from None
+        plugins.append({**plugin, "files": texts})
+    brought = {plugin["name"] for plugin in plugins}
+    for key, name in _names(entry).items():
+        place = name.rpartition(":")[0]
+        place = place if place.endswith(".py") else place.partition(".")[0]
+        if is_reference(name) and place not in brought:
+            raise DataError(f"{key} {name!r} names code that is not in the entry's plugins/")
+    return plugins
 
 
 def _agreements(
