@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
-from smallbench.config import check, option
+from smallbench.config import check, option, require
 from smallbench.errors import UsageError, nearest
 from smallbench.stop import SignalStop
 
@@ -86,9 +86,9 @@ class Job:
     the file that keeps all values, as a format of the options; a job that has one prints first what
     differs from its recipe.
 
-    `plan` says in some lines what would be done, for `--dry_run`. `doc` is the text of `--help`, if
-    it is not that of the module. `actions` are jobs of their own that the first word names (`glue
-    show`); a job without `run` does nothing itself.
+    `plan` says in some lines what `run` would do with the same arguments, for `--dry_run`. `doc` is
+    the text of `--help`, if it is not that of the module. `actions` are jobs of their own that the
+    first word names (`glue show`); a job without `run` does nothing itself.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Job:
     shortcuts: Mapping[str, str] = field(default_factory=dict)
     dotted: str = ""
     record: str = ""
-    plan: Callable[[Any], str] | None = None
+    plan: Callable[..., str] | None = None
     doc: str = ""
     actions: Mapping[str, Job] = field(default_factory=dict)
 
@@ -137,11 +137,19 @@ def recipe_of(options: Any) -> Any:
 
 
 def author_of(options: Any, date: str) -> Any:
-    """Return what the options say of an entry that no run records: an `Author`."""
-    from smallbench.leaderboard.assemble import Author
+    """Return what the options say of an entry that no run records: an `Author`.
+
+    Raises `ConfigError` naming the flag whose value the board would reject.
+    """
+    from smallbench.leaderboard.assemble import EXPECTED, Author
     from smallbench.leaderboard.entry import Links
+    from smallbench.leaderboard.folder import is_allowed
 
     given = vars(options)
+    for place, expected in EXPECTED.items():
+        name = place.rpartition(".")[2]
+        if (value := given.get(name)) is not None:
+            require(is_allowed(place, value), f"--{name}", value, expected)
     own = {f.name: given[f.name] for f in fields(Author) if f.name in given}
     return Author(
         **own, date=date, links=Links(**{f.name: given.get(f.name) for f in fields(Links)})

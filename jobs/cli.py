@@ -88,16 +88,15 @@ def _dispatch(arguments: list[str]) -> None:
                 f"{job.name!r} needs an action: {known}; see smallbench {job.name} --help"
             )
         shared, options, config = resolve(job, rest, os.environ)
+        given = (options,) if job.config is None else (options, config)
         if shared.dry_run:
             print(f"# smallbench {job.name}\n{as_yaml(job, options, config)}", end="")
             if job.plan is not None:
-                print("".join(f"# {line}\n" for line in job.plan(options).splitlines()), end="")
-        elif job.config is None:
-            job.run(options)
+                print("".join(f"# {line}\n" for line in job.plan(*given).splitlines()), end="")
         else:
             if job.record:
                 print(changes_as_yaml(job, options, config), flush=True)
-            job.run(options, config)
+            job.run(*given)
 
 
 def _fail(name: str, message: str, code: int) -> int:

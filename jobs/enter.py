@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from smallbench.config import Location, check, command, option, override_all
+from smallbench.config import Location, check, command, option, override_all, require
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.jobs.base import Job, StopOptions, announce, author_of, fitted_and_steps, start
 from smallbench.recipes import recipe_config
@@ -36,6 +36,7 @@ from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
+    from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.task_data import TaskData
     from smallbench.leaderboard.track_table import Track
     from smallbench.stop import Stop
@@ -77,32 +78,44 @@ class Options(StorageConfig, StopOptions):
         super().__post_init__()
         check(self, "", flops="> 0", seed=">= 0")
 
-    @property
-    def slug(self) -> str:
-        """The name of the entry's folder."""
-        recipe = re.sub(r"[^a-z0-9]+", "-", Path(self.recipe).name.replace(".py", "").lower())
-        kind = "-random" if self.random_weights else ""
-        return f"{recipe.strip('-')}{kind}-seed-{self.seed}"
-
 
 def config(options: Options) -> PretrainConfig:
     """The recipe with the track's budget; of random weights, no step of it."""
     from smallbench.leaderboard.track_table import TRACKS
 
-    limit = TRACKS[options.track].max_train_flops
-    assert limit is not None
-    if options.flops is not None and options.flops > limit:
-        raise ConfigError(
-            f"--flops={options.flops:g} is over the {limit:g} training FLOPs of track "
-            f"{options.track}; expected at most that"
-        )
     recipe = recipe_config(options.recipe)
     if options.random_weights:
         return override_all(recipe, {"train.max_steps": 0, "schedule.along": "steps"})
-    flops = (1 - MARGIN) * limit if options.flops is None else options.flops
+    limit = TRACKS[options.track].max_train_flops
+    assert limit is not None
+    flops = (1 - MARGIN) * limit
     return override_all(
         recipe, {"train.max_flops": flops, "train.max_hours": None, "schedule.along": "flops"}
     )
+
+
+def slug(options: Options, config: PretrainConfig) -> str:
+    """Return the name of the entry's folder."""
+    recipe = re.sub(r"[^a-z0-9]+", "-", Path(options.recipe).name.replace(".py", "").lower())
+    kind = "-random" if options.random_weights else ""
+    return f"{recipe.strip('-')}{kind}-seed-{config.train.seed}"
+
+
+def check_request(options: Options, config: PretrainConfig, track: Track) -> None:
+    """Raise `ConfigError` for what the board would reject after all of the training."""
+    from smallbench.leaderboard.folder import is_allowed
+
+    flops, limit = config.train.max_flops, track.max_train_flops
+    assert limit is not None
+    if not options.random_weights and (flops is None or flops > limit):
+        raise ConfigError(
+            f"--train.max_flops={'none' if flops is None else f'{flops:g}'} is over the {limit:g} "
+            f"training FLOPs of track {track.name}; expected at most that"
+        )
+    name = slug(options, config)
+    require(is_allowed("slug", name), "the name of the entry's folder", name, "1 to 64 letters, "
+            "digits and inner dashes; it is made of the recipe's name and the seed")  # fmt: skip
+    author_of(options, date="")
 
 
 def run(options: Options, config: PretrainConfig) -> None:
@@ -113,15 +126,17 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.leaderboard.track_table import TRACKS
 
     track = TRACKS[options.track]
+    check_request(options, config, track)
     busy = f"another process makes the entry in {options.out}; wait for it, or end it"
     with options.stop() as stop, glue_source(options.glue) as glue:
         tasks = read_tasks(track, glue)  # refused before half an hour of pretraining
         data = local_corpus(options.data, options, stop=stop)
-        config = fitted_to_steps(config, data)
+        if not options.random_weights:
+            config = fitted_to_steps(config, data)
         with exclusive_lock(options.out / "lock", busy):
             train(config, data=data, out=options.out, stop=stop)
-            fine_tune(options, config, tasks, track, stop)
-            folder = write_entry(options)
+            model_sha256 = fine_tune(options, config, tasks, track, stop)
+            folder = write_entry(options, config, model_sha256)
             judge(folder, glue)
     print(ending(options, config, folder, track))
 
@@ -141,7 +156,8 @@ def read_tasks(track: Track, glue: str) -> list[TaskData]:
 
 def fitted_to_steps(config: PretrainConfig, data: Path) -> PretrainConfig:
     """Return `config` with checkpoints to keep at a quarter and a half of its FLOPs, and with as
-    many log records as the board asks for."""
+    many log records as the board asks for. Raises `ConfigError` if it has too few steps for them.
+    """
     from smallbench.leaderboard.log_check import MIN_POINTS
     from smallbench.planning.planner import UnplannedError
 
@@ -150,14 +166,28 @@ def fitted_to_steps(config: PretrainConfig, data: Path) -> PretrainConfig:
     except UnplannedError as error:  # of a plug-in; what is not known beforehand is not kept
         print(f"no checkpoints along the way are kept: {error}", file=sys.stderr)
         return config
+    if few := too_few(steps):
+        raise ConfigError(f"the budget is about {steps:,} steps; {few}")
     train = config.train
-    if not train.milestones and steps >= 4:
+    if not train.milestones:
         train = replace(train, milestones=(steps // 4, steps // 2))
-    if steps // train.log_every_steps <= MIN_POINTS <= steps:
+    if steps // train.log_every_steps <= MIN_POINTS:
         every = steps // (MIN_POINTS + 1)
         print(f"a record every {every} steps: an entry's log has at least {MIN_POINTS}")
         train = replace(train, log_every_steps=every)
     return replace(config, train=train)
+
+
+def too_few(steps: int) -> str:
+    """Return why the board would reject a run of so many steps; empty if it would not."""
+    from smallbench.leaderboard.log_check import MIN_POINTS
+
+    if steps > MIN_POINTS:
+        return ""
+    return (
+        f"an entry's log has at least {MIN_POINTS} records, so expected more than {MIN_POINTS} "
+        "steps: raise --flops, or lower --train.global_batch_size"
+    )
 
 
 def num_steps(config: PretrainConfig, data: Path) -> int:
@@ -198,36 +228,52 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
 
 
 def _budget_text(config: PretrainConfig) -> str:
-    flops = config.train.max_flops
+    flops = config.train.max_flops if config.train.max_steps else None
     return "random weights, no step" if flops is None else f"{flops:.3g} training FLOPs"
 
 
 def fine_tune(
     options: Options, config: PretrainConfig, tasks: Sequence[TaskData], track: Track, stop: Stop
-) -> None:
-    """The runs of the track's protocol; stored ones are not repeated."""
+) -> str:
+    """Make the runs of the track's protocol that are not stored; return the weights' SHA-256."""
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.grid import measure
     from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.protocols import results_table, summarize
 
     announce(f"3/4 glue: {', '.join(data.task.title for data in tasks)} by {track.protocol}")
-    exported = options.out / "export"
-    runs = measure(
+    exported, out = options.out / "export", options.out / "glue"
+    encoder = PretrainedEncoder(
         # The code in the export is that of the user's own recipe.
-        PretrainedEncoder(
-            str(exported), random_init=options.random_weights, trust_remote_code=True
-        ),
+        str(exported), random_init=options.random_weights, trust_remote_code=True
+    )  # fmt: skip
+    require_runs_of(encoder, out)
+    runs = measure(
+        encoder,
         tasks,
         FinetuneConfig(device=config.train.device, precision=config.train.precision),
         protocol=track.protocol,
-        out=options.out / "glue",
+        out=out,
         stop=stop,
     )
     print(results_table(summarize(runs, track.protocol)))
+    return encoder.sha256
 
 
-def write_entry(options: Options) -> Path:
+def require_runs_of(encoder: PretrainedEncoder, glue: Path) -> None:
+    """Raise `ConfigError` if `glue` has a run of other weights."""
+    from smallbench.glue.results import RESULT_FILE, read_run
+
+    for path in glue.glob(f"runs/*/*/{RESULT_FILE}"):
+        found = read_run(path.parent).settings
+        if (found.model_sha256 or found.model) != (encoder.sha256 or encoder.name):
+            raise ConfigError(
+                f"{glue} has runs of {found.model}, whose weights are not those of {encoder.name}; "
+                f"delete {glue} and run the same command"
+            )
+
+
+def write_entry(options: Options, config: PretrainConfig, model_sha256: str) -> Path:
     """Write the entry, dated by the run's own record; an equal one stays as it is."""
     from smallbench.checkpoints.record import RECORD_NAME, read_record
     from smallbench.leaderboard.assemble import write_new_entry, write_random_entry
@@ -237,12 +283,14 @@ def write_entry(options: Options) -> Path:
     attempts = read_record(run_dir / RECORD_NAME)["attempts"]
     began = datetime.fromtimestamp(attempts[-1]["started_unix_seconds"], UTC)
     author = author_of(options, began.date().isoformat())
-    folder = options.out / "entry" / options.slug
+    folder = options.out / "entry" / slug(options, config)
     unfinished = options.out / "entry" / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    made = unfinished / options.slug
-    write = write_random_entry if options.random_weights else write_new_entry
-    write(made, run_dir=run_dir, glue=glue, author=author)
+    made = unfinished / folder.name
+    if options.random_weights:
+        write_random_entry(made, run_dir=run_dir, glue=glue, author=author)
+    else:
+        write_new_entry(made, run_dir=run_dir, glue=glue, author=author, model_sha256=model_sha256)
     if _contents(made) != _contents(folder):
         if folder.exists():
             print(f"{folder} does not match its runs and flags; it is replaced")
@@ -291,26 +339,28 @@ def ending(options: Options, config: PretrainConfig, folder: Path, track: Track)
     ).rstrip()
 
 
-def plan(options: Options) -> str:
+def plan(options: Options, config: PretrainConfig) -> str:
     """The budget, as far as it is known without training."""
     from smallbench.leaderboard.track_table import TRACKS
 
-    track, made = TRACKS[options.track], config(options)
+    track = TRACKS[options.track]
+    check_request(options, config, track)
     lines = [f"track {track.name}: {track.rule}; protocol {track.protocol}"]
     if options.random_weights:
         return f"{lines[0]}\nno pretraining: random weights of the recipe's shape"
     try:
-        steps = f"about {num_steps(made, Path(options.data)):,} steps"
+        number = num_steps(config, Path(options.data))
+        steps = "; ".join(filter(None, (f"about {number:,} steps", too_few(number))))
     except SmallbenchError as error:
         steps = f"steps not estimated ({error})"
     except OSError:
         steps = f"steps not estimated, since {options.data} is not a prepared corpus yet"
-    return "\n".join([*lines, f"pretraining: {_budget_text(made)}, {steps}"])
+    return "\n".join([*lines, f"pretraining: {_budget_text(config)}, {steps}"])
 
 
 JOB = Job(
     "enter", Options, run, words=("track", "recipe"), config=config, plan=plan,
-    shortcuts={"seed": "train.seed"},
+    shortcuts={"seed": "train.seed", "flops": "train.max_flops"},
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -83,8 +83,32 @@ class Author:
     gco2_per_kwh: float | None = None
 
 
-def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> Entry:
+_LINK = "an https:// link of at most 300 characters"
+EXPECTED = {
+    "name": "1 to 200 visible characters",
+    "authors": "1 to 100 names of 1 to 200 visible characters",
+    "license": "an SPDX identifier, such as Apache-2.0",
+    "contact": "1 to 200 visible characters",
+    "notes": "at most 20 remarks of 1 to 1,000 visible characters",
+    "links.code": _LINK,
+    "links.paper": _LINK,
+    "links.wandb": _LINK,
+    "links.huggingface": _LINK,
+    "links.huggingface_revision": "40 hexadecimal digits in lower case",
+    "provenance.image_digest": "sha256: and 64 hexadecimal digits in lower case",
+    "hardware.usd_per_hour": "0 to 1,000",
+    "energy.gco2_per_kwh": "0 to 3,000",
+}
+"""Place in the entry of what an author says, to what the schema allows there, in words."""
+
+
+def write_new_entry(
+    out: Path, *, run_dir: Path, glue: Path, author: Author, model_sha256: str = ""
+) -> Entry:
     """Write a complete entry to the new folder `out`, whose name is its slug.
+
+    `model_sha256` is the fingerprint of the run's last weights, if the caller knows it: fine-tuning
+    runs of equal weights belong to the run, also if it was made again under another id.
 
     Raises `DataError` if a run is not finished, if the two do not belong together, or if the result
     does not fit the schema.
@@ -97,7 +121,8 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
     if not records:
         raise DataError(f"{run_dir} has no records of training steps; train it first")
     runs = [run for run in read_runs(glue) if run.settings.task in TASKS]
-    _require_same_model(runs, record, last_step=records[-1]["step"], glue=glue)
+    name = f"(run {record['run_id']}, step {records[-1]['step']:,})"
+    _require_same_model(runs, name, model_sha256, glue=glue)
     log = chained(log_records(metrics), config_digest=record["config_digest"])
     stored, predictions = _predictions(runs, glue)
     for plugin in record.get("plugins", ()):
@@ -194,13 +219,13 @@ def _require_one_model(runs: Sequence[RunResult], glue: Path) -> None:
 
 
 def _require_same_model(
-    runs: Sequence[RunResult], record: Mapping[str, Any], *, last_step: int, glue: Path
+    runs: Sequence[RunResult], expected: str, model_sha256: str, *, glue: Path
 ) -> None:
     """Exports are named by their run and step (`glue.pretrained.display_name`)."""
     _require_one_model(runs, glue)
     measured = runs[0].settings
-    expected = f"(run {record['run_id']}, step {last_step:,})"
-    if not measured.model.endswith(expected):
+    is_equal = bool(model_sha256) and measured.model_sha256 == model_sha256
+    if not (is_equal or measured.model.endswith(expected)):
         raise DataError(
             f"{glue} has scores of {measured.model!r}, expected the last step of this run "
             f"{expected}; export the run, then fine-tune the export"

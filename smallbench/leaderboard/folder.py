@@ -263,6 +263,27 @@ def _parse_entry(raw: bytes, folder: Path) -> Entry:
             "schema", f"schema_version {show(version)}; this smallbench reads {SCHEMA_VERSION}"
         )
     _require_valid(content, "", check="schema", place=ENTRY_FILE)
+    _require_visible(content)
+    entry = entry_from_dict(content)
+    if entry.slug != folder.resolve().name:
+        raise Rejected("slug", f"slug {entry.slug!r} is not the folder's name {show(folder.name)}")
+    return entry
+
+
+def is_allowed(place: str, value: Any) -> bool:
+    """Return whether an entry may have a value at `place`, such as `links.code`."""
+    content = list(value) if isinstance(value, tuple) else value
+    for key in reversed(place.split(".")):
+        content = {key: content}
+    if any(error.validator != "required" for error in _validator("").iter_errors(content)):
+        return False
+    with suppress(Rejected):
+        _require_visible(content)
+        return True
+    return False
+
+
+def _require_visible(content: Any) -> None:
     for place, text in texts(content, ""):
         bad = next((c for c in text if is_invisible(c)), None)
         if bad is not None:
@@ -270,10 +291,6 @@ def _parse_entry(raw: bytes, folder: Path) -> Entry:
             raise Rejected("text", f"{place} has an invisible character ({name})")
         if not place.startswith("provenance.") and not text.strip().strip(JOINERS):
             raise Rejected("text", f"{place} is blank")
-    entry = entry_from_dict(content)
-    if entry.slug != folder.resolve().name:
-        raise Rejected("slug", f"slug {entry.slug!r} is not the folder's name {show(folder.name)}")
-    return entry
 
 
 def _require_valid(value: Any, part: str, *, check: str, place: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from smallbench.glue import samples
 from smallbench.jobs import enter
 from smallbench.jobs.cli import main
+from smallbench.jobs.resolve import resolve
 from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.log_check import MIN_POINTS
 from smallbench.recipes import recipe_config
@@ -20,8 +21,10 @@ SMALL = (
     "--sequence_length=32", "--model.num_hidden_layers=1", "--model.hidden_size=32",
     "--model.embedding_size=32", "--model.intermediate_size=64", "--train.global_batch_size=4",
     "--train.num_eval_rows=8", "--train.log_every_steps=1", "--train.save_every_steps=50",
-    "--train.device=cpu", "--flops=2.5e9",
+    "--train.device=cpu",
 )  # fmt: skip
+ENOUGH = (*SMALL, "--flops=2.5e9")
+"""As many steps as the log of an entry must have."""
 TIMES = {"wall_seconds", "gpu_active_seconds", "kwh", "train_log_sha256", "command",
          "git_commit", "dirty"}  # fmt: skip
 """What a clock says, the hash over it, and the code, which may be committed while this runs."""
@@ -46,34 +49,87 @@ def line(corpus, glue, out, *flags):
             *flags]  # fmt: skip
 
 
-def test_a_budget_over_the_tracks_limit_is_refused(corpus, glue, tmp_path, capsys):
-    assert main(line(corpus, glue, tmp_path / "o", "--flops=3e14")) == 78
-    assert "--flops=3e+14 is over the 2e+14 training FLOPs of track tiny" in capsys.readouterr().err
+def resolved(arguments):
+    """Options and configuration of a command line."""
+    return resolve(enter.JOB, arguments[1:], {})[1:]
+
+
+@pytest.mark.parametrize(
+    ("flags", "given"),
+    [("--flops=3e14", "3e+14"), ("--train.max_flops=4e14", "4e+14"),
+     ("--train.max_flops=none --schedule.along=steps", "none")],
+)  # fmt: skip
+def test_a_budget_over_the_tracks_limit_is_refused(flags, given, corpus, glue, tmp_path, capsys):
+    assert main(line(corpus, glue, tmp_path / "o", *flags.split())) == 78
+    expected = f"max_flops={given} is over the 2e+14 training FLOPs of track tiny; expected at most"
+    assert expected in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--code=http://x.y", "an https:// link"),
+        ("--code=nonsense", "an https:// link"),
+        ("--contact=", "1 to 200 visible characters"),
+        ("--contact=a\u200bb", "1 to 200 visible characters"),
+        ("--authors=,", "1 to 100 names"),
+        ("--license=do what you want", "an SPDX identifier"),
+        ("--notes=" + 1_001 * "x", "1 to 1,000 visible characters"),
+        ("--name= ", "1 to 200 visible characters"),
+    ],
+)
+def test_what_the_board_would_reject_is_refused_first(
+    flag, expected, corpus, glue, tmp_path, capsys
+):
+    assert main(line(corpus, glue, tmp_path / "o", flag)) == 78
+    error = capsys.readouterr().err
+    assert flag.partition("=")[0] in error
+    assert expected in error
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_budget_of_too_few_steps_for_a_log_is_refused(corpus, glue, tmp_path, capsys):
+    arguments = line(corpus, glue, tmp_path / "o", *SMALL, "--flops=5e8")
+    steps = enter.num_steps(resolved(arguments)[1], corpus)
+    assert 0 < steps <= MIN_POINTS
+    assert main(arguments) == 78
+    expected = f"about {steps} steps; an entry's log has at least {MIN_POINTS} records"
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("flag", ["--seed=5", "--train.seed=5"])
+def test_the_folder_is_named_by_the_seed_of_the_run(flag, corpus, glue, tmp_path):
+    assert enter.slug(*resolved(line(corpus, glue, tmp_path, flag))) == "bert-tiny-seed-5"
 
 
 def test_rows_that_are_not_official_are_refused_before_any_training(corpus, glue, tmp_path, capsys):
     changed = shutil.copytree(glue, tmp_path / "glue")
     (changed / "SAMPLE.json").unlink()
-    assert main(line(corpus, changed, tmp_path / "o", *SMALL)) == 65
+    assert main(line(corpus, changed, tmp_path / "o", *ENOUGH)) == 65
     assert "an entry needs the official rows, but CoLA train has 48" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
-def test_a_dry_run_says_the_tracks_rule_and_the_number_of_steps(corpus, glue, tmp_path, capsys):
-    assert main(line(corpus, glue, tmp_path / "o", *SMALL, "--dry_run")) == 0
-    page = capsys.readouterr().out
-    assert "# track tiny: any hardware, at most 2e14 training FLOPs; protocol tiny-v1" in page
-    assert "steps" in page.splitlines()[-1]
+@pytest.mark.parametrize("flag", ["--flops=5e9", "--train.max_flops=5e9"])
+def test_a_dry_run_says_the_tracks_rule_and_the_runs_steps(flag, corpus, glue, tmp_path, capsys):
+    arguments = line(corpus, glue, tmp_path / "o", *SMALL, flag)
+    steps = enter.num_steps(resolved(arguments)[1], corpus)
+    assert main([*arguments, "--dry_run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "# track tiny: any hardware, at most 2e14 training FLOPs; protocol tiny-v1",
+        f"# pretraining: 5e+09 training FLOPs, about {steps:,} steps",
+    ]
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize(("steps", "every"), [(150, 20), (3_525, 17), (4_000, 19), (6_531, 20)])
+@pytest.mark.parametrize(("steps", "every"), [(201, 1), (3_525, 17), (4_000, 19), (6_531, 20)])
 def test_a_smaller_budget_still_logs_what_the_board_asks_for(steps, every, monkeypatch, tmp_path):
     monkeypatch.setattr(enter, "num_steps", lambda config, data: steps)
     fitted = enter.fitted_to_steps(recipe_config("modern-tiny"), tmp_path)
     assert fitted.train.log_every_steps == every
-    assert steps // every > MIN_POINTS or steps < MIN_POINTS
+    assert steps // every > MIN_POINTS
     assert fitted.train.milestones == (steps // 4, steps // 2)
 
 
@@ -128,16 +184,16 @@ def nth(count, text):
 def test_killed_at_random_moments_and_continued_equals_uninterrupted(corpus, glue, tmp_path):
     draw = random.Random(7)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert main(line(corpus, glue, whole, *SMALL)) == 0
+    assert main(line(corpus, glue, whole, *ENOUGH)) == 0
     entry = contents(whole / "entry" / "bert-tiny-seed-1")
-    killed_at(line(corpus, glue, parts, *SMALL), nth(draw.randint(60, 200), '"event": "train"'))
-    killed_at(line(corpus, glue, parts, *SMALL), nth(draw.randint(1, 15), '"was_stored": false'))
-    killed_at(line(corpus, glue, parts, *SMALL), nth(draw.randint(1, 10), '"was_stored": false'))
-    assert main(line(corpus, glue, parts, *SMALL)) == 0
+    killed_at(line(corpus, glue, parts, *ENOUGH), nth(draw.randint(60, 200), '"event": "train"'))
+    killed_at(line(corpus, glue, parts, *ENOUGH), nth(draw.randint(1, 15), '"was_stored": false'))
+    killed_at(line(corpus, glue, parts, *ENOUGH), nth(draw.randint(1, 10), '"was_stored": false'))
+    assert main(line(corpus, glue, parts, *ENOUGH)) == 0
     continued = contents(parts / "entry" / "bert-tiny-seed-1")
     assert untimed(continued) == untimed(entry)
     # Times come from the stored run, so repeating the command changes nothing.
-    assert main(line(corpus, glue, parts, *SMALL)) == 0
+    assert main(line(corpus, glue, parts, *ENOUGH)) == 0
     assert contents(parts / "entry" / "bert-tiny-seed-1") == continued
     found = read_submission(whole / "entry" / "bert-tiny-seed-1").entry
     assert found.measured.finetune.protocol == "tiny-v1"
@@ -145,9 +201,23 @@ def test_killed_at_random_moments_and_continued_equals_uninterrupted(corpus, glu
 
 
 @pytest.mark.slow
+def test_a_run_made_again_keeps_the_scores_of_equal_weights(corpus, glue, tmp_path, capsys):
+    arguments = line(corpus, glue, tmp_path, *ENOUGH)
+    assert main(arguments) == 0
+    first = contents(tmp_path / "glue")
+    for name in ("run", "export"):
+        shutil.rmtree(tmp_path / name)
+    assert main(arguments) == 0
+    assert contents(tmp_path / "glue") == first
+    shutil.rmtree(tmp_path / "run")
+    shutil.rmtree(tmp_path / "export")
+    assert main([*arguments, "--seed=2"]) == 78
+    assert f"delete {tmp_path / 'glue'} and run the same command" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_random_weights_are_a_reference_of_the_tracks_protocol(corpus, glue, tmp_path, capsys):
-    flags = (*(flag for flag in SMALL if "flops" not in flag), "--random_weights")
-    assert main(line(corpus, glue, tmp_path, *flags)) == 0
+    assert main(line(corpus, glue, tmp_path, *SMALL, "--random_weights")) == 0
     assert "bert-tiny-random-seed-1: accepted as reference" in capsys.readouterr().out
     entry = read_submission(tmp_path / "entry" / "bert-tiny-random-seed-1").entry
     assert entry.finetune.protocol == "tiny-v1"

@@ -267,7 +267,7 @@ def test_a_job_prints_what_differs_from_its_recipe_and_where_the_rest_is(tmp_pat
     assert resolve(f"--config={tmp_path}/a.yaml", job) == (replace(options, steps=None), config)
 
 
-@pytest.mark.parametrize("job", ["pretrain", "plan", "quickstart"])
+@pytest.mark.parametrize("job", ["pretrain", "plan", "quickstart", "enter"])
 def test_one_value_has_one_name_in_what_a_dry_run_prints(job: str, tmp_path: Path) -> None:
     """A user can edit a printed value: it has no second name in the output."""
     loaded = cli.load(job)
@@ -279,6 +279,7 @@ def test_one_value_has_one_name_in_what_a_dry_run_prints(job: str, tmp_path: Pat
             "offload": ("none", "auto"),
             "init_from": ("runs/a", "runs/b"),
             "flops": ("1e12", 2e12),
+            "seed": ("7", 9),
         }[short]
         words = words_of(loaded.examples[0])[1:]
         _, options, config = cli.resolve(loaded, [*words, f"--{short}={value}"], {})

@@ -35,6 +35,7 @@ from smallbench.models.config import ElectraConfig
 from smallbench.pretraining.pretrain import pretrain
 from smallbench.recipes import RECIPES
 from smallbench.tracking.jsonl import read_metrics
+from tests.command import command as smallbench
 from tests.glue.runs import run_of
 from tests.leaderboard.synthetic import synthetic_gold
 
@@ -196,6 +197,20 @@ def test_runs_that_do_not_belong_together_are_refused(changes, message, run_dir,
     assert not (tmp_path / "x").exists()
 
 
+def test_scores_of_a_run_made_again_belong_to_it_if_its_weights_are_equal(run_dir, tmp_path):
+    scored = settings_of(run_dir, "rte", model="electra-tiny (run 00000000, step 220)")
+    write(tmp_path / "results", scored)
+
+    def entry(name, sha256):
+        return write_new_entry(tmp_path / name, run_dir=run_dir, glue=tmp_path / "results",
+                               author=AUTHOR, model_sha256=sha256)  # fmt: skip
+
+    assert entry("equal", scored.model_sha256).finetune.model_sha256 == scored.model_sha256
+    for other in ("", "cd" * 32):
+        with pytest.raises(DataError, match="expected the last step of this run"):
+            entry("other", other)
+
+
 def test_runs_without_a_choice_are_the_papers(run_dir, tmp_path):
     for rate in (1e-4, 3e-4):
         write(tmp_path / "results", settings_of(run_dir, "rte", learning_rate=rate))
@@ -210,6 +225,12 @@ def test_an_unusable_author_is_said_at_once(run_dir, glue, tmp_path):
     author = replace(AUTHOR, license="do what you want")
     with pytest.raises(DataError, match="would be rejected: license"):
         write_new_entry(tmp_path / "x", run_dir=run_dir, glue=glue, author=author)
+
+
+def test_new_names_the_flag_of_an_unusable_author_before_it_reads_a_run(tmp_path):
+    flags = ("--run=none", "--glue=none", "--authors=Ada", "--contains_glue=false", "--license=a b")
+    found = smallbench("leaderboard", "new", f"--out={tmp_path / 'x'}", *flags, code=78)
+    assert "--license: 'a b' (expected an SPDX identifier" in found.stderr
 
 
 def test_a_thinned_log_says_the_same_throughput():
