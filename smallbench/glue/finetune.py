@@ -61,6 +61,7 @@ def settings_for(
         is_sample=data.is_sample,
         random_init=encoder.random_init,
         pooling=config.shared_head,
+        files_sha256=encoder.files_sha256,
         split=data.scored_splits[0],
     )
 

@@ -27,7 +27,13 @@ from smallbench.glue.features import Features
 from smallbench.glue.finetune import finetune, settings_for, tokenize_task
 from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.protocols import CHOICE_SEED, Protocol, chosen_rate, departures, protocol_named
-from smallbench.glue.results import RunResult, find_run, run_directory, run_name
+from smallbench.glue.results import (
+    RunResult,
+    find_run,
+    require_one_model,
+    run_directory,
+    run_name,
+)
 from smallbench.glue.task_data import TaskData
 from smallbench.glue.tasks import TASKS, Task, task_named
 from smallbench.stop import NEVER, Stop
@@ -164,10 +170,13 @@ def run_grid(
     """Fine-tune the runs of `plan` in order, unless they are stored; return all results.
 
     `config` holds for all tasks, or is a mapping with one for each. A run that another process
-    works on is waited for. Raises `InterruptedRunError` if `stop` asks for it.
+    works on is waited for. Raises `ConfigError` before the first run if `out` has runs of another
+    model, `InterruptedRunError` if `stop` asks for it.
     """
     if isinstance(config, FinetuneConfig):
         config = {data.task.name: config for data in tasks}
+    first = config[tasks[0].task.name]
+    require_one_model(out, settings_for(encoder, tasks[0], first, learning_rate=0.0, seed=0))
     grid = _Grid(encoder, tasks, config, out, on_stored, stop)
     results: dict[GridRun, RunResult] = {}
     work = sum(grid.work[run.task] for run in plan)

@@ -14,7 +14,6 @@ from itertools import groupby
 from statistics import fmean, median, stdev
 from typing import Any
 
-from smallbench import config
 from smallbench.errors import ConfigError, DataError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.config import FinetuneConfig
@@ -290,10 +289,8 @@ def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> T
 
 
 def _check_alike(task: str, runs: Sequence[RunResult], *, but: tuple[str, ...]) -> None:
-    first = runs[0].settings.identity
     for run in runs:
-        different = config.differing_keys(first, run.settings.identity)
-        for key, (one, other) in different.items():
+        for key, (one, other) in runs[0].settings.differing(run.settings).items():
             if key not in but:
                 remedy = "use a separate --out for each setting"
                 if key == "learning_rate":

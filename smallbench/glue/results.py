@@ -43,6 +43,8 @@ HEADER = "index\tprediction"
 TASK_FILE = "task.json"
 _STORED = ("settings", "splits", "data_sha256", "unknown_share", "unofficial")
 _TIMINGS = ("seconds", "examples_per_second")
+_MODEL = ("random_init", "model", "model_sha256", "files_sha256", "max_train_examples", "is_sample")
+"""Settings that all runs of one model have in common."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,26 @@ class RunSettings:
     """Whether the encoder's weights were initialized at random: a baseline without pretraining."""
     pooling: str | None = None
     """Pooling under the shared head; None: the model's own head."""
+    files_sha256: str = ""
+    """Fingerprint of the encoder's configuration, tokenizer and code. Empty, which equals any, in
+    results of earlier releases."""
 
     def __post_init__(self) -> None:
         config.require(self.split in {"dev", CHOICE}, "split", self.split, f"dev or {CHOICE}")
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The settings that tell two runs apart; the same weights may have several names."""
-        return config.to_dict(self) | ({"model": ""} if self.model_sha256 else {})
+    def differing(self, other: RunSettings) -> dict[str, tuple[Any, Any]]:
+        """Return the settings that tell two runs apart, as key → (own, the other's).
+
+        The same weights, or random ones of the same files, may have several names.
+        """
+        pairs = {key: (value, vars(other)[key]) for key, value in vars(self).items()}
+        found = {key: (own, theirs) for key, (own, theirs) in pairs.items() if own != theirs}
+        has_files = bool(self.files_sha256 and other.files_sha256)
+        if not has_files:
+            found.pop("files_sha256", None)
+        if self.model_sha256 or has_files:
+            found.pop("model", None)
+        return found
 
     @property
     def scored_splits(self) -> tuple[str, ...]:
@@ -245,30 +259,51 @@ def find_run(
 ) -> RunResult | None:
     """Return the finished run in `directory`, or None if there is none.
 
-    Raises `ConfigError` if the folder has a finished run with other settings (for example of
-    another model) or, if `data` are given, on other data: a new run would overwrite it.
+    A run of the same model under another name gets the name in `settings`. Raises `ConfigError` if
+    the folder has a finished run with other settings (for example of another model) or, if `data`
+    are given, on other data: a new run would overwrite it.
     """
     if not (directory / RESULT_FILE).is_file():
         return None
     run = read_run(directory)
-    different = config.differing_keys(run.settings.identity, settings.identity)
-    if different:
-        key, (old, new) = next(iter(different.items()))
+    _require_equal(directory, run.settings, settings, (*_MODEL, *vars(settings)))
+    if data is not None and run.data_sha256 != data.sha256:
+        raise ConfigError(f"{directory} has a run on other data; choose another --out")
+    current = replace(
+        run,
+        settings=replace(run.settings, model=settings.model),
+        # a version with fewer checks may have stored it
+        unofficial=run.unofficial if data is None else data.unofficial,
+    )
+    if current != run:
+        _write_result(directory, current)
+    return current
+
+
+def require_one_model(out: Path, settings: RunSettings) -> None:
+    """Raise `ConfigError` if `out` has a finished run of another model, or on other data.
+
+    `settings` are those of a run that is wanted.
+    """
+    for path in sorted(out.glob(f"runs/*/*/{RESULT_FILE}")):
+        _require_equal(path.parent, read_run(path.parent).settings, settings, _MODEL)
+
+
+def _require_equal(
+    directory: Path, found: RunSettings, expected: RunSettings, keys: Iterable[str]
+) -> None:
+    different = found.differing(expected)
+    for key in (key for key in keys if key in different):
+        old, new = different[key]
         models = ""
         if key == "model_sha256":
-            models = f" (it is of {run.settings.model}, not of {settings.model})"
+            models = f" (it is of {found.model}, not of {expected.model})"
+        elif key == "files_sha256":
+            models = " (equal weights, but another config.json, tokenizer or code)"
         raise ConfigError(
             f"{directory} has a run with {key}={old!r}, expected {new!r}{models}; choose "
             "another --out"
         )
-    if data is None:
-        return run
-    if run.data_sha256 != data.sha256:
-        raise ConfigError(f"{directory} has a run on other data; choose another --out")
-    if run.unofficial != data.unofficial:  # stored by a version with fewer checks
-        run = replace(run, unofficial=data.unofficial)
-        _write_result(directory, run)
-    return run
 
 
 def read_runs(out: Path) -> list[RunResult]:
@@ -320,12 +355,15 @@ def read_predictions(directory: Path, task: Task, split: str) -> NDArray[Any]:
 
 def group_runs(runs: Iterable[RunResult]) -> list[list[RunResult]]:
     """Group runs by model and amount of data, in order of appearance."""
-    groups: dict[tuple[Any, ...], list[RunResult]] = {}
+    groups: list[list[RunResult]] = []
     for run in runs:
-        s = run.settings
-        model = (s.identity["model"], s.model_sha256, s.random_init)
-        groups.setdefault((*model, s.max_train_examples, s.is_sample), []).append(run)
-    return list(groups.values())
+        for group in groups:
+            if not any({*_MODEL} & one.settings.differing(run.settings).keys() for one in group):
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    return groups
 
 
 def merge_runs(sources: Sequence[Path], out: Path) -> list[RunResult]:

@@ -1,6 +1,7 @@
 """Interrupted, sharded and shared runs of a protocol give the same result."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from smallbench.errors import DataError, InterruptedRunError
+from smallbench.errors import ConfigError, DataError, InterruptedRunError
 from smallbench.files import try_lock
 from smallbench.glue import grid
 from smallbench.glue.choice import choice_rows
@@ -213,6 +214,22 @@ def test_workers_on_one_folder_share_the_work(model, glue, tmp_path):
     assert len(made) == 12
     tables = ["".join(x for x in text.splitlines(True) if x[0:1] == "|") for text in printed]
     assert tables[0] == tables[1] != ""
+
+
+@pytest.mark.parametrize("change", [{"random_init": True}, {"hidden_act": "relu"}])
+def test_a_folder_with_results_of_another_model_is_refused_before_the_first_run(
+    change, encoder, data, model, tmp_path
+):
+    cola, stsb = (GridRun(task, "dev", 3e-3, 1) for task in ("cola", "stsb"))
+    run_grid(encoder, data, QUICK, plan=[cola], out=tmp_path / "out")
+    before = tree(tmp_path / "out")
+    copied = Path(shutil.copytree(model, tmp_path / "model"))
+    settings = json.loads((copied / "config.json").read_text()) | change
+    (copied / "config.json").write_text(json.dumps(settings))
+    other = PretrainedEncoder(str(copied), random_init="random_init" in change)
+    with pytest.raises(ConfigError, match=r"cola/\S+ has a run with (random_init|files_sha256)="):
+        run_grid(other, data, QUICK, plan=[stsb], out=tmp_path / "out")
+    assert tree(tmp_path / "out") == before
 
 
 def test_any_encoder_that_transformers_saved_is_measured(model, glue, data, tmp_path):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from smallbench.errors import DataError, SmallbenchError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.finetune import tokenize_task
-from smallbench.glue.pretrained import PretrainedEncoder
+from smallbench.glue.pretrained import PretrainedEncoder, files_sha256
 from tests.glue import foreign
 from tests.glue.foreign import QUICK, add_token
 
@@ -233,6 +233,42 @@ def test_a_tokenizer_that_drops_what_it_does_not_know_is_refused(bert, stsb):
         with_backend(bert, model=tokenizers.models.BPE(letters, [], unk_token=unknown))
         with pytest.raises(DataError, match=r"\d\d\.\d% of the tokens"):
             tokenize_task(PretrainedEncoder(str(bert)), stsb.first(32), QUICK)
+
+
+def edited(file, **changes):
+    return lambda d: (d / file).write_text(json.dumps(json.loads((d / file).read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("edit", "has_code", "is_another"),
+    [
+        (edited("config.json", hidden_act="relu"), False, True),
+        (edited("config.json", _name_or_path="x", transformers_version="4.0.0"), False, False),
+        (edited("config.json", architectures=["BertModel"], dtype="bfloat16"), False, False),
+        (edited("tokenizer.json", normalizer={"type": "Lowercase"}), False, True),
+        (edited("tokenizer.json", truncation=None, version="2"), False, False),
+        (edited("tokenizer_config.json", do_lower_case=False), False, True),
+        (edited("tokenizer_config.json", name_or_path="x", is_local=True), False, False),
+        (lambda d: (d / "modeling.py").write_text("x = 1"), True, True),
+        (lambda d: (d / "modeling.py").write_text("x = 1"), False, False),
+    ],
+)
+def test_the_fingerprint_of_files_changes_with_what_is_computed(edit, has_code, is_another, bert):
+    tokenizer = PretrainedEncoder(str(bert)).tokenizer
+    before = files_sha256(str(bert), tokenizer, has_code=has_code)
+    edit(bert)
+    assert (files_sha256(str(bert), tokenizer, has_code=has_code) != before) == is_another
+
+
+def test_the_fingerprint_of_files_holds_a_vocabulary_without_tokenizer_json(bert):
+    tokenizer = PretrainedEncoder(str(bert)).tokenizer
+    words = [word for word, _ in sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])]
+    (bert / "tokenizer.json").unlink()
+    hashes = set()
+    for known in (words, [*words[:-2], words[-1], words[-2]]):
+        (bert / "vocab.txt").write_text("\n".join(known) + "\n")
+        hashes.add(PretrainedEncoder(str(bert)).files_sha256)
+    assert len(hashes) == 2
 
 
 def test_a_file_or_a_name_that_no_hub_has_is_no_model(bert):

@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from smallbench.errors import ConfigError, DataError
+from smallbench.glue.protocols import summarize
 from smallbench.glue.results import (
     find_run,
     group_runs,
@@ -179,9 +181,43 @@ def test_a_folder_without_runs_says_what_is_expected(tmp_path):
 def test_the_same_weights_under_another_name_are_the_same_model(tmp_path):
     first, second = run_of(seed=1, model="m"), run_of(seed=2, model="/home/me/m")
     directory = write(tmp_path, first)
-    assert find_run(directory, settings_of(model="/home/me/m")) == first
+    found = find_run(directory, settings_of(model="/home/me/m"))
+    assert found == replace(first, settings=settings_of(model="/home/me/m"))
+    assert read_run(directory) == found, "it is stored under the new name"
     assert len(group_runs([first, second])) == 1
     drawn = [run_of(model=name, model_sha256="", random_init=True) for name in ("m", "n")]
     assert len(group_runs(drawn)) == 2, "without weights only the name tells"
-    with pytest.raises(ConfigError, match=r"model_sha256=.*it is of m, not of n"):
+    with pytest.raises(ConfigError, match=r"model_sha256=.*it is of /home/me/m, not of n"):
         find_run(directory, settings_of(model="n", model_sha256="cd" * 32))
+
+
+RANDOM = {"model_sha256": "", "random_init": True}
+
+
+@pytest.mark.parametrize("weights", [{}, RANDOM], ids=["trained", "random"])
+def test_equal_weights_with_another_configuration_are_another_model(weights, tmp_path):
+    directory = write(tmp_path, run_of(**weights, files_sha256="ab"))
+    with pytest.raises(ConfigError, match=r"files_sha256='ab', expected 'cd' .*tokenizer"):
+        find_run(directory, settings_of(**weights, files_sha256="cd"))
+    runs = [run_of(**weights, seed=seed, files_sha256=sha) for seed, sha in enumerate(("ab", "cd"))]
+    assert len(group_runs(runs)) == 2
+    with pytest.raises(DataError, match="one model"):
+        summarize(runs)
+
+
+def test_random_weights_of_the_same_files_may_have_several_names(tmp_path):
+    directory = write(tmp_path, run_of(**RANDOM, files_sha256="ab", model="m"))
+    wanted = settings_of(**RANDOM, files_sha256="ab", model="n")
+    assert find_run(directory, wanted).settings == wanted
+
+
+def test_a_result_of_an_earlier_release_has_no_hash_of_files_and_fits_any(tmp_path):
+    directory = write(tmp_path, run_of(seed=1))
+    content = json.loads((directory / "result.json").read_text())
+    del content["settings"]["files_sha256"]
+    (directory / "result.json").write_text(json.dumps(content))
+    assert find_run(directory, settings_of(files_sha256="ab")) == run_of(seed=1)
+    with pytest.raises(ConfigError, match="model_sha256"):
+        find_run(directory, settings_of(files_sha256="ab", model_sha256="cd" * 32))
+    runs = [read_run(directory), run_of(seed=2, files_sha256="ab")]
+    assert summarize(runs).tasks["cola"].num_runs == 2
