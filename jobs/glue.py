@@ -14,14 +14,14 @@ was. To share the work, start the same command several times on one --out; or gi
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from smallbench.config import Location, check_distinct, command, option, require
 from smallbench.errors import DataError, UsageError
-from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.config import FinetuneConfig, ProtocolName
 from smallbench.glue.tasks import task_named
 from smallbench.jobs.base import Job, actions, start
 from smallbench.sharding import ShardConfig
@@ -31,8 +31,6 @@ from smallbench.tracking.config import TrackerConfig
 if TYPE_CHECKING:
     from smallbench.glue.protocols import Summary
     from smallbench.glue.results import RunResult
-
-ProtocolName = Literal["robust-v1", "tiny-v1", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,18 +109,20 @@ def run(options: Options) -> None:
                 "directory of one"
             )
         measure_steps(options, options.steps)
-        return
-    summary = print_table(measure_model(options), options.protocol)
-    is_remote = "://" in options.out
-    if options.part()[1] == 1:
+        summary = None
+    else:
+        summary = print_table(measure_model(options), options.protocol)
+    is_remote, protocol = "://" in options.out, options.protocol
+    if options.part()[1] > 1:
+        how = f"smallbench glue merge DIR,DIR,… --out=DIR --protocol={protocol}"
+        if is_remote:
+            how = command("glue", "show", options.out, protocol=protocol)
+        print(f"When all shards are done: {how}")
+    elif not options.steps:
         if summary is not None:
             folder = Path(tempfile.gettempdir() if is_remote else options.out)
             show_summary(options, summary, model=options.model, folder=folder)
         print(f"Beside the paper's rows: {command('leaderboard', results=options.out)}")
-    elif is_remote:
-        print(f"When all shards are done: {command('glue', 'show', options.out)}")
-    else:
-        print("When all shards are done: smallbench glue merge DIR,DIR,… --out=DIR")
 
 
 def print_table(runs: Sequence[RunResult], protocol: str) -> Summary | None:
@@ -136,26 +136,53 @@ def print_table(runs: Sequence[RunResult], protocol: str) -> Summary | None:
     return summary
 
 
+def print_tables(found: Mapping[int | None, Sequence[RunResult]], protocol: str) -> None:
+    """Print the table of the runs at None, and one with a row for each step that has runs."""
+    from smallbench.glue.protocols import summarize
+    from smallbench.glue.steps import steps_table
+
+    print_table(found.get(None, ()), protocol)
+    steps = {
+        step: summarize(runs, protocol) for step, runs in found.items() if runs and step is not None
+    }
+    if steps:
+        print(steps_table(steps))
+        for reason in dict.fromkeys(r for s in steps.values() for r in s.departures):
+            print(f"Unranked: {reason}")
+
+
 def show_stored(options: ShowOptions) -> None:
-    """Print the table of stored runs."""
+    """Print the table of stored runs, or of the steps of 'glue --steps'."""
     from smallbench.glue.results import read_runs, results_folder
+    from smallbench.glue.steps import result_folders
 
     with results_folder(options.run, options) as folder:
-        print_table(read_runs(folder), options.protocol)
+        found = {step: read_runs(part) for step, part in result_folders(folder).items()}
+        print_tables(found, options.protocol)
 
 
 def merge(options: MergeOptions) -> None:
     """Copy the runs of several folders to --out and print their table.
 
-    The folders are those of one model's shards. Two copies of a run that differ are refused.
+    The folders are those of one model's shards, or of one run's with --steps. Two copies of a run
+    that differ are refused.
     """
     from contextlib import ExitStack
 
     from smallbench.glue.results import merge_runs, results_folder
+    from smallbench.glue.steps import result_folders, step_folder
 
+    parts: dict[int | None, list[Path]] = {}
     with ExitStack() as stack:
-        folders = [stack.enter_context(results_folder(url, options)) for url in options.run]
-        print_table(merge_runs(folders, options.out), options.protocol)
+        for url in options.run:
+            folder = stack.enter_context(results_folder(url, options))
+            for step, part in result_folders(folder).items():
+                parts.setdefault(step, []).append(part)
+        out, found = options.out, {}
+        for step in sorted(parts, key=lambda step: -1 if step is None else step):
+            target = out if step is None else Path(step_folder(str(out), step))
+            found[step] = merge_runs(parts[step], target)
+    print_tables(found, options.protocol)
 
 
 def write_zip(options: ZipOptions) -> None:
@@ -180,19 +207,14 @@ def check_zip(options: CheckOptions) -> None:
 def measure_steps(options: Options, steps: Sequence[int]) -> None:
     """Each kept checkpoint as `measure_model` does, in a folder of its own, and one table."""
     from smallbench.export.huggingface import require_steps
-    from smallbench.glue.protocols import summarize
-    from smallbench.glue.steps import step_folder, steps_table
+    from smallbench.glue.steps import step_folder
 
     require_steps(Path(options.model), steps)
-    summaries = {}
+    found: dict[int | None, Sequence[RunResult]] = {}
     for step in sorted(steps):
         part = replace(options, steps=None, out=Location(step_folder(options.out, step)))
-        if runs := measure_model(part, step=step):
-            summaries[step] = summarize(runs, options.protocol)
-    if summaries:
-        print(steps_table(summaries))
-        for reason in dict.fromkeys(r for s in summaries.values() for r in s.departures):
-            print(f"Unranked: {reason}")
+        found[step] = measure_model(part, step=step)
+    print_tables(found, options.protocol)
 
 
 def measure_model(options: Options, *, step: int | None = None) -> list[RunResult]:

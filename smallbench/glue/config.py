@@ -6,11 +6,14 @@ No torch here: `--help` reads this file.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from smallbench.config import check, option
 from smallbench.errors import ConfigError
 from smallbench.glue import POOLINGS
 from smallbench.registry import nearest
+
+ProtocolName = Literal["robust-v1", "tiny-v1", "paper"]
 
 OWN_HEAD = "head"
 """Value of --pooling for the head of the model's own class."""

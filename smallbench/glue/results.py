@@ -430,8 +430,8 @@ def results_folder(url: str | Path, config: StorageConfig) -> Iterator[Path]:
 
 
 def fetch_results(storage: Storage, folder: Path) -> None:
-    """Download the finished runs of a storage that `folder` does not have."""
-    keys = [stored.key for stored in storage.list("runs/")]
+    """Download the finished runs of a storage, those of steps too, that `folder` does not have."""
+    keys = [stored.key for prefix in ("runs/", "step-") for stored in storage.list(prefix)]
     whole = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{RESULT_FILE}")}
     for key in sorted(keys, key=_is_result):
         run, path = key.rpartition("/")[0], folder / key

@@ -20,6 +20,16 @@ def step_folder(out: str, step: int) -> str:
     return f"{out.rstrip('/')}/step-{step:010d}"
 
 
+def result_folders(place: Path) -> dict[int | None, Path]:
+    """Return the folders of stored runs: of each step that `place` has, and `place` as None."""
+    found: dict[int | None, Path] = {
+        int(path.name.removeprefix("step-")): path
+        for path in sorted(place.glob(f"step-{'[0-9]' * 10}"))
+        if (path / "runs").is_dir()
+    }
+    return found if found and not (place / "runs").is_dir() else {None: place, **found}
+
+
 def steps_table(summaries: Mapping[int, Summary]) -> str:
     """Return a Markdown table: a row a checkpoint, a column a task, and their mean."""
     names = [name for name in TASKS if any(name in s.tasks for s in summaries.values())]

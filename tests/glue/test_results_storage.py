@@ -7,7 +7,7 @@ import pytest
 
 from smallbench.errors import CredentialsError, InterruptedRunError
 from smallbench.glue.grid import measure
-from smallbench.glue.results import RESULT_FILE, keeper, results_folder
+from smallbench.glue.results import RESULT_FILE, fetch_results, keeper, results_folder
 from smallbench.stop import NEVER, Stop
 from smallbench.storage import open_storage
 from tests.glue.test_grid import QUICK, SHORT, data, encoder, tree, whole
@@ -63,6 +63,17 @@ def test_an_interrupted_shard_repeats_no_whole_run(encoder, data, moto_bucket, t
         found = [p.relative_to(folder).as_posix() for p in folder.rglob("*.tsv")]
     assert found
     assert not [name for name in found if name.startswith(result.rpartition("/")[0])]
+
+
+def test_the_runs_of_steps_are_fetched_from_a_place_as_well(tmp_path):
+    storage = open_storage((tmp_path / "bucket").as_uri())
+    run = "step-0000000010/runs/cola/lr-1e-04_epochs-3_seed-1"
+    for key in (f"{run}/dev.tsv", f"{run}/{RESULT_FILE}", "step-0000000010/runs/rte/x/dev.tsv"):
+        storage.put(key, b"x")
+    fetch_results(storage, tmp_path / "disk")
+    found = {path.name for path in (tmp_path / "disk" / run).iterdir()}
+    assert found == {"dev.tsv", RESULT_FILE}
+    assert not (tmp_path / "disk/step-0000000010/runs/rte").exists()
 
 
 def test_a_place_that_refuses_shows_before_any_work(moto_bucket, monkeypatch, tmp_path):

@@ -121,6 +121,44 @@ def test_stored_runs_are_shown_merged_and_packed_from_the_command_line(tmp_path,
     assert "lacks SST-2.tsv" in capsys.readouterr().err
 
 
+def stored_step(out, step, seed):
+    name = f"m (run a1, step {step})"
+    run = run_of(score=step / 10, seed=seed, model=name, model_sha256=str(step))
+    directory = run_directory(out / f"step-{step:010d}", run.settings)
+    write_run(directory, run, {"dev": np.resize([0, 1], 100)})
+
+
+def test_scores_of_steps_are_shown_and_merged_as_a_table_of_steps(tmp_path, capsys):
+    for step, seed in ((1, 1), (1, 2), (2, 1)):
+        stored_step(tmp_path / f"shard{seed}", step, seed)
+    rows = ["| 1 | 10.00 | 10.00 |", "| 2 | 20.00 | 20.00 |"]
+    assert main(["glue", "show", f"{tmp_path}/shard1"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:4] == rows
+    merged = tmp_path / "merged"
+    assert main(["glue", "merge", f"{tmp_path}/shard1,{tmp_path}/shard2", f"--out={merged}"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:4] == rows
+    assert [len(read_runs(merged / f"step-{step:010d}")) for step in (1, 2)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("out", "steps", "hint"),
+    [
+        ("o", (), "smallbench glue merge DIR,DIR,… --out=DIR --protocol=tiny-v1"),
+        ("o", (1,), "smallbench glue merge DIR,DIR,… --out=DIR --protocol=tiny-v1"),
+        ("s3://lab/o", (), "smallbench glue show s3://lab/o --protocol=tiny-v1"),
+    ],
+)
+def test_a_shard_names_the_command_that_scores_all_by_its_protocol(
+    out, steps, hint, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("smallbench.jobs.glue.measure_model", lambda *args, **kwargs: [])
+    monkeypatch.setattr("smallbench.export.huggingface.require_steps", lambda *args: None)
+    (tmp_path / "run.json").touch()
+    flags = {"model": str(tmp_path), "glue": "g", "out": out, "protocol": "tiny-v1"}
+    run(Options(**flags, shard="1/2", steps=steps or None))
+    assert capsys.readouterr().out == f"When all shards are done: {hint}\n"
+
+
 @pytest.fixture(scope="module")
 def pretrained(corpus, tmp_path_factory):
     """A run of three steps that keeps the first two as well."""
@@ -139,6 +177,8 @@ def test_kept_checkpoints_of_a_run_are_scored_as_their_exports_are(pretrained, t
         main(["glue", f"--model={pretrained}", f"--out={tmp_path}/way", "--steps=3,1", *QUICK]) == 0
     )
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert main(["glue", "show", f"{tmp_path}/way"]) == 0
+    assert capsys.readouterr().out.splitlines()[: len(table)] == table
     assert [row.split("|")[1].strip() for row in table[2:]] == ["1", "3"]
     hashes = set()
     for step in (1, 3):
