@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from smallbench.errors import DataError
-from smallbench.glue.protocols import NOTHING, Summary, summarize
+from smallbench.glue.protocols import DEFAULT, NOTHING, Summary, summarize
 from smallbench.glue.results import read_runs
 from smallbench.glue.tasks import TASKS, task_named
 
@@ -49,29 +49,47 @@ def steps_table(summaries: Mapping[int, Summary]) -> str:
     return "\n".join(lines)
 
 
-def scores_by_step(folders: Sequence[Path]) -> tuple[dict[str, dict[int, float]], list[str]]:
+def scores_by_step(
+    folders: Sequence[Path], protocol: str = DEFAULT
+) -> tuple[dict[str, dict[int, float]], list[str]]:
     """Return the means of stored results by run id and step, and the titles of their tasks.
 
-    A folder holds one checkpoint's results, or a folder `step-…` for each. Raises `DataError` if
-    results are not of a run's checkpoint, or if two are of different tasks.
+    A folder holds one checkpoint's results, or a folder `step-…` for each. Of two measurements of
+    a step, the one with more runs counts. Raises `DataError` if results are not of a run's
+    checkpoint, if two are of different tasks, or if two of one step differ in equally many runs.
     """
-    scores: dict[str, dict[int, float]] = {}
+    measured: dict[str, dict[int, list[tuple[int, float, Path]]]] = {}
     tasks: dict[tuple[str, ...], Path] = {}
-    for place in folders:
-        for folder in sorted(place.glob("step-*")) or [place]:
-            summary = summarize(read_runs(folder))
-            found = CHECKPOINT.search(summary.model)
-            if found is None:
-                raise DataError(
-                    f"{folder} has results of {summary.model}, which is not a checkpoint of a run"
-                )
-            tasks.setdefault(tuple(summary.tasks), folder)
-            step = int(found[2].replace(",", ""))
-            scores.setdefault(found[1], {})[step] = summary.mean_of_present
+    for folder in (part for place in folders for part in result_folders(place).values()):
+        runs = read_runs(folder)
+        summary = summarize(runs, protocol)
+        found = CHECKPOINT.search(summary.model)
+        if found is None or summary.random_init:
+            kind = "random weights" if summary.random_init else summary.model
+            raise DataError(f"{folder} has results of {kind}, not of a checkpoint of a run")
+        tasks.setdefault(tuple(summary.tasks), folder)
+        of_step = measured.setdefault(found[1], {}).setdefault(int(found[2].replace(",", "")), [])
+        of_step.append((len(runs), summary.mean_of_present, folder))
     if len(tasks) > 1:
         one, other = list(tasks.items())[:2]
         raise DataError(
             f"{one[1]} has scores of {', '.join(one[0])}, but {other[1]} of {', '.join(other[0])}; "
             "means of different tasks cannot be compared"
         )
+    scores = {
+        run_id: {step: _best(of_step) for step, of_step in of_run.items()}
+        for run_id, of_run in measured.items()
+    }
     return scores, [task_named(name).title for names in tasks for name in names]
+
+
+def _best(measured: Sequence[tuple[int, float, Path]]) -> float:
+    """Return the mean of the measurement with the most runs; `measured` are runs, mean, folder."""
+    most = max(count for count, _, _ in measured)
+    places = {mean: folder for count, mean, folder in measured if count == most}
+    if len(places) > 1:
+        raise DataError(
+            f"{' and '.join(map(str, places.values()))} have other scores of the same step in "
+            f"equally many runs ({most}); leave one out"
+        )
+    return next(iter(places))

@@ -6,8 +6,12 @@ from dataclasses import replace
 import pytest
 
 from smallbench.errors import DataError
+from smallbench.glue.results import run_directory
+from smallbench.glue.results import write_run as store_result
+from smallbench.jobs.cli import main
 from smallbench.report.page import render_report, write_report
 from smallbench.report.runs import read_recorded_run, read_recorded_runs
+from tests.glue.runs import run_of
 from tests.report.runs import records, write_run
 
 
@@ -165,3 +169,15 @@ def test_flops_without_records_are_not_an_axis(tmp_path):
     page = render_report([read_recorded_run(write_run(tmp_path / "r"))])
     assert "training FLOPs" not in page
     assert "GLUE along the way" not in page
+
+
+def test_the_page_says_by_which_protocol_and_measurement_scores_are_drawn(tmp_path):
+    recorded, page = write_run(tmp_path / "r"), tmp_path / "page.html"
+    for folder, scores in (("whole", (0.3, 0.5)), ("look", (0.1,))):
+        for seed, score in enumerate(scores):
+            run = run_of(score=score, seed=seed, model="m (run abcd1234, step 20)")
+            store_result(run_directory(tmp_path / folder, run.settings), run, {})
+    glue = f"--glue={tmp_path}/whole,{tmp_path}/look"
+    assert main(["report", recorded, glue, f"--out={page}", "--protocol=paper"]) == 0
+    text = " ".join(page.read_text().split())
+    assert "GLUE along the way is the mean of CoLA by protocol paper. Of two measurements" in text
