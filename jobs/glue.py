@@ -153,7 +153,8 @@ def print_tables(found: Mapping[int | None, Sequence[RunResult]], protocol: str)
 
 def show_stored(options: ShowOptions) -> None:
     """Print the table of stored runs, or of the steps of 'glue --steps'."""
-    from smallbench.glue.results import read_runs, results_folder
+    from smallbench.glue.results import read_runs
+    from smallbench.glue.results_storage import results_folder
     from smallbench.glue.steps import result_folders
 
     with results_folder(options.run, options) as folder:
@@ -169,7 +170,8 @@ def merge(options: MergeOptions) -> None:
     """
     from contextlib import ExitStack
 
-    from smallbench.glue.results import merge_runs, results_folder
+    from smallbench.glue.results import merge_runs
+    from smallbench.glue.results_storage import results_folder
     from smallbench.glue.steps import result_folders, step_folder
 
     parts: dict[int | None, list[Path]] = {}
@@ -190,7 +192,7 @@ def write_zip(options: ZipOptions) -> None:
 
     A task's predictions are those of its best dev run. The zip is checked before it is written.
     """
-    from smallbench.glue.results import results_folder
+    from smallbench.glue.results_storage import results_folder
     from smallbench.glue.submission import write_submission
 
     with results_folder(options.run, options) as folder:
@@ -223,7 +225,7 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
     from smallbench.glue.grid import measure
     from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.protocols import protocol_named
-    from smallbench.glue.results import keeper, results_folder
+    from smallbench.glue.results_storage import keeper, results_folder
     from smallbench.glue.samples import glue_source
     from smallbench.glue.task_data import available_tasks, load_task
     from smallbench.glue.tasks import task_named

@@ -51,7 +51,8 @@ class TableOptions(StorageConfig):
 
 def table(options: TableOptions) -> None:
     """Print the paper's rows beside --results, or every board of the entries in --submissions."""
-    from smallbench.glue.results import read_runs, results_folder
+    from smallbench.glue.results import read_runs
+    from smallbench.glue.results_storage import results_folder
     from smallbench.leaderboard.board import render_board
     from smallbench.leaderboard.evaluation import evaluate_all
     from smallbench.leaderboard.markdown_table import leaderboard_rows, render_markdown

@@ -41,7 +41,7 @@ from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.grid import GridRun as FinetuneRun
 from smallbench.glue.grid import run_grid
 from smallbench.glue.pretrained import PretrainedEncoder
-from smallbench.glue.results import keep_results
+from smallbench.glue.results_storage import keep_results
 from smallbench.glue.task_data import TaskData
 from smallbench.pretraining.data import fit_to_data, open_data
 from smallbench.pretraining.plugin_trial import try_plugins

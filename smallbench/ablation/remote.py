@@ -19,7 +19,8 @@ from smallbench.checkpoints.manifest import METRICS, step_of
 from smallbench.checkpoints.record import RECORD_NAME, parse_record, read_record
 from smallbench.errors import ConfigError, DataError, ExitCode
 from smallbench.files import write_bytes, write_json
-from smallbench.glue.results import RESULT_FILE, fetch_results, keep_results
+from smallbench.glue.results import RESULT_FILE
+from smallbench.glue.results_storage import fetch_results, keep_results
 from smallbench.storage import open_storage
 from smallbench.storage.base import NotFoundError, Storage, get_json, join
 from smallbench.storage.config import StorageConfig

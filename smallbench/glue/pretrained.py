@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import re
 import sys
@@ -18,7 +17,6 @@ from typing import Any
 
 import torch
 
-from smallbench.config import digest
 from smallbench.errors import (
     ConfigError,
     CredentialsError,
@@ -26,26 +24,13 @@ from smallbench.errors import (
     SmallbenchError,
     UnavailableError,
 )
-from smallbench.files import read_json, sha256_file
+from smallbench.files import read_json
 from smallbench.glue.classifier import Foreign, build_classifier
 from smallbench.glue.features import Features
+from smallbench.glue.fingerprint import POOLER, files_sha256, weights_sha256
 from smallbench.glue.tasks import Task
-from smallbench.glue.tokens import TOKENIZER_FILE, check_token_ids, load_tokenizer, settle_padding
+from smallbench.glue.tokens import check_token_ids, load_tokenizer, settle_padding
 from smallbench.glue.weights import Weights, check_values, find_file, first_line, read_weights
-
-POOLER = "pooler."
-"""BERT's pooler belongs to the task head: transformers initializes it at random if a checkpoint has
-none, so neither the fingerprint nor the size of an encoder includes it."""
-
-_UNUSED = {
-    "config.json": ("_name_or_path", "architectures", "dtype", "id2label", "label2id",
-                    "num_labels", "problem_type", "torch_dtype", "transformers_version"),
-    TOKENIZER_FILE: ("padding", "truncation", "version"),
-    "tokenizer_config.json": ("backend", "is_local", "local_files_only", "model_max_length",
-                              "name_or_path", "special_tokens_map_file", "tokenizer_file",
-                              "transformers_version"),
-}  # fmt: skip
-"""Keys of a model's files that do not change what is computed from its weights."""
 
 TRIAL_LENGTH = 16
 """Tokens of the first trial; an error at this length does not come from the length."""
@@ -370,31 +355,6 @@ def display_name(model: str) -> str:
         return f"{export['config']['recipe']} (run {export['run_id']}, step {export['step']:,})"
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{marker} is damaged; export the run again") from None
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """Return a fingerprint of an encoder's weights, the same for every file format."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(POOLER):
-            sha.update(f"{name} {tuple(tensor.shape)}".encode())
-            sha.update(tensor.float().contiguous().numpy().tobytes())
-    return sha.hexdigest()
-
-
-def files_sha256(path: str, tokenizer: Any, *, has_code: bool) -> str:
-    """Return a fingerprint of a model's configuration, tokenizer and, if it is run, code."""
-    names = [*_UNUSED, "added_tokens.json", "special_tokens_map.json"]
-    if find_file(path, TOKENIZER_FILE) is None:
-        names += filter(None, tokenizer.vocab_files_names.values())
-    found = {name: file for name in names if (file := find_file(path, name))}
-    if has_code:
-        found |= {file.name: file for file in found["config.json"].parent.glob("*.py")}
-    content: dict[str, Any] = {name: sha256_file(file) for name, file in found.items()}
-    for name in _UNUSED.keys() & found.keys():
-        values = read_json(found[name]).items()
-        content[name] = {key: value for key, value in values if key not in _UNUSED[name]}
-    return digest(content)
 
 
 @contextmanager

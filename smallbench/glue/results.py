@@ -15,11 +15,8 @@ A run that helps to choose a learning rate is named `choice_lr-…` and has `cho
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +29,6 @@ from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics, is_failed_run, leaderboard_score
 from smallbench.glue.task_data import TaskData
 from smallbench.glue.tasks import OWN_TASKS, TASKS, Task, register_task, task_named
-from smallbench.storage import open_storage
-from smallbench.storage.base import Storage, is_remote
-from smallbench.storage.config import StorageConfig
 
 RESULT_FILE = "result.json"
 TIMING_FILE = "timing.json"
@@ -413,46 +407,3 @@ def merge_runs(sources: Sequence[Path], out: Path) -> list[RunResult]:
             for name in sorted(content, key=lambda name: name == RESULT_FILE):
                 files.write_bytes(target / name, content[name])
     return read_runs(out)
-
-
-# ---- in a bucket, for pods without a shared disk: shards that write to one URL need no merge
-
-
-@contextmanager
-def results_folder(url: str | Path, config: StorageConfig) -> Iterator[Path]:
-    """Yield the folder of stored runs at `url`: a local folder, or a copy of a remote one."""
-    if not is_remote(str(url)):
-        yield Path(url)
-        return
-    with tempfile.TemporaryDirectory(prefix="smallbench-results-") as temporary:
-        fetch_results(open_storage(str(url), config), Path(temporary))
-        yield Path(temporary)
-
-
-def fetch_results(storage: Storage, folder: Path) -> None:
-    """Download the finished runs of a storage, those of steps too, that `folder` does not have."""
-    keys = [stored.key for prefix in ("runs/", "step-") for stored in storage.list(prefix)]
-    whole = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{RESULT_FILE}")}
-    for key in sorted(keys, key=_is_result):
-        run, path = key.rpartition("/")[0], folder / key
-        if run in whole and not (folder / run / RESULT_FILE).is_file():
-            files.write_bytes(path, storage.get(key))
-
-
-def keeper(url: str, folder: Path, config: StorageConfig) -> Callable[[Path], None]:
-    """Return a function that uploads a run's directory in `folder` to `url`."""
-    if not is_remote(url):
-        return lambda directory: None
-    storage = open_storage(url, config)
-    storage.check()  # fail before hours of work, not after them
-    return partial(keep_results, storage, folder)
-
-
-def keep_results(storage: Storage, folder: Path, directory: Path) -> None:
-    """Upload a finished run in `folder`."""
-    for path in sorted(directory.iterdir(), key=lambda path: _is_result(path.name)):
-        storage.upload(path, path.relative_to(folder).as_posix())
-
-
-def _is_result(key: str) -> bool:
-    return key.rpartition("/")[2] == RESULT_FILE

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from smallbench.errors import DataError, SmallbenchError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.finetune import tokenize_task
-from smallbench.glue.pretrained import PretrainedEncoder, files_sha256
+from smallbench.glue.fingerprint import files_sha256
+from smallbench.glue.pretrained import PretrainedEncoder
 from tests.glue import foreign
 from tests.glue.foreign import QUICK, add_token
 

@@ -7,7 +7,8 @@ import pytest
 
 from smallbench.errors import CredentialsError, InterruptedRunError
 from smallbench.glue.grid import measure
-from smallbench.glue.results import RESULT_FILE, fetch_results, keeper, results_folder
+from smallbench.glue.results import RESULT_FILE
+from smallbench.glue.results_storage import fetch_results, keeper, results_folder
 from smallbench.stop import NEVER, Stop
 from smallbench.storage import open_storage
 from tests.glue.test_grid import QUICK, SHORT, data, encoder, tree, whole

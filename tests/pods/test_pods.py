@@ -19,7 +19,7 @@ from smallbench.data.prepare import prepare
 from smallbench.data.shards import Manifest
 from smallbench.data.transfer import local_corpus
 from smallbench.errors import ExitCode
-from smallbench.glue.results import results_folder
+from smallbench.glue.results_storage import results_folder
 from smallbench.jobs.cli import main
 from smallbench.storage import open_storage
 from tests.cluster.job_controller import Ended, verdict
