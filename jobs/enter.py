@@ -107,10 +107,12 @@ def check_request(options: Options, config: PretrainConfig, track: Track) -> Non
 
     flops, limit = config.train.max_flops, track.max_train_flops
     assert limit is not None
-    if not options.random_weights and (flops is None or flops > limit):
+    most = (1 - MARGIN) * limit
+    if not options.random_weights and (flops is None or flops > most):
         raise ConfigError(
-            f"--train.max_flops={'none' if flops is None else f'{flops:g}'} is over the {limit:g} "
-            f"training FLOPs of track {track.name}; expected at most that"
+            f"--train.max_flops={'none' if flops is None else f'{flops:g}'} is too much for the "
+            f"{limit:g} training FLOPs of track {track.name}; expected at most {most:g}, since the "
+            "last step may go over"
         )
     name = slug(options, config)
     require(is_allowed("slug", name), "the name of the entry's folder", name, "1 to 64 letters, "

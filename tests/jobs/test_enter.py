@@ -56,12 +56,12 @@ def resolved(arguments):
 
 @pytest.mark.parametrize(
     ("flags", "given"),
-    [("--flops=3e14", "3e+14"), ("--train.max_flops=4e14", "4e+14"),
+    [("--flops=2e14", "2e+14"), ("--train.max_flops=4e14", "4e+14"),
      ("--train.max_flops=none --schedule.along=steps", "none")],
 )  # fmt: skip
 def test_a_budget_over_the_tracks_limit_is_refused(flags, given, corpus, glue, tmp_path, capsys):
     assert main(line(corpus, glue, tmp_path / "o", *flags.split())) == 78
-    expected = f"max_flops={given} is over the 2e+14 training FLOPs of track tiny; expected at most"
+    expected = f"max_flops={given} is too much for the 2e+14 training FLOPs of track tiny; expected"
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
