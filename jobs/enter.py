@@ -268,7 +268,7 @@ def require_runs_of(encoder: PretrainedEncoder, glue: Path) -> None:
 
     for path in glue.glob(f"runs/*/*/{RESULT_FILE}"):
         found = read_run(path.parent).settings
-        if (found.model_sha256 or found.model) != (encoder.sha256 or encoder.name):
+        if encoder.sha256 and found.model_sha256 != encoder.sha256:
             raise ConfigError(
                 f"{glue} has runs of {found.model}, whose weights are not those of {encoder.name}; "
                 f"delete {glue} and run the same command"
