@@ -24,7 +24,7 @@ FIRST_DATE = "2021-09-22"
 MAX_SPLIT_DIFFERENCE = 10.0
 """Points between two dev splits of a task; MNLI's differ by less than two in known systems."""
 MIN_VARIED = 0.05
-"""Smallest fraction of rows with another answer than most, below which equality is no copy."""
+"""Equal answers are copies only if at least this fraction of the rows is not the median answer."""
 MIN_USD_PER_HOUR = 0.001
 WATTS = (1.0, 5_000.0)
 """Of a whole machine without a GPU that the board knows."""
@@ -65,7 +65,11 @@ def price(submission: Submission, scores: RunScores) -> Found:
         if value == 0:
             yield "rejected", f"{name} is 0; expected null if it is not known"
     if 0 < (entry.hardware.usd_per_hour or 0) < MIN_USD_PER_HOUR:
-        yield "rejected", f"hardware.usd_per_hour {entry.hardware.usd_per_hour:g} is no price"
+        yield (
+            "rejected",
+            f"hardware.usd_per_hour {entry.hardware.usd_per_hour:g} is less than "
+            f"{MIN_USD_PER_HOUR:g}; expected null if it is not known",
+        )
 
 
 def positions(submission: Submission, scores: RunScores) -> Found:

@@ -645,7 +645,7 @@ def parameters_that_nobody_can_count(folder):
     reconfigure(folder, "model", "vocab_size", to=None)
 
 
-@case("rejected", "price", r"hardware.usd_per_hour 1e-09 is no price")
+@case("rejected", "price", r"hardware.usd_per_hour 1e-09 is less than 0.001; expected null")
 def price_next_to_zero(folder):
     edit(folder, "hardware", "usd_per_hour", to=1e-9)
 
