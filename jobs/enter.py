@@ -137,8 +137,8 @@ def run(options: Options, config: PretrainConfig) -> None:
             config = fitted_to_steps(config, data)
         with exclusive_lock(options.out / "lock", busy):
             train(config, data=data, out=options.out, stop=stop)
-            model_sha256 = fine_tune(options, config, tasks, track, stop)
-            folder = write_entry(options, config, model_sha256)
+            fine_tune(options, config, tasks, track, stop)
+            folder = write_entry(options, config)
             judge(folder, glue)
     print(ending(options, config, folder, track))
 
@@ -236,8 +236,8 @@ def _budget_text(config: PretrainConfig) -> str:
 
 def fine_tune(
     options: Options, config: PretrainConfig, tasks: Sequence[TaskData], track: Track, stop: Stop
-) -> str:
-    """Make the runs of the track's protocol that are not stored; return the weights' SHA-256."""
+) -> None:
+    """Make the runs of the track's protocol that are not stored."""
     from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.grid import measure
     from smallbench.glue.pretrained import PretrainedEncoder
@@ -259,7 +259,6 @@ def fine_tune(
         stop=stop,
     )
     print(results_table(summarize(runs, track.protocol)))
-    return encoder.sha256
 
 
 def require_runs_of(encoder: PretrainedEncoder, glue: Path) -> None:
@@ -275,7 +274,7 @@ def require_runs_of(encoder: PretrainedEncoder, glue: Path) -> None:
             )
 
 
-def write_entry(options: Options, config: PretrainConfig, model_sha256: str) -> Path:
+def write_entry(options: Options, config: PretrainConfig) -> Path:
     """Write the entry, dated by the run's own record; an equal one stays as it is."""
     from smallbench.checkpoints.record import RECORD_NAME, read_record
     from smallbench.leaderboard.assemble import write_new_entry, write_random_entry
@@ -289,10 +288,8 @@ def write_entry(options: Options, config: PretrainConfig, model_sha256: str) -> 
     unfinished = options.out / "entry" / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     made = unfinished / folder.name
-    if options.random_weights:
-        write_random_entry(made, run_dir=run_dir, glue=glue, author=author)
-    else:
-        write_new_entry(made, run_dir=run_dir, glue=glue, author=author, model_sha256=model_sha256)
+    write = write_random_entry if options.random_weights else write_new_entry
+    write(made, run_dir=run_dir, glue=glue, author=author)
     if _contents(made) != _contents(folder):
         if folder.exists():
             print(f"{folder} does not match its runs and flags; it is replaced")

@@ -102,13 +102,8 @@ EXPECTED = {
 """Place in the entry of what an author says, to what the schema allows there, in words."""
 
 
-def write_new_entry(
-    out: Path, *, run_dir: Path, glue: Path, author: Author, model_sha256: str = ""
-) -> Entry:
+def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> Entry:
     """Write a complete entry to the new folder `out`, whose name is its slug.
-
-    `model_sha256` is the fingerprint of the run's last weights, if the caller knows it: fine-tuning
-    runs of equal weights belong to the run, also if it was made again under another id.
 
     Raises `DataError` if a run is not finished, if the two do not belong together, or if the result
     does not fit the schema.
@@ -122,7 +117,7 @@ def write_new_entry(
         raise DataError(f"{run_dir} has no records of training steps; train it first")
     runs = [run for run in read_runs(glue) if run.settings.task in TASKS]
     name = f"(run {record['run_id']}, step {records[-1]['step']:,})"
-    _require_same_model(runs, name, model_sha256, glue=glue)
+    _require_same_model(runs, name, glue=glue)
     log = chained(log_records(metrics), config_digest=record["config_digest"])
     stored, predictions = _predictions(runs, glue)
     for plugin in record.get("plugins", ()):
@@ -218,14 +213,11 @@ def _require_one_model(runs: Sequence[RunResult], glue: Path) -> None:
         raise DataError(f"{glue} has runs of several models or none: {models}; an entry needs one")
 
 
-def _require_same_model(
-    runs: Sequence[RunResult], expected: str, model_sha256: str, *, glue: Path
-) -> None:
+def _require_same_model(runs: Sequence[RunResult], expected: str, *, glue: Path) -> None:
     """Exports are named by their run and step (`glue.pretrained.display_name`)."""
     _require_one_model(runs, glue)
     measured = runs[0].settings
-    is_equal = bool(model_sha256) and measured.model_sha256 == model_sha256
-    if not (is_equal or measured.model.endswith(expected)):
+    if not measured.model.endswith(expected):
         raise DataError(
             f"{glue} has scores of {measured.model!r}, expected the last step of this run "
             f"{expected}; export the run, then fine-tune the export"

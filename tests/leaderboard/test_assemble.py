@@ -197,20 +197,6 @@ def test_runs_that_do_not_belong_together_are_refused(changes, message, run_dir,
     assert not (tmp_path / "x").exists()
 
 
-def test_scores_of_a_run_made_again_belong_to_it_if_its_weights_are_equal(run_dir, tmp_path):
-    scored = settings_of(run_dir, "rte", model="electra-tiny (run 00000000, step 220)")
-    write(tmp_path / "results", scored)
-
-    def entry(name, sha256):
-        return write_new_entry(tmp_path / name, run_dir=run_dir, glue=tmp_path / "results",
-                               author=AUTHOR, model_sha256=sha256)  # fmt: skip
-
-    assert entry("equal", scored.model_sha256).finetune.model_sha256 == scored.model_sha256
-    for other in ("", "cd" * 32):
-        with pytest.raises(DataError, match="expected the last step of this run"):
-            entry("other", other)
-
-
 def test_runs_without_a_choice_are_the_papers(run_dir, tmp_path):
     for rate in (1e-4, 3e-4):
         write(tmp_path / "results", settings_of(run_dir, "rte", learning_rate=rate))
