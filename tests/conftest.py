@@ -69,6 +69,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     selected, deselected = [], []
     for item in items:
         markers = {mark.name for mark in item.iter_markers()} & LONG
+        if "exhaustive" in markers:
+            item.add_marker(pytest.mark.timeout(0))
         # One selected marker is enough, but exhaustive tests must always be selected.
         wanted = not markers or (
             markers & asked and ("exhaustive" in asked) >= ("exhaustive" in markers)

@@ -13,7 +13,7 @@ from smallbench.jobs.cli import main
 from smallbench.leaderboard import reproduce
 from smallbench.leaderboard.folder import fingerprint, read_files, read_submission
 from smallbench.leaderboard.reproduce import commands_of
-from tests.jobs.test_enter import SMALL, write_few_samples
+from tests.jobs.test_enter import ENOUGH, write_few_samples
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_gold, write_made
 from tests.leaderboard.tampered import edit
 
@@ -204,7 +204,7 @@ def test_a_repeated_entry_agrees_with_itself_and_a_changed_one_does_not(
     glue, made = tmp_path / "glue", tmp_path / "made"
     write_few_samples(glue)
     words = [f"--data={corpus}", f"--glue={glue}", f"--out={made}"]
-    assert main(["enter", "tiny", recipe, *words, *SMALL]) == 0
+    assert main(["enter", "tiny", recipe, *words, *ENOUGH]) == 0
     folder = made / "entry" / slug
     again = [f"--glue={glue}", f"--data={corpus}", f"--out={tmp_path / 'again'}", *flags]
     found = capfd.readouterr().out.splitlines()
