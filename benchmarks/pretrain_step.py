@@ -1,13 +1,16 @@
 """The pretraining step of each system: ours against its peer, alternating, as ratios.
 
-    python -m benchmarks.pretrain_step [--systems=bert,electra-tiny] [--rounds=5] [--threads=2]
+    python -m benchmarks.pretrain_step [--systems=bert,electra-tiny] [--rounds=5] [--steps=5]
+                                       [--threads=2]
 
 A system is the paper's recipe, and a recipe's name is that recipe; one of our own has no peer.
 Peers are described in `benchmarks/systems.py`. transformers' DeBERTa raises under bf16 autocast on
 a CPU, so it runs in float32 and ours in both. Each program has a process of its own, waiting while
 another steps, so that each has the allocator and the peak memory that it has alone: our engine
 tells glibc to keep freed memory, a plain training script does not. `--tuned_peer` tells it the
-peer's process too.
+peer's process too. In each round a program does one step that is not counted, since a step after a
+wait is slower (by a third with two threads), and then `--steps` steps, one after another as in
+training; a row is the median of all of them.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ def work(
     link: Connection, name: Name, system: str, batch_size: int, threads: int, *, compiled: bool,
     tuned: bool,
 ) -> None:  # fmt: skip
-    """A program's process: a step and its seconds for each message, peak memory at the end."""
+    """A program's process: seconds of as many steps as a message asks for; at 0 peak memory."""
     torch.set_num_threads(threads)
     who, precision = name
     device = torch.device("cpu")
@@ -59,10 +62,14 @@ def work(
             keep_freed_memory()
         program = theirs(system, batch_size=batch_size, precision=precision, device=device)
     link.send((program.tokens_per_step, program.flops_per_step))
-    while link.recv() == "step":
-        start = time.perf_counter()
+    while count := link.recv():
         program.step()
-        link.send(time.perf_counter() - start)
+        seconds = []
+        for _ in range(count):
+            start = time.perf_counter()
+            program.step()
+            seconds.append(time.perf_counter() - start)
+        link.send(seconds)
     link.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
@@ -81,15 +88,15 @@ class Worker:
         self.tokens_per_step, self.flops_per_step = self.link.recv()
         self.seconds: list[float] = []
 
-    def step(self) -> float:
-        """Seconds of one step."""
-        self.link.send("step")
-        seconds: float = self.link.recv()
+    def steps(self, count: int) -> list[float]:
+        """Seconds of each of so many steps, after one that is not counted."""
+        self.link.send(count)
+        seconds: list[float] = self.link.recv()
         return seconds
 
     def end(self) -> int:
         """Peak resident bytes."""
-        self.link.send("end")
+        self.link.send(0)
         peak_bytes: int = self.link.recv()
         self.process.join()
         return peak_bytes
@@ -99,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="of a program in a round")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile ours")
@@ -109,18 +117,17 @@ def main() -> None:
     precision = choose_precision("auto", device)
     results = {}
     print(f"batch {arguments.batch_size} x 128, {arguments.threads} threads, {precision}; medians "
-          f"of {arguments.rounds} alternating rounds")  # fmt: skip
+          f"of {arguments.steps} steps in each of {arguments.rounds} rounds, in turn")  # fmt: skip
     print("| system | program | tokens/s | MFU | peak memory | ours / peer |")
     print("|---|---|--:|--:|--:|--:|")
     for system in arguments.systems.split(","):
         workers = {name: Worker(name, system, arguments) for name in pairs(system, precision)}
         peaks = []
         for worker in workers.values():
-            worker.step()  # warm-up
-            worker.step()
+            worker.steps(1)  # warm-up
         for _ in range(arguments.rounds):
             for worker in workers.values():
-                worker.seconds.append(worker.step())
+                worker.seconds += worker.steps(arguments.steps)
             peaks.append(matrix_peak_flops(device, precision))
         peak = statistics.median(peaks)
         peer = statistics.median(list(workers.values())[-1].seconds)
@@ -139,6 +146,7 @@ def main() -> None:
         print(f"| | measured {precision} matrix peak: {peak / 1e9:,.0f} GFLOP/s | | | | |")
     print(json.dumps({"benchmark": "pretrain_step", "batch_size": arguments.batch_size,
                       "threads": arguments.threads, "rounds": arguments.rounds,
+                      "steps": arguments.steps,
                       "compiled": arguments.compile, "tuned_peer": arguments.tuned_peer,
                       "results": results}))  # fmt: skip
 
