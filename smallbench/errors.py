@@ -44,8 +44,10 @@ def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     `prefix` is what a user writes before each name (`--`); it does not count as similarity.
     """
     names = sorted(known)
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
-        return f"did you mean {prefix + close[0]!r}?"
+    by_lower_case = {other.lower(): other for other in names}
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if found := by_lower_case.get(name.lower()) or (close[0] if close else None):
+        return f"did you mean {prefix + found!r}?"
     return f"known: {', '.join(prefix + other for other in names) or 'none'}"
 
 

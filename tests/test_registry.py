@@ -37,6 +37,10 @@ def test_a_name_like_no_other_lists_all() -> None:
     assert nearest("xyz", []) == "known: none"
 
 
+def test_upper_and_lower_case_do_not_make_names_unlike() -> None:
+    assert nearest("BERT-Tiny", ["bert-tiny", "bert-small"]) == "did you mean 'bert-tiny'?"
+
+
 def test_a_prefix_is_shown_and_does_not_count_as_likeness() -> None:
     assert nearest("foo", ["out"], prefix="--") == "known: --out"
     assert nearest("outt", ["out"], prefix="--") == "did you mean '--out'?"
