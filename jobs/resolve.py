@@ -48,6 +48,35 @@ DASHED = re.compile(r"-(-|[A-Za-z]|$)")  # words that Fire takes for a flag or a
 BARE = "\0"
 """Value of a flag without one; no argument of a process can contain it."""
 
+ELSEWHERE = {
+    "lr": "optim.learning_rate",
+    "peak_lr": "optim.learning_rate",
+    "batch_size": "train.global_batch_size",
+    "train_batch_size": "train.global_batch_size",
+    "per_device_train_batch_size": "train.micro_batch_size",
+    "gradient_accumulation_steps": "train.micro_batch_size",
+    "mlm_probability": "objective.mask_fraction",
+    "max_seq_length": "sequence_length",
+    "block_size": "sequence_length",
+    "warmup_ratio": "schedule.warmup_fraction",
+    "lr_scheduler_type": "schedule.schedule",
+    "max_grad_norm": "optim.clip_norm",
+    "steps": "max_steps",
+    "logging_steps": "train.log_every_steps",
+    "eval_steps": "train.eval_every_steps",
+    "save_steps": "train.save_every_steps",
+    "save_total_limit": "train.keep_last",
+    "gradient_checkpointing": "train.checkpoint_activations",
+    "torch_compile": "train.compile",
+    "fp16": "train.precision",
+    "bf16": "train.precision",
+    "resume_from_checkpoint": "resume",
+    "output_dir": "run_dir",
+    "report_to": "tracker",
+    "wandb": "tracker",
+}
+"""Names of options in Hugging Face's `Trainer` and other trainers, and ours: docs/training.md."""
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -90,7 +119,9 @@ class ValueLayer:
         """Return the error for an unknown key, with the nearest key or those of its section."""
         section, _, name = key.rpartition(".")
         inside = [k for k in known if section and k.startswith(f"{section}.")]
-        if inside:  # compared without the section, which makes any two of its keys alike
+        if (ours := ELSEWHERE.get(name, "")) in known:
+            ending = f"did you mean {self.prefix + self.spelling(ours)!r}?"
+        elif inside:  # compared without the section, which makes any two of its keys alike
             prefix = self.prefix + self.spelling(f"{section}.")
             spelled = [self.spelling(k.removeprefix(f"{section}.")) for k in inside]
             ending = nearest(self.spelling(name), spelled, prefix=prefix)
