@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    if arguments[:1] == ["help"]:  # as in git and kubectl
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in {"--help", "-h"}:
         print(overview())
     elif arguments[0] == "--version":
