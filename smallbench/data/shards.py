@@ -89,7 +89,7 @@ class Manifest:
         path = directory / MANIFEST_NAME
         if not path.is_file():
             state = "is not a directory" if directory.exists() else "does not exist"
-            state = "is not complete" if directory.is_dir() else state
+            state = "is not a prepared corpus, or not complete" if directory.is_dir() else state
             raise DataError(f"{directory} {state} (no {MANIFEST_NAME}); {_REMEDY}")
         return cls.parse(path.read_bytes(), place=str(directory))
 

@@ -132,7 +132,7 @@ def test_stop_commits_and_the_same_call_continues(config: PrepareConfig, tmp_pat
                 config, out=out, workers=1, stop=Stop(lambda c=countdown: next(c, None) is None)
             )
         assert not (out / "manifest.json").exists()
-        with pytest.raises(DataError, match="is not complete"):
+        with pytest.raises(DataError, match="or not complete"):
             TokenRows(out, "train")
     prepare(config, out=out, workers=1)
     assert content(out) == content(tmp_path / "whole")
