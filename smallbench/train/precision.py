@@ -40,7 +40,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             reason = unusable_card() or _no_gpu()
-            raise ConfigError(f"device 'cuda' was asked for, but: {reason}; or {CPU_FLAGS}")
+            raise ConfigError(f"device 'cuda' is not available: {reason}; or use {CPU_FLAGS}")
         assert_compiled_for(device)
     return device
 
@@ -48,7 +48,10 @@ def choose_device(name: str = "auto") -> torch.device:
 def _no_gpu() -> str:
     found = "torch finds no GPU"
     if torch.version.cuda is None:
-        return f"{found}: torch {torch.__version__} is built without CUDA; install one with it"
+        return (
+            f"{found}, since torch {torch.__version__} is built without CUDA; install a build "
+            f"with CUDA: {install_command(None)}"
+        )
     return f"{found}; in a container, start it with 'docker run --gpus all'"
 
 
