@@ -232,9 +232,7 @@ def _fresh_file_beside(path: Path) -> Path:
         except FileExistsError:  # so says mkdir, too, of what was there and is deleted since
             if path.parent.exists() and not path.parent.is_dir():
                 raise
-    raise UnavailableError(
-        f"{path.parent} is deleted as often as it is made; who else writes there?"
-    )
+    raise UnavailableError(f"Could not create {path.parent}: another process keeps deleting it")
 
 
 @contextmanager
@@ -245,8 +243,13 @@ def _explained(url: str, key: str = "") -> Iterator[None]:
     except FileNotFoundError:
         raise NotFoundError(f"{where} does not exist") from None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        found, expected = (
+            ("a directory", "a file")
+            if isinstance(error, IsADirectoryError)
+            else ("a file or below one", "a directory")
+        )
         raise ConfigError(
-            f"{where}: {error.filename} is a file where a directory is needed, or the reverse"
+            f"{where}: {error.filename} is {found}, but {expected} is needed; choose another path"
         ) from None
     except PermissionError as error:
         raise UnavailableError(

@@ -308,7 +308,7 @@ def test_a_directory_may_be_deleted_while_another_writes_to_it(tmp_path: Path) -
 def test_a_file_in_the_way_is_a_contradiction(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     storage = open_storage(str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match="where a directory is needed"):
+    with pytest.raises(ConfigError, match="a file or below one, but a directory is needed"):
         storage.check()
-    with pytest.raises(ConfigError, match="where a directory is needed"):
+    with pytest.raises(ConfigError, match="a file or below one, but a directory is needed"):
         storage.put("a/b", b"")
