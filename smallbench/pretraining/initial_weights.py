@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from smallbench.errors import DataError, UnavailableError
 from smallbench.models.convert import body_of, target_of
 from smallbench.objectives.base import PretrainObjective
 
+EXPECTED = "the directory of a run or an export, or the id of a model on the Hugging Face hub"
+
 
 def load_initial_weights(objective: PretrainObjective, source: str, tokenizer: Path) -> str:
     """Load the weights of `source` into `objective`; return a report of what was loaded.
@@ -23,6 +26,8 @@ def load_initial_weights(objective: PretrainObjective, source: str, tokenizer: P
     shape, if no weight fits, or if the token ids differ.
     """
     path = Path(source)
+    if not path.is_dir() and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):  # no id of the hub
+        raise DataError(f"--init_from={source} is not a directory; expected {EXPECTED}")
     is_run = (path / "run.json").is_file()
     _check_tokenizer(str(path / "tokenizer") if is_run else source, tokenizer, source)
     found = _of_run(path) if is_run else _of_export(source, objective)
@@ -68,8 +73,8 @@ def _of_export(source: str, objective: PretrainObjective) -> dict[str, Tensor]:
     except (OSError, ValueError) as error:
         kind = DataError if Path(source).is_dir() else UnavailableError
         raise kind(
-            f"--init_from={source} cannot be loaded ({str(error).splitlines()[0]}); expected the "
-            "directory of a run or an export, or the id of a model on the Hugging Face hub"
+            f"--init_from={source} cannot be loaded ({str(error).splitlines()[0]}); expected "
+            f"{EXPECTED}"
         ) from None
     if body_of(theirs) is None:
         raise DataError(
@@ -119,7 +124,7 @@ def _check_tokenizer(theirs: str, ours: Path, source: str) -> None:
         except (OSError, ValueError) as error:
             raise DataError(
                 f"the tokenizer of --init_from={source} cannot be loaded "
-                f"({str(error).splitlines()[0]})"
+                f"({str(error).splitlines()[0]}); expected {EXPECTED}"
             ) from None
         return dict(tokenizer.get_vocab())
 

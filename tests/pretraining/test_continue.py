@@ -175,7 +175,7 @@ def test_unloaded_weights_are_reported(corpus, tmp_path, first, capsys):
 def test_other_shapes_and_other_tokenizers_are_refused(corpus, tmp_path, first, long_corpus):
     with pytest.raises(DataError, match=r"model\.\S+ has the shape \[.*\], but \[.*\] in"):
         begin(corpus, tmp_path / "wide", first, model__intermediate_size=128)
-    with pytest.raises(DataError, match="cannot be loaded"):
+    with pytest.raises(DataError, match="is not a directory; expected the directory of"):
         begin(corpus, tmp_path / "none", tmp_path / "no such model")
 
 
