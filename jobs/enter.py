@@ -55,7 +55,7 @@ class Options(StorageConfig, StopOptions):
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
     glue: Location = option(help="folder in the official TSV layout, or hub")
     out: Path = option(help="output directory; the same one continues an interrupted run")
-    seed: int = option(1, help="of the pretraining: weights, data order, masks, dropout")
+    seed: int = option(1, help="seed of the pretraining: weights, data order, masks, dropout")
     flops: float | None = option(
         None, help="training FLOPs, fewer than the track's limit; none: the limit, less 1 %"
     )
@@ -65,12 +65,12 @@ class Options(StorageConfig, StopOptions):
     authors: tuple[str, ...] = option(
         ("anonymous",), help="authors of the entry", metavar="NAME[,NAME…]"
     )
-    license: str = option("CC0-1.0", help="of the entry and its weights")
+    license: str = option("CC0-1.0", help="licence of the entry and its weights")
     contact: str | None = option(None, help="how to reach the authors, public")
     contains_glue: bool = option(
         False, help="whether text of GLUE's dev or test sets is in the corpus; then it is rejected"
     )
-    name: str | None = option(None, help="of the entry; none: the recipe's")
+    name: str | None = option(None, help="name of the entry; none: the recipe's")
     code: str | None = option(None, help="https link to the code")
     notes: tuple[str, ...] = option((), help="remark for readers of the entry")
 

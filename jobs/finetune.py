@@ -31,7 +31,7 @@ class Options(StorageConfig, FinetuneConfig):
         3e-4,  # ELECTRA-Small's (Clark et al. 2020, table 7); small encoders need more than BERT's
         help="peak learning rate",
     )
-    seed: int = option(1, help="head, batches and dropout")
+    seed: int = option(1, help="seed of the head, the batches and dropout")
 
     def __post_init__(self) -> None:
         super().__post_init__()

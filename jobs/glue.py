@@ -45,15 +45,17 @@ class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
     )
     out: Location = option(help="folder or URL where results are stored")
     tasks: tuple[str, ...] | None = option(
-        None, help="none: every task of the protocol that --glue has"
+        None, help="tasks, such as cola,rte; none: every task of the protocol that --glue has"
     )
-    protocol: ProtocolName = option("robust-v1", help="protocol: the runs, and how they are scored")
+    protocol: ProtocolName = option(
+        "robust-v1", help="rules of the measurement: learning rates, seeds, epochs and score"
+    )
     learning_rate: tuple[float, ...] | None = option(
-        None, help="one, or several to choose from; none: the protocol's"
+        None, help="peak learning rate, or several to choose from; none: the protocol's"
     )
-    seeds: tuple[int, ...] | None = option(None, help="none: the protocol's published ones")
+    seeds: tuple[int, ...] | None = option(None, help="seeds of fine-tuning; none: the protocol's")
     steps: tuple[int, ...] | None = option(
-        None, help="kept checkpoints of the run in --model, a table of them; none: the newest"
+        None, help="steps of kept checkpoints of the run in --model, one row each; none: the newest"
     )
 
     def __post_init__(self) -> None:

@@ -88,7 +88,7 @@ class NewOptions:
     glue: Path = option(help="--out of 'smallbench glue'")
     out: Location = option(help="folder to write: submissions/SLUG")
     authors: tuple[str, ...] = option(help="authors of the entry", metavar="NAME[,NAME…]")
-    license: str = option(help="of the entry and its weights, such as Apache-2.0")
+    license: str = option(help="licence of the entry and its weights, such as Apache-2.0")
     contains_glue: bool = option(
         help="whether text of GLUE's dev or test sets is in the training data"
     )
@@ -99,7 +99,9 @@ class NewOptions:
     paper: str | None = option(None, help="https link to the paper")
     wandb: str | None = option(None, help="https link to the run in W&B")
     huggingface: str | None = option(None, help="https link to the weights on the hub")
-    huggingface_revision: str | None = option(None, help="their commit, 40 hexadecimal digits")
+    huggingface_revision: str | None = option(
+        None, help="commit of these weights on the hub, 40 hexadecimal digits"
+    )
     image_digest: str | None = option(None, help="digest of the container image, sha256:…")
     usd_per_hour: float | None = option(None, help="price of an hour of the machine in US dollars")
     gco2_per_kwh: float | None = option(None, help="grams of CO₂ for a kWh of its electricity")
@@ -219,8 +221,12 @@ class ReproduceOptions:
 
     entry: Path = option(help="folder of the entry")
     glue: Location = option(help=LABELS)
-    data: Location | None = option(None, help="the corpus; none: the entry's name of it")
-    then_data: Location | None = option(None, help="the corpus of a second phase, if it has one")
+    data: Location | None = option(
+        None, help="corpus of the pretraining; none: the one that the entry names"
+    )
+    then_data: Location | None = option(
+        None, help="corpus of the second phase; none: there is no second phase"
+    )
     out: Location | None = option(None, help="folder of the repetition; none: reproduced/SLUG")
     run_plugins: bool = option(
         False, help="execute the code that the entry has in plugins/, which you have read"

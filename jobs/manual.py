@@ -6,12 +6,12 @@ import re
 import shutil
 import textwrap
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from importlib import import_module
 from inspect import cleandoc
 from typing import Any
 
-from smallbench.config import annotations_of, describe, keys_of
+from smallbench.config import annotations_of, describe, help_of, keys_of
 from smallbench.jobs.base import JOBS, Job
 from smallbench.jobs.resolve import PREFIX, Shared
 from smallbench.templates import from_template
@@ -40,7 +40,7 @@ def manual(job: Job, config: Any = None) -> str:
         keys=[
             _row(
                 f"--{name}={key.about.metadata.get('metavar') or describe(key.annotation)}",
-                key.about.metadata.get("help", ""), key.value, shown=True, indent=46,
+                key.help, key.value, shown=True, indent=46,
             )
             for name, key in ({} if config is None else keys_of(config)).items()
             if name not in annotations_of(job.options)
@@ -54,8 +54,8 @@ def manual(job: Job, config: Any = None) -> str:
 
 def _option_rows(cls: type, words: Sequence[str] = ()) -> str:
     rows = []
-    for field in sorted(fields(cls), key=lambda f: f.default is not MISSING):  # required first
-        annotation, help = annotations_of(cls)[field.name], field.metadata.get("help", "")
+    for field in sorted(fields(cls), key=lambda f: _place(f, words)):
+        annotation, help = annotations_of(cls)[field.name], help_of(cls, field.name)
         kind = describe(annotation).removesuffix(" or none")
         left = f"--{field.name}={field.metadata.get('metavar') or kind}"
         if field.name in words:
@@ -68,6 +68,12 @@ def _option_rows(cls: type, words: Sequence[str] = ()) -> str:
             is_shown = field.default not in (None, False, ())
             rows.append(_row(left, help, field.default, shown=is_shown))
     return "\n".join(rows)
+
+
+def _place(field: Field[Any], words: Sequence[str]) -> tuple[int, bool]:
+    """Return the sort key of an option: words as in the usage line, then required flags first."""
+    place = words.index(field.name) if field.name in words else len(words)
+    return place, field.default is not MISSING
 
 
 def _row(left: str, text: str, value: Any = None, *, shown: bool = False, indent: int = 34) -> str:

@@ -26,15 +26,17 @@ class Options:
     """Flags of `smallbench plan`."""
 
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
-    gpu: str = option("v100-16gb", help="a card of the table in smallbench/gpus.py")
-    hours: float | None = option(None, help="also say how many steps fit into them")
+    gpu: str = option("v100-16gb", help="card to plan for, such as t4-16gb, rtx-4090 or a100-40gb")
+    hours: float | None = option(
+        None, help="training time in hours; the plan says how many steps fit"
+    )
     measured: Path | None = option(
         None,
         help="metrics.jsonl in the directory of a run of this recipe on this card, or the "
         "output of 'python -m benchmarks.gpu'; replaces the estimated speed",
         metavar="FILE",
     )
-    price_per_hour: float | None = option(None, help="of the card, in any currency")
+    price_per_hour: float | None = option(None, help="price of the card per hour, in any currency")
     offload: Literal["auto", "none", "optimizer", "parameters"] | None = option(
         None, help="state that DeepSpeed keeps in the host's memory; none: the recipe's choice"
     )

@@ -44,6 +44,12 @@ def option(default: Any = MISSING, *, help: str, metavar: str = "", **limits: in
     return field(default=default, metadata=metadata)
 
 
+def help_of(cls: type, name: str) -> str:
+    """Return the help of a field: its own, or that of the class where it was first declared."""
+    declared = (base.__dict__.get("__dataclass_fields__", {}).get(name) for base in cls.__mro__)
+    return next((f.metadata["help"] for f in declared if f and f.metadata.get("help")), "")
+
+
 def annotations_of(cls: type) -> dict[str, Any]:
     """Field name to resolved type annotation of a dataclass."""
     hints = typing.get_type_hints(cls)
@@ -270,6 +276,7 @@ class Key:
     about: Field[Any]
     value: Any
     """In the configuration, as `to_dict` has it."""
+    help: str = ""
 
 
 def keys_of(config: Any, changes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Key]:
@@ -287,7 +294,7 @@ def _keys_of(cls: type, data: Mapping[str, Any], prefix: str) -> dict[str, Key]:
         value = data.get(f.name, f.default)
         section = section_class(f, annotations[f.name], value)
         if section is None:
-            keys[prefix + f.name] = Key(annotations[f.name], f, value)
+            keys[prefix + f.name] = Key(annotations[f.name], f, value, help_of(cls, f.name))
         else:
             inside = value if isinstance(value, Mapping) else {}
             keys |= _keys_of(section, inside, f"{prefix}{f.name}.")

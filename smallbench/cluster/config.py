@@ -69,9 +69,9 @@ class RunConfig:
         None, help="the run's id; none: the recipe's name and a digest of what was changed in it"
     )
     recipes: tuple[str, ...] = option(
-        (), help="values of a sweep, or variants of an ablation: the first is the baseline"
+        (), help="recipes of a sweep, or variants of an ablation: the first is the baseline"
     )
-    learning_rates: tuple[float, ...] = option((), help="values of a sweep")
+    learning_rates: tuple[float, ...] = option((), help="peak learning rates of a sweep")
     flags: str | None = option(
         None, help="further flags of the stage's own command, in quotes", metavar="'--FLAG=VALUE …'"
     )
@@ -92,12 +92,12 @@ class ClusterConfig(RunConfig):
     """Flags for place and size; what a stage computes is in the flags of its own command."""
 
     image: str | None = option(
-        None, help="pinned by digest: REGISTRY/NAME@sha256:…", metavar="IMAGE@DIGEST"
+        None, help="container image by digest: REGISTRY/NAME@sha256:…", metavar="IMAGE@DIGEST"
     )
     bucket: str | None = option(
-        None, help="s3://BUCKET[/PREFIX]: corpus, runs, exports and results live below it"
+        None, help="s3://BUCKET[/PREFIX] for text, corpus, runs, exports and results"
     )
-    gpu: str = option("v100-16gb", help="the card to plan for, or none: a CPU")
+    gpu: str = option("v100-16gb", help="card to plan for, such as t4-16gb; none: a CPU")
     node_selector: tuple[str, ...] = option(
         (),
         help="only nodes with these labels, such as nvidia.com/gpu.product=Tesla-T4",
@@ -126,9 +126,11 @@ class ClusterConfig(RunConfig):
     )
     pods: int | None = option(None, help="prepare and glue: number of parts of the work")
     pods_at_once: int | None = option(
-        None, help="glue, sweep and ablate: number of pods at a time, such as that of the cards"
+        None, help="glue, sweep and ablate: number of pods at a time, such as the number of GPUs"
     )
-    components: tuple[str, ...] = option((), help=f"some of {', '.join(COMPONENTS)}")
+    components: tuple[str, ...] = option(
+        (), help=f"components of the manifests: {', '.join(COMPONENTS)}"
+    )
     queue: str | None = option(None, help="LocalQueue of Kueue, which then starts the Job")
     region: str | None = option(None, help="region of the bucket; none: us-east-1")
     endpoint_url: str | None = option(None, help="address of an S3-compatible store; none: AWS")

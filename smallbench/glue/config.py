@@ -45,8 +45,10 @@ class FinetuneConfig:
     max_train_examples: int | None = option(
         None, help="number of training rows, for a quick test; none: all"
     )
-    device: str = option("auto", help="auto, cpu or cuda")
-    precision: str = option("auto", help="auto, bf16, fp16 or fp32")
+    device: str = option("auto", help="cpu or cuda; auto: a GPU if this machine has one")
+    precision: str = option(
+        "auto", help="number format: bf16, fp16, fp32; auto: chosen for the device"
+    )
 
     def __post_init__(self) -> None:
         check(self, "", weight_decay=">= 0", clip_norm="> 0", warmup_fraction="[0, 1)")

@@ -31,22 +31,28 @@ class EncoderConfig:
     al. 2020, §3.1), as google-research/electra does for its small models.
     """
 
-    architecture: str = ""
+    architecture: str = option(
+        "", help="bert, deberta, electra, roberta, roformer, or FILE.py:NAME"
+    )
     """Name in the table or a plug-in's reference; `PretrainConfig` sets it from the class."""
-    vocab_size: int | None = None  # None: the tokenizer's
-    embedding_size: int = 128
-    hidden_size: int = 256
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 4
-    intermediate_size: int = 1024
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    layer_norm_eps: float = 1e-12  # google-research/bert modeling.py
-    initializer_range: float = 0.02
-    # embedding rows are padded to a multiple, for aligned matrix products
-    vocab_size_multiple: int = 64
+    vocab_size: int | None = option(None, help="number of tokens; none: the tokenizer's")
+    embedding_size: int = option(128, help="width of the token embeddings")
+    hidden_size: int = option(256, help="width of the hidden states")
+    num_hidden_layers: int = option(12, help="number of layers")
+    num_attention_heads: int = option(4, help="attention heads per layer")
+    intermediate_size: int = option(1024, help="width of the feed-forward layers")
+    max_position_embeddings: int = option(512, help="longest row in tokens")
+    type_vocab_size: int = option(2, help="number of segment embeddings")
+    hidden_dropout_prob: float = option(0.1, help="dropout of the hidden states")
+    attention_probs_dropout_prob: float = option(0.1, help="dropout of the attention weights")
+    layer_norm_eps: float = option(
+        1e-12,  # google-research/bert modeling.py
+        help="epsilon of the layer norms",
+    )
+    initializer_range: float = option(0.02, help="standard deviation of the initial weights")
+    vocab_size_multiple: int = option(
+        64, help="the embedding matrix is padded to a multiple of this many rows, for speed"
+    )
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():

@@ -13,7 +13,7 @@ from smallbench.errors import ConfigError
 class ObjectiveConfig:
     """Fields of every pretraining objective's configuration."""
 
-    objective: str = ""
+    objective: str = option("", help="masked_lm, replaced_token, or FILE.py:NAME")
     """Name in the table or a plug-in's reference; `PretrainConfig` sets it from the class."""
     two_segment_fraction = 0.0  # not a key, unless a subclass makes it one
     related_fraction = 0.0  # likewise
@@ -35,10 +35,14 @@ class CorruptionConfig(ObjectiveConfig):
         help="masking rate of the last step, changed linearly (gpt-bert: 0.3 to 0.15); none: "
         "constant",
     )
-    mask_token_fraction: float = 0.8  # of the targets, those that become [MASK]
-    random_token_fraction: float = 0.1  # of the targets, those that become a random token
-    # google-research/electra build_pretraining_dataset.py: half of the examples have two segments.
-    two_segment_fraction: float = 0.5
+    mask_token_fraction: float = option(0.8, help="fraction of the targets that become [MASK]")
+    random_token_fraction: float = option(
+        0.1, help="fraction of the targets that become a random token; the rest stays"
+    )
+    two_segment_fraction: float = option(
+        0.5,  # google-research/electra build_pretraining_dataset.py
+        help="fraction of rows that are split into two segments",
+    )
 
     def __post_init__(self) -> None:
         key = "objective.mask_fraction"
@@ -101,8 +105,11 @@ class ReplacedTokenConfig(CorruptionConfig):
         0.25,  # §3.2: a quarter to a half works best
         help="hidden size of the generator over the discriminator's",
     )
-    generator_weight: float = 1.0
-    discriminator_weight: float = 50.0  # λ, §3.1 and appendix A
+    generator_weight: float = option(1.0, help="weight of the generator's loss")
+    discriminator_weight: float = option(
+        50.0,  # λ, §3.1 and appendix A
+        help="weight of the discriminator's loss",
+    )
     embedding_sharing: Literal["shared", "gradient_disentangled", "none"] = option(
         "shared",  # §3.2
         help="gradient_disentangled: the discriminator adds to the generator's (DeBERTaV3)",

@@ -16,8 +16,12 @@ class StorageConfig:
         None, help="address of an S3-compatible store; none: AWS_ENDPOINT_URL_S3, or AWS itself"
     )
     addressing_style: Literal["auto", "path", "virtual"] = option(
-        "auto", help="path: the bucket in the path, which MinIO and Ceph want"
+        "auto",
+        help="where a request names the bucket: in the path (MinIO, Ceph) or in the host name "
+        "(virtual)",
     )
     checksum_mode: Literal["when_supported", "when_required"] = option(
-        "when_supported", help="when_required: for R2, B2 and older MinIO, which refuse boto3's own"
+        "when_supported",
+        help="checksums that boto3 adds to requests; when_required for R2, B2 and older MinIO, "
+        "which refuse them",
     )

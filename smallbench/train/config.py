@@ -20,9 +20,9 @@ from smallbench.train import OPTIMIZERS, SCHEDULES
 class OptimizerConfig:
     """What every optimizer has. Norms and biases do not decay."""
 
-    optimizer: str = ""
+    optimizer: str = option("", help="adamw, muon, adafactor, or FILE.py:NAME")
     learning_rate: float = option(5e-4, help="peak learning rate")
-    weight_decay: float = 0.01
+    weight_decay: float = option(0.01, help="weight decay; not applied to norms and biases")
     clip_norm: float = option(1.0, help="largest norm of the gradient of all parameters together")
 
     def __post_init__(self) -> None:
@@ -34,9 +34,9 @@ class AdamWConfig(OptimizerConfig):
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with bias correction."""
 
     optimizer: str = "adamw"
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
+    beta1: float = option(0.9, help="decay of the mean of the gradients")
+    beta2: float = option(0.999, help="decay of the mean of their squares")
+    epsilon: float = option(1e-6, help="AdamW's epsilon")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +48,10 @@ class MuonConfig(AdamWConfig):
     """Muon (Jordan et al. 2024) for the matrices of hidden layers, AdamW for all else."""
 
     optimizer: str = "muon"
-    momentum: float = 0.95  # Jordan et al. 2024
+    momentum: float = option(
+        0.95,  # Jordan et al. 2024
+        help="Muon's momentum",
+    )
     matrix_scale: float = option(
         10.0, help="learning rate of the matrices of hidden layers over that of all else"
     )
@@ -76,7 +79,7 @@ class AdafactorConfig(OptimizerConfig):
 class ScheduleConfig:
     """What every schedule has: a linear warm-up, its unit, and the growth of the batch."""
 
-    schedule: str = ""
+    schedule: str = option("", help="linear, cosine, constant, or FILE.py:NAME")
     along: Literal["steps", "hours", "flops"] = option(
         "steps",
         help="unit of the schedule: steps (up to max_steps), hours (up to max_hours) or flops "
@@ -307,7 +310,7 @@ class PretrainConfig:
     """Everything that decides what a pretraining run computes; a recipe is one of these."""
 
     recipe: str = ""
-    sequence_length: int = 128
+    sequence_length: int = option(128, help="tokens in a row, which the corpus was prepared with")
     model: EncoderConfig = section(ARCHITECTURES, BertConfig)
     objective: ObjectiveConfig = section(OBJECTIVES, MaskedLMConfig)
     optim: OptimizerConfig = section(OPTIMIZERS, AdamWConfig)

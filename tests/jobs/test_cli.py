@@ -153,6 +153,13 @@ def test_the_overview_names_every_job() -> None:
         assert done.stdout == page.stdout
 
 
+def test_help_may_be_asked_for_by_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, same in ((["help"], ["--help"]), (["help", "plan"], ["plan", "--help"])):
+        assert cli.main(words) == cli.main(same) == ExitCode.DONE
+        page = capsys.readouterr().out
+        assert page[: len(page) // 2] == page[len(page) // 2 :]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -243,6 +250,18 @@ class TestEveryJob:
             assert "." not in field.name
             assert field.name not in shared
         assert {f.name for f in fields(job.options)} >= set(job.words)
+
+    def test_has_configuration_keys_that_explain_themselves(self, name: str) -> None:
+        config = cli.named_config(cli.load(name), ())
+        keys = {} if config is None else keys_of(config)
+        assert {key for key, about in keys.items() if not about.help} <= {"recipe"}
+
+    def test_lists_its_words_as_its_usage_does(self, name: str) -> None:
+        job = cli.load(name)
+        for each in (job, *job.actions.values()):
+            page = cli.manual(each)
+            places = [page.find(f"\n  {word.upper()} ") for word in each.words]
+            assert each.run is None or places == sorted(places)
 
     def test_has_examples_that_parse(self, name: str) -> None:
         job = cli.load(name)
