@@ -53,7 +53,9 @@ class Options(StorageConfig, StopOptions):
     track: Literal["tiny", "small"] = option(help="track of the leaderboard")
     recipe: str = option(help="name of a recipe ('smallbench recipes' lists them), or FILE.py:NAME")
     data: Location = option(help="directory or s3:// URL that 'smallbench prepare' wrote")
-    glue: Location = option(help="folder in the official TSV layout, or hub")
+    glue: Location = option(
+        help="folder in the official TSV layout, hub, or samples: generated samples, for a trial"
+    )
     out: Path = option(help="output directory; the same one continues an interrupted run")
     seed: int = option(1, help="seed of the pretraining: weights, data order, masks, dropout")
     flops: float | None = option(
