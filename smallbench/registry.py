@@ -70,6 +70,11 @@ class Registry(Mapping[str, Any]):
                 return row
         if self.group and is_reference(name):
             return canonical(name)
+        if self.group and name.endswith(".py"):
+            raise ConfigError(
+                f"{self.kind} {name!r} names a file only; expected {name}:NAME, where NAME is a "
+                "class or function in it"
+            )
         installed = self.installed()
         if name not in installed:
             ending = nearest(name, [*self._rows, *installed])

@@ -32,6 +32,13 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
     assert caught.value.exit_code is ExitCode.CONFIG
 
 
+def test_a_file_without_a_name_in_it_is_refused_with_the_way_to_write_it() -> None:
+    with pytest.raises(
+        ConfigError, match=r"shape 'mine\.py' names a file only; expected mine\.py:N"
+    ):
+        Registry("shape", {}, group="smallbench.shapes")["mine.py"]
+
+
 def test_a_name_like_no_other_lists_all() -> None:
     assert nearest("xyz", ["b", "a"]) == "known: a, b"
     assert nearest("xyz", []) == "known: none"
