@@ -168,7 +168,9 @@ def read_value(key: str, value: Any, annotation: Any, *, least: int | None = 0) 
         expected = _expected(annotation)
         raise ConfigError(f"Invalid value for {key}: {value!r} (expected {expected})") from None
     except RuntimeError:  # expanduser
-        raise ConfigError(f"{key}={value!r}: ~ names no user here; write the whole path") from None
+        raise ConfigError(
+            f"{key}={value!r}: ~ cannot be expanded to a home directory; use an absolute path"
+        ) from None
     for number in read if isinstance(read, tuple) else (read,):
         if type(number) is int and least is not None and number < least:
             raise ConfigError(f"{key}={number} is out of range; expected at least {least}")

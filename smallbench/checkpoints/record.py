@@ -106,7 +106,7 @@ def open_record(
     listed = ", ".join(f"{key}: {old} → {new}" for key, (old, new) in differing.items())
     if has_checkpoints:
         raise ConfigError(
-            f"{run_dir} holds a run of another configuration ({listed}); choose another --run_dir, "
+            f"{run_dir} has a run with another configuration ({listed}); choose another --run_dir, "
             "or start it with the same values"
         )
     print(

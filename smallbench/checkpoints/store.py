@@ -359,7 +359,7 @@ class CheckpointStore:
                 self._uploaded.add(key)
             if self._missing({key: sizes[key]}):  # although the store acknowledged it
                 self._uploaded.discard(key)
-                raise UnavailableError(f"{self.storage.url}/{key} did not arrive whole")
+                raise UnavailableError(f"{self.storage.url}/{key} was not uploaded completely")
 
         with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="upload") as pool:
             list(pool.map(send, names))

@@ -75,7 +75,7 @@ def _when_ended(cluster: Cluster, name: str) -> Document:
             if state == "Failed":
                 raise SmallbenchError(
                     f"{name} failed ({_reason(job)}); see 'smallbench k8s status', correct it and "
-                    "submit the chain again: it goes on with this stage"
+                    "submit the chain again: it continues with this stage"
                 )
         time.sleep(POLL_SECONDS)
 

@@ -155,13 +155,13 @@ class ClusterConfig(RunConfig):
             require(known, "components", component, f"some of {', '.join(COMPONENTS)}")
         if self.gpu == "none" and "gpu-v100" in self.components:
             raise ConfigError(
-                "gpu=none asks for no card, and the component gpu-v100 for nodes with one; leave "
-                "one of the two out"
+                "--gpu=none plans for a CPU, but the component gpu-v100 selects nodes with a GPU; "
+                "leave one of them out"
             )
         spot = [name for name in self.components if name in SPOT]
         if len(spot) > 1:
             raise ConfigError(
-                f"components {' and '.join(spot)}: no node is of two providers; choose one"
+                f"components {' and '.join(spot)} select nodes of different providers; choose one"
             )
 
 

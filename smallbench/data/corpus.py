@@ -313,7 +313,7 @@ def _name_and_config(source: str) -> tuple[str, str | None]:
     if not colon or "/" in config:  # a local path may have a colon in a folder's name
         name, config = source.removeprefix(HUB_PREFIX), ""
     if not name.strip():
-        raise DataError(f"{source!r} names no data set; expected hub:ORG/NAME[:CONFIG]")
+        raise DataError(f"{source!r} is not the name of a data set; expected hub:ORG/NAME[:CONFIG]")
     return name, config or None
 
 

@@ -79,7 +79,7 @@ def require_steps(run_dir: Path, steps: Iterable[int]) -> None:
             known = ", ".join(f"{other:,}" for other in kept) or "none"
             raise DataError(
                 f"the run in {run_dir} has no checkpoint of step {step:,}; it kept: {known}. "
-                "--train.milestones=1000,2000 keeps chosen steps for ever"
+                "--train.milestones=1000,2000 keeps chosen steps permanently"
             )
 
 

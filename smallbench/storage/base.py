@@ -106,11 +106,13 @@ def is_remote(location: str, *, name: str = "") -> bool:
     if scheme not in {"s3", "file"} or not separator:
         raise ConfigError(f"{said} is not a storage's URL; {expected}")
     if not location.isprintable() or location != location.strip():
-        raise ConfigError(f"{said} holds a space at an end or a control character; {expected}")
+        raise ConfigError(
+            f"{said} starts or ends with a space, or has a control character; {expected}"
+        )
     first, *others = rest.rstrip("/").split("/") if rest.strip("/") else [""]
     if scheme == "file":
         if first or not others:
-            raise ConfigError(f"{said} names no absolute path; {expected}")
+            raise ConfigError(f"{said} is not an absolute path; {expected}")
     elif not BUCKET.fullmatch(first):
         what = f"the bucket {first!r} is not a valid name" if first else "the bucket is missing"
         raise ConfigError(f"{said}: {what} (is a variable in it unset?); {expected}")

@@ -210,9 +210,9 @@ class TrainConfig:
     )
     keep_last: int = option(2, help="checkpoints that are kept")
     keep_every_steps: int | None = option(
-        None, help="also keep each checkpoint at this interval, for ever"
+        None, help="interval in steps of checkpoints that are kept permanently"
     )
-    milestones: tuple[int, ...] = option((), help="steps that are saved and kept for ever")
+    milestones: tuple[int, ...] = option((), help="steps that are saved and kept permanently")
     max_nonfinite_steps: int = option(
         20, help="steps in a row with a non-finite gradient before the run ends with exit code 70"
     )

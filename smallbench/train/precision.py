@@ -77,7 +77,7 @@ def require_compiler(device: torch.device) -> None:
     """Raise `UnavailableError` where `torch.compile` would find nothing to compile with."""
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise UnavailableError(
-            "train.compile needs Triton on a GPU, and this Python has none; install triton, or "
+            "train.compile needs Triton on a GPU, and it is not installed; install triton, or "
             "leave train.compile out"
         )
     # Triton compiles what launches its kernels.

@@ -274,7 +274,7 @@ def test_a_half_written_upload_is_never_committed(url, tmp_path, made):
             storage.put(key, path.read_bytes()[:-1])
 
     owner.store.storage = Forgetful()
-    with pytest.raises(Exception, match="did not arrive whole"):
+    with pytest.raises(Exception, match="was not uploaded completely"):
         owner.push(checkpoint)
     assert owner.store.steps() == []
 

@@ -85,7 +85,11 @@ from tests.cluster.rendering import GIVEN, LINES, render
         ),
         (f"render glue --run=Not_A_Name {GIVEN}", ConfigError, "lower-case"),
         (f"render glue --run=a --namespace='A b' {GIVEN}", ConfigError, "lower-case"),
-        (f"render glue --run=a --gpu=none --components=gpu-v100 {GIVEN}", ConfigError, "no card"),
+        (
+            f"render glue --run=a --gpu=none --components=gpu-v100 {GIVEN}",
+            ConfigError,
+            "plans for a CPU",
+        ),
         (f"render glue --run=a --components=spot-gke,spot-aks {GIVEN}", ConfigError, "choose one"),
         (f"render glue --run=a --components=spot {GIVEN}", ConfigError, "spot-gke"),
         (f"render glue --run=a --node_selector=gpu {GIVEN}", ConfigError, "KEY=VALUE"),

@@ -101,4 +101,4 @@ def test_the_home_of_an_unknown_user_is_one_sentence(
     line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(line.split()) in {2, 78}
-    assert "~ names no user here" in capsys.readouterr().err
+    assert "~ cannot be expanded" in capsys.readouterr().err
