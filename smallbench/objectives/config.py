@@ -103,7 +103,7 @@ class ReplacedTokenConfig(CorruptionConfig):
     random_token_fraction: float = 0.0
     generator_width: float = option(
         0.25,  # §3.2: a quarter to a half works best
-        help="hidden size of the generator over the discriminator's",
+        help="hidden size of the generator as a fraction of the discriminator's",
     )
     generator_weight: float = option(1.0, help="weight of the generator's loss")
     discriminator_weight: float = option(

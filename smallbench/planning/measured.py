@@ -154,6 +154,9 @@ def _require_same_device(
     path: Path, device: str, measured: str | None, gpu: Gpu, precision: str
 ) -> None:
     if gpu_of_device(device) != gpu:
-        raise ConfigError(f"{path} was measured on {device}, not on {gpu.name}")
+        raise ConfigError(
+            f"{path} was measured on {device}, not on {gpu.name}; set --gpu to that card, or leave "
+            "--measured out"
+        )
     if measured not in (None, precision):
         raise ConfigError(f"{path} was measured in {measured}, but this plan is for {precision}")

@@ -55,7 +55,9 @@ def load_initial_weights(objective: PretrainObjective, source: str, tokenizer: P
 def _of_run(run_dir: Path) -> dict[str, Tensor]:
     checkpoint = CheckpointStore(run_dir).newest()
     if checkpoint is None:
-        raise DataError(f"--init_from={run_dir} is a run without a checkpoint")
+        raise DataError(
+            f"--init_from={run_dir} has no checkpoint yet; continue that run until it saves one"
+        )
     return checkpoint.module_state()
 
 

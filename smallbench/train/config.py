@@ -23,7 +23,7 @@ class OptimizerConfig:
     optimizer: str = option("", help="adamw, muon, adafactor, or FILE.py:NAME")
     learning_rate: float = option(5e-4, help="peak learning rate")
     weight_decay: float = option(0.01, help="weight decay; not applied to norms and biases")
-    clip_norm: float = option(1.0, help="largest norm of the gradient of all parameters together")
+    clip_norm: float = option(1.0, help="gradient clipping norm (Hugging Face: max_grad_norm)")
 
     def __post_init__(self) -> None:
         check(self, "optim.", learning_rate=">= 0", clip_norm="> 0", weight_decay=">= 0")
@@ -53,7 +53,7 @@ class MuonConfig(AdamWConfig):
         help="Muon's momentum",
     )
     matrix_scale: float = option(
-        10.0, help="learning rate of the matrices of hidden layers over that of all else"
+        10.0, help="learning rate of hidden matrices divided by that of all other parameters"
     )
 
     def __post_init__(self) -> None:
@@ -85,12 +85,16 @@ class ScheduleConfig:
         help="unit of the schedule: steps (up to max_steps), hours (up to max_hours) or flops "
         "(up to max_flops)",
     )
-    warmup_fraction: float = option(0.01, help="part of the run during which the rate rises")
+    warmup_fraction: float = option(
+        0.01, help="warm-up fraction of the run (Hugging Face: warmup_ratio)"
+    )
     initial_batch_size: int | None = option(
         None, help="sequences per step at the start, up to train.global_batch_size; none: no ramp"
     )
     # Geiping & Goldstein 2022, "Cramming", §4.3: over 60 % of the budget.
-    batch_ramp_fraction: float = option(0.6, help="part of the run during which the batch grows")
+    batch_ramp_fraction: float = option(
+        0.6, help="fraction of the run during which the batch grows"
+    )
 
     def __post_init__(self) -> None:
         if type(self) is ScheduleConfig:
@@ -203,12 +207,12 @@ class TrainConfig:
     )
     log_every_steps: int = option(50, help="steps between two records; at least one a minute")
     eval_every_steps: int = option(5_000, help="held-out loss at this interval and at the end")
-    num_eval_rows: int = option(2_048, help="held-out sequences that are evaluated")
+    num_eval_rows: int = option(2_048, help="number of held-out sequences to evaluate")
     save_every_steps: int = option(5_000, help="checkpoint at this interval and at the end")
     save_every_minutes: float = option(
         30.0, help="checkpoint also after this many minutes of training without one"
     )
-    keep_last: int = option(2, help="checkpoints that are kept")
+    keep_last: int = option(2, help="number of newest checkpoints to keep")
     keep_every_steps: int | None = option(
         None, help="interval in steps of checkpoints that are kept permanently"
     )
