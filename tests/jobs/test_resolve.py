@@ -91,7 +91,6 @@ def test_the_value_of_a_flag_may_hold_what_looks_like_fire_or_shell() -> None:
         ("--optim.lr=1", r"unknown --optim\.lr; did you mean '--optim\.learning_rate'\?"),
         ("--optim.rho=1", r"unknown --optim\.rho; known: --optim\.learning_rate, --optim\.warmup_"),
         ("--lr=1", r"unknown --lr; did you mean '--optim\.learning_rate'\?"),
-        ("--steps=20", r"unknown --steps; did you mean '--max_steps'\?"),
         ("--fp16", r"unknown --fp16; known: --config, "),  # what it stands for is not a key here
         ("--optim=1", r"unknown --optim; "),
         ("--zzz", r"unknown --zzz; known: --config, --dry_run, --layers, --max_steps, --mode, "),
