@@ -111,8 +111,9 @@ def check_request(options: Options, config: PretrainConfig, track: Track) -> Non
     assert limit is not None
     most = (1 - MARGIN) * limit
     if not options.random_weights and (flops is None or flops > most):
+        flag = "--train.max_flops" if options.flops is None else "--flops"
         raise ConfigError(
-            f"--train.max_flops={'none' if flops is None else f'{flops:g}'} is too much for the "
+            f"{flag}={'none' if flops is None else f'{flops:g}'} is too much for the "
             f"{limit:g} training FLOPs of track {track.name}; expected at most {most:g}, since the "
             "last step may go over"
         )
@@ -134,6 +135,8 @@ def run(options: Options, config: PretrainConfig) -> None:
     busy = f"another process makes the entry in {options.out}; wait for it, or end it"
     with options.stop() as stop, glue_source(options.glue) as glue:
         tasks = read_tasks(track, glue)  # refused before half an hour of pretraining
+        if any(task.is_sample for task in tasks):
+            announce("a trial: the rows are generated samples, whose scores the board rejects")
         data = local_corpus(options.data, options, stop=stop)
         if not options.random_weights:
             config = fitted_to_steps(config, data)
