@@ -1,5 +1,9 @@
 """Draw tiny_scores.png: `python -m docs.images.tiny [GLUE]`, from the root of a checkout.
 
+It also prints each recipe's mean over its entries, and the paired test of `modern-tiny` against
+it: the board's draws and variances (`leaderboard.ranking`), where entries of one recipe are its
+pretraining seeds.
+
 Lines of the loss are from the logs in `submissions/`, dots from tiny_losses.csv (held-out); an
 ELECTRA's are its generator's. Scores along the way are in tiny_scores.csv, from one fine-tuning at
 a rate of 6e-4; the last ones are the entries' own.
@@ -7,15 +11,19 @@ a rate of 6e-4; the last ones are the entries' own.
 
 import csv
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.stats import norm
 
-from smallbench.leaderboard.evaluation import evaluate_all
+from smallbench.leaderboard.evaluation import Evaluation, evaluate_all
 from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.gold import read_gold
+from smallbench.leaderboard.ranking import Scored, failure_variance
 
 COLORS = {
     "bert-tiny": "#2a62bf",
@@ -37,8 +45,44 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def recipe(entries: Sequence[Scored]) -> Scored:
+    """Return a recipe's score from one entry a pretraining seed."""
+    failures = [
+        task[0]._replace(
+            runs=sum(x.runs for x in task),
+            failed=sum(x.failed for x in task),
+            cost=fmean(x.cost for x in task),
+        )
+        for task in zip(*(entry.failures for entry in entries), strict=True)
+    ]
+    return Scored(
+        score=fmean(entry.score for entry in entries),
+        draws=np.mean([entry.draws for entry in entries], axis=0),
+        failures=tuple(failures),
+        pretrainings=tuple(entry.score for entry in entries) if len(entries) > 1 else (),
+    )
+
+
+def print_pairs(evaluations: Iterable[Evaluation]) -> None:
+    """Print each recipe's mean, and the paired test of modern-tiny against it."""
+    entries: dict[str, list[Scored]] = {}
+    for one in evaluations:
+        view = one.views.get("robust")
+        if one.entry and view and view.scored and view.protocol == "tiny-v1":
+            entries.setdefault(one.entry.name, []).append(view.scored)
+    recipes = {name: recipe(found) for name, found in entries.items()}
+    best = recipes["modern-tiny"]
+    for name, other in sorted(recipes.items(), key=lambda item: -item[1].score):
+        variance = np.var(best.recipe_draws - other.recipe_draws)
+        variance += failure_variance([best.failures, other.failures])[0, 1]
+        lead = best.score - other.score
+        p = 2 * norm.sf(abs(lead) / np.sqrt(variance)) if other is not best else 1.0
+        seeds = ", ".join(f"{entry.score:.2f}" for entry in entries[name])
+        print(f"{name}: {other.score:.2f} ({seeds}); modern-tiny leads by {lead:.2f}, p = {p:.1e}")
+
+
 def main(glue: str) -> None:
-    """Draw scores and losses against FLOPs."""
+    """Draw scores and losses against FLOPs; print the table of recipes."""
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     scores, losses = figure.subplots(1, 2)
@@ -48,7 +92,9 @@ def main(glue: str) -> None:
         points.setdefault(row["recipe"], []).append((float(row["train_flops"]), mean))
     for row in rows("tiny_losses.csv"):
         losses.plot(float(row["train_flops"]), float(row["loss"]), ".", color=COLORS[row["recipe"]])
-    for evaluation in evaluate_all(Path("submissions"), read_gold(glue)):
+    evaluations = list(evaluate_all(Path("submissions"), read_gold(glue)))
+    print_pairs(evaluations)
+    for evaluation in evaluations:
         entry, view = evaluation.entry, evaluation.views.get("robust")
         if entry is None or view is None or view.average is None or view.protocol != "tiny-v1":
             continue
