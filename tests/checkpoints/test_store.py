@@ -20,6 +20,7 @@ from smallbench.checkpoints.retention import Retention
 from smallbench.checkpoints.state import random_state
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import DataError, UnavailableError
+from smallbench.files import temporary_sibling
 from smallbench.storage.local import LocalStorage
 from smallbench.train.optim import MOMENTS
 from tests.train.tiny import trainer
@@ -172,6 +173,24 @@ def test_clearing_up_leaves_the_data_of_a_damaged_manifest(tmp_path, made):
     path.write_text(path.read_text().replace("/attempt-0001", "/attempt-0003"))
     store.clean_up()
     assert (tmp_path / "checkpoints" / "step-0000000005" / "attempt-0001" / "engine.pt").exists()
+
+
+def test_clearing_up_leaves_what_is_not_of_the_checkpoints(tmp_path, made):
+    """Another process may be writing a file to a folder of the run directory."""
+    store = CheckpointStore(tmp_path)
+    save(store, made, 5)
+    own = temporary_sibling(tmp_path / "commits" / "step-0000000010.json")
+    others = temporary_sibling(tmp_path / "export" / "config.json")
+    others.parent.mkdir()
+    for path in (own, others):
+        path.write_bytes(b"{")
+    assert store.clean_up() == 1
+    assert others.exists()
+    assert not own.exists()
+
+
+def test_a_run_directory_that_does_not_exist_is_clear(tmp_path):
+    assert CheckpointStore(tmp_path / "run").clean_up() == 0
 
 
 def test_all_damaged_is_an_error_and_never_a_fresh_start(tmp_path, made):

@@ -12,9 +12,13 @@ from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import statistics
 from smallbench.leaderboard.statistics import (
     MAX_GROUPS,
+    NUM_DRAWS,
+    NUM_RANKED_DRAWS,
     bootstrap_task,
+    draw_scores,
     expected_maximum,
     interval,
+    mean_of_runs,
 )
 from tests.leaderboard.synthetic import LEVELS, answers, synthetic_gold
 
@@ -74,6 +78,24 @@ def test_seeds_add_the_variance_of_their_mean():
     scores = 100 * (predictions == 0).mean(axis=1)
     assert drawn.mean() == pytest.approx(scores.mean(), abs=0.1)
     assert drawn.std() == pytest.approx(scores.std(ddof=1) / math.sqrt(3), rel=0.03)
+
+
+def test_luck_on_single_examples_is_not_drawn_again_with_the_runs():
+    """Of the runs' variance 4, a part of 1 is luck, which is in the draws of examples already."""
+    rng = np.random.default_rng(3)
+    luck_SR = rng.normal(0, 1, (3, NUM_DRAWS))
+    scores_SR = 80 + np.array([[-2.0], [0.0], [2.0]]) + luck_SR
+    drawn = mean_of_runs(TASKS["qnli"], scores_SR, rng.integers(0, 2, (3, 100)))
+    assert drawn.mean() == pytest.approx(80, abs=0.1)
+    assert drawn.var() == pytest.approx(1 / 3 + (4 - 1) / 3, rel=0.06)
+
+
+def test_the_few_draws_of_a_rank_correlation_are_repeated():
+    labels, predictions = np.random.default_rng(4).normal(size=(2, 20))
+    scores_R = draw_scores(TASKS["stsb"], predictions[None], labels)[0]
+    parts = scores_R.reshape(-1, NUM_RANKED_DRAWS)
+    assert parts.size == NUM_DRAWS
+    assert (parts == parts[0]).all()
 
 
 PROGRAM = """

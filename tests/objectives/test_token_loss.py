@@ -89,6 +89,15 @@ def test_fp16_with_a_loss_scale_on_a_gpu():
     assert F.cosine_similarity(leaves[1].grad.flatten(), expected.flatten(), dim=0) > 0.999
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_the_compilers_operator_says_its_shapes_and_types(dtype, needs_gradient):
+    """Also under autocast, where gradients have the product's type and that of the bias float32."""
+    leaves = [torch.randn(shape) for shape in ((5, 4), (12, 4), (12,))]
+    arguments = (*leaves, torch.arange(5), torch.rand(5), 10, True, dtype, needs_gradient)
+    torch.library.opcheck(_operator, arguments, test_utils="test_faketensor")
+
+
 @pytest.mark.parametrize("guess", [False, True])
 @pytest.mark.parametrize("with_uniforms", [False, True])
 def test_the_compilers_operator_keeps_pytorchs_rules(guess, with_uniforms):

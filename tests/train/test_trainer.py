@@ -156,6 +156,45 @@ def test_too_many_non_finite_steps_in_a_row_end_the_run():
     assert made.progress.step == 5
 
 
+def test_a_run_that_continues_beyond_the_limit_ends_at_the_next_skipped_step():
+    """A checkpoint may have been saved after the step that ended the run."""
+    made = trainer(max_nonfinite_steps=3, progress=Progress(step=3, num_skipped_in_a_row=3))
+    made.objective.weights = {"mlm": math.nan}
+    with pytest.raises(DivergedError, match="4 steps in a row"):
+        made.run()
+    assert made.progress.step == 4
+
+
+def test_callbacks_are_called_before_the_first_step_after_each_and_at_the_end():
+    seen = []
+
+    class Calls(Callback):
+        def on_start(self, progress):
+            seen.append(("start", progress.step))
+
+        def after_step(self, progress, result):
+            seen.append(("step", progress.step))
+
+        def on_end(self, progress, *, is_done):
+            seen.append(("end", progress.step, is_done))
+
+    trainer(num_steps=2, callbacks=[Calls()]).run()
+    assert seen == [("start", 0), ("step", 1), ("step", 2), ("end", 2, True)]
+
+
+def test_the_engine_knows_the_last_micro_batch_of_each_step():
+    made = trainer(num_steps=2, micro_batch_size=3)
+    backward, seen = made.engine.backward, []
+
+    def watched(loss, *, is_last):
+        seen.append(is_last)
+        backward(loss, is_last=is_last)
+
+    made.engine.backward = watched
+    assert made.run()
+    assert seen == [False, False, True] * 2
+
+
 def test_resumed_state_continues_bit_for_bit():
     """Weights, optimizer, position and dropout's generator carry over; nothing else is needed."""
     _, expected = run(dropout=0.1)
