@@ -34,7 +34,7 @@ def entries(tmp_path_factory):
         root,
         made("hostile", name=HOSTILE, authors=(HOSTILE,), notes=(HOSTILE,), contact=HOSTILE),
     )
-    write_made(root, made("formula", name=FORMULA))
+    write_made(root, made("note-1", name=FORMULA))  # a slug that is also an id of the page
     unpriced = made("unpriced")
     hardware = replace(unpriced.entry.hardware, usd_per_hour=None)
     energy = replace(unpriced.entry.energy, kwh=None, method=None)

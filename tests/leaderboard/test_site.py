@@ -102,7 +102,7 @@ def test_each_view_has_its_own_page_and_order(pages, site, entries):
         assert [row["slug"] for row in written[view]] == [row.entry.slug for row in expected]
         slugs = {row.entry.slug for row in expected}
         shown = [a["id"] for a in pages[name].all("tr") if a.get("id")]
-        assert shown == [row.entry.slug for row in expected]
+        assert shown == [f"row-{row.entry.slug}" for row in expected]
         for row, found in zip(written[view], expected, strict=True):
             rank = found.rank and [found.rank.best, found.rank.worst]
             assert row["rank"] == rank
@@ -242,7 +242,7 @@ def test_without_measured_entries_the_ranking_invites_and_shows_what_is_publishe
     build_site(evaluate_all(ROOT / "submissions", NO_GOLD), tmp_path / "site")
     page = read_pages(tmp_path / "site")["index.html"]
     assert "the first row is yours" in page.text
-    assert "reported-electra" in page.ids
+    assert "row-reported-electra" in page.ids
     assert "Published results, not ranked" in page.text
 
 

@@ -25,7 +25,8 @@ def entries(browsed_entries):
 
 @pytest.fixture(scope="module")
 def hostile(entries, browsed_site, tmp_path_factory):
-    made = synthetic_entry("hostile", GOLD, seed=76)
+    """A slug that is also an id of the page, and texts with markup."""
+    made = synthetic_entry("board-data", GOLD, seed=76)
     changed = replace(made.entry, name=HOSTILE, authors=(HOSTILE,), notes=(HOSTILE,))
     root = tmp_path_factory.mktemp("hostile")
     write_made(root, replace(made, entry=changed))
@@ -35,7 +36,7 @@ def hostile(entries, browsed_site, tmp_path_factory):
 def shown(page):
     """Slugs of the rows that can be seen, in order."""
     return page.locator(".board tbody tr[id]:not(.detail):visible").evaluate_all(
-        "all => all.map(row => row.id)"
+        "all => all.map(row => row.id.replace('row-', ''))"
     )
 
 
@@ -112,9 +113,9 @@ def test_every_state_is_in_the_address_and_opens_again(opened, entries):
     page.click("th[data-key=rte] button")
     page.select_option("[name=size]", "30")
     page.fill("[type=search]", "e")
-    page.click("#entry-1 .pin")
-    page.click("#entry-2 .pin")
-    page.click("#entry-2 .more")
+    page.click("#row-entry-1 .pin")
+    page.click("#row-entry-2 .pin")
+    page.click("#row-entry-2 .more")
     page.check("input[name=x][value=parameters]", force=True)
     expected, address = shown(page), page.url
     assert set(address.partition("?")[2].split("&")) == {
@@ -123,8 +124,8 @@ def test_every_state_is_in_the_address_and_opens_again(opened, entries):
     other = opened(f"index.html?{address.partition('?')[2]}")
     assert shown(other) == expected
     assert other.input_value("[type=search]") == "e"
-    assert other.get_attribute("#entry-1 .pin", "aria-pressed") == "true"
-    assert other.get_attribute("#entry-2 .more", "aria-expanded") == "true"
+    assert other.get_attribute("#row-entry-1 .pin", "aria-pressed") == "true"
+    assert other.get_attribute("#row-entry-2 .more", "aria-expanded") == "true"
     assert other.locator(".detail:visible").count() == 1
     other.locator("#scatter svg[aria-label*='AVG against parameters']").wait_for()
     assert other.is_checked("input[name=x][value=parameters]")
@@ -182,7 +183,7 @@ def test_the_views_keep_what_was_asked_for(opened):
 def test_up_to_four_are_pinned_and_compared_side_by_side(opened, entries):
     page = opened()
     for number in range(5):
-        page.click(f"#entry-{number} .pin")
+        page.click(f"#row-entry-{number} .pin")
     assert page.locator(".tray .chip").count() == 4
     assert "take one off first" in page.locator("[role=status]").inner_text()
     page.click(".tray >> text=Compare")
@@ -225,15 +226,15 @@ def test_up_to_four_are_pinned_and_compared_side_by_side(opened, entries):
 
 def test_details_open_below_their_row_and_stay_there_when_sorted(opened, entries):
     page = opened()
-    page.click("#entry-2 .more")
-    detail = page.locator("#entry-2 + .detail")
-    assert page.get_attribute("#entry-2 .more", "aria-expanded") == "true"
+    page.click("#row-entry-2 .more")
+    detail = page.locator("#row-entry-2 + .detail")
+    assert page.get_attribute("#row-entry-2 .more", "aria-expanded") == "true"
     command = "smallbench leaderboard reproduce submissions/entry-2 --glue=hub"
     assert detail.locator(".command").inner_text() == command
     assert "A note on 2." in detail.inner_text()
     page.click("th[data-key=name] button")
     assert detail.count() == 1
-    page.click("#entry-2 .more")
+    page.click("#row-entry-2 .more")
     assert detail.count() == 0
     page.go_back()
     assert detail.count() == 1
@@ -241,7 +242,7 @@ def test_details_open_below_their_row_and_stay_there_when_sorted(opened, entries
 
 def test_a_name_leads_to_the_entrys_page_and_its_address_stays(opened, entries):
     page = opened()
-    page.click("#entry-0 .model a >> nth=0")
+    page.click("#row-entry-0 .model a >> nth=0")
     assert page.url.endswith("entries/entry-0/index.html")
     assert page.locator("h1").inner_text().startswith(entries[0].entry.name)
     page.locator("#curve .live svg, #curve.live svg").first.wait_for()
@@ -250,15 +251,15 @@ def test_a_name_leads_to_the_entrys_page_and_its_address_stays(opened, entries):
 
 
 def test_text_of_submitters_stays_text_whatever_shows_it(opened, hostile):
-    page = opened("../hostile/index.html?pin=hostile,entry-1")
-    page.click("#hostile .more")
+    page = opened("../hostile/index.html?pin=board-data,entry-1")
+    page.click("#row-board-data .more")
     assert HOSTILE in page.locator(".detail").inner_text()
     assert HOSTILE in page.locator(".tray").inner_text()
     page.click(".tray >> text=Compare")
     assert HOSTILE in page.locator("dialog").inner_text()
     page.locator("dialog svg[aria-label*='onerror']").first.wait_for()
     page.keyboard.press("Escape")
-    page.goto(page.url.partition("?")[0].replace("index.html", "entries/hostile/index.html"))
+    page.goto(page.url.partition("?")[0].replace("index.html", "entries/board-data/index.html"))
     assert page.locator("h1 bdi").inner_text() == HOSTILE
     for context in page.context.pages:
         assert context.locator("img, b:text-is('bold')").count() == 0
@@ -292,9 +293,9 @@ def test_the_keyboard_alone_sorts_searches_pins_compares_and_opens(opened, entri
     expected = in_order(entries, "sst2", reverse=True)
     assert shown(page) == expected
     assert focused("th[data-key=sst2] button"), "it is where it was"
-    tab_to(f"#{expected[0]} .pin")
+    tab_to(f"#row-{expected[0]} .pin")
     page.keyboard.press("Space")
-    tab_to(f"#{expected[1]} .pin")
+    tab_to(f"#row-{expected[1]} .pin")
     page.keyboard.press("Space")
     tab_to(".tray .button", most=150)
     page.keyboard.press("Enter")
@@ -316,7 +317,7 @@ def test_without_javascript_all_rows_tables_and_pages_are_there(opened, entries)
     assert page.locator("#by-task tbody .range:visible").count() == 8 * NUM_SMALL
     assert page.locator(".records li:visible").count() >= 1
     assert page.locator(".strip:visible").count() == NUM_SMALL
-    page.click("#entry-1 .model a >> nth=0")
+    page.click("#row-entry-1 .model a >> nth=0")
     assert page.locator("#curve td:visible").count() >= 20
     assert page.locator("[data-view=robust] .strip:visible").count() == 8
     page.click("text=Submit")

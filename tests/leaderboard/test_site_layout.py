@@ -63,7 +63,7 @@ def test_axe_finds_nothing_and_no_page_is_wider_than_its_window(opened, width, s
     for address in addresses:
         page = opened(address, **looks)
         if "?pin=entry-0" in address and "compare" not in address:
-            page.click("#entry-0 .more")
+            page.click("#row-entry-0 .more")
         if page.locator("script[src$='charts.js']").count() and "reported" not in address:
             page.locator(".live svg").first.wait_for(state="attached")
         for element in page.locator("details:not([open]) summary").all():

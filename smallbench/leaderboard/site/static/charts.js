@@ -65,7 +65,7 @@
     ],
   }), `Pretraining loss against tokens: ${curves.map(({ name, points }) => `${name} ends at ${fixed(points.at(-1)[1])}`).join("; ")}`);
 
-  const curveData = document.getElementById("curve-data");
+  const curveData = document.querySelector("script#curve-data");
   if (curveData) {
     const { name, points } = JSON.parse(curveData.textContent);
     keepDrawn(document.getElementById("curve"), (width) => lossPlot([{ name, points }], width))("first");

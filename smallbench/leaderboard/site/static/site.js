@@ -37,7 +37,7 @@
   const tabs = $(".tabs");  // on a phone they are wider than the screen
   if (tabs) tabs.scrollLeft = $("[aria-current]", tabs).offsetLeft - tabs.offsetLeft;
 
-  const source = $("#board-data");
+  const source = $("script#board-data");
   if (!source) return;
 
   // ---- what there is
@@ -58,7 +58,7 @@
   }
 
   rows.forEach((row, index) => {
-    row.element = document.getElementById(row.slug);
+    row.element = body.rows[index];
     row.index = index;
   });
   // Whether bit `index` of a hexadecimal number is set.
@@ -260,7 +260,7 @@
     ]));
     if (row.notes.length) cell.append(make("ul", {}, ...row.notes.map((note) => make("li", {}, make("bdi", {}, note)))));
     cell.append(make("a", { href: href(row) }, "Scores of each seed, checks, configuration and downloads"));
-    return make("tr", { class: "detail", id: `${row.slug}--detail`, role: "row" }, cell);
+    return make("tr", { class: "detail", id: `detail-${row.slug}`, role: "row" }, cell);
   };
 
   const toggleDetail = (row) => {
@@ -273,13 +273,13 @@
     }
     const button = $(".more", row.element);
     button.setAttribute("aria-expanded", Boolean(row.detail));
-    button.setAttribute("aria-controls", `${row.slug}--detail`);
+    button.setAttribute("aria-controls", `detail-${row.slug}`);
   };
 
   body.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    const slug = button.closest("tr").id;
+    const { slug } = rows.find((row) => row.element.contains(button));
     if (button.classList.contains("more")) {
       const others = state.open.filter((other) => other !== slug);
       change({ open: others.length < state.open.length ? others : [...others, slug] });
