@@ -8,23 +8,20 @@ at most *claimed*.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
 
 from smallbench.config import digest, flatten
 from smallbench.errors import ConfigError
-from smallbench.glue.protocols import PROTOCOLS
 from smallbench.glue.tasks import TASKS
 from smallbench.gpus import gpu_of_device
-from smallbench.leaderboard import claims, log_check
+from smallbench.leaderboard import claims, log_check, public_checks
 from smallbench.leaderboard.claims import differing
 from smallbench.leaderboard.compute import count_parameters
 from smallbench.leaderboard.entry import SIZE_NAMES, Tier
 from smallbench.leaderboard.finding import Finding, Found
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.scores import RunScores, tasks_of, unranked_reasons
-from smallbench.leaderboard.text import MARKUP, show, texts
+from smallbench.leaderboard.text import show
 from smallbench.leaderboard.tracks import encoder_of, flops_of, logged_flops, protocol_of
 from smallbench.models.flops import SCORE_TERMS
 
@@ -38,8 +35,6 @@ MAX_PROCESSOR_FLOPS = 1e15
 """Per second; more than any processor of 2025 (128 cores with AMX in bf16 have about 0.7e15)."""
 HOST_WATTS = 1_000.0
 """Most of a machine beside its GPU."""
-MAX_MARKS = 4
-"""Limit of combining marks on one letter; no script needs more."""
 
 
 def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
@@ -67,46 +62,17 @@ def _tier(submission: Submission, scores: RunScores) -> Found:
 
 
 def _text(submission: Submission, scores: RunScores) -> Found:
-    for place, text in texts(submission.entry, ""):
-        # Any text is valid in a command and its configuration; pages escape all of it.
-        if not place.startswith("provenance.") and MARKUP.search(text):
-            yield "flagged", f"{place} looks like markup: {show(text)}"
-        marks = "".join("x" if unicodedata.category(c) in ("Mn", "Me") else " " for c in text)
-        if "x" * (MAX_MARKS + 1) in marks:
-            yield "flagged", f"{place} has too many combining marks on one letter"
+    return public_checks.text_findings(submission.entry)
 
 
 def _links(submission: Submission, scores: RunScores) -> Found:
-    links = submission.entry.links
-    if links.huggingface and not links.huggingface_revision:
-        yield "rejected", "links.huggingface needs huggingface_revision, 40 hexadecimal digits"
-    hosts = {"wandb": "wandb.ai", "huggingface": "huggingface.co"}
-    for name, host in hosts.items():
-        url = getattr(links, name)
-        if url and url.split("/")[2] != host and not url.split("/")[2].endswith(f".{host}"):
-            yield "flagged", f"links.{name} points to {url.split('/')[2]}"
+    return public_checks.link_findings(submission.entry)
 
 
 def _reported(submission: Submission, scores: RunScores) -> Found:
-    reported = submission.entry.reported
-    assert reported is not None
-    links = submission.entry.links
-    if not (links.paper or links.code):
-        yield "rejected", "reported scores need links.paper or links.code, which contain them"
-    of_average = PROTOCOLS[reported.protocol].tasks
-    if reported.scores.keys() >= {*of_average}:
-        mean = fmean(reported.scores[name] for name in of_average)
-        if abs(mean - reported.average) > 0.01:
-            yield "rejected", f"average {reported.average} differs from the scores' mean {mean:.2f}"
-    for name, score in reported.scores.items():
-        task = TASKS[name]
-        if task.ranking_metric == "accuracy":
-            decimals = len(f"{score:.6f}".rstrip("0").partition(".")[2])
-            num, unit = task.split("dev").num_rows, 10.0**-decimals
-            # Rounded or truncated behind the last digit, as in the paper.
-            most = math.floor((score + unit) / 100 * num - 1e-9)
-            if 100 * most / num < score - unit / 2 - 1e-9:
-                yield "flagged", f"{name} {score} is not k/{num} for any k: no accuracy of a run"
+    yield from public_checks.quoted_findings(submission.entry)
+    if all(getattr(submission.entry.model, name) is not None for name in SIZE_NAMES):
+        yield from _sizes(submission, scores)
 
 
 # ---- the model and its pretraining

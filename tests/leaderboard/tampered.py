@@ -936,6 +936,37 @@ def reference_with_the_best_rate_on_dev(folder):
     as_reference(folder)
 
 
+@case("rejected", "reported", r"average 99\.9 differs from the scores' mean, which is .* to 75\.00")
+def reported_average_that_the_known_scores_do_not_allow(folder):
+    _only_reported(folder, scores={"cola": -100.0}, average=99.9)
+
+
+@case("rejected", "reported", r"average -30\.0 differs from the scores' mean, which is -25\.00 to")
+def reported_average_below_what_is_possible(folder):
+    _only_reported(folder, scores={}, average=-30.0)
+
+
+@case("rejected", "reported", r"sst2 -50\.0 is negative, but it is an accuracy")
+def reported_accuracy_below_zero(folder):
+    _only_reported(folder, scores={"sst2": -50.0}, average=50.0)
+
+
+@case("flagged", "reported", r"cola 100\.0 is above 80\.0: no published model is")
+def reported_scores_that_are_perfect(folder):
+    _only_reported(folder, scores=dict.fromkeys(TASKS, 100.0), average=100.0)
+
+
+@case("flagged", "reported", r"average 99\.0 is above 92\.8: no published model is")
+def reported_average_alone_above_every_model(folder):
+    _only_reported(folder, average=99.0, protocol="tiny-v1")
+
+
+@case("rejected", "reported", r"num_parameters 1, but the sizes give")
+def reported_model_of_one_parameter(folder):
+    _only_reported(folder)
+    edit(folder, "model", "num_parameters", to=1)
+
+
 @case("flagged", "reported", r"rte 69\.09 is not k/277 for any k")
 def reported_accuracy_that_no_count_gives(folder):
     _only_reported(folder, scores={"rte": 69.09, "sst2": 90.37})

@@ -262,6 +262,27 @@ def test_records_rise_and_are_of_ranked_entries(entries):
     assert records(rows(entries[-6:], "paper")) == [], "reported entries set none"
 
 
+def test_only_ranked_rows_are_the_best_of_a_task_and_set_the_scale(entries, tmp_path):
+    quoted = next(e for e in entries if e.folder.name == "reported-electra")
+    scores = replace(quoted.entry.reported, scores=dict.fromkeys(TASKS, 100.0), average=100.0,
+                     protocol="robust-v1")  # fmt: skip
+    perfect = [
+        replace(quoted, entry=replace(quoted.entry, slug=f"perfect-{n}", reported=scores))
+        for n in range(5)
+    ]
+    scale = Strips.of(rows([*perfect, *entries], "robust")).scale
+    assert 0 < scale.place(rows(entries, "robust")[0].average) < 1
+    build_site([*perfect, *entries], tmp_path / "site")
+    page = read_pages(tmp_path / "site")["index.html"]
+    classes = [a["class"] for a in page.all("td") if "task" in (a.get("class") or "").split()]
+    per_row = [classes[n : n + len(TASKS)] for n in range(0, len(classes), len(TASKS))]
+    shown = [a["id"] for a in page.all("tr") if a.get("id")]
+    assert len(shown) == len(per_row)
+    best = {slug for slug, found in zip(shown, per_row, strict=True) if "task best" in found}
+    assert best
+    assert not any(slug.startswith("row-perfect") for slug in best)
+
+
 def test_strips_share_one_scale_that_holds_the_best(entries):
     found = rows(entries, "robust")
     strips = Strips.of(found)

@@ -25,12 +25,15 @@ def entries(browsed_entries):
 
 @pytest.fixture(scope="module")
 def hostile(entries, browsed_site, tmp_path_factory):
-    """A slug that is also an id of the page, and texts with markup."""
+    """A slug that is also an id of the page, texts with markup, and perfect scores as a quote."""
     made = synthetic_entry("board-data", GOLD, seed=76)
     changed = replace(made.entry, name=HOSTILE, authors=(HOSTILE,), notes=(HOSTILE,))
     root = tmp_path_factory.mktemp("hostile")
     write_made(root, replace(made, entry=changed))
-    build_site([*evaluate_all(root, GOLD), *entries], browsed_site.parent / "hostile")
+    quoted = next(one for one in entries if one.folder.name == "reported-electra")
+    reported = replace(quoted.entry.reported, average=100.0, protocol="robust-v1")
+    quoted = replace(quoted, entry=replace(quoted.entry, slug="perfect", reported=reported))
+    build_site([*evaluate_all(root, GOLD), quoted, *entries], browsed_site.parent / "hostile")
 
 
 def shown(page):
@@ -351,6 +354,16 @@ def test_charts_are_redrawn_with_the_rows_of_the_table(opened, entries):
     assert dots.count() == NUM_SMALL
     dots.first.hover(force=True)
     page.locator("#scatter svg text:has-text('AVG')").first.wait_for()
+
+
+def test_quoted_scores_are_not_on_the_pareto_front(opened, hostile):
+    page = opened("../hostile/index.html?x=parameters")
+    page.locator("#scatter").scroll_into_view_if_needed()
+    chart = page.locator("#scatter svg[aria-label*='AVG against parameters']")
+    chart.wait_for()
+    label = chart.get_attribute("aria-label")
+    assert f"{NUM_SMALL + 2} entries" in label
+    assert not label.endswith("to ELECTRA")
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
     found, tab = views[view], BOARDS[view]
     fallback = [] if found or tab.view != "robust" else views["paper"]
     shown = found or fallback
+    ranked = [row for row in found if row.rank]
     note_list = list(dict.fromkeys(note for row in shown for note in row.entry.notes))
     numbers = {note: number for number, note in enumerate(note_list, start=1)}
     tiers = {row.slug: row.tier for rows in views.values() for row in rows}.values()
@@ -56,7 +57,7 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
         "counts": {name: len(of_view) for name, of_view in views.items()},
         "strips": Strips.of(shown),
         "best": {
-            name: max((row.cells[name].score for row in shown if name in row.cells), default=None)
+            name: max((row.cells[name].score for row in ranked if name in row.cells), default=None)
             for name in tab.tasks
         },
         "note_list": note_list,

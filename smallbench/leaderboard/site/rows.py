@@ -270,7 +270,7 @@ class Strips:
     def of(cls, rows: Sequence[Row]) -> Strips | None:
         """Return the strips; None if no row has an AVG."""
         scored = [row for row in rows if row.average is not None]
-        scored.sort(key=lambda row: -(row.average or 0.0))
+        scored.sort(key=lambda row: (row.rank is None, -(row.average or 0.0)))
         if not scored:
             return None
         lowest = (scored[0].average or 0.0) - WORST_SHOWN

@@ -83,7 +83,7 @@
   };
   const scatter = (rows, x, width) => {
     const points = rows.filter((row) => row.average != null && row[x] > 0);
-    const best = front(points, x);
+    const best = front(points.filter((row) => row.rank), x);
     const kinds = [...new Set(points.map((row) => row.kind))];
     const [low, high] = d3.extent(points, (row) => Math.log(row[x]));
     const isFarRight = (row) => Math.log(row[x]) > low + 0.75 * (high - low);
@@ -140,8 +140,8 @@
     const names = rows.map((row) => row.slug);
     const label = new Map(rows.map((row) => [row.slug, row.name]));
     return make("div", { class: "multiples", style: `--columns:${columns}` }, ...tasks.map((task) => {
-      const points = rows.filter((row) => row.tasks[task.key]).map((row) => ({ slug: row.slug, name: row.name, ...row.tasks[task.key] }));
-      const best = d3.max(points, (point) => point.score);
+      const points = rows.filter((row) => row.tasks[task.key]).map((row) => ({ slug: row.slug, name: row.name, rank: row.rank, ...row.tasks[task.key] }));
+      const best = d3.max(points, (point) => (point.rank ? point.score : null));
       return make("figure", {}, make("figcaption", {}, task.title, make("span", { class: "soft" }, ` ${task.metric}`)),
         labelled(Plot.plot({
           width: each, height: 40 + 22 * names.length, marginLeft: 118, marginRight: 40, marginTop: 4, marginBottom: 26, style: FONT,
@@ -149,7 +149,7 @@
           marks: [
             Plot.ruleY(points.filter((p) => p.interval), { y: "slug", x1: (p) => p.interval[0], x2: (p) => p.interval[1], stroke: ACCENT, strokeOpacity: 0.5, strokeWidth: 2 }),
             Plot.dot(points, { y: "slug", x: "score", fill: (p) => p.interval ? ACCENT : SOFT, r: 4 }),
-            Plot.text(points, { y: "slug", text: (p) => fixed(p.score, 1), frameAnchor: "right", textAnchor: "start", dx: 8, fill: "var(--ink)", fontWeight: (p) => (p.score === best ? 700 : 400) }),
+            Plot.text(points, { y: "slug", text: (p) => fixed(p.score, 1), frameAnchor: "right", textAnchor: "start", dx: 8, fill: "var(--ink)", fontWeight: (p) => (p.rank && p.score === best ? 700 : 400) }),
           ],
         }), `${task.title}: ${points.map((p) => `${p.name} ${fixed(p.score)}`).join("; ")}`));
     }));

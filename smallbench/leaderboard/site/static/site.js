@@ -346,11 +346,11 @@
   const comparison = (chosen) => {
     const line = (name, value, { best = null, draw = (found) => found } = {}) => {
       const values = chosen.map(value);
-      const known = values.filter((found) => found != null);
-      if (!known.length) return null;
-      const top = best && known.length > 1 ? best(...known) : null;
+      if (values.every((found) => found == null)) return null;
+      const ranked = values.filter((found, index) => found != null && chosen[index].rank);
+      const top = best && ranked.length > 1 ? best(...ranked) : null;
       return make("tr", {}, make("th", { scope: "row" }, name), ...chosen.map((row, index) => make("td",
-        { class: top != null && values[index] === top ? "lead-cell" : null },
+        { class: top != null && row.rank && values[index] === top ? "lead-cell" : null },
         ...[values[index] == null ? "–" : draw(values[index], row)].flat().filter((part) => part != null))));
     };
     const score = (task) => (value, row) =>
@@ -424,7 +424,7 @@
           make("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Close")),
         make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Comparison" }, comparison(pinned())),
         make("div", { id: "compare-chart" }),
-        make("p", { class: "fine" }, "Bold is the best of these. A leads B if the range of A − B is above zero: on AVG for all pairs of this board together, on a task for each pair by itself. The ranges: ",
+        make("p", { class: "fine" }, "Bold is the best of those that are ranked. A leads B if the range of A − B is above zero: on AVG for all pairs of this board together, on a task for each pair by itself. The ranges: ",
           make("code", {}, `smallbench leaderboard compare submissions/${state.pin[0]} submissions/${state.pin[1]} --glue=hub`)));
       addVerdicts(pinned());
     }
