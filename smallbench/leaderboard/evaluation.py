@@ -41,6 +41,8 @@ VERIFIED_FILE = "verified.json"
 """File beside the folders of entries, written by the board's keepers: slug to the fingerprint of
 the folder that a keeper has repeated."""
 MAX_VERIFIED_BYTES = 1 << 20
+MAX_DAYS = 60
+"""From the date of a new entry to the day of its check."""
 
 
 def evaluate(folder: Path, gold: Gold, kept: EvaluationCache | None = None) -> Evaluation:
@@ -104,7 +106,10 @@ def evaluate_each(
 def evaluate_beside(
     folder: Path, gold: Gold, *, today: date | None = None, cache: Path | None = None
 ) -> Evaluation:
-    """Evaluate one folder and compare it with the other entries in the same directory."""
+    """Evaluate one folder and compare it with the other entries in the same directory.
+
+    `today` is that of a submission: the entry's date must be near it.
+    """
     folder = folder.absolute()  # `.` has no name
     others = [one for one in entry_folders(folder.resolve().parent) if one != folder.resolve()]
     if cache:  # the labels of the whole board, as in the keys of its evaluations
@@ -119,7 +124,22 @@ def evaluate_beside(
         for one, evidence in zip(unknown, call_each(_read_evidence, unknown), strict=True):
             if isinstance(evidence, Evidence):
                 peers[one] = evidence
-    return _together([evaluation], today, peers)[0]
+    (evaluation,) = _together([evaluation], peers)
+    return evaluation if today is None else _with_age(evaluation, today)
+
+
+def _with_age(evaluation: Evaluation, today: date) -> Evaluation:
+    entry = evaluation.entry
+    if entry is None or evaluation.rejected:
+        return evaluation
+    days = (today - date.fromisoformat(entry.date)).days
+    if days < -1:  # tomorrow is today in another time zone
+        finding = Finding("date", "rejected", f"{entry.date} is in the future")
+        return replace(evaluation, findings=(*evaluation.findings, finding), views={})
+    if days > MAX_DAYS:
+        finding = Finding("date", "flagged", f"{entry.date}, the submission's, is {days} days ago")
+        return replace(evaluation, findings=(*evaluation.findings, finding))
+    return evaluation
 
 
 def _read_evidence(folder: Path) -> Evidence | None:
@@ -130,17 +150,15 @@ def _read_evidence(folder: Path) -> Evidence | None:
         return None
 
 
-def evaluate_all(
-    root: Path, gold: Gold, *, today: date | None = None, cache: Path | None = None
-) -> list[Evaluation]:
-    """Evaluate every entry below `root`, in the order of slugs.
+def evaluate_all(root: Path, gold: Gold, *, cache: Path | None = None) -> list[Evaluation]:
+    """Evaluate every entry below `root`, in the order of slugs, whatever day it is.
 
     Raises `DataError` if there is none.
     """
     folders = entry_folders(root)
     if not folders:
         raise DataError(f"{root} has no entries; expected folders SLUG/ with {ENTRY_FILE}")
-    return _together(evaluate_each(folders, gold, cache=cache), today, {})
+    return _together(evaluate_each(folders, gold, cache=cache), {})
 
 
 def entry_folders(root: Path) -> list[Path]:
@@ -151,17 +169,15 @@ def entry_folders(root: Path) -> list[Path]:
 
 
 def _together(
-    evaluations: Sequence[Evaluation], today: date | None, peers: Mapping[Path, Evidence]
+    evaluations: Sequence[Evaluation], peers: Mapping[Path, Evidence]
 ) -> list[Evaluation]:
     own = {e.folder.resolve(): e.evidence for e in evaluations if e.evidence and not e.rejected}
     shared = shared_parts({**peers, **own}, own)
     verified = {root: _verified(root) for root in {e.folder.resolve().parent for e in evaluations}}
     result = []
     for evaluation in evaluations:
-        folder, entry = evaluation.folder.resolve(), evaluation.entry
+        folder = evaluation.folder.resolve()
         more = shared.get(folder, [])
-        if entry and today and not evaluation.rejected and entry.date > today.isoformat():
-            more.append(Finding("date", "flagged", f"{entry.date} is in the future"))
         word = verified[folder.parent].get(folder.name)
         is_verified = word is not None and word == evaluation.sha256
         findings = (*evaluation.findings, *more)

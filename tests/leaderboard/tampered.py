@@ -12,6 +12,7 @@ import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from smallbench.leaderboard.track_table import TRACKS
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
 SCALE = 0.1
+TODAY = date(2025, 1, 10)
+"""Day of the check; the good entry is of 2025-01-01."""
 MIB = 1 << 20
 CORPUS: dict[str, Case] = {}
 BESIDE = {
@@ -230,9 +233,19 @@ def date_that_is_none(folder):
     edit(folder, "date", to="2026-02-30")
 
 
-@case("flagged", "date", r"2099-01-01 is in the future")
+@case("rejected", "date", r"2099-01-01 is in the future")
 def date_in_the_future(folder):
     edit(folder, "date", to="2099-01-01")
+
+
+@case("rejected", "date", r"is in the future")
+def date_of_the_day_after_tomorrow(folder):
+    edit(folder, "date", to=(TODAY + timedelta(days=2)).isoformat())
+
+
+@case("flagged", "date", r"2021-09-22, the submission's, is 1206 days ago")
+def date_of_the_benchmarks_paper(folder):
+    edit(folder, "date", to="2021-09-22")
 
 
 @case("flagged", "text", r"name looks like markup: <script>")

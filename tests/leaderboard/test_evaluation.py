@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,12 @@ from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import evaluation as module
 from smallbench.leaderboard.board import board_rows, compare, render_board, render_comparison
-from smallbench.leaderboard.evaluation import VERIFIED_FILE, evaluate, evaluate_all
+from smallbench.leaderboard.evaluation import (
+    VERIFIED_FILE,
+    evaluate,
+    evaluate_all,
+    evaluate_beside,
+)
 from smallbench.leaderboard.folder import (
     chosen_tasks,
     fingerprint,
@@ -134,6 +140,21 @@ def test_cached_results_equal_computed_ones_and_changes_are_detected(root, tmp_p
     entry = tmp_path / "board" / "entry-000" / "entry.json"
     entry.write_text(entry.read_text().replace('"tier": "logged"', '"tier": "verified"'))
     assert evaluate_all(tmp_path / "board", GOLD, cache=tmp_path / "cache")[0].rejected
+
+
+def test_a_date_is_compared_with_the_day_of_the_check_and_never_on_a_board(root):
+    folder = root / "entry-000"  # of 2025-01-01
+    expected = {
+        date(2024, 12, 30): ["rejected"],
+        date(2024, 12, 31): [],
+        date(2025, 3, 2): [],
+        date(2025, 3, 3): ["flagged"],
+    }
+    for today, verdicts in expected.items():
+        found = evaluate_beside(folder, GOLD, today=today).findings
+        assert [f.verdict for f in found if f.check == "date" and f.reason] == verdicts
+    board = evaluate_all(root, GOLD)
+    assert not [f for one in board for f in one.findings if f.check == "date" and f.reason]
 
 
 def test_the_board_ranks_each_view_by_itself_with_ties_as_ranges(root):

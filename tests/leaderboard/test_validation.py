@@ -24,7 +24,6 @@ MAX_BYTES = 1 << 30
 # In a process of its own, which cannot have more than a gigabyte of address space.
 PROGRAM = """
 import json, resource, sys, time
-from datetime import date
 from pathlib import Path
 
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
@@ -33,12 +32,13 @@ from smallbench.leaderboard import statistics
 from smallbench.leaderboard.evaluation import evaluate_beside
 from smallbench.leaderboard.verdict import report_dict, report_text
 from tests.leaderboard.synthetic import synthetic_gold
+from tests.leaderboard.tampered import TODAY
 
 statistics.draw_scores.__kwdefaults__["num_draws"] = 500  # no verdict depends on it
 gold = synthetic_gold(scale=float(sys.argv[3]))
 for folder in sorted(Path(sys.argv[1]).glob("*/good")):
     start = time.perf_counter()
-    evaluation = evaluate_beside(folder, gold, today=date(2026, 11, 25))
+    evaluation = evaluate_beside(folder, gold, today=TODAY)
     seconds = time.perf_counter() - start
     found = report_dict(evaluation) | {"seconds": seconds, "report": report_text(evaluation)}
     print(json.dumps({"name": folder.parent.name, **found}))
