@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -218,6 +219,28 @@ def run_script(folder: Path, data: Path, *, status: int) -> subprocess.Completed
             "GITHUB_STEP_SUMMARY": str(folder / "summary"),
         },
     )  # fmt: skip
+
+
+def test_the_label_of_a_keeper_counts_only_when_it_is_set():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/submissions.yml").read_text())
+    assert workflow[True]["pull_request"]["types"].count("labeled") == 1  # YAML reads `on` as true
+    expression = workflow["jobs"]["validate"]["steps"][-1]["env"]["KEEPER"]
+    inner = expression.removeprefix("${{").removesuffix("}}").replace("&&", "and").strip()
+
+    def value(action, label=None, present=("keeper",)):
+        labels = [SimpleNamespace(name=name) for name in present]
+        event = SimpleNamespace(
+            action=action,
+            label=SimpleNamespace(name=label),
+            pull_request=SimpleNamespace(labels=labels),
+        )
+        return eval(inner, {"github": SimpleNamespace(event=event)})
+
+    assert value("labeled", "keeper")
+    assert not value("labeled", "question")
+    for action in ("opened", "synchronize", "reopened"):
+        assert not value(action), "the label was set for earlier commits"
+    assert not value("unlabeled", "keeper")
 
 
 @pytest.mark.parametrize("status", [0, 65])
