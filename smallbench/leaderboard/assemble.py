@@ -93,7 +93,7 @@ EXPECTED = {
     "links.code": _LINK,
     "links.paper": _LINK,
     "links.wandb": _LINK,
-    "links.huggingface": _LINK,
+    "links.huggingface": "https://huggingface.co/ORG/MODEL, without a revision",
     "links.huggingface_revision": "40 hexadecimal digits in lower case",
     "provenance.image_digest": "sha256: and 64 hexadecimal digits in lower case",
     "hardware.usd_per_hour": "0 to 1,000",

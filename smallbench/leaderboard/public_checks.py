@@ -39,9 +39,9 @@ def link_findings(entry: Entry) -> Found:
         yield "rejected", "links.huggingface needs huggingface_revision, 40 hexadecimal digits"
     hosts = {"wandb": "wandb.ai", "huggingface": "huggingface.co"}
     for name, host in hosts.items():
-        url = getattr(links, name)
-        if url and url.split("/")[2] != host and not url.split("/")[2].endswith(f".{host}"):
-            yield "flagged", f"links.{name} points to {url.split('/')[2]}"
+        found = (getattr(links, name) or f"https://{host}").split("/")[2].casefold()
+        if found != host and not found.endswith(f".{host}"):
+            yield "flagged", f"links.{name} points to {found}"
 
 
 def quoted_findings(entry: Entry) -> Found:

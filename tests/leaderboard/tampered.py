@@ -288,6 +288,35 @@ def link_to_a_lookalike(folder):
     edit(folder, "links", "wandb", to="https://wandb.ai.evil.example/run")
 
 
+CASES = {
+    f"link_to_{name}": (
+        lambda folder, url=url: edit(folder, "links", "code", to=url), "schema",
+        r"links.code: .* is not valid")
+    for name, url in {
+        "an_address": "https://127.0.0.1/x",
+        "this_machine": "https://localhost/x",
+        "a_dot": "https://.",
+        "a_hyphen": "https://-",
+        "an_empty_label": "https://a..b/",
+        "a_number": "https://example.1",
+    }.items()
+} | {
+    f"weights_at_{name}": (
+        lambda folder, path=path: (
+            edit(folder, "links", "huggingface", to=f"https://huggingface.co/{path}"),
+            edit(folder, "links", "huggingface_revision", to="0123456789" * 4),
+        ), "schema", r"links.huggingface: .* does not match")
+    for name, path in {
+        "a_fragment": "a/b#",
+        "a_query": "a/b?x=",
+        "another_revision": "a/b/tree/main",
+        "a_branch_with_a_query": "a/b/tree/main?x=",
+        "a_folder_above": "a/..",
+    }.items()
+}  # fmt: skip
+CORPUS |= {name: Case(tamper, "rejected", *rest) for name, (tamper, *rest) in CASES.items()}
+
+
 # ---- claims that nothing supports
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -21,6 +22,8 @@ from smallbench.leaderboard.entry import (
     predictions_bytes,
     schema,
 )
+from smallbench.leaderboard.folder import is_allowed
+from smallbench.leaderboard.public_checks import link_findings
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
 
@@ -72,6 +75,26 @@ def test_an_entry_is_read_back_as_it_was_written(seed, tmp_path):
     jsonschema.Draft202012Validator(schema()).validate(content)
     assert entry_from_dict(content) == made.entry
     assert entry_to_dict(entry_from_dict(content)) == content
+
+
+@pytest.mark.parametrize("url", [
+    "https://example.org", "https://GitHub.com/a/b#readme", "https://lab.xn--p1ai/~a?b=c",
+    "https://a-b.example.co.uk/x", "https://4chan.example/x",
+])  # fmt: skip
+def test_a_link_to_a_host_with_a_domain_is_allowed(url):
+    assert is_allowed("links.code", url)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://huggingface.co/org/model-1.5_b", "https://HuggingFace.co/org/model/"]
+)
+def test_a_link_to_weights_on_the_hub_is_allowed_and_not_flagged(url):
+    assert is_allowed("links.huggingface", url)
+    entry = synthetic_entry("entry", synthetic_gold(scale=0.01), seed=0).entry
+    links = replace(
+        entry.links, huggingface=url, huggingface_revision="0" * 40, wandb="https://WANDB.ai/x"
+    )
+    assert list(link_findings(replace(entry, links=links))) == []
 
 
 def test_a_changed_cut_or_foreign_log_breaks_its_chain():
