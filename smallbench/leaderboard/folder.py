@@ -40,7 +40,7 @@ from smallbench.leaderboard.entry import (
 )
 from smallbench.leaderboard.finding import Rejected
 from smallbench.leaderboard.predictions import MAX_PREDICTIONS_BYTES, parse_predictions
-from smallbench.leaderboard.text import JOINERS, is_invisible, show, texts
+from smallbench.leaderboard.text import is_blank, is_invisible, show, texts
 from smallbench.plugins import sha256_of
 
 # Several times what an honest entry needs, but small enough to read in seconds.
@@ -289,7 +289,7 @@ def _require_visible(content: Any) -> None:
         if bad is not None:
             name = unicodedata.name(bad, f"U+{ord(bad):04X}")
             raise Rejected("text", f"{place} has an invisible character ({name})")
-        if not place.startswith("provenance.") and not text.strip().strip(JOINERS):
+        if not place.startswith("provenance.") and is_blank(text):
             raise Rejected("text", f"{place} is blank")
 
 

@@ -34,6 +34,7 @@ BESIDE = {
     "predictions_of_another_entry",
     "predictions_of_another_entry_packed_anew",
     "name_in_other_letters",
+    "name_with_a_symbol_for_a_letter",
     "weights_of_another_entry",
 }
 """Cases that take something from the other entry."""
@@ -396,6 +397,12 @@ def name_in_other_letters(folder):
     other = json.loads((folder.parent / "original" / "entry.json").read_text())["name"]
     letters = str.maketrans("aeoE", "\u0430\u0435\u043e\u0415")  # Cyrillic
     edit(folder, "name", to=other.translate(letters))
+
+
+@case("flagged", "names", r"name resembles that of original")
+def name_with_a_symbol_for_a_letter(folder):
+    other = json.loads((folder.parent / "original" / "entry.json").read_text())["name"]
+    edit(folder, "name", to=other.replace("l", "|").replace("e", "\u212e"))
 
 
 @case("flagged", "copies", r"the weights equal those of original")
@@ -1116,6 +1123,16 @@ CASES = {
     "name_of_a_letter_that_nobody_sees": (
         lambda folder: edit(folder, "name", to="\u3164"), "text",
         r"invisible character \(HANGUL FILLER\)"),
+    "name_of_a_selector_that_selects_nothing": (
+        lambda folder: edit(folder, "name", to="\ufe0f"), "text", r"name is blank"),
+    "author_of_a_mongolian_selector": (
+        lambda folder: edit(folder, "authors", to=["\u180b"]), "text", r"authors\[0\] is blank"),
+    "note_with_a_reserved_invisible_character": (
+        lambda folder: edit(folder, "notes", to=["a\u2065"]), "text",
+        r"notes\[0\] has an invisible character \(U\+2065\)"),
+    "name_of_a_note_that_nobody_sees": (
+        lambda folder: edit(folder, "name", to="\U0001d159"), "text",
+        r"invisible character \(MUSICAL SYMBOL NULL NOTEHEAD\)"),
     "name_of_spaces": (
         lambda folder: edit(folder, "name", to="\u2003\u200d "), "text", r"name is blank"),
     "run_with_a_seed_of_its_own_type": (
@@ -1190,6 +1207,16 @@ CORPUS |= {name: Case(tamper, "rejected", *rest) for name, (tamper, *rest) in CA
 @case("flagged", "text", r"name has too many combining marks")
 def letter_under_a_pile_of_marks(folder):
     edit(folder, "name", to="Z" + "\u0335\u0316" * 20)
+
+
+@case("flagged", "text", r"name has too many combining marks")
+def pile_of_marks_with_joiners_between(folder):
+    edit(folder, "name", to="Z" + "\u0335\u0316\u0335\u0316\u200d" * 20)
+
+
+@case("flagged", "text", r"notes\[0\] has too many combining marks")
+def row_of_vowel_signs(folder):
+    edit(folder, "notes", to=["\u0915" + "\u093e" * 60])
 
 
 @case("flagged", "seeds", r"rte_.*seed-3.* equals .*seed-2")

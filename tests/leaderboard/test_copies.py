@@ -50,4 +50,6 @@ def test_names_that_look_alike_have_one_skeleton():
         "\uff22ERT_smaII",
     ]
     assert len(set(map(skeleton, alike))) == 1
+    assert skeleton("E|\u212ectra") == skeleton("Electra")
+    assert skeleton("\U0001f525") == skeleton("\U0001f525\ufe0f") != skeleton("\U0001f680")
     assert len({skeleton(name) for name in ("BERT", "RoBERTa", "ELECTRA", "BERT 2")}) == 4

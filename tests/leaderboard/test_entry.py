@@ -23,7 +23,7 @@ from smallbench.leaderboard.entry import (
     schema,
 )
 from smallbench.leaderboard.folder import is_allowed
-from smallbench.leaderboard.public_checks import link_findings
+from smallbench.leaderboard.public_checks import link_findings, text_findings
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
 
@@ -110,3 +110,15 @@ def test_a_changed_cut_or_foreign_log_breaks_its_chain():
 def test_equal_predictions_are_equal_bytes():
     values = np.array([0, 2, 1])
     assert predictions_bytes(TASKS["mnli"], values) == predictions_bytes(TASKS["mnli"], values)
+
+
+@pytest.mark.parametrize("text", [
+    "\U0001f525\ufe0f", "\U0001f468\u200d\U0001f52c", "...", "\u304b\u3099", "\u845b\U000e0100",
+    "\u1019\u103c\u103d\u103e\u1031\u102c\u1037", "\u0f56\u0f66\u0f92\u0fb2\u0f74\u0f56\u0f66",
+    "\u0936\u094d\u0930\u0940", "Nguye\u0302\u0303n", "\u05d1\u05bc\u05b8\u0591",
+])  # fmt: skip
+def test_a_name_in_any_script_is_allowed_and_not_flagged(text):
+    """Emoji, Japanese, Burmese, Tibetan, Devanagari, Vietnamese and Hebrew, some in parts."""
+    assert is_allowed("name", text)
+    entry = synthetic_entry("entry", synthetic_gold(scale=0.01), seed=0).entry
+    assert list(text_findings(replace(entry, name=text))) == []
