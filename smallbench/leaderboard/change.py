@@ -18,6 +18,8 @@ from smallbench.leaderboard.text import show
 
 ROOT = "submissions"
 SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+"""Names that Windows cannot check out, whatever follows the first dot."""
 PLAIN_FILE, ABSENT = "100644", "000000"
 
 
@@ -80,6 +82,8 @@ def _problems_of(path: str, mode: str) -> list[str]:
     if len(parts) < 3 or not SLUG.fullmatch(parts[1]) or not is_known:
         known = f"{', '.join(sorted(MAX_BYTES))}, predictions/*.tsv.gz and plugins/*.py"
         return [f"{place} is not a file of an entry ({ROOT}/SLUG/ with {known})"]
+    if mode != ABSENT and any(map(DEVICE.fullmatch, parts)):
+        return [f"{place} has the name of a device, which Windows cannot check out; rename it"]
     if mode not in (PLAIN_FILE, ABSENT):
         return [f"{place} has mode {mode} (a link, a program or a repository); "
                 "expected a plain file"]  # fmt: skip

@@ -129,6 +129,12 @@ VANDALISM = {
     "a repository": (submodule, "is not a file of an entry"),
     "a folder below predictions": (
         lambda r: r.write("submissions/new/predictions/a/x.tsv.gz"), "is not a file of an entry"),
+    "a slug that is a device of Windows": (
+        lambda r: r.write("submissions/con/entry.json"), "submissions/con/entry.json has the name"),
+    "predictions that are a device of Windows": (
+        lambda r: r.write("submissions/new/predictions/AUX.tsv.gz"), "AUX.tsv.gz has the name"),
+    "a plug-in that is a device of Windows": (
+        lambda r: r.write("submissions/new/plugins/com1.x.py"), "com1.x.py has the name"),
     "a slug that is none": (
         lambda r: r.write("submissions/-x/entry.json"), "is not a file of an entry"),
     "a name with a line break": (
@@ -155,6 +161,7 @@ def test_vandalism_beside_a_good_entry_is_refused(name, repository):
 
 def test_a_new_entry_alone_is_accepted_however_old_the_request_is(repository):
     repository.entry("new")
+    repository.write("submissions/new/predictions/console.tsv.gz")
     repository.merge()
     request = read_request(repository.folder)
     assert (request.entry, request.problems) == ("new", ())
