@@ -24,6 +24,7 @@ from smallbench.leaderboard.evaluation import evaluate, evaluate_all
 from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.gold import NO_GOLD
 from smallbench.leaderboard.site.build import build_site
+from smallbench.leaderboard.site.exports import csv_text
 from smallbench.leaderboard.site.rows import Strips, Usage, records, rows, task_leads
 from smallbench.leaderboard.statistics import Interval
 from tests.leaderboard.conftest import FORMULA, GOLD, HOSTILE, ROOT, SITE_URL, made
@@ -187,6 +188,17 @@ def test_the_csv_is_the_json_and_holds_no_formula(site):
             assert line[name] == ("" if score is None else str(score))
         assert not line["name"].startswith(("=", "+", "-", "@"))
     assert f"'{FORMULA}" in {line["name"] for line in lines}
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("=1", "'=1"), ("x;=1", "x;'=1"), ('x; "=1"', "x;' \"=1\""), ("x;@a;-b", "x;'@a;'-b"),
+    (" +1", "' +1"), ("\uff1d1\uff0b1", "'\uff1d1\uff0b1"), ("a-b = c+d; e", "a-b = c+d; e"),
+])  # fmt: skip
+def test_no_cell_of_the_csv_is_a_formula_even_if_semicolons_separate(name, expected, entries):
+    row = rows(entries, "robust")[0]
+    row = replace(row, entry=replace(row.entry, name=name))
+    (line,) = csv.DictReader(io.StringIO(csv_text({"robust": [row]})))
+    assert line["name"] == expected
 
 
 def test_the_feed_is_an_atom_feed(site, entries, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -58,10 +59,13 @@ def csv_text(views: Views) -> str:
     return stream.getvalue()
 
 
+FORMULA = re.compile(r"""(^|[;\t])(?=[\s"]*[=+\-@＝＋－＠﹦﹢﹣﹫])""")
+"""The begin of a formula; in many languages, a spreadsheet separates cells by semicolons."""
+
+
 def _inert(value: Any) -> Any:
     """Return text that a spreadsheet does not take for a formula (OWASP, CSV injection)."""
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
-    return f"'{value}" if is_formula else value
+    return FORMULA.sub(r"\1'", value) if isinstance(value, str) else value
 
 
 def latex_text(rows: Sequence[Row], tab: Board) -> str:
