@@ -33,6 +33,7 @@ PROCESSORS = ("x86_64", "AMD64", "aarch64", "arm64")
 """Device names of a run without a GPU (`platform.machine`)."""
 MAX_PROCESSOR_FLOPS = 1e15
 """Per second; more than any processor of 2025 (128 cores with AMX in bf16 have about 0.7e15)."""
+MAX_TRIALS = 10_000
 HOST_WATTS = 1_000.0
 """Most of a machine beside its GPU."""
 
@@ -308,6 +309,8 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
     most = max(sum(run.task == task for run in submission.runs) for task in TASKS)
     if finetune.num_trials < most:
         yield "rejected", f"num_trials {finetune.num_trials}, but one task has {most} runs"
+    elif finetune.num_trials > MAX_TRIALS:
+        yield "flagged", f"num_trials {finetune.num_trials:,}: more than anybody runs of one task"
     unknown = {run.learning_rate for run in submission.runs} - set(finetune.learning_rates)
     if unknown:
         yield "rejected", f"a run has learning rate {min(unknown):g}, which is not in the grid"

@@ -631,6 +631,11 @@ def longer_inputs(folder):
     edit(folder, "finetune", "max_length", to=512)
 
 
+@case("flagged", "protocol", r"num_trials 1,000,000,000,000,000: more than anybody runs")
+def trials_without_number(folder):
+    edit(folder, "finetune", "num_trials", to=10**15)
+
+
 @case("rejected", "protocol", r"num_trials 2, but one task has 5 runs")
 def trials_understated(folder):
     edit(folder, "finetune", "num_trials", to=2)

@@ -1,6 +1,7 @@
 """A pull request may add only one entry's own files; checked in a local repository."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -226,6 +227,13 @@ def run_script(folder: Path, data: Path, *, status: int) -> subprocess.Completed
             "GITHUB_STEP_SUMMARY": str(folder / "summary"),
         },
     )  # fmt: skip
+
+
+def test_every_action_of_the_workflows_is_pinned_by_a_commit():
+    texts = [path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml")]
+    actions = [found for text in texts for found in re.findall(r"uses: (\S+)", text)]
+    assert len(actions) >= 8
+    assert [one for one in actions if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one)] == []
 
 
 def test_the_label_of_a_keeper_counts_only_when_it_is_set():
