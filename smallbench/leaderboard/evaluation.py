@@ -136,7 +136,7 @@ def _with_age(evaluation: Evaluation, today: date) -> Evaluation:
     if days < -1:  # tomorrow is today in another time zone
         finding = Finding("date", "rejected", f"{entry.date} is in the future")
         return replace(evaluation, findings=(*evaluation.findings, finding), views={})
-    if days > MAX_DAYS:
+    if days > MAX_DAYS and entry.tier != "reported":  # quoted scores may have their paper's date
         finding = Finding("date", "flagged", f"{entry.date}, the submission's, is {days} days ago")
         return replace(evaluation, findings=(*evaluation.findings, finding))
     return evaluation

@@ -153,6 +153,8 @@ def test_a_date_is_compared_with_the_day_of_the_check_and_never_on_a_board(root)
     for today, verdicts in expected.items():
         found = evaluate_beside(folder, GOLD, today=today).findings
         assert [f.verdict for f in found if f.check == "date" and f.reason] == verdicts
+    quoted = evaluate_beside(ROOT / "submissions/reported-bert", NO_GOLD, today=date(2026, 1, 1))
+    assert not [f for f in quoted.findings if f.verdict == "flagged"], "of its paper's date"
     board = evaluate_all(root, GOLD)
     assert not [f for one in board for f in one.findings if f.check == "date" and f.reason]
 

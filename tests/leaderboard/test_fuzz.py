@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import shutil
-from datetime import date
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -24,7 +23,6 @@ from tests.leaderboard.tampered import as_reference
 
 GOLD = synthetic_gold(scale=0.02)
 NUM_CASES, NUM_SLOW_CASES = min(60, settings.default.max_examples), 3_000
-TODAY = date(2026, 11, 25)
 
 NUMBERS = st.one_of(
     st.sampled_from(
@@ -182,7 +180,7 @@ def check(good, folder, data):
     for change in data.draw(st.lists(st.sampled_from(CHANGES), min_size=1, max_size=4)):
         change(place, data)
     pinned = Gold(GOLD.labels, GOLD.pinned)
-    (evaluation,) = _together([evaluate(place, pinned)], TODAY, {})
+    (evaluation,) = _together([evaluate(place, pinned)], {})
     (shown,) = build_site([evaluation], folder / "site", site_url="https://example.org/board")
     if evaluation.rejected:
         assert all(
