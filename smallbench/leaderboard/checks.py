@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from smallbench.config import digest, flatten
 from smallbench.errors import ConfigError
 from smallbench.glue.tasks import TASKS
-from smallbench.gpus import gpu_of_device
-from smallbench.leaderboard import claims, log_check, public_checks
+from smallbench.leaderboard import claims, costs, log_check, public_checks
 from smallbench.leaderboard.claims import differing
 from smallbench.leaderboard.compute import count_parameters
 from smallbench.leaderboard.entry import SIZE_NAMES, Tier
@@ -22,20 +21,14 @@ from smallbench.leaderboard.finding import Finding, Found
 from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.scores import RunScores, tasks_of, unranked_reasons
 from smallbench.leaderboard.text import show
-from smallbench.leaderboard.tracks import encoder_of, flops_of, logged_flops, protocol_of
+from smallbench.leaderboard.tracks import encoder_of, protocol_of
 from smallbench.models.flops import SCORE_TERMS
 
 Check = Callable[[Submission, RunScores], Found]
 PERCENT = 0.01
 NEARLY_EQUAL = 0.002
 """Fraction of the rows; seeds of one model differ in 3 % of SST-2 and QQP, in more elsewhere."""
-PROCESSORS = ("x86_64", "AMD64", "aarch64", "arm64")
-"""Device names of a run without a GPU (`platform.machine`)."""
-MAX_PROCESSOR_FLOPS = 1e15
-"""Per second; more than any processor of 2025 (128 cores with AMX in bf16 have about 0.7e15)."""
 MAX_TRIALS = 10_000
-HOST_WATTS = 1_000.0
-"""Most of a machine beside its GPU."""
 
 
 def run_checks(submission: Submission, scores: RunScores) -> list[Finding]:
@@ -152,60 +145,6 @@ def _tokens(submission: Submission, scores: RunScores) -> Found:
             yield "flagged", f"{key} {flat[key]} in the configuration, {value} in the entry"
     if pretrain.gpu_active_seconds > pretrain.wall_seconds * (1 + PERCENT):
         yield "rejected", "gpu_active_seconds exceed wall_seconds"
-
-
-def _compute(submission: Submission, scores: RunScores) -> Found:
-    entry = submission.entry.measured
-    hardware, precision = entry.hardware, entry.pretrain.precision
-    if hardware.count != 1:
-        yield "rejected", f"{hardware.count} GPUs; the benchmark allows one"
-    gpu, counted = gpu_of_device(hardware.gpu), flops_of(entry)
-    logged = logged_flops(submission.train_log)
-    flops = counted or logged
-    if counted and logged and abs(logged / counted - 1) > 5 * PERCENT:
-        yield (
-            "rejected",
-            f"{logged:.3g} training FLOPs in the log, but the sizes give {counted:.3g}",
-        )
-    if flops and hardware.gpu in PROCESSORS:
-        if flops > entry.pretrain.gpu_active_seconds * MAX_PROCESSOR_FLOPS:
-            yield "rejected", "more operations per second than any processor can do"
-        return
-    peak = gpu.peak_tflops.get(precision) if gpu else None
-    if peak is None:
-        yield "not done", f"the peak of {show(hardware.gpu)!r} in {precision} is not known"
-        return
-    if hardware.peak_tflops is not None and abs(hardware.peak_tflops / peak - 1) > PERCENT:
-        yield "rejected", f"peak_tflops {hardware.peak_tflops:g}, but the known peak is {peak:g}"
-    if flops is None:
-        yield "not done", f"operations of {entry.model.architecture!r} cannot be counted here"
-        return
-    mfu = flops / (entry.pretrain.gpu_active_seconds * peak * 1e12)
-    if mfu > 1:
-        yield "rejected", f"MFU {mfu:.2f}: more than the GPU can do in {precision}"
-    elif not 0.01 <= mfu <= 0.65:
-        yield "flagged", f"MFU {mfu:.3f}, expected 0.01 to 0.65"
-
-
-def _energy(submission: Submission, scores: RunScores) -> Found:
-    entry = submission.entry.measured
-    kwh, method = entry.energy.kwh, entry.energy.method
-    if (kwh is None) != (method is None):
-        yield "rejected", f"kwh {kwh} with method {method}: expected both or neither"
-    if kwh is None:
-        return
-    gpu = gpu_of_device(entry.hardware.gpu)
-    least, most = (0.15 * gpu.tdp_watts, 1.1 * gpu.tdp_watts) if gpu else claims.WATTS
-    if method == "codecarbon":  # which measures the whole machine
-        most += HOST_WATTS
-    low = least * entry.pretrain.gpu_active_seconds / 3.6e6
-    high = most * entry.pretrain.wall_seconds / 3.6e6
-    if not low <= kwh <= high:
-        yield (
-            "rejected",
-            f"{kwh:g} kWh, but {least:.3g} to {most:.3g} W over this time give {low:.3g} to "
-            f"{high:.3g} kWh",
-        )
 
 
 def _provenance(submission: Submission, scores: RunScores) -> Found:
@@ -341,13 +280,13 @@ CHECKS: Mapping[str, Check] = {
     "sizes": _sizes,
     "data": _data,
     "tokens": _tokens,
-    "compute": _compute,
-    "energy": _energy,
+    "compute": costs.compute,
+    "energy": costs.energy,
     "log": log_check.log,
     "from scratch": _from_scratch,
     "provenance": _provenance,
     "digests": claims.digests,
-    "price": claims.price,
+    "price": costs.price,
     "positions": claims.positions,
     "track": claims.track,
     "rows": _rows,

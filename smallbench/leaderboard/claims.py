@@ -1,4 +1,4 @@
-"""Checks of single claims: dates, digests, prices, positions, splits, the track's rules."""
+"""Checks of single claims: dates, digests, positions, splits, the track's rules."""
 
 from __future__ import annotations
 
@@ -25,9 +25,6 @@ MAX_SPLIT_DIFFERENCE = 10.0
 """Points between two dev splits of a task; MNLI's differ by less than two in known systems."""
 MIN_VARIED = 0.05
 """Equal answers are copies only if at least this fraction of the rows is not the median answer."""
-MIN_USD_PER_HOUR = 0.001
-WATTS = (1.0, 5_000.0)
-"""Of a whole machine without a GPU that the board knows."""
 NO_POSITION_TABLE = ("deberta",)
 
 
@@ -55,21 +52,6 @@ def digests(submission: Submission, scores: RunScores) -> Found:
     for name, value in named.items():
         if value is not None and len(set(value)) < 3:
             yield "rejected", f"{name} {value[:12]}… is not a plausible SHA-256"
-
-
-def price(submission: Submission, scores: RunScores) -> Found:
-    """A price is not zero; null is unknown."""
-    entry = submission.entry.measured
-    prices = {"hardware.usd_per_hour": entry.hardware.usd_per_hour, "energy.kwh": entry.energy.kwh}
-    for name, value in prices.items():
-        if value == 0:
-            yield "rejected", f"{name} is 0; expected null if it is not known"
-    if 0 < (entry.hardware.usd_per_hour or 0) < MIN_USD_PER_HOUR:
-        yield (
-            "rejected",
-            f"hardware.usd_per_hour {entry.hardware.usd_per_hour:g} is less than "
-            f"{MIN_USD_PER_HOUR:g}; expected null if it is not known",
-        )
 
 
 def positions(submission: Submission, scores: RunScores) -> Found:

@@ -1,0 +1,92 @@
+"""Checks of what a pretraining cost: operations, energy and price."""
+
+from __future__ import annotations
+
+from smallbench.gpus import gpu_of_device
+from smallbench.leaderboard.finding import Found
+from smallbench.leaderboard.folder import Submission
+from smallbench.leaderboard.scores import RunScores
+from smallbench.leaderboard.text import show
+from smallbench.leaderboard.tracks import flops_of, logged_flops
+
+PERCENT = 0.01
+PROCESSORS = ("x86_64", "AMD64", "aarch64", "arm64")
+"""Device names of a run without a GPU (`platform.machine`)."""
+MAX_PROCESSOR_FLOPS = 1e15
+"""Per second; more than any processor of 2025 (128 cores with AMX in bf16 have about 0.7e15)."""
+HOST_WATTS = 1_000.0
+"""Most of a machine beside its GPU."""
+MIN_USD_PER_HOUR = 0.001
+WATTS = (1.0, 5_000.0)
+"""Of a whole machine without a GPU that the board knows."""
+
+
+def compute(submission: Submission, scores: RunScores) -> Found:
+    """The device can do the counted operations in the claimed time."""
+    entry = submission.entry.measured
+    hardware, precision = entry.hardware, entry.pretrain.precision
+    if hardware.count != 1:
+        yield "rejected", f"{hardware.count} GPUs; the benchmark allows one"
+    gpu, counted = gpu_of_device(hardware.gpu), flops_of(entry)
+    logged = logged_flops(submission.train_log)
+    flops = counted or logged
+    if counted and logged and abs(logged / counted - 1) > 5 * PERCENT:
+        yield (
+            "rejected",
+            f"{logged:.3g} training FLOPs in the log, but the sizes give {counted:.3g}",
+        )
+    if flops and hardware.gpu in PROCESSORS:
+        if flops > entry.pretrain.gpu_active_seconds * MAX_PROCESSOR_FLOPS:
+            yield "rejected", "more operations per second than any processor can do"
+        return
+    peak = gpu.peak_tflops.get(precision) if gpu else None
+    if peak is None:
+        yield "not done", f"the peak of {show(hardware.gpu)!r} in {precision} is not known"
+        return
+    if hardware.peak_tflops is not None and abs(hardware.peak_tflops / peak - 1) > PERCENT:
+        yield "rejected", f"peak_tflops {hardware.peak_tflops:g}, but the known peak is {peak:g}"
+    if flops is None:
+        yield "not done", f"operations of {entry.model.architecture!r} cannot be counted here"
+        return
+    mfu = flops / (entry.pretrain.gpu_active_seconds * peak * 1e12)
+    if mfu > 1:
+        yield "rejected", f"MFU {mfu:.2f}: more than the GPU can do in {precision}"
+    elif not 0.01 <= mfu <= 0.65:
+        yield "flagged", f"MFU {mfu:.3f}, expected 0.01 to 0.65"
+
+
+def energy(submission: Submission, scores: RunScores) -> Found:
+    """The energy is what the device draws over this time."""
+    entry = submission.entry.measured
+    kwh, method = entry.energy.kwh, entry.energy.method
+    if (kwh is None) != (method is None):
+        yield "rejected", f"kwh {kwh} with method {method}: expected both or neither"
+    if kwh is None:
+        return
+    gpu = gpu_of_device(entry.hardware.gpu)
+    least, most = (0.15 * gpu.tdp_watts, 1.1 * gpu.tdp_watts) if gpu else WATTS
+    if method == "codecarbon":  # which measures the whole machine
+        most += HOST_WATTS
+    low = least * entry.pretrain.gpu_active_seconds / 3.6e6
+    high = most * entry.pretrain.wall_seconds / 3.6e6
+    if not low <= kwh <= high:
+        yield (
+            "rejected",
+            f"{kwh:g} kWh, but {least:.3g} to {most:.3g} W over this time give {low:.3g} to "
+            f"{high:.3g} kWh",
+        )
+
+
+def price(submission: Submission, scores: RunScores) -> Found:
+    """A price is not zero; null is unknown."""
+    entry = submission.entry.measured
+    prices = {"hardware.usd_per_hour": entry.hardware.usd_per_hour, "energy.kwh": entry.energy.kwh}
+    for name, value in prices.items():
+        if value == 0:
+            yield "rejected", f"{name} is 0; expected null if it is not known"
+    if 0 < (entry.hardware.usd_per_hour or 0) < MIN_USD_PER_HOUR:
+        yield (
+            "rejected",
+            f"hardware.usd_per_hour {entry.hardware.usd_per_hour:g} is less than "
+            f"{MIN_USD_PER_HOUR:g}; expected null if it is not known",
+        )
