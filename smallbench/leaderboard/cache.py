@@ -102,7 +102,7 @@ def read_json(path: Path) -> Any:
         return None
 
 
-CHECKED_CODE = (".", "leaderboard", "glue", "models", "report")
+CHECKED_CODE = (".", "leaderboard", "glue", "models", "objectives", "report", "train")
 
 
 @cache

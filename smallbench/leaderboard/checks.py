@@ -23,6 +23,8 @@ from smallbench.leaderboard.scores import RunScores, tasks_of, unranked_reasons
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.tracks import encoder_of, protocol_of
 from smallbench.models.flops import SCORE_TERMS
+from smallbench.objectives import OBJECTIVES
+from smallbench.plugins import is_reference
 
 Check = Callable[[Submission, RunScores], Found]
 PERCENT = 0.01
@@ -77,6 +79,9 @@ def _model(submission: Submission, scores: RunScores) -> Found:
     model, settings = entry.model, entry.provenance.config
     if digest(settings) != entry.provenance.config_digest:
         yield "rejected", "config_digest does not match the configuration"
+    if model.objective not in OBJECTIVES and not is_reference(model.objective):
+        # A run writes its own objective as FILE.py:NAME or package.module:NAME.
+        yield "rejected", f"unknown objective {show(model.objective)!r}"
     flat = flatten(settings)
     for name, value in vars(model).items():
         configured = flat.get(f"model.{name}", flat.get(f"objective.{name}"))

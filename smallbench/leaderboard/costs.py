@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from smallbench.errors import ConfigError
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard.finding import Found
 from smallbench.leaderboard.folder import Submission
@@ -27,8 +28,15 @@ def compute(submission: Submission, scores: RunScores) -> Found:
     hardware, precision = entry.hardware, entry.pretrain.precision
     if hardware.count != 1:
         yield "rejected", f"{hardware.count} GPUs; the benchmark allows one"
-    gpu, counted = gpu_of_device(hardware.gpu), flops_of(entry)
-    logged = logged_flops(submission.train_log)
+    try:
+        counted = flops_of(entry)
+    except ConfigError as error:
+        yield "rejected", f"invalid sizes: {show(str(error))}"
+        return
+    if counted is None:
+        what = f"{show(entry.model.architecture)} with objective {show(entry.model.objective)}"
+        yield "not done", f"operations of {what} cannot be counted here"
+    gpu, logged = gpu_of_device(hardware.gpu), logged_flops(submission.train_log)
     flops = counted or logged
     if counted and logged and abs(logged / counted - 1) > 5 * PERCENT:
         yield (
@@ -46,7 +54,6 @@ def compute(submission: Submission, scores: RunScores) -> Found:
     if hardware.peak_tflops is not None and abs(hardware.peak_tflops / peak - 1) > PERCENT:
         yield "rejected", f"peak_tflops {hardware.peak_tflops:g}, but the known peak is {peak:g}"
     if flops is None:
-        yield "not done", f"operations of {entry.model.architecture!r} cannot be counted here"
         return
     mfu = flops / (entry.pretrain.gpu_active_seconds * peak * 1e12)
     if mfu > 1:

@@ -9,7 +9,7 @@ from smallbench.config import flatten
 from smallbench.errors import ConfigError
 from smallbench.glue.protocols import PROTOCOLS, Protocol
 from smallbench.gpus import GIB, gpu_of_device
-from smallbench.leaderboard.compute import encoder_config, train_flops
+from smallbench.leaderboard.compute import count_parameters, encoder_config, train_flops
 from smallbench.leaderboard.entry import FLOPS_KEY, PEAK_KEY, Entry, Finetune, MeasuredSections
 from smallbench.leaderboard.track_table import TRACKS, Track
 from smallbench.models.config import EncoderConfig
@@ -46,18 +46,28 @@ def _departures(track: Track, entry: MeasuredSections, log: Log) -> Iterator[str
         ):
             if size > most:
                 yield f"{what} {size / GIB:.1f} GB, but the limit is {most / GIB:.0f}"
-    num = entry.model.num_parameters
+    num_counted, flops_counted = _counts(entry)
+    num = max(entry.model.num_parameters, num_counted)
     if track.max_parameters is not None and num > track.max_parameters:
         yield f"{num:,} parameters, but the limit is {track.max_parameters:,}"
     if track.max_train_flops is not None:
         if not entry.model.from_scratch or entry.model.distilled_from is not None:
             yield "not trained from scratch on text alone, so not all of its FLOPs are counted"
         # Both the count from the sizes and the trainer's, because either alone could be invented.
-        known = [count for count in (flops_of(entry), logged_flops(log)) if count is not None]
+        known = [count for count in (flops_counted, logged_flops(log)) if count is not None]
         if not known:
             yield "its training FLOPs cannot be counted here and are not in its log"
         elif max(known) > track.max_train_flops:
             yield f"{max(known):.3g} training FLOPs, but the limit is {track.max_train_flops:.2g}"
+
+
+def _counts(entry: MeasuredSections) -> tuple[int, float | None]:
+    """Return the parameters and FLOPs that the sizes give; 0 and None if these are invalid."""
+    try:
+        encoder = encoder_of(entry)
+        return count_parameters(encoder).total if encoder else 0, flops_of(entry)
+    except ConfigError:  # checks reject them
+        return 0, None
 
 
 def highest(log: Log, key: str) -> float | None:
@@ -77,25 +87,25 @@ def encoder_of(entry: Entry | MeasuredSections) -> EncoderConfig | None:
 
 
 def flops_of(entry: MeasuredSections) -> float | None:
-    """Return the training FLOPs from an entry's sizes; None if they cannot be counted."""
+    """Return the training FLOPs from an entry's sizes; None if they cannot be counted here.
+
+    Raises `ConfigError` for sizes that no encoder or generator has.
+    """
     flat = flatten(entry.provenance.config)
     first = _fraction(flat.get("objective.mask_fraction"), 0.15)
     last = _fraction(flat.get("objective.final_mask_fraction"), first)  # linear in between
     related = _fraction(flat.get("objective.related_fraction"), 0.0)
     of_related = _fraction(flat.get("objective.related_mask_fraction"), 0.15)
-    try:
-        encoder = encoder_of(entry)
-        if encoder is None:
-            return None
-        return train_flops(
-            encoder,
-            entry.pretrain.stages,
-            objective=entry.model.objective,
-            mask_fraction=(1 - related) * (first + last) / 2 + related * of_related,
-            generator_width=_fraction(flat.get("objective.generator_width"), 0.25),
-        )
-    except ConfigError:  # invalid sizes, which a check rejects
+    encoder = encoder_of(entry)
+    if encoder is None:
         return None
+    return train_flops(
+        encoder,
+        entry.pretrain.stages,
+        objective=entry.model.objective,
+        mask_fraction=(1 - related) * (first + last) / 2 + related * of_related,
+        generator_width=_fraction(flat.get("objective.generator_width"), 0.25),
+    )
 
 
 def _fraction(value: Any, default: float) -> float:

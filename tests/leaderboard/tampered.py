@@ -529,6 +529,26 @@ def mfu_of_nothing(folder):
         for x in lines])  # fmt: skip
 
 
+def other_objective(folder, name, **settings):
+    edit(folder, "model", "objective", to=name)
+    reconfigure(folder, "objective", to={"objective": name, **settings})
+
+
+@case("rejected", "model", r"unknown objective 'my_lm'")
+def objective_that_nobody_has(folder):
+    other_objective(folder, "my_lm")
+
+
+@case("not done", "compute", r"operations of bert with objective lab.py:Own cannot be counted")
+def operations_that_only_the_log_counts(folder):
+    other_objective(folder, "lab.py:Own")
+
+
+@case("rejected", "compute", r"invalid sizes: .*generator")
+def generator_without_a_whole_head(folder):
+    other_objective(folder, "replaced_token", generator_width=0.001)
+
+
 @case("not done", "provenance", r"the code differed from its commit")
 def dirty_code(folder):
     edit(folder, "provenance", "dirty", to=True)

@@ -228,6 +228,13 @@ def test_over_a_limit_of_the_small_track_an_entry_is_on_any_hardware(tamper, rea
     assert evaluate(small, GOLD).tracks == ("any",)
 
 
+def test_a_track_counts_the_parameters_itself(small):
+    edit(small, "model", "vocab_size", to=192_000)
+    edit(small, "model", "num_parameters", to=30_000_000)
+    assert "not in track 'small', but in 'any': 30,005,184 parameters" in "\n".join(wrong(small))
+    assert evaluate(small, GOLD).tracks == ("any",)
+
+
 def test_a_report_names_the_track_that_refuses(tiny):
     times(30)(tiny)
     assert "REJECTED  track: no track admits it" in report_text(evaluate(tiny, GOLD))
