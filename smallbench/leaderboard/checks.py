@@ -303,7 +303,7 @@ CHECKS: Mapping[str, Check] = {
 }
 """Checks by name, in the order of a report; reading the folder has its own checks first."""
 
-SCORED_CHECKS = ("metrics", "splits")
+SCORED_CHECKS = ("choice", "metrics", "splits")
 RUN_CHECKS = ("rows", "seeds", "protocol", "choice", "metrics", "splits")
 UNRANKED_CHECKS: Mapping[Tier, Sequence[str]] = {
     "reported": ("tier", "text", "date", "links", "reported"),

@@ -666,11 +666,35 @@ def rate_outside_the_grid(folder):
     rerun(folder, lambda lines: [{**lines[0], "learning_rate": 0.01}, *lines[1:]])
 
 
+def chosen_files(folder: Path, task: str) -> list[Path]:
+    """The files that chose a task's learning rate, the chosen one first."""
+    rate = json.loads((folder / "entry.json").read_text())["finetune"]["chosen"][task]
+    paths = [prediction(folder, task, number, "choice") for number in range(4)]
+    return sorted(paths, key=lambda path: f"lr-{rate:g}_" not in path.name)
+
+
 def chosen_file(folder: Path, is_best: bool) -> Path:
     """A file that chose RTE's learning rate: the best, or one of the others."""
-    rate = json.loads((folder / "entry.json").read_text())["finetune"]["chosen"]["rte"]
-    paths = [prediction(folder, "rte", number, "choice") for number in range(4)]
-    return next(path for path in paths if (f"lr-{rate:g}_" in path.name) == is_best)
+    return chosen_files(folder, "rte")[0 if is_best else 1]
+
+
+def write_answers(path: Path, labels: np.ndarray, *, wrong: float) -> None:
+    """Write MNLI's labels, but for a share of the rows, which the file's name decides."""
+    rng = np.random.default_rng(zlib.crc32(path.name.encode()))
+    rows = rng.choice(len(labels), round(wrong * len(labels)), replace=False)
+    answers = labels.copy()
+    answers[rows] = (answers[rows] + 1) % 3
+    path.write_bytes(predictions_bytes(TASKS["mnli"], answers))
+
+
+@case("flagged", "choice", r"mnli: dev scores 3\d\.\d points more than the part of train")
+def dev_labels_with_noise(folder):
+    gold = synthetic_gold(scale=SCALE)
+    for number in range(3):
+        path = prediction(folder, "mnli", number)
+        write_answers(path, gold.labels["mnli"]["dev"], wrong=0.02)
+    for number, path in enumerate(chosen_files(folder, "mnli")):
+        write_answers(path, gold.choices["mnli"].labels, wrong=0.4 if number == 0 else 0.5)
 
 
 @case("rejected", "choice", r"rte: learning rate .* was chosen, but .* has the best score")
