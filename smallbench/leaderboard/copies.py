@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.claims import MIN_VARIED, NEARLY_EQUAL
 from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.finding import Finding, Rejected
 from smallbench.leaderboard.folder import Submission, read_bytes
@@ -123,19 +124,30 @@ def near_copies(answers: Mapping[Path, Answers]) -> Shared:
             if task in of_folder:
                 groups.setdefault(of_folder[task].shape[1], []).append(folder)
         for length, places in groups.items():
-            for a, b, rows, usual in _near_pairs(length, [answers[p][task] for p in places]):
+            floor = NEARLY_EQUAL[task] * length
+            for a, b, rows, least in _near_pairs([answers[p][task] for p in places], floor=floor):
                 for one, other in ((places[a], places[b]), (places[b], places[a])):
                     reason = (
                         f"{task}: a run differs from one of {show(other.name)} in {rows} rows, "
-                        f"while seeds of one model differ in {usual}"
+                        f"while independent runs differ in at least {least:.0f}"
                     )
                     yield one, "copies", reason
 
 
-def _near_pairs(length: int, answers: Sequence[NDArray[Any]]) -> list[tuple[int, int, int, int]]:
-    """Return pairs of entries with the differing rows of their nearest runs and of their seeds."""
-    # Constant answers are equal without being copied.
-    varied = [rows[(rows != rows[:, :1]).any(axis=1)] for rows in answers]
+def _near_pairs(
+    answers: Sequence[NDArray[Any]], *, floor: float
+) -> list[tuple[int, int, int, float]]:
+    """Return pairs of entries with the differing rows of their nearest runs, and the least allowed.
+
+    That is at least `floor`, since an entry's own seeds may be copies of one run.
+    """
+    length = answers[0].shape[1]
+    # Answers of almost one class are nearly equal without being copied.
+    share = [rows.mean(axis=1) for rows in answers]
+    varied = [
+        rows[np.minimum(ones, 1 - ones) >= MIN_VARIED]
+        for rows, ones in zip(answers, share, strict=True)
+    ]
     known = [number for number, rows in enumerate(varied) if len(rows)]
     if not known:
         return []
@@ -146,10 +158,10 @@ def _near_pairs(length: int, answers: Sequence[NDArray[Any]]) -> list[tuple[int,
     nearest = np.minimum.reduceat(np.minimum.reduceat(differing, starts), starts, axis=1)
     nearest = np.rint(nearest).astype(np.int32)
     own = np.diag(nearest)
-    usual = np.minimum(own[:, None], own[None, :])
+    least = np.maximum(NEAR * np.minimum(own[:, None], own[None, :]), floor)
     # A check of its own compares the seeds of one entry.
-    found = np.argwhere(np.triu((nearest < NEAR * usual) & (nearest > 0), 1))
-    return [(known[a], known[b], int(nearest[a, b]), int(usual[a, b])) for a, b in found]
+    found = np.argwhere(np.triu((nearest < least) & (nearest > 0), 1))
+    return [(known[a], known[b], int(nearest[a, b]), float(least[a, b])) for a, b in found]
 
 
 # ---- logs, weights, configurations, names

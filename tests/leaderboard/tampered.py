@@ -20,6 +20,7 @@ import numpy as np
 from smallbench.config import digest
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.entry import chained, predictions_bytes
+from smallbench.leaderboard.predictions import parse_predictions
 from smallbench.leaderboard.track_table import TRACKS
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
@@ -1273,6 +1274,45 @@ def hard_link_to_another_seed(folder):
     prediction(folder, "rte", 2).unlink()
     os.link(prediction(folder, "rte", 1), folder / "predictions/x")
     (folder / "predictions/x").rename(prediction(folder, "rte", 2))
+
+
+def copy_answers(source: Path, target: Path, task: str, change) -> None:
+    """Write a file's answers, changed, to another file."""
+    text = source.read_bytes()
+    split = source.name.rpartition("_")[2].removesuffix(".tsv.gz")
+    answers = change(parse_predictions(text, source.name, TASKS[task], split))
+    target.write_bytes(predictions_bytes(TASKS[task], answers))
+
+
+def first_flipped(num: int):
+    """A change of the answers of the first rows of a task with two classes."""
+    return lambda answers: np.where(np.arange(len(answers)) < num, 1 - answers, answers)
+
+
+@case("flagged", "seeds", r"cola_.*seed-2_dev.* equals .*seed-1_dev.* except for 2 rows")
+def one_run_copied_but_for_two_rows(folder):
+    first, second = (prediction(folder, "cola", number) for number in range(2))
+    copy_answers(first, second, "cola", first_flipped(2))
+
+
+@case("flagged", "seeds", r"stsb_.*seed-2_dev.* equals .*seed-1_dev.* except for noise")
+def one_run_copied_with_noise(folder):
+    first, second = (prediction(folder, "stsb", number) for number in range(2))
+    signs = np.random.default_rng(0).choice([-0.02, 0.02], 150)
+    copy_answers(first, second, "stsb", lambda answers: answers + signs[: len(answers)])
+
+
+@case("flagged", "choice", r"cola: rates .* and .* gave the same answers except for 1 rows")
+def one_choice_but_for_a_row(folder):
+    best, *others = chosen_files(folder, "cola")
+    gold = synthetic_gold(scale=SCALE).choices["cola"].labels
+
+    def worse(answers):
+        row = np.flatnonzero(answers == gold)[0]
+        return np.where(np.arange(len(answers)) == row, 1 - answers, answers)
+
+    for path in others:
+        copy_answers(best, path, "cola", worse)
 
 
 @case("flagged", "seeds", r"mnli_.*seed-3_dev.* equals .*seed-2_dev.* except for 1 rows")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from smallbench.leaderboard.claims import difference
 from smallbench.leaderboard.copies import COMPARED, near_copies
 from smallbench.leaderboard.text import skeleton
 from tests.leaderboard.synthetic import LEVELS, answers, synthetic_gold
@@ -39,6 +40,30 @@ def test_a_copy_with_some_rows_changed_is_found_by_both_names():
     found = {folder: reason for folder, _, reason in near_copies(known)}
     assert set(found) == {Path("first"), Path("copy")}
     assert "differs from one of first in 15 rows" in found[Path("copy")]
+
+
+def test_a_copy_of_one_run_in_all_seeds_is_found():
+    """Whose own seeds say nothing about how far independent runs differ."""
+    rng = np.random.default_rng(3)
+    (first,) = models(1, "cola", rng)
+    copy = np.stack([first[0]] * len(first))
+    for number, row in enumerate(copy):
+        row[2 * number : 2 * number + 2] ^= 1
+    known = {Path("first"): {"cola": first}, Path("copy"): {"cola": copy}}
+    found = {folder: reason for folder, _, reason in near_copies(known)}
+    assert "a run differs from one of first in 2 rows" in found[Path("copy")]
+
+
+def test_runs_of_almost_one_class_are_no_copies():
+    rng = np.random.default_rng(4)
+    known = {}
+    for name in ("one", "two"):
+        runs = np.ones((5, 1_043), dtype=np.int8)
+        for row in runs:
+            row[rng.choice(len(row), 8, replace=False)] = 0
+        known[Path(name)] = {"cola": runs}
+        assert difference("cola", *runs[:2]) is None
+    assert list(near_copies(known)) == []
 
 
 def test_names_that_look_alike_have_one_skeleton():
