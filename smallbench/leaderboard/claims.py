@@ -177,6 +177,11 @@ def _best_rate(
     on_dev = [run for run in scores.submission.runs if run.task == task.name]
     if not on_dev or not scores.gold.has(task.name):
         return
+    answers = [scores.submission.predictions[run.predictions[CHOICE]] for run in runs]
+    is_empty = not any(differing(task.name, values, values[:1]) for values in answers)
+    if is_empty and not any(scores[run].failed for run in on_dev):
+        why = "every run that chose its learning rate has constant answers, but runs on dev learned"
+        yield "not done", f"{task.name}: {why}"
     gain = fmean(scores[run].metrics[task.ranking_metric] for run in on_dev) - found[rate]
     rows = (len(labels), len(scores.gold.labels[task.name]["dev"]))
     deviation = 50.0 if task.ranking_metric == "accuracy" else 100.0  # at most, of one row
