@@ -15,6 +15,7 @@ from smallbench.errors import ConfigError
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import claims, costs, log_check, public_checks
 from smallbench.leaderboard.compute import count_parameters
+from smallbench.leaderboard.configuration import configuration
 from smallbench.leaderboard.entry import SIZE_NAMES, Tier
 from smallbench.leaderboard.finding import Finding, Found
 from smallbench.leaderboard.folder import Submission
@@ -137,14 +138,20 @@ def _tokens(submission: Submission, scores: RunScores) -> Found:
     flat = flatten(entry.provenance.config)
     if flat.get("schedule.along") in ("hours", "flops"):  # such a run ignores max_steps
         flat.pop("train.max_steps", None)
+    if flat.get("train.precision") == "auto":
+        del flat["train.precision"]
     for key, value in (
         ("train.max_steps", pretrain.num_steps),
         ("train.global_batch_size", pretrain.global_batch_size),
         ("sequence_length", pretrain.sequence_length),
         ("train.seed", pretrain.seed),
+        ("train.precision", pretrain.precision),
     ):
         if flat.get(key, value) != value:
             yield "flagged", f"{key} {flat[key]} in the configuration, {value} in the entry"
+    longer = flat.get("then.sequence_length")
+    if longer is not None and longer not in [stage.sequence_length for stage in pretrain.stages]:
+        yield "flagged", f"then.sequence_length {longer} in the configuration, but no such ramp"
     if pretrain.gpu_active_seconds > pretrain.wall_seconds * (1 + PERCENT):
         yield "rejected", "gpu_active_seconds exceed wall_seconds"
 
@@ -274,6 +281,7 @@ CHECKS: Mapping[str, Check] = {
     "links": _links,
     "reported": _reported,
     "model": _model,
+    "configuration": configuration,
     "sizes": _sizes,
     "data": _data,
     "tokens": _tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from smallbench.config import flatten
 from smallbench.errors import ConfigError
 from smallbench.gpus import gpu_of_device
 from smallbench.leaderboard.finding import Found
@@ -43,6 +44,9 @@ def compute(submission: Submission, scores: RunScores) -> Found:
             "rejected",
             f"{logged:.3g} training FLOPs in the log, but the sizes give {counted:.3g}",
         )
+    limit = flatten(entry.provenance.config).get("train.max_flops")
+    if flops and isinstance(limit, int | float) and flops > limit * (1 + 5 * PERCENT):
+        yield "flagged", f"{flops:.3g} training FLOPs, but train.max_flops is {limit:g}"
     if flops and hardware.gpu in PROCESSORS:
         if flops > entry.pretrain.gpu_active_seconds * MAX_PROCESSOR_FLOPS:
             yield "rejected", "more operations per second than any processor can do"

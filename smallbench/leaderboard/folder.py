@@ -351,6 +351,11 @@ def _require_plugins(entry: Entry, contents: Mapping[str, bytes]) -> None:
         texts = {name: contents[path] for name, path in plugin["files"].items()}
         if sha256_of(plugin["name"], texts) != plugin["sha256"]:
             raise Rejected("plugins", f"{place}: its files do not match its SHA-256")
+        try:
+            for text in texts.values():
+                text.decode()
+        except UnicodeDecodeError:
+            raise Rejected("plugins", f"{place} is not UTF-8 text") from None
         given -= set(plugin["files"].values())
     if given:
         raise Rejected("plugins", f"{sorted(given)[0]} does not belong to a plug-in of the entry")

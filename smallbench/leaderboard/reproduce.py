@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from smallbench.config import digest, flatten
-from smallbench.errors import DataError, UsageError, nearest
+from smallbench.errors import DataError, UsageError
 from smallbench.files import read_json, write_json, write_text
 from smallbench.leaderboard.assemble import Author, write_new_entry
 from smallbench.leaderboard.board import compare
+from smallbench.leaderboard.configuration import names_of, require_plugins, word
 from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.evaluation import evaluate_each
 from smallbench.leaderboard.finding import Rejected
@@ -35,15 +34,10 @@ from smallbench.leaderboard.folder import (
 from smallbench.leaderboard.gold import Gold
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.verdict import Evaluation
-from smallbench.plugins import is_reference, use_copies, write_copies
-from smallbench.train.config import PretrainConfig
+from smallbench.plugins import use_copies, write_copies
 
 MAX_LOSS_DIFFERENCE = 0.05
 """Tolerance of the last logged loss: chosen, not measured."""
-NAME = re.compile(r"[^-~/][^/]*")
-"""A row of a table, `FILE.py:NAME` or `package.module:NAME`; neither a path nor a flag."""
-PLUGIN_PATH = re.compile(r"([^.,/][^,/]*/)*[^.,/][^,/]*")
-"""A path inside a folder; `--plugin` separates by commas."""
 SECOND_PHASE = "then.sequence_length"
 
 
@@ -58,9 +52,9 @@ def commands_of(
     `plugins` are the files of its plug-ins. Raises `DataError` for what is not configuration.
     """
     measured = entry.measured
-    settings, names = flatten(measured.provenance.config), _names(entry)
+    settings, names = flatten(measured.provenance.config), names_of(entry)
     settings.pop("recipe", None)
-    flags = [f"--{key}={_word(value)}" for key, value in sorted(settings.items())
+    flags = [f"--{key}={word(value)}" for key, value in sorted(settings.items())
              if value is not None]  # fmt: skip
     if settings.get(SECOND_PHASE) is not None:
         flags.append(f"--then_data={then_data or 'THEN_DATA'}")
@@ -77,37 +71,6 @@ def commands_of(
         ["smallbench", "glue", f"--model={export}", f"--glue={glue}", f"--out={results}",
          f"--protocol={measured.finetune.protocol}", *trust],
     ]  # fmt: skip
-
-
-def _names(entry: Entry) -> dict[str, str]:
-    """Return what may be a plug-in, by its key: the recipe, and the name in each section.
-
-    Raises `DataError` for one with a folder, and for a key that `PretrainConfig` does not have.
-    """
-    config = entry.measured.provenance.config
-    known = {f.name: f.metadata.get("table") for f in fields(PretrainConfig)}
-    for key in config:
-        if key not in known:
-            ending = nearest(key, known)
-            raise DataError(f"unknown key {key!r} in the entry's configuration; {ending}")
-    settings = flatten(config)
-    keys = [f"{section}.{table.kind}" for section, table in known.items() if table is not None]
-    found = {"recipe": settings.get("recipe") or entry.measured.model.architecture}
-    found |= {key: settings[key] for key in keys if settings.get(key) is not None}
-    names = {key: _word(value) for key, value in found.items()}
-    for key, name in names.items():
-        if not NAME.fullmatch(name):
-            raise DataError(
-                f"{key} {show(name)!r} in the entry's configuration is not a name; expected one "
-                "that 'smallbench recipes' or --help lists, or FILE.py:NAME without a folder"
-            )
-    return names
-
-
-def _word(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return ",".join(map(_word, value))
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 class Repetition:
@@ -212,27 +175,12 @@ class Repetition:
 
 
 def _plugins_of(entry: Entry, contents: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """Return the plug-ins with their texts, as a run's record has them.
-
-    Raises `DataError` if they cannot be written, or if the configuration names other code.
-    """
-    plugins = []
-    for plugin in entry.measured.provenance.plugins:
-        place = f"the plug-in {show(plugin['name'])}"
-        if not all(map(PLUGIN_PATH.fullmatch, (plugin["name"], *plugin["files"]))):
-            raise DataError(f"{place} has a file outside its folder, or of a strange name")
-        try:
-            texts = {name: contents[path].decode() for name, path in plugin["files"].items()}
-        except UnicodeDecodeError:
-            raise DataError(f"{place} is not UTF-8 text") from None
-        plugins.append({**plugin, "files": texts})
-    brought = {plugin["name"] for plugin in plugins}
-    for key, name in _names(entry).items():
-        place = name.rpartition(":")[0]
-        place = place if place.endswith(".py") else place.partition(".")[0]
-        if is_reference(name) and place not in brought:
-            raise DataError(f"{key} {name!r} names code that is not in the entry's plugins/")
-    return plugins
+    """Return the plug-ins with their texts, as a run's record has them."""
+    require_plugins(entry)
+    return [
+        {**plugin, "files": {name: contents[at].decode() for name, at in plugin["files"].items()}}
+        for plugin in entry.measured.provenance.plugins
+    ]
 
 
 def _agreements(

@@ -22,6 +22,7 @@ from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.entry import chained, predictions_bytes
 from smallbench.leaderboard.predictions import parse_predictions
 from smallbench.leaderboard.track_table import TRACKS
+from smallbench.plugins import sha256_of
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
 
 SCALE = 0.1
@@ -528,6 +529,46 @@ def mfu_of_nothing(folder):
         {**x, "seconds": 100 * x["seconds"],
          "tokens_per_second": x["tokens_per_second"] and x["tokens_per_second"] / 100}
         for x in lines])  # fmt: skip
+
+
+@case("not done", "configuration", r"sequence_length is missing in the configuration")
+def configuration_of_nothing(folder):
+    edit(folder, "provenance", "config", to={})
+    reconfigure(folder, "model", to={})
+
+
+@case("not done", "configuration", r"model.architecture is missing in the configuration")
+def configuration_of_a_list(folder):
+    reconfigure(folder, "model", to=[1, 2])
+
+
+@case("not done", "configuration", r"optim.optimizer 'lab.py:Adam' names code that is not in")
+def optimizer_without_its_code(folder):
+    reconfigure(folder, "optim", to={"optimizer": "lab.py:Adam"})
+
+
+@case("flagged", "tokens", r"train.precision fp32 in the configuration, fp16 in the entry")
+def configuration_of_another_precision(folder):
+    reconfigure(folder, "train", "precision", to="fp32")
+
+
+@case("flagged", "tokens", r"then.sequence_length 512 in the configuration, but no such ramp")
+def second_phase_that_is_not_declared(folder):
+    reconfigure(folder, "then", to={"sequence_length": 512, "begin_fraction": 0.1})
+
+
+@case("flagged", "compute", r"\d.* training FLOPs, but train.max_flops is 1e\+12")
+def more_operations_than_configured(folder):
+    reconfigure(folder, "train", "max_flops", to=1e12)
+
+
+@case("rejected", "plugins", r"the plug-in lab.py is not UTF-8 text")
+def plugin_of_noise(folder):
+    (folder / "plugins").mkdir()
+    (folder / "plugins/lab.py").write_bytes(noise(5))
+    files = {"lab.py": "plugins/lab.py"}
+    sha256 = sha256_of("lab.py", {"lab.py": noise(5)})
+    edit(folder, "provenance", "plugins", to=[{"name": "lab.py", "sha256": sha256, "files": files}])
 
 
 def other_objective(folder, name, **settings):
