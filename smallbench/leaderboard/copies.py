@@ -19,6 +19,7 @@ from smallbench.leaderboard.finding import Finding, Rejected
 from smallbench.leaderboard.folder import Submission, read_bytes
 from smallbench.leaderboard.predictions import MAX_LINE_BYTES, MAX_PREDICTIONS_BYTES, unpack
 from smallbench.leaderboard.text import show, skeleton
+from smallbench.leaderboard.tracks import Log
 
 COMPARED = ("cola", "sst2", "mrpc", "rte")
 """Tasks whose answers are compared: small, and with two classes."""
@@ -27,6 +28,8 @@ NEAR = 0.5
 which the nearest seeds of either entry differ. Among 60 independent synthetic models at the
 official sizes (1,770 pairs a task) the fraction is at least 0.88 on CoLA, 0.78 on SST-2, 0.75 on
 MRPC and 0.75 on RTE."""
+NUM_LOSSES = 32
+"""Losses of two logs are compared at this many places: so few that rounding hides small changes."""
 MIN_ROWS = 200
 """Smaller dev sets are not compared; the official ones have at least 277 rows."""
 MAX_UNPACKED_BYTES = MAX_LINE_BYTES * max(
@@ -45,6 +48,8 @@ class Evidence:
     answers: Answers
     trailers: Mapping[str, str]
     """File of predictions to the last eight bytes of its gzip format: CRC-32 and length."""
+    losses: str | None
+    """Hash of rounded losses of the log, at even distances."""
 
 
 def evidence_of(submission: Submission, contents: Mapping[str, bytes]) -> Evidence:
@@ -56,7 +61,15 @@ def evidence_of(submission: Submission, contents: Mapping[str, bytes]) -> Eviden
         if rows and len({len(row) for row in rows}) == 1 and len(rows[0]) >= MIN_ROWS:
             answers[task] = np.stack(rows).astype(np.int8)
     trailers = {path: contents[path][-8:].hex() for path in sorted(submission.predictions)}
-    return Evidence(submission.entry, answers, trailers)
+    return Evidence(submission.entry, answers, trailers, _hash_of_losses(submission.train_log))
+
+
+def _hash_of_losses(log: Log) -> str | None:
+    """Return a hash that another chain, name or time does not change; None without losses."""
+    losses = [line["loss"] for line in log[:: max(1, len(log) // NUM_LOSSES)]]
+    if len(losses) < NUM_LOSSES or None in losses:
+        return None
+    return hashlib.sha256(repr([round(loss, 2) for loss in losses]).encode()).hexdigest()
 
 
 def shared_parts(
@@ -171,7 +184,7 @@ def shared_claims(evidence: Mapping[Path, Evidence]) -> Shared:
     """Find names that look alike, and equal logs, weights and configurations."""
     seen: dict[tuple[str, Any], list[Path]] = {}
     for folder, one in evidence.items():
-        for key in _claims(one.entry):
+        for key in _claims(one.entry, one.losses):
             seen.setdefault(key, []).append(folder)
     for (what, _), places in seen.items():
         for place in places:
@@ -181,11 +194,13 @@ def shared_claims(evidence: Mapping[Path, Evidence]) -> Shared:
                 yield place, check, f"{what} {show(others[0].name)}"
 
 
-def _claims(entry: Entry) -> Iterator[tuple[str, Any]]:
+def _claims(entry: Entry, losses: str | None) -> Iterator[tuple[str, Any]]:
     yield "name resembles that of", skeleton(entry.name)
     if entry.provenance is not None:
         if entry.provenance.train_log_sha256 is not None:
             yield "the training log equals that of", entry.provenance.train_log_sha256
+        if losses is not None:
+            yield "the losses of the training log equal those of", losses
         yield "the weights equal those of", entry.measured.finetune.model_sha256
         digest = entry.provenance.config_digest
         yield "the configuration, including its seed, equals that of", digest

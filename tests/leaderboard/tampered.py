@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ CORPUS: dict[str, Case] = {}
 BESIDE = {
     "damaged_file_that_ends_like_anothers",
     "log_of_another_run",
+    "losses_of_another_run",
     "predictions_of_another_entry",
     "predictions_of_another_entry_packed_anew",
     "name_in_other_letters",
@@ -107,6 +109,11 @@ def relog(folder: Path, change) -> None:
     lines = chained(records, config_digest=content["provenance"]["config_digest"])
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     edit(folder, "provenance", "train_log_sha256", to=lines[-1]["sha256"])
+
+
+def changed_lines(change, lines):
+    """The lines of a log, each with the values that `change` returns for it and its number."""
+    return [{**line, **change(line, number)} for number, line in enumerate(lines)]
 
 
 def rerun(folder: Path, change) -> None:
@@ -508,6 +515,24 @@ CASES = {
         lambda folder: relog(folder, lambda lines: [
             {**x, "seconds": 0.8 * x["seconds"]} for x in lines]),
         "log", r"the log ends at .* s, not"),
+    "log_with_all_tokens_at_the_end": (
+        lambda folder: relog(folder, lambda lines: [
+            {**x, "tokens": n, "tokens_per_second": n and 1 / (x["seconds"] - y["seconds"])}
+            for n, (x, y) in enumerate(zip(lines[:-1], lines[:1] + lines, strict=False))
+        ] + lines[-1:]), "log", r"tokens at step .*, but steps × batch × length is"),
+    "log_with_all_throughput_at_the_start": (
+        lambda folder: relog(folder, lambda lines: [
+            {**x, "tokens_per_second": lines[-1]["tokens"] / x["seconds"] if n == 1 else 0}
+            for n, x in enumerate(lines)]),
+        "log", r"throughput × time differs from the tokens in 400 lines"),
+    "log_of_negative_losses": (
+        lambda folder: relog(folder, lambda lines: [
+            {**x, "loss": -5.0} if n > 5 else x for n, x in enumerate(lines)]),
+        "log", r"loss -5: a cross-entropy is not negative"),
+    "log_with_a_peak_that_falls": (
+        lambda folder: relog(folder, lambda lines: [
+            {**x, "peak_memory_bytes": (9 << 30) - n} for n, x in enumerate(lines)]),
+        "log", r"peak_memory_bytes falls, although it is the peak so far"),
     "log_line_of_other_keys": (
         lambda folder: (folder / "train_log.jsonl").write_text('{"step": 1}\n'), "log",
         r"line 1: not the keys and types"),
@@ -518,6 +543,30 @@ CORPUS |= {name: Case(tamper, "rejected", *rest) for name, (tamper, *rest) in CA
 @case("flagged", "from scratch", r"teacher: BERT-Large")
 def distilled(folder):
     edit(folder, "model", "distilled_from", to="BERT-Large")
+
+
+FLAGGED_LOGS = {
+    "log_of_a_loss_out_of_reach": (
+        lambda x, n: {"mlm_loss": 1e15} if n == 50 else {},
+        r"mlm_loss 1e\+15, but it begins at 10"),
+    "log_without_losses_between": (
+        lambda x, n: {"loss": None} if 0 < n < 400 else {}, r"the loss is missing in 399 lines"),
+    "log_of_a_peak_below_the_weights": (
+        lambda x, n: {"peak_memory_bytes": 1}, r"peak_memory_bytes 1: the weights alone have"),
+    "log_with_all_operations_at_the_end": (
+        lambda x, n: {"train_flops": n} if 0 < n < 400 else {},
+        r"train_flops do not grow with the tokens"),
+}  # fmt: skip
+for name, (change, reason) in FLAGGED_LOGS.items():
+    tamper = partial(relog, change=partial(changed_lines, change))
+    CORPUS[name] = Case(tamper, "flagged", "log", reason)
+
+
+@case("flagged", "copies", r"the losses of the training log equal those of original")
+def losses_of_another_run(folder):
+    lines = (folder.parent / "original" / "train_log.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] + 1e-6 for line in lines]
+    relog(folder, lambda lines: [{**x, "loss": y} for x, y in zip(lines, losses, strict=True)])
 
 
 @case("flagged", "compute", r"MFU 0\.00\d, expected 0")
