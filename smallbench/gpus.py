@@ -158,5 +158,9 @@ def _digits(name: str) -> str:
 
 def gpu_of_device(device_name: str) -> Gpu | None:
     """The row of `torch.cuda.get_device_name()`, or None for a card that has none."""
-    found = (gpu for gpu in _ROWS if re.search(gpu.pattern, device_name, re.IGNORECASE))
-    return next(found, None)
+    return next(iter(gpus_of_device(device_name)), None)
+
+
+def gpus_of_device(device_name: str) -> list[Gpu]:
+    """Return all rows that a name matches; a driver's name matches at most one."""
+    return [gpu for gpu in _ROWS if re.search(gpu.pattern, device_name, re.IGNORECASE)]

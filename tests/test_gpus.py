@@ -3,7 +3,7 @@
 import pytest
 
 from smallbench.errors import ConfigError
-from smallbench.gpus import GPUS, gpu_of, gpu_of_device
+from smallbench.gpus import GPUS, gpu_of, gpu_of_device, gpus_of_device
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,7 @@ from smallbench.gpus import GPUS, gpu_of, gpu_of_device
 def test_a_drivers_name_finds_its_own_row(device_name, name):
     found = gpu_of_device(device_name)
     assert (found and found.name) == name
+    assert len(gpus_of_device(device_name)) <= 1
 
 
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from smallbench.config import flatten
 from smallbench.errors import ConfigError
-from smallbench.gpus import gpu_of_device
+from smallbench.gpus import gpu_of_device, gpus_of_device
 from smallbench.leaderboard.finding import Found
 from smallbench.leaderboard.folder import Submission
+from smallbench.leaderboard.log_check import BYTES_PER_PARAMETER
 from smallbench.leaderboard.scores import RunScores
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.tracks import flops_of, logged_flops
@@ -19,6 +22,8 @@ MAX_PROCESSOR_FLOPS = 1e15
 HOST_WATTS = 1_000.0
 """Most of a machine beside its GPU."""
 MIN_USD_PER_HOUR = 0.001
+MIN_GCO2_PER_KWH = 1.0
+"""Nuclear, wind and water power have 5 or more over their life cycle (UNECE 2021)."""
 WATTS = (1.0, 5_000.0)
 """Of a whole machine without a GPU that the board knows."""
 
@@ -47,7 +52,14 @@ def compute(submission: Submission, scores: RunScores) -> Found:
     limit = flatten(entry.provenance.config).get("train.max_flops")
     if flops and isinstance(limit, int | float) and flops > limit * (1 + 5 * PERCENT):
         yield "flagged", f"{flops:.3g} training FLOPs, but train.max_flops is {limit:g}"
+    if len(gpus_of_device(hardware.gpu)) > 1 or re.match(r"\d+ ?x ", hardware.gpu):
+        yield "flagged", f"{show(hardware.gpu)!r} is not the name of one card"
+    memory, least = hardware.memory_bytes, BYTES_PER_PARAMETER * entry.model.num_parameters
+    if memory is not None and memory < least:
+        yield "flagged", f"memory_bytes {memory:,}: the weights alone have {least:,}"
     if flops and hardware.gpu in PROCESSORS:
+        if hardware.peak_tflops is not None:
+            yield "flagged", "the peak of a processor is not known; expected null"
         if flops > entry.pretrain.gpu_active_seconds * MAX_PROCESSOR_FLOPS:
             yield "rejected", "more operations per second than any processor can do"
         return
@@ -95,6 +107,9 @@ def price(submission: Submission, scores: RunScores) -> Found:
     for name, value in prices.items():
         if value == 0:
             yield "rejected", f"{name} is 0; expected null if it is not known"
+    carbon = entry.energy.gco2_per_kwh
+    if carbon is not None and carbon < MIN_GCO2_PER_KWH:
+        yield "flagged", f"energy.gco2_per_kwh {abs(carbon):g} is less than any grid's"
     if 0 < (entry.hardware.usd_per_hour or 0) < MIN_USD_PER_HOUR:
         yield (
             "rejected",

@@ -651,6 +651,31 @@ def no_log(folder):
     edit(folder, "provenance", "train_log_sha256", to=None)
 
 
+@case("flagged", "compute", r"'8x NVIDIA H200 \(was V100-SXM2-16GB\)' is not the name of one card")
+def card_with_another_name_in_its_name(folder):
+    edit(folder, "hardware", "gpu", to="8x NVIDIA H200 (was V100-SXM2-16GB)")
+
+
+@case("flagged", "compute", r"memory_bytes 1: the weights alone have")
+def card_of_one_byte(folder):
+    edit(folder, "hardware", "memory_bytes", to=1)
+
+
+@case("flagged", "compute", r"the peak of a processor is not known; expected null")
+def peak_of_a_processor(folder):
+    edit(folder, "hardware", "gpu", to="x86_64")
+
+
+@case("flagged", "price", r"energy.gco2_per_kwh 0 is less than any grid's")
+def energy_without_carbon(folder):
+    edit(folder, "energy", "gco2_per_kwh", to=-0.0)
+
+
+@case("flagged", "tokens", r"wall_seconds are over 10 × gpu_active_seconds")
+def clock_of_an_age(folder):
+    edit(folder, "pretrain", "wall_seconds", to=1e15)
+
+
 @case("not done", "compute", r"the peak of 'Quantum 9000' in fp16 is not known")
 def unknown_gpu(folder):
     edit(folder, "hardware", "gpu", to="Quantum 9000")
@@ -1079,6 +1104,11 @@ def as_reference(folder):
     entry |= {"tier": "reference", "finetune": entry["finetune"] | {"model_sha256": None}}
     (folder / "entry.json").write_text(json.dumps(entry))
     (folder / "train_log.jsonl").unlink()
+
+
+@case("flagged", "metrics", r"cola: \d\d\.\d is more than random weights reach")
+def reference_that_was_trained(folder):
+    as_reference(folder)
 
 
 @case("rejected", "files", r"tier 'reference' is of random weights and has no train_log")
