@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 from smallbench.config import digest, flatten
 from smallbench.errors import ConfigError
