@@ -9,13 +9,16 @@ import numpy as np
 
 from smallbench.glue.protocols import PROTOCOLS
 from smallbench.glue.tasks import TASKS, Task
-from smallbench.leaderboard.entry import Entry
+from smallbench.leaderboard.entry import Entry, recipe_digest
 from smallbench.leaderboard.markdown_table import escape
 from smallbench.leaderboard.ranking import (
+    PRETRAINING_SD,
     RankRange,
+    Scored,
     differences,
     failure_rates,
     failure_variance,
+    pretraining_sd,
     rank_ranges,
     score_interval,
 )
@@ -127,7 +130,9 @@ def _ranked(rows: list[BoardRow]) -> list[BoardRow]:
     scored = {place: one for place, row in enumerate(rows) if row.view and (one := row.view.scored)}
     order = sorted(scored, key=lambda place: (not rows[place].entry.is_measured, place))
     num = sum(rows[place].entry.is_measured for place in order)
-    entries = [scored[place] for place in order]
+    measured = [(rows[place].entry, scored[place]) for place in order]
+    deviation = _deviation(measured[:num])
+    entries = [replace(one, deviation=deviation) for _, one in measured]
     leads, slugs = differences(entries).leads, [rows[place].entry.slug for place in order]
     if num < len(order):
         leads[:num, :num] = differences(entries[:num]).leads
@@ -144,6 +149,14 @@ def _ranked(rows: list[BoardRow]) -> list[BoardRow]:
             interval=score_interval(one, own),
         )
     return rows
+
+
+def _deviation(entries: Iterable[tuple[Entry, Scored]]) -> float:
+    """Return the deviation of AVG between pretrainings, as the entries of one recipe show it."""
+    recipes: dict[str, list[float]] = {}
+    for entry, one in entries:
+        recipes.setdefault(recipe_digest(entry), []).extend(one.pretrainings or [one.score])
+    return pretraining_sd(recipes.values())
 
 
 def render_board(evaluations: Sequence[Evaluation]) -> str:
@@ -184,11 +197,11 @@ class Difference:
         return "B leads" if self.interval.high < 0 else "tie"
 
 
-def compare(a: View, b: View) -> list[Difference]:
+def compare(a: View, b: View, *, deviation: float = PRETRAINING_SD) -> list[Difference]:
     """Compare every task that both entries have, then AVG if both have it.
 
     The interval of a task holds for that task alone and for these two pretrainings; that of AVG is
-    the board's, for the two recipes.
+    for the two recipes, whose pretrainings deviate by `deviation` points.
     """
     assert (a.name, a.protocol) == (b.name, b.protocol), (
         "entries of different protocols cannot be compared"
@@ -203,7 +216,7 @@ def compare(a: View, b: View) -> list[Difference]:
             rows.append(Difference(TASKS[name].column, *values, sure))
     pair = [view.scored for view in (a, b)]
     if None not in pair:
-        scored = [found for found in pair if found is not None]
+        scored = [replace(found, deviation=deviation) for found in pair if found is not None]
         sure = differences(scored).interval(0, 1)
         rows.append(Difference("AVG", scored[0].score, scored[1].score, sure))
     return rows
@@ -232,8 +245,10 @@ def render_comparison(a: Evaluation, b: Evaluation) -> str:
         if name not in a.views or name not in b.views or len(protocols) > 1:
             lines += ["", f"{name}: not in both under one protocol"]
             continue
+        pair = [(e.entry, e.views[name].scored) for e in (a, b)]
+        deviation = _deviation((e, one) for e, one in pair if e and e.is_measured and one)
         lines += ["", f"{'':<6}{'A':>8}{'B':>8}{'A − B':>8}{'95 % interval':>20}  {name}"]
-        for row in compare(a.views[name], b.views[name]):
+        for row in compare(a.views[name], b.views[name], deviation=deviation):
             low, high = row.interval.low, row.interval.high
             lines.append(
                 f"{row.name:<6}{row.a:>8.2f}{row.b:>8.2f}{row.a - row.b:>+8.2f}"

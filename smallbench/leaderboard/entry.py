@@ -377,6 +377,14 @@ def predictions_bytes(task: Task, values: NDArray[Any]) -> bytes:
     return gzip.compress("\n".join(lines).encode(), mtime=0)
 
 
+def recipe_digest(entry: Entry) -> str:
+    """Return a digest of the configuration without its seed."""
+    settings = dict(entry.measured.provenance.config)
+    if isinstance(settings.get("train"), Mapping):
+        settings["train"] = {k: v for k, v in settings["train"].items() if k != "seed"}
+    return config.digest(settings)
+
+
 def chained(records: Iterable[Mapping[str, Any]], *, config_digest: str) -> list[dict[str, Any]]:
     """Return records of a training log, each linked by a hash to the one before."""
     lines, previous = [], config_digest

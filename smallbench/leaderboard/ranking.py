@@ -2,7 +2,7 @@
 
 Three sources of luck are added to what `statistics` draws for each task:
 
-- the seed of the pretraining (`PRETRAINING_SD`), because an entry stands for its recipe;
+- the seed of the pretraining (`pretraining_sd`), because an entry stands for its recipe;
 - failed fine-tunings, as a mixture: a run either learns or scores what the majority answer scores;
 - the number of comparisons: ranges of differences hold for all pairs of a board together, by the
   bootstrap of the largest statistic (Westfall & Young 1993; Romano & Wolf 2005).
@@ -15,7 +15,8 @@ Shapes: E entries, T tasks, R draws.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -26,10 +27,10 @@ from numpy.typing import NDArray
 from smallbench.leaderboard.statistics import CONFIDENCE, Floats, Interval
 
 PRETRAINING_SD = 0.4
-"""Assumed standard deviation of AVG, in points, between two pretrainings of one recipe, for an
-entry with a single one. It is chosen, not measured."""
+"""Assumed standard deviation of AVG, in points, between two pretrainings of one recipe. It is
+chosen; a board with several pretrainings of a recipe measures it (`pretraining_sd`)."""
 PRETRAINING_WEIGHT = 4
-"""Weight of this assumption against an entry's own pretraining seeds, in degrees of freedom."""
+"""Weight of this assumption against measured pretrainings, in degrees of freedom."""
 JOINT_LEVEL = 0.97
 """Level of the largest statistic for ranges that hold with `CONFIDENCE`. The seeds' variance is
 estimated from three to five runs, and with 0.95, 7 to 10 % of boards had a false lead."""
@@ -60,6 +61,8 @@ class Scored:
     """Of each task, in the order of the protocol."""
     pretrainings: tuple[float, ...] = ()
     """AVG of each pretraining seed, if the entry has several."""
+    deviation: float = PRETRAINING_SD
+    """Standard deviation of AVG between pretrainings of one recipe: the board's."""
 
     @property
     def learned(self) -> float:
@@ -68,14 +71,11 @@ class Scored:
 
     @property
     def pretraining_sd(self) -> float:
-        """Standard deviation of AVG over pretraining seeds."""
-        num = len(self.pretrainings)
-        if num < 2:
-            return PRETRAINING_SD
-        own = float(np.var(self.pretrainings, ddof=1))
-        degrees = PRETRAINING_WEIGHT + num - 1
-        pooled = (PRETRAINING_WEIGHT * PRETRAINING_SD**2 + (num - 1) * own) / degrees
-        return float(np.sqrt(pooled / num))
+        """Standard error of AVG by the choice of its pretraining seeds."""
+        if len(self.pretrainings) < 2:
+            return self.deviation
+        one = pretraining_sd([self.pretrainings], self.deviation)
+        return one / math.sqrt(len(self.pretrainings))
 
     @cached_property
     def recipe_draws(self) -> Floats:
@@ -84,6 +84,18 @@ class Scored:
         rng = np.random.default_rng(list(seed))
         moves: Floats = self.pretraining_sd * rng.standard_normal(len(self.draws))
         return self.draws + moves
+
+
+def pretraining_sd(recipes: Iterable[Sequence[float]], assumed: float = PRETRAINING_SD) -> float:
+    """Return the standard deviation of AVG between pretrainings of one recipe.
+
+    The AVGs of each recipe's pretrainings gradually replace the assumed deviation.
+    """
+    degrees, squares = PRETRAINING_WEIGHT, PRETRAINING_WEIGHT * assumed**2
+    for scores in recipes:
+        degrees += max(0, len(scores) - 1)
+        squares += len(scores) * float(np.var(scores)) if scores else 0.0
+    return float(np.sqrt(squares / degrees))
 
 
 # ---- the interval of one entry

@@ -1,5 +1,7 @@
 """Leads agree with the printed ranges and hold for a whole board, with failed runs too."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from smallbench.leaderboard.ranking import (
     differences,
     failure_rates,
     failure_variance,
+    pretraining_sd,
     rank_ranges,
     score_interval,
 )
@@ -57,6 +60,17 @@ def test_several_pretrainings_replace_the_allowance_step_by_step():
     assert PRETRAINING_SD > sds[0] > sds[1] > sds[2]
     apart = entry(80.0, rng, pretrainings=(78.0, 82.0))
     assert apart.pretraining_sd > PRETRAINING_SD
+
+
+def test_several_entries_of_a_recipe_measure_the_deviation_of_all():
+    assert pretraining_sd([[80.0], [70.0]]) == PRETRAINING_SD
+    assert pretraining_sd([[80.0, 80.0], [70.0, 70.0]]) < PRETRAINING_SD
+    assert pretraining_sd([[50.0, 60.0]] * 100) == pytest.approx(50**0.5, rel=0.03)
+    rng = np.random.default_rng(8)
+    one, other = entry(52.0, rng), entry(47.0, rng)
+    assert differences([one, other]).leads[0, 1]
+    deviation = pretraining_sd([[one.score, other.score]])
+    assert not differences([replace(e, deviation=deviation) for e in (one, other)]).leads.any()
 
 
 def test_no_failure_among_few_runs_does_not_mean_that_none_can_happen():
