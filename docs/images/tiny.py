@@ -23,7 +23,7 @@ from scipy.stats import norm
 from smallbench.leaderboard.evaluation import Evaluation, evaluate_all
 from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.gold import read_gold
-from smallbench.leaderboard.ranking import Scored, failure_variance
+from smallbench.leaderboard.ranking import Scored, failure_variance, pretraining_sd
 
 COLORS = {
     "bert-tiny": "#2a62bf",
@@ -45,7 +45,7 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def recipe(entries: Sequence[Scored]) -> Scored:
+def recipe(entries: Sequence[Scored], deviation: float) -> Scored:
     """Return a recipe's score from one entry a pretraining seed."""
     failures = [
         task[0]._replace(
@@ -59,7 +59,8 @@ def recipe(entries: Sequence[Scored]) -> Scored:
         score=fmean(entry.score for entry in entries),
         draws=np.mean([entry.draws for entry in entries], axis=0),
         failures=tuple(failures),
-        pretrainings=tuple(entry.score for entry in entries) if len(entries) > 1 else (),
+        pretrainings=tuple(entry.score for entry in entries),
+        deviation=deviation,
     )
 
 
@@ -70,15 +71,21 @@ def print_pairs(evaluations: Iterable[Evaluation]) -> None:
         view = one.views.get("robust")
         if one.entry and view and view.scored and view.protocol == "tiny-v1":
             entries.setdefault(one.entry.name, []).append(view.scored)
-    recipes = {name: recipe(found) for name, found in entries.items()}
+    deviation = pretraining_sd([entry.score for entry in found] for found in entries.values())
+    print(f"standard deviation of AVG between pretrainings of a recipe: {deviation:.2f}")
+    recipes = {name: recipe(found, deviation) for name, found in entries.items()}
     best = recipes["modern-tiny"]
     for name, other in sorted(recipes.items(), key=lambda item: -item[1].score):
         variance = np.var(best.recipe_draws - other.recipe_draws)
         variance += failure_variance([best.failures, other.failures])[0, 1]
         lead = best.score - other.score
-        p = 2 * norm.sf(abs(lead) / np.sqrt(variance)) if other is not best else 1.0
         seeds = ", ".join(f"{entry.score:.2f}" for entry in entries[name])
-        print(f"{name}: {other.score:.2f} ({seeds}); modern-tiny leads by {lead:.2f}, p = {p:.1e}")
+        print(f"{name}: {other.score:.2f} ({seeds})", end="")
+        if other is not best:
+            error = float(np.sqrt(variance))
+            p = 2 * norm.sf(abs(lead) / error)
+            print(f"; modern-tiny leads by {lead:.2f} ± {1.96 * error:.1f}, p = {p:.0e}", end="")
+        print()
 
 
 def main(glue: str) -> None:
@@ -104,6 +111,7 @@ def main(glue: str) -> None:
                             color="0.4", fontsize=8)  # fmt: skip
             continue
         if entry.measured.pretrain.seed != 1:
+            scores.plot(1.98e14, view.average, "o", color=COLORS[entry.name], fillstyle="none")
             continue
         log = [x for x in read_submission(evaluation.folder).train_log if x.get("train_flops")]
         flops = np.array([line["train_flops"] for line in log])
