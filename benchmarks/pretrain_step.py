@@ -8,9 +8,9 @@ Peers are described in `benchmarks/systems.py`. transformers' DeBERTa raises und
 a CPU, so it runs in float32 and ours in both. Each program has a process of its own, waiting while
 another steps, so that each has the allocator and the peak memory that it has alone: our engine
 tells glibc to keep freed memory, a plain training script does not. `--tuned_peer` tells it the
-peer's process too. In each round a program does one step that is not counted, since a step after a
-wait is slower (by a third with two threads), and then `--steps` steps, one after another as in
-training; a row is the median of all of them.
+peer's process too. In each round a program does one step that is not counted, and then `--steps`
+steps, one after another as in training: the first after a wait finds cold caches. A row is the
+median of all of them.
 """
 
 from __future__ import annotations

@@ -220,7 +220,8 @@ def theirs(system: str, *, batch_size: int, precision: str, device: torch.device
     config = config_of(system)
     module: nn.Module
     if family_of(system) == "electra":
-        module = _TheirElectra(config, width=0.25)
+        settings: Any = config.objective
+        module = _TheirElectra(config, width=settings.generator_width)
     elif family_of(system) == "electra-deberta":
         module = _TheirElectra(config, width=1.0)
     else:
