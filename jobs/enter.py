@@ -72,7 +72,9 @@ class Options(StorageConfig, StopOptions):
     contains_glue: bool = option(
         False, help="whether text of GLUE's dev or test sets is in the corpus; then it is rejected"
     )
-    name: str | None = option(None, help="name of the entry; none: the recipe's")
+    name: str | None = option(
+        None, help="name of the entry; none: the recipe's, and the seed if it is not 1"
+    )
     code: str | None = option(None, help="https link to the code")
     notes: tuple[str, ...] = option((), help="remark for readers of the entry")
 

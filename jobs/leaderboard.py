@@ -92,7 +92,9 @@ class NewOptions:
     contains_glue: bool = option(
         help="whether text of GLUE's dev or test sets is in the training data"
     )
-    name: str | None = option(None, help="name of the entry; none: the recipe's")
+    name: str | None = option(
+        None, help="name of the entry; none: the recipe's, and the seed if it is not 1"
+    )
     contact: str | None = option(None, help="how to reach the authors, public")
     notes: tuple[str, ...] = option((), help="remark for readers")
     code: str | None = option(None, help="https link to the code")

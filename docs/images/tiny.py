@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
+from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.evaluation import Evaluation, evaluate_all
 from smallbench.leaderboard.folder import read_submission
 from smallbench.leaderboard.gold import read_gold
@@ -43,6 +44,11 @@ def rows(name: str) -> list[dict[str, str]]:
     """Return the rows of a table beside this file."""
     with (HERE / name).open(encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def recipe_of(entry: Entry) -> str:
+    """Return the recipe of an entry; of a reference its name."""
+    return entry.measured.provenance.config["recipe"] if entry.is_measured else entry.name
 
 
 def recipe(entries: Sequence[Scored], deviation: float) -> Scored:
@@ -70,7 +76,7 @@ def print_pairs(evaluations: Iterable[Evaluation]) -> None:
     for one in evaluations:
         view = one.views.get("robust")
         if one.entry and view and view.scored and view.protocol == "tiny-v1":
-            entries.setdefault(one.entry.name, []).append(view.scored)
+            entries.setdefault(recipe_of(one.entry), []).append(view.scored)
     deviation = pretraining_sd([entry.score for entry in found] for found in entries.values())
     print(f"standard deviation of AVG between pretrainings of a recipe: {deviation:.2f}")
     recipes = {name: recipe(found, deviation) for name, found in entries.items()}
@@ -111,7 +117,9 @@ def main(glue: str) -> None:
                             color="0.4", fontsize=8)  # fmt: skip
             continue
         if entry.measured.pretrain.seed != 1:
-            scores.plot(1.98e14, view.average, "o", color=COLORS[entry.name], fillstyle="none")
+            scores.plot(
+                1.98e14, view.average, "o", color=COLORS[recipe_of(entry)], fillstyle="none"
+            )
             continue
         log = [x for x in read_submission(evaluation.folder).train_log if x.get("train_flops")]
         flops = np.array([line["train_flops"] for line in log])

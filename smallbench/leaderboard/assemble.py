@@ -70,7 +70,7 @@ class Author:
     """Data that no run records."""
 
     name: str | None
-    """Of the entry; None: the recipe's."""
+    """Of the entry; None: the recipe's, and the seed of the pretraining unless it is 1."""
     authors: tuple[str, ...]
     license: str
     date: str
@@ -122,10 +122,11 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
     stored, predictions = _predictions(runs, glue)
     for plugin in record.get("plugins", ()):
         predictions |= {plugin_path(n): text.encode() for n, text in plugin["files"].items()}
+    recipe, seed = record["config"]["recipe"], record["config"]["train"]["seed"]
     entry = _entry_of(
         out,
         author,
-        record["config"]["recipe"],
+        recipe if seed == 1 else f"{recipe}, seed {seed}",
         tier="logged",
         model=model_of(record["config"], runs[0].settings.num_parameters),
         data=data_of(record, records[-1]["tokens"], contains_glue=author.contains_glue),
