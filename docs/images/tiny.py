@@ -101,8 +101,11 @@ def main(glue: str) -> None:
     scores, losses = figure.subplots(1, 2)
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows("tiny_scores.csv"):
-        mean = sum(float(row[task]) for task in TASKS) / len(TASKS)
-        points.setdefault(row["recipe"], []).append((float(row["train_flops"]), mean))
+        point = float(row["train_flops"]), fmean(float(row[task]) for task in TASKS)
+        if row["seed"] == "1":
+            points.setdefault(row["recipe"], []).append(point)
+        else:
+            scores.plot(*point, "o", color=COLORS[row["recipe"]], fillstyle="none")
     for row in rows("tiny_losses.csv"):
         losses.plot(float(row["train_flops"]), float(row["loss"]), ".", color=COLORS[row["recipe"]])
     evaluations = list(evaluate_all(Path("submissions"), read_gold(glue)))
