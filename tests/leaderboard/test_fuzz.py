@@ -19,7 +19,7 @@ from smallbench.leaderboard.evaluation import _together, evaluate
 from smallbench.leaderboard.gold import Gold
 from smallbench.leaderboard.site.build import build_site
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
-from tests.leaderboard.tampered import as_reference
+from tests.leaderboard.tampered.tiers import as_reference
 
 GOLD = synthetic_gold(scale=0.02)
 NUM_CASES, NUM_SLOW_CASES = min(60, settings.default.max_examples), 3_000

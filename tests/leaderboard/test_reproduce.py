@@ -15,7 +15,7 @@ from smallbench.leaderboard.folder import fingerprint, read_files, read_submissi
 from smallbench.leaderboard.reproduce import commands_of
 from tests.jobs.test_enter import ENOUGH, write_few_samples
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_gold, write_made
-from tests.leaderboard.tampered import edit
+from tests.leaderboard.tampered.base import edit
 
 GOLD = synthetic_gold(scale=0.01)
 GATED = Path(__file__).parents[1] / "plugins" / "gated_bert.py"

@@ -16,13 +16,8 @@ from smallbench.objectives import OBJECTIVES as OBJECTIVE_CLASSES
 from smallbench.objectives.config import MaskedLMConfig, ReplacedTokenConfig
 from smallbench.objectives.masking import Vocabulary, micro_batches, step_generator
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
-from tests.leaderboard.tampered import (
-    as_reference,
-    edit,
-    reconfigure,
-    relog,
-    rerun,
-)
+from tests.leaderboard.tampered.base import edit, reconfigure, relog, rerun
+from tests.leaderboard.tampered.tiers import as_reference
 
 GOLD = synthetic_gold(scale=0.05)
 VOCABULARY = Vocabulary(

@@ -14,7 +14,8 @@ import pytest
 from smallbench.leaderboard.evaluation import evaluate, evaluate_all, evaluate_beside
 from smallbench.leaderboard.verdict import report_dict
 from tests.leaderboard.synthetic import synthetic_entry, synthetic_gold, write_made
-from tests.leaderboard.tampered import CORPUS, SCALE, prediction, write_corpus
+from tests.leaderboard.tampered import CORPUS, write_corpus
+from tests.leaderboard.tampered.base import SCALE, prediction
 from tests.shared import shared_folder
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ from smallbench.leaderboard import statistics
 from smallbench.leaderboard.evaluation import evaluate_beside
 from smallbench.leaderboard.verdict import report_dict, report_text
 from tests.leaderboard.synthetic import synthetic_gold
-from tests.leaderboard.tampered import TODAY
+from tests.leaderboard.tampered.base import TODAY
 
 statistics.draw_scores.__kwdefaults__["num_draws"] = 500  # no verdict depends on it
 gold = synthetic_gold(scale=float(sys.argv[3]))
