@@ -226,9 +226,7 @@ class ReproduceOptions:
     data: Location | None = option(
         None, help="corpus of the pretraining; none: the one that the entry names"
     )
-    then_data: Location | None = option(
-        None, help="corpus of the second phase; none: there is no second phase"
-    )
+    then_data: Location | None = option(None, help="corpus of the second phase, if the run had one")
     out: Location | None = option(None, help="folder of the repetition; none: reproduced/SLUG")
     run_plugins: bool = option(
         False, help="execute the code that the entry has in plugins/, which you have read"
