@@ -73,6 +73,13 @@ def table(options: TableOptions) -> None:
     sys.stdout.write(text)
 
 
+def require_entries(*folders: Path) -> None:
+    """Raise `DataError` for a folder that does not exist."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder} is not a directory; expected the folder of an entry")
+
+
 def labels_of(glue: str | None) -> Gold:
     """The dev labels of `--glue`; none without it."""
     from smallbench.leaderboard.gold import NO_GOLD, read_gold
@@ -149,6 +156,7 @@ def validate(options: ValidateOptions) -> None:
     from smallbench.leaderboard.text import show
     from smallbench.leaderboard.verdict import report_dict, report_text
 
+    require_entries(options.entry)
     gold = labels_of(options.glue)
     evaluation = evaluate_beside(options.entry, gold, today=date.today(), cache=options.cache)
     (evaluation,) = check_pages([evaluation])
@@ -207,6 +215,7 @@ def compare(options: CompareOptions) -> None:
     from smallbench.leaderboard.evaluation import evaluate_each
 
     folders = [options.entry, options.other]
+    require_entries(*folders)
     pair = evaluate_each(folders, labels_of(options.glue), cache=options.cache)
     for evaluation in pair:
         if not evaluation.views:
@@ -248,6 +257,7 @@ def reproduce(options: ReproduceOptions) -> None:
     """
     from smallbench.leaderboard.reproduce import Repetition
 
+    require_entries(options.entry)
     repetition = Repetition(options.entry, options.out, data=options.data,
                             then_data=options.then_data, glue=options.glue)  # fmt: skip
     if options.print_commands:

@@ -258,13 +258,14 @@ def test_the_job_validates_compares_and_ranks_without_torch(root, tmp_path):
     write_gold(tmp_path / "glue", GOLD)
     shutil.copytree(root / "weak", tmp_path / "other-name")
     glue, cache = f"--glue={tmp_path}/glue", f"--cache={tmp_path}/cache"
-    validated, compared, ranked, built, refused, empty = smallbench(
+    validated, compared, ranked, built, refused, empty, absent = smallbench(
         ("leaderboard", "validate", root / "entry-000", glue, cache, "--json"),
         ("leaderboard", "compare", root / "entry-000", root / "weak", glue, cache),
         ("leaderboard", "table", f"--submissions={root}", glue, cache),
         ("leaderboard", "build", f"--submissions={root}", glue, cache, f"--out={tmp_path}/site"),
         ("leaderboard", "validate", tmp_path / "other-name", glue),
         ("leaderboard", "validate"),
+        ("leaderboard", "compare", root / "weak", tmp_path / "typo", glue),
     )
     assert [code for code, _, _ in (validated, compared, ranked, built)] == [0] * 4
     # Labels that are marked as no GLUE: scored, but nothing more than claimed.
@@ -278,6 +279,8 @@ def test_the_job_validates_compares_and_ranks_without_torch(root, tmp_path):
     assert "is rejected: slug" in refused[2]
     assert empty[0] == 2
     assert "ENTRY is missing" in empty[2]
+    assert absent[0] == 65
+    assert "typo is not a directory; expected the folder of an entry" in absent[2]
 
 
 @pytest.mark.real_data
