@@ -29,6 +29,7 @@ from smallbench.stop import NEVER, Stop
 from smallbench.train.budget import Budget, Progress
 from smallbench.train.config import AdamWConfig
 from smallbench.train.engine import TorchEngine
+from smallbench.train.memory import exhaustion_raised
 from smallbench.train.precision import choose_device, choose_precision
 from smallbench.train.schedule import linear_decay
 from smallbench.train.trainer import Callback, StepResult, Trainer
@@ -118,23 +119,25 @@ def finetune(
     """Fine-tune `encoder` on `data.task` and store the run below `out`.
 
     `features` are the tokenised splits, if the caller has them; `on_progress` is called with the
-    fraction of steps done. Raises `InterruptedRunError` if `stop` asks for it; an unfinished run
-    stores nothing.
+    fraction of steps done. Raises `InterruptedRunError` if `stop` asks for it, and
+    `MemoryExhaustedError` if the device's memory is too small; an unfinished run stores nothing.
     """
     data = data.first(config.max_train_examples)
     settings = settings_for(encoder, data, config, learning_rate=learning_rate, seed=seed)
     features = features or tokenize_task(encoder, data, config)
     start = time.perf_counter()
-    objective, engine = _train(
-        encoder, data.task, config, settings, features["train"], on_progress=on_progress, stop=stop
-    )
-    train_seconds = time.perf_counter() - start
-    num_examples = settings.epochs * len(data.splits["train"])
-    predictions = {
-        name: predict(objective, engine, split)
-        for name, split in features.items()
-        if name != "train"
-    }
+    with exhaustion_raised(None):
+        objective, engine = _train(
+            encoder, data.task, config, settings, features["train"],
+            on_progress=on_progress, stop=stop,
+        )  # fmt: skip
+        train_seconds = time.perf_counter() - start
+        num_examples = settings.epochs * len(data.splits["train"])
+        predictions = {
+            name: predict(objective, engine, split)
+            for name, split in features.items()
+            if name != "train"
+        }
     result = score_run(
         settings,
         data,

@@ -165,7 +165,7 @@ def _train_or_fewer_rows(run: Run, checkpoint: Checkpoint | None, num_rows: int)
         if fewer is None or run.machine.processes.size > 1:
             raise UnavailableError(
                 f"{num_rows} rows of {run.config.sequence_length} tokens at a time do not fit into "
-                f"the memory of {device} ({str(error).splitlines()[0]}); set a smaller "
+                f"the memory of {device} ({error.reason}); set a smaller "
                 "--train.micro_batch_size, --train.checkpoint_activations or --train.offload"
             ) from None
     print(

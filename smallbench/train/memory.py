@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from smallbench.errors import UnavailableError
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LARGEST = 2**31 - 1  # mallopt takes an int
 
@@ -31,15 +33,18 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST) == mallopt(M_TRIM_THRESHOLD, LARGEST) == 1)
 
 
-class MemoryExhaustedError(Exception):
+class MemoryExhaustedError(UnavailableError):
     """A step did not fit into the device's memory.
 
     `is_undone`: the step has changed nothing; an interrupted update may have.
     """
 
-    def __init__(self, message: str, *, is_undone: bool) -> None:
-        super().__init__(message)
-        self.is_undone = is_undone
+    def __init__(self, reason: str, *, is_undone: bool) -> None:
+        self.reason, self.is_undone = reason, is_undone
+        super().__init__(
+            f"out of memory ({reason}); set a smaller --train.micro_batch_size, or --batch_size in "
+            "fine-tuning"
+        )
 
 
 OUT_OF_MEMORY = (
@@ -77,7 +82,8 @@ def exhaustion_raised(undo: Callable[[], None] | None) -> Iterator[None]:
             raise
         if undo is not None:
             undo()
-        raise MemoryExhaustedError(str(error), is_undone=undo is not None) from None
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise MemoryExhaustedError(reason, is_undone=undo is not None) from None
 
 
 class PeakMeter:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from smallbench.errors import ConfigError, DataError, InterruptedRunError
+from smallbench.errors import ConfigError, DataError, InterruptedRunError, UnavailableError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.features import EpochBatches, Features, epoch_batches, tokenize
 from smallbench.glue.finetune import finetune
@@ -12,7 +12,9 @@ from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.results import run_directory
 from smallbench.glue.task_data import load_task
 from smallbench.glue.tasks import TASKS
+from smallbench.objectives.classification import Classification
 from smallbench.stop import Stop
+from smallbench.train.engine import TorchEngine
 from tests.glue.runs import check_run
 
 QUICK = FinetuneConfig(epochs=1, max_train_examples=64, precision="fp32")
@@ -75,6 +77,22 @@ def test_an_interrupted_run_stores_nothing(model, glue, tmp_path):
         finetune(
             PretrainedEncoder(str(model)), data, QUICK, **RUN, out=tmp_path, stop=Stop(lambda: True)
         )
+    assert not list(tmp_path.rglob("*.tsv"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(TorchEngine, "forward"), (TorchEngine, "step"), (Classification, "predict")]
+)
+def test_exhausted_memory_is_one_sentence_and_stores_nothing(
+    owner, name, model, glue, tmp_path, monkeypatch
+):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore text.")
+
+    monkeypatch.setattr(owner, name, full)
+    data = load_task(TASKS["rte"], glue)
+    with pytest.raises(UnavailableError, match=r"Tried to allocate 2 GiB\.\); set .* --batch_size"):
+        finetune(PretrainedEncoder(str(model)), data, QUICK, **RUN, out=tmp_path)
     assert not list(tmp_path.rglob("*.tsv"))
 
 
