@@ -60,7 +60,7 @@ def digests(submission: Submission, scores: RunScores) -> Found:
     }
     for name, value in named.items():
         if value is not None and len(set(value)) < 3:
-            yield "rejected", f"{name} {value[:12]}… is not a plausible SHA-256"
+            yield "rejected", f"{name} {value[:12]}… is not a plausible digest"
 
 
 def positions(submission: Submission, scores: RunScores) -> Found:

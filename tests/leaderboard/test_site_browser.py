@@ -111,6 +111,16 @@ def test_filters_by_tier_size_and_budget_are_combined(opened, entries):
 # ---- the address
 
 
+def test_every_tier_of_a_board_is_in_the_address_and_opens_again(opened):
+    page = opened("tiny.html")
+    tiers = page.locator("[name=tier]").evaluate_all("boxes => boxes.map((box) => box.value)")
+    assert "reference" in tiers
+    for tier in tiers:
+        page.goto(f"{page.url.partition('?')[0]}?tier={tier}")
+        checked = "boxes => boxes.filter((box) => box.checked).map((box) => box.value)"
+        assert page.locator("[name=tier]").evaluate_all(checked) == [tier]
+
+
 def test_every_state_is_in_the_address_and_opens_again(opened, entries):
     page = opened()
     page.click("th[data-key=rte] button")

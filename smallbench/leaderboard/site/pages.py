@@ -13,7 +13,7 @@ from typing import Any
 
 from smallbench.config import flatten
 from smallbench.leaderboard.board import BOARDS, BoardName
-from smallbench.leaderboard.entry import PREDICTIONS_FOLDER, TIERS, Entry
+from smallbench.leaderboard.entry import PLUGINS_FOLDER, PREDICTIONS_FOLDER, TIERS, Entry
 from smallbench.leaderboard.folder import MAX_BYTES, list_files, read_bytes
 from smallbench.leaderboard.predictions import MAX_PREDICTIONS_BYTES
 from smallbench.leaderboard.reproduce import commands_of
@@ -95,7 +95,6 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
     }  # fmt: skip
 
 
-ARCHIVE = f"{PREDICTIONS_FOLDER}.zip"
 NUM_LOSSES = 10
 """Rows of the table of losses for readers without scripts."""
 
@@ -108,9 +107,9 @@ def downloads_of(evaluation: Evaluation) -> dict[str, Callable[[], bytes]]:
         for name, limit in MAX_BYTES.items()
         if name in names
     }
-    predictions = sorted(name for name in names if name.startswith(f"{PREDICTIONS_FOLDER}/"))
-    if predictions:
-        found[ARCHIVE] = partial(_archive, folder, predictions)
+    for part in (PREDICTIONS_FOLDER, PLUGINS_FOLDER):
+        if packed := sorted(name for name in names if name.startswith(f"{part}/")):
+            found[f"{part}.zip"] = partial(_archive, folder, packed)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -171,10 +172,10 @@ class Row(BoardRow):
         return [f"{f.check}: {f.reason}" for f in found if f.verdict == "flagged"]
 
     @property
-    def bracket(self) -> int | None:
-        """Smallest of `SIZES` that is at least its millions of parameters."""
+    def bracket(self) -> tuple[int, int] | None:
+        """The two neighbours in `SIZES` between which its millions of parameters lie."""
         millions = self.entry.model.num_parameters / 1e6
-        return next((size for size in SIZES if millions <= size), None)
+        return next((pair for pair in pairwise((0, *SIZES)) if millions <= pair[1]), None)
 
     @property
     def expected_maximum(self) -> float | None:

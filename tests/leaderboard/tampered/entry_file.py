@@ -222,7 +222,7 @@ def older_than_the_benchmark(folder):
     edit(folder, "date", to="2019-01-01")
 
 
-@case("rejected", "digests", r"git_commit 000000000000… is not a plausible SHA-256")
+@case("rejected", "digests", r"git_commit 000000000000… is not a plausible digest")
 def commit_of_zeros(folder):
     edit(folder, "provenance", "git_commit", to="0" * 40)
 

@@ -83,6 +83,7 @@
     const list = (name) => (query.get(name) ?? "").split(",").filter(Boolean);
     const slugs = (name) => [...new Set(list(name))].filter((slug) => bySlug.has(slug));
     const sort = query.get("sort") ?? DEFAULT_SORT;
+    const tiers = new Set(form ? $$("[name=tier]", form).map((box) => box.value) : []);
     const option = (name) => {
       const value = query.get(name) ?? "";
       // A filter with one choice is not on the page.
@@ -90,7 +91,7 @@
     };
     return {
       q: query.get("q") ?? "",
-      tier: list("tier").filter((tier) => ["reported", "claimed", "logged", "verified"].includes(tier)),
+      tier: list("tier").filter((tier) => tiers.has(tier)),
       budget: option("budget"),
       size: option("size"),
       architecture: option("architecture"),
