@@ -81,7 +81,8 @@ def test_an_interrupted_run_stores_nothing(model, glue, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(TorchEngine, "forward"), (TorchEngine, "step"), (Classification, "predict")]
+    ("owner", "name"),
+    [(TorchEngine, "forward"), (TorchEngine, "step"), (Classification, "predict")],
 )
 def test_exhausted_memory_is_one_sentence_and_stores_nothing(
     owner, name, model, glue, tmp_path, monkeypatch
