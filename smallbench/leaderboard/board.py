@@ -155,7 +155,7 @@ def _deviation(entries: Iterable[tuple[Entry, Scored]]) -> float:
     """Return the deviation of AVG between pretrainings, as the entries of one recipe show it."""
     recipes: dict[str, list[float]] = {}
     for entry, one in entries:
-        recipes.setdefault(recipe_digest(entry), []).extend(one.pretrainings or [one.score])
+        recipes.setdefault(recipe_digest(entry), []).append(one.score)
     return pretraining_sd(recipes.values())
 
 

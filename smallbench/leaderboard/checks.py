@@ -267,15 +267,6 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
     unknown = {run.learning_rate for run in submission.runs} - set(finetune.learning_rates)
     if unknown:
         yield "rejected", f"a run has learning rate {min(unknown):g}, which is not in the grid"
-    pretrain = submission.entry.pretrain
-    main = None if pretrain is None else pretrain.seed
-    seeds = {main if run.pretraining_seed is None else run.pretraining_seed
-             for run in submission.runs}  # fmt: skip
-    if main not in seeds:
-        why = "whose log this is" if pretrain else "since random weights have none"
-        yield "rejected", f"no run is of pretraining seed {main}, {why}"
-    for seed in sorted(seed for seed in seeds if seed is not None and seed != main):
-        yield "not done", f"the log of pretraining seed {seed} is missing"
     if submission.entry.tier == "reference":
         for reason in unranked_reasons(submission):
             yield "rejected", f"a reference needs the runs of a track's protocol: {reason}"

@@ -273,8 +273,6 @@ class StoredRun:
     epochs: int
     predictions: Mapping[str, str]
     """Dev split, or `choice`, to its file below the entry's folder."""
-    pretraining_seed: int | None = None
-    """Set if the entry has several pretrainings of its recipe; None: `pretrain.seed`."""
 
 
 SECTIONS = {"links": Links, **get_type_hints(MeasuredSections), "reported": Reported}
@@ -339,14 +337,13 @@ _RUN_FILE = re.compile(r"predictions/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz
 
 def is_run_line(line: Any) -> bool:
     """Return whether a line is valid by the schema's `run`, which is slower but says why."""
-    if type(line) is not dict or not _RUN_KEYS <= line.keys() <= _RUN_KEYS | {"pretraining_seed"}:
+    if type(line) is not dict or line.keys() != _RUN_KEYS:
         return False
     paths, rate = line["predictions"], line["learning_rate"]
-    counts = (line["seed"], line.get("pretraining_seed", 0), line["epochs"])
     return (
         (type(rate) is float or type(rate) is int)
         and 0 < rate <= 1e15
-        and all(type(count) is int and 0 <= count < 1 << 64 for count in counts)
+        and all(type(line[key]) is int and 0 <= line[key] < 1 << 64 for key in ("seed", "epochs"))
         and 1 <= line["epochs"] <= 1e15
         and type(line["task"]) is str
         and line["task"] in TASKS
@@ -416,9 +413,7 @@ def write_entry(
     for path, content in (predictions or {}).items():
         files.write_bytes(folder / path, content)
     if runs:
-        plain = map(config.to_dict, runs)
-        known = ({key: value for key, value in run.items() if value is not None} for run in plain)
-        files.write_text(folder / RUNS_FILE, _lines(known))
+        files.write_text(folder / RUNS_FILE, _lines(map(config.to_dict, runs)))
     if train_log:
         files.write_text(folder / LOG_FILE, _lines(train_log))
     files.write_json(folder / ENTRY_FILE, entry_to_dict(entry))

@@ -101,7 +101,7 @@ def parse_submission(folder: Path, contents: Mapping[str, bytes]) -> Submission:
         return Submission(folder, entry, (), (), {}, ())
     if entry.tier == "reference" and LOG_FILE in contents:
         raise Rejected("files", f"tier 'reference' is of random weights and has no {LOG_FILE}")
-    runs = _parse_runs(contents, entry.pretrain.seed if entry.pretrain else None)
+    runs = _parse_runs(contents)
     predictions = {
         path: parse_predictions(contents[path], path, TASKS[run.task], split)
         for run in runs
@@ -379,7 +379,7 @@ def _lines(contents: Mapping[str, bytes], name: str, *, check: str, most: int) -
     ]
 
 
-def _parse_runs(contents: Mapping[str, bytes], main_seed: int | None) -> list[StoredRun]:
+def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
     if RUNS_FILE not in contents:
         raise Rejected("runs", f"{RUNS_FILE} is missing")
     lines = _lines(contents, RUNS_FILE, check="runs", most=MAX_RUNS)
@@ -394,9 +394,7 @@ def _parse_runs(contents: Mapping[str, bytes], main_seed: int | None) -> list[St
         splits = set(run.predictions)
         if splits not in ({CHOICE}, set(TASKS[run.task].dev_splits)):
             raise Rejected("runs", f"{place}: {run.task} needs {TASKS[run.task].dev_splits}")
-        pretraining = main_seed if run.pretraining_seed is None else run.pretraining_seed
-        trial = (run.task, run.learning_rate, run.seed, run.epochs, pretraining,
-                 CHOICE in splits)  # fmt: skip
+        trial = (run.task, run.learning_rate, run.seed, run.epochs, CHOICE in splits)
         if trial in trials:
             raise Rejected("seeds", f"{place}: {run.task} has seed {run.seed} twice")
         trials.add(trial)

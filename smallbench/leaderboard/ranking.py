@@ -60,7 +60,7 @@ class Scored:
     failures: tuple[Failures, ...] = ()
     """Of each task, in the order of the protocol."""
     pretrainings: tuple[float, ...] = ()
-    """AVG of each pretraining seed, if the entry has several."""
+    """AVG of each pretraining, if the score is the mean of several; an entry has one."""
     deviation: float = PRETRAINING_SD
     """Standard deviation of AVG between pretrainings of one recipe: the board's."""
 

@@ -112,8 +112,6 @@ class TaskScore:
     """Expected maximum of `PAPER_TRIALS` trials; only in the paper's view."""
     failure_cost: float = 0.0
     """Difference in points between the runs that learned and the majority class."""
-    pretrainings: tuple[tuple[int, float], ...] = ()
-    """Seed and mean score of each pretraining, if there are several."""
 
     @property
     def num_runs(self) -> int:
@@ -130,7 +128,6 @@ class TaskScore:
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
         }
-        values["pretrainings"] = tuple(map(tuple, content["pretrainings"]))
         return cls(**{**values, "interval": Interval(**content["interval"])})
 
 
@@ -172,14 +169,10 @@ class View:
         if self.draws is None or self.average is None:
             return None
         tasks, failures = list(self.tasks.values()), map(self.failures, self.tasks)
-        seeds = {seed for task in tasks for seed, _ in task.pretrainings}
         return Scored(
             score=self.average,
             draws=self.draws,
             failures=tuple(one._replace(cost=one.cost / len(tasks)) for one in failures),
-            pretrainings=tuple(
-                fmean(dict(task.pretrainings)[seed] for task in tasks) for seed in sorted(seeds)
-            ),
         )
 
     @cached_property
@@ -220,24 +213,17 @@ def unranked_reasons(submission: Submission) -> tuple[str, ...]:
     ]
     if tuple(sorted(finetune.learning_rates)) != protocol.learning_rates:
         found.append("another grid of learning rates")
-    pretrainings = set()
     for name in dict.fromkeys(run.task for run in submission.runs):
         runs, task = _robust_runs(submission, name), TASKS[name]
-        by_pretraining: dict[int | None, list[int]] = {}
-        for run in runs:
-            by_pretraining.setdefault(run.pretraining_seed, []).append(run.seed)
-        pretrainings.add(frozenset(by_pretraining))
         if name not in protocol.tasks:
             found.append(f"{name} is not among its tasks")
         elif name not in finetune.chosen:
             found.append(f"{name}: no learning rate was chosen on train")
-        elif {tuple(sorted(seeds)) for seeds in by_pretraining.values()} != {protocol.seeds(task)}:
+        elif tuple(run.seed for run in runs) != protocol.seeds(task):
             seeds = ", ".join(str(run.seed) for run in runs) or "none"
             found.append(f"{name}: seeds {seeds} at the chosen rate, expected the published ones")
         elif {run.epochs for run in runs} != {protocol.epochs(task)}:
             found.append(f"{name}: epochs other than {protocol.epochs(task)}")
-    if len(pretrainings) > 1:
-        found.append("tasks were measured on different pretrainings")
     return tuple(found)
 
 
@@ -308,7 +294,6 @@ def _score(
         learning_rates=tuple(sorted({run.learning_rate for run in runs})),
         expected_maximum=expected_maximum(cells, PAPER_TRIALS) if view == "paper" else None,
         failure_cost=max(0.0, float(draws.mean()) - _majority_score(task, scores.gold)),
-        pretrainings=_pretrainings(task, counted, scores),
     )
     return score, draws
 
@@ -318,16 +303,3 @@ def _majority_score(task: Task, gold: Gold) -> float:
         return 0.0
     labels = gold.labels[task.name]["dev"]
     return 100.0 * float(np.bincount(labels).max() / len(labels))
-
-
-def _pretrainings(
-    task: Task, runs: Sequence[StoredRun], scores: RunScores
-) -> tuple[tuple[int, float], ...]:
-    pretrain = scores.submission.entry.pretrain
-    if pretrain is None:
-        return ()
-    found: dict[int, list[float]] = {}
-    for run in runs:
-        seed = pretrain.seed if run.pretraining_seed is None else run.pretraining_seed
-        found.setdefault(seed, []).append(scores[run].metrics[task.ranking_metric])
-    return tuple((s, fmean(found[s])) for s in sorted(found)) if len(found) > 1 else ()

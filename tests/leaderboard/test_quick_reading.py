@@ -63,7 +63,7 @@ VALUES = st.sampled_from(
 )  # fmt: skip
 
 
-@given(st.sampled_from([*RUN, "pretraining_seed", "more"]), VALUES)
+@given(st.sampled_from([*RUN, "more"]), VALUES)
 def test_a_line_of_runs_is_accepted_if_the_schema_accepts_it(key, value):
     line = {**RUN, key: value}
     assert is_run_line(line) == _validator("run").is_valid(line)

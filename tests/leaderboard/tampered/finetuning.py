@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 import zlib
 from pathlib import Path
@@ -173,25 +172,6 @@ def choice_of_constant_answers(folder):
 @case("rejected", "from scratch", r"from_scratch, but train.init_from is google/electra")
 def weights_of_another_model(folder):
     reconfigure(folder, "train", "init_from", to="google/electra-small-discriminator")
-
-
-@case("rejected", "protocol", r"no run is of pretraining seed \d+, whose log this is")
-def runs_of_a_pretraining_without_a_log(folder):
-    rerun(folder, lambda lines: [{**x, "pretraining_seed": 777} for x in lines])
-
-
-@case("not done", "protocol", r"the log of pretraining seed 777 is missing")
-def one_run_of_another_pretraining(folder):
-    rerun(folder, lambda lines: [{**lines[0], "pretraining_seed": 777}, *lines[1:]])
-
-
-@case("rejected", "seeds", r"cola has seed 1 twice")
-def a_seed_twice_by_naming_its_pretraining(folder):
-    path, copy = prediction(folder, "cola"), folder / "predictions/cola_again.tsv.gz"
-    shutil.copy(path, copy)
-    main = json.loads((folder / "entry.json").read_text())["pretrain"]["seed"]
-    same = {"pretraining_seed": main, "predictions": {"dev": "predictions/cola_again.tsv.gz"}}
-    rerun(folder, lambda lines: [*lines, *({**x, **same} for x in lines if path.name in str(x))])
 
 
 @case("rejected", "sizes", r"model.vocab_size of '\w+' is missing")

@@ -7,7 +7,7 @@ import shutil
 
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.track_table import TRACKS
-from tests.leaderboard.tampered.base import case, edit, rerun
+from tests.leaderboard.tampered.base import case, edit
 from tests.leaderboard.tampered.finetuning import rate_chosen_on_dev
 
 
@@ -83,12 +83,6 @@ def reference_of_one_parameter(folder):
 def reference_with_a_teacher(folder):
     as_reference(folder)
     edit(folder, "model", "distilled_from", to="GPT-4")
-
-
-@case("rejected", "protocol", r"no run is of pretraining seed None, since random weights have none")
-def reference_with_a_pretraining_seed(folder):
-    as_reference(folder)
-    rerun(folder, lambda lines: [{**x, "pretraining_seed": 5} for x in lines])
 
 
 @case("rejected", "protocol", r"a reference needs the runs of a track's protocol: protocol best")
