@@ -135,7 +135,7 @@ def _write(path: Path, evaluation: Evaluation) -> None:
     }
     if evidence:
         answers = {task: (len(a), a.tobytes().hex()) for task, a in evidence.answers.items()}
-        content |= {"answers": answers, "trailers": dict(evidence.trailers)}
+        content |= {"answers": answers, "digests": dict(evidence.digests)}
         content["losses"] = evidence.losses
     views = evaluation.views.values()
     draws = np.array([rows for view in views for rows in view.task_draws.values()], np.float32)
@@ -182,6 +182,6 @@ def _read(path: Path, folder: Path) -> Evaluation:
         findings,
         views,
         tracks=tuple(content["tracks"]),
-        evidence=Evidence(entry, answers, content["trailers"], content["losses"]),
+        evidence=Evidence(entry, answers, content["digests"], content["losses"]),
         curve=content["curve"],
     )

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.claims import MIN_VARIED, NEARLY_EQUAL
 from smallbench.leaderboard.entry import Entry
-from smallbench.leaderboard.finding import Finding, Rejected
-from smallbench.leaderboard.folder import Submission, read_bytes
-from smallbench.leaderboard.predictions import MAX_LINE_BYTES, MAX_PREDICTIONS_BYTES, unpack
+from smallbench.leaderboard.finding import Finding
+from smallbench.leaderboard.folder import Submission
 from smallbench.leaderboard.text import show, skeleton
 from smallbench.leaderboard.tracks import Log
 
@@ -32,9 +30,6 @@ NUM_LOSSES = 32
 """Losses of two logs are compared at this many places: so few that rounding hides small changes."""
 MIN_ROWS = 200
 """Smaller dev sets are not compared; the official ones have at least 277 rows."""
-MAX_UNPACKED_BYTES = MAX_LINE_BYTES * max(
-    task.split(split).num_rows + 1 for task in TASKS.values() for split in task.dev_splits
-)
 
 Answers = Mapping[str, NDArray[Any]]
 """Task to [S, N] classes."""
@@ -46,22 +41,27 @@ class Evidence:
 
     entry: Entry
     answers: Answers
-    trailers: Mapping[str, str]
-    """File of predictions to the last eight bytes of its gzip format: CRC-32 and length."""
+    digests: Mapping[str, str]
+    """File of predictions to a SHA-256 of its answers; empty if these are all the same."""
     losses: str | None
     """Hash of rounded losses of the log, at even distances."""
 
 
-def evidence_of(submission: Submission, contents: Mapping[str, bytes]) -> Evidence:
-    """Return the evidence of a parsed submission with these files."""
+def evidence_of(submission: Submission) -> Evidence:
+    """Return the evidence of a parsed submission."""
     answers: dict[str, NDArray[Any]] = {}
     for task in COMPARED:
         paths = [run.predictions["dev"] for run in submission.runs if run.task == task]
         rows = [submission.predictions[path] for path in paths]
         if rows and len({len(row) for row in rows}) == 1 and len(rows[0]) >= MIN_ROWS:
             answers[task] = np.stack(rows).astype(np.int8)
-    trailers = {path: contents[path][-8:].hex() for path in sorted(submission.predictions)}
-    return Evidence(submission.entry, answers, trailers, _hash_of_losses(submission.train_log))
+    digests = {path: _digest(found) for path, found in sorted(submission.predictions.items())}
+    return Evidence(submission.entry, answers, digests, _hash_of_losses(submission.train_log))
+
+
+def _digest(answers: NDArray[Any]) -> str:
+    is_varied = (answers[1:] != answers[:-1]).any()
+    return hashlib.sha256(answers.tobytes()).hexdigest() if is_varied else ""
 
 
 def _hash_of_losses(log: Log) -> str | None:
@@ -92,38 +92,18 @@ Shared = Iterator[tuple[Path, str, str]]
 
 
 def copied_answers(evidence: Mapping[Path, Evidence]) -> Shared:
-    """Find predictions that equal another entry's; constant ones do not count.
-
-    Only files with equal trailers are unpacked.
-    """
-    alike: dict[str, list[tuple[Path, str]]] = {}
+    """Find predictions that equal another entry's; constant ones do not count."""
+    equal: dict[str, list[tuple[Path, str]]] = {}
     for folder in sorted(evidence):
-        for path, trailer in evidence[folder].trailers.items():
-            alike.setdefault(trailer, []).append((folder, path))
-    for places in alike.values():
-        if len({folder for folder, _ in places}) < 2:
-            continue
-        equal: dict[bytes, list[tuple[Path, str]]] = {}
-        for folder, path in places:
-            digest = hashlib.sha256(_answers(folder / path)).digest()
-            equal.setdefault(digest, []).append((folder, path))
-        for copies in equal.values():
-            for folder, path in copies:
-                others = [copy for copy in copies if copy[0] != folder]
-                if others and _is_varied(_answers(folder / path)):
-                    other, same = others[0]
-                    yield folder, "copies", f"{path} equals {show(other.name)}/{same}"
-
-
-def _answers(path: Path) -> bytes:
-    try:
-        return unpack(read_bytes(path, MAX_PREDICTIONS_BYTES), path.name, MAX_UNPACKED_BYTES)
-    except Rejected:
-        return b""
-
-
-def _is_varied(text: bytes) -> bool:
-    return len({line.partition(b"\t")[2] for line in text.splitlines()[1:]}) > 1
+        for path, digest in evidence[folder].digests.items():
+            if digest:
+                equal.setdefault(digest, []).append((folder, path))
+    for copies in equal.values():
+        for folder, path in copies:
+            others = [copy for copy in copies if copy[0] != folder]
+            if others:
+                other, same = others[0]
+                yield folder, "copies", f"{path} equals {show(other.name)}/{same}"
 
 
 # ---- answers that agree too often

@@ -29,6 +29,7 @@ from smallbench.leaderboard.folder import (
     prepare_schema,
     read_bytes,
     read_files,
+    read_submission,
 )
 from smallbench.leaderboard.gold import Gold, with_choices
 from smallbench.leaderboard.guard import LIMITS, Failure, Limits, call_each
@@ -73,7 +74,7 @@ def evaluate(folder: Path, gold: Gold, kept: EvaluationCache | None = None) -> E
             findings,
             views,
             tracks=tuple(t for t, no in tracks_of(read.entry, read.train_log).items() if not no),
-            evidence=evidence_of(read, contents),
+            evidence=evidence_of(read),
             curve=curve_points(read.train_log),
         )
     if kept:
@@ -144,8 +145,7 @@ def _with_age(evaluation: Evaluation, today: date) -> Evaluation:
 
 def _read_evidence(folder: Path) -> Evidence | None:
     try:
-        contents = read_files(folder)
-        return evidence_of(parse_submission(folder, contents), contents)
+        return evidence_of(read_submission(folder))
     except Rejected:
         return None
 

@@ -33,8 +33,8 @@ def test_an_unchanged_folder_starts_no_process_and_a_changed_one_is_read(board, 
         patch.setattr("smallbench.leaderboard.evaluation.call_each", fail)
         kept = evaluate_all(board, GOLD, cache=cache)
     assert list(map(report_dict, kept)) == list(map(report_dict, computed))
-    assert [(e.evidence.trailers, list(map(tuple, e.curve))) for e in kept] == [
-        (e.evidence.trailers, e.curve) for e in computed
+    assert [(e.evidence.digests, list(map(tuple, e.curve))) for e in kept] == [
+        (e.evidence.digests, e.curve) for e in computed
     ]
     entry = board / "entry-000" / "entry.json"
     entry.write_text(entry.read_text().replace("Someone Else", "Someone else"))

@@ -151,7 +151,7 @@ def entry_page(
         "findings": findings,
         "check_summary": ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n),
         "downloads": downloads,
-        "num_answers": len(evaluation.evidence.trailers) if evaluation.evidence else 0,
+        "num_answers": len(evaluation.evidence.digests) if evaluation.evidence else 0,
         "sha256": evaluation.sha256,
     }
 
