@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import date
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from smallbench.config import check, option, require
-from smallbench.errors import UsageError, nearest
+from smallbench.errors import DataError, UsageError, nearest
 from smallbench.stop import SignalStop
+
+if TYPE_CHECKING:
+    from smallbench.leaderboard.gold import Gold
 
 # In the order in which a newcomer meets them. A job is one file and one line here.
 JOBS = {
@@ -136,7 +141,7 @@ def recipe_of(options: Any) -> Any:
     return None if options.recipe is None else recipe_config(options.recipe)
 
 
-def author_of(options: Any, date: str) -> Any:
+def author_of(options: Any, day: str) -> Any:
     """Return what the options say of an entry that no run records: an `Author`.
 
     Raises `ConfigError` naming the flag whose value the board would reject.
@@ -152,8 +157,26 @@ def author_of(options: Any, date: str) -> Any:
             require(is_allowed(place, value), f"--{name}", value, expected)
     own = {f.name: given[f.name] for f in fields(Author) if f.name in given}
     return Author(
-        **own, date=date, links=Links(**{f.name: given.get(f.name) for f in fields(Links)})
+        **own, date=day, links=Links(**{f.name: given.get(f.name) for f in fields(Links)})
     )
+
+
+def require_accepted(
+    entry: Path, gold: Gold, *, cache: Path | None = None, as_json: bool = False
+) -> None:
+    """Print the board's checks of an entry's folder; raise `DataError` if they reject it."""
+    from smallbench.leaderboard.evaluation import evaluate_beside
+    from smallbench.leaderboard.site.build import check_pages
+    from smallbench.leaderboard.text import show
+    from smallbench.leaderboard.verdict import report_dict, report_text
+
+    evaluation = evaluate_beside(entry, gold, today=date.today(), cache=cache)
+    (evaluation,) = check_pages([evaluation])
+    print(json.dumps(report_dict(evaluation), indent=2) if as_json else report_text(evaluation))
+    if evaluation.rejected:
+        checks = [f.check for f in evaluation.findings if f.verdict == "rejected"]
+        place = show(str(entry))
+        raise DataError(f"{place} is rejected: {', '.join(dict.fromkeys(checks))}")
 
 
 def fitted_and_steps(config: Any, data: Path) -> tuple[Any, int]:

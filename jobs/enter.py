@@ -29,7 +29,15 @@ from typing import TYPE_CHECKING, Literal
 
 from smallbench.config import Location, check, command, option, override_all, require
 from smallbench.errors import ConfigError, DataError, SmallbenchError
-from smallbench.jobs.base import Job, StopOptions, announce, author_of, fitted_and_steps, start
+from smallbench.jobs.base import (
+    Job,
+    StopOptions,
+    announce,
+    author_of,
+    fitted_and_steps,
+    require_accepted,
+    start,
+)
 from smallbench.recipes import recipe_config
 from smallbench.storage.config import StorageConfig
 from smallbench.templates import from_template
@@ -122,7 +130,7 @@ def check_request(options: Options, config: PretrainConfig, track: Track) -> Non
     name = slug(options, config)
     require(is_allowed("slug", name), "the name of the entry's folder", name, "1 to 64 letters, "
             "digits and inner dashes; it is made of the recipe's name and the seed")  # fmt: skip
-    author_of(options, date="")
+    author_of(options, "")
 
 
 def run(options: Options, config: PretrainConfig) -> None:
@@ -130,6 +138,7 @@ def run(options: Options, config: PretrainConfig) -> None:
     from smallbench.data.transfer import local_corpus
     from smallbench.files import exclusive_lock
     from smallbench.glue.samples import glue_source
+    from smallbench.leaderboard.gold import read_gold
     from smallbench.leaderboard.track_table import TRACKS
 
     track = TRACKS[options.track]
@@ -146,7 +155,7 @@ def run(options: Options, config: PretrainConfig) -> None:
             train(config, data=data, out=options.out, stop=stop)
             fine_tune(options, config, tasks, track, stop)
             folder = write_entry(options, config)
-            judge(folder, glue)
+            require_accepted(folder, read_gold(glue))
     print(ending(options, config, folder, track))
 
 
@@ -282,7 +291,10 @@ def require_runs_of(encoder: PretrainedEncoder, glue: Path) -> None:
 
 
 def write_entry(options: Options, config: PretrainConfig) -> Path:
-    """Write the entry, dated by the run's own record; an equal one stays as it is."""
+    """Write the entry again, dated by the run's own record: equal runs and flags give equal bytes.
+
+    What a killed command left of it is deleted first.
+    """
     from smallbench.checkpoints.record import RECORD_NAME, read_record
     from smallbench.leaderboard.assemble import write_new_entry, write_random_entry
 
@@ -292,36 +304,11 @@ def write_entry(options: Options, config: PretrainConfig) -> Path:
     began = datetime.fromtimestamp(attempts[-1]["started_unix_seconds"], UTC)
     author = author_of(options, began.date().isoformat())
     folder = options.out / "entry" / slug(options, config)
-    unfinished = options.out / "entry" / ".unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    made = unfinished / folder.name
+    if folder.exists():
+        shutil.rmtree(folder)
     write = write_random_entry if options.random_weights else write_new_entry
-    write(made, run_dir=run_dir, glue=glue, author=author)
-    if _contents(made) != _contents(folder):
-        if folder.exists():
-            print(f"{folder} does not match its runs and flags; it is replaced")
-            shutil.rmtree(folder)
-        made.rename(folder)
-    shutil.rmtree(unfinished)
+    write(folder, run_dir=run_dir, glue=glue, author=author)
     return folder
-
-
-def _contents(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-
-
-def judge(folder: Path, glue: str) -> None:
-    """Print the result of the board's checks; raise `DataError` if they reject the entry."""
-    from smallbench.leaderboard.evaluation import evaluate_each
-    from smallbench.leaderboard.gold import read_gold
-    from smallbench.leaderboard.verdict import report_text
-
-    (evaluation,) = evaluate_each([folder], read_gold(glue))
-    print(report_text(evaluation))
-    if evaluation.rejected:
-        reasons = [f"{f.check}: {f.reason}" for f in evaluation.findings if f.verdict == "rejected"]
-        raise DataError(f"{folder} is rejected: {reasons[0]}")
 
 
 def ending(options: Options, config: PretrainConfig, folder: Path, track: Track) -> str:

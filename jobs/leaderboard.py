@@ -8,7 +8,6 @@ from its predictions and the labels of --glue.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from dataclasses import dataclass
 from datetime import date
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from smallbench.config import Location, command, option
 from smallbench.errors import DataError, UsageError
-from smallbench.jobs.base import Job, actions, author_of, start
+from smallbench.jobs.base import Job, actions, author_of, require_accepted, start
 from smallbench.storage.config import StorageConfig
 
 if TYPE_CHECKING:
@@ -151,23 +150,9 @@ def validate(options: ValidateOptions) -> None:
 
     Ends with exit code 65 if the entry is rejected.
     """
-    from smallbench.leaderboard.evaluation import evaluate_beside
-    from smallbench.leaderboard.site.build import check_pages
-    from smallbench.leaderboard.text import show
-    from smallbench.leaderboard.verdict import report_dict, report_text
-
     require_entries(options.entry)
     gold = labels_of(options.glue)
-    evaluation = evaluate_beside(options.entry, gold, today=date.today(), cache=options.cache)
-    (evaluation,) = check_pages([evaluation])
-    if options.json:
-        print(json.dumps(report_dict(evaluation), indent=2))
-    else:
-        print(report_text(evaluation))
-    if evaluation.rejected:
-        reasons = [f.check for f in evaluation.findings if f.verdict == "rejected"]
-        place = show(str(options.entry))
-        raise DataError(f"{place} is rejected: {', '.join(dict.fromkeys(reasons))}")
+    require_accepted(options.entry, gold, cache=options.cache, as_json=options.json)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from smallbench.errors import DataError
 from smallbench.glue.protocols import CHOICE_SEED, PROTOCOLS
 from smallbench.glue.results import RunResult, RunSettings, SplitResult, run_directory, write_run
 from smallbench.glue.tasks import TASKS
+from smallbench.jobs import enter
+from smallbench.jobs.base import require_accepted
 from smallbench.leaderboard.assemble import (
     Author,
     _require_official_rows,
@@ -217,6 +219,47 @@ def test_new_names_the_flag_of_an_unusable_author_before_it_reads_a_run(tmp_path
     flags = ("--run=none", "--glue=none", "--authors=Ada", "--contains_glue=false", "--license=a b")
     found = smallbench("leaderboard", "new", f"--out={tmp_path / 'x'}", *flags, code=78)
     assert "--license: 'a b' (expected an SPDX identifier" in found.stderr
+
+
+def test_enter_makes_an_entry_whole_that_a_kill_left_in_part(
+    run_dir, glue, tmp_path, monkeypatch, capsys
+):
+    """Whichever file was the last one; a whole entry gets the same bytes again."""
+    (tmp_path / "run").symlink_to(run_dir)
+    glue.rename(tmp_path / "glue")
+    options = enter.Options(
+        track="small", recipe="electra-tiny", data="none", glue="none", out=tmp_path
+    )
+    config = RECIPES["electra-tiny"]()
+
+    def contents():
+        found = (tmp_path / "entry").rglob("*")
+        return {str(path.relative_to(tmp_path)): path.read_bytes()
+                for path in found if path.is_file()}  # fmt: skip
+
+    folder = enter.write_entry(options, config)
+    whole = contents()
+    for last in ("write_bytes", "write_text", "write_json"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"smallbench.leaderboard.entry.files.{last}", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                enter.write_entry(options, config)
+        assert "entry/electra-tiny-seed-1/entry.json" not in contents()
+        enter.write_entry(options, config)
+        assert contents() == whole
+    require_accepted(folder, GOLD)
+    assert "electra-tiny-seed-1: accepted as" in capsys.readouterr().out
+    monkeypatch.setattr("smallbench.leaderboard.site.build.downloads_of", interrupt_page)
+    with pytest.raises(DataError, match="electra-tiny-seed-1 is rejected: page"):
+        require_accepted(folder, GOLD)
+
+
+def interrupt(*args, **options):
+    raise KeyboardInterrupt
+
+
+def interrupt_page(evaluation):
+    raise ValueError("no page")
 
 
 def test_a_thinned_log_says_the_same_throughput():
