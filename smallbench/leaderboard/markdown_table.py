@@ -7,7 +7,7 @@ listed below all others, whatever their scores.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -30,29 +30,6 @@ class TableCell:
 
 
 @dataclass(frozen=True)
-class ReportedRow:
-    """A row of the paper's table, in its order and units; `scores` are × 100.
-
-    Source: Kanakarajan, Kundumani, Sankarasubbu 2021, *Small-Bench NLP*, arXiv 2109.10847: dev
-    scores as its leaderboard prints them. They cannot be recomputed: no predictions were published.
-    The parameters are from the names of the first two rows and from the descriptions of the models.
-    """
-
-    name: str
-    architecture: str
-    objective: str
-    params_millions: float
-    scores: Mapping[str, float]
-    """Task name to score; empty for a reference with an AVG only."""
-    average: float
-    notes: Sequence[str]
-
-
-_ROWS = json.loads(package_files(__package__).joinpath("reported.json").read_text(encoding="utf-8"))
-REPORTED = tuple(ReportedRow(**{**row, "notes": tuple(row["notes"])}) for row in _ROWS)
-
-
-@dataclass(frozen=True)
 class TableRow:
     """One line of the table."""
 
@@ -66,6 +43,26 @@ class TableRow:
     num_seeds: Sequence[int] = ()
     """The numbers of seeds of the tasks; empty if unknown."""
     notes: Sequence[str] = ()
+
+
+_ROWS = json.loads(package_files(__package__).joinpath("reported.json").read_text(encoding="utf-8"))
+REPORTED = tuple(
+    TableRow(
+        name=row["name"],
+        kind="reported",
+        params_millions=row["params_millions"],
+        cells={task: TableCell(score) for task, score in row["scores"].items()},
+        average=row["average"],
+        notes=row["notes"],
+    )
+    for row in _ROWS
+)
+"""The rows of the paper's table, in its order. A reference has an AVG only.
+
+Source: Kanakarajan, Kundumani, Sankarasubbu 2021, *Small-Bench NLP*, arXiv 2109.10847: dev scores
+as its leaderboard prints them. They cannot be recomputed: no predictions were published. The
+parameters are from the names of the first two rows and from the descriptions of the models.
+"""
 
 
 def local_rows(runs: Iterable[RunResult]) -> list[TableRow]:
@@ -115,18 +112,7 @@ def _notes(summary: Summary) -> Iterator[str]:
 
 def leaderboard_rows(runs: Iterable[RunResult] = ()) -> list[TableRow]:
     """Return the paper's rows and those of stored runs, in the order of the table."""
-    reported = [
-        TableRow(
-            name=row.name,
-            kind="reported",
-            params_millions=row.params_millions,
-            cells={task: TableCell(score) for task, score in row.scores.items()},
-            average=row.average,
-            notes=row.notes,
-        )
-        for row in REPORTED
-    ]
-    return ordered([*reported, *local_rows(runs)])
+    return ordered([*REPORTED, *local_rows(runs)])
 
 
 def ordered(rows: Iterable[TableRow]) -> list[TableRow]:
