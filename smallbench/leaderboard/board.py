@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from smallbench.glue.protocols import PROTOCOLS
-from smallbench.glue.tasks import TASKS, Task
+from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.entry import Entry, recipe_digest
 from smallbench.leaderboard.markdown_table import escape
 from smallbench.leaderboard.ranking import (
@@ -25,7 +25,7 @@ from smallbench.leaderboard.ranking import (
 from smallbench.leaderboard.scores import VIEWS, View, ViewName
 from smallbench.leaderboard.statistics import Floats, Interval
 from smallbench.leaderboard.text import show
-from smallbench.leaderboard.track_table import TRACKS
+from smallbench.leaderboard.track_table import TRACKS, Track
 from smallbench.leaderboard.verdict import Evaluation
 from smallbench.templates import from_template
 
@@ -34,44 +34,29 @@ BoardName = str
 
 
 @dataclass(frozen=True)
-class Board:
-    """A ranking of the entries that a track admits; each is a tab of the site."""
+class Board(Track):
+    """A ranking of the entries that a track admits, or of all; each is a tab of the site."""
 
-    name: BoardName
-    view: ViewName
-    title: str
-    page: str
-    rule: str
-    track: str | None
-    protocol: str
-    tasks: Mapping[str, Task]
-    """Tasks over which AVG is the mean."""
+    view: ViewName = "robust"
+    track: str | None = None
+    """The name of its track; None: any entry."""
+
+    @property
+    def rule(self) -> str:
+        """The limits in a sentence, or what is ranked without limits."""
+        best = "best dev score of all trials, and scores reported elsewhere"
+        return best if self.track is None else super().rule
+
+    @property
+    def columns(self) -> list[str]:
+        """Headings of the tasks."""
+        return [TASKS[name].column for name in self.tasks]
 
 
 BOARDS: Mapping[BoardName, Board] = {
-    name: Board(
-        name=name,
-        view="robust",
-        title=track.title,
-        page=track.page,
-        rule=track.rule,
-        track=track.name,
-        protocol=track.protocol,
-        tasks={task: TASKS[task] for task in track.tasks},
-    )
+    name: Board(**{**vars(track), "name": name}, track=track.name)
     for name, track in zip(("robust", *list(TRACKS)[1:]), TRACKS.values(), strict=True)
-} | {
-    "paper": Board(
-        name="paper",
-        view="paper",
-        title="Best dev scores",
-        page="paper.html",
-        rule="best dev score of all trials, and scores reported elsewhere",
-        track=None,
-        protocol="paper",
-        tasks=TASKS,
-    )
-}
+} | {"paper": Board("paper", "Best dev scores", "paper.html", "paper", view="paper")}
 """In the order of the tabs."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.config import flatten
+from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.board import BOARDS, BoardName
 from smallbench.leaderboard.entry import PLUGINS_FOLDER, PREDICTIONS_FOLDER, TIERS, Entry
 from smallbench.leaderboard.folder import MAX_BYTES, list_files, read_bytes
@@ -38,6 +39,7 @@ NUM_COMPARED_ROWS = 8
 def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dict[str, Any]:
     """Return the variables of `board.html`."""
     found, tab = views[view], BOARDS[view]
+    tasks = {name: TASKS[name] for name in tab.tasks}
     fallback = [] if found or tab.view != "robust" else views["paper"]
     shown = found or fallback
     ranked = [row for row in found if row.rank]
@@ -49,7 +51,7 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
     objectives = sorted({row.entry.model.objective for row in shown})
     return {
         "tab": tab,
-        "tasks": tab.tasks,
+        "tasks": tasks,
         "boards": BOARDS,
         "view": tab.view,
         "rows": found,
@@ -58,7 +60,7 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
         "strips": Strips.of(shown),
         "best": {
             name: max((row.cells[name].score for row in ranked if name in row.cells), default=None)
-            for name in tab.tasks
+            for name in tasks
         },
         "note_list": note_list,
         "notes": {row.slug: [numbers[note] for note in row.entry.notes] for row in shown},
@@ -79,7 +81,7 @@ def board_page(views: Mapping[BoardName, Sequence[Row]], view: BoardName) -> dic
             "tasks": [
                 {"key": name, "column": task.column, "title": task.title,
                  "metric": METRICS[task.ranking_metric]}
-                for name, task in tab.tasks.items()
+                for name, task in tasks.items()
             ],
             "rows": [
                 row.values
