@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache as cached
 from functools import partial
 from importlib.resources import files as package_files
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from smallbench import __version__
+from smallbench import __version__, files
 from smallbench.errors import DataError, UsageError
-from smallbench.files import temporary_sibling
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import site
 from smallbench.leaderboard.board import BOARDS, BoardName
-from smallbench.leaderboard.cache import code_sha256
+from smallbench.leaderboard.cache import code_sha256, read_json
 from smallbench.leaderboard.entry import schema
 from smallbench.leaderboard.finding import Finding
 from smallbench.leaderboard.guard import Failure, call_each
 from smallbench.leaderboard.site import exports
-from smallbench.leaderboard.site.old_site import Note, OldSite
 from smallbench.leaderboard.site.pages import board_page, downloads_of, entry_page
 from smallbench.leaderboard.site.rows import METRICS, Row, rows, task_leads
 from smallbench.leaderboard.text import show
@@ -61,35 +59,37 @@ def build_site(
 
     Returns the evaluations as shown: an entry that cannot be rendered is rejected and left out.
     `site_url`, the address of the hosted site, adds a feed and canonical links; `is_sample` marks
-    the labels as generated samples. With `cache`, pages of the old site whose inputs are equal are
-    used again, and a site with equal inputs is left as it is. Raises `DataError` if `out` holds
-    anything other than a site.
+    the labels as generated samples. With `cache`, a site with equal inputs is left as it is. Raises
+    `DataError` if `out` holds anything other than a site.
     """
     if site_url is not None:
         site_url = _checked_url(site_url)
     out = out.resolve()  # the folder itself is renamed, not a link to it
     _check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    building, old_site = temporary_sibling(out), OldSite(out, cache)
+    building = files.temporary_sibling(out)
     key = _key_of_site(evaluations, site_url, is_sample)
-    if old_site.is_whole(key):
+    place = hashlib.sha256(os.fsencode(out)).hexdigest()
+    note = cache and cache / f"site-{place[:16]}.json"
+    if note and read_json(note) == [key, _digest_of_files(out)]:
         return list(evaluations)
-    write = partial(_write, site_url=site_url, is_sample=is_sample, old_site=old_site)
+    write = partial(_write, site_url=site_url, is_sample=is_sample)
     try:
         try:
-            notes = write(evaluations, building)
+            write(evaluations, building)
         except Exception:
             evaluations, key = check_pages(evaluations), ""
             shutil.rmtree(building)
-            notes = write(evaluations, building)
+            write(evaluations, building)
         if out.exists():
-            old = temporary_sibling(out)
+            old = files.temporary_sibling(out)
             out.rename(old)
             building.rename(out)
             shutil.rmtree(old)
         else:
             building.rename(out)
-        old_site.remember(notes, key)
+        if note:
+            files.write_text(note, json.dumps([key, _digest_of_files(out)]))
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return list(evaluations)
@@ -115,8 +115,7 @@ def _unshowable(evaluation: Evaluation) -> str:
     with TemporaryDirectory() as folder:
         try:
             out = Path(folder) / "site"
-            _write([evaluation], out, site_url="https://example.org", is_sample=False,
-                   old_site=OldSite(out, None))  # fmt: skip
+            _write([evaluation], out, site_url="https://example.org", is_sample=False)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
     return ""
@@ -160,7 +159,8 @@ def _checked_url(site_url: str) -> str:
 
 def _key_of_site(evaluations: Sequence[Evaluation], site_url: str | None, is_sample: bool) -> str:
     """Return a hash of all that a site depends on."""
-    sha = hashlib.sha256(f"{_code()} {site_url} {is_sample}".encode())
+    code = f"{__version__} {site.REPOSITORY_URL} {code_sha256()} {code_sha256(SITE_CODE)}"
+    sha = hashlib.sha256(f"{code} {site_url} {is_sample}".encode())
     for e in evaluations:
         scores = [(name, view.tasks) for name, view in e.views.items()]
         place = f"{e.folder.resolve()} {e.is_verified} {e.tracks} {e.sha256} {e.findings} {scores}"
@@ -168,14 +168,16 @@ def _key_of_site(evaluations: Sequence[Evaluation], site_url: str | None, is_sam
     return sha.hexdigest()
 
 
-def _code() -> str:
-    return f"{__version__} {site.REPOSITORY_URL} {code_sha256()} {code_sha256(SITE_CODE)}"
+def _digest_of_files(folder: Path) -> str:
+    """Return a hash of the status of a site's files, which a change by hand changes."""
+    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    found = [(str(p), s.st_size, s.st_mtime_ns, s.st_ino) for p in paths for s in (p.lstat(),)]
+    return hashlib.sha256(repr(sorted(found)).encode(errors="surrogateescape")).hexdigest()
 
 
 def _write(
-    evaluations: Sequence[Evaluation], folder: Path, *, site_url: str | None, is_sample: bool,
-    old_site: OldSite,
-) -> dict[str, Note]:  # fmt: skip
+    evaluations: Sequence[Evaluation], folder: Path, *, site_url: str | None, is_sample: bool
+) -> None:
     views = {name: rows(evaluations, name) for name in BOARDS}
     rejected = [show(evaluation.folder.name) for evaluation in evaluations if evaluation.rejected]
     dates = [row.entry.date for found in views.values() for row in found]
@@ -192,8 +194,7 @@ def _write(
     environment.globals.update(shared)
 
     _copy_static(folder / "static")
-    inputs = f"{_code()} {shared}"
-    notes = _write_entries(views, folder, environment.get_template("entry.html"), old_site, inputs)
+    _write_entries(views, folder / "entries", environment.get_template("entry.html"))
     board, submit = map(environment.get_template, ("board.html", "submit.html"))
     texts = {
         "submit.html": submit.render(path="submit.html", root="", body=_markdown(environment)),
@@ -208,65 +209,37 @@ def _write(
         texts["feed.xml"] = exports.atom_text(views, site_url=site_url)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return notes
 
 
-def _write_entries(
-    views: exports.Views, folder: Path, template: Template, old_site: OldSite, inputs: str
-) -> dict[str, Note]:
-    """Write each entry's page and files; return what to note of them.
-
-    If many pages are new, a process for each core writes them.
-    """
+def _write_entries(views: exports.Views, folder: Path, template: Template) -> None:
+    """Write each entry's page and the files beside it; if they are many, in several processes."""
     leads = {name: task_leads(found) for name, found in views.items()}
-    ranked = {name: sum(row.rank is not None for row in found) for name, found in views.items()}
     places: dict[str, dict[BoardName, Row]] = {}
     for view, of_view in views.items():
         for row in of_view:
             places.setdefault(row.slug, {})[view] = row
-    leads_of = {slug: {n: leads[n].get(slug) for n in found} for slug, found in places.items()}
 
-    def key_of(slug: str) -> str:
-        rows = {n: (r.average, r.interval, str(r.rank), ranked[n]) for n, r in places[slug].items()}
-        e = next(iter(places[slug].values())).evaluation
-        scores = [view.tasks for view in e.views.values()]
-        content = f"{inputs} {e.sha256} {e.tier} {e.findings} {scores} {rows} {leads_of[slug]}"
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def write(slug: str) -> dict[str, Note]:
-        found, place, notes = places[slug], f"entries/{slug}", {}
+    def write(slug: str) -> None:
+        found, target = places[slug], folder / slug
+        target.mkdir(parents=True)
         evaluation = next(iter(found.values())).evaluation
-
-        def put(name: str, key: str, make: Callable[[], bytes]) -> None:
-            path = f"{place}/{name}"
-            notes[path] = old_site.put(path, key, folder / path, make)
-
-        for name, read in downloads_of(evaluation).items():
-            put(name, evaluation.sha256 or "", read)
-        sizes = {path.removeprefix(f"{place}/"): int(note[1]) for path, note in notes.items()}
-
-        def page() -> bytes:
-            content = entry_page(found, views, sizes)
-            text = template.render(path=f"{place}/index.html", root="../../", **content)
-            return text.encode()
-
+        downloads = downloads_of(evaluation).items()
+        sizes = {name: (target / name).write_bytes(read()) for name, read in downloads}
+        content = entry_page(found, views, sizes)
+        page = template.render(path=f"entries/{slug}/index.html", root="../../", **content)
+        (target / "index.html").write_text(page, encoding="utf-8")
         # A script, because a page of file:// cannot fetch.
-        data = {"points": evaluation.curve, "leads": leads_of[slug]}
-        script = f'smallbench.loaded("{slug}",{json.dumps(data, separators=(",", ":"))})\n'
-        put("index.html", keys[slug], page)
-        put("data.js", keys[slug], script.encode)
-        return notes
+        leads_of = {name: leads[name].get(slug) for name in found}
+        data = json.dumps({"points": evaluation.curve, "leads": leads_of}, separators=(",", ":"))
+        (target / "data.js").write_text(f'smallbench.loaded("{slug}",{data})\n', encoding="utf-8")
 
-    keys = {slug: key_of(slug) for slug in places}
-    new = [slug for slug in places if not old_site.has(f"entries/{slug}/index.html", keys[slug])]
-    if len(new) < MANY_ENTRIES:
-        new = []
-    written = [write(slug) for slug in places if slug not in new]
-    for notes in call_each(write, new):
-        if isinstance(notes, Failure):
-            raise DataError(notes.reason)
-        written.append(notes)
-    return dict(chain(*(notes.items() for notes in written)))
+    if len(places) < MANY_ENTRIES:
+        for slug in places:
+            write(slug)
+        return
+    for result in call_each(write, places):
+        if isinstance(result, Failure):
+            raise DataError(result.reason)
 
 
 # ---- templates
