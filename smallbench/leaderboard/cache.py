@@ -24,12 +24,11 @@ from typing import IO, Any
 import numpy as np
 
 from smallbench import files
-from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard.copies import Evidence
 from smallbench.leaderboard.entry import entry_from_dict, entry_to_dict
 from smallbench.leaderboard.finding import Finding, Rejected
 from smallbench.leaderboard.folder import list_files
-from smallbench.leaderboard.gold import Gold, labels_sha256
+from smallbench.leaderboard.gold import Gold
 from smallbench.leaderboard.scores import TaskScore, View, ViewName
 from smallbench.leaderboard.verdict import Evaluation, report_dict
 
@@ -118,7 +117,7 @@ def code_sha256(folders: tuple[str, ...] = CHECKED_CODE) -> str:
 
 def _gold_key(gold: Gold) -> str:
     parts = [
-        f"{name} {split} {labels_sha256(TASKS[name], labels)}"
+        f"{name} {split} {labels.dtype} {hashlib.sha256(labels.tobytes()).hexdigest()}"
         for name, splits in gold.labels.items()
         for split, labels in splits.items()
     ]

@@ -60,14 +60,6 @@ def _tier(submission: Submission, scores: RunScores) -> Found:
         yield "rejected", "a submitter cannot set tier 'verified'; ask for 'logged'"
 
 
-def _text(submission: Submission, scores: RunScores) -> Found:
-    return public_checks.text_findings(submission.entry)
-
-
-def _links(submission: Submission, scores: RunScores) -> Found:
-    return public_checks.link_findings(submission.entry)
-
-
 def _reported(submission: Submission, scores: RunScores) -> Found:
     yield from public_checks.quoted_findings(submission.entry)
     if all(getattr(submission.entry.model, name) is not None for name in SIZE_NAMES):
@@ -277,9 +269,9 @@ def _protocol(submission: Submission, scores: RunScores) -> Found:
 
 CHECKS: Mapping[str, Check] = {
     "tier": _tier,
-    "text": _text,
+    "text": lambda submission, _: public_checks.text_findings(submission.entry),
     "date": claims.date_in_range,
-    "links": _links,
+    "links": lambda submission, _: public_checks.link_findings(submission.entry),
     "reported": _reported,
     "model": _model,
     "configuration": configuration,

@@ -68,13 +68,6 @@ class Gold:
 NO_GOLD = Gold({}, frozenset())
 
 
-def labels_sha256(task: Task, labels: Labels) -> str:
-    """Return a fingerprint of a split's labels: classes, or scores with three decimals."""
-    pattern = "{:.3f}\n" if task.is_regression else "{}\n"
-    text = "".join(map(pattern.format, labels.tolist()))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def read_gold(source: str | Path) -> Gold:
     """Return the dev labels of every task in `source`: a folder in the official layout, or `hub`.
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache as cached
 from functools import partial
+from importlib.resources import as_file
 from importlib.resources import files as package_files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -193,10 +194,12 @@ def _write(
     environment = _environment()
     environment.globals.update(shared)
 
-    _copy_static(folder / "static")
+    with as_file(package_files(__package__) / "static") as static:
+        shutil.copytree(static, folder / "static", copy_function=shutil.copyfile)
     _write_entries(views, folder / "entries", environment.get_template("entry.html"))
     board, submit = map(environment.get_template, ("board.html", "submit.html"))
     texts = {
+        "static/site.css": environment.get_template("styles.css").render(),
         "submit.html": submit.render(path="submit.html", root="", body=_markdown(environment)),
         MARKER: exports.json_text(views, rejected),
         "leaderboard.csv": exports.csv_text(views),
@@ -257,23 +260,6 @@ def _markdown(environment: Environment) -> Markup:
     html = html.replace("<pre>", '<pre tabindex="0">')
     html = html.replace("<table>", '<div class="scroll" tabindex="0"><table>')
     return Markup(html.replace("</table>", "</table></div>"))  # noqa: S704 - no submitter's text
-
-
-def _copy_static(target: Path) -> None:
-    source = package_files(__package__) / "static"
-    with_vendor = {"": source, "vendor/": source / "vendor"}
-    (target / "vendor").mkdir(parents=True)
-    for prefix, folder in with_vendor.items():
-        for file in folder.iterdir():
-            if file.is_file():
-                (target / prefix / file.name).write_bytes(file.read_bytes())
-    styles = _environment().get_template("styles.css").render()
-    (target / "site.css").write_text(styles, encoding="utf-8")
-
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
 
 
 @cached

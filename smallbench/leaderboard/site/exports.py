@@ -22,18 +22,15 @@ Views = Mapping[BoardName, Sequence[Row]]
 
 
 def json_text(views: Views, rejected: Sequence[str]) -> str:
-    """Return `leaderboard.json`: every row of each view, in order, a line each."""
-    note = "The views are rankings by themselves and are never merged; scores are x 100."
-    lines = {name: ",\n  ".join(_json(row.values) for row in rows) for name, rows in views.items()}
-    of_views = [f"{_json(name)}: [\n  {text}\n ]" for name, text in lines.items()]
-    parts = {"schema_version": _json(SCHEMA_VERSION), "note": _json(note)}
-    parts |= {"views": f"{{{', '.join(of_views)}}}", "rejected": _json(list(rejected))}
-    return "{\n " + ",\n ".join(f"{_json(key)}: {text}" for key, text in parts.items()) + "\n}\n"
-
-
-def _json(value: Any) -> str:
+    """Return `leaderboard.json`: every row of each view, in order."""
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "note": "The views are rankings by themselves and are never merged; scores are x 100.",
+        "views": {name: [row.values for row in rows] for name, rows in views.items()},
+        "rejected": list(rejected),
+    }
     # Without `indent`, which would leave the encoder that is written in C.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def csv_text(views: Views) -> str:
