@@ -27,12 +27,6 @@ LABELS = "GLUE, for its labels: a folder in the official TSV layout, or hub"
 CACHE = "folder for cached results of entries"
 
 
-def local_folder(value: str | None, action: str) -> None:
-    """Raise `UsageError` if an action's --out is a URL."""
-    if "://" in (value or ""):
-        raise UsageError(f"'leaderboard {action}' writes a folder on this machine, not {value}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(StorageConfig):
     """Flags of `smallbench leaderboard`."""
@@ -92,7 +86,7 @@ class NewOptions:
 
     run: Path = option(help="--run_dir of the pretraining")
     glue: Path = option(help="--out of 'smallbench glue'")
-    out: Location = option(help="folder to write: submissions/SLUG")
+    out: Path = option(help="folder to write: submissions/SLUG")
     authors: tuple[str, ...] = option(help="authors of the entry", metavar="NAME[,NAME…]")
     license: str = option(help="licence of the entry and its weights, such as Apache-2.0")
     contains_glue: bool = option(
@@ -114,9 +108,6 @@ class NewOptions:
     usd_per_hour: float | None = option(None, help="price of an hour of the machine in US dollars")
     gco2_per_kwh: float | None = option(None, help="grams of CO₂ for a kWh of its electricity")
 
-    def __post_init__(self) -> None:
-        local_folder(self.out, "new")
-
 
 def new(options: NewOptions) -> None:
     """Write a complete entry from a pretraining run and a GLUE run.
@@ -126,9 +117,7 @@ def new(options: NewOptions) -> None:
     from smallbench.leaderboard.assemble import write_new_entry
 
     author = author_of(options, date.today().isoformat())
-    entry = write_new_entry(
-        Path(options.out), run_dir=options.run, glue=options.glue, author=author
-    )
+    entry = write_new_entry(options.out, run_dir=options.run, glue=options.glue, author=author)
     print(
         f"{entry.name} is in {options.out}. Next:\n"
         f"  {command('leaderboard', 'validate', options.out, glue='GLUE_DIR')}"
@@ -221,15 +210,12 @@ class ReproduceOptions:
         None, help="corpus of the pretraining; none: the one that the entry names"
     )
     then_data: Location | None = option(None, help="corpus of the second phase, if the run had one")
-    out: Location | None = option(None, help="folder of the repetition; none: reproduced/SLUG")
+    out: Path | None = option(None, help="folder of the repetition; none: reproduced/SLUG")
     run_plugins: bool = option(
         False, help="execute the code that the entry has in plugins/, which you have read"
     )
     print_commands: bool = option(False, help="print the commands and end")
     cache: Path | None = option(None, help=CACHE)
-
-    def __post_init__(self) -> None:
-        local_folder(self.out, "reproduce")
 
 
 def reproduce(options: ReproduceOptions) -> None:
@@ -262,14 +248,11 @@ class BuildOptions:
 
     submissions: Path = option(Path("submissions"), help="folder of entries")
     glue: Location | None = option(None, help=LABELS)
-    out: Location = option(Location("site"), help="folder of the site")
+    out: Path = option(Path("site"), help="folder of the site")
     site_url: str | None = option(
         None, help="URL of the hosted site, for an Atom feed and canonical links"
     )
     cache: Path | None = option(None, help=CACHE)
-
-    def __post_init__(self) -> None:
-        local_folder(self.out, "build")
 
 
 def build(options: BuildOptions) -> None:
@@ -278,7 +261,7 @@ def build(options: BuildOptions) -> None:
     from smallbench.leaderboard.site.build import build_site
     from smallbench.leaderboard.text import show
 
-    gold, out = labels_of(options.glue), Path(options.out)
+    gold, out = labels_of(options.glue), options.out
     entries = evaluate_all(options.submissions, gold, cache=options.cache)
     entries = build_site(entries, out, site_url=options.site_url, is_sample=gold.is_sample,
                          cache=options.cache)  # fmt: skip
@@ -298,7 +281,6 @@ class ServeOptions(BuildOptions):
     port: int = option(8000, help="port of 127.0.0.1; 0 takes a free one")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 0 <= self.port <= MAX_PORT:
             raise UsageError(f"Invalid --port={self.port}: expected 0 to {MAX_PORT}")
 
@@ -308,7 +290,7 @@ def serve(options: ServeOptions) -> None:
     from smallbench.leaderboard.site.serve import server, url_of
 
     build(options)
-    with server(Path(options.out), port=options.port) as found:
+    with server(options.out, port=options.port) as found:
         print(f"{url_of(found)} (Ctrl-C ends it)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             found.serve_forever()

@@ -77,7 +77,7 @@ class Repetition:
     """A repetition of an entry by its own commands, and the comparison."""
 
     def __init__(
-        self, folder: Path, out: str | None, *, data: str | None, then_data: str | None, glue: str
+        self, folder: Path, out: Path | None, *, data: str | None, then_data: str | None, glue: str
     ) -> None:
         """Raise `DataError` if the entry cannot be read, or has no configuration to repeat."""
         try:
