@@ -7,6 +7,7 @@ stored with that run. Only the server has the labels.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def check_submission(path: Path) -> str:
                     raise DataError(f"{path}, {entry.filename}: over {MAX_FILE_BYTES:,} bytes")
                 where = f"{path}, {entry.filename}"
                 check_submission_file(entry.filename, content.decode(), where=where)
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError, RuntimeError) as error:
         raise DataError(f"{path} is not a readable zip of text files ({error})") from None
     return f"{path}: all {len(FILES)} files are as the server expects them"
 

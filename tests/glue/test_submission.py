@@ -151,7 +151,7 @@ def test_files_that_the_server_would_refuse_are_refused(name, change, message, t
         check_submission(path)
 
 
-def test_a_file_that_is_not_a_zip_of_texts_is_refused_with_one_sentence(tampered, tmp_path):
+def test_a_file_that_is_not_a_zip_of_texts_is_refused_with_one_sentence(made, tampered, tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK no zip")
     with pytest.raises(DataError, match="not a readable zip"):
         check_submission(tmp_path / "a.zip")
@@ -160,6 +160,12 @@ def test_a_file_that_is_not_a_zip_of_texts_is_refused_with_one_sentence(tampered
     path = tampered({"CoLA.tsv": lambda text: b"\xff\xfe" + text.encode()})
     with pytest.raises(DataError, match="not a readable zip of text"):
         check_submission(path)
+    content = bytearray(made[0].read_bytes())
+    begin = 30 + len(next(iter(FILES)))  # after the first file's header
+    content[begin : begin + 100] = b"\xff" * 100  # no deflate stream begins so
+    (tmp_path / "corrupt.zip").write_bytes(content)
+    with pytest.raises(DataError, match="not a readable zip"):
+        check_submission(tmp_path / "corrupt.zip")
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as pack:
         for name in FILES:
