@@ -112,7 +112,9 @@ class BertConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.type_vocab_size >= 1, "model.type_vocab_size", self.type_vocab_size, "1 or 2")
+        require(
+            self.type_vocab_size >= 1, "model.type_vocab_size", self.type_vocab_size, "at least 1"
+        )
         if self.attention_init == "local" and (self.head_size % 2 or self.embedding_size % 2):
             raise ConfigError(
                 "model.attention_init 'local' needs embeddings and heads of an even size, not "
@@ -187,7 +189,9 @@ class RoformerConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.type_vocab_size >= 1, "model.type_vocab_size", self.type_vocab_size, "1 or 2")
+        require(
+            self.type_vocab_size >= 1, "model.type_vocab_size", self.type_vocab_size, "at least 1"
+        )
         if self.head_size % 2:
             raise ConfigError(
                 f"model.hidden_size / model.num_attention_heads is {self.head_size}; rotary "

@@ -198,6 +198,12 @@ def test_values_out_of_range_are_refused_by_name(key, value):
         override_all(tiny(), {key: value})
 
 
+def test_any_number_of_segments_is_taken_but_none():
+    assert override_all(tiny(), {"model.type_vocab_size": 3}).model.type_vocab_size == 3
+    with pytest.raises(ConfigError, match="type_vocab_size=0 is out of range; expected at least 1"):
+        override_all(tiny(), {"model.type_vocab_size": 0})
+
+
 def test_settings_that_only_observe_may_change(corpus, tmp_path):
     pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
     pretrain(tiny(train__max_steps=0, train__log_every_steps=1), data=corpus, run_dir=tmp_path)
