@@ -150,7 +150,8 @@ def measure(
     mine = shard_of(plan, cost, number=number, count=count)
     if not mine:
         print(
-            f"--shard={number}/{count} has no work: there are fewer tasks than shards",
+            f"--shard={number}/{count} has no work: there are fewer runs than shards (those of a "
+            "task whose learning rate is chosen count as one)",
             file=sys.stderr,
         )
     return run_grid(encoder, tasks, configs, plan=mine, out=out, on_stored=on_stored, stop=stop)

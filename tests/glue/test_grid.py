@@ -134,7 +134,7 @@ def test_shards_with_folders_of_their_own_merge_into_the_same(encoder, data, who
 
 def test_a_shard_beyond_the_last_task_does_nothing(encoder, data, tmp_path, capsys):
     assert measure(encoder, data, QUICK, **SHORT, out=tmp_path, shard=(4, 4)) == []
-    assert "has no work" in capsys.readouterr().err
+    assert "has no work: there are fewer runs than shards" in capsys.readouterr().err
 
 
 def test_runs_that_differ_are_never_merged(whole, model, data, tmp_path):
