@@ -154,10 +154,12 @@ def score_run(
     for name in data.scored_splits:
         labels = data.splits[name].labels
         assert labels is not None
+        metrics = compute_metrics(task, predictions[name], labels)
+        score = metrics[task.ranking_metric]
         splits[name] = SplitResult(
-            metrics=compute_metrics(task, predictions[name], labels),
+            metrics=metrics,
             num_examples=len(labels),
-            failed=is_failed_run(task, predictions[name], labels),
+            failed=is_failed_run(task, predictions[name], labels, score=score),
         )
     return RunResult(
         settings=settings,
