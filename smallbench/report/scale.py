@@ -41,7 +41,7 @@ class Scale:
                 break
         if len(ticks) < 2:  # within so little even this scale looks linear
             return _round_steps(self.low, self.high)
-        # Over many decades, each so-manieth.
+        # Over many decades, only every second, third, … tick.
         return ticks[:: math.ceil(len(ticks) / MAX_TICKS)]
 
 
