@@ -38,7 +38,7 @@ class Options:
     )
     price_per_hour: float | None = option(None, help="price of the card per hour, in any currency")
     offload: Literal["auto", "none", "optimizer", "parameters"] | None = option(
-        None, help="state that DeepSpeed keeps in the host's memory; none: the recipe's choice"
+        None, help="state that DeepSpeed keeps in host memory, instead of the recipe's choice"
     )
     json: bool = option(False, help="print JSON instead of the table")
 

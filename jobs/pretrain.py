@@ -57,7 +57,7 @@ class Options(DurabilityConfig, AccountingConfig, TrackerConfig, StopOptions):
         None, help="backend of the steps, instead of the recipe's"
     )
     offload: Literal["auto", "none", "optimizer", "parameters"] | None = option(
-        None, help="state that DeepSpeed keeps in host memory; none: the recipe's choice"
+        None, help="state that DeepSpeed keeps in host memory, instead of the recipe's choice"
     )
 
     def __post_init__(self) -> None:

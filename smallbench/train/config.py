@@ -200,7 +200,9 @@ class TrainConfig:
         "auto", help="what is kept in host memory (ZeRO-Offload); auto: only what does not fit"
     )
     zero_stage: int | None = option(
-        None, help="DeepSpeed's ZeRO stage 0 to 3; none: 2 with offload, 3 with the parameters'"
+        None,
+        help="DeepSpeed's ZeRO stage 0 to 3; none: 3 if parameters are offloaded, 2 if the "
+        "optimizer is or there are several GPUs, else 0",
     )
     checkpoint_activations: bool = option(
         False, help="recompute each layer in the backward pass: less memory, slower"
