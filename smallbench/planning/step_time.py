@@ -23,8 +23,7 @@ MATRIX_SHARE: Pair = (0.55, 0.3)
 """Of the published peak, for products that do not wait for memory. Hidden sizes from 256 to 1,024
 make few tiles for many multiprocessors, and attention reaches less than a plain product."""
 BANDWIDTH_SHARE: Pair = (0.8, 0.45)
-"""Of the published bandwidth: a copy of large tensors reaches 0.9 (4.3 of an H200's 4.8 TB/s), and
-norms, dropout and reductions reach less."""
+"""Of the published bandwidth; norms, dropout and reductions reach less than a copy."""
 LAUNCH_SECONDS: Pair = (6e-6, 20e-6)
 """Of the host for one operator, forward, backward and optimizer: PyTorch's dispatcher and Python.
 An assumption, like the others here: nothing was measured on a GPU."""
