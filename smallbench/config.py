@@ -21,8 +21,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NewType, TypeVar, Union
 
-from smallbench.errors import ConfigError
-from smallbench.registry import Registry, nearest
+from smallbench.errors import ConfigError, nearest
+from smallbench.registry import Registry
 
 T = TypeVar("T")
 

@@ -15,8 +15,6 @@ from typing import Any, cast
 from smallbench.errors import ConfigError, nearest
 from smallbench.plugins import canonical, config_class_of, is_reference, reference_of, resolve
 
-__all__ = ["Registry", "nearest"]
-
 
 class Registry(Mapping[str, Any]):
     """A read-only table from name to object, imported at the first look-up.

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from smallbench.errors import ConfigError, ExitCode
-from smallbench.registry import Registry, nearest
+from smallbench.errors import ConfigError, ExitCode, nearest
+from smallbench.registry import Registry
 
 TABLE = Registry(
     "shape", {"circle": "fractions:Fraction", "square": "decimal:Decimal", "gone": "no_module:x"}

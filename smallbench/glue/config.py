@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smallbench.config import check, option
-from smallbench.errors import ConfigError
+from smallbench.errors import ConfigError, nearest
 from smallbench.glue import POOLINGS
-from smallbench.registry import nearest
 
 ProtocolName = Literal["robust-v1", "tiny-v1", "paper"]
 

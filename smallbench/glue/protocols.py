@@ -14,12 +14,11 @@ from itertools import groupby
 from statistics import fmean, median, stdev
 from typing import Any
 
-from smallbench.errors import ConfigError, DataError
+from smallbench.errors import ConfigError, DataError, nearest
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.results import RunResult, RunSettings, group_runs
 from smallbench.glue.tasks import OWN_TASKS, TASKS, Task, task_named
-from smallbench.registry import nearest
 from smallbench.templates import from_template
 
 NOTHING = "–"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from smallbench.config import require
-from smallbench.errors import ConfigError
+from smallbench.errors import ConfigError, nearest
 from smallbench.plugins import is_reference
-from smallbench.registry import Registry, nearest
+from smallbench.registry import Registry
 
 
 @dataclass(frozen=True)
