@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     DATA = 65
     """Data unusable, or every checkpoint damaged."""
     UNAVAILABLE = 69
-    """Something this job depends on (a package, a server, a disk) is not there."""
+    """Something this job depends on (a package, a server, a disk, a GPU) is not there."""
     DIVERGED = 70
     """The loss was not finite too many times in a row."""
     INTERRUPTED = 75
@@ -31,7 +31,8 @@ class ExitCode(IntEnum):
     CREDENTIALS = 77
     """Credentials refused."""
     CONFIG = 78
-    """The configuration contradicts itself, the data or the run that it would continue."""
+    """The configuration contradicts itself, the data or the run that it would continue, or names
+    something unknown, such as a recipe."""
     SIGINT = 130
     """Interrupted by Ctrl-C without a save."""
     SIGTERM = 143
@@ -64,7 +65,11 @@ class UsageError(SmallbenchError):
 
 
 class ConfigError(SmallbenchError):
-    """A configuration is not valid by itself or does not fit the data or the run."""
+    """A configuration is not valid by itself or does not fit the data or the run.
+
+    Also for a name that no table has (of a recipe, a task, a card), since a name may stand in a
+    file as well as on the command line.
+    """
 
     exit_code = ExitCode.CONFIG
 

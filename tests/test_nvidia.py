@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from smallbench import nvidia
-from smallbench.errors import ConfigError, UnavailableError
+from smallbench.errors import UnavailableError
 from smallbench.jobs.doctor import Options, run
 from smallbench.train.precision import assert_compiled_for, choose_device
 
@@ -65,13 +65,13 @@ def test_a_program_without_a_gpu_does_not_count_as_one(machine):
 def test_auto_refuses_a_card_that_torch_cannot_use(machine, monkeypatch, build, driver, words):
     machine("nvidia0", smi=V100.format(driver=driver))
     monkeypatch.setattr(torch.version, "cuda", build)
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(UnavailableError) as refused:
         choose_device("auto")
     for word in [*words, "--train.device=cpu"]:
         assert word in str(refused.value)
     assert "\n" not in str(refused.value)
     assert choose_device("cpu").type == "cpu", "the explicit way out"
-    with pytest.raises(ConfigError, match="V100"):
+    with pytest.raises(UnavailableError, match="V100"):
         choose_device("cuda")
 
 
@@ -79,14 +79,14 @@ def test_auto_refuses_a_card_that_torch_cannot_use(machine, monkeypatch, build, 
 @pytest.mark.parametrize("smi", [None, "Driver/library version mismatch"])
 def test_a_device_whose_driver_does_not_work_is_named(machine, device, smi):
     machine(device, smi=smi, code=9)
-    with pytest.raises(ConfigError, match=rf"{device}.*driver does not work \(nvidia-smi"):
+    with pytest.raises(UnavailableError, match=rf"{device}.*driver does not work \(nvidia-smi"):
         choose_device("auto")
 
 
 @pytest.mark.parametrize("smi", ["No devices were found", "a, b", "[N/A]"])
 def test_an_answer_that_lists_no_card_is_reported(machine, smi):
     machine("nvidia0", smi=smi)
-    with pytest.raises(ConfigError, match="driver does not work"):
+    with pytest.raises(UnavailableError, match="driver does not work"):
         choose_device("auto")
 
 
@@ -108,7 +108,7 @@ def test_each_generation_has_its_wheels(capability, command):
 def test_a_torch_without_the_cards_kernels_names_the_command(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(UnavailableError) as refused:
         assert_compiled_for(torch.device("cuda"))
     assert CU126 in str(refused.value)
 

@@ -33,6 +33,7 @@ from smallbench.errors import (
     ExitCode,
     InterruptedRunError,
     SmallbenchError,
+    UnavailableError,
     UnsavedError,
 )
 from smallbench.export.huggingface import as_export
@@ -119,7 +120,7 @@ class Training:
 def check_variants(variants: Sequence[Variant], data: Path) -> None:
     """Try each variant on the corpus: its sizes, and a step of two rows if it is a plug-in.
 
-    Raises `ConfigError` that names the variant.
+    Raises `ConfigError` that names the variant; `UnavailableError` if this machine lacks something.
     """
     corpus = open_data(data)
     for variant in variants:
@@ -133,7 +134,8 @@ def check_variants(variants: Sequence[Variant], data: Path) -> None:
             sentence = _sentence(error)
             if sentence is None:
                 raise
-            raise ConfigError(f"variant {variant.name}: {sentence}") from error
+            kind = UnavailableError if isinstance(error, UnavailableError) else ConfigError
+            raise kind(f"variant {variant.name}: {sentence}") from error
 
 
 def fetch_stored(runs: Sequence[PlannedRun], training: Training) -> None:

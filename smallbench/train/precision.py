@@ -24,13 +24,13 @@ CPU_FLAGS = "--train.device=cpu (pretrain, quickstart) or --device=cpu (other co
 def choose_device(name: str = "auto") -> torch.device:
     """`auto` is the first CUDA device where there is one, else the CPU.
 
-    Raises `ConfigError` when a device is asked for that this machine does not have, and for `auto`
-    if there is an NVIDIA card that torch cannot use.
+    Raises `UnavailableError` when a device is asked for that this machine does not have, and for
+    `auto` if there is an NVIDIA card that torch cannot use; `ConfigError` for an unknown name.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cpu" and (reason := unusable_card()):
-            raise ConfigError(f"{reason}; or {CPU_FLAGS} to train on the CPU")
+            raise UnavailableError(f"{reason}; or {CPU_FLAGS} to train on the CPU")
     if name not in {"cpu", "cuda"}:
         raise ConfigError(
             f"unsupported device {name!r}; expected auto, cpu or cuda (CUDA_VISIBLE_DEVICES "
@@ -40,7 +40,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             reason = unusable_card() or _no_gpu()
-            raise ConfigError(f"device 'cuda' is not available: {reason}; or use {CPU_FLAGS}")
+            raise UnavailableError(f"device 'cuda' is not available: {reason}; or use {CPU_FLAGS}")
         assert_compiled_for(device)
     return device
 
@@ -66,7 +66,7 @@ def assert_compiled_for(device: torch.device) -> None:
         for kind, number in (a.rstrip("af").split("_") for a in architectures)
     )
     if not runs:
-        raise ConfigError(
+        raise UnavailableError(
             f"this torch ({torch.__version__}) is built for {', '.join(architectures)}, not for "
             f"sm_{major}{minor}; install a build that has it (the V100 needs CUDA 12.6 wheels): "
             f"{install_command((major, minor))}; or {CPU_FLAGS}"

@@ -144,6 +144,13 @@ def test_a_broken_command_is_refused_before_anything_runs(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_gpu_is_unavailable(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = [*VARIANTS, *flags(corpus, tmp_path / "out", device="cuda")]
+    assert main(["ablate", *words]) == 69
+    assert "variant bert-tiny: device 'cuda' is not available" in capsys.readouterr().err
+
+
 def test_keys_may_be_given_as_flags_beside_set(corpus, tmp_path, capsys):
     words = [*VARIANTS, *flags(corpus, tmp_path / "o"), "--dry_run"]
     assert main(["ablate", *words, "--train.milestones=2,4", "--train.compile"]) == 0
