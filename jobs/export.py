@@ -32,7 +32,9 @@ def run(options: Options) -> None:
     from smallbench.checkpoints.inspection import local_run_directory
     from smallbench.export.huggingface import export
     from smallbench.export.upload import show_export
+    from smallbench.tracking.wandb import require_library
 
+    require_library(options)
     with local_run_directory(options.run, options) as run_dir:
         difference = export(run_dir, options.out, push=options.push, storage=options)
     show_export(options, options.out, options)

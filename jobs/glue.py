@@ -13,6 +13,7 @@ was. To share the work, start the same command several times on one --out; or gi
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,7 +104,18 @@ class CheckOptions:
 def run(options: Options) -> None:
     """Measure the encoder, or several of its checkpoints, and print the table."""
     from smallbench.glue.tracking import show_summary
+    from smallbench.tracking.wandb import require_library
 
+    is_shard = options.part()[1] > 1
+    if options.tracker != "none" and (options.steps or is_shard):
+        what = "--steps" if options.steps else "a shard"
+        print(
+            f"--tracker={options.tracker} shows a model's whole table, so nothing of {what}; run "
+            "the command without it for that",
+            file=sys.stderr,
+        )
+    else:
+        require_library(options)
     if options.steps:
         if not (Path(options.model) / "run.json").is_file():
             raise UsageError(
@@ -113,9 +125,10 @@ def run(options: Options) -> None:
         measure_steps(options, options.steps)
         summary = None
     else:
-        summary = print_table(measure_model(options), options.protocol)
+        runs, recipe = measure_model(options)
+        summary = print_table(runs, options.protocol)
     is_remote, protocol = "://" in options.out, options.protocol
-    if options.part()[1] > 1:
+    if is_shard:
         how = f"smallbench glue merge DIR,DIR,… --out=DIR --protocol={protocol}"
         if is_remote:
             how = command("glue", "show", options.out, protocol=protocol)
@@ -123,7 +136,7 @@ def run(options: Options) -> None:
     elif not options.steps:
         if summary is not None:
             folder = Path(tempfile.gettempdir() if is_remote else options.out)
-            show_summary(options, summary, model=options.model, folder=folder)
+            show_summary(options, summary, recipe=recipe, folder=folder)
         print(f"Beside the paper's rows: {command('leaderboard', results=options.out)}")
 
 
@@ -217,12 +230,17 @@ def measure_steps(options: Options, steps: Sequence[int]) -> None:
     found: dict[int | None, Sequence[RunResult]] = {}
     for step in sorted(steps):
         part = replace(options, steps=None, out=Location(step_folder(options.out, step)))
-        found[step] = measure_model(part, step=step)
+        found[step], _ = measure_model(part, step=step)
     print_tables(found, options.protocol)
 
 
-def measure_model(options: Options, *, step: int | None = None) -> list[RunResult]:
-    """The runs that the protocol wants, or this shard's; of a run's checkpoint `step`."""
+def measure_model(
+    options: Options, *, step: int | None = None
+) -> tuple[list[RunResult], str | None]:
+    """The runs that the protocol wants, or this shard's, and the recipe, if the model names one.
+
+    Of a run, its checkpoint `step`, or the newest.
+    """
     from smallbench.export.huggingface import as_export, is_run
     from smallbench.glue.grid import measure
     from smallbench.glue.pretrained import PretrainedEncoder
@@ -231,6 +249,7 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
     from smallbench.glue.samples import glue_source
     from smallbench.glue.task_data import available_tasks, load_task
     from smallbench.glue.tasks import task_named
+    from smallbench.glue.tracking import recipe_of
     from smallbench.stop import SignalStop
 
     with (
@@ -247,7 +266,7 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
                 f"{', '.join(known)}"
             )
         data = [load_task(task_named(name), glue) for name in names]
-        return measure(
+        runs = measure(
             PretrainedEncoder(
                 model,
                 random_init=options.random_init,
@@ -264,6 +283,7 @@ def measure_model(options: Options, *, step: int | None = None) -> list[RunResul
             on_stored=keeper(options.out, folder, options),
             stop=stop,
         )
+        return runs, recipe_of(model)
 
 
 MEASURE = Job("glue", Options, run, doc=__doc__)

@@ -28,13 +28,16 @@ def table_rows(summary: Summary) -> list[tuple[Any, ...]]:
     return rows
 
 
-def show_summary(config: TrackerConfig, summary: Summary, *, model: str, folder: Path) -> None:
-    """Show `summary` in W&B as `config` asks; a model and protocol always use the same W&B run.
-
-    `model` is the directory or id that was fine-tuned: our exports name their recipe.
-    """
+def recipe_of(model: str) -> str | None:
+    """Return the recipe of a model's directory; None if it is no export of ours."""
     marker = Path(model) / "smallbench.json"
-    recipe = read_json(marker)["config"]["recipe"] if marker.is_file() else summary.model
+    return str(read_json(marker)["config"]["recipe"]) if marker.is_file() else None
+
+
+def show_summary(
+    config: TrackerConfig, summary: Summary, *, recipe: str | None, folder: Path
+) -> None:
+    """Show `summary` in W&B as `config` asks; a model and protocol always use the same W&B run."""
     settings = {key: getattr(summary, key) for key in SETTINGS}
     settings["departures"] = list(summary.departures)
     means = {f"glue/{name}": task.score for name, task in summary.tasks.items()}
@@ -42,7 +45,7 @@ def show_summary(config: TrackerConfig, summary: Summary, *, model: str, folder:
         config,
         run_id=digest(settings)[:8],
         name=f"glue of {summary.model}",
-        group=recipe,
+        group=recipe or summary.model,
         job_type="glue",
         folder=folder,
         settings=settings,

@@ -101,6 +101,12 @@ def import_wandb() -> Any:
     return wandb
 
 
+def require_library(config: TrackerConfig) -> None:
+    """Raise `ModuleNotFoundError` before any work if the tracker's package is missing."""
+    if config.tracker != "none":
+        import_wandb()
+
+
 def entity_of_key() -> str:
     """Return WANDB_ENTITY, or the key's entity; raise `UnavailableError` if there is no key."""
     wandb = import_wandb()

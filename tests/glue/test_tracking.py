@@ -8,7 +8,7 @@ pytest.importorskip("wandb")
 
 from smallbench.files import write_json
 from smallbench.glue.protocols import summarize
-from smallbench.glue.tracking import COLUMNS, show_summary, table_rows
+from smallbench.glue.tracking import COLUMNS, recipe_of, show_summary, table_rows
 from smallbench.tracking.config import TrackerConfig
 from tests.glue.runs import run_of
 from tests.tracking.wandb_file import of_kind, read_wandb, summary
@@ -37,7 +37,7 @@ def test_the_table_is_read_back(tmp_path):
     scores, export = of_scores(0.70, 0.72, 0.74), tmp_path / "export"
     write_json(export / "smallbench.json", {"config": {"recipe": "bert-small"}})
     for _ in range(2):
-        show_summary(ON, scores, model=str(export), folder=tmp_path / "out")
+        show_summary(ON, scores, recipe=recipe_of(str(export)), folder=tmp_path / "out")
     (directory,) = (tmp_path / "out" / "wandb").glob("offline-run-*")
     records = read_wandb(directory)
     (run, *_) = of_kind(records, "run")

@@ -1,5 +1,6 @@
 """Flags of the glue job: those that each action needs, and the shard of a pod."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,12 +152,15 @@ def test_scores_of_steps_are_shown_and_merged_as_a_table_of_steps(tmp_path, caps
 def test_a_shard_names_the_command_that_scores_all_by_its_protocol(
     out, steps, hint, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("smallbench.jobs.glue.measure_model", lambda *args, **kwargs: [])
+    monkeypatch.setattr("smallbench.jobs.glue.measure_model", lambda *args, **kwargs: ([], None))
     monkeypatch.setattr("smallbench.export.huggingface.require_steps", lambda *args: None)
     (tmp_path / "run.json").touch()
     flags = {"model": str(tmp_path), "glue": "g", "out": out, "protocol": "tiny-v1"}
-    run(Options(**flags, shard="1/2", steps=steps or None))
-    assert capsys.readouterr().out == f"When all shards are done: {hint}\n"
+    run(Options(**flags, shard="1/2", steps=steps or None, tracker="wandb"))
+    said = capsys.readouterr()
+    assert said.out == f"When all shards are done: {hint}\n"
+    what = "--steps" if steps else "a shard"
+    assert f"--tracker=wandb shows a model's whole table, so nothing of {what};" in said.err
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +193,32 @@ def test_kept_checkpoints_of_a_run_are_scored_as_their_exports_are(pretrained, t
         assert run == along
         hashes.add(run.settings.model_sha256)
     assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_tracker_groups_a_run_and_an_export_in_a_storage_by_the_recipe(
+    is_remote, pretrained, tmp_path, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr(
+        "smallbench.glue.tracking.open_views", lambda config, **given: shown.append(given) or []
+    )
+    monkeypatch.setattr("smallbench.tracking.wandb.require_library", lambda config: None)
+    model = f"file://{tmp_path}/export" if is_remote else str(pretrained)
+    if is_remote:
+        export(pretrained, model)
+    flags = (f"--model={model}", f"--out={tmp_path}/out", "--tracker=wandb", *QUICK)
+    assert main(["glue", *flags]) == 0
+    assert [given["group"] for given in shown] == ["bert-tiny"]
+
+
+@pytest.mark.parametrize("job", ["glue --glue=samples --model", "export --run"])
+def test_a_missing_tracker_is_said_before_any_work(job, pretrained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    words = f"{job}={pretrained} --out={tmp_path}/out --tracker=wandb".split()
+    assert main(words) == 69
+    assert "this needs wandb; pip install 'smallbench[wandb]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_that_was_not_kept_is_refused_before_anything_runs(
