@@ -327,16 +327,12 @@ def _with_sections(config: Any, changes: Mapping[str, Any], prefix: str = "") ->
     return data
 
 
-def override(config: T, key: str, value: Any) -> T:
-    """Return a copy of `config` with the dotted `key` set; `value` may be text from a flag.
-
-    Raises `ConfigError` with the nearest known key when `key` does not exist.
-    """
-    return override_all(config, {key: value})
-
-
 def override_all(config: T, values: Mapping[str, Any]) -> T:
-    """`override` for several keys at once, so that they are checked together, not one by one."""
+    """Return a copy of `config` with the dotted keys set, and checked together.
+
+    A value may be text from a flag. Raises `ConfigError` with the nearest known key for an unknown
+    one.
+    """
     known = keys_of(config, values)
     data = _with_sections(config, values)
     for key, value in values.items():

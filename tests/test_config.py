@@ -17,7 +17,6 @@ from smallbench.config import (
     from_dict,
     keys_of,
     option,
-    override,
     override_all,
     parse_value,
     section,
@@ -118,8 +117,8 @@ def test_a_rate_written_as_an_integer_has_the_digest_of_the_rate() -> None:
 
 @given(wholes, st.integers(0, 2**63 - 1), finite)
 def test_override_changes_the_named_key_alone(config: Whole, steps: int, rate: float) -> None:
-    assert override(config, "steps", str(steps)) == replace(config, steps=steps)
-    new = override(config, "rate.learning_rate", repr(rate))
+    assert override_all(config, {"steps": str(steps)}) == replace(config, steps=steps)
+    new = override_all(config, {"rate.learning_rate": repr(rate)})
     assert new == replace(config, rate=replace(config.rate, learning_rate=rate))
     assert set(differing_keys(to_dict(config), to_dict(new))) <= {"rate.learning_rate"}
 
@@ -129,7 +128,7 @@ def test_every_key_can_be_overridden_with_its_own_value(config: Whole) -> None:
     flat = flatten(to_dict(config))
     assert list(flat) == list(keys_of(config))
     for name, key in keys_of(config).items():
-        assert override(config, name, key.value) == config
+        assert override_all(config, {name: key.value}) == config
 
 
 def test_keys_that_must_agree_change_together() -> None:
@@ -137,7 +136,7 @@ def test_keys_that_must_agree_change_together() -> None:
     changed = override_all(config, {"shape.width": "9", "shape.parts": "3"})
     assert changed.shape == Flat(width=9, parts=3)
     with pytest.raises(ConfigError, match="width 9 is not a multiple of parts 2"):
-        override(config, "shape.width", "9")
+        override_all(config, {"shape.width": "9"})
 
 
 def test_a_section_of_another_class_keeps_what_was_set_and_both_have() -> None:
@@ -167,7 +166,7 @@ def test_negative_integers_are_refused_unless_the_field_allows_them() -> None:
 
     for key, value in {"count": "-1", "counts": "1,-2", "some": "-3", "shift": "x"}.items():
         with pytest.raises(ConfigError, match=rf"{key}.*(at least 0|a finite number)"):
-            override(Numbers(), key, value)
+            override_all(Numbers(), {key: value})
     changes = {"offset": "-2", "any_number": "-3", "shift": "-4"}
     changed = override_all(Numbers(), changes)
     assert changed == Numbers(offset=-2, any_number=-3, shift=-4.0)
@@ -202,7 +201,7 @@ def test_a_home_folder_is_written_out_in_every_kind_of_path(
 )
 def test_an_unknown_key_is_refused_with_the_nearest(key: str, suggestion: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown key '{key}'; did you mean '{suggestion}") as e:
-        override(Whole(), key, "1")
+        override_all(Whole(), {key: "1"})
     assert e.value.exit_code is ExitCode.CONFIG
 
 
@@ -321,7 +320,7 @@ def test_options_explain_themselves() -> None:
 
 def test_nan_and_infinity_are_never_accepted() -> None:
     with pytest.raises(ConfigError, match="expected a finite number"):
-        override(Whole(), "rate.learning_rate", "nan")
+        override_all(Whole(), {"rate.learning_rate": "nan"})
     assert math.isfinite(Whole().rate.learning_rate)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smallbench.config import override
+from smallbench.config import override_all
 from smallbench.data.config import PrepareConfig
 from smallbench.errors import UnavailableError
 from smallbench.gpus import GIB, gpu_of
@@ -72,7 +72,7 @@ def sizes_for(
     from smallbench.planning.planner import Planner, choices_of
 
     if config.model.vocab_size is None:  # the tokenizer's; the one that is trained by default
-        config = override(config, "model.vocab_size", PrepareConfig.vocab_size)
+        config = override_all(config, {"model.vocab_size": PrepareConfig.vocab_size})
     train = config.train
     if gpu == "none":
         planner = Planner(config, device_type="cpu", precision="fp32")
