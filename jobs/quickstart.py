@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallbench.config import option, override_all
-from smallbench.jobs.base import Job, start
+from smallbench.jobs.base import Job, announce, start
 from smallbench.recipes import recipe_config
 from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
@@ -120,11 +120,6 @@ def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[st
         )
         for name, is_random in (("pretrained", False), ("random weights", True))
     }
-
-
-def announce(text: str) -> None:
-    """Say which stage begins."""
-    print(f"== {text}", flush=True)
 
 
 JOB = Job("quickstart", Options, run, config=config, shortcuts={"max_steps": "train.max_steps"})
