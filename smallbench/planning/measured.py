@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from smallbench.checkpoints.record import RECORD_NAME
+from smallbench.checkpoints.record import RECORD_NAME, read_record
 from smallbench.config import differing_keys, to_dict
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.gpus import Gpu, gpu_of_device
@@ -115,26 +115,20 @@ def _records(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _require_same_run(path: Path, config: PretrainConfig, gpu: Gpu, precision: str) -> None:
     place = path.with_name(RECORD_NAME)
-    try:
-        record = json.loads(place.read_text(encoding="utf-8"))
-        attempts = [
-            (a["device"], a["precision"], a.get("num_devices", 1)) for a in record["attempts"]
-        ]
-        settings = dict(record["config"])
-    except FileNotFoundError:
+    if not place.is_file():
         raise DataError(
             f"{path} has no {RECORD_NAME} beside it, which says the recipe and the device; give "
             "the file in the run's own directory"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{place} is not the record of a run ({error})") from None
-    if not attempts:
+        )
+    record = read_record(place)
+    if not record["attempts"]:
         raise DataError(f"{place} has no attempt; the run never started")
-    _require_same_config(path, settings, config)
-    for device, of_run, num_devices in attempts:
+    _require_same_config(path, record["config"], config)
+    for attempt in record["attempts"]:
+        device, of_run = str(attempt.get("device")), attempt.get("precision")
         _require_same_device(path, device, of_run, gpu, precision)
-        if num_devices != 1:
-            raise ConfigError(f"{path} was measured on {num_devices} devices; a plan is for one")
+        if (count := attempt.get("num_devices", 1)) != 1:
+            raise ConfigError(f"{path} was measured on {count} devices; a plan is for one")
 
 
 def _require_same_config(path: Path, settings: Mapping[str, Any], config: PretrainConfig) -> None:

@@ -21,8 +21,9 @@ def write_run(folder, *, config=BERT, rates=RATES, **attempt):
     """metrics.jsonl with run.json beside it."""
     lines = [json.dumps({"event": event, "tokens_per_second": rate}) for event, rate in rates]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    first = {"device": "Tesla V100-SXM2-16GB", "precision": "fp16", "num_devices": 1}
-    record = {"config": to_dict(config), "attempts": [first | attempt]}
+    first = {"number": 1, "device": "Tesla V100-SXM2-16GB", "precision": "fp16", "num_devices": 1}
+    record = {"run_id": "a", "data": "corpus", "config": to_dict(config)}
+    record["attempts"] = [first | attempt]
     (folder / "run.json").write_text(json.dumps(record))
     return folder / "metrics.jsonl"
 
@@ -64,6 +65,9 @@ def test_a_run_of_something_else_is_refused(change, message, tmp_path):
         lambda folder: (folder / "run.json").unlink(),
         lambda folder: (folder / "run.json").write_text("{"),
         lambda folder: (folder / "run.json").write_text('{"config": {}, "attempts": []}'),
+        lambda folder: (folder / "run.json").write_text(
+            '{"run_id": "a", "data": "d", "config": {}, "attempts": []}'
+        ),
         lambda folder: (folder / "metrics.jsonl").write_bytes(b"\xff\xfe"),
         lambda folder: (folder / "metrics.jsonl").write_text("no JSON\n[1]\n"),
         lambda folder: (folder / "metrics.jsonl").write_text('{"benchmark": "gpu"}\n'),
