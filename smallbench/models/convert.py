@@ -128,15 +128,12 @@ def target_of(
 ) -> Target | None:
     """Return the target of `config`'s architecture with the head `tokens` or `replaced`.
 
-    None if transformers has no class for it: a plug-in without a declared target.
+    None if transformers has no class for it: a plug-in.
     """
     name = config.architecture
     if name in ARCHITECTURES and type(config) is ARCHITECTURES.config_class(name):
         return built_in_target(config, head=head, pad_token_id=pad_token_id)
-    target: Target | None = ARCHITECTURES[name].transformers_target(
-        config, head=head, pad_token_id=pad_token_id
-    )
-    return target
+    return None
 
 
 def built_in_target(config: EncoderConfig, *, head: str, pad_token_id: int) -> Target:

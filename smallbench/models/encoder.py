@@ -171,14 +171,6 @@ class Encoder(nn.Module, ABC):
         logits_BL: Tensor = self.detector(hidden_BLD)
         return logits_BL
 
-    @classmethod
-    def transformers_target(cls, config: Any, *, head: str, pad_token_id: int) -> Any:
-        """Return how the weights are exported to a class of transformers (`models.convert.Target`).
-
-        Return None if transformers has no such class; an export then includes the model's code.
-        """
-        return None
-
     @property
     def head(self) -> Head:
         """The head of this model."""
