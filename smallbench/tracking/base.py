@@ -14,7 +14,3 @@ class Tracker(Protocol):
     def log(self, record: Record) -> None:
         """Log one record."""
         ...
-
-    def close(self) -> None:
-        """Flush and close."""
-        ...

@@ -178,9 +178,6 @@ class WandbRun:
         """Show a record, unless an earlier attempt has."""
         self._work.put(lambda run: self._log(run, record))
 
-    def close(self) -> None:
-        """Do nothing: the end of the context finishes the run."""
-
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Show a table."""
         data = [list(row) for row in rows]
