@@ -326,16 +326,10 @@ def _replace(out: Path, temporary: Path) -> None:
 
 def _push(directory: Path, repository: str, *, complete_in: str) -> None:
     """Publish `directory` to the Hugging Face hub; the export is already in `complete_in`."""
+    import httpx  # of the hub's client, which raises its errors if no answer comes
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-    # The hub's client raises its HTTP library's errors if no answer comes; the library is
-    # another one in other releases, but always an ancestor of this error.
-    no_answer = tuple(
-        ancestor
-        for ancestor in HfHubHTTPError.__mro__
-        if ancestor.__name__ == "HTTPError" or ancestor is OSError
-    )
     api = HfApi()
     try:
         api.create_repo(repository, exist_ok=True)
@@ -350,7 +344,7 @@ def _push(directory: Path, repository: str, *, complete_in: str) -> None:
                 "access to it in HF_TOKEN"
             ) from None
         raise UnavailableError(f"the hub answered {status} to {repository!r}; try again") from None
-    except no_answer as error:
+    except (httpx.HTTPError, OSError) as error:
         raise UnavailableError(
             f"the hub could not be reached ({error}); the export is complete in {complete_in}, "
             "run the same command again to publish it"

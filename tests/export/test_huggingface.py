@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import httpx
 import pytest
 import tokenizers
 import torch
@@ -14,7 +15,7 @@ from smallbench.config import override_all
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
 from smallbench.data.tokenizer import AWKWARD_TEXTS, Tokenizer
-from smallbench.errors import ConfigError, DataError, SmallbenchError
+from smallbench.errors import ConfigError, DataError, SmallbenchError, UnavailableError
 from smallbench.export import huggingface
 from smallbench.export.card import used_sentence
 from smallbench.export.huggingface import as_export, export, load_model, load_run
@@ -240,6 +241,18 @@ def test_an_invalid_repository_name_is_refused_before_any_work(run_dir, tmp_path
     with pytest.raises(ConfigError, match="expected ORG/NAME"):
         export(run_dir, tmp_path / "export", push="a/b/c")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("problem", [httpx.ConnectError("no route"), OSError("no route")])
+def test_a_hub_that_does_not_answer_is_unavailable(problem, tmp_path, monkeypatch):
+    def fail(*arguments, **more):
+        raise problem
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fail)
+    with pytest.raises(
+        UnavailableError, match=r"reached \(no route\); the export is complete in e"
+    ):
+        huggingface._push(tmp_path, "a/b", complete_in="e")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
