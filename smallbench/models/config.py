@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from smallbench.config import option, require
+from smallbench.config import check, option, require
 from smallbench.errors import ConfigError
 
 LARGEST = {
@@ -59,8 +59,8 @@ class EncoderConfig:
             value = getattr(self, name)
             in_range = value is None or 1 <= value <= most
             require(in_range, f"model.{name}", value, f"1 to {most:,}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "[0, 1)")
+        dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        check(self, "model.", **dict.fromkeys(dropouts, "[0, 1)"))
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"model.hidden_size {self.hidden_size} is not divisible by "
@@ -112,9 +112,7 @@ class BertConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.type_vocab_size >= 1, "model.type_vocab_size", self.type_vocab_size, "at least 1"
-        )
+        check(self, "model.", type_vocab_size=">= 1")
         if self.attention_init == "local" and (self.head_size % 2 or self.embedding_size % 2):
             raise ConfigError(
                 "model.attention_init 'local' needs embeddings and heads of an even size, not "
@@ -172,8 +170,7 @@ class DebertaConfig(EncoderConfig):
         super().__post_init__()
         key = "model.type_vocab_size"
         require(self.type_vocab_size == 0, key, self.type_vocab_size, "0: DeBERTa has no segments")
-        key = "model.max_relative_positions"
-        require(self.max_relative_positions >= 1, key, self.max_relative_positions, "at least 1")
+        check(self, "model.", max_relative_positions=">= 1")
 
 
 @dataclass(frozen=True)
@@ -189,9 +186,7 @@ class RoformerConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.type_vocab_size >= 1, "model.type_vocab_size", self.type_vocab_size, "at least 1"
-        )
+        check(self, "model.", type_vocab_size=">= 1")
         if self.head_size % 2:
             raise ConfigError(
                 f"model.hidden_size / model.num_attention_heads is {self.head_size}; rotary "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from smallbench.config import option, require
+from smallbench.config import check, option
 from smallbench.errors import ConfigError
 
 
@@ -45,13 +45,9 @@ class CorruptionConfig(ObjectiveConfig):
     )
 
     def __post_init__(self) -> None:
-        key = "objective.mask_fraction"
-        require(0 < self.mask_fraction < 1, key, self.mask_fraction, "over 0 and under 1")
-        key, final = "objective.final_mask_fraction", self.final_mask_fraction
-        require(final is None or 0 < final < 1, key, final, "over 0 and under 1, or none")
-        for name in ("mask_token_fraction", "random_token_fraction", "two_segment_fraction"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"objective.{name}", value, "0 to 1")
+        check(self, "objective.", mask_fraction="(0, 1)", final_mask_fraction="(0, 1)")
+        shares = ("mask_token_fraction", "random_token_fraction", "two_segment_fraction")
+        check(self, "objective.", **dict.fromkeys(shares, "[0, 1]"))
         if self.mask_token_fraction + self.random_token_fraction > 1:
             raise ConfigError(
                 f"objective.mask_token_fraction {self.mask_token_fraction} and "
@@ -81,15 +77,13 @@ class MaskedLMConfig(CorruptionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction = self.related_fraction
-        require(0 <= fraction <= 1, "objective.related_fraction", fraction, "0 to 1")
-        key, rate = "objective.related_mask_fraction", self.related_mask_fraction
-        require(0 < rate < 1, key, rate, "over 0 and under 1")
-        require(self.related_weight > 0, "objective.related_weight", self.related_weight, "over 0")
-        if fraction and self.two_segment_fraction:
+        check(self, "objective.", related_fraction="[0, 1]", related_mask_fraction="(0, 1)")
+        check(self, "objective.", related_weight="> 0")
+        if self.related_fraction and self.two_segment_fraction:
             raise ConfigError(
-                f"objective.related_fraction {fraction} and objective.two_segment_fraction "
-                f"{self.two_segment_fraction}: one of the two must be 0"
+                f"objective.related_fraction {self.related_fraction} and "
+                f"objective.two_segment_fraction {self.two_segment_fraction}: one of the two must "
+                "be 0"
             )
 
 
@@ -117,7 +111,5 @@ class ReplacedTokenConfig(CorruptionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        key, width = "objective.generator_width", self.generator_width
-        require(0 < width <= 1, key, width, "over 0 and at most 1")
-        for name in ("generator_weight", "discriminator_weight"):
-            require(getattr(self, name) > 0, f"objective.{name}", getattr(self, name), "over 0")
+        check(self, "objective.", generator_width="(0, 1]")
+        check(self, "objective.", generator_weight="> 0", discriminator_weight="> 0")

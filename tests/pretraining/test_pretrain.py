@@ -200,7 +200,7 @@ def test_values_out_of_range_are_refused_by_name(key, value):
 
 def test_any_number_of_segments_is_taken_but_none():
     assert override_all(tiny(), {"model.type_vocab_size": 3}).model.type_vocab_size == 3
-    with pytest.raises(ConfigError, match="type_vocab_size=0 is out of range; expected at least 1"):
+    with pytest.raises(ConfigError, match="type_vocab_size=0 is out of range; expected >= 1"):
         override_all(tiny(), {"model.type_vocab_size": 0})
 
 
