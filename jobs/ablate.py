@@ -87,7 +87,7 @@ class Options(DurabilityConfig, ShardConfig, StopOptions):
             given = " ".join(self.variants) or "none"
             raise UsageError(f"'ablate' needs two variants or more to compare, given: {given}")
         check_distinct(self, "seeds", "ft_seeds", "tasks")
-        check(self, "", flops="> 0", learning_rate="> 0", epochs=">= 1", max_train_examples=">= 1")
+        check(self, "", flops="> 0", learning_rate="> 0")
         for task in self.tasks or ():
             task_named(task)
         self.part()
