@@ -267,11 +267,15 @@ def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes]:
         # A \r at the very end may be the first half of \r\n.
         end = max(rest.rfind(b"\n"), rest.rfind(b"\r", 0, -1)) + 1
         if not end and len(rest) > longest:
-            end = len(rest)
-            # Cut between characters: skip back over continuation bytes and the first byte.
-            while end > len(rest) - 4 and rest[end - 1] & 0xC0 == 0x80:
-                end -= 1
-            end -= rest[end - 1] >= 0xC0
+            end = end_of_characters(rest, len(rest))
         ready, rest = rest[:end], rest[end:]
     if ready or rest:
         yield ready + rest
+
+
+def end_of_characters(text: bytes, limit: int) -> int:
+    """Return an end of a character of UTF-8 at most 4 bytes before `limit`."""
+    end = limit
+    while end > limit - 4 and text[end - 1] & 0xC0 == 0x80:  # not the first byte of a character
+        end -= 1
+    return end - (text[end - 1] >= 0xC0)

@@ -17,12 +17,12 @@ from textwrap import shorten
 from typing import IO, Any, cast
 
 from smallbench.data.config import Separator
-from smallbench.data.encodings import Utf8
+from smallbench.data.encodings import Utf8, end_of_characters
 from smallbench.data.skips import DamagedFileError, Skips, UnreadableError
 from smallbench.data.streams import BLOCK_BYTES, DAMAGE, is_plain, recognise
 
 MAX_DOCUMENT_BYTES = 8 << 20
-"""A longer document is cut at a line end, so that memory does not depend on the corpus."""
+"""A longer document is cut, so that memory does not depend on the corpus."""
 LARGE_BYTES, SHORT_BYTES = 200_000, 40
 """A text file with one document this large, or many this short, is worth a note."""
 _MAX_ARCHIVES = 4  # nested in each other
@@ -85,7 +85,9 @@ def _text_documents(stream: io.BufferedReader, utf8: Utf8, separator: Separator)
             num_documents += 1
             yield document
         while len(rest) > MAX_DOCUMENT_BYTES:
-            end = max(rest.rfind(b"\n", 0, MAX_DOCUMENT_BYTES), MAX_DOCUMENT_BYTES // 2)
+            end = rest.rfind(b"\n", MAX_DOCUMENT_BYTES // 2, MAX_DOCUMENT_BYTES)
+            if end < 0:
+                end = end_of_characters(rest, MAX_DOCUMENT_BYTES)
             num_cuts += 1
             yield rest[:end]
             rest = rest[end:]
@@ -93,7 +95,7 @@ def _text_documents(stream: io.BufferedReader, utf8: Utf8, separator: Separator)
         num_documents += 1
         yield rest
     if num_cuts:
-        utf8.note(f"cut at line ends {num_cuts} times: a document is at most 8 MiB")
+        utf8.note(f"cut {num_cuts} times, since a document is at most 8 MiB")
     if num_documents == 1 and num_bytes >= LARGE_BYTES and separator != "file":
         utf8.note(
             f"one document of {num_bytes:,} bytes in {num_lines:,} lines: --documents={separator} "

@@ -90,6 +90,20 @@ def test_endless_document_is_cut_at_a_line_end(tmp_path: Path, monkeypatch):
     assert max(map(len, texts)) <= 1000
 
 
+def test_an_endless_line_is_cut_between_characters(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 1001)
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 300)
+    text = "дождь 東京 😀 x" * 1000
+    (tmp_path / "corpus.txt").write_text(text, encoding="utf-8")
+    corpus = open_corpus(str(tmp_path / "corpus.txt"))
+    parts = [document.decode() for document in corpus.documents()]  # strict
+    assert "".join(parts) == text
+    assert max(len(part.encode()) for part in parts) <= 1001
+    assert corpus.skips.notes == [
+        f"corpus.txt: cut {len(parts) - 1} times, since a document is at most 8 MiB"
+    ]
+
+
 def test_folder_and_glob_are_read_in_order_and_other_files_are_named(tmp_path: Path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "2.jsonl.gz").write_bytes(gzip.compress(as_jsonl(["two"])))
