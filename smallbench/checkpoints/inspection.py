@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from smallbench.checkpoints.lease import RunLease
-from smallbench.checkpoints.manifest import METRICS, DamagedError, step_name
+from smallbench.checkpoints.manifest import METRICS, DamagedError
 from smallbench.checkpoints.record import LOCK_NAME, RECORD_NAME, parse_record
 from smallbench.checkpoints.remote_run import RemoteRun
 from smallbench.checkpoints.retention import Retention
@@ -40,17 +40,17 @@ def checkpoints_table(storage: Storage) -> str:
     """Return a line for each checkpoint, oldest first, and the number of damaged ones."""
     store = CheckpointStore(storage)
     lines = [f"{'step':>14}  {'attempt':>7}  {'size':>11}  {'tokens':>16}  committed"]
-    committed = {stored.key: stored for stored in storage.list("commits/step-")}
-    for step in store.steps():
+    for step, stored in sorted(store.commits().items()):
         try:
             manifest = store.manifest(step)
+        except NotFoundError:  # pruned in the meantime
+            continue
         except DataError as error:
             kind = "damaged" if isinstance(error, DamagedError) else "not readable"
             lines.append(f"{step:>14,}  {kind}: {error}")
             continue
         num_bytes = sum(file["bytes"] for file in manifest["files"].values())
         tokens = manifest.get("progress", {}).get("num_tokens", 0)
-        stored = committed[f"commits/{step_name(step)}.json"]
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(stored.modified_unix_seconds))
         lines.append(
             f"{step:>14,}  {manifest['attempt']:>7}  {num_bytes / 2**20:>7,.1f} MiB  "

@@ -49,7 +49,7 @@ from smallbench.files import (
     write_bytes,
     write_errors_explained,
 )
-from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, put_json
+from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, Stored, put_json
 from smallbench.storage.local import UNFINISHED, LocalStorage
 
 FILES_AT_ONCE = 2
@@ -146,8 +146,13 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Return the committed steps, oldest first."""
-        keys = [stored.key for stored in self.storage.list("commits/step-")]
-        return sorted(step_of(key) for key in keys if re.fullmatch(r"commits/step-\d+\.json", key))
+        return sorted(self.commits())
+
+    def commits(self) -> dict[int, Stored]:
+        """Return the objects of the manifests, by step."""
+        found = self.storage.list("commits/step-")
+        is_commit = re.compile(r"commits/step-\d+\.json").fullmatch
+        return {step_of(stored.key): stored for stored in found if is_commit(stored.key)}
 
     def manifest(self, step: int) -> dict[str, Any]:
         """Return a step's manifest; raise as `check_manifest` does, `NotFoundError` if pruned."""

@@ -13,6 +13,7 @@ from smallbench.errors import ConfigError, ConflictError, DataError
 from smallbench.files import exclusive_lock
 from smallbench.pretraining.pretrain import pretrain
 from smallbench.storage.config import StorageConfig
+from smallbench.storage.local import LocalStorage
 from smallbench.train.config import DurabilityConfig
 from tests.pretraining.test_kills import VALUES
 from tests.pretraining.test_pretrain import tiny
@@ -47,6 +48,20 @@ def test_the_table_has_a_line_for_each_checkpoint(folder):
     lines = checkpoints_table(local(folder)).splitlines()
     assert [int(line.split()[0]) for line in lines[1:-1]] == [2, 6, 8]
     assert lines[-1] == "1 more found damaged and set aside"
+
+
+def test_a_run_that_commits_and_prunes_meanwhile_is_listed(folder):
+    class Busy(LocalStorage):
+        """After each listing, the oldest checkpoint is pruned and one is committed."""
+
+        def list(self, prefix=""):
+            found = super().list(prefix)
+            commits = sorted((folder / "run" / "commits").iterdir())
+            commits[0].rename(commits[0].with_name("step-0000000099.json"))
+            return found
+
+    lines = checkpoints_table(Busy(folder / "run")).splitlines()
+    assert [int(line.split()[0]) for line in lines[1:]] == STEPS[1:]
 
 
 def test_verifying_names_what_is_damaged(folder):
