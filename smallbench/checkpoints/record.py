@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -173,15 +172,14 @@ def holder_of(run_dir: Path) -> str:
     identity = {"lock_inode": status.st_ino, "lock_changed_ns": status.st_ctime_ns}
     path = run_dir / HOLDER_NAME
     if path.exists():
-        with suppress(DataError):  # a truncated file counts as missing
+        try:
             known = read_json(path)
             if known.items() >= identity.items() and "name" in known:
                 return str(known["name"])
-        print(
-            f"{run_dir} was copied or restored: it waits for the lease of the original, if that "
-            "is still running",
-            file=sys.stderr,
-        )
+            reason = f"{run_dir} was copied or restored: it waits for the lease of the original"
+        except DataError as error:
+            reason = f"{error}: {run_dir} gets a new name and waits for the lease of the former one"
+        print(f"{reason}, if that is still running", file=sys.stderr)
     name = os.environ.get("POD_UID") or uuid4().hex
     write_json(path, {"name": name, **identity})
     return name

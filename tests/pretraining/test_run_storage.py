@@ -45,6 +45,17 @@ def test_a_copy_has_a_name_of_its_own(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_truncated_holder_is_not_called_a_copy(tmp_path, capsys):
+    name = holder(tmp_path / "run")
+    (tmp_path / "run" / "holder.json").write_text('{"name": ')
+    own = holder(tmp_path / "run")
+    assert own != name
+    printed = capsys.readouterr().err
+    assert "holder.json cannot be read as JSON" in printed
+    assert "copied" not in printed
+    assert holder(tmp_path / "run") == own
+
+
 def test_a_copy_waits_for_the_original_and_takes_nothing_from_it(corpus, tmp_path):
     """Both have one name in the storage, since both are called `run`."""
     durability = DurabilityConfig(storage=str(tmp_path / "bucket"), lease_seconds=3.0)
