@@ -3,8 +3,8 @@
 Documents are cleaned; short ones and exact duplicates are dropped and counted; some are held out
 by a hash of their text. In text files blank lines separate documents (--documents); a row of JSON,
 CSV or parquet has one in its field 'text' (--text_field). Memory stays flat and nothing is
-unpacked to disk. Ctrl-C, SIGTERM or a crash loses a minute: the same command continues, and ends
-with exactly the bytes it would have had.
+unpacked to disk. After Ctrl-C, SIGTERM or a crash the same command continues, and ends with exactly
+the bytes it would have had; the sampling for a tokenizer, which is first, begins again.
 With an --out like s3://BUCKET/PREFIX the work is done in --cache, and published when it is whole.
 
 Several machines share the work by files: each is given its --shard and the same other flags, and

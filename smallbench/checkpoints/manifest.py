@@ -22,7 +22,7 @@ METRICS = "metrics.jsonl"
 
 
 class DamagedError(DataError):
-    """A checkpoint does not match its manifest."""
+    """The files of a checkpoint, its manifest or `run.json` are not as they were written."""
 
 
 class OtherVersionError(DataError):
@@ -83,7 +83,10 @@ def check_manifest(manifest: Mapping[str, Any], name: str = "the manifest") -> N
 
 
 def check_version(version: Any, expected: int, name: str) -> None:
-    """Raise `OtherVersionError` if `version` is an integer other than `expected`."""
+    """Raise `OtherVersionError` if `version` is another integer than `expected`.
+
+    Raises `DamagedError` if it is no integer.
+    """
     if type(version) is int and version != expected:
         raise OtherVersionError(
             f"{name} has schema_version {version}; this release reads {expected}. Nothing was "

@@ -1,7 +1,9 @@
 """Raw text → clean documents → tokenizer → token shards → shuffled rows.
 
-Read in this order: `corpus` (and `installed_docs`), `cleaning`, `tokenizer` (and `word_cache`),
-`packing`, `shards`, `prepare`, which drives them all, and `loader`, which training draws from.
+Read in this order: `streams`, `encodings` and `readers`, which `corpus` (and `installed_docs`) puts
+together; `cleaning`, `tokenizer` (and `backends`, `word_cache`), `packing` and `source`, which runs
+them in workers; `shards`; `prepare`, which drives them all; `shares` (several machines), `transfer`
+(storages), and `loader`, which training draws from.
 """
 
 from smallbench.registry import Registry

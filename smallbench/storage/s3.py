@@ -71,7 +71,7 @@ class S3Storage:
         self._has_conditional_writes = True
         """Whether the store knows conditional writes."""
         self._has_read = False
-        """Whether a request without a body has succeeded: the credentials are right."""
+        """Whether a listing, which has no body, has succeeded: the credentials are right."""
         self._said: set[str] = set()
         self._transfer = TransferConfig(
             multipart_threshold=PART_BYTES,
