@@ -12,9 +12,6 @@ from smallbench.errors import DataError
 from smallbench.files import parse_json, read_retried, sha256_file
 
 SCHEMA_VERSION = 3
-"""Versions: 1 kept the optimizer's state by number instead of by name, and no hash of the manifest;
-2 kept Adam's moments only."""
-
 SEAL = "manifest_sha256"
 
 METRICS = "metrics.jsonl"
@@ -83,7 +80,7 @@ def check_manifest(manifest: Mapping[str, Any], name: str = "the manifest") -> N
 
 
 def check_version(version: Any, expected: int, name: str) -> None:
-    """Raise `OtherVersionError` if `version` is another integer than `expected`.
+    """Raise `OtherVersionError` if `version` is an integer other than `expected`.
 
     Raises `DamagedError` if it is no integer.
     """

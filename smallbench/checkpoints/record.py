@@ -31,8 +31,15 @@ PLUGINS = "plugins"
 
 Record = dict[str, Any]
 
-_REQUIRED: dict[str, type] = {"run_id": str, "config": dict, "data": str, "attempts": list}
-_OPTIONAL: dict[str, type] = {"corpus": dict, "plugins": list, "summary": dict}
+_PARTS: dict[str, type] = {
+    "run_id": str,
+    "config": dict,
+    "data": str,
+    "corpus": dict,
+    "plugins": list,
+    "attempts": list,
+    "summary": dict,
+}
 _JSON_NAMES: dict[type, str] = {str: "a string", dict: "an object", list: "a list"}
 
 
@@ -48,16 +55,15 @@ def parse_record(content: bytes, name: str) -> Record:
 
 def check_record(record: Record, name: str) -> Record:
     """Return `record`; raise `DataError` if a part is missing or of another type."""
-    for key, kind in (_REQUIRED | _OPTIONAL).items():
-        if key in _OPTIONAL and key not in record:
-            continue
-        if not isinstance(record.get(key), kind):
+    parts = {"summary": {}} | record  # a run that has not ended has no summary
+    for key, kind in _PARTS.items():
+        if not isinstance(parts.get(key), kind):
             raise DataError(
                 f"{name} is not the record of a run: expected {_JSON_NAMES[kind]} in {key!r}; "
                 "restore the file from a copy or the storage, or choose another --run_dir"
             )
     for key in ("attempts", "plugins"):
-        if not all(isinstance(item, dict) for item in record.get(key, ())):
+        if not all(isinstance(item, dict) for item in record[key]):
             raise DataError(f"{name} is not the record of a run: expected objects in {key!r}")
     if not all(type(attempt.get("number")) is int for attempt in record["attempts"]):
         raise DataError(f"{name} is not the record of a run: an attempt has no integer 'number'")
@@ -92,14 +98,14 @@ def open_record(
         fixed = {"schema_version": RECORD_VERSION, "run_id": uuid4().hex[:8]}
         return {**fixed, **own, "attempts": []}
     record = check_current(read_json(path), str(path))
-    if "shards" not in record.get("corpus", {}):
+    if "shards" not in record["corpus"]:
         raise DataError(f"{path} is not the record of a run: its 'corpus' has no 'shards'")
     differing = differing_keys(record["config"], own["config"])
     differing = {key: pair for key, pair in differing.items() if key not in resumable}
     if record["corpus"]["shards"] != own["corpus"]["shards"]:
         differing["data"] = (record["data"], own["data"])
     if has_checkpoints and not allow_changed_code:
-        _refuse_changed_code(run_dir, record.get("plugins", ()), own["plugins"])
+        _refuse_changed_code(run_dir, record["plugins"], own["plugins"])
     if not differing:
         return record | {"plugins": own["plugins"]}
     listed = ", ".join(f"{key}: {old} → {new}" for key, (old, new) in differing.items())

@@ -209,9 +209,7 @@ class CheckpointStore:
 
     def quarantined(self) -> list[str]:
         """Return the keys of quarantined manifests, of this or an earlier attempt."""
-        # Earlier releases renamed them in a run directory.
-        renamed = [s.key for s in self.storage.list("commits/step-") if s.key.endswith(".damaged")]
-        return [stored.key for stored in self.storage.list("damaged/step-")] + renamed
+        return [stored.key for stored in self.storage.list("damaged/step-")]
 
     def prune(self, *retentions: Retention) -> list[int]:
         """Delete unused checkpoints that retention does not keep; return their steps."""

@@ -193,10 +193,7 @@ def already_published(place: Storage, config: PrepareConfig) -> Manifest | None:
 
 def refuse_other_options(out: Path | str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `ConfigError` naming the options in which a directory or URL differs from a command."""
-    # What an earlier release did not know was as it is by default.
-    defaults = {f.name: f.default for f in fields(PrepareConfig) if f.name not in old}
-    changes = differing_keys(defaults | old, new)
-    if changes:
+    if changes := differing_keys(old, new):
         listed = ", ".join(f"{key} {was!r} → {now!r}" for key, (was, now) in changes.items())
         raise ConfigError(
             f"{out} was prepared with other options ({listed}); "

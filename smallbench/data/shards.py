@@ -13,7 +13,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,19 +104,15 @@ class Manifest:
                     f"{where} has schema {data['schema_version']}, this version reads "
                     f"{SCHEMA_VERSION}; prepare into a new directory"
                 )
-            unknown = sorted(data.keys() - {f.name for f in fields(cls)})
-            if unknown:
-                raise DataError(
-                    f"{where} has keys that this version does not know ({', '.join(unknown)}): a "
-                    "later version wrote it; use that one, or prepare into a new directory"
-                )
             manifest = from_dict(cls, data)
             _check_parts(manifest)
             return manifest
         except DataError:
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{where} is damaged ({error}); delete {place}, {_REMEDY}") from error
+            raise DataError(
+                f"{where} is damaged or of another version ({error}); delete {place}, {_REMEDY}"
+            ) from error
 
     def write(self, directory: Path) -> None:
         """Complete the directory; call it after everything else is on the disk."""
@@ -335,8 +331,8 @@ def corpus_summary(manifest: Manifest, out: Path | str) -> str:
     values = {
         "m": manifest,
         "c": c,
-        "tokens_a_word": c["encoded_tokens"] / max(1, c["words"]) if "words" in c else None,
-        "unknown": c["unknown_tokens"] / max(1, c["encoded_tokens"]) if "words" in c else None,
+        "tokens_a_word": c["encoded_tokens"] / max(1, c["words"]),
+        "unknown": c["unknown_tokens"] / max(1, c["encoded_tokens"]),
         "positions": (manifest.sequence_length - 2) * (rows["train"] + rows["eval"]),
         "recipe": f"{family}-{'small' if manifest.tokenizer.vocab_size == size else 'tiny'}",
         "data": shlex.quote(printable(out)),

@@ -182,9 +182,7 @@ def _pull_tokenizer(storage: Storage, manifest: Manifest, folder: Path) -> None:
         # The other files have no hash, so they are written anew from the one that was checked.
         Tokenizer.load(temporary).save(temporary)
         path.write_bytes(content)  # another release of tokenizers may have worded it differently
-        held_out = _get(storage, f"{TOKENIZER}/{HELD_OUT_NAME}")  # a corpus of old has none
-        if held_out is not None:
-            (temporary / HELD_OUT_NAME).write_bytes(held_out)
+        (temporary / HELD_OUT_NAME).write_bytes(storage.get(f"{TOKENIZER}/{HELD_OUT_NAME}"))
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -123,10 +123,10 @@ def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
     temporary = temporary_sibling(out)
     try:
         tokenizer = Tokenizer.load(run_dir / "tokenizer")
-        # Saved anew, not copied: an earlier release named classes that rebuild it otherwise.
         write_tokenizer(tokenizer, temporary, config)
         difference = write_model(config, checkpoint, temporary, vocabulary_of(tokenizer))
-        num_texts = check_tokenizer(tokenizer, temporary, held_out=_held_out_texts(run_dir))
+        texts = json.loads((run_dir / "tokenizer" / HELD_OUT_NAME).read_bytes())
+        num_texts = check_tokenizer(tokenizer, temporary, held_out=texts)
         write_json(
             temporary / MARKER,
             {
@@ -203,12 +203,6 @@ def check_tokenizer(tokenizer: Tokenizer, directory: Path, *, held_out: list[str
             f"the export's tokenizer differs from the run's: {difference}; nothing was written"
         )
     return len(texts)
-
-
-def _held_out_texts(run_dir: Path) -> list[str]:
-    """Beginnings of held-out documents; a run of an earlier release has none."""
-    path = run_dir / "tokenizer" / HELD_OUT_NAME
-    return [str(text) for text in json.loads(path.read_text())] if path.is_file() else []
 
 
 def load_model(

@@ -37,7 +37,7 @@ HEADER = "index\tprediction"
 TASK_FILE = "task.json"
 _STORED = ("settings", "splits", "data_sha256", "unknown_share", "unofficial")
 _TIMINGS = ("seconds", "examples_per_second")
-_MODEL = ("random_init", "model", "model_sha256", "files_sha256", "max_train_examples", "is_sample")
+_MODEL = ("random_init", "model_sha256", "files_sha256", "max_train_examples", "is_sample")
 """Settings that all runs of one model have in common."""
 
 
@@ -50,6 +50,8 @@ class RunSettings:
     """Directory or hub id of the encoder, as the tables name it."""
     model_sha256: str
     """Fingerprint of its weights; empty if they were initialized at random."""
+    files_sha256: str
+    """Fingerprint of the encoder's configuration, tokenizer and code."""
     num_parameters: int
     """Parameters of the encoder without a task's head."""
     learning_rate: float
@@ -72,9 +74,6 @@ class RunSettings:
     """Whether the encoder's weights were initialized at random: a baseline without pretraining."""
     pooling: str | None = None
     """Pooling under the shared head; None: the model's own head."""
-    files_sha256: str = ""
-    """Fingerprint of the encoder's configuration, tokenizer and code. Empty, which equals any, in
-    results of earlier releases."""
 
     def __post_init__(self) -> None:
         config.require(self.split in {"dev", CHOICE}, "split", self.split, f"dev or {CHOICE}")
@@ -85,13 +84,7 @@ class RunSettings:
         The same weights, or random ones of the same files, may have several names.
         """
         pairs = {key: (value, vars(other)[key]) for key, value in vars(self).items()}
-        found = {key: (own, theirs) for key, (own, theirs) in pairs.items() if own != theirs}
-        has_files = bool(self.files_sha256 and other.files_sha256)
-        if not has_files:
-            found.pop("files_sha256", None)
-        if self.model_sha256 or has_files:
-            found.pop("model", None)
-        return found
+        return {key: pair for key, pair in pairs.items() if key != "model" and pair[0] != pair[1]}
 
     @property
     def scored_splits(self) -> tuple[str, ...]:
@@ -265,12 +258,7 @@ def find_run(
     _require_equal(directory, run.settings, settings, (*_MODEL, *vars(settings)))
     if data is not None and run.data_sha256 != data.sha256:
         raise ConfigError(f"{directory} has a run on other data; choose another --out")
-    current = replace(
-        run,
-        settings=replace(run.settings, model=settings.model),
-        # a version with fewer checks may have stored it
-        unofficial=run.unofficial if data is None else data.unofficial,
-    )
+    current = replace(run, settings=replace(run.settings, model=settings.model))
     if current != run:
         _write_result(directory, current)
     return current

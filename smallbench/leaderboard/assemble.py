@@ -120,7 +120,7 @@ def write_new_entry(out: Path, *, run_dir: Path, glue: Path, author: Author) -> 
     _require_same_model(runs, name, glue=glue)
     log = chained(log_records(metrics), config_digest=record["config_digest"])
     stored, predictions = _predictions(runs, glue)
-    for plugin in record.get("plugins", ()):
+    for plugin in record["plugins"]:
         predictions |= {plugin_path(n): text.encode() for n, text in plugin["files"].items()}
     recipe, seed = record["config"]["recipe"], record["config"]["train"]["seed"]
     entry = _entry_of(

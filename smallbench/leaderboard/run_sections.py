@@ -181,7 +181,7 @@ def provenance_of(
         train_log_sha256=log_sha256,
         plugins=tuple(
             {**plugin, "files": {name: plugin_path(name) for name in plugin["files"]}}
-            for plugin in record.get("plugins", ())
+            for plugin in record["plugins"]
         ),
     )
 

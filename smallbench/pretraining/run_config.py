@@ -33,5 +33,5 @@ def record_of(config: PretrainConfig, rows: TokenRows, data: Path) -> Record:
 
 def read_config(run_dir: Path, record: Record) -> PretrainConfig:
     """Return the configuration of a run; classes of plug-ins come from the copies that it keeps."""
-    use_copies(record.get("plugins", ()), run_dir / PLUGINS)
+    use_copies(record["plugins"], run_dir / PLUGINS)
     return from_dict(PretrainConfig, record["config"])

@@ -286,24 +286,18 @@ def test_an_out_inside_the_corpus_is_not_read_and_the_same_command_continues(
     assert second.notes == ["first: a prepared corpus; left out of the corpus"]
 
 
-def test_a_corpus_of_an_earlier_release_is_found_complete(config: PrepareConfig, tmp_path: Path):
+def test_a_corpus_of_another_release_is_refused(config: PrepareConfig, tmp_path: Path):
     out = tmp_path / "out"
-    manifest = prepare(config, out=out, workers=1)
-    old = json.loads((out / "manifest.json").read_text())
-    del old["notes"]
-    for key in ("documents", "text_field", "encoding"):
-        del old["options"][key]
-    for key in ("words", "encoded_tokens", "unknown_tokens", "no_tokens", "median_characters"):
-        del old["counts"][key]
-    (out / "manifest.json").write_text(json.dumps(old))
-    again = prepare(config, out=out, workers=1)
-    assert again.shards == manifest.shards
-    assert "tokens a word" not in corpus_summary(again, out)
-    with pytest.raises(ConfigError, match="documents None → 'line'"):
-        prepare(replace(config, documents="line"), out=out, workers=1)
-    (out / "manifest.json").write_text(json.dumps(old | {"colour": "red"}))
-    with pytest.raises(DataError, match=r"does not know \(colour\): a later version"):
-        Manifest.read(out)
+    prepare(config, out=out, workers=1)
+    whole = json.loads((out / "manifest.json").read_text())
+    for change, message in (
+        ({"schema_version": 9}, "has schema 9, this version reads 1; prepare into a new directory"),
+        ({"colour": "red"}, "is damaged or of another version .*colour.*; delete"),
+        ({"options": {**whole["options"], "colour": "red"}}, "colour 'red' → None"),
+    ):
+        (out / "manifest.json").write_text(json.dumps(whole | change))
+        with pytest.raises((ConfigError, DataError), match=message):
+            prepare(config, out=out, workers=1)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ def settings_of(task="cola", **changes):
         task=task,
         model="org/encoder",
         model_sha256="ab" * 32,
+        files_sha256="ef" * 32,
         num_parameters=13_500_000,
         learning_rate=1e-4,
         seed=1,

@@ -185,8 +185,6 @@ def test_the_same_weights_under_another_name_are_the_same_model(tmp_path):
     assert found == replace(first, settings=settings_of(model="/home/me/m"))
     assert read_run(directory) == found, "it is stored under the new name"
     assert len(group_runs([first, second])) == 1
-    drawn = [run_of(model=name, model_sha256="", random_init=True) for name in ("m", "n")]
-    assert len(group_runs(drawn)) == 2, "without weights only the name tells"
     with pytest.raises(ConfigError, match=r"model_sha256=.*it is of /home/me/m, not of n"):
         find_run(directory, settings_of(model="n", model_sha256="cd" * 32))
 
@@ -209,15 +207,3 @@ def test_random_weights_of_the_same_files_may_have_several_names(tmp_path):
     directory = write(tmp_path, run_of(**RANDOM, files_sha256="ab", model="m"))
     wanted = settings_of(**RANDOM, files_sha256="ab", model="n")
     assert find_run(directory, wanted).settings == wanted
-
-
-def test_a_result_of_an_earlier_release_has_no_hash_of_files_and_fits_any(tmp_path):
-    directory = write(tmp_path, run_of(seed=1))
-    content = json.loads((directory / "result.json").read_text())
-    del content["settings"]["files_sha256"]
-    (directory / "result.json").write_text(json.dumps(content))
-    assert find_run(directory, settings_of(files_sha256="ab")) == run_of(seed=1)
-    with pytest.raises(ConfigError, match="model_sha256"):
-        find_run(directory, settings_of(files_sha256="ab", model_sha256="cd" * 32))
-    runs = [read_run(directory), run_of(seed=2, files_sha256="ab")]
-    assert summarize(runs).tasks["cola"].num_runs == 2

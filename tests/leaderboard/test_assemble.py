@@ -77,6 +77,7 @@ def settings_of(run_dir, task, **changes):
             task=task,
             model=f"electra-tiny (run {record['run_id']}, step {STEPS})",
             model_sha256=hashlib.sha256(b"weights").hexdigest(),
+            files_sha256=hashlib.sha256(b"files").hexdigest(),
             num_parameters=num_parameters(record["config"]["model"]),
             learning_rate=1e-4,
             seed=1,
@@ -312,7 +313,7 @@ def test_a_run_on_two_machines_is_one_of_the_larger_card_and_of_no_commit():
          "torch": "2.13.0", "git_commit": "b2" * 20, "command": ["smallbench"],
          "smallbench": "0.2.0"},
     ]  # fmt: skip
-    record = {"attempts": attempts, "config": {}, "config_digest": "c3" * 32}
+    record = {"attempts": attempts, "plugins": [], "config": {}, "config_digest": "c3" * 32}
     assert hardware_of(record, usd_per_hour=None).gpu == "NVIDIA H100 80GB HBM3"
     assert provenance_of(record, log_sha256="d4" * 32, image_digest=None).git_commit is None
 

@@ -28,6 +28,8 @@ def write_run(run_dir, *, rows=None, first_steps=(0,), summary=None, **config):
         "run_id": "abcd1234",
         "config": {"recipe": "bert-tiny", "optim": {"learning_rate": 1e-3}, **config},
         "data": "corpus",
+        "corpus": {},
+        "plugins": [],
         "attempts": [
             {
                 "number": number,
