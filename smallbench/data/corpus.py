@@ -304,7 +304,12 @@ def _hub_documents(source: str, text_field: str, skips: Skips) -> Iterator[bytes
             "then run the same command again"
         ) from error
     except Exception as error:  # `datasets` raises ValueError, RuntimeError, pyarrow's errors, …
-        raise DataError(_explained(source, name, config, error, num_rows)) from error
+        cause = error.__cause__ or error
+        detail = " ".join(str(cause).split())[:200]
+        raise DataError(
+            f"{source} could not be read after {num_rows:,} rows ({type(cause).__name__}: "
+            f"{detail}); expected hub:ORG/NAME:CONFIG with a split 'train', or files"
+        ) from error
     rows.report()
 
 
@@ -331,33 +336,3 @@ def _check_field(source: str, features: Any, text_field: str) -> None:
             f"column {text_field!r} of {source} has {kind}, not text; give --text_field=NAME "
             f"(columns: {', '.join(features)})"
         )
-
-
-def _explained(source: str, name: str, config: str | None, error: Exception, num_rows: int) -> str:
-    text = " ".join(str(error).split())
-    if "scripts are no longer supported" in text:
-        return (
-            f"{source} is a data set with a loading script, which 'datasets' no longer runs; "
-            "convert it to parquet or JSON lines and give the files"
-        )
-    if "Config name is missing" in text or "BuilderConfig" in text:
-        problem = f"has no configuration {config!r}" if config else "has several configurations"
-        return f"{source} {problem}; give hub:{name}:CONFIG with one of {_configs(name, text)}"
-    if "Bad split" in text:
-        found = text.partition("Available splits:")[2].strip(" []'") or "others"
-        return (
-            f"{source} has no split 'train', only {found}; save the split that you want as "
-            "parquet or JSON lines and give the file"
-        )
-    cause = error.__cause__ or error
-    detail = " ".join(str(cause).split())[:200]
-    return f"{source} could not be read after {num_rows:,} rows ({type(cause).__name__}: {detail})"
-
-
-def _configs(name: str, text: str) -> str:
-    import datasets
-
-    try:
-        return ", ".join(datasets.get_dataset_config_names(name))
-    except Exception:  # only to make the sentence better
-        return text.partition("Available:")[2].strip() or "those of its page"
