@@ -236,9 +236,10 @@ def sha256_file(path: Path) -> str:
 def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield a directory that appears at `target`, whole and flushed, if the block succeeds.
 
-    Files and folders get the umask's mode.
+    It replaces what is there. Files and folders get the umask's mode.
     """
     temporary = temporary_sibling(target)
+    new_parents = [parent for parent in target.parents if not parent.exists()]
     try:
         with write_errors_explained(target.parent):
             temporary.mkdir(parents=True)
@@ -247,21 +248,13 @@ def atomic_directory(target: Path) -> Iterator[Path]:
                 if path.is_file():
                     sync_file(path)
             sync_directory(temporary)
+            if target.exists():
+                shutil.rmtree(target)
             temporary.rename(target)
-            sync_directory(target.parent)
+            for path in (target, *new_parents):
+                sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def copy_directory(source: Path, target: Path) -> None:
-    """Copy a small directory, which appears at `target` as in `atomic_directory`."""
-    with atomic_directory(target) as temporary:
-        for path in sorted(source.rglob("*")):
-            copied = temporary / path.relative_to(source)
-            if path.is_dir():
-                copied.mkdir()
-            else:
-                shutil.copyfile(path, copied)
 
 
 def sync_file(path: Path) -> None:

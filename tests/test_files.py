@@ -110,12 +110,27 @@ def test_files_get_the_mode_that_the_umask_says(tmp_path: Path) -> None:
     private = tmp_path / "a" / "private"
     private.write_bytes(b"x")
     private.chmod(0o600)
-    files.copy_directory(tmp_path / "a", tmp_path / "b")
+    with files.atomic_directory(tmp_path / "b") as directory:
+        shutil.copy(private, directory)
     files.sync_file(private)
     files.write_bytes(tmp_path / "c", b"x")
     expected = 0o666 & ~files._umask()
     for path in (private, tmp_path / "b" / "private", tmp_path / "c"):
         assert path.stat().st_mode & 0o777 == expected
+
+
+def test_a_directory_replaces_another_and_all_its_new_parents_are_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(files, "sync_directory", flushed.append)
+    target = tmp_path / "a" / "b" / "target"
+    for name in ("first", "second"):
+        with files.atomic_directory(target) as directory:
+            (directory / name).touch()
+        assert [path.name for path in target.iterdir()] == [name]
+    assert flushed[1:4] == [target.parent, target.parent.parent, tmp_path]
+    assert flushed[5:] == [target.parent]
 
 
 @pytest.mark.parametrize("number", [28, 122, 27, 30])

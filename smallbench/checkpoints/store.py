@@ -15,9 +15,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +40,7 @@ from smallbench.checkpoints.retention import Retention
 from smallbench.checkpoints.state import load_distinct, restore_random_state
 from smallbench.checkpoints.tensor_file import save_tensors
 from smallbench.errors import ConflictError, DataError, UnavailableError
-from smallbench.files import (
-    sha256_file,
-    sync_directory,
-    sync_file,
-    temporary_sibling,
-    write_bytes,
-    write_errors_explained,
-)
+from smallbench.files import atomic_directory, sha256_file, write_bytes
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, Stored, put_json
 from smallbench.storage.local import UNFINISHED, LocalStorage
 
@@ -286,7 +278,7 @@ class CheckpointStore:
             known = self.manifest(step)
             return Checkpoint(self.run_dir / known["directory"], known)
         directory = f"checkpoints/{step_name(step)}/{attempt_name(self._attempt)}"
-        with self._new_directory(directory) as temporary:
+        with atomic_directory(self.run_dir / directory) as temporary:
             save_tensors(weights, temporary / "module.safetensors")
             with (temporary / "engine.pt").open("wb") as stream:
                 torch.save(dict(engine_state), stream)
@@ -301,7 +293,6 @@ class CheckpointStore:
                 shutil.copyfile(metrics, temporary / METRICS)
             files = {}
             for path in sorted(temporary.iterdir()):
-                sync_file(path)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         content = {**manifest, "attempt": self._attempt, "directory": directory, "files": files}
         content = sealed(content)
@@ -319,30 +310,11 @@ class CheckpointStore:
         Raises `DamagedError` if a file does not match the manifest.
         """
         manifest = source.manifest(step)
-        with self._new_directory(manifest["directory"]) as temporary:
+        with atomic_directory(self.run_dir / manifest["directory"]) as temporary:
             for name in manifest["files"]:
                 source._fetch(manifest, name, temporary / name)
-                sync_file(temporary / name)
         put_json(self.storage, _commit(step), manifest)
         return Checkpoint(self.run_dir / manifest["directory"], manifest)
-
-    @contextmanager
-    def _new_directory(self, key: str) -> Iterator[Path]:
-        """Yield a directory that is renamed to `key`, flushed, if the block ends well."""
-        final = self.run_dir / key
-        temporary = temporary_sibling(final)
-        try:
-            with write_errors_explained(self.run_dir):
-                temporary.mkdir(parents=True)
-                yield temporary
-                sync_directory(temporary)
-                if final.exists():  # of a damaged or missing commit
-                    shutil.rmtree(final)
-                temporary.rename(final)
-                sync_directory(final.parent)
-                sync_directory(final.parent.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     # A storage
 

@@ -183,7 +183,6 @@ def _pull_tokenizer(storage: Storage, manifest: Manifest, folder: Path) -> None:
         Tokenizer.load(temporary).save(temporary)
         path.write_bytes(content)  # another release of tokenizers may have worded it differently
         (temporary / HELD_OUT_NAME).write_bytes(storage.get(f"{TOKENIZER}/{HELD_OUT_NAME}"))
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _download(storage: Storage, key: str, path: Path, is_right: Callable[[Path], bool]) -> None:

@@ -27,7 +27,7 @@ from smallbench.checkpoints.uploader import Uploader, report
 from smallbench.data.shards import MEMORY_NAME, TokenRows, verify_once
 from smallbench.data.tokenizer import file_fingerprint
 from smallbench.errors import ConfigError
-from smallbench.files import copy_directory, exclusive_lock
+from smallbench.files import atomic_directory, exclusive_lock
 from smallbench.pretraining.machine import Machine
 from smallbench.pretraining.run_config import record_of
 from smallbench.stop import Stop
@@ -124,8 +124,9 @@ def _copy_tokenizer(data: Path, run_dir: Path, *, fingerprint: str) -> None:
     path = target / "tokenizer.json"
     if path.exists() and file_fingerprint(path) == fingerprint:
         return
-    shutil.rmtree(target, ignore_errors=True)  # of an attempt with another corpus
-    copy_directory(source, target)
+    with atomic_directory(target) as temporary:
+        for file in source.iterdir():
+            shutil.copyfile(file, temporary / file.name)
 
 
 def _open_remote(run_dir: Path, durability: DurabilityConfig) -> RemoteRun | None:

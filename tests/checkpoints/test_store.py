@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import torch
 
+from smallbench import files
 from smallbench.checkpoints import store as module
 from smallbench.checkpoints.manifest import (
     METRICS,
@@ -206,7 +207,8 @@ def test_killed_at_any_write_the_one_before_is_used_and_no_debris_stays(
 ):
     store = CheckpointStore(tmp_path)
     save(store, made, 5)
-    owner = {"save": torch, "rename": module.Path, "put": LocalStorage}.get(write, module)
+    owners = {"save": torch, "rename": module.Path, "put": LocalStorage, "sync_file": files}
+    owner = owners.get(write, module)
     original = getattr(owner, write)
 
     def killed(*arguments, **keywords):
@@ -247,7 +249,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_partial_checkpoint(small_disk
     size = sum(file["bytes"] for file in store.newest().manifest["files"].values())
     filler = small_disk / "filler"
     filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - size * tenths // 10))
-    with pytest.raises(UnavailableError, match=f"the disk of {small_disk} is full"):
+    full = f"the disk of {small_disk}/checkpoints/step-0000000010 is full"
+    with pytest.raises(UnavailableError, match=full):
         save(store, made, 10)
     assert store.newest().step == 5
     assert not list(small_disk.rglob("*.tmp-*"))
