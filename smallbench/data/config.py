@@ -20,7 +20,24 @@ def is_trained(tokenizer: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
+class ReadOptions:
+    """How text is split into documents, and the text field of a row."""
+
+    documents: Separator | None = option(
+        None,
+        help="separator of documents in plain text: a blank line, each line, or each file; "
+        "none: blank lines in files, and each member of an archive is one",
+    )
+    text_field: str = option(
+        "text", help="field or column of JSON, CSV, parquet and hub rows; a.b for nested ones"
+    )
+    encoding: str | None = option(
+        None, help="encoding of text that is not UTF-8, such as cp1252; none: detected"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(ReadOptions):
     """Equal configurations over equal sources give byte-identical directories."""
 
     corpus: str = option(
@@ -33,17 +50,6 @@ class PrepareConfig:
         help="wordpiece or bpe trains one; or the path of a vocab.txt, of vocab.json with "
         "merges.txt, of a tokenizer.json, or of a Hugging Face directory; or FILE.py:NAME",
         metavar="wordpiece|bpe|PATH",
-    )
-    documents: Separator | None = option(
-        None,
-        help="separator of documents in plain text: a blank line, each line, or each file; "
-        "none: blank lines in files, and each member of an archive is one",
-    )
-    text_field: str = option(
-        "text", help="field or column of JSON, CSV, parquet and hub rows; a.b for nested ones"
-    )
-    encoding: str | None = option(
-        None, help="encoding of text that is not UTF-8, such as cp1252; none: detected"
     )
     vocab_size: int = option(
         30_522, help="number of tokens of a trained tokenizer; the default is BERT's"

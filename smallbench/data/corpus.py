@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from smallbench.data import installed_docs
-from smallbench.data.readers import ReadOptions, Rows, is_hidden_file, read_documents, reason_of
+from smallbench.data.config import ReadOptions
+from smallbench.data.readers import Rows, is_hidden_file, read_documents, reason_of
 from smallbench.data.skips import DamagedFileError, Skips, UnreadableError, printable
 from smallbench.data.streams import DAMAGE, recognise
 from smallbench.errors import DataError, UnavailableError

@@ -11,12 +11,11 @@ import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, dropwhile
 from textwrap import shorten
 from typing import IO, Any, cast
 
-from smallbench.data.config import Separator
+from smallbench.data.config import ReadOptions, Separator
 from smallbench.data.encodings import Utf8, end_of_characters
 from smallbench.data.skips import DamagedFileError, Skips, UnreadableError
 from smallbench.data.streams import BLOCK_BYTES, DAMAGE, is_plain, recognise
@@ -34,19 +33,6 @@ _LINE_END = re.compile(rb"\r*\n|\r")
 _TEXT_COLUMNS = {f"{size}{kind}" for size in ("", "large_") for kind in ("string", "binary")} | {
     "string_view", "binary_view"}  # fmt: skip
 _MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<mediawiki")
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How text is split into documents, and the text field of a row.
-
-    Without `separator`, blank lines separate the documents of a file, and a member of an archive is
-    one document, as in OpenWebText. Without `encoding`, encodings other than UTF-8 are detected.
-    """
-
-    separator: Separator | None = None
-    text_field: str = "text"
-    encoding: str | None = None
 
 
 def read_documents(
@@ -68,7 +54,7 @@ def read_documents(
     elif kind == "table":
         yield from _table_documents(stream, utf8, options.text_field)
     else:
-        separator = options.separator or ("file" if depth else "blank_line")
+        separator = options.documents or ("file" if depth else "blank_line")
         yield from _text_documents(stream, utf8, separator)
 
 
@@ -346,7 +332,7 @@ def _member_documents(
     content = inner.read()
     if len(content) < member.size:
         raise EOFError("the archive ends inside this member")
-    is_document = options.separator in {None, "file"} and member.name.endswith(".txt")
+    is_document = options.documents in {None, "file"} and member.name.endswith(".txt")
     if is_document and is_plain(content):  # nearly all of OpenWebText, twice as fast
         if content.strip():
             yield content

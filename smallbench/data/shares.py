@@ -47,7 +47,6 @@ from smallbench.data.source import (
     TextSample,
     corpus_of,
     given_tokenizer,
-    read_options,
     tokenizer_from,
 )
 from smallbench.data.tokenizer import Tokenizer
@@ -155,7 +154,7 @@ def _corpus(
         return Corpus("", is_whole=False), size_bytes
     corpus = open_corpus(
         str(root) if len(names) > 1 else str(root / mine[0]),
-        read_options(config),
+        config,
         may_be_empty=mine != names,
     )
     return replace(corpus, is_whole=mine == names), size_bytes

@@ -24,7 +24,6 @@ from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import Corpus, open_corpus
 from smallbench.data.meter import Meter
 from smallbench.data.packing import PackedChunk, load_tokenizer, pack_chunk, sample_chunk
-from smallbench.data.readers import ReadOptions
 from smallbench.data.tokenizer import AWKWARD_TEXTS, Tokenizer, different_ids, train_tokenizer
 from smallbench.errors import DataError, UnavailableError
 from smallbench.stop import Stop
@@ -38,15 +37,10 @@ CHUNK_BYTES = 4 << 20
 """Raw text that a worker gets at a time."""
 
 
-def read_options(config: PrepareConfig) -> ReadOptions:
-    """Return the options of `config` that the readers need."""
-    return ReadOptions(config.documents, config.text_field, config.encoding)
-
-
 def corpus_of(config: PrepareConfig, *, out: Path) -> Corpus:
     """Open the corpus of `config`, without files that this command writes inside it."""
     shares = out.with_name(f"{out.name}.shares")
-    return open_corpus(config.corpus, read_options(config), exclude=(out, shares))
+    return open_corpus(config.corpus, config, exclude=(out, shares))
 
 
 class TextSample:

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smallbench.data.cleaning import clean
+from smallbench.data.config import ReadOptions
 from smallbench.data.corpus import open_corpus
-from smallbench.data.readers import ReadOptions
 from smallbench.errors import DataError
 from tests.data.test_corpus import as_tar
 
@@ -58,7 +58,7 @@ def files(draw: st.DrawFn) -> tuple[str, str, bytes, list[str], ReadOptions]:
     documents = [text for text in documents if cleaned(text)] or ["a river"]
     line_end = draw(st.sampled_from(["\n", "\r\n", "\r", "\r\r\n"]))
     field = draw(st.sampled_from(["text", "content", "inner.text"]))
-    options = ReadOptions(text_field=field, separator=kind if kind in {"line", "file"} else None)
+    options = ReadOptions(text_field=field, documents=kind if kind in {"line", "file"} else None)
     encoding = draw(st.sampled_from(ENCODINGS))
     if kind in {"blank_line", "line", "file"}:
         # A blank line inside a document would separate it.

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from smallbench.data.cleaning import clean
+from smallbench.data.config import ReadOptions
 from smallbench.data.corpus import open_corpus
-from smallbench.data.readers import ReadOptions
 from smallbench.errors import ConfigError, DataError
 
 SENTENCES = {

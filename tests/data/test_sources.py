@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smallbench.data.config import ReadOptions
 from smallbench.data.corpus import Corpus, open_corpus
-from smallbench.data.readers import ReadOptions
 from smallbench.data.skips import printable
 from smallbench.errors import DataError, UnavailableError
 from tests.data.test_corpus import as_tar
@@ -130,12 +130,12 @@ def test_each_separator_cuts_as_its_name_says(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_text("one\ntwo\n\nthree\n")
     assert read(path)[0] == ["one\ntwo", "three\n"]
-    assert read(path, separator="line")[0] == ["one", "two", "three"]
-    assert read(path, separator="file")[0] == ["one\ntwo\n\nthree\n"]
+    assert read(path, documents="line")[0] == ["one", "two", "three"]
+    assert read(path, documents="file")[0] == ["one\ntwo\n\nthree\n"]
     archive = tmp_path / "a.tar"
     archive.write_bytes(as_tar({"1": b"one\n\ntwo", "2": b"three"}))
     assert read(archive)[0] == ["one\n\ntwo", "three"]
-    assert read(archive, separator="blank_line")[0] == ["one", "two", "three"]
+    assert read(archive, documents="blank_line")[0] == ["one", "two", "three"]
 
 
 def test_a_large_file_without_a_blank_line_is_noted(tmp_path: Path):
@@ -145,8 +145,8 @@ def test_a_large_file_without_a_blank_line_is_noted(tmp_path: Path):
     assert len(texts) == 1
     assert "one document of 360,000 bytes in 20,000 lines" in corpus.skips.notes[0]
     assert "--documents=line" in corpus.skips.notes[0]
-    assert read(path, separator="line")[1].skips.notes != [], "these lines are short"
-    assert read(path, separator="file")[1].skips.notes == []
+    assert read(path, documents="line")[1].skips.notes != [], "these lines are short"
+    assert read(path, documents="file")[1].skips.notes == []
 
 
 def test_thousands_of_one_word_documents_are_noted(tmp_path: Path):
