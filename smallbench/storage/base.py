@@ -81,8 +81,8 @@ class Storage(Protocol):
         """Delete objects; missing ones are ignored."""
         ...
 
-    def abort_uploads(self, prefix: str = "", *, older_than_seconds: float = 0) -> int:
-        """Give up unfinished uploads that began so long ago; how many there were."""
+    def abort_uploads(self, prefix: str = "") -> int:
+        """Give up unfinished uploads; how many there were."""
         ...
 
     def check(self) -> None:

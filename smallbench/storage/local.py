@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -126,7 +125,7 @@ class LocalStorage:
             except OSError:  # not empty, or gone
                 break
 
-    def abort_uploads(self, prefix: str = "", *, older_than_seconds: float = 0) -> int:
+    def abort_uploads(self, prefix: str = "") -> int:
         """Delete what killed writers left, directories that they had just emptied too.
 
         Returns how many files or unfinished directories there were.
@@ -135,8 +134,7 @@ class LocalStorage:
         with _explained(self.url):
             for path in self._unfinished(prefix):
                 try:
-                    age_seconds = time.time() - path.stat().st_mtime
-                    if self._key(path).startswith(prefix) and age_seconds >= older_than_seconds:
+                    if self._key(path).startswith(prefix):
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
                         self._remove_empty_parents(path)
                         count += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
 import functools
 import hashlib
 import sys
@@ -241,8 +240,8 @@ class S3Storage:
         for refused in response.get("Errors", ()):
             raise deletion_error(refused, self.url)
 
-    def abort_uploads(self, prefix: str = "", *, older_than_seconds: float = 0) -> int:
-        """Abort multipart uploads that began so long ago; how many there were."""
+    def abort_uploads(self, prefix: str = "") -> int:
+        """Abort multipart uploads; how many there were."""
         from botocore.exceptions import ClientError
 
         def ask() -> list[dict[str, Any]]:
@@ -269,13 +268,10 @@ class S3Storage:
                 if code_of(error) != "NoSuchUpload":  # finished or aborted since
                     raise
 
-        begun_before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(
-            seconds=older_than_seconds
-        )
-        old = [upload for upload in self._with_retries(ask) if upload["Initiated"] <= begun_before]
-        for upload in old:
+        found = self._with_retries(ask)
+        for upload in found:
             self._with_retries(functools.partial(abort, upload))
-        return len(old)
+        return len(found)
 
     def check(self) -> None:
         """List, write, read and delete, so that a wrong key or policy shows before any work.
