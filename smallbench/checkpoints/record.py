@@ -44,17 +44,20 @@ _JSON_NAMES: dict[type, str] = {str: "a string", dict: "an object", list: "a lis
 
 
 def read_record(path: Path) -> Record:
-    """Return the record in a file; raise `DataError` if it is something else."""
-    return check_record(read_json(path), str(path))
+    """Return the record in a file; raise as `parse_record` does."""
+    return _checked(read_json(path), str(path))
 
 
 def parse_record(content: bytes, name: str) -> Record:
-    """Return the record in `content`; raise `DataError` about `name` if it is something else."""
-    return check_record(parse_json(content, name), name)
+    """Return the record in `content`; raise `DataError` about `name` if it is something else.
+
+    Raises `OtherVersionError` if another release wrote it.
+    """
+    return _checked(parse_json(content, name), name)
 
 
-def check_record(record: Record, name: str) -> Record:
-    """Return `record`; raise `DataError` if a part is missing or of another type."""
+def _checked(record: Record, name: str) -> Record:
+    check_version(record.get("schema_version"), RECORD_VERSION, name)  # before its parts
     parts = {"summary": {}} | record  # a run that has not ended has no summary
     for key, kind in _PARTS.items():
         if not isinstance(parts.get(key), kind):
@@ -68,13 +71,6 @@ def check_record(record: Record, name: str) -> Record:
     if not all(type(attempt.get("number")) is int for attempt in record["attempts"]):
         raise DataError(f"{name} is not the record of a run: an attempt has no integer 'number'")
     return record
-
-
-def check_current(record: Record, name: str) -> Record:
-    """Return `record`; raise `DataError` if this release cannot continue it."""
-    # before its parts are checked
-    check_version(record.get("schema_version"), RECORD_VERSION, name)
-    return check_record(record, name)
 
 
 def open_record(
@@ -97,7 +93,7 @@ def open_record(
             raise DataError(f"{run_dir} has checkpoints but no {RECORD_NAME}; restore that file")
         fixed = {"schema_version": RECORD_VERSION, "run_id": uuid4().hex[:8]}
         return {**fixed, **own, "attempts": []}
-    record = check_current(read_json(path), str(path))
+    record = read_record(path)
     if "shards" not in record["corpus"]:
         raise DataError(f"{path} is not the record of a run: its 'corpus' has no 'shards'")
     differing = differing_keys(record["config"], own["config"])

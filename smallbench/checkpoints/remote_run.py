@@ -12,10 +12,10 @@ from pathlib import Path
 
 from smallbench.checkpoints.lease import RunLease
 from smallbench.checkpoints.manifest import METRICS
-from smallbench.checkpoints.record import RECORD_NAME, check_current, read_record
+from smallbench.checkpoints.record import RECORD_NAME, parse_record, read_record
 from smallbench.checkpoints.store import Checkpoint, CheckpointStore
 from smallbench.errors import CredentialsError, DataError, UnavailableError
-from smallbench.files import parse_json, write_bytes
+from smallbench.files import write_bytes
 from smallbench.storage.base import NotFoundError, Storage
 
 
@@ -52,7 +52,7 @@ class RemoteRun:
                     f"{self.storage.url} has checkpoints but no {RECORD_NAME}; restore that file"
                 ) from None
             return
-        there = check_current(parse_json(content, name), name)
+        there = parse_record(content, name)
         path = run_dir / RECORD_NAME
         if path.exists():
             here = read_record(path)

@@ -251,7 +251,7 @@ def test_cleaning_up_deletes_only_files_that_no_manifest_names(url, tmp_path, ma
 
 def test_two_runs_of_one_name_are_told_apart(url, tmp_path):
     owner = remote_run(url)
-    parts = {"config": {}, "config_digest": "c", "data": "d", "corpus": {}, "attempts": []}
+    parts = {"config": {}, "data": "d", "corpus": {}, "plugins": [], "attempts": []}
     there, here = ({"schema_version": 1, "run_id": name, **parts} for name in "ab")
     owner.storage.put("run.json", json.dumps(there).encode())
     (tmp_path / "run.json").write_text(json.dumps(here))

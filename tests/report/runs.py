@@ -25,6 +25,7 @@ def write_run(run_dir, *, rows=None, first_steps=(0,), summary=None, **config):
     """A run directory with one attempt for each of `first_steps`."""
     run_dir.mkdir(parents=True)
     record = {
+        "schema_version": 1,
         "run_id": "abcd1234",
         "config": {"recipe": "bert-tiny", "optim": {"learning_rate": 1e-3}, **config},
         "data": "corpus",
