@@ -223,10 +223,10 @@ def check_zip(options: CheckOptions) -> None:
 
 def measure_steps(options: Options, steps: Sequence[int]) -> None:
     """Each kept checkpoint as `measure_model` does, in a folder of its own, and one table."""
-    from smallbench.export.huggingface import require_steps
+    from smallbench.checkpoints.store import CheckpointStore
     from smallbench.glue.steps import step_folder
 
-    require_steps(Path(options.model), steps)
+    CheckpointStore(Path(options.model)).require(*steps)
     found: dict[int | None, Sequence[RunResult]] = {}
     for step in sorted(steps):
         part = replace(options, steps=None, out=Location(step_folder(options.out, step)))

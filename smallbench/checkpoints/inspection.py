@@ -69,7 +69,9 @@ def verify(storage: Storage, *, step: int | None = None) -> str:
     Raises `DataError` naming the damaged ones.
     """
     store = CheckpointStore(storage)
-    steps = _steps(store, step)
+    if step is not None:
+        store.require(step)
+    steps = store.steps() if step is None else [step]
     lines, damaged = [], []
     for number in steps:
         try:
@@ -98,7 +100,7 @@ def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
             if checkpoint is None:
                 raise DataError(f"the run in {storage.url} has no checkpoint yet")
         else:
-            (step,) = _steps(remote.store, step)
+            remote.store.require(step)
             checkpoint = store.download(step, remote.store)
         remote.pull_tokenizer(out)
         if checkpoint.step == max(store.steps()):
@@ -141,13 +143,3 @@ def prune(storage: Storage, retention: Retention) -> list[int]:
         with exclusive_lock(Path(storage.url) / LOCK_NAME, in_use):
             return store.prune(retention, own)
     return store.prune(retention, own)
-
-
-def _steps(store: CheckpointStore, step: int | None) -> list[int]:
-    steps = store.steps()
-    if step is None:
-        return steps
-    if step not in steps:
-        known = ", ".join(f"{s:,}" for s in steps) or "none"
-        raise ConfigError(f"{store} has no checkpoint of step {step:,}; available: {known}")
-    return [step]

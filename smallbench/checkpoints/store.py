@@ -39,7 +39,7 @@ from smallbench.checkpoints.manifest import (
 from smallbench.checkpoints.retention import Retention
 from smallbench.checkpoints.state import load_distinct, restore_random_state
 from smallbench.checkpoints.tensor_file import save_tensors
-from smallbench.errors import ConflictError, DataError, UnavailableError
+from smallbench.errors import ConfigError, ConflictError, DataError, UnavailableError
 from smallbench.files import atomic_directory, sha256_file, write_bytes
 from smallbench.storage.base import AlreadyExistsError, NotFoundError, Storage, Stored, put_json
 from smallbench.storage.local import UNFINISHED, LocalStorage
@@ -139,6 +139,17 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """Return the committed steps, oldest first."""
         return sorted(self.commits())
+
+    def require(self, *steps: int) -> None:
+        """Raise `ConfigError` if one of `steps` is not committed."""
+        kept = self.steps()
+        for step in steps:
+            if step not in kept:
+                known = ", ".join(f"{other:,}" for other in kept) or "none"
+                raise ConfigError(
+                    f"{self} has no checkpoint of step {step:,}; it kept: {known}. "
+                    "--train.milestones=1000,2000 keeps chosen steps permanently"
+                )
 
     def commits(self) -> dict[int, Stored]:
         """Return the objects of the manifests, by step."""

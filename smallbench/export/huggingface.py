@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ def load_run(
 ) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]:
     """`run.json`, its configuration, and the checkpoint of `step`, or the newest whole one.
 
-    Raises `DataError` if `run_dir` has no run or no such checkpoint.
+    Raises `DataError` if `run_dir` has no run or no checkpoint, `ConfigError` if it has others than
+    that of `step`.
     """
     path = run_dir / RECORD_NAME
     if not path.is_file():
@@ -64,23 +65,11 @@ def load_run(
     # Read only: the run may be active, and its trainer quarantines damaged checkpoints.
     store = CheckpointStore(run_dir)
     if step is not None:
-        require_steps(run_dir, [step])
+        store.require(step)
     checkpoint = store.newest(quarantine=False) if step is None else store.load(step)
     if checkpoint is None:
         raise DataError(f"the run in {run_dir} has no checkpoint yet; let it reach its first save")
     return run, read_config(run_dir, run), checkpoint
-
-
-def require_steps(run_dir: Path, steps: Iterable[int]) -> None:
-    """Raise `DataError` if the run has no checkpoint of one of `steps`."""
-    kept = CheckpointStore(run_dir).steps()
-    for step in steps:
-        if step not in kept:
-            known = ", ".join(f"{other:,}" for other in kept) or "none"
-            raise DataError(
-                f"the run in {run_dir} has no checkpoint of step {step:,}; it kept: {known}. "
-                "--train.milestones=1000,2000 keeps chosen steps permanently"
-            )
 
 
 def export(

@@ -153,7 +153,7 @@ def test_a_shard_names_the_command_that_scores_all_by_its_protocol(
     out, steps, hint, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr("smallbench.jobs.glue.measure_model", lambda *args, **kwargs: ([], None))
-    monkeypatch.setattr("smallbench.export.huggingface.require_steps", lambda *args: None)
+    monkeypatch.setattr("smallbench.checkpoints.store.CheckpointStore.require", lambda *args: None)
     (tmp_path / "run.json").touch()
     flags = {"model": str(tmp_path), "glue": "g", "out": out, "protocol": "tiny-v1"}
     run(Options(**flags, shard="1/2", steps=steps or None, tracker="wandb"))
@@ -225,7 +225,7 @@ def test_a_checkpoint_that_was_not_kept_is_refused_before_anything_runs(
     pretrained, tmp_path, capsys
 ):
     code = main(["glue", f"--model={pretrained}", f"--out={tmp_path}/o", "--steps=1,7", *QUICK])
-    assert code == 65
+    assert code == 78
     assert "no checkpoint of step 7; it kept: 1, 2, 3" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
     with pytest.raises(UsageError, match="--steps names checkpoints of a run"):
