@@ -195,8 +195,13 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON with a final newline to `path` atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write indented JSON to `path` atomically."""
+    write_text(path, indented_json(content))
+
+
+def indented_json(content: Any) -> str:
+    """Return `content` as indented JSON with a final newline."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ URL/VARIANT/seed-N/glue-…/        its fine-tuning runs, each when it ends
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from smallbench.files import write_bytes, write_json
 from smallbench.glue.results import RESULT_FILE
 from smallbench.glue.results_storage import fetch_results, keep_results
 from smallbench.storage import open_storage
-from smallbench.storage.base import NotFoundError, Storage, get_json, join
+from smallbench.storage.base import NotFoundError, Storage, get_json, join, put_json
 from smallbench.storage.config import StorageConfig
 
 
@@ -41,7 +40,7 @@ def keep_plan(design: Design, out: Path, url: str | None, config: StorageConfig)
                     f"{storage.url} holds an ablation of {former:g} FLOPs a run, not "
                     f"{design.flops:g}; choose another --storage"
                 )
-        storage.put(PLAN, (json.dumps(content, indent=2) + "\n").encode())
+        put_json(storage, PLAN, content)
     write_json(out / PLAN, content)
 
 

@@ -71,12 +71,10 @@ _COUNTS = (
     "decode_errors",
     "control_characters",
     "kept",
-    "kept_eval",
     "text_bytes",
     "tokens",
     "overlap_tokens",
     "padding_tokens",
-    "padded_rows",
     # Of all documents that are long enough, duplicates included:
     "encoded_tokens",
     "unknown_tokens",
@@ -103,8 +101,6 @@ def prepare(
     options = options_of(config)
     if (out / MANIFEST_NAME).exists():
         return _finished(out, options)
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers={workers} must be at least 1")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out={printable(out)} is a file; expected a directory, or a new name")
     if printable(out) != str(out):  # the libraries that write there take Unicode only
@@ -309,7 +305,7 @@ class _Preparation:
                 with (self.out / _HASHES).open("ab") as stream:
                     stream.write(chunk.hashes[is_new_D].astype("<u8").tobytes())
                 counts += chunk.counts
-                counts += self._count_kept(chunk, is_new_D, is_eval_D)
+                counts += self._count_kept(chunk, is_new_D)
                 room = NUM_HELD_OUT - len(self.progress.held_out)
                 self.progress.held_out += chunk.held_out[:room]
                 num_bytes, position = chunk.counts["raw_bytes"], self.source.corpus.position_bytes
@@ -336,9 +332,7 @@ class _Preparation:
         os.truncate(path, 8 * count)
         return SeenHashes(np.fromfile(path, dtype="<u8"))
 
-    def _count_kept(
-        self, chunk: PackedChunk, is_new_D: NDArray[np.bool_], is_eval_D: NDArray[np.bool_]
-    ) -> Counter[str]:
+    def _count_kept(self, chunk: PackedChunk, is_new_D: NDArray[np.bool_]) -> Counter[str]:
         tokens_D = chunk.num_tokens[is_new_D]
         room_D = chunk.num_rows[is_new_D] * (self.config.sequence_length - 2)
         is_padded_D = (tokens_D < self.config.sequence_length - 2) & (tokens_D > 0)
@@ -346,12 +340,10 @@ class _Preparation:
         return Counter(
             duplicates=int((~is_new_D).sum()),
             kept=len(tokens_D),
-            kept_eval=int((is_new_D & is_eval_D).sum()),
             text_bytes=int(chunk.num_text_bytes[is_new_D].sum()),
             tokens=int(tokens_D.sum()),
             overlap_tokens=int(surplus_D[~is_padded_D].sum()),
             padding_tokens=int(surplus_D[is_padded_D].sum()),
-            padded_rows=int(is_padded_D.sum()),
         )
 
     def _finish(self, tokenizer: Tokenizer, train: ShardWriter, held_out: ShardWriter) -> Manifest:

@@ -11,6 +11,7 @@ import io
 import json
 import lzma
 import re
+import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import PurePath
@@ -131,13 +132,11 @@ def _kind(head: bytes, name: str) -> str:
 
 def _is_tar(header: bytes) -> bool:
     """Check the checksum, which every tar header has; the word "ustar" is missing in old ones."""
-    if len(header) < 512 or b"\0" not in header or not header.strip(b"\0"):
-        return False
     try:
-        expected = int(header[148:156].strip(b"\0 ") or b"-1", 8)
-    except ValueError:
+        tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
         return False
-    return sum(header[:148]) + 8 * 32 + sum(header[156:]) == expected
+    return True
 
 
 def _is_json(head: bytes) -> bool:

@@ -6,7 +6,6 @@ was before a write or after it, never a part.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from smallbench.errors import ConfigError, DataError
-from smallbench.files import parse_json
+from smallbench.files import indented_json, parse_json
 
 URL_LIKE = re.compile(
     r"(?!hub:(?!//))"  # a data set of the hub, or with hub:/PATH one on this machine
@@ -167,8 +166,7 @@ def put_json(
     storage: Storage, key: str, content: Mapping[str, Any], *, only_new: bool = False
 ) -> None:
     """Write indented JSON as `key`; raise as `Storage.put` does."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    storage.put(key, text.encode(), only_new=only_new)
+    storage.put(key, indented_json(content).encode(), only_new=only_new)
 
 
 def join(url: str, *parts: str) -> str:

@@ -62,8 +62,6 @@ class S3Storage:
                 f"storage {url} needs boto3; pip install 'smallbench[train]'"
             ) from None
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        if not bucket:
-            raise ConfigError(f"storage {url!r} has no bucket; expected s3://BUCKET/PREFIX")
         self._bucket, self._prefix = bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
         self._config = config
