@@ -77,7 +77,6 @@ def pack_chunk(
     for result in map(clean, map(extract, documents) if extract else documents):
         counts["decode_errors"] += result.decode_errors
         counts["control_characters"] += result.control_characters
-        counts[f"characters:{length_bucket(len(result.text))}"] += 1
         if len(result.text) >= config.min_characters:
             texts.append(result.text)
         else:
@@ -109,12 +108,6 @@ def pack_chunk(
         rows=rows_BL,
         held_out=list(islice(held_out, NUM_HELD_OUT)),
     )
-
-
-def length_bucket(num_characters: int) -> int:
-    """Round down to two digits, so that the lengths of any corpus have few different values."""
-    unit: int = 10 ** max(0, len(str(num_characters)) - 2)
-    return num_characters // unit * unit
 
 
 def pack_rows(

@@ -33,7 +33,6 @@ from smallbench.data.shards import (
     Manifest,
     ShardWriter,
     TokenizerInfo,
-    median_length,
     unigram_entropy,
 )
 from smallbench.data.skips import printable
@@ -361,8 +360,7 @@ class _Preparation:
             tokenizer=TokenizerInfo(
                 **{f.name: getattr(tokenizer, f.name) for f in fields(TokenizerInfo)}
             ),
-            counts={key: counts.get(key, 0) for key in _COUNTS}
-            | {"median_characters": median_length(counts), "skipped": skips.count},
+            counts={key: counts.get(key, 0) for key in _COUNTS} | {"skipped": skips.count},
             rows={"train": train.rows, "eval": held_out.rows},
             shards=[*train.shards(), *eval_shards],
             eval_unigram_entropy_nats=unigram_entropy(

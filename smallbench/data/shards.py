@@ -308,21 +308,6 @@ PAPER_VOCABULARIES = {"wordpiece": ("bert", 30_522), "bpe": ("roberta", 50_265)}
 _NUM_SHOWN = 5
 
 
-def median_length(counts: Mapping[str, int]) -> int:
-    """Return the median of the `characters:N` counts, to two digits; 0 without any."""
-    lengths = sorted(
-        (int(key.partition(":")[2]), count)
-        for key, count in counts.items()
-        if key.startswith("characters:")
-    )
-    half, seen = sum(count for _, count in lengths) / 2, 0
-    for length, count in lengths:
-        seen += count
-        if seen >= half:
-            return length
-    return 0
-
-
 def corpus_summary(manifest: Manifest, out: Path | str) -> str:
     """Return a few lines: kept and dropped documents, warnings, and the next command."""
     c, rows = manifest.counts, manifest.rows

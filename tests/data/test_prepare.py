@@ -320,8 +320,15 @@ def test_the_summary_warns_in_words(
     printed = corpus_summary(prepare(config, out=out, workers=1), out)
     assert warning in printed
     assert f"{len(texts)} documents read" in printed
-    assert "median document" in printed
     assert f"--data={shlex.quote(str(out))} " in printed
+
+
+def test_lines_in_place_of_documents_are_warned_of(config: PrepareConfig, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("\n".join(f"a short line {i:04}" for i in range(1100)))
+    config = replace(config, corpus=str(tmp_path / "a.txt"), documents="line", min_characters=10)
+    printed = corpus_summary(prepare(config, out=tmp_path / "out", workers=1), tmp_path)
+    assert "\n17 bytes a kept document; " in printed
+    assert "documents have 17 bytes on average: these look like lines" in printed
 
 
 def test_few_held_out_rows_are_counted_and_not_called_none(config: PrepareConfig, tmp_path: Path):
@@ -330,15 +337,6 @@ def test_few_held_out_rows_are_counted_and_not_called_none(config: PrepareConfig
     assert 0 < manifest.rows["eval"] < 100
     assert f"only {manifest.rows['eval']} held-out rows" in printed
     assert "no held-out rows" not in printed
-
-
-def test_the_median_length_is_that_of_all_documents(config: PrepareConfig, tmp_path: Path):
-    lengths = [70, 80, 1234, 5000, 6000]
-    texts = [("word " * length)[:length] for length in lengths]
-    (tmp_path / "a.txt").write_text("\n\n".join(texts))
-    config = replace(config, corpus=str(tmp_path / "a.txt"), eval_fraction=0.0)
-    manifest = prepare(config, out=tmp_path / "out", workers=1)
-    assert manifest.counts["median_characters"] == 1200, "to two digits"
 
 
 def test_beginnings_of_held_out_documents_stand_beside_the_tokenizer(
