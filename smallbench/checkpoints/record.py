@@ -58,7 +58,7 @@ def parse_record(content: bytes, name: str) -> Record:
 
 def _checked(record: Record, name: str) -> Record:
     check_version(record.get("schema_version"), RECORD_VERSION, name)  # before its parts
-    parts = {"summary": {}} | record  # a run that has not ended has no summary
+    parts: Record = {"summary": {}, **record}  # a run that has not ended has no summary
     for key, kind in _PARTS.items():
         if not isinstance(parts.get(key), kind):
             raise DataError(
