@@ -1,8 +1,8 @@
 """A program: the peak memory of some real steps on the CPU, over what the process had before.
 
-    python -m tests.planning.peak_memory RECIPE ENGINE OFFLOAD [KEY=VALUE …]
+    python -m tests.planning.peak_memory RECIPE ENGINE OFFLOAD [KEY=VALUE …] [save]
 
-Prints one JSON object: also what a save then adds, and whether each loss was finite.
+Prints one JSON object, also whether each loss was finite, and with `save` what a save then adds.
 """
 
 import ctypes
@@ -80,6 +80,8 @@ def save_bytes(engine):
 
 def main() -> None:
     recipe, engine, offload, *values = sys.argv[1:]
+    saves = "save" in values
+    values = [value for value in values if value != "save"]
     config = override_all(RECIPES[recipe](), dict(value.split("=") for value in values))
     choice = EngineChoice(engine, offload)
     # What every run has: kernels, threads, an engine's own code.
@@ -93,7 +95,7 @@ def main() -> None:
     losses, seconds, engine = train(config, choice, num_steps=3)
     peak_bytes = resident_bytes("VmHWM") - before
     print(json.dumps({
-        "peak_bytes": peak_bytes, "save_bytes": save_bytes(engine),
+        "peak_bytes": peak_bytes, "save_bytes": save_bytes(engine) if saves else None,
         "num_parameters": sum(weight.numel() for weight in engine.weights().values()),
         "are_finite": all(map(math.isfinite, losses)), "losses": losses, "seconds": seconds,
     }))  # fmt: skip
