@@ -2,7 +2,8 @@
 
 It also prints each recipe's mean over its entries, and the paired test of `modern-tiny` against
 it: the board's draws and variances (`leaderboard.ranking`), where entries of one recipe are its
-pretraining seeds.
+pretraining seeds; and a t-test whose variance is that of the pairs of seeds, without the board's
+assumption.
 
 Lines of the loss are from the logs in `submissions/`, dots from tiny_losses.csv (held-out); an
 ELECTRA's are its generator's. Scores along the way are in tiny_scores.csv, from one fine-tuning at
@@ -18,7 +19,7 @@ from statistics import fmean
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from smallbench.leaderboard.entry import Entry
 from smallbench.leaderboard.evaluation import Evaluation, evaluate_all
@@ -81,6 +82,8 @@ def print_pairs(evaluations: Iterable[Evaluation]) -> None:
     print(f"standard deviation of AVG between pretrainings of a recipe: {deviation:.2f}")
     recipes = {name: recipe(found, deviation) for name, found in entries.items()}
     best = recipes["modern-tiny"]
+    pairs = [one.pretrainings for one in recipes.values() if len(one.pretrainings) == 2]
+    spread = float(np.sqrt(np.mean([np.var(pair, ddof=1) for pair in pairs])))
     for name, other in sorted(recipes.items(), key=lambda item: -item[1].score):
         variance = np.var(best.recipe_draws - other.recipe_draws)
         variance += failure_variance([best.failures, other.failures])[0, 1]
@@ -91,6 +94,9 @@ def print_pairs(evaluations: Iterable[Evaluation]) -> None:
             error = float(np.sqrt(variance))
             p = 2 * norm.sf(abs(lead) / error)
             print(f"; modern-tiny leads by {lead:.2f} ± {1.96 * error:.1f}, p = {p:.0e}", end="")
+            if len(other.pretrainings) == 2:  # the difference of two means of two
+                p = 2 * t.sf(abs(lead) / spread, len(pairs))
+                print(f"; of the {len(pairs)} pairs of seeds alone, p = {p:.1g}", end="")
         print()
 
 
@@ -99,13 +105,10 @@ def main(glue: str) -> None:
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     scores, losses = figure.subplots(1, 2)
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for row in rows("tiny_scores.csv"):
         point = float(row["train_flops"]), fmean(float(row[task]) for task in TASKS)
-        if row["seed"] == "1":
-            points.setdefault(row["recipe"], []).append(point)
-        else:
-            scores.plot(*point, "o", color=COLORS[row["recipe"]], fillstyle="none")
+        points.setdefault((row["recipe"], int(row["seed"])), []).append(point)
     for row in rows("tiny_losses.csv"):
         losses.plot(float(row["train_flops"]), float(row["loss"]), ".", color=COLORS[row["recipe"]])
     evaluations = list(evaluate_all(Path("submissions"), read_gold(glue)))
@@ -119,17 +122,17 @@ def main(glue: str) -> None:
             scores.annotate("random weights", (2e14, view.average), ha="right", va="bottom",
                             color="0.4", fontsize=8)  # fmt: skip
             continue
-        if entry.measured.pretrain.seed != 1:
-            scores.plot(
-                1.98e14, view.average, "o", color=COLORS[recipe_of(entry)], fillstyle="none"
-            )
+        name, seed = recipe_of(entry), entry.measured.pretrain.seed
+        way = [*sorted(points.get((name, seed), [])), (1.98e14, view.average)]
+        style = "-o" if seed == 1 else "--o"
+        fill = "full" if seed == 1 else "none"
+        scores.plot(*zip(*way, strict=True), style, color=COLORS[name], fillstyle=fill, linewidth=1)
+        if seed != 1:
             continue
         log = [x for x in read_submission(evaluation.folder).train_log if x.get("train_flops")]
         flops = np.array([line["train_flops"] for line in log])
         loss = np.convolve([line["mlm_loss"] for line in log], np.ones(WINDOW) / WINDOW, "valid")
-        losses.plot(flops[WINDOW - 1 :], loss, color=COLORS[entry.name], label=entry.name)
-        way = [*sorted(points.get(entry.name, [])), (float(flops[-1]), view.average)]
-        scores.plot(*zip(*way, strict=True), marker="o", color=COLORS[entry.name], label=entry.name)
+        losses.plot(flops[WINDOW - 1 :], loss, color=COLORS[name], label=name)
     scores.set(title="Mean of the five tasks × 100", xlabel="training FLOPs", xlim=(0, 2.1e14))
     losses.set(title="Loss in training, nats per masked token", xlabel="training FLOPs")
     losses.legend(frameon=False, fontsize=8)
