@@ -29,7 +29,7 @@ from benchmarks.gpu import run_systems
 from benchmarks.systems import SYSTEMS, config_of
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.config import override_all
-from smallbench.errors import ConfigError
+from smallbench.errors import UnavailableError
 from smallbench.gpus import GIB, gpu_of_device
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.planning.memory_trace import random_rows, stand_in_objective
@@ -245,7 +245,7 @@ def main() -> int:
     end = time.monotonic() + 60 * arguments.minutes - 10
     try:
         device = choose_device("cpu" if arguments.dry_run else "cuda")
-    except ConfigError as error:
+    except UnavailableError as error:
         parser.exit(69, f"{error}\n")
     card = Card(device, arguments.dry_run, end)
     if arguments.only:

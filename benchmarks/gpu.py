@@ -22,7 +22,7 @@ from functools import partial
 import torch
 
 from benchmarks.systems import SYSTEMS, Program, config_of, ours, theirs
-from smallbench.errors import ConfigError
+from smallbench.errors import UnavailableError
 from smallbench.train.memory import is_out_of_memory
 from smallbench.train.precision import choose_device, choose_precision, matrix_peak_flops
 
@@ -150,7 +150,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         device = choose_device("cuda")
-    except ConfigError as error:
+    except UnavailableError as error:
         parser.exit(69, f"{error}\n")
     run_systems(
         arguments.systems.split(","),

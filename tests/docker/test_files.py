@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import smallbench
-from smallbench.errors import ConfigError, CredentialsError, UnavailableError
+from smallbench.errors import CredentialsError, UnavailableError
 from smallbench.gpus import GPUS
 from smallbench.jobs import cli
 from smallbench.storage import open_storage
@@ -299,7 +299,7 @@ def test_the_cuda_variant_is_for_every_gpu_of_the_table(gpu, monkeypatch):
     assert_compiled_for(device)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: CUDA_13)
     if gpu.capability < (7, 5):
-        with pytest.raises(ConfigError, match=r"the V100 needs CUDA 12\.6"):
+        with pytest.raises(UnavailableError, match=r"the V100 needs CUDA 12\.6"):
             assert_compiled_for(device)
     else:
         assert_compiled_for(device)

@@ -22,8 +22,10 @@ def write_run(folder, *, config=BERT, rates=RATES, **attempt):
     lines = [json.dumps({"event": event, "tokens_per_second": rate}) for event, rate in rates]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     first = {"number": 1, "device": "Tesla V100-SXM2-16GB", "precision": "fp16", "num_devices": 1}
-    record = {"run_id": "a", "data": "corpus", "config": to_dict(config)}
-    record["attempts"] = [first | attempt]
+    record = {
+        "schema_version": 1, "run_id": "a", "data": "corpus", "config": to_dict(config),
+        "corpus": {}, "plugins": [], "attempts": [first | attempt],
+    }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record))
     return folder / "metrics.jsonl"
 
@@ -66,7 +68,8 @@ def test_a_run_of_something_else_is_refused(change, message, tmp_path):
         lambda folder: (folder / "run.json").write_text("{"),
         lambda folder: (folder / "run.json").write_text('{"config": {}, "attempts": []}'),
         lambda folder: (folder / "run.json").write_text(
-            '{"run_id": "a", "data": "d", "config": {}, "attempts": []}'
+            '{"schema_version": 1, "run_id": "a", "data": "d", "config": {}, "corpus": {}, '
+            '"plugins": [], "attempts": []}'
         ),
         lambda folder: (folder / "metrics.jsonl").write_bytes(b"\xff\xfe"),
         lambda folder: (folder / "metrics.jsonl").write_text("no JSON\n[1]\n"),
