@@ -100,6 +100,8 @@ def prepare(
     options = options_of(config)
     if (out / MANIFEST_NAME).exists():
         return _finished(out, options)
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers={workers} must be at least 1")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out={printable(out)} is a file; expected a directory, or a new name")
     if printable(out) != str(out):  # the libraries that write there take Unicode only

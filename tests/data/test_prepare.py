@@ -357,6 +357,12 @@ def test_counts_and_names_that_make_no_sense_are_refused(key: str, value):
         PrepareConfig(**{"corpus": "x", key: value})
 
 
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_number_of_workers_that_makes_no_sense_is_refused(config, tmp_path, workers: int):
+    with pytest.raises(ConfigError, match=f"workers={workers} must be at least 1"):
+        prepare(config, out=tmp_path / "out", workers=workers)
+
+
 def test_a_file_in_place_of_the_out_is_refused(config: PrepareConfig, tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file; expected a directory"):
