@@ -305,6 +305,7 @@ def write_entry(options: Options, config: PretrainConfig) -> Path:
     author = author_of(options, began.date().isoformat())
     folder = options.out / "entry" / slug(options, config)
     if folder.exists():
+        print(f"{folder} exists; it is replaced by what its runs and the flags say")
         shutil.rmtree(folder)
     write = write_random_entry if options.random_weights else write_new_entry
     write(folder, run_dir=run_dir, glue=glue, author=author)

@@ -110,8 +110,8 @@ def run(options: Options) -> None:
     if options.tracker != "none" and (options.steps or is_shard):
         what = "--steps" if options.steps else "a shard"
         print(
-            f"--tracker={options.tracker} shows a model's whole table, so nothing of {what}; run "
-            "the command without it for that",
+            f"--tracker={options.tracker} can only show the whole table of a model, so W&B gets "
+            f"nothing of {what}",
             file=sys.stderr,
         )
     else:

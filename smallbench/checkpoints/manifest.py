@@ -82,7 +82,7 @@ def check_manifest(manifest: Mapping[str, Any], name: str = "the manifest") -> N
 def check_version(version: Any, expected: int, name: str) -> None:
     """Raise `OtherVersionError` if `version` is an integer other than `expected`.
 
-    Raises `DamagedError` if it is no integer.
+    Raises `DamagedError` if it is not an integer.
     """
     if type(version) is int and version != expected:
         raise OtherVersionError(

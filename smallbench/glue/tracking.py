@@ -29,7 +29,7 @@ def table_rows(summary: Summary) -> list[tuple[Any, ...]]:
 
 
 def recipe_of(model: str) -> str | None:
-    """Return the recipe of a model's directory; None if it is no export of ours."""
+    """Return the recipe that a model's directory names; None if this project did not export it."""
     marker = Path(model) / "smallbench.json"
     return str(read_json(marker)["config"]["recipe"]) if marker.is_file() else None
 
