@@ -126,7 +126,8 @@ def is_remote(location: str, *, name: str = "") -> bool:
 def check_path(path: Path, *, name: str) -> None:
     """Raise `ConfigError` if a flag that takes a local path was given a URL."""
     if URL_LIKE.match(str(path)):
-        raise ConfigError(f"{name} {str(path)!r} looks like a URL; expected a local path")
+        typed = str(path).replace(":/", "://", 1)  # a Path keeps one slash
+        raise ConfigError(f"{name} {typed!r} looks like a URL; expected a local path")
 
 
 def check_endpoint(

@@ -359,7 +359,7 @@ def test_a_file_that_is_nested_too_deeply_is_one_sentence(tmp_path: Path) -> Non
         ("--data=gs://lab/corpus", "not a storage's URL"),
         ("--data=s3://lab//corpus", "has an empty part"),
         ("--data=hub:org/name", "names a data set of the hub"),
-        ("--run_dir=s3://lab/run", "expected a local path"),
+        ("--run_dir=s3://lab/run", "'s3://lab/run' looks like a URL; expected a local path"),
         ("--endpoint_url=localhost:9000", "expected https://HOST"),
     ],
 )
