@@ -189,7 +189,7 @@ def fitted_and_steps(config: Any, data: Path) -> tuple[Any, int]:
 
 
 def announce(text: str) -> None:
-    """Say which stage begins."""
+    """Print which stage begins."""
     print(f"\n== {text}", flush=True)
 
 

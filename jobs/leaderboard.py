@@ -184,7 +184,7 @@ class CompareOptions:
 
 
 def compare(options: CompareOptions) -> None:
-    """Say task by task which of two entries leads, with the range of each difference."""
+    """Print for each task which of two entries leads, with the range of the difference."""
     from smallbench.leaderboard.board import render_comparison
     from smallbench.leaderboard.evaluation import evaluate_each
 

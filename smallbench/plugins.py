@@ -1,8 +1,10 @@
 """Code of a user's own: found by the name that the user gives, hashed, and kept with the run.
 
-What to write for each kind is said where its table is: `models`, `objectives`, `recipes`, `train`
-(optimizers, schedules), `data` (tokenizers), `glue` (poolings) and `glue.tasks`. An option selects
-it: `--model.architecture`, `--objective.objective`, `--optim.optimizer=FILE.py:NAME`.
+An optimizer is `def build(module: nn.Module, config: MyConfig) -> torch.optim.Optimizer`, where
+`MyConfig` is a frozen dataclass that extends `train.config.OptimizerConfig`, in a file of your own:
+`--optim.optimizer=my_file.py:build`. What to write for the other kinds is said where their tables
+are, in the `__init__.py` of `models`, `objectives`, `recipes`, `train` (schedules), `data`
+(tokenizers) and `glue` (poolings), and in `glue.tasks`.
 
 A reference is `FILE.py:NAME` or `package.module:NAME`. In configurations a file stands without its
 folder (`my_idea.py:GatedBert`), so that a run does not change its identity with the place it was

@@ -59,11 +59,12 @@ class SignalStop(Stop):
     The deadline is `max_seconds` from now; the request comes `grace_seconds` before it (60 s if no
     grace is set). A second signal ends the process at once with 128 + its number, unsaved.
 
-    After the first signal, pretraining ends the step or, between micro-batches, undoes it. It then
-    saves a checkpoint, waits for its upload (`pretraining.saving`) and ends with exit code 75; with
-    143 if the grace period is too short for that, with 1 if this attempt has done no step, and with
-    0 if the step was the run's last. The next start, with the same command, loads the newest intact
-    checkpoint (`pretraining.run_storage`) and computes what an uninterrupted run would have.
+    Jobs enter it. After the first signal, pretraining ends the step or, between micro-batches,
+    undoes it. It then saves a checkpoint, waits for its upload (`pretraining.saving`) and ends with
+    exit code 75 (`pretraining.pretrain`); with 143 if the grace period is too short for that, with
+    1 if this attempt has done no step, and with 0 if the step was the run's last. The next start,
+    with the same command, loads the newest intact checkpoint (`pretraining.run_storage`) and
+    computes what an uninterrupted run would have.
     """
 
     def __init__(self, *, max_seconds: float = math.inf, grace_seconds: float = math.inf) -> None:

@@ -341,12 +341,12 @@ def _member_documents(
 
 
 def is_hidden_file(parts: Iterable[str]) -> bool:
-    """Tell whether a path has a part that begins with a dot."""
+    """Return whether a path has a part that begins with a dot."""
     return any(part.startswith(".") and part not in {".", ".."} for part in parts)
 
 
 def reason_of(error: BaseException) -> str:
-    """Say in a few words why a file could not be read to its end."""
+    """Return in a few words why a file could not be read to its end."""
     if isinstance(error, UnreadableError):
         return str(error)
     return f"damaged or cut short ({error or type(error).__name__})"

@@ -185,7 +185,7 @@ def tokenizer_from(config: PrepareConfig, sample: TextSample) -> Tokenizer:
 
 
 def nothing_kept(config: PrepareConfig) -> str:
-    """Say that all documents are too short."""
+    """Return the message for a corpus in which all documents are too short."""
     return (
         f"no document of {config.corpus} is left to train on; expected some of at least "
         f"--min_characters={config.min_characters}"

@@ -168,7 +168,10 @@ class Tokenizer:
         )
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Ids of all texts in a row, without special tokens, and the number of each text's."""
+        """Return the token ids of all texts, concatenated, and how many each text has.
+
+        Without special tokens.
+        """
         if self._cache and texts and all(map(self._cache.covers, texts)):
             return self._cache.encode(texts)
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -177,7 +180,7 @@ class Tokenizer:
         return np.concatenate([np.empty(0, dtype=np.uint32), *ids]), lengths
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Ids of each text, without special tokens."""
+        """Return the token ids of each text, without special tokens."""
         flat, lengths = self.encode_flat(texts)
         return np.split(flat, np.cumsum(lengths)[:-1]) if texts else []
 

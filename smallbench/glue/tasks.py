@@ -119,7 +119,7 @@ def _task(
     metrics: str,
     sizes: tuple[int, int, int] | tuple[Split, ...],
     *,
-    labels: str | None,
+    label_names: str | None,
     column: str | None = None,
     tsv_texts: tuple[str, ...] | None = None,
     tsv_label: str = "label",
@@ -136,7 +136,7 @@ def _task(
         hub_texts=tuple(texts.split()),
         tsv_texts=tsv_texts or tuple(texts.split()),
         tsv_label=tsv_label,
-        label_names=None if labels is None else tuple(labels.split()),
+        label_names=None if label_names is None else tuple(label_names.split()),
         ranking_metric=first,
         further_metrics=tuple(further),
         splits=sizes if isinstance(sizes[0], Split) else _splits(title, *sizes),
@@ -150,24 +150,24 @@ _TEXTS = "sentence1 sentence2"
 _ROWS = (
     _task(
         "cola", "CoLA", "sentence", "matthews accuracy", (8_551, 1_043, 1_063),
-        labels="unacceptable acceptable", headerless=("source", "label", "mark", "sentence"),
+        label_names="unacceptable acceptable", headerless=("source", "label", "mark", "sentence"),
     ),
     _task(
         "sst2", "SST-2", "sentence", "accuracy", (67_349, 872, 1_821),
-        labels="negative positive", column="SST", is_large=True,
+        label_names="negative positive", column="SST", is_large=True,
     ),
     _task(
         "mrpc", "MRPC", _TEXTS, "accuracy f1", (3_668, 408, 1_725),
-        labels="not_equivalent equivalent", tsv_texts=("#1 String", "#2 String"),
+        label_names="not_equivalent equivalent", tsv_texts=("#1 String", "#2 String"),
         tsv_label="Quality",
     ),
     _task(
         "stsb", "STS-B", _TEXTS, "spearman pearson", (5_749, 1_500, 1_379),
-        labels=None, column="STS", tsv_label="score",
+        label_names=None, column="STS", tsv_label="score",
     ),
     _task(
         "qqp", "QQP", "question1 question2", "accuracy f1", (363_846, 40_430, 390_965),
-        labels="not_duplicate duplicate", tsv_label="is_duplicate", is_large=True, num_seeds=3,
+        label_names="not_duplicate duplicate", tsv_label="is_duplicate", is_large=True, num_seeds=3,
         # Line breaks inside questions cut a few rows of the official train.tsv
         # (nyu-mll/GLUE-baselines#5); the hub's 363,846 rows are those without them.
         may_have_short_rows=True,
@@ -185,16 +185,16 @@ _ROWS = (
             # The diagnostic set: never scored here, predicted by the MNLI model for a submission.
             Split("test_ax", "AX.tsv", "test", 1_104, "AX.tsv", folder="AX", hub_config="ax"),
         ),
-        labels="entailment neutral contradiction", tsv_texts=("sentence1", "sentence2"),
+        label_names="entailment neutral contradiction", tsv_texts=("sentence1", "sentence2"),
         tsv_label="gold_label", is_large=True, num_seeds=3, names_in_files=True,
     ),
     _task(
         "qnli", "QNLI", "question sentence", "accuracy", (104_743, 5_463, 5_463),
-        labels="entailment not_entailment", is_large=True, names_in_files=True,
+        label_names="entailment not_entailment", is_large=True, names_in_files=True,
     ),
     _task(
         "rte", "RTE", _TEXTS, "accuracy", (2_490, 277, 3_000),
-        labels="entailment not_entailment", names_in_files=True,
+        label_names="entailment not_entailment", names_in_files=True,
     ),
 )  # fmt: skip
 

@@ -23,7 +23,7 @@ class ObjectiveConfig:
 class CorruptionConfig(ObjectiveConfig):
     """Dynamic masking, as BERT does it; no next-sentence prediction.
 
-    Recipes may set other values: the tiny ones mask 0.3 of the tokens.
+    Recipes set other values: the tiny ones (`recipes.tiny`) and modern-small mask 0.3 of tokens.
     """
 
     mask_fraction: float = option(

@@ -47,13 +47,13 @@ class ComparePlan(Callback):
         self._meter, self._say, self._every_steps = meter, say, every_steps
 
     def on_start(self, progress: Progress) -> None:
-        """Say what is planned."""
+        """Print the plan."""
         self._due = progress.step + self._every_steps
         self._mark = progress.num_tokens, progress.train_seconds
         self._say(f"planned: {self._way}, {self._planned}")
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Say it once."""
+        """Print the plan beside what was measured, once."""
         if progress.step != self._due:
             return
         tokens, seconds = self._mark

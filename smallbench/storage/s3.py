@@ -1,4 +1,8 @@
-"""S3-compatible object stores, through boto3: the only module that imports it."""
+"""S3-compatible object stores, through boto3: the only module that imports it.
+
+Attempts and pauses are those of `smallbench.retry`, around botocore's own; which errors are
+transient is decided in `storage.s3_errors`.
+"""
 
 from __future__ import annotations
 
