@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from uuid import uuid4
 
-from smallbench.errors import ConflictError, DataError, UnavailableError
+from smallbench.errors import ConflictError, DataError, SmallbenchError, UnavailableError
 from smallbench.retry import retried
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ def write_errors_explained(directory: Path) -> Iterator[None]:
     """Raise `UnavailableError` if the disk refuses a write, whichever library wrote."""
     try:
         yield
-    except UnavailableError:
+    except SmallbenchError:
         raise
     except Exception as error:
         if explained := write_error(error, directory):
@@ -166,21 +166,48 @@ def temporary_sibling(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears at `path`, whole and flushed, if the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_sibling(path)
-    try:
-        with write_errors_explained(path.parent):
-            with temporary.open("wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-            sync_directory(path.parent)
-    finally:
-        with suppress(OSError):  # the disk may be gone; the first error matters
-            temporary.unlink(missing_ok=True)
+def atomic_path(
+    path: Path, *, publish: Callable[[Path, Path], object] = Path.replace, flush: bool = True
+) -> Iterator[Path]:
+    """Yield an empty file that appears at `path`, whole and flushed, if the block succeeds.
+
+    `publish` moves it there. Without `flush`, a power cut may leave an empty file.
+    """
+    with write_errors_explained(path.parent):
+        temporary = _fresh_file_beside(path)
+        try:
+            yield temporary
+            if flush:
+                sync_file(temporary)
+            publish(temporary, path)
+            if flush:
+                sync_directory(path.parent)
+        finally:
+            with suppress(OSError):  # the disk may be gone; the first error matters
+                temporary.unlink(missing_ok=True)
+
+
+def _fresh_file_beside(path: Path) -> Path:
+    """Return an empty temporary file, which keeps its directory from being deleted as empty."""
+    for _ in range(10):
+        temporary = temporary_sibling(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            return temporary
+        except FileNotFoundError:  # deleted since, by `LocalStorage.delete` in another process
+            continue
+        except FileExistsError:  # so says mkdir, too, of what was there and is deleted since
+            if path.parent.exists() and not path.parent.is_dir():
+                raise
+    raise UnavailableError(f"Could not create {path.parent}: another process keeps deleting it")
+
+
+@contextmanager
+def atomic_writer(path: Path, *, flush: bool = True) -> Iterator[IO[bytes]]:
+    """Yield the file of `atomic_path`, open for writing."""
+    with atomic_path(path, flush=flush) as temporary, temporary.open("wb") as stream:
+        yield stream
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -21,9 +21,8 @@ from smallbench.errors import ConfigError, DataError
 from smallbench.files import (
     TEMPORARY_MARK,
     atomic_directory,
+    atomic_path,
     sync_directory,
-    sync_file,
-    temporary_sibling,
     waiting_lock,
     write_bytes,
 )
@@ -187,25 +186,21 @@ def _pull_tokenizer(storage: Storage, manifest: Manifest, folder: Path) -> None:
 
 def _download(storage: Storage, key: str, path: Path, is_right: Callable[[Path], bool]) -> None:
     """Download and verify an object, then rename it; retry once if it does not match."""
-    temporary = temporary_sibling(path)
     remedy = _REMEDY.format(url=storage.url)
-    try:
+    with atomic_path(path) as temporary:
         for _ in range(2):
-            storage.download(key, temporary)
+            try:
+                storage.download(key, temporary)
+            except NotFoundError:
+                raise DataError(
+                    f"{storage.url}/{key} is missing, its manifest names it; {remedy}"
+                ) from None
             if is_right(temporary):
-                sync_file(temporary)
-                temporary.replace(path)
-                sync_directory(path.parent)
                 return
-    except NotFoundError:
         raise DataError(
-            f"{storage.url}/{key} is missing, its manifest names it; {remedy}"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    raise DataError(
-        f"{storage.url}/{key} does not match its manifest, also after a second download; {remedy}"
-    )
+            f"{storage.url}/{key} does not match its manifest, also after a second download; "
+            f"{remedy}"
+        )
 
 
 def _is_shard(path: Path, shard: Shard, *, hashed: bool = True) -> bool:

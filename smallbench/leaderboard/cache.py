@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -139,21 +138,11 @@ def _write(path: Path, evaluation: Evaluation) -> None:
     views = evaluation.views.values()
     draws = np.array([rows for view in views for rows in view.task_draws.values()], np.float32)
     content["draws_crc32"] = zlib.crc32(draws.data)
-    _put(path.with_suffix(".npy"), lambda stream: np.save(stream, draws))
-    # Last, since its presence means that the draws are complete.
-    _put(path.with_suffix(".json"), lambda stream: stream.write(json.dumps(content).encode()))
-
-
-def _put(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file that appears whole; only the draws, which are not parsed, are flushed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = files.temporary_sibling(path)
-    with temporary.open("wb") as stream:
-        write(stream)
-        if path.suffix == ".npy":
-            stream.flush()
-            os.fsync(stream.fileno())
-    temporary.replace(path)
+    with files.atomic_writer(path.with_suffix(".npy")) as stream:
+        np.save(stream, draws)
+    # Last, since its presence means that the draws are complete. It is parsed, so needs no flush.
+    with files.atomic_writer(path.with_suffix(".json"), flush=False) as stream:
+        stream.write(json.dumps(content).encode())
 
 
 def _read(path: Path, folder: Path) -> Evaluation:

@@ -142,11 +142,8 @@ def _read_choice(task: Task, source: str, file: Path, kept: Path | None) -> Choi
     rows = train.take(choice_rows(train)[CHOICE], split=CHOICE)
     found = Choice(rows.sha256, _labels(rows.labels))
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = files.temporary_sibling(kept)
-        with temporary.open("wb") as stream:
+        with files.atomic_writer(kept) as stream:
             np.savez(stream, sha256=np.array(found.sha256), labels=found.labels)
-        temporary.replace(kept)
     return found
 
 

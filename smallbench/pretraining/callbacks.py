@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smallbench.batch import Batch
 from smallbench.checkpoints.uploader import Uploader
-from smallbench.files import temporary_sibling
+from smallbench.files import atomic_writer
 from smallbench.pretraining.usage import UsageMeter
 from smallbench.tracking.base import Tracker
 from smallbench.train.budget import Budget, Progress
@@ -204,11 +204,10 @@ class Heartbeat(Callback):
         if time.monotonic() - self._last < self._every_seconds:
             return
         self._last = time.monotonic()
-        # Not flushed to the disk: it has no meaning after a power cut.
-        temporary = temporary_sibling(self._path)
         content = {"step": self._step, "unix_seconds": round(time.time(), 3)}
-        temporary.write_text(json.dumps(content) + "\n")
-        temporary.replace(self._path)
+        # Not flushed to the disk: it has no meaning after a power cut.
+        with atomic_writer(self._path, flush=False) as stream:
+            stream.write(json.dumps(content).encode() + b"\n")
 
 
 class AtEnd(Callback):

@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 from smallbench.errors import ConfigError, UnavailableError
 from smallbench.files import (
     TEMPORARY_MARK,
+    atomic_path,
     is_transient,
-    sync_directory,
-    sync_file,
     temporary_sibling,
     write_error,
     write_errors_explained,
@@ -181,20 +180,9 @@ class LocalStorage:
 
     @contextmanager
     def _written(self, key: str, *, only_new: bool) -> Iterator[Path]:
-        path = self.path(key)
-        with _explained(self.url, key):
-            temporary = _fresh_file_beside(path)
-            try:
-                yield temporary
-                sync_file(temporary)
-                if only_new:
-                    self._link(temporary, path)
-                else:
-                    temporary.replace(path)
-                sync_directory(path.parent)
-            finally:
-                with suppress(OSError):  # the disk may be gone
-                    temporary.unlink(missing_ok=True)
+        publish = self._link if only_new else Path.replace
+        with _explained(self.url, key), atomic_path(self.path(key), publish=publish) as temporary:
+            yield temporary
 
     def _link(self, temporary: Path, path: Path) -> None:
         """Unlike a rename, a hard link never replaces."""
@@ -213,24 +201,6 @@ class LocalStorage:
             if path.exists():
                 raise AlreadyExistsError(f"{path} exists already") from None
             temporary.replace(path)
-        else:
-            temporary.unlink()
-
-
-def _fresh_file_beside(path: Path) -> Path:
-    """Return an empty temporary file, which keeps its directory from being deleted as empty."""
-    for _ in range(10):
-        temporary = temporary_sibling(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.touch()
-            return temporary
-        except FileNotFoundError:  # deleted since, by `delete` in another process
-            continue
-        except FileExistsError:  # so says mkdir, too, of what was there and is deleted since
-            if path.parent.exists() and not path.parent.is_dir():
-                raise
-    raise UnavailableError(f"Could not create {path.parent}: another process keeps deleting it")
 
 
 @contextmanager
