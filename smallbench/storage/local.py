@@ -131,29 +131,18 @@ class LocalStorage:
         """
         count = 0
         with _explained(self.url):
-            for path in self._unfinished(prefix):
-                try:
-                    if self._key(path).startswith(prefix):
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
-                        self._remove_empty_parents(path)
-                        count += 1
-                except FileNotFoundError:  # its writer has just finished
-                    continue
-            for folder, _, _ in self._walk(prefix, topdown=False):
+            for folder, folders, names in self._walk(prefix, topdown=False):
+                for path in (Path(folder) / name for name in (*folders, *names)):
+                    if UNFINISHED.fullmatch(path.name) and self._key(path).startswith(prefix):
+                        with suppress(FileNotFoundError):  # its writer has just finished
+                            shutil.rmtree(path) if path.is_dir() else path.unlink()
+                            count += 1
                 key = self._key(Path(folder))
-                if key != "." and key.startswith(prefix):
+                if key != "." and key.startswith(prefix) and not UNFINISHED.fullmatch(folder):
                     # Not empty, or needed after all: its writer makes it again.
                     with suppress(OSError):
                         self.path(key).rmdir()
         return count
-
-    def _unfinished(self, prefix: str) -> Sequence[Path]:
-        found: Sequence[Path] = []
-        for folder, folders, names in self._walk(prefix):
-            marked = [name for name in (*folders, *names) if UNFINISHED.fullmatch(name)]
-            found = [*found, *(Path(folder) / name for name in marked)]
-            folders[:] = [name for name in folders if name not in marked]
-        return found
 
     def check(self) -> None:
         """Make the directory, write to it, and read back what was written."""
