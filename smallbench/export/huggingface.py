@@ -8,7 +8,6 @@ its `config.json` names. Code travels with it only if transformers has no class 
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from smallbench.errors import (
 from smallbench.export.card import model_card
 from smallbench.export.code import CLASSES, config_of, write_code
 from smallbench.export.upload import MARKER, fetch_export, refuse_foreign, send_export
-from smallbench.files import read_json, sync_file, temporary_sibling, write_json, write_text
+from smallbench.files import atomic_directory, read_json, write_json, write_text
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
 from smallbench.objectives.replaced_token import DisentangledEmbedding
@@ -108,9 +107,7 @@ def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
     run, config, checkpoint = load_run(run_dir, step=step)
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise ConfigError(f"{out} is not empty and is not an earlier export; choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_sibling(out)
-    try:
+    with atomic_directory(out) as temporary:
         tokenizer = Tokenizer.load(run_dir / "tokenizer")
         write_tokenizer(tokenizer, temporary, config)
         difference = write_model(config, checkpoint, temporary, vocabulary_of(tokenizer))
@@ -137,9 +134,7 @@ def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
         ]
         card = model_card(run, config, checkpoint.manifest, held_out[-1] if held_out else None)
         write_text(temporary / "README.md", card)
-        _replace(out, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _refuse_foreign_files(out, temporary)
     return difference
 
 
@@ -238,7 +233,6 @@ def write_model(
         }
         packed, class_name = target.pack(state), target.class_name
     save_file(packed, directory / "model.safetensors", metadata=format)
-    sync_file(directory / "model.safetensors")
     write_json(directory / "config.json", described)
     logging.disable_progress_bar()
     theirs = getattr(transformers, class_name).from_pretrained(
@@ -293,18 +287,14 @@ def _check_repository(name: str) -> None:
         raise ConfigError(f"Invalid --push={name!r}: expected ORG/NAME ({error})") from None
 
 
-def _replace(out: Path, temporary: Path) -> None:
-    """Replace `out` by `temporary`; refuse if that would remove other files."""
-    if out.exists():
-        written = {path.name for path in temporary.iterdir()}
-        foreign = {path.name for path in out.iterdir()} - written
-        if foreign:
-            raise ConfigError(
-                f"{out} holds {sorted(foreign)[0]!r}, which no export wrote; move it away, or "
-                "choose another --out"
-            )
-        shutil.rmtree(out)
-    temporary.rename(out)
+def _refuse_foreign_files(out: Path, export: Path) -> None:
+    """Raise `ConfigError` if `out` has a file that `export`, which replaces it, does not have."""
+    foreign = {path.name for path in out.glob("*")} - {path.name for path in export.iterdir()}
+    if foreign:
+        raise ConfigError(
+            f"{out} holds {sorted(foreign)[0]!r}, which no export wrote; move it away, or choose "
+            "another --out"
+        )
 
 
 def _push(directory: Path, repository: str, *, complete_in: str) -> None:
