@@ -265,26 +265,30 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield a directory that appears at `target`, whole and flushed, if the block succeeds.
 
-    It replaces what is there. Files and folders get the umask's mode.
+    It replaces what is there. Flushed files get the umask's mode.
     """
-    temporary = temporary_sibling(target)
+    target = target.resolve()  # the folder itself is renamed, not a link to it
+    temporary, old = temporary_sibling(target), temporary_sibling(target)
     new_parents = [parent for parent in target.parents if not parent.exists()]
     try:
         with write_errors_explained(target.parent):
             temporary.mkdir(parents=True)
             yield temporary
-            for path in temporary.rglob("*"):
-                if path.is_file():
-                    sync_file(path)
-            sync_directory(temporary)
+            if flush:
+                for path in temporary.rglob("*"):
+                    if path.is_file():
+                        sync_file(path)
+                sync_directory(temporary)
             if target.exists():
-                shutil.rmtree(target)
+                target.rename(old)
             temporary.rename(target)
-            for path in (target, *new_parents):
-                sync_directory(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+            if flush:
+                for path in (target, *new_parents):
+                    sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -133,6 +133,16 @@ def test_a_directory_replaces_another_and_all_its_new_parents_are_flushed(
     assert flushed[5:] == [target.parent]
 
 
+def test_a_link_to_a_directory_stays_and_the_directory_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "old").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with files.atomic_directory(tmp_path / "link") as directory:
+        (directory / "new").touch()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["new"]
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+
 @pytest.mark.parametrize("number", [28, 122, 27, 30])
 def test_disk_errors_of_every_library_are_one_sentence(number: int, tmp_path: Path) -> None:
     def by_torch() -> None:

@@ -67,32 +67,21 @@ def build_site(
         site_url = _checked_url(site_url)
     out = out.resolve()  # the folder itself is renamed, not a link to it
     _check_replaceable(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = files.temporary_sibling(out)
     key = _key_of_site(evaluations, site_url, is_sample)
     place = hashlib.sha256(os.fsencode(out)).hexdigest()
     note = cache and cache / f"site-{place[:16]}.json"
     if note and read_json(note) == [key, _digest_of_files(out)]:
         return list(evaluations)
     write = partial(_write, site_url=site_url, is_sample=is_sample)
-    try:
+    with files.atomic_directory(out, flush=False) as building:
         try:
             write(evaluations, building)
         except Exception:
             evaluations, key = check_pages(evaluations), ""
             shutil.rmtree(building)
             write(evaluations, building)
-        if out.exists():
-            old = files.temporary_sibling(out)
-            out.rename(old)
-            building.rename(out)
-            shutil.rmtree(old)
-        else:
-            building.rename(out)
-        if note:
-            files.write_text(note, json.dumps([key, _digest_of_files(out)]))
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    if note:
+        files.write_text(note, json.dumps([key, _digest_of_files(out)]))
     return list(evaluations)
 
 
