@@ -138,7 +138,7 @@ class LocalStorage:
                             shutil.rmtree(path) if path.is_dir() else path.unlink()
                             count += 1
                 key = self._key(Path(folder))
-                if key != "." and key.startswith(prefix) and not UNFINISHED.fullmatch(folder):
+                if key != "." and f"{key}/".startswith(prefix) and not UNFINISHED.fullmatch(folder):
                     # Not empty, or needed after all: its writer makes it again.
                     with suppress(OSError):
                         self.path(key).rmdir()
