@@ -17,14 +17,7 @@ from torch import Tensor
 
 from smallbench.errors import ConfigError
 from smallbench.models import ARCHITECTURES
-from smallbench.models.config import (
-    BertConfig,
-    DebertaConfig,
-    ElectraConfig,
-    EncoderConfig,
-    RobertaConfig,
-    RoformerConfig,
-)
+from smallbench.models.config import BertConfig, DebertaConfig, EncoderConfig, RobertaConfig
 
 
 @dataclass(frozen=True)
@@ -42,8 +35,8 @@ class Target:
 
     model_type: str
     class_name: str
-    config: Mapping[str, Any]
-    rules: Mapping[str, Rule]
+    config: dict[str, Any]
+    rules: dict[str, Rule]
     """Our parameter's name → its rule."""
     left_behind: frozenset[str] = frozenset()
     """Our parameters without a place in transformers' class."""
@@ -60,21 +53,12 @@ class Target:
         return packed
 
     def unpack(self, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """transformers' state dict → ours, rows of padding filled with zeros."""
+        """transformers' state dict → what it has of ours, rows of padding filled with zeros."""
         return {
             ours: rule.unpack(*(theirs[name] for name in rule.theirs)).clone()
             for ours, rule in self.rules.items()
+            if all(name in theirs for name in rule.theirs)
         }
-
-    def body(self) -> Target:
-        """Return the target without the head: only the weights of transformers' bare model."""
-        prefix = f"{self.model_type}."
-        rules = {
-            ours: rule
-            for ours, rule in self.rules.items()
-            if all(name.startswith(prefix) for name in rule.theirs)
-        }
-        return replace(self, rules=rules)
 
 
 FINETUNING_DROPOUT = 0.1
@@ -109,14 +93,12 @@ def body_of(theirs: Mapping[str, Any]) -> tuple[EncoderConfig, Target] | None:
         config: Any = config_class(**values)
     except ConfigError:
         return None
-    # Only Electra's classes depend on the head; the body does not.
-    head = "replaced" if config_class is ElectraConfig else "tokens"
-    target = built_in_target(config, head=head, pad_token_id=theirs["pad_token_id"])
+    body = _body(config, model_type, theirs["pad_token_id"])
     free = {"hidden_dropout_prob", "attention_probs_dropout_prob", "tie_word_embeddings"}
     # An option that ours cannot express is lost on the way back, and shows here.
-    if any(theirs.get(k, v) != v for k, v in target.config.items() if k not in free):
+    if any(theirs.get(k, v) != v for k, v in body.config.items() if k not in free):
         return None
-    return config, target.body()
+    return config, body
 
 
 UNKNOWN_OPTIONS = ("is_decoder", "add_cross_attention", "talking_head")
@@ -130,40 +112,14 @@ def target_of(
 
     None if transformers has no class for it: a plug-in.
     """
-    name = config.architecture
-    if name in ARCHITECTURES and type(config) is ARCHITECTURES.config_class(name):
-        return built_in_target(config, head=head, pad_token_id=pad_token_id)
-    return None
-
-
-def built_in_target(config: EncoderConfig, *, head: str, pad_token_id: int) -> Target:
-    """Return the target of a built-in architecture."""
-    if isinstance(config, DebertaConfig):
-        return _deberta(config, head, pad_token_id)
-    if isinstance(config, RobertaConfig):
-        if head == "replaced":  # the network is BERT's; Electra's classes have the head
-            return _bert(config, "electra", head, pad_token_id)
-        return _roberta(config, pad_token_id)
-    if isinstance(config, RoformerConfig):
-        return _roformer(config, head, pad_token_id)
-    assert isinstance(config, BertConfig)
-    factorised = config.embedding_size != config.hidden_size
-    base = "electra" if factorised or head == "replaced" else "bert"
-    return _bert(config, base, head, pad_token_id)
-
-
-BERT_HEAD = ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm",
-             "cls.predictions.bias")  # fmt: skip
-TOKEN_HEADS = {
-    "bert": BERT_HEAD,
-    "deberta": BERT_HEAD,
-    "electra": (
-        "generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias",
-    ),
-    "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
-    "roformer": BERT_HEAD,
-}  # fmt: skip
-"""Transform, norm and bias of the masked-language-model head in transformers' classes."""
+    base = config.architecture
+    if base not in ARCHITECTURES or type(config) is not ARCHITECTURES.config_class(base):
+        return None
+    if isinstance(config, BertConfig):
+        factorised = config.embedding_size != config.hidden_size
+        other = "roberta" if isinstance(config, RobertaConfig) else "bert"
+        base = "electra" if factorised or head == "replaced" else other
+    return _with_head(_body(config, base, pad_token_id), config, head)
 
 
 DETECTOR = frozenset(
@@ -172,54 +128,105 @@ DETECTOR = frozenset(
 """Our head for replaced tokens, which only transformers' ELECTRA has."""
 
 
-def _token_head(config: EncoderConfig, base: str) -> dict[str, Rule]:
-    transform, norm, bias = TOKEN_HEADS[base]
-    modules = {"predictor.transform": transform, "predictor.norm": norm}
-    return _affine(modules) | {"predictor.bias": token_rows(config, bias)}
+def _with_head(body: Target, config: EncoderConfig, head: str) -> Target:
+    base = body.model_type
+    name, (transform, norm, bias), _ = FAMILIES[base]
+    if head != "replaced":
+        rules = _affine({"predictor.transform": transform, "predictor.norm": norm})
+        rules["predictor.bias"] = token_rows(config, bias)
+        return replace(body, rules=body.rules | rules, class_name=f"{name}ForMaskedLM")
+    if base != "electra":
+        return replace(body, left_behind=DETECTOR)
+    theirs = "discriminator_predictions.dense"
+    rules = _affine({"detector.transform": theirs, "detector.score": f"{theirs}_prediction"})
+    return replace(body, rules=body.rules | rules, class_name=f"{name}ForPreTraining")
 
 
-def _bert(config: BertConfig, base: str, head: str, pad_token_id: int) -> Target:
-    modules, rules = _body(config, base)
-    rules |= _tables(base) | _fused_attention(config, base)
-    if head == "replaced":
-        modules["detector.transform"] = "discriminator_predictions.dense"
-        modules["detector.score"] = "discriminator_predictions.dense_prediction"
-        class_name = "ElectraForPreTraining"
-    else:
-        rules |= _token_head(config, base)
-        class_name = "ElectraForMaskedLM" if base == "electra" else "BertForMaskedLM"
-    shared = _shared(config, pad_token_id)
-    if base == "electra":
-        shared["embedding_size"] = config.embedding_size
-    return Target(base, class_name, shared, rules | _affine(modules))
+# ---- transformers' bare models: what all have, then what each has of its own
 
 
-def _roberta(config: RobertaConfig, pad_token_id: int) -> Target:
-    base, skipped = "roberta", pad_token_id + 1
-    modules, rules = _body(config, base)
-    rules |= _tables(base) | _fused_attention(config, base) | _token_head(config, base)
+def _body(config: EncoderConfig, base: str, pad_token_id: int) -> Target:
+    name, _, add_own = FAMILIES[base]
+    modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"}
+    for ours, theirs in _layers(config, base):
+        modules |= {
+            f"{ours}.attention.out": f"{theirs}.attention.output.dense",
+            f"{ours}.attention_norm": f"{theirs}.attention.output.LayerNorm",
+            f"{ours}.up": f"{theirs}.intermediate.dense",
+            f"{ours}.down": f"{theirs}.output.dense",
+            f"{ours}.feed_forward_norm": f"{theirs}.output.LayerNorm",
+        }
+    table = token_rows(config, f"{base}.embeddings.word_embeddings.weight")
+    options = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "type_vocab_size": config.type_vocab_size,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": FINETUNING_DROPOUT,
+        "attention_probs_dropout_prob": FINETUNING_DROPOUT,
+        "layer_norm_eps": config.layer_norm_eps,
+        "initializer_range": config.initializer_range,
+        "pad_token_id": pad_token_id,
+        "tie_word_embeddings": True,
+    }
+    rules = _affine(modules) | {"embeddings.tokens.weight": table}
+    return add_own(Target(base, f"{name}Model", options, rules), config)
+
+
+QKV = ("query", "key", "value")
+
+
+def _segmented(body: Target, config: EncoderConfig) -> Target:
+    """Return the body with BERT's segments, attention, and projection of a factorised embedding."""
+    base = body.model_type
+    rules = {
+        "embeddings.segments.weight": Rule((f"{base}.embeddings.token_type_embeddings.weight",))
+    }
+    if config.embedding_size != config.hidden_size:
+        rules |= _affine({"embeddings.project": f"{base}.embeddings_project"})
+    for ours, theirs in _layers(config, base):
+        for kind in ("weight", "bias"):
+            rules[f"{ours}.attention.qkv.{kind}"] = Rule(
+                tuple(f"{theirs}.attention.self.{part}.{kind}" for part in QKV),
+                pack=lambda tensor: tensor.chunk(3),
+                unpack=lambda *parts: torch.cat(parts),
+            )
+    return replace(body, rules=body.rules | rules)
+
+
+def _bert(body: Target, config: Any) -> Target:
+    body = _segmented(body, config)
+    theirs = f"{body.model_type}.embeddings.position_embeddings.weight"
+    return replace(body, rules=body.rules | {"embeddings.positions.weight": Rule((theirs,))})
+
+
+def _electra(body: Target, config: Any) -> Target:
+    options = body.config | {"embedding_size": config.embedding_size}
+    return replace(_bert(body, config), config=options)
+
+
+def _roberta(body: Target, config: Any) -> Target:
     # transformers counts positions from after the padding token's id.
-    rules["embeddings.positions.weight"] = Rule(
-        (f"{base}.embeddings.position_embeddings.weight",),
+    skipped, positions = body.config["pad_token_id"] + 1, "embeddings.positions.weight"
+    body = _bert(body, config)
+    rule = replace(
+        body.rules[positions],
         pack=lambda table: (torch.cat([table.new_zeros(skipped, table.shape[1]), table]),),
         unpack=lambda table: table[skipped:],
     )
-    shared = _shared(config, pad_token_id)
-    shared["max_position_embeddings"] += skipped
-    return Target(base, "RobertaForMaskedLM", shared, rules | _affine(modules))
+    options = {"max_position_embeddings": config.max_position_embeddings + skipped}
+    return replace(body, rules=body.rules | {positions: rule}, config=body.config | options)
 
 
-def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
-    base = "deberta"
-    modules, rules = _body(config, base)
-    rules["relative_positions.weight"] = Rule((f"{base}.encoder.rel_embeddings.weight",))
-    if modules.pop("embeddings.project", None):  # without a bias, and of another name
+def _deberta(body: Target, config: Any) -> Target:
+    base, heads = body.model_type, config.num_attention_heads
+    rules = {"relative_positions.weight": Rule((f"{base}.encoder.rel_embeddings.weight",))}
+    if config.embedding_size != config.hidden_size:  # without a bias, and of another name
         rules["embeddings.project.weight"] = Rule((f"{base}.embeddings.embed_proj.weight",))
-    left_behind, class_name = DETECTOR, "DebertaModel"
-    if head != "replaced":
-        left_behind, class_name = frozenset(), "DebertaForMaskedLM"
-        rules |= _token_head(config, base)
-    heads = config.num_attention_heads
 
     def interleave(weight: Tensor) -> tuple[Tensor]:  # [3, H, d] → [H, 3, d] rows
         return (weight.view(3, heads, -1, weight.shape[1]).transpose(0, 1).flatten(0, 2),)
@@ -227,32 +234,26 @@ def _deberta(config: DebertaConfig, head: str, pad_token_id: int) -> Target:
     def part(weight: Tensor) -> Tensor:
         return weight.view(heads, 3, -1, weight.shape[1]).transpose(0, 1).flatten(0, 2)
 
-    for i in range(config.num_hidden_layers):
-        ours, theirs = f"layers.{i}.attention", f"{base}.encoder.layer.{i}.attention.self"
+    for layer, their_layer in _layers(config, base):
+        ours, theirs = f"{layer}.attention", f"{their_layer}.attention.self"
         rules[f"{ours}.qkv.weight"] = Rule((f"{theirs}.in_proj.weight",), interleave, part)
         rules[f"{ours}.q_bias"] = Rule((f"{theirs}.q_bias",))
         rules[f"{ours}.v_bias"] = Rule((f"{theirs}.v_bias",))
         rules[f"{ours}.position_key.weight"] = Rule((f"{theirs}.pos_proj.weight",))
-        modules[f"{ours}.position_query"] = f"{theirs}.pos_q_proj"
-    shared = _shared(config, pad_token_id) | {
+        rules |= _affine({f"{ours}.position_query": f"{theirs}.pos_q_proj"})
+    options = {
         "embedding_size": config.embedding_size,
         "relative_attention": True,
         "max_relative_positions": config.max_relative_positions,
         "position_biased_input": False,
         "pos_att_type": ["c2p", "p2c"],
     }
-    return Target(base, class_name, shared, rules | _affine(modules), left_behind)
+    return replace(body, rules=body.rules | rules, config=body.config | options)
 
 
-def _roformer(config: RoformerConfig, head: str, pad_token_id: int) -> Target:
-    base, num_heads = "roformer", config.num_attention_heads
-    modules, rules = _body(config, base)
-    left_behind, class_name = DETECTOR, "RoFormerModel"
-    if head != "replaced":
-        left_behind, class_name = frozenset(), "RoFormerForMaskedLM"
-        rules |= _token_head(config, base)
-    segments = "embeddings.segments.weight"
-    rules[segments] = _tables(base)[segments]
+def _roformer(body: Target, config: Any) -> Target:
+    num_heads = config.num_attention_heads
+    body = _segmented(body, config)
 
     def to_neighbours(rows: Tensor) -> Tensor:  # pairs (i, i + d/2) of a head → (2i, 2i + 1)
         heads = rows.reshape(num_heads, 2, -1, *rows.shape[1:])
@@ -269,42 +270,39 @@ def _roformer(config: RoformerConfig, head: str, pad_token_id: int) -> Target:
     def unpack(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return torch.cat([to_halves(query), to_halves(key), value])
 
-    rules |= {
-        name: replace(rule, pack=pack, unpack=unpack)
-        for name, rule in _fused_attention(config, base).items()
-    }
-
     def sinusoids() -> Tensor:
         from smallbench.models.roformer import angles
 
         angles_Ld = angles(config.max_position_embeddings, config.head_size)
         return torch.cat([angles_Ld.sin(), angles_Ld.cos()], dim=1)
 
-    shared = _shared(config, pad_token_id) | {
-        "embedding_size": config.embedding_size,
-        "rotary_value": False,
+    rules = {
+        name: replace(rule, pack=pack, unpack=unpack)
+        for name, rule in body.rules.items()
+        if ".qkv." in name
     }
-    constants = {f"{base}.encoder.embed_positions.weight": sinusoids}
-    return Target(base, class_name, shared, rules | _affine(modules), left_behind, constants)
+    options = {"embedding_size": config.embedding_size, "rotary_value": False}
+    return replace(
+        body,
+        rules=body.rules | rules,
+        config=body.config | options,
+        constants={f"{body.model_type}.encoder.embed_positions.weight": sinusoids},
+    )
 
 
-def _shared(config: EncoderConfig, pad_token_id: int) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.max_position_embeddings,
-        "type_vocab_size": config.type_vocab_size,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": FINETUNING_DROPOUT,
-        "attention_probs_dropout_prob": FINETUNING_DROPOUT,
-        "layer_norm_eps": config.layer_norm_eps,
-        "initializer_range": config.initializer_range,
-        "pad_token_id": pad_token_id,
-        "tie_word_embeddings": True,
-    }
+BERT_HEAD = ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm",
+             "cls.predictions.bias")  # fmt: skip
+ELECTRA_HEAD = ("generator_predictions.dense", "generator_predictions.LayerNorm",
+                "generator_lm_head.bias")  # fmt: skip
+FAMILIES: Mapping[str, tuple[str, tuple[str, str, str], Callable[[Target, Any], Target]]] = {
+    "bert": ("Bert", BERT_HEAD, _bert),
+    "deberta": ("Deberta", BERT_HEAD, _deberta),
+    "electra": ("Electra", ELECTRA_HEAD, _electra),
+    "roberta": ("Roberta", ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"), _roberta),
+    "roformer": ("RoFormer", BERT_HEAD, _roformer),
+}
+"""`model_type` of transformers → the beginning of its classes' names; transform, norm and bias of
+its masked-language-model head; and what adds to a body what it has of its own."""
 
 
 def token_rows(config: EncoderConfig, theirs: str) -> Rule:
@@ -317,42 +315,9 @@ def token_rows(config: EncoderConfig, theirs: str) -> Rule:
     return Rule((theirs,), lambda tensor: (tensor[: config.vocab_size],), pad)
 
 
-def _tables(base: str) -> dict[str, Rule]:
-    return {
-        f"embeddings.{ours}.weight": Rule((f"{base}.embeddings.{theirs}_embeddings.weight",))
-        for ours, theirs in (("positions", "position"), ("segments", "token_type"))
-    }
-
-
-def _body(config: EncoderConfig, base: str) -> tuple[dict[str, str], dict[str, Rule]]:
-    """Return modules and rules that the targets share: token table, norms and linear layers."""
-    modules = {"embeddings.norm": f"{base}.embeddings.LayerNorm"}
-    if config.embedding_size != config.hidden_size:
-        modules["embeddings.project"] = f"{base}.embeddings_project"
-    for i in range(config.num_hidden_layers):
-        ours, theirs = f"layers.{i}", f"{base}.encoder.layer.{i}"
-        modules |= {
-            f"{ours}.attention.out": f"{theirs}.attention.output.dense",
-            f"{ours}.attention_norm": f"{theirs}.attention.output.LayerNorm",
-            f"{ours}.up": f"{theirs}.intermediate.dense",
-            f"{ours}.down": f"{theirs}.output.dense",
-            f"{ours}.feed_forward_norm": f"{theirs}.output.LayerNorm",
-        }
-    table = token_rows(config, f"{base}.embeddings.word_embeddings.weight")
-    return modules, {"embeddings.tokens.weight": table}
-
-
-def _fused_attention(config: EncoderConfig, base: str) -> dict[str, Rule]:
-    rules = {}
-    for i in range(config.num_hidden_layers):
-        theirs = f"{base}.encoder.layer.{i}.attention.self"
-        for kind in ("weight", "bias"):
-            rules[f"layers.{i}.attention.qkv.{kind}"] = Rule(
-                tuple(f"{theirs}.{name}.{kind}" for name in ("query", "key", "value")),
-                pack=lambda tensor: tensor.chunk(3),
-                unpack=lambda *parts: torch.cat(parts),
-            )
-    return rules
+def _layers(config: EncoderConfig, base: str) -> list[tuple[str, str]]:
+    """Return our name of each layer, and transformers'."""
+    return [(f"layers.{i}", f"{base}.encoder.layer.{i}") for i in range(config.num_hidden_layers)]
 
 
 def _affine(modules: Mapping[str, str]) -> dict[str, Rule]:

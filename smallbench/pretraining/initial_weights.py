@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,31 +89,16 @@ def _of_export(source: str, objective: PretrainObjective) -> dict[str, Tensor]:
             f"--init_from={source}: transformers does not support the architecture "
             f"{objective.model.config.architecture!r}; expected a run directory"
         )
-    missing = set(loading["missing_keys"])
-    state = _with_prefix(model.state_dict(), target.model_type, missing)
-    unpacked = {}
-    for ours, rule in target.rules.items():
-        if all(name in state for name in rule.theirs):
-            unpacked[f"model.{ours}"] = rule.unpack(*(state[name] for name in rule.theirs)).clone()
-    return unpacked
-
-
-def _with_prefix(
-    state: Mapping[str, Tensor], model_type: str, missing: set[str]
-) -> dict[str, Tensor]:
-    """Return the loaded weights, a bare model's under the names of a model with a head.
-
-    ELECTRA's and BERT's encoders are one network here.
-    """
-    known = {name: tensor for name, tensor in state.items() if name not in missing}
-    bases = ("bert.", "electra.", "roberta.", "deberta.")
-    base = next((b for b in bases if any(name.startswith(b) for name in known)), None)
-    if base is None:
-        return {f"{model_type}.{name}": tensor for name, tensor in known.items()}
-    return {
-        f"{model_type}.{name.removeprefix(base)}" if name.startswith(base) else name: tensor
-        for name, tensor in known.items()
+    # ELECTRA's and BERT's encoders are one network here, and names of a bare model have no prefix.
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    known = {
+        name: t for name, t in model.state_dict().items() if name not in loading["missing_keys"]
     }
+    state = {
+        f"{target.model_type}.{name.removeprefix(prefix)}" if name.startswith(prefix) else name: t
+        for name, t in known.items()
+    }
+    return {f"model.{ours}": tensor for ours, tensor in target.unpack(state).items()}
 
 
 def _check_tokenizer(theirs: str, ours: Path, source: str) -> None:

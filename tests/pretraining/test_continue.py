@@ -154,9 +154,13 @@ def test_a_run_begins_with_the_weights_of_another(corpus, tmp_path, first, capsy
     assert f"loaded {len(expected)} of {len(expected)} weights" in capsys.readouterr().err
 
 
-def test_a_run_begins_with_the_weights_of_an_export(corpus, tmp_path, first):
-    export(first, tmp_path / "export")
-    found, expected = begin(corpus, tmp_path / "run", tmp_path / "export"), weights_of(first)
+@pytest.mark.parametrize("architecture", ["bert", "roformer"])
+def test_a_run_begins_with_the_weights_of_an_export(corpus, tmp_path, architecture):
+    values = {"model__architecture": architecture, "model__attention_init": "normal"}
+    pretrain(tiny(train__max_steps=2, **values), data=corpus, run_dir=tmp_path / "first")
+    export(tmp_path / "first", tmp_path / "export")
+    found = begin(corpus, tmp_path / "run", tmp_path / "export", **values)
+    expected = weights_of(tmp_path / "first")
     for name, weight in expected.items():
         # Rows of padding are not exported.
         rows = slice(300) if weight.shape[0] == 320 else slice(None)
