@@ -24,7 +24,6 @@ from smallbench.models.attention_init import (
 )
 from smallbench.models.config import BertConfig, ElectraConfig, RoformerConfig
 from smallbench.models.encoder import Encoder, Head, Norm
-from smallbench.models.flops import transformer_flops
 from smallbench.models.kernels import Dropout, attend
 
 
@@ -100,6 +99,7 @@ class SelfAttention(nn.Module):
 class Bert(Encoder):
     """BERT's encoder with a head."""
 
+    flops_as = "bert"
     attention_class: type[nn.Module] = SelfAttention
     """Attention class of each layer, built with the configuration."""
 
@@ -118,10 +118,6 @@ class Bert(Encoder):
         """Return mask_B11L, True if a key may be attended to; None if all may."""
         mask_BL = batch.attention_mask
         return None if mask_BL is None else mask_BL[:, None, None, :]
-
-    def flops_formula(self, **sizes: int) -> int:
-        """Return the operations of a forward pass."""
-        return transformer_flops(self.config, self.head, architecture="bert", **sizes)
 
     def _look_at_neighbours(self, config: BertConfig) -> None:
         positions = self.embeddings.positions.weight
@@ -147,7 +143,7 @@ class Electra(Bert):
     discriminator), of `ElectraForMaskedLM` with the head `tokens` (the generator).
     """
 
-    flops_formula = Bert.flops_formula  # the same network
+    flops_as = "bert"  # the same network
 
     def __init__(self, config: ElectraConfig, *, head: Head = "replaced") -> None:
         super().__init__(config, head=head)
@@ -160,4 +156,4 @@ class Roberta(Bert):
     `pad_token_id + 1` rows that no token uses; ours has no such rows, the export adds them.
     """
 
-    flops_formula = Bert.flops_formula  # the same network
+    flops_as = "bert"  # the same network

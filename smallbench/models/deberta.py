@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from smallbench.batch import Batch
 from smallbench.models.config import DebertaConfig
 from smallbench.models.encoder import Encoder, Head, Norm
-from smallbench.models.flops import transformer_flops
 from smallbench.models.kernels import Dropout, attend, position_bias
 
 
@@ -101,6 +100,8 @@ class DisentangledSelfAttention(nn.Module):
 class Deberta(Encoder):
     """DeBERTa's encoder with a head."""
 
+    flops_as = "deberta"
+
     def __init__(self, config: DebertaConfig, *, head: Head = "tokens") -> None:
         super().__init__(
             config,
@@ -122,7 +123,3 @@ class Deberta(Encoder):
             distances = torch.arange(-length, length + 1, device=table_SD.device) + self.span
             rows_RD = table_SD[distances.clamp(0, 2 * self.span - 1)]
         return batch.attention_mask, rows_RD
-
-    def flops_formula(self, **sizes: int) -> int:
-        """Return the operations of a forward pass: each layer also maps 2 L positions, twice."""
-        return transformer_flops(self.config, self.head, architecture="deberta", **sizes)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from smallbench.batch import Batch
 from smallbench.models.config import EncoderConfig
-from smallbench.models.flops import counted_flops
+from smallbench.models.flops import counted_flops, transformer_flops
 from smallbench.models.kernels import Dropout
 from smallbench.models.kernels.dispatch import is_on_cpu
 
@@ -107,6 +107,9 @@ class Encoder(nn.Module, ABC):
     With the head `tokens`, the output matrix of the predictor is the token embedding itself.
     """
 
+    flops_as = ""
+    """Row of `flops.SCORE_TERMS` with the network of this class."""
+
     def __init__(
         self,
         config: EncoderConfig,
@@ -181,12 +184,12 @@ class Encoder(nn.Module, ABC):
     def forward_flops(self, *, num_rows: int, length: int, num_targets: int) -> int:
         """Return the floating-point operations of one forward pass, see `models.flops`.
 
-        By the formula of the class itself; otherwise counted. A subclass does not inherit a
-        formula, since its network may differ.
+        By the formula of `flops_as`, if the class itself has it; otherwise counted. A subclass does
+        not inherit it, since its network may differ.
         """
-        if "flops_formula" in vars(type(self)):
-            formula: Callable[..., int] = getattr(self, "flops_formula")  # noqa: B009
-            return formula(num_rows=num_rows, length=length, num_targets=num_targets)
+        if architecture := vars(type(self)).get("flops_as"):
+            sizes = {"num_rows": num_rows, "length": length, "num_targets": num_targets}
+            return transformer_flops(self.config, self.head, architecture=architecture, **sizes)
         per_row, per_target = counted_flops(type(self), self.config, self.head, length)
         return num_rows * per_row + num_targets * per_target
 

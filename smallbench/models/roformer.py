@@ -22,7 +22,6 @@ from smallbench.batch import Batch
 from smallbench.models.bert import Embeddings, SelfAttention
 from smallbench.models.config import RoformerConfig
 from smallbench.models.encoder import Encoder, Head
-from smallbench.models.flops import transformer_flops
 
 THETA = 10_000.0
 """Base of the wavelengths (§3.2.2); transformers' class has no other."""
@@ -90,6 +89,8 @@ def look_at_same_tokens(qkv_weight: Tensor, *, num_heads: int) -> None:
 class Roformer(Encoder):
     """RoFormer's encoder with a head."""
 
+    flops_as = "roformer"
+
     def __init__(self, config: RoformerConfig, *, head: Head = "tokens") -> None:
         super().__init__(
             config,
@@ -108,7 +109,3 @@ class Roformer(Encoder):
         angles_Ld = angles(ids_BL.shape[1], self.config.head_size, ids_BL.device).repeat(1, 2)
         mask_B11L = None if mask_BL is None else mask_BL[:, None, None, :]
         return Context(mask_B11L, angles_Ld.cos(), angles_Ld.sin())
-
-    def flops_formula(self, **sizes: int) -> int:
-        """Return the operations of a forward pass."""
-        return transformer_flops(self.config, self.head, architecture="roformer", **sizes)
