@@ -29,6 +29,7 @@ from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.protocols import CHOICE_SEED, Protocol, chosen_rate, departures, protocol_named
 from smallbench.glue.results import (
     RunResult,
+    RunSettings,
     find_run,
     require_one_model,
     run_directory,
@@ -92,7 +93,7 @@ def shard_of(
 
 def cost_of(data: TaskData, config: FinetuneConfig) -> int:
     """Return the cost of a run: the characters that it reads, since rows differ in length."""
-    train = data.first(config.max_train_examples).splits["train"]
+    train = data.splits["train"]
     characters = sum(map(len, train.first)) + sum(map(len, train.second or ()))
     return (config.epochs or data.task.default_epochs) * characters
 
@@ -122,45 +123,32 @@ def measure(
                 f"task {data.task.name} is not in protocol {protocol}; expected: "
                 f"{', '.join(view.tasks)}"
             )
+    configs = {data.task.name: view.completed(config, data.task) for data in tasks}
+    grid = _Grid(encoder, tasks, configs, out, on_stored, stop)
     plan = [
         run
         for data in tasks
         for run in plan_task(data.task, view, learning_rates=learning_rates, seeds=seeds)
     ]
-    by_name = {data.task.name: data for data in tasks}
-    configs = {data.task.name: view.completed(config, data.task) for data in tasks}
-    planned = [
-        replace(
-            settings_for(
-                encoder,
-                by_name[run.task],
-                configs[run.task],
-                learning_rate=run.learning_rate or 0.0,
-                seed=run.seed,
-            ),
-            split=run.split,
-        )
-        for run in plan
-    ]
+    planned = [grid.settings(run, run.learning_rate or 0.0) for run in plan]
     unofficial = [reason for data in tasks for reason in data.unofficial]
     if found := [*departures(view, planned), *unofficial]:
         print(f"unranked: {'; '.join(found)}", file=sys.stderr, flush=True)
     number, count = shard
-    cost = {data.task.name: cost_of(data, configs[data.task.name]) for data in tasks}
-    mine = shard_of(plan, cost, number=number, count=count)
+    mine = shard_of(plan, grid.work, number=number, count=count)
     if not mine:
         print(
             f"--shard={number}/{count} has no work: there are fewer runs than shards (those of a "
             "task whose learning rate is chosen count as one)",
             file=sys.stderr,
         )
-    return run_grid(encoder, tasks, configs, plan=mine, out=out, on_stored=on_stored, stop=stop)
+    return grid.run(mine)
 
 
 def run_grid(
     encoder: PretrainedEncoder,
     tasks: Sequence[TaskData],
-    config: FinetuneConfig | Mapping[str, FinetuneConfig],
+    config: FinetuneConfig,
     *,
     plan: Sequence[GridRun],
     out: Path,
@@ -170,37 +158,11 @@ def run_grid(
 ) -> list[RunResult]:
     """Fine-tune the runs of `plan` in order, unless they are stored; return all results.
 
-    `config` holds for all tasks, or is a mapping with one for each. A run that another process
-    works on is waited for. Raises `ConfigError` before the first run if `out` has runs of another
-    model, `InterruptedRunError` if `stop` asks for it.
+    A run that another process works on is waited for. Raises `ConfigError` before the first run if
+    `out` has runs of another model, `InterruptedRunError` if `stop` asks for it.
     """
-    if isinstance(config, FinetuneConfig):
-        config = {data.task.name: config for data in tasks}
-    first = config[tasks[0].task.name]
-    require_one_model(out, settings_for(encoder, tasks[0], first, learning_rate=0.0, seed=0))
-    grid = _Grid(encoder, tasks, config, out, on_stored, stop)
-    results: dict[GridRun, RunResult] = {}
-    work = sum(grid.work[run.task] for run in plan)
-    display = _Display(num_runs=len(plan), work=work, shows_runs=shows_runs)
-    with closing(display):
-        pending = list(plan)
-        while pending:
-            waiting = []
-            for run in pending:
-                result = grid.attempt(run, _rate(run, plan, results), display)
-                if result is None:
-                    waiting.append(run)
-                else:
-                    results[run] = result
-            if len(waiting) == len(pending):
-                display.wait(len(waiting))
-                if stop.asked():
-                    raise InterruptedRunError(
-                        "Stop requested while other workers were running; finished runs are stored"
-                    )
-                time.sleep(POLL_SECONDS)
-            pending = waiting
-    return [results[run] for run in plan]
+    configs = {data.task.name: config for data in tasks}
+    return _Grid(encoder, tasks, configs, out, on_stored, stop).run(plan, shows_runs=shows_runs)
 
 
 def _rate(
@@ -226,24 +188,50 @@ class _Grid:
 
     def __post_init__(self) -> None:
         encoder, configs = self.encoder, self.configs
-        whole = {data.task.name: data for data in self.tasks}
-        self.work = {name: cost_of(data, configs[name]) for name, data in whole.items()}
         self.data = data = {
-            name: data.first(configs[name].max_train_examples) for name, data in whole.items()
+            whole.task.name: whole.first(configs[whole.task.name].max_train_examples)
+            for whole in self.tasks
         }
+        self.work = {name: cost_of(part, configs[name]) for name, part in data.items()}
         # Without `self` inside, so that a grid is freed at once.
         self.choice_data = lru_cache(lambda task: choice_data(data[task]))
         self.tokenized = lru_cache(maxsize=1)(
             lambda task: tokenize_task(encoder, data[task], configs[task])
         )
 
+    def settings(self, run: GridRun, rate: float) -> RunSettings:
+        data, config = self.data[run.task], self.configs[run.task]
+        found = settings_for(self.encoder, data, config, learning_rate=rate, seed=run.seed)
+        return replace(found, split=run.split)
+
+    def run(self, plan: Sequence[GridRun], *, shows_runs: bool = True) -> list[RunResult]:
+        first = GridRun(self.tasks[0].task.name, "dev", None, seed=0)
+        require_one_model(self.out, self.settings(first, 0.0))
+        results: dict[GridRun, RunResult] = {}
+        work = sum(self.work[run.task] for run in plan)
+        display = _Display(num_runs=len(plan), work=work, shows_runs=shows_runs)
+        with closing(display):
+            while pending := [run for run in plan if run not in results]:
+                for run in pending:
+                    result = self.attempt(run, _rate(run, plan, results), display)
+                    if result is not None:
+                        results[run] = result
+                if not results.keys() & {*pending}:  # other workers have them all
+                    display.wait(len(pending))
+                    if self.stop.asked():
+                        raise InterruptedRunError(
+                            "Stop requested while other workers were running; finished runs are "
+                            "stored"
+                        )
+                    time.sleep(POLL_SECONDS)
+        return [results[run] for run in plan]
+
     def attempt(self, run: GridRun, rate: float | None, display: _Display) -> RunResult | None:
         """Return the result of a run; None if it is in progress elsewhere or has no rate yet."""
         if rate is None:
             return None
-        is_choice, config = run.split == CHOICE, self.configs[run.task]
-        data = self.choice_data(run.task) if is_choice else self.data[run.task]
-        settings = settings_for(self.encoder, data, config, learning_rate=rate, seed=run.seed)
+        data = self.choice_data(run.task) if run.split == CHOICE else self.data[run.task]
+        settings = self.settings(run, rate)
         with try_lock(self.out / "locks" / f"{run.task}_{run_name(settings)}") as is_mine:
             if not is_mine:
                 return None
@@ -255,7 +243,7 @@ class _Grid:
                 result = finetune(
                     self.encoder,
                     data,
-                    config,
+                    self.configs[run.task],
                     learning_rate=rate,
                     seed=run.seed,
                     out=self.out,
