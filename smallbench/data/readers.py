@@ -45,17 +45,15 @@ def read_documents(
     size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else BLOCK_BYTES
     stream, kind = recognise(raw, name, buffer_bytes=max(512, min(size + 1, BLOCK_BYTES)))
     utf8 = Utf8(name, skips, options.encoding)
-    if kind == "parquet":
-        yield from _parquet_documents(stream, utf8, options.text_field)
-    elif kind == "tar":
+    if kind == "tar":
         yield from _tar_documents(stream, options, skips, depth)
-    elif kind == "json":
-        yield from _json_documents(stream, utf8, options.text_field)
-    elif kind == "table":
-        yield from _table_documents(stream, utf8, options.text_field)
-    else:
+    elif kind == "text":
         separator = options.documents or ("file" if depth else "blank_line")
         yield from _text_documents(stream, utf8, separator)
+    else:
+        rows = Rows(name, skips, options.text_field)
+        yield from _READERS[kind](stream, utf8, rows)
+        rows.report()
 
 
 def _text_documents(stream: io.BufferedReader, utf8: Utf8, separator: Separator) -> Iterator[bytes]:
@@ -140,8 +138,7 @@ class Rows:
             self.skips.add(self.name, f"{count:,} rows {reason}{found}", count)
 
 
-def _json_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> Iterator[bytes]:
-    rows = Rows(utf8.name, utf8.skips, text_field)
+def _json_documents(stream: io.BufferedReader, utf8: Utf8, rows: Rows) -> Iterator[bytes]:
     # An escape is six characters for one, and other fields need room too.
     longest = 8 * MAX_DOCUMENT_BYTES
     blocks = utf8.blocks(stream, block_bytes=BLOCK_BYTES, longest=longest)
@@ -152,7 +149,6 @@ def _json_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> I
     for row in (_json_lines if is_lines else _json_values)(chain([first], blocks), rows, longest):
         if (text := rows.text_of(row)) is not None:
             yield text
-    rows.report()
 
 
 def _json_lines(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[Any]:
@@ -201,8 +197,8 @@ def _json_values(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[
         raise DamagedFileError(f"damaged or cut short: not a list of JSON objects ({error})")
 
 
-def _table_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> Iterator[bytes]:
-    longest = 8 * MAX_DOCUMENT_BYTES
+def _table_documents(stream: io.BufferedReader, utf8: Utf8, rows: Rows) -> Iterator[bytes]:
+    longest, text_field = 8 * MAX_DOCUMENT_BYTES, rows.text_field
     blocks = utf8.blocks(stream, block_bytes=BLOCK_BYTES, longest=longest)
     # Damaged bytes pass through to the cleaning, which counts them.
     lines = (
@@ -219,16 +215,13 @@ def _table_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> 
         if names and names.count(text_field) != 1:
             twice = f"{names.count(text_field)} columns are called {text_field!r}"
             raise UnreadableError(twice if text_field in names else _no_column(text_field, names))
-        num_short = 0
         for row in table:
             if isinstance(row[text_field], str):
                 yield row[text_field].encode("utf-8", "surrogateescape")
             else:
-                num_short += 1
+                rows.reasons[f"end before {text_field!r}"] += 1
     except csv.Error as error:
         raise UnreadableError(f"damaged or not a table ({error})") from None
-    if num_short:
-        utf8.skips.add(utf8.name, f"{num_short:,} rows end before {text_field!r}", num_short)
 
 
 def _joined(lines: Iterable[str]) -> Iterator[str]:
@@ -248,12 +241,12 @@ def _no_column(text_field: str, names: Iterable[str]) -> str:
     return f"no column {text_field!r} among {listed}; give --text_field=NAME"
 
 
-def _parquet_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -> Iterator[bytes]:
+def _parquet_documents(stream: io.BufferedReader, utf8: Utf8, rows: Rows) -> Iterator[bytes]:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    num_null = 0
+    text_field = rows.text_field
     with tempfile.TemporaryFile() as unpacked:
         # Parquet is read from its end; a compressed one has to be unpacked first.
         seekable: IO[bytes] = stream
@@ -272,12 +265,14 @@ def _parquet_documents(stream: io.BufferedReader, utf8: Utf8, text_field: str) -
                 for part in path[1:]:
                     column = pc.struct_field(column, part)
                 values = column.cast(text_kind).cast(pa.large_binary()).to_pylist()
-                num_null += values.count(None)
                 yield from (utf8.convert(value) for value in values if value is not None)
+                if num_null := values.count(None):
+                    rows.reasons[f"have null in {text_field!r}"] += num_null
         except pa.ArrowException as error:
             raise DamagedFileError(f"damaged or no parquet ({error})") from error
-    if num_null:
-        utf8.skips.add(utf8.name, f"{num_null:,} rows have null in {text_field!r}", num_null)
+
+
+_READERS = {"json": _json_documents, "table": _table_documents, "parquet": _parquet_documents}
 
 
 def _column(schema: Any, text_field: str) -> tuple[Any, list[str]]:
