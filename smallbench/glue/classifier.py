@@ -47,14 +47,8 @@ def build_classifier(theirs: Any, *, pads_left: bool, pooling: str | None = None
     config = theirs.config
     if encoder is None and config.model_type == OWN_MODEL_TYPE:
         encoder = theirs.base_model  # the export of an architecture that transformers does not have
-    return Pooled(
-        Foreign(theirs.base_model) if encoder is None else encoder,
-        POOLINGS[pooling],
-        hidden_size=config.hidden_size,
-        num_labels=config.num_labels,
-        dropout=getattr(config, "hidden_dropout_prob", HEAD_DROPOUT),
-        initializer_range=getattr(config, "initializer_range", INITIALIZER_RANGE),
-    )
+    body = Foreign(theirs.base_model) if encoder is None else encoder
+    return Pooled(body, POOLINGS[pooling], config)
 
 
 OWN_MODEL_TYPE = "smallbench"
@@ -135,23 +129,20 @@ def largest(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
 
 
 class Pooled(nn.Module):
-    """An encoder, a pooling, and RoBERTa's classification head (dense, tanh, projection)."""
+    """An encoder, a pooling, and RoBERTa's classification head (dense, tanh, projection).
+
+    `config` is that of transformers' model.
+    """
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        pooling: Callable[[Tensor, Tensor], Tensor],
-        *,
-        hidden_size: int,
-        num_labels: int,
-        dropout: float,
-        initializer_range: float,
+        self, encoder: nn.Module, pooling: Callable[[Tensor, Tensor], Tensor], config: Any
     ) -> None:
         super().__init__()
         self.encoder, self.pooling = encoder, pooling
-        self.dense = nn.Linear(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
-        self.scores = nn.Linear(hidden_size, num_labels)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", HEAD_DROPOUT))
+        self.scores = nn.Linear(config.hidden_size, config.num_labels)
+        initializer_range = getattr(config, "initializer_range", INITIALIZER_RANGE)
         for layer in (self.dense, self.scores):
             nn.init.normal_(layer.weight, std=initializer_range)
             nn.init.zeros_(layer.bias)
