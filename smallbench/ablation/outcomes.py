@@ -8,7 +8,7 @@ OUT/VARIANT/seed-N/glue-…/          its fine-tuning runs
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smallbench.ablation.plan import PlannedRun, Scoring
@@ -130,8 +130,3 @@ def _glue(results: Sequence[RunResult]) -> dict[str, Any]:
         "tasks": {name: task.score for name, task in summary.tasks.items()},
         "num_failed_finetunings": sum(task.num_failed for task in summary.tasks.values()),
     }
-
-
-def to_record(outcome: RunOutcome) -> dict[str, Any]:
-    """Return an outcome as it is stored."""
-    return {key: value for key, value in asdict(outcome).items() if key != "exit_code"}

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smallbench.ablation.outcomes import RunOutcome, to_record
+from smallbench.ablation.outcomes import RunOutcome
 from smallbench.ablation.paired_test import (
     MAX_NEEDED_SEEDS,
     SIGNIFICANCE,
@@ -45,16 +45,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that the tables are made of."""
+    """Everything that the tables are made of, as `ablation.json` has it."""
 
     flops: float
     seeds: tuple[int, ...]
     variants: tuple[str, ...]
-    outcomes: tuple[RunOutcome, ...]
+    protocol: str | None
+    """How GLUE was scored; None without it."""
     measures: Mapping[str, Mapping[str, Measured]]
     """Measure → variant."""
-    protocol: str
-    """How GLUE was scored; empty without it."""
+    runs: tuple[RunOutcome, ...]
     notes: tuple[str, ...]
 
 
@@ -62,7 +62,7 @@ def results_of(design: Design, outcomes: Sequence[RunOutcome]) -> Results:
     """Compare the variants by each measure that was taken."""
     measures: dict[str, dict[str, Measured]] = {}
     cautions: list[str] = []
-    baseline, protocol = design.variants[0], design.scoring.protocol if design.scoring else ""
+    baseline, protocol = design.variants[0], design.scoring.protocol if design.scoring else None
     for measure in METRICS:
         values = {
             variant: {
@@ -86,7 +86,7 @@ def results_of(design: Design, outcomes: Sequence[RunOutcome]) -> Results:
             measures[measure][variant] = Measured(found, comparison, own)
             cautions += [caution] if caution and not is_another else []
     return Results(
-        design.flops, design.seeds, design.variants, tuple(outcomes), measures, protocol,
+        design.flops, design.seeds, design.variants, protocol, measures, tuple(outcomes),
         (*cautions, *_warmups(design, outcomes), *_notes(len(design.variants) - 1, outcomes)),
     )  # fmt: skip
 
@@ -160,10 +160,10 @@ def _mean_and_interval(found: Estimate | None, style: str) -> tuple[str, str]:
 
 
 def _runs_table(results: Results) -> Table:
-    tasks = list(dict.fromkeys(name for o in results.outcomes for name in o.tasks))
+    tasks = list(dict.fromkeys(name for o in results.runs for name in o.tasks))
     glue = [task_named(name).title for name in tasks] + (["GLUE mean"] if results.protocol else [])
     rows = []
-    for o in results.outcomes:
+    for o in results.runs:
         numbers = [o.tasks.get(name) for name in tasks] + ([o.glue_mean] if glue else [])
         cells = [(o.steps, ","), (o.train_flops, ".3g"), (o.held_out_loss, ".4f")]
         cells += [(number, ".2f") for number in numbers]
@@ -189,22 +189,10 @@ def markdown(results: Results) -> str:
 
 def to_json(results: Results) -> dict[str, Any]:
     """Return everything as JSON; equal runs give equal content."""
-    return {
-        "schema_version": 1,
-        "flops": results.flops,
-        "seeds": list(results.seeds),
-        "variants": list(results.variants),
-        "protocol": results.protocol or None,
-        "measures": {
-            measure: {
-                name: asdict(m) | {"values": {str(seed): value for seed, value in m.values.items()}}
-                for name, m in of_variant.items()
-            }
-            for measure, of_variant in results.measures.items()
-        },
-        "runs": [to_record(outcome) for outcome in results.outcomes],
-        "notes": list(results.notes),
-    }
+    content = {"schema_version": 1, **asdict(results)}
+    for run in content["runs"]:
+        del run["exit_code"]  # of this process
+    return content
 
 
 def write_results(results: Results, runs: Sequence[PlannedRun], out: Path) -> None:
