@@ -23,9 +23,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smallbench.config import Location, check, check_distinct, command, option
+from smallbench.ablation.plan import (
+    Design,
+    Scoring,
+    Variant,
+    changes_of,
+    design_of,
+    flag_of_key,
+    variants_of,
+    warmup_caution,
+)
+from smallbench.config import Location, check, check_distinct, command, digest, option, to_dict
 from smallbench.errors import DataError, SmallbenchError, UsageError
+from smallbench.files import exclusive_lock
+from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
+from smallbench.gpus import gpu_of_device
 from smallbench.jobs.base import Job, StopOptions, actions, announce, fitted_and_steps, start
 from smallbench.sharding import ShardConfig
 from smallbench.storage.config import StorageConfig
@@ -35,7 +48,6 @@ from smallbench.train.config import DurabilityConfig, PretrainConfig
 if TYPE_CHECKING:
     from smallbench.ablation.driver import Finetuning
     from smallbench.ablation.outcomes import RunOutcome
-    from smallbench.ablation.plan import Design, Variant
 
 FEW_STEPS = 100
 """Fewer steps than this are said before they are made."""
@@ -105,10 +117,8 @@ def run(options: Options) -> None:
     """Check everything, make the runs, write the tables."""
     from smallbench.ablation.driver import Training, check_variants, fetch_stored, run_all
     from smallbench.ablation.outcomes import raise_if_failed
-    from smallbench.ablation.plan import design_of
     from smallbench.ablation.remote import keep_plan
     from smallbench.data.transfer import local_corpus
-    from smallbench.files import exclusive_lock
 
     variants, (number, count) = _variants(options), options.part()
     with options.stop() as stop, _finetuning(options) as finetuning:
@@ -172,8 +182,6 @@ def write_tables(design: Design, outcomes: Sequence[RunOutcome], out: Path) -> N
 
 
 def _variants(options: Options) -> list[Variant]:
-    from smallbench.ablation.plan import changes_of, variants_of
-
     changes = {"train.device": options.device, **changes_of(options.set)}
     return variants_of(options.variants, flops=options.flops, changes=changes)
 
@@ -181,9 +189,6 @@ def _variants(options: Options) -> list[Variant]:
 @contextmanager
 def _finetuning(options: Options) -> Iterator[Finetuning | None]:
     from smallbench.ablation.driver import Finetuning
-    from smallbench.ablation.plan import Scoring
-    from smallbench.config import digest, to_dict
-    from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.samples import glue_source
     from smallbench.glue.task_data import available_tasks, load_task
 
@@ -213,8 +218,6 @@ def _finetuning(options: Options) -> Iterator[Finetuning | None]:
 
 def plan(options: Options) -> str:
     """The runs that are to be made, with what is known of them beforehand."""
-    from smallbench.ablation.plan import changes_of, flag_of_key
-
     variants, (number, count) = _variants(options), options.part()
     return from_template(
         "smallbench.jobs",
@@ -233,8 +236,6 @@ def plan(options: Options) -> str:
 
 def _extent(options: Options, variant: Variant) -> str:
     """About how many steps and hours the budget is for a variant, or why that is not known."""
-    from smallbench.ablation.plan import warmup_caution
-
     try:
         if "://" in options.data:
             return "steps not estimated, since the corpus is remote"
@@ -254,7 +255,6 @@ def _hours(config: PretrainConfig) -> str:
     import torch
 
     from smallbench.ablation.driver import rough_duration
-    from smallbench.gpus import gpu_of_device
     from smallbench.planning.gpu_plan import make_plan
     from smallbench.train.precision import choose_device
 

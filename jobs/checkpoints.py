@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from smallbench.checkpoints.retention import Retention
 from smallbench.config import Location, check, command, option
 from smallbench.jobs.base import Job, actions, start
 from smallbench.storage.config import StorageConfig
@@ -80,7 +81,6 @@ class PruneOptions(ListOptions):
 def prune(options: PruneOptions) -> None:
     """Delete all checkpoints but those that the flags keep; refused while a run is going on."""
     from smallbench.checkpoints import inspection
-    from smallbench.checkpoints.retention import Retention
 
     kept = Retention(options.keep_last, options.keep_every_steps, options.milestones)
     deleted = inspection.prune(inspection.open_run(options.run, options), kept)

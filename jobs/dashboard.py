@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from smallbench.config import option
+from smallbench.glue.tasks import TASKS
 from smallbench.jobs.base import Job, start
+from smallbench.tracking.dashboard import save_dashboard
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,6 @@ class Options:
 
 def run(options: Options) -> None:
     """Make it, and say where."""
-    from smallbench.glue.tasks import TASKS
-    from smallbench.tracking.dashboard import save_dashboard
-
     print(save_dashboard(options.wandb_project, tasks=list(TASKS)))
 
 

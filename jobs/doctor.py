@@ -31,6 +31,7 @@ from smallbench.nvidia import unusable_card
 from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.templates import from_template
+from smallbench.tracking.wandb import has_key
 
 TRAINING = (
     "torch",
@@ -92,8 +93,6 @@ def run(options: Options) -> None:
     if options.network:
         findings["network"] = network()
     if findings["packages"]["wandb"]:
-        from smallbench.tracking.wandb import has_key
-
         findings["wandb"] = {"has_key": has_key()}
     if options.storage is not None:
         findings["storage"] = {"url": options.storage, "problem": None}

@@ -27,8 +27,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from smallbench.checkpoints.record import RECORD_NAME, open_record, read_record
 from smallbench.config import Location, check, command, option, override_all, require
 from smallbench.errors import ConfigError, DataError, SmallbenchError
+from smallbench.files import exclusive_lock, read_json
+from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.tasks import task_named
 from smallbench.jobs.base import (
     Job,
     StopOptions,
@@ -38,16 +42,16 @@ from smallbench.jobs.base import (
     require_accepted,
     start,
 )
+from smallbench.leaderboard.track_table import TRACKS, Track
 from smallbench.recipes import recipe_config
+from smallbench.stop import Stop
 from smallbench.storage.config import StorageConfig
 from smallbench.templates import from_template
-from smallbench.train.config import PretrainConfig
+from smallbench.train.config import PretrainConfig, resumable_keys
 
 if TYPE_CHECKING:
     from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.task_data import TaskData
-    from smallbench.leaderboard.track_table import Track
-    from smallbench.stop import Stop
 
 MARGIN = 0.01
 """Fraction of the limit that is left free. A run ends with the step that reaches its budget, and
@@ -93,8 +97,6 @@ class Options(StorageConfig, StopOptions):
 
 def config(options: Options) -> PretrainConfig:
     """The recipe with the track's budget; of random weights, no step of it."""
-    from smallbench.leaderboard.track_table import TRACKS
-
     recipe = recipe_config(options.recipe)
     if options.random_weights:
         return override_all(recipe, {"train.max_steps": 0, "schedule.along": "steps"})
@@ -136,10 +138,8 @@ def check_request(options: Options, config: PretrainConfig, track: Track) -> Non
 def run(options: Options, config: PretrainConfig) -> None:
     """Run the missing parts, and print the entry's checks and scores."""
     from smallbench.data.transfer import local_corpus
-    from smallbench.files import exclusive_lock
     from smallbench.glue.samples import glue_source
     from smallbench.leaderboard.gold import read_gold
-    from smallbench.leaderboard.track_table import TRACKS
 
     track = TRACKS[options.track]
     check_request(options, config, track)
@@ -163,7 +163,6 @@ def read_tasks(track: Track, glue: str) -> list[TaskData]:
     """Read the track's tasks. Raises `DataError` for rows that are not the official ones."""
     from smallbench.glue.protocols import protocol_named
     from smallbench.glue.task_data import load_task
-    from smallbench.glue.tasks import task_named
 
     tasks = [load_task(task_named(name), glue) for name in protocol_named(track.protocol).tasks]
     for data in tasks:
@@ -217,13 +216,10 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
 
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
     """Pretrain and export; finished parts are skipped."""
-    from smallbench.checkpoints.record import open_record
     from smallbench.export.huggingface import export
-    from smallbench.files import read_json
     from smallbench.pretraining.data import fit_to_data, open_data
     from smallbench.pretraining.pretrain import pretrain
     from smallbench.pretraining.run_config import record_of
-    from smallbench.train.config import resumable_keys
 
     run_dir, exported = out / "run", out / "export"
     marker = exported / "smallbench.json"
@@ -254,7 +250,6 @@ def fine_tune(
     options: Options, config: PretrainConfig, tasks: Sequence[TaskData], track: Track, stop: Stop
 ) -> None:
     """Make the runs of the track's protocol that are not stored."""
-    from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.grid import measure
     from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.protocols import results_table, summarize
@@ -295,7 +290,6 @@ def write_entry(options: Options, config: PretrainConfig) -> Path:
 
     What a killed command left of it is deleted first.
     """
-    from smallbench.checkpoints.record import RECORD_NAME, read_record
     from smallbench.leaderboard.assemble import write_new_entry, write_random_entry
 
     announce("4/4 entry")
@@ -314,7 +308,6 @@ def write_entry(options: Options, config: PretrainConfig) -> Path:
 
 def ending(options: Options, config: PretrainConfig, folder: Path, track: Track) -> str:
     """Return the assumed claims, and the next commands."""
-    from smallbench.files import read_json
     from smallbench.glue.protocols import protocol_named
 
     protocol, milestones = protocol_named(track.protocol), config.train.milestones
@@ -335,8 +328,6 @@ def ending(options: Options, config: PretrainConfig, folder: Path, track: Track)
 
 def plan(options: Options, config: PretrainConfig) -> str:
     """The budget, as far as it is known without training."""
-    from smallbench.leaderboard.track_table import TRACKS
-
     track = TRACKS[options.track]
     check_request(options, config, track)
     lines = [f"track {track.name}: {track.rule}; protocol {track.protocol}"]

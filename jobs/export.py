@@ -14,6 +14,7 @@ from smallbench.config import Location, command, option
 from smallbench.jobs.base import Job, start
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
+from smallbench.tracking.wandb import require_library
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,6 @@ def run(options: Options) -> None:
     from smallbench.checkpoints.inspection import local_run_directory
     from smallbench.export.huggingface import export
     from smallbench.export.upload import show_export
-    from smallbench.tracking.wandb import require_library
 
     require_library(options)
     with local_run_directory(options.run, options) as run_dir:

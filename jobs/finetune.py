@@ -13,7 +13,9 @@ from pathlib import Path
 
 from smallbench.config import Location, check, option
 from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.tasks import task_named
 from smallbench.jobs.base import Job, start
+from smallbench.stop import SignalStop
 from smallbench.storage.config import StorageConfig
 
 
@@ -44,8 +46,6 @@ def run(options: Options) -> None:
     from smallbench.glue.grid import GridRun, run_grid
     from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.task_data import load_task
-    from smallbench.glue.tasks import task_named
-    from smallbench.stop import SignalStop
 
     data = load_task(task_named(options.task), options.glue)
     if data.unofficial:

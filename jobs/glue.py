@@ -26,8 +26,10 @@ from smallbench.glue.config import FinetuneConfig, ProtocolName
 from smallbench.glue.tasks import task_named
 from smallbench.jobs.base import Job, actions, start
 from smallbench.sharding import ShardConfig
+from smallbench.stop import SignalStop
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
+from smallbench.tracking.wandb import require_library
 
 if TYPE_CHECKING:
     from smallbench.glue.protocols import Summary
@@ -104,7 +106,6 @@ class CheckOptions:
 def run(options: Options) -> None:
     """Measure the encoder, or several of its checkpoints, and print the table."""
     from smallbench.glue.tracking import show_summary
-    from smallbench.tracking.wandb import require_library
 
     is_shard = options.part()[1] > 1
     if options.tracker != "none" and (options.steps or is_shard):
@@ -248,9 +249,7 @@ def measure_model(
     from smallbench.glue.results_storage import keeper, results_folder
     from smallbench.glue.samples import glue_source
     from smallbench.glue.task_data import available_tasks, load_task
-    from smallbench.glue.tasks import task_named
     from smallbench.glue.tracking import recipe_of
-    from smallbench.stop import SignalStop
 
     with (
         SignalStop() as stop,

@@ -18,8 +18,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from smallbench.ablation.plan import changes_of, variants_of
+from smallbench.cluster.chain import run_chain
 from smallbench.cluster.config import (
     CHAIN,
     MAX_SWEEP_CHARACTERS,
@@ -29,14 +31,25 @@ from smallbench.cluster.config import (
     Stage,
     check_name,
 )
+from smallbench.cluster.kubectl import Cluster, selector_of
+from smallbench.cluster.manifests import INSTANCE, Document, yaml_text
+from smallbench.cluster.render import render_stage, warnings
+from smallbench.cluster.status import status_text
+from smallbench.cluster.work import (
+    StageWork,
+    ablation_of,
+    flag_value,
+    flags_by_stage,
+    flags_of,
+    sizes_of,
+    work_of,
+)
 from smallbench.config import command, option
 from smallbench.errors import UsageError
 from smallbench.jobs.base import Job, NoOptions, actions, load, recipe_of, start
+from smallbench.jobs.resolve import resolve
+from smallbench.plugins import registered
 from smallbench.train.config import PretrainConfig
-
-if TYPE_CHECKING:
-    from smallbench.cluster.manifests import Document
-    from smallbench.cluster.work import StageWork
 
 MANIFEST = {
     "prepare": ("--corpus=c", "--out=o"),
@@ -146,8 +159,6 @@ def render(options: RenderOptions, config: PretrainConfig | None) -> None:
 
     Needs kubectl, but no cluster.
     """
-    from smallbench.cluster.manifests import yaml_text
-
     rendered = [documents_of(*each) for each in stages_of(options, config)]
     sys.stdout.write(yaml_text([document for stage in rendered for document in stage]))
 
@@ -157,10 +168,6 @@ def submit(options: SubmitOptions, config: PretrainConfig | None) -> None:
 
     Ctrl-C leaves the Jobs alone. The same command goes on, from any machine.
     """
-    from smallbench.cluster.chain import run_chain
-    from smallbench.cluster.kubectl import Cluster
-    from smallbench.cluster.manifests import INSTANCE
-
     stages = [documents_of(*each) for each in stages_of(options, config)]
     cluster = Cluster(options.namespace, options.context)
     metadata = stages[-1][-1]["metadata"]
@@ -191,9 +198,6 @@ def status(options: StatusOptions, config: PretrainConfig | None) -> None:
 
     Without a stage all of a run, its corpus included; without a run everything in the namespace.
     """
-    from smallbench.cluster.kubectl import Cluster, selector_of
-    from smallbench.cluster.status import status_text
-
     stage = None if options.stage == "all" else options.stage
     run_id = run_of(stage, options, config)
     cluster = Cluster(options.namespace, options.context)
@@ -207,8 +211,6 @@ def status(options: StatusOptions, config: PretrainConfig | None) -> None:
 
 def logs(options: LogsOptions, config: PretrainConfig | None) -> None:
     """Print the logs of a stage's pods, each line with its pod's name."""
-    from smallbench.cluster.kubectl import Cluster, selector_of
-
     selector = selector_of(options.stage, run_of(options.stage, options, config))
     cluster = Cluster(options.namespace, options.context)
     cluster.show_logs(selector, follow=options.follow, tail=options.tail)
@@ -216,8 +218,6 @@ def logs(options: LogsOptions, config: PretrainConfig | None) -> None:
 
 def cancel(options: CancelOptions, config: PretrainConfig | None) -> None:
     """End Jobs; their pods save, and the run stays in the bucket."""
-    from smallbench.cluster.kubectl import Cluster, selector_of
-
     selector = selector_of(options.stage, run_of(options.stage, options, config))
     cluster = Cluster(options.namespace, options.context)
     deleted = cluster.cancel(selector)
@@ -235,8 +235,6 @@ def stages_of(
     options: RenderOptions, config: PretrainConfig | None
 ) -> Iterator[tuple[RenderOptions, PretrainConfig | None]]:
     """Yield what each stage of `all` would be given by itself; a single stage as it is."""
-    from smallbench.cluster.work import flags_by_stage, work_of
-
     if options.stage != "all":
         yield options, config
         return
@@ -256,10 +254,6 @@ def stages_of(
 
 def documents_of(options: RenderOptions, config: PretrainConfig | None) -> list[Document]:
     """Return the manifests, after checking that the stage's own command takes its flags."""
-    from smallbench.cluster.render import render_stage, warnings
-    from smallbench.cluster.work import sizes_of
-    from smallbench.plugins import registered
-
     assert options.stage != "all"
     work = work_for(options.stage, options, config, hours=options.hours)
     check_command(work)
@@ -274,10 +268,6 @@ def work_for(
     stage: Stage, options: RunConfig, config: PretrainConfig | None, hours: float | None = None
 ) -> StageWork:
     """Return the work of a stage; of an ablation it follows from the flags of its command."""
-    from smallbench.ablation.plan import changes_of, variants_of
-    from smallbench.cluster.work import ablation_of, flags_of, work_of
-    from smallbench.jobs.resolve import resolve
-
     if stage != "ablate":
         return work_of(stage, options, config, hours)
     words = [*MANIFEST[stage], f"--variants={','.join(options.recipes)}", *flags_of(options)]
@@ -289,9 +279,6 @@ def work_for(
 
 def check_command(work: StageWork) -> None:
     """Raise what the stage's command would raise on its flags."""
-    from smallbench.cluster.work import flag_value
-    from smallbench.jobs.resolve import resolve
-
     job = load("pretrain" if work.stage == "sweep" else work.stage)
     # What the manifest gives, where the flags do not.
     given = {flag.partition("=")[0] for flag in work.flags}

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from smallbench.config import Location, command, option
 from smallbench.errors import DataError, UsageError
 from smallbench.jobs.base import Job, actions, author_of, require_accepted, start
+from smallbench.leaderboard.text import show
+from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ def table(options: TableOptions) -> None:
     from smallbench.leaderboard.board import render_board
     from smallbench.leaderboard.evaluation import evaluate_all
     from smallbench.leaderboard.markdown_table import leaderboard_rows, render_markdown
-    from smallbench.storage import open_storage
 
     if options.submissions is not None:
         gold = labels_of(options.glue)
@@ -259,7 +260,6 @@ def build(options: BuildOptions) -> None:
     """Build the website of all entries: a folder for any static host."""
     from smallbench.leaderboard.evaluation import evaluate_all
     from smallbench.leaderboard.site.build import build_site
-    from smallbench.leaderboard.text import show
 
     gold, out = labels_of(options.glue), options.out
     entries = evaluate_all(options.submissions, gold, cache=options.cache)

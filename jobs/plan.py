@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from smallbench.config import check, option
+from smallbench.gpus import gpu_of
 from smallbench.jobs.base import Job, recipe_of, start
 from smallbench.recipes import recipe_config
 from smallbench.train.config import PretrainConfig
@@ -48,7 +49,6 @@ class Options:
 
 def run(options: Options, config: PretrainConfig) -> None:
     """Print the plan."""
-    from smallbench.gpus import gpu_of
     from smallbench.planning.gpu_plan import make_plan
     from smallbench.planning.measured import measured_tokens_per_second
     from smallbench.planning.planner import Decision

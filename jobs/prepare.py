@@ -23,6 +23,8 @@ from smallbench.data.config import PrepareConfig
 from smallbench.jobs.base import Job, start
 from smallbench.plugins import nothing_left
 from smallbench.sharding import ShardConfig
+from smallbench.stop import SignalStop
+from smallbench.storage.base import is_remote
 from smallbench.storage.config import StorageConfig
 
 
@@ -50,8 +52,6 @@ def run(options: Options) -> None:
     from smallbench.data.prepare import prepare, prepare_remote
     from smallbench.data.shards import Manifest, corpus_summary
     from smallbench.data.shares import prepare_share
-    from smallbench.stop import SignalStop
-    from smallbench.storage.base import is_remote
 
     number, count = options.part()
     manifest: Manifest | None

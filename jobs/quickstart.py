@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallbench.config import option, override_all
+from smallbench.data.config import PrepareConfig
+from smallbench.glue.config import FinetuneConfig
+from smallbench.glue.tasks import TASKS
 from smallbench.jobs.base import Job, announce, start
 from smallbench.recipes import recipe_config
+from smallbench.stop import SignalStop, Stop
+from smallbench.storage.config import StorageConfig
 from smallbench.templates import from_template
 from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
     from smallbench.glue.results import RunResult
-    from smallbench.stop import Stop
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,12 @@ def config(options: Options) -> PretrainConfig:
 
 def run(options: Options, config: PretrainConfig) -> None:
     """Prepare, pretrain, export, fine-tune, compare."""
-    from smallbench.data.config import PrepareConfig
     from smallbench.data.prepare import prepare
     from smallbench.export.huggingface import export
     from smallbench.glue.protocols import side_by_side
     from smallbench.pretraining.pretrain import pretrain
     from smallbench.report.page import write_report
     from smallbench.report.runs import read_recorded_runs
-    from smallbench.stop import SignalStop
-    from smallbench.storage.config import StorageConfig
 
     out = options.out
     corpus, run_dir, model = out / "corpus", out / "run", out / "export"
@@ -97,12 +98,10 @@ def run(options: Options, config: PretrainConfig) -> None:
 
 def score(model: Path, out: Path, config: PretrainConfig, stop: Stop) -> dict[str, list[RunResult]]:
     """Fine-tune the model and random weights of its shape on generated samples of all tasks."""
-    from smallbench.glue.config import FinetuneConfig
     from smallbench.glue.grid import GridRun, run_grid
     from smallbench.glue.pretrained import PretrainedEncoder
     from smallbench.glue.samples import write_sample_glue
     from smallbench.glue.task_data import load_task
-    from smallbench.glue.tasks import TASKS
 
     write_sample_glue(out / "samples")
     tasks = [load_task(task, out / "samples") for task in TASKS.values()]

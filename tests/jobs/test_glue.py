@@ -204,7 +204,7 @@ def test_a_tracker_groups_a_run_and_an_export_in_a_storage_by_the_recipe(
     monkeypatch.setattr(
         "smallbench.glue.tracking.open_views", lambda config, **given: shown.append(given) or []
     )
-    monkeypatch.setattr("smallbench.tracking.wandb.require_library", lambda config: None)
+    monkeypatch.setattr("smallbench.jobs.glue.require_library", lambda config: None)
     model = f"file://{tmp_path}/export" if is_remote else str(pretrained)
     if is_remote:
         export(pretrained, model)
