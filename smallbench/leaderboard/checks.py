@@ -17,9 +17,11 @@ from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import claims, costs, log_check, public_checks
 from smallbench.leaderboard.compute import count_parameters
 from smallbench.leaderboard.configuration import configuration
+from smallbench.leaderboard.copies import copied_runs
 from smallbench.leaderboard.entry import SIZE_NAMES, Tier
 from smallbench.leaderboard.finding import Finding, Found
 from smallbench.leaderboard.folder import Submission
+from smallbench.leaderboard.gold import Labels
 from smallbench.leaderboard.scores import RunScores, tasks_of, unranked_reasons
 from smallbench.leaderboard.text import show
 from smallbench.leaderboard.tracks import encoder_of, protocol_of
@@ -234,18 +236,16 @@ def _metrics(submission: Submission, scores: RunScores) -> Found:
 
 def _seeds(submission: Submission, scores: RunScores) -> Found:
     """Two seeds with equal answers in almost all rows are one run, copied."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str], dict[str, Labels]] = {}
     for run in submission.runs:
         for split, path in run.predictions.items():
-            groups.setdefault((run.task, split), []).append(path)
-    for (task, _), paths in groups.items():
-        for number, path in enumerate(paths):
-            for first in paths[:number]:
-                one, other = submission.predictions[path], submission.predictions[first]
-                but = claims.difference(task, one, other)
-                if but is not None:
-                    yield "flagged", f"{path} equals {first}{but}"
-                    break
+            groups.setdefault((run.task, split), {})[path] = submission.predictions[path]
+    for (task, _), answers in groups.items():
+        originals: dict[str, str] = {}
+        for first, path, but in copied_runs(task, answers):
+            originals.setdefault(path, f"{first}{but}")
+        for path, original in originals.items():
+            yield "flagged", f"{path} equals {original}"
 
 
 def _protocol(submission: Submission, scores: RunScores) -> Found:

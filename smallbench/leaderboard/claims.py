@@ -7,12 +7,11 @@ from datetime import date
 from math import sqrt
 from statistics import fmean
 
-import numpy as np
-
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.metrics import compute_metrics
 from smallbench.glue.protocols import CHOICE_SEED
 from smallbench.glue.tasks import TASKS
+from smallbench.leaderboard.copies import copied_runs
 from smallbench.leaderboard.entry import PEAK_KEY, StoredRun
 from smallbench.leaderboard.finding import Found
 from smallbench.leaderboard.folder import Submission
@@ -25,13 +24,6 @@ FIRST_DATE = "2021-09-22"
 """Date of the paper; no entry is older."""
 MAX_SPLIT_DIFFERENCE = 10.0
 """Points between two dev splits of a task; MNLI's differ by less than two in known systems."""
-MIN_VARIED = 0.05
-"""Equal answers are copies only if at least this fraction of the rows is not the median answer."""
-NEARLY_EQUAL = {"cola": 0.02, "mrpc": 0.02, "rte": 0.02, "sst2": 0.005}
-"""Fraction of the rows in which two independent runs differ at least; else 0.002. Measured seeds of
-one model: 8 % of CoLA, 7 % of MRPC, 5 % of RTE, 8 % of SST-2 (3 % in larger models)."""
-MAX_CORRELATION = 0.999
-"""Of two runs of STS-B; measured seeds have up to 0.98, rates up to 0.97."""
 MAX_GAIN = 15.0
 """Points of dev above the rows that chose the rate; 35 measured tasks have -24 to +6.6."""
 NO_POSITION_TABLE = ("deberta",)
@@ -116,41 +108,10 @@ def choice(submission: Submission, scores: RunScores) -> Found:
         elif finetune.choice_sha256.get(name) != known.sha256:
             yield "not done", f"{name}: its learning rate was chosen on other rows of train"
         else:
-            yield from _copied(submission, runs)
+            answers = {r.learning_rate: submission.predictions[r.predictions[CHOICE]] for r in runs}
+            for a, b, but in copied_runs(name, answers):
+                yield "flagged", f"{name}: rates {a:g} and {b:g} gave the same answers{but}"
             yield from _best_rate(scores, runs, rate, known.labels)
-
-
-def differing(task: str, a: Labels, b: Labels) -> int:
-    """Return the number of rows with different answers."""
-    return int(np.count_nonzero(np.abs(a - b) > 0.01 if TASKS[task].is_regression else a != b))
-
-
-def difference(task: str, a: Labels, b: Labels) -> str | None:
-    """Return in words how two runs differ if one is a copy of the other, else None.
-
-    Answers of almost one class are nearly equal without being copied.
-    """
-    if len(a) != len(b):
-        return None
-    if min(differing(task, one, np.median(one)) for one in (a, b)) < MIN_VARIED * len(a):
-        return None
-    rows = differing(task, a, b)
-    if rows <= NEARLY_EQUAL.get(task, 0.002) * len(a):
-        return f" except for {rows} rows" if rows else ""
-    if TASKS[task].is_regression and np.corrcoef(a, b)[0, 1] > MAX_CORRELATION:
-        return " except for noise"
-    return None
-
-
-def _copied(submission: Submission, runs: Sequence[StoredRun]) -> Found:
-    """Find equal answers of two rates."""
-    answers = [submission.predictions[run.predictions[CHOICE]] for run in runs]
-    for number, later in enumerate(answers):
-        for first, earlier in zip(runs, answers[:number], strict=False):
-            but = difference(runs[0].task, earlier, later)
-            if but is not None:
-                a, b = first.learning_rate, runs[number].learning_rate
-                yield "flagged", f"{runs[0].task}: rates {a:g} and {b:g} gave the same answers{but}"
 
 
 def _best_rate(
