@@ -15,7 +15,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -27,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallbench import config, files
-from smallbench.glue.tasks import TASKS, Task
+from smallbench.glue.tasks import Task
 
 SCHEMA_VERSION = 1
 ENTRY_FILE, RUNS_FILE, LOG_FILE = "entry.json", "runs.jsonl", "train_log.jsonl"
@@ -328,30 +327,6 @@ def is_log_line(line: Any) -> bool:
         and seconds is not None
         and seconds >= 0
         and type(line["sha256"]) is str
-    )
-
-
-_RUN_KEYS = {"task", "learning_rate", "seed", "epochs", "predictions"}
-_RUN_FILE = re.compile(r"predictions/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.tsv\.gz")
-
-
-def is_run_line(line: Any) -> bool:
-    """Return whether a line is valid by the schema's `run`, which is slower but says why."""
-    if type(line) is not dict or line.keys() != _RUN_KEYS:
-        return False
-    paths, rate = line["predictions"], line["learning_rate"]
-    return (
-        (type(rate) is float or type(rate) is int)
-        and 0 < rate <= 1e15
-        and all(type(line[key]) is int and 0 <= line[key] < 1 << 64 for key in ("seed", "epochs"))
-        and 1 <= line["epochs"] <= 1e15
-        and type(line["task"]) is str
-        and line["task"] in TASKS
-        and type(paths) is dict
-        and paths.keys() <= {"dev", "dev_mismatched", "choice"}
-        and paths.keys() != {"dev_mismatched"}
-        and len(paths) > 0
-        and all(type(path) is str and _RUN_FILE.fullmatch(path) for path in paths.values())
     )
 
 

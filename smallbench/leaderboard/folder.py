@@ -35,7 +35,6 @@ from smallbench.leaderboard.entry import (
     StoredRun,
     entry_from_dict,
     is_log_line,
-    is_run_line,
     schema,
 )
 from smallbench.leaderboard.finding import Rejected
@@ -388,8 +387,7 @@ def _parse_runs(contents: Mapping[str, bytes]) -> list[StoredRun]:
     trials = set()
     for number, line in enumerate(lines, start=1):
         place = f"{RUNS_FILE}, line {number}"
-        if not is_run_line(line):
-            _require_valid(line, "run", check="runs", place=place)
+        _require_valid(line, "run", check="runs", place=place)
         run = StoredRun(**line)
         splits = set(run.predictions)
         if splits not in ({CHOICE}, set(TASKS[run.task].dev_splits)):

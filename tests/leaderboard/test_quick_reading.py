@@ -1,7 +1,6 @@
 """The quick ways to read an entry accept what the slow ones accept, and nothing else."""
 
 import gzip
-import json
 
 import numpy as np
 import pytest
@@ -10,9 +9,7 @@ from hypothesis import strategies as st
 
 from smallbench.glue.tasks import TASKS
 from smallbench.leaderboard import predictions as module
-from smallbench.leaderboard.entry import is_run_line
 from smallbench.leaderboard.finding import Rejected
-from smallbench.leaderboard.folder import _validator
 from smallbench.leaderboard.predictions import parse_predictions
 
 TASK = TASKS["rte"]
@@ -52,24 +49,6 @@ def test_the_first_fault_of_a_table_is_named():
     assert "'nan' is not a number" in read(scores, TASKS["stsb"])
     assert read(scores.replace(b"nan", b"-2e-1"), TASKS["stsb"]) == [1.5, -0.2]
     assert read(b"index\tprediction\n0\t1\t2\n1\n").endswith("not index<TAB>prediction")
-
-
-RUN = {"task": "rte", "learning_rate": 1e-4, "seed": 1, "epochs": 3,
-       "predictions": {"dev": "predictions/a.tsv.gz"}}  # fmt: skip
-VALUES = st.sampled_from(
-    [None, True, 0, -1, 1.0, 1e-4, 1e16, 1 << 64, 10**16, "rte", "wnli", [], ["rte"], {},
-     {"dev": 1}, {"dev_mismatched": "predictions/a.tsv.gz"}, {"choice": "predictions/a.tsv.gz"},
-     {"dev": "predictions/a.tsv.gz\n"}, {"dev": "predictions/../a.tsv.gz"}, {"test": ""}]
-)  # fmt: skip
-
-
-@given(st.sampled_from([*RUN, "more"]), VALUES)
-def test_a_line_of_runs_is_accepted_if_the_schema_accepts_it(key, value):
-    line = {**RUN, key: value}
-    assert is_run_line(line) == _validator("run").is_valid(line)
-    del line[key]
-    assert is_run_line(line) == _validator("run").is_valid(line)
-    assert is_run_line(json.loads(json.dumps(RUN)))
 
 
 def test_a_table_of_the_most_rows_is_read_whole():
