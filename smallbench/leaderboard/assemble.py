@@ -7,7 +7,7 @@ adds what no run records: who, under which licence, at what price.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,8 @@ from smallbench.leaderboard.run_sections import (
 from smallbench.leaderboard.scores import PAPER
 from smallbench.tracking.jsonl import read_metrics
 
-SHARED_SETTINGS = (
-    "batch_size",
-    "max_length",
-    "weight_decay",
-    "warmup_fraction",
-    "clip_norm",
-    "precision",
-    "model_sha256",
-    "pooling",
-)
-"""Settings that all fine-tunings of an entry have in common."""
+SHARED_SETTINGS = [f.name for f in fields(Finetune) if f.name in RunSettings.__dataclass_fields__]
+"""Settings that all fine-tunings of an entry have in common: those that each stored run has."""
 
 
 @dataclass(frozen=True)

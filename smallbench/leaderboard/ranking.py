@@ -65,11 +65,6 @@ class Scored:
     """Standard deviation of AVG between pretrainings of one recipe: the board's."""
 
     @property
-    def learned(self) -> float:
-        """AVG of the runs that learned."""
-        return float(self.draws.mean())
-
-    @property
     def pretraining_sd(self) -> float:
         """Standard error of AVG by the choice of its pretraining seeds."""
         if len(self.pretrainings) < 2:
