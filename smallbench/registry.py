@@ -1,8 +1,9 @@
 """Tables of named things (architectures, objectives, recipes, …), resolved only when one is used.
 
 A row is a name and where its object lives, `"package.module:attribute"`, so that listing a table
-imports nothing heavy. Adding a thing is one new file and one row. A user's own thing needs no row:
-`FILE.py:NAME`, `package.module:NAME` or the name of an installed package's entry point is as good.
+imports nothing heavy. A thing with a configuration has a pair, whose second is the class's name.
+Adding a thing is one new file and one row. A user's own thing needs no row: `FILE.py:NAME`,
+`package.module:NAME` or the name of an installed package's entry point is as good.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class Registry(Mapping[str, Any]):
     """A read-only table from name to object, imported at the first look-up.
 
     `group` is the entry-point group in which installed packages add names; `base` is the class that
-    a plug-in must extend, if there is one. `configs` names the configuration class of each row, and
-    `config_base` the class that all of them extend; they can be imported without torch. Raises
+    a plug-in must extend, if there is one. `config_base` is the class that all configurations
+    extend; those of the rows are in its module, which can be imported without torch. Raises
     `ConfigError` with the nearest known name for an unknown one.
 
     A user's own object needs no row: `FILE.py:NAME` is looked up too (`smallbench.plugins`).
@@ -30,15 +31,17 @@ class Registry(Mapping[str, Any]):
     def __init__(
         self,
         kind: str,
-        rows: Mapping[str, str],
+        rows: Mapping[str, str | tuple[str, str]],
         *,
         group: str = "",
         base: str = "",
-        configs: Mapping[str, str] | None = None,
         config_base: str = "",
     ) -> None:
-        self.kind, self.group, self._base = kind, group, base
-        self._rows, self._configs, self._config_base = dict(rows), dict(configs or {}), config_base
+        self.kind, self.group, self._base, self._config_base = kind, group, base, config_base
+        pairs = {name: (row, "") if isinstance(row, str) else row for name, row in rows.items()}
+        module = config_base.partition(":")[0]
+        self._rows = {name: place for name, (place, _) in pairs.items()}
+        self._configs = {name: f"{module}:{cls}" for name, (_, cls) in pairs.items() if cls}
 
     def __getitem__(self, name: str) -> Any:
         return _imported(self._rows[name]) if name in self._rows else self._plugged_in(name)

@@ -28,20 +28,24 @@ from smallbench.registry import Registry
 
 SHAPES = Registry(
     "kind",
-    {"round": f"{__name__}:Round", "flat": f"{__name__}:Flat"},
-    configs={"round": f"{__name__}:Round", "flat": f"{__name__}:Flat"},
+    {"round": (f"{__name__}:Round", "Round"), "flat": (f"{__name__}:Flat", "Flat")},
+    config_base=f"{__name__}:Shape",
 )
 
 
+class Shape:
+    """What both configurations extend."""
+
+
 @dataclass(frozen=True)
-class Round:
+class Round(Shape):
     kind: str = "round"
     radius: float = 1.0
     color: str = "red"
 
 
 @dataclass(frozen=True)
-class Flat:
+class Flat(Shape):
     kind: str = "flat"
     color: str = "blue"
     width: int = 4

@@ -8,20 +8,13 @@ from smallbench.registry import Registry
 ARCHITECTURES = Registry(
     "architecture",
     {
-        "bert": "smallbench.models.bert:Bert",
-        "deberta": "smallbench.models.deberta:Deberta",
-        "electra": "smallbench.models.bert:Electra",
-        "roberta": "smallbench.models.bert:Roberta",
-        "roformer": "smallbench.models.roformer:Roformer",
+        "bert": ("smallbench.models.bert:Bert", "BertConfig"),
+        "deberta": ("smallbench.models.deberta:Deberta", "DebertaConfig"),
+        "electra": ("smallbench.models.bert:Electra", "ElectraConfig"),
+        "roberta": ("smallbench.models.bert:Roberta", "RobertaConfig"),
+        "roformer": ("smallbench.models.roformer:Roformer", "RoformerConfig"),
     },
     group="smallbench.architectures",
     base="smallbench.models.encoder:Encoder",
-    configs={
-        "bert": "smallbench.models.config:BertConfig",
-        "deberta": "smallbench.models.config:DebertaConfig",
-        "electra": "smallbench.models.config:ElectraConfig",
-        "roberta": "smallbench.models.config:RobertaConfig",
-        "roformer": "smallbench.models.config:RoformerConfig",
-    },
     config_base="smallbench.models.config:EncoderConfig",
 )

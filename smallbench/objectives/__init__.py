@@ -5,14 +5,13 @@ from smallbench.registry import Registry
 OBJECTIVES = Registry(
     "objective",
     {
-        "masked_lm": "smallbench.objectives.masked_lm:MaskedLM",
-        "replaced_token": "smallbench.objectives.replaced_token:ReplacedToken",
+        "masked_lm": ("smallbench.objectives.masked_lm:MaskedLM", "MaskedLMConfig"),
+        "replaced_token": (
+            "smallbench.objectives.replaced_token:ReplacedToken",
+            "ReplacedTokenConfig",
+        ),
     },
     group="smallbench.objectives",
     base="smallbench.objectives.base:PretrainObjective",
-    configs={
-        "masked_lm": "smallbench.objectives.config:MaskedLMConfig",
-        "replaced_token": "smallbench.objectives.config:ReplacedTokenConfig",
-    },
     config_base="smallbench.objectives.config:ObjectiveConfig",
 )

@@ -11,31 +11,21 @@ from smallbench.registry import Registry
 OPTIMIZERS = Registry(
     "optimizer",
     {
-        "adafactor": "smallbench.train.optim:build_adafactor",
-        "adamw": "smallbench.train.optim:build_adamw",
-        "muon": "smallbench.train.optim:build_muon",
+        "adafactor": ("smallbench.train.optim:build_adafactor", "AdafactorConfig"),
+        "adamw": ("smallbench.train.optim:build_adamw", "AdamWConfig"),
+        "muon": ("smallbench.train.optim:build_muon", "MuonConfig"),
     },
     group="smallbench.optimizers",
-    configs={
-        "adafactor": "smallbench.train.config:AdafactorConfig",
-        "adamw": "smallbench.train.config:AdamWConfig",
-        "muon": "smallbench.train.config:MuonConfig",
-    },
     config_base="smallbench.train.config:OptimizerConfig",
 )
 
 SCHEDULES = Registry(
     "schedule",
     {
-        "constant": "smallbench.train.schedule:constant",
-        "cosine": "smallbench.train.schedule:cosine",
-        "linear": "smallbench.train.schedule:linear",
+        "constant": ("smallbench.train.schedule:constant", "ConstantSchedule"),
+        "cosine": ("smallbench.train.schedule:cosine", "CosineSchedule"),
+        "linear": ("smallbench.train.schedule:linear", "LinearSchedule"),
     },
     group="smallbench.schedules",
-    configs={
-        "constant": "smallbench.train.config:ConstantSchedule",
-        "cosine": "smallbench.train.config:CosineSchedule",
-        "linear": "smallbench.train.config:LinearSchedule",
-    },
     config_base="smallbench.train.config:ScheduleConfig",
 )
