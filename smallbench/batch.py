@@ -46,6 +46,12 @@ class Batch:
             return self.input_ids.numel()
         return int(self.attention_mask.sum())
 
+    @property
+    def num_targets(self) -> int:
+        """M, of a batch whose targets are listed."""
+        assert self.target_ids is not None
+        return self.target_ids.numel()
+
     def to(self, device: torch.device) -> Batch:
         """Return the same batch on `device`; copies from pinned memory overlap with computation."""
         if device.type == "cpu":

@@ -1,7 +1,7 @@
 """Tables of named things (architectures, objectives, recipes, …), resolved only when one is used.
 
 A row is a name and where its object lives, `"package.module:attribute"`, so that listing a table
-imports nothing heavy. A thing with a configuration has a pair, whose second is the class's name.
+imports nothing heavy; with a configuration, a pair of that and the name of the class.
 Adding a thing is one new file and one row. A user's own thing needs no row: `FILE.py:NAME`,
 `package.module:NAME` or the name of an installed package's entry point is as good.
 """

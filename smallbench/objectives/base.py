@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from smallbench.batch import Batch
 from smallbench.models.encoder import Encoder, Head
+from smallbench.models.kernels.token_loss import TokenLoss, token_loss
 from smallbench.objectives.masking import IntArray, Vocabulary
 
 
@@ -59,7 +60,7 @@ class PretrainObjective(Objective):
     """Interface of pretraining objectives to training, export and the planner.
 
     A subclass is built as `(config, model_config, vocabulary)` and draws its initial weights from
-    PyTorch's global generator.
+    PyTorch's global generator. Shapes: B rows, L tokens, D hidden, M targets.
     """
 
     head: Head
@@ -98,10 +99,26 @@ class PretrainObjective(Objective):
         """Return the batch of clean rows on which the held-out loss is measured."""
         return self.corrupt(ids_BL, generator, fraction)
 
+    def loss_of_targets(
+        self, model: Encoder, hidden_BLD: Tensor, batch: Batch
+    ) -> tuple[TokenLoss, Tensor]:
+        """Return `token_loss` of the token head of `model` at the batch's targets, and their ids_M.
+
+        Guesses are made in evaluation only; samples are drawn if the batch has uniform numbers.
+        """
+        assert batch.target_ids is not None
+        result = token_loss(
+            *model.token_scorer(hidden_BLD.flatten(0, 1)[batch.target_positions]),
+            batch.target_ids,
+            vocab_size=self.vocabulary.size,
+            guess=not self.training,  # the argmax over V tokens costs time
+            uniforms_M=batch.target_uniforms,
+        )
+        return result, batch.target_ids
+
     def train_flops(self, batch: Batch) -> int:
         """Return the forward pass of `model` three times: a backward pass costs two forwards."""
-        assert batch.target_ids is not None
         rows, length = batch.input_ids.shape
         return 3 * self.model.forward_flops(
-            num_rows=rows, length=length, num_targets=batch.target_ids.numel()
+            num_rows=rows, length=length, num_targets=batch.num_targets
         )

@@ -32,7 +32,6 @@ from smallbench.objectives.masking import (
     corrupt,
     relate_segments,
 )
-from smallbench.objectives.target_loss import loss_of_targets
 
 
 class MaskedLM(PretrainObjective):
@@ -96,8 +95,7 @@ class MaskedLM(PretrainObjective):
 
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
         """Return the number of hidden tokens, and of relations to predict."""
-        assert batch.target_ids is not None
-        num_targets = {"mlm": batch.target_ids.numel()}
+        num_targets = {"mlm": batch.num_targets}
         if batch.relations is not None:
             num_targets["relation"] = int(batch.relations.isfinite().sum())
         return num_targets
@@ -105,13 +103,7 @@ class MaskedLM(PretrainObjective):
     def forward(self, batch: Batch) -> Sums:
         """Return the summed losses, and in evaluation the correct guesses."""
         hidden_BLD = self.model(batch)
-        (loss, guesses_M, _), ids_M = loss_of_targets(
-            self.model,
-            hidden_BLD,
-            batch,
-            vocab_size=self.vocabulary.size,
-            guess=not self.training,  # the argmax over V tokens costs time
-        )
+        (loss, guesses_M, _), ids_M = self.loss_of_targets(self.model, hidden_BLD, batch)
         losses = {"mlm": loss}
         if batch.relations is not None:
             losses["relation"] = self.relation_loss(hidden_BLD, batch)

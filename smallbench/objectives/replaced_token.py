@@ -25,7 +25,6 @@ from smallbench.models.encoder import Encoder, Head
 from smallbench.objectives.base import PretrainObjective, Sums
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.masking import IntArray, Vocabulary, corrupt
-from smallbench.objectives.target_loss import loss_of_targets
 
 
 class DisentangledEmbedding(nn.Module):
@@ -85,17 +84,12 @@ class ReplacedToken(PretrainObjective):
 
     def num_targets(self, batch: Batch) -> Mapping[str, int]:
         """Return the hidden positions for the generator, and all tokens for the discriminator."""
-        assert batch.target_ids is not None
-        return {"generator": batch.target_ids.numel(), "discriminator": batch.num_tokens}
+        return {"generator": batch.num_targets, "discriminator": batch.num_tokens}
 
     def forward(self, batch: Batch) -> Sums:
         """Return both losses and the correct predictions of both networks, summed."""
-        (generator_loss, guesses_M, sampled_M), ids_M = loss_of_targets(
-            self.generator,
-            self.generator(batch),
-            batch,
-            vocab_size=self.vocabulary.size,
-            guess=not self.training,  # the argmax over V tokens costs time
+        (generator_loss, guesses_M, sampled_M), ids_M = self.loss_of_targets(
+            self.generator, self.generator(batch), batch
         )
         assert sampled_M is not None
         replaced_batch, labels_BL = self.fill(batch, sampled_M)
@@ -134,10 +128,9 @@ class ReplacedToken(PretrainObjective):
 
     def train_flops(self, batch: Batch) -> int:
         """Return the operations of both networks, the backward pass at twice the forward."""
-        assert batch.target_ids is not None
         rows, length = batch.input_ids.shape
         generator = self.generator.forward_flops(
-            num_rows=rows, length=length, num_targets=batch.target_ids.numel()
+            num_rows=rows, length=length, num_targets=batch.num_targets
         )
         discriminator = self.model.forward_flops(
             num_rows=rows, length=length, num_targets=rows * length

@@ -169,9 +169,8 @@ class Planner:
     def logit_bytes(self, num_rows: int) -> int:
         """The scores of a forward pass's targets, its largest tensor."""
         batch = self._tracer(False).sample(num_rows)
-        assert batch.target_ids is not None
         rows = self.config.model.num_embedding_rows
-        return batch.target_ids.numel() * rows * DTYPES[self.precision].itemsize
+        return batch.num_targets * rows * DTYPES[self.precision].itemsize
 
     def _step(self, choice: Choice, num_rows: int) -> tuple[StepMemory, int]:
         """Return a traced step and the number of its micro-batches."""

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from smallbench.models.config import DebertaConfig, ElectraConfig
-from smallbench.objectives import replaced_token
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.objectives.masking import Vocabulary, micro_batches, step_generator
 from smallbench.objectives.replaced_token import ReplacedToken
@@ -117,13 +116,13 @@ def test_true_tokens_as_samples_restore_the_text_and_label_nothing():
 def test_true_tokens_as_samples_make_always_no_the_right_answer(monkeypatch):
     objective = build()
     batch = only(objective, batch_of(objective)[0])
-    real = replaced_token.loss_of_targets
+    real = objective.loss_of_targets
 
-    def with_true_samples(*args, **kwargs):
-        result, ids_M = real(*args, **kwargs)
+    def with_true_samples(*arguments):
+        result, ids_M = real(*arguments)
         return result._replace(samples=ids_M), ids_M
 
-    monkeypatch.setattr(replaced_token, "loss_of_targets", with_true_samples)
+    monkeypatch.setattr(objective, "loss_of_targets", with_true_samples)
     torch.nn.init.zeros_(objective.model.detector.score.weight)
     torch.nn.init.constant_(objective.model.detector.score.bias, -20.0)
     sums = objective(batch)
