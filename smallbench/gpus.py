@@ -54,9 +54,10 @@ class Gpu:
 
 def _gpu(
     name: str, pattern: str, gib: float, capability: tuple[int, int], tdp_watts: float,
-    *, gb_per_second: float, fp32: float, fp16: float, bf16: float | None = None,
+    *, gb_per_second: float, fp32: float, fp16: float,
 ) -> Gpu:  # fmt: skip
-    peaks = {"fp32": fp32, "fp16": fp16} | ({} if bf16 is None else {"bf16": bf16})
+    """Return a row. From Ampere on (capability 8.0), bf16 has the peak of fp16."""
+    peaks = {"fp32": fp32, "fp16": fp16} | ({"bf16": fp16} if capability >= (8, 0) else {})
     return Gpu(name, pattern, round(gib * GIB), capability, peaks, tdp_watts, 1e9 * gb_per_second)
 
 
@@ -81,49 +82,39 @@ _ROWS = [
     _gpu("rtx-2080-8gb", r"RTX 2080(?! (Ti|SUPER))", 8, (7, 5), 215,
          gb_per_second=448, fp32=10.1, fp16=40.3),
     # NVIDIA Ampere GA102 architecture whitepaper v2, table 9.
-    _gpu("rtx-3090", r"RTX 3090(?! Ti)", 24, (8, 6), 350,
-         gb_per_second=936, fp32=35.6, fp16=71, bf16=71),
+    _gpu("rtx-3090", r"RTX 3090(?! Ti)", 24, (8, 6), 350, gb_per_second=936, fp32=35.6, fp16=71),
     _gpu("rtx-3070-8gb", r"RTX 3070(?! Ti)", 8, (8, 6), 220,
-         gb_per_second=448, fp32=20.3, fp16=40.6, bf16=40.6),
+         gb_per_second=448, fp32=20.3, fp16=40.6),
     # NVIDIA RTX A4000 data sheet: 153.4 TFLOPS with sparsity; ECC is off as delivered.
-    _gpu("rtx-a4000-16gb", r"RTX A4000", 16, (8, 6), 140,
-         gb_per_second=448, fp32=19.2, fp16=76.7, bf16=76.7),
+    _gpu("rtx-a4000-16gb", r"RTX A4000", 16, (8, 6), 140, gb_per_second=448, fp32=19.2, fp16=76.7),
     # NVIDIA Ada GPU architecture whitepaper v2.1, appendices A to C.
-    _gpu("rtx-4090", r"RTX 4090(?! D)", 24, (8, 9), 450,
-         gb_per_second=1008, fp32=82.6, fp16=165.2, bf16=165.2),
+    _gpu("rtx-4090", r"RTX 4090(?! D)", 24, (8, 9), 450, gb_per_second=1008, fp32=82.6, fp16=165.2),
     _gpu("rtx-4080-16gb", r"RTX 4080(?! SUPER)", 16, (8, 9), 320,
-         gb_per_second=717, fp32=48.7, fp16=97.5, bf16=97.5),
+         gb_per_second=717, fp32=48.7, fp16=97.5),
     # The same for AD106 at 2.535 GHz; 165 W is the card with 16 GB.
     _gpu("rtx-4060ti-16gb", r"RTX 4060 Ti", 16, (8, 9), 165,
-         gb_per_second=288, fp32=22.1, fp16=44.1, bf16=44.1),
+         gb_per_second=288, fp32=22.1, fp16=44.1),
     # With 8 GB it has the same name for the driver, so only `--gpu` finds this row.
-    _gpu("rtx-4060ti-8gb", r"(?!)", 8, (8, 9), 160,
-         gb_per_second=288, fp32=22.1, fp16=44.1, bf16=44.1),
+    _gpu("rtx-4060ti-8gb", r"(?!)", 8, (8, 9), 160, gb_per_second=288, fp32=22.1, fp16=44.1),
     # AD107: 3,072 cores at 2.46 GHz, with the ratios of the cards above.
     _gpu("rtx-4060-8gb", r"RTX 4060(?! Ti)", 8, (8, 9), 115,
-         gb_per_second=272, fp32=15.1, fp16=30.2, bf16=30.2),
+         gb_per_second=272, fp32=15.1, fp16=30.2),
     # NVIDIA A10 data sheet, 2021; ECC takes a sixteenth of 24 GB.
-    _gpu("a10-24gb", r"\bA10\b", 22.5, (8, 6), 150,
-         gb_per_second=600, fp32=31.2, fp16=125, bf16=125),
+    _gpu("a10-24gb", r"\bA10\b", 22.5, (8, 6), 150, gb_per_second=600, fp32=31.2, fp16=125),
     # NVIDIA L4 data sheet, 2023: 242 TFLOPS with sparsity; ECC takes a sixteenth of 24 GB.
-    _gpu("l4-24gb", r"\bL4\b", 22.5, (8, 9), 72, gb_per_second=300, fp32=30.3, fp16=121, bf16=121),
+    _gpu("l4-24gb", r"\bL4\b", 22.5, (8, 9), 72, gb_per_second=300, fp32=30.3, fp16=121),
     # NVIDIA A100 data sheet, June 2021.
-    _gpu("a100-40gb", r"A100-SXM4-40GB", 40, (8, 0), 400,
-         gb_per_second=1555, fp32=19.5, fp16=312, bf16=312),
-    _gpu("a100-80gb", r"A100-SXM4-80GB", 80, (8, 0), 400,
-         gb_per_second=2039, fp32=19.5, fp16=312, bf16=312),
+    _gpu("a100-40gb", r"A100-SXM4-40GB", 40, (8, 0), 400, gb_per_second=1555, fp32=19.5, fp16=312),
+    _gpu("a100-80gb", r"A100-SXM4-80GB", 80, (8, 0), 400, gb_per_second=2039, fp32=19.5, fp16=312),
     _gpu("a100-pcie-40gb", r"A100-PCIE-40GB", 40, (8, 0), 250,
-         gb_per_second=1555, fp32=19.5, fp16=312, bf16=312),
+         gb_per_second=1555, fp32=19.5, fp16=312),
     _gpu("a100-pcie-80gb", r"A100 80GB PCIe", 80, (8, 0), 300,
-         gb_per_second=1935, fp32=19.5, fp16=312, bf16=312),
+         gb_per_second=1935, fp32=19.5, fp16=312),
     # NVIDIA H100 data sheet, 2023: 1,979 (SXM) and 1,513 (PCIe) TFLOPS with sparsity.
-    _gpu("h100-80gb", r"H100 80GB HBM3", 80, (9, 0), 700,
-         gb_per_second=3350, fp32=67, fp16=989.5, bf16=989.5),
-    _gpu("h100-pcie-80gb", r"H100 PCIe", 80, (9, 0), 350,
-         gb_per_second=2000, fp32=51, fp16=756.5, bf16=756.5),
+    _gpu("h100-80gb", r"H100 80GB HBM3", 80, (9, 0), 700, gb_per_second=3350, fp32=67, fp16=989.5),
+    _gpu("h100-pcie-80gb", r"H100 PCIe", 80, (9, 0), 350, gb_per_second=2000, fp32=51, fp16=756.5),
     # NVIDIA H200 data sheet, 2024: 141 GB, given in powers of ten.
-    _gpu("h200", r"\bH200\b", 141e9 / GIB, (9, 0), 700,
-         gb_per_second=4800, fp32=67, fp16=989.5, bf16=989.5),
+    _gpu("h200", r"\bH200\b", 141e9 / GIB, (9, 0), 700, gb_per_second=4800, fp32=67, fp16=989.5),
 ]
 # fmt: on
 
