@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, ModuleType
+from traceback import walk_tb
+from types import ModuleType
 from typing import Any
 
 from smallbench.errors import ConfigError, SmallbenchError, nearest
@@ -226,13 +227,9 @@ def _place(error: BaseException) -> str | None:
     """`FILE:LINE` of the innermost frame in plug-in code."""
     if isinstance(error, SyntaxError) and error.filename in _PATHS:
         return f"{error.filename}:{error.lineno}"
-    place, trace = None, error.__traceback__
-    while trace is not None:
-        code: CodeType = trace.tb_frame.f_code
-        if code.co_filename in _PATHS:
-            place = f"{code.co_filename}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return place
+    frames = [(f.f_code.co_filename, line) for f, line in walk_tb(error.__traceback__)]
+    places = [f"{name}:{line}" for name, line in frames if name in _PATHS]
+    return places[-1] if places else None
 
 
 def _file(place: str) -> Plugin:
@@ -323,23 +320,14 @@ def config_class_of(thing: Any) -> type | None:
     A class declares it by an annotation (`config: GatedConfig`) or by the `config` argument of its
     constructor, whichever is nearer in the inheritance; a function by its `config` argument.
     """
-    if not inspect.isclass(thing):
-        return _argument_class(thing) if callable(thing) else None
-    for cls in thing.__mro__:
-        annotation = inspect.get_annotations(cls).get("config")
-        if annotation is not None:
-            return _evaluated(annotation, vars(sys.modules[cls.__module__]))
-        if found := _argument_class(vars(cls).get("__init__")):
-            return found
+    owners = [thing]
+    if inspect.isclass(thing):
+        owners = [owner for cls in thing.__mro__ for owner in (cls, vars(cls).get("__init__"))]
+    for owner in filter(callable, owners):
+        annotation = inspect.get_annotations(owner).get("config")
+        if isinstance(annotation, str):
+            names = vars(sys.modules[owner.__module__])
+            annotation = eval(annotation, names)  # noqa: S307 - an annotation of imported code
+        if isinstance(annotation, type):
+            return annotation
     return None
-
-
-def _argument_class(function: Any) -> type | None:
-    annotation = getattr(function, "__annotations__", {}).get("config")
-    return None if annotation is None else _evaluated(annotation, function.__globals__)
-
-
-def _evaluated(annotation: Any, names: dict[str, Any]) -> type | None:
-    if isinstance(annotation, str):
-        annotation = eval(annotation, names)  # noqa: S307 - an annotation of imported code
-    return annotation if isinstance(annotation, type) else None
