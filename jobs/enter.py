@@ -219,18 +219,14 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
     from smallbench.export.huggingface import export
     from smallbench.pretraining.data import fit_to_data, open_data
     from smallbench.pretraining.pretrain import pretrain
-    from smallbench.pretraining.run_config import record_of
+    from smallbench.pretraining.run_record import open_run_record
 
     run_dir, exported = out / "run", out / "export"
     marker = exported / "smallbench.json"
     if marker.is_file():  # also refuses another configuration, corpus or plug-in
         corpus = open_data(data)
-        record = open_record(
-            run_dir,
-            record_of(fit_to_data(config, corpus), corpus.rows, data),
-            resumable=resumable_keys(config),
-            has_checkpoints=True,
-        )
+        fitted = fit_to_data(config, corpus)
+        record = open_run_record(run_dir, fitted, corpus.rows, data, has_checkpoints=True)
         if read_json(marker).get("run_id") == record["run_id"]:
             announce(f"1/4 pretrain, 2/4 export: {exported} is complete")
             return

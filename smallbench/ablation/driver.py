@@ -19,7 +19,7 @@ from smallbench.ablation.outcomes import OUTCOME, RunOutcome, ended, stored_outc
 from smallbench.ablation.plan import PlannedRun, Scoring, Variant
 from smallbench.ablation.remote import fetch, finetunings_of, keep, storage_of
 from smallbench.checkpoints.inspection import pull
-from smallbench.checkpoints.record import LOCK_NAME, RECORD_NAME, holder_of, open_record
+from smallbench.checkpoints.record import LOCK_NAME, RECORD_NAME, holder_of
 from smallbench.checkpoints.remote_run import RemoteRun
 from smallbench.checkpoints.retention import Retention
 from smallbench.checkpoints.store import CheckpointStore
@@ -47,15 +47,10 @@ from smallbench.glue.task_data import TaskData
 from smallbench.pretraining.data import fit_to_data, open_data
 from smallbench.pretraining.plugin_trial import try_plugins
 from smallbench.pretraining.pretrain import pretrain
-from smallbench.pretraining.run_config import record_of
+from smallbench.pretraining.run_record import open_run_record
 from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import Storage, join
-from smallbench.train.config import (
-    AccountingConfig,
-    DurabilityConfig,
-    PretrainConfig,
-    resumable_keys,
-)
+from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
 from smallbench.train.precision import choose_device, choose_precision
 
 AT_ONCE = (InterruptedRunError, UnsavedError, ConflictError, CredentialsError)
@@ -152,10 +147,11 @@ def fetch_stored(runs: Sequence[PlannedRun], training: Training) -> None:
         begun = bool(CheckpointStore(run.run_dir).steps()) or ended(run) is not None
         config = training.config(run)
         try:
-            open_record(
+            open_run_record(
                 run.run_dir,
-                record_of(fit_to_data(config, corpus), corpus.rows, training.data),
-                resumable=resumable_keys(config),
+                fit_to_data(config, corpus),
+                corpus.rows,
+                training.data,
                 has_checkpoints=begun,
                 allow_changed_code=training.durability.allow_changed_code,
             )

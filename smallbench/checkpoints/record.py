@@ -83,7 +83,7 @@ def open_record(
 ) -> Record:
     """Return the record in `run_dir`, or a new one from `own`; nothing is written.
 
-    `own` is `pretraining.run_config.record_of`, `resumable` the keys that may differ. An attempt
+    `own` is from `pretraining.run_record`, `resumable` are the keys that may differ. An attempt
     that failed before the first checkpoint does not count. Raises `ConfigError` naming each
     difference if `run_dir` holds another run.
     """

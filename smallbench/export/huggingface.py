@@ -35,7 +35,7 @@ from smallbench.files import atomic_directory, read_json, write_json, write_text
 from smallbench.models.convert import target_of
 from smallbench.objectives.masking import Vocabulary
 from smallbench.objectives.replaced_token import DisentangledEmbedding
-from smallbench.pretraining.run_config import read_config
+from smallbench.pretraining.run_record import read_config
 from smallbench.storage import open_storage
 from smallbench.storage.base import is_remote
 from smallbench.storage.config import StorageConfig

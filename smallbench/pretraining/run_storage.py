@@ -18,7 +18,6 @@ from smallbench.checkpoints.record import (
     add_attempt,
     holder_of,
     next_attempt,
-    open_record,
 )
 from smallbench.checkpoints.remote_run import RemoteRun
 from smallbench.checkpoints.retention import Retention
@@ -29,12 +28,12 @@ from smallbench.data.tokenizer import file_fingerprint
 from smallbench.errors import ConfigError
 from smallbench.files import atomic_directory, exclusive_lock
 from smallbench.pretraining.machine import Machine
-from smallbench.pretraining.run_config import record_of
+from smallbench.pretraining.run_record import open_run_record
 from smallbench.stop import Stop
 from smallbench.storage import open_storage
 from smallbench.storage.base import check_path, is_remote, join
 from smallbench.storage.local import LocalStorage
-from smallbench.train.config import DurabilityConfig, PretrainConfig, resumable_keys
+from smallbench.train.config import DurabilityConfig, PretrainConfig
 
 Resume = Literal["allow", "must", "never"]
 
@@ -65,10 +64,11 @@ def open_run_storage(
         if remote:
             remote.pull_record(run_dir)
         _check_resume(resume, stores)
-        return open_record(
+        return open_run_record(
             run_dir,
-            record_of(config, rows, data),
-            resumable=resumable_keys(config),
+            config,
+            rows,
+            data,
             has_checkpoints=any(store.steps() or store.quarantined() for store in stores),
             allow_changed_code=durability.allow_changed_code,
         )

@@ -1,21 +1,32 @@
-"""The configuration of a run in its record (`checkpoints.record`), and the way back."""
+"""The configuration and the corpus of a run in its record (`checkpoints.record`), and back."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from smallbench.checkpoints.record import PLUGINS, Record
+from smallbench.checkpoints.record import PLUGINS, Record, open_record
 from smallbench.config import digest, from_dict, to_dict
 from smallbench.data.shards import TokenRows
 from smallbench.plugins import use_copies
 from smallbench.pretraining.data import shards_digest
-from smallbench.train.config import PretrainConfig, plugins_of
+from smallbench.train.config import PretrainConfig, plugins_of, resumable_keys
 
 
-def record_of(config: PretrainConfig, rows: TokenRows, data: Path) -> Record:
-    """Return what the record of a run says about its configuration and corpus."""
+def open_run_record(
+    run_dir: Path,
+    config: PretrainConfig,
+    rows: TokenRows,
+    data: Path,
+    *,
+    has_checkpoints: bool,
+    allow_changed_code: bool = False,
+) -> Record:
+    """Return the record in `run_dir`, or a new one; nothing is written.
+
+    Raises `ConfigError` if `run_dir` holds a run of another configuration, corpus or plug-in.
+    """
     manifest = rows.manifest
-    return {
+    own = {
         "config": to_dict(config),
         "config_digest": digest(config),
         "data": str(data),
@@ -29,6 +40,13 @@ def record_of(config: PretrainConfig, rows: TokenRows, data: Path) -> Record:
         },
         "plugins": [plugin.to_dict() for plugin in plugins_of(config)],
     }
+    return open_record(
+        run_dir,
+        own,
+        resumable=resumable_keys(config),
+        has_checkpoints=has_checkpoints,
+        allow_changed_code=allow_changed_code,
+    )
 
 
 def read_config(run_dir: Path, record: Record) -> PretrainConfig:
