@@ -1,11 +1,11 @@
-"""Callbacks that observe a run: records of its metrics, held-out loss, heartbeat, its end."""
+"""Callbacks that observe a run: records of its metrics, held-out loss, heartbeat."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -208,18 +208,6 @@ class Heartbeat(Callback):
         # Not flushed to the disk: it has no meaning after a power cut.
         with atomic_writer(self._path, flush=False) as stream:
             stream.write(json.dumps(content).encode() + b"\n")
-
-
-class AtEnd(Callback):
-    """Calls a function when the budget is used up."""
-
-    def __init__(self, function: Callable[[Progress], None]) -> None:
-        self._function = function
-
-    def on_end(self, progress: Progress, *, is_done: bool) -> None:
-        """Call it."""
-        if is_done:
-            self._function(progress)
 
 
 def undecayed(budget: Budget, progress: Progress) -> str:

@@ -41,7 +41,6 @@ from smallbench.planning.compare import ComparePlan
 from smallbench.planning.planner import UnplannedError, smaller
 from smallbench.plugins import nothing_left
 from smallbench.pretraining.callbacks import (
-    AtEnd,
     Heartbeat,
     HeldOutLoss,
     LogTraining,
@@ -204,7 +203,7 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
         stop = run.stop.or_if(*(view.asked_to_stop for view in views))
         # 8. What surrounds the loop: records, held-out loss, checkpoints, uploads.
         held_out = _held_out_loss(run, objective, trackers, num_rows)
-        save, callbacks = _callbacks(run, progress, held_out, trackers, views, memory, num_rows)
+        save, callbacks = _callbacks(run, progress, held_out, trackers, memory, num_rows)
         # 9. The loop.
         trainer = Trainer(
             objective=objective, engine=engine, batches=batches, budget=budget_of(config),
@@ -225,6 +224,8 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
                 f"stop requested; saved at step {progress.step:,}{of_steps(trainer.budget)}; the "
                 "same command continues"
             )
+        if machine.processes.is_first:
+            _finish(run, progress, views)
 
 
 def _build_objective(run: Run, *, is_new: bool) -> PretrainObjective:
@@ -297,7 +298,6 @@ def _callbacks(
     progress: Progress,
     held_out: HeldOutLoss,
     trackers: list[Tracker],
-    views: list[WandbRun],
     memory: PeakMeter,
     num_rows: int,
 ) -> tuple[SaveCheckpoints, list[Callback]]:
@@ -339,17 +339,7 @@ def _callbacks(
     if uploader:
         seconds = 60 * run.durability.final_sync_minutes
         callbacks.append(WaitForUploads(uploader, save.save, max_seconds=seconds))
-    callbacks += _compare_plan(run, memory, num_rows)
-
-    def finish(progress: Progress) -> None:
-        if uploader:
-            _show_checkpoints(run.run_dir, uploader.remote, views)
-        if warning := undecayed(budget_of(run.config), progress):
-            print(warning, file=sys.stderr)
-        # The picture last: nothing of value depends on it.
-        plot_loss(run.run_dir / METRICS, run.run_dir / "loss.png", title=run.config.recipe)
-
-    return save, [*callbacks, AtEnd(finish)]
+    return save, [*callbacks, *_compare_plan(run, memory, num_rows)]
 
 
 def _open_usage(run: Run, progress: Progress) -> UsageMeter | None:
@@ -378,6 +368,15 @@ def _compare_plan(run: Run, memory: PeakMeter, num_rows: int) -> list[Callback]:
         report(f"no plan: {reason}")
         return []
     return [plan]
+
+
+def _finish(run: Run, progress: Progress, views: list[WandbRun]) -> None:
+    if run.uploader:
+        _show_checkpoints(run.run_dir, run.uploader.remote, views)
+    if warning := undecayed(budget_of(run.config), progress):
+        print(warning, file=sys.stderr)
+    # The picture last: nothing of value depends on it.
+    plot_loss(run.run_dir / METRICS, run.run_dir / "loss.png", title=run.config.recipe)
 
 
 def _show_checkpoints(run_dir: Path, remote: RemoteRun, views: list[WandbRun]) -> None:

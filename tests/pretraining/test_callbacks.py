@@ -8,7 +8,7 @@ import torch
 
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import ConflictError, SmallbenchError, UnavailableError, UnsavedError
-from smallbench.pretraining.callbacks import AtEnd, Heartbeat, HeldOutLoss, LogTraining, undecayed
+from smallbench.pretraining.callbacks import Heartbeat, HeldOutLoss, LogTraining, undecayed
 from smallbench.pretraining.saving import SaveCheckpoints, WaitForUploads
 from smallbench.stop import NEVER, Stop
 from smallbench.train.budget import Budget, Progress
@@ -252,12 +252,3 @@ def test_a_run_that_hours_or_flops_ended_says_that_its_rate_has_not_decayed():
     ):
         assert undecayed(budget, progress).startswith(said)
         assert bool(undecayed(budget, progress)) == bool(said)
-
-
-def test_nothing_is_called_at_the_end_of_a_run_that_was_stopped():
-    called = []
-    callback = AtEnd(called.append)
-    callback.on_end(at(3), is_done=False)
-    assert not called
-    callback.on_end(at(3), is_done=True)
-    assert called == [at(3)]

@@ -96,6 +96,12 @@ class StopAfter(Stop):
         return self.num_steps <= 0
 
 
+def test_the_curve_of_a_run_that_was_stopped_is_not_drawn_yet(corpus, tmp_path, drawn):
+    with pytest.raises(InterruptedRunError):
+        pretrain(tiny(), data=corpus, run_dir=tmp_path, stop=StopAfter(3))
+    assert not (tmp_path / "loss.png").exists()
+
+
 def test_resumed_run_equals_uninterrupted_run(corpus, tmp_path, whole):
     stops = (3, 8, 17)  # between two checkpoints, and at one
     for first, stop in pairwise((0, *stops)):
