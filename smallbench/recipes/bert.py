@@ -6,7 +6,7 @@ from smallbench.models.config import BertConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import recipe
 from smallbench.recipes.small import SMALL_BUDGET, small_encoder, small_recipe
-from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_recipe
+from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_facts, tiny_recipe
 from smallbench.train.config import PretrainConfig
 
 
@@ -29,13 +29,10 @@ def bert_small() -> PretrainConfig:
     return small_recipe("bert-small", model, objective)
 
 
-@recipe(
+@tiny_facts(
     parameters="1.9M with 8,192 tokens",
-    source="this project, for CPUs",
-    budget=(
-        "5,200 steps of 32 x 128 tokens (21M tokens); measured: 19 minutes, 2 cores; "
-        "the tiny track: 6,531 steps (27M tokens)"
-    ),
+    track_steps=6_531,
+    measured="19 minutes",
     expected="mean of CoLA, MRPC, SST-2 54.4, random weights 52.0: docs/results.md",
 )
 def bert_tiny() -> PretrainConfig:

@@ -6,7 +6,7 @@ from smallbench.models.config import DebertaConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import recipe
 from smallbench.recipes.small import SMALL_BUDGET, small_encoder, small_recipe
-from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_recipe
+from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_facts, tiny_recipe
 from smallbench.train.config import PretrainConfig
 
 
@@ -30,13 +30,9 @@ def deberta_small() -> PretrainConfig:
     return small_recipe("deberta-small", model, objective)
 
 
-@recipe(
+@tiny_facts(
     parameters="2.0M with 8,192 tokens",
-    source="this project, for CPUs",
-    budget=(
-        "5,200 steps of 32 x 128 tokens (21M tokens), 2 cores; "
-        "the tiny track: 5,904 steps (24M tokens)"
-    ),
+    track_steps=5_904,
     expected="mean of CoLA, MRPC, SST-2, MNLI 55.8 after 10,600 steps: docs/results.md",
 )
 def deberta_tiny() -> PretrainConfig:

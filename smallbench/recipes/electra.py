@@ -8,7 +8,7 @@ from smallbench.models.config import DebertaConfig, ElectraConfig
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.recipes.base import recipe
 from smallbench.recipes.small import SMALL_BUDGET, small_encoder, small_recipe
-from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_recipe
+from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_facts, tiny_recipe
 from smallbench.train.config import PretrainConfig
 
 
@@ -69,13 +69,9 @@ TINY_OBJECTIVE = ReplacedTokenConfig(
 )
 
 
-@recipe(
+@tiny_facts(
     parameters="1.9M with 8,192 tokens",
-    source="this project, for CPUs",
-    budget=(
-        "5,200 steps of 32 x 128 tokens (21M tokens), 2 cores; "
-        "the tiny track: 5,308 steps (22M tokens)"
-    ),
+    track_steps=5_308,
     expected="mean of CoLA, MRPC, SST-2, MNLI 46.4 after 10,900 steps: docs/results.md",
 )
 def electra_tiny() -> PretrainConfig:
@@ -87,13 +83,9 @@ def electra_tiny() -> PretrainConfig:
     return tiny_recipe("electra-tiny", model, TINY_OBJECTIVE)
 
 
-@recipe(
+@tiny_facts(
     parameters="2.0M with 8,192 tokens",
-    source="this project, for CPUs",
-    budget=(
-        "5,200 steps of 32 x 128 tokens (21M tokens), 2 cores; "
-        "the tiny track: 4,699 steps (19M tokens)"
-    ),
+    track_steps=4_699,
     expected="mean of CoLA, MRPC, SST-2, MNLI 53.5 after 8,300 steps: docs/results.md",
 )
 def electra_deberta_tiny() -> PretrainConfig:

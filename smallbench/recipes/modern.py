@@ -5,17 +5,13 @@ from __future__ import annotations
 from smallbench.models.config import RoformerConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import encoder, recipe
-from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_recipe
+from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_facts, tiny_recipe
 from smallbench.train.config import LinearSchedule, MuonConfig, PretrainConfig, TrainConfig
 
 
-@recipe(
+@tiny_facts(
     parameters="1.9M with 8,192 tokens",
-    source="this project, for CPUs",
-    budget=(
-        "5,200 steps of 32 x 128 tokens (21M tokens), 2 cores; "
-        "the tiny track: 6,978 steps (29M tokens)"
-    ),
+    track_steps=6_978,
     expected="docs/ablations.md",
 )
 def modern_tiny() -> PretrainConfig:

@@ -6,7 +6,7 @@ from smallbench.models.config import RobertaConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import recipe
 from smallbench.recipes.small import SMALL_BUDGET, small_encoder, small_recipe
-from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_recipe
+from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_facts, tiny_recipe
 from smallbench.train.config import PretrainConfig
 
 
@@ -33,13 +33,9 @@ def roberta_small() -> PretrainConfig:
     return small_recipe("roberta-small", model, objective, beta2=0.98)  # Liu et al. 2019, §3.1
 
 
-@recipe(
+@tiny_facts(
     parameters="1.9M with 8,192 tokens",
-    source="this project, for CPUs",
-    budget=(
-        "5,200 steps of 32 x 128 tokens (21M tokens), 2 cores; "
-        "the tiny track: 6,531 steps (27M tokens)"
-    ),
+    track_steps=6_531,
     expected="mean of CoLA, MRPC, SST-2, MNLI 51.9 after 12,700 steps: docs/results.md",
 )
 def roberta_tiny() -> PretrainConfig:

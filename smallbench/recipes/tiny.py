@@ -10,11 +10,12 @@ predictor's share of the work small. All of them enter the tiny track (docs/tiny
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from smallbench.models.config import EncoderConfig
 from smallbench.objectives.config import ObjectiveConfig
-from smallbench.recipes.base import C, encoder
+from smallbench.recipes.base import C, Recipe, encoder, recipe
 from smallbench.train.config import (
     AdamWConfig,
     LinearSchedule,
@@ -28,6 +29,20 @@ TINY_OPTIM = AdamWConfig(learning_rate=2e-3)
 # Twice BERT's targets for a quarter more time: after 600 steps of BERT, the loss on masked tokens
 # alone was 5.72 with 0.30 and 5.96 with 0.15.
 TINY_MASK_FRACTION = 0.3
+
+
+def tiny_facts(
+    *, parameters: str, track_steps: int, expected: str, measured: str = ""
+) -> Callable[[Callable[[], PretrainConfig]], Recipe]:
+    """Return `recipe` for a tiny one; `track_steps` are those that the tiny track's FLOPs allow."""
+    time = f"; measured: {measured}" if measured else ""
+    return recipe(
+        parameters=parameters,
+        source="this project, for CPUs",
+        budget=f"5,200 steps of 32 x 128 tokens (21M tokens){time}, 2 cores; the tiny track: "
+        f"{track_steps:,} steps ({track_steps * 32 * 128 / 1e6:.0f}M tokens)",
+        expected=expected,
+    )
 
 
 def tiny_encoder(config_class: type[C], *, num_attention_heads: int = 2, **values: Any) -> C:
