@@ -36,7 +36,7 @@ from smallbench.planning.memory_trace import random_rows, stand_in_objective
 from smallbench.planning.planner import Planner
 from smallbench.pretraining.usage import open_meter
 from smallbench.recipes import RECIPES
-from smallbench.train.batches import CorruptedRows
+from smallbench.train.batch_sources import CorruptedRows
 from smallbench.train.budget import Budget
 from smallbench.train.engine import EngineChoice, build_engine
 from smallbench.train.memory import PeakMeter

@@ -182,7 +182,7 @@ def require_accepted(
 def fitted_and_steps(config: Any, data: Path) -> tuple[Any, int]:
     """Return the configuration for a prepared corpus, and about how many steps its budget is."""
     from smallbench.planning.planner import Planner
-    from smallbench.pretraining.data import fit_to_data, open_data
+    from smallbench.pretraining.run_data import fit_to_data, open_data
 
     fitted = fit_to_data(config, open_data(data))
     return fitted, Planner(fitted, device_type="cpu", precision="fp32").num_steps()

@@ -27,11 +27,11 @@ from smallbench.config import option
 from smallbench.cores import available_cpus
 from smallbench.errors import SmallbenchError, UnavailableError
 from smallbench.jobs.base import Job, start
-from smallbench.nvidia import unusable_card
 from smallbench.storage import open_storage
 from smallbench.storage.config import StorageConfig
 from smallbench.templates import from_template
 from smallbench.tracking.wandb import has_key
+from smallbench.unusable_gpu import unusable_card
 
 TRAINING = (
     "torch",

@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from smallbench.checkpoints.record import RECORD_NAME, open_record, read_record
+from smallbench.checkpoints.record import RECORD_NAME, read_record
 from smallbench.config import Location, check, command, option, override_all, require
 from smallbench.errors import ConfigError, DataError, SmallbenchError
 from smallbench.files import exclusive_lock, read_json
@@ -47,7 +47,7 @@ from smallbench.recipes import recipe_config
 from smallbench.stop import Stop
 from smallbench.storage.config import StorageConfig
 from smallbench.templates import from_template
-from smallbench.train.config import PretrainConfig, resumable_keys
+from smallbench.train.config import PretrainConfig
 
 if TYPE_CHECKING:
     from smallbench.glue.pretrained import PretrainedEncoder
@@ -217,8 +217,8 @@ def num_steps(config: PretrainConfig, data: Path) -> int:
 def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
     """Pretrain and export; finished parts are skipped."""
     from smallbench.export.huggingface import export
-    from smallbench.pretraining.data import fit_to_data, open_data
     from smallbench.pretraining.pretrain import pretrain
+    from smallbench.pretraining.run_data import fit_to_data, open_data
     from smallbench.pretraining.run_record import open_run_record
 
     run_dir, exported = out / "run", out / "export"

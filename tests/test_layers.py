@@ -30,9 +30,9 @@ LAYERS = [
             "estimate",
             "files",
             "gpus",
-            "nvidia",
             "stop",
             "templates",
+            "unusable_gpu",
         )
     },
     {"smallbench.tracking", "smallbench.storage", "smallbench.sharding"},

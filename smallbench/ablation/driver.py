@@ -44,9 +44,9 @@ from smallbench.glue.grid import run_grid
 from smallbench.glue.pretrained import PretrainedEncoder
 from smallbench.glue.results_storage import keep_results
 from smallbench.glue.task_data import TaskData
-from smallbench.pretraining.data import fit_to_data, open_data
 from smallbench.pretraining.plugin_trial import try_plugins
 from smallbench.pretraining.pretrain import pretrain
+from smallbench.pretraining.run_data import fit_to_data, open_data
 from smallbench.pretraining.run_record import open_run_record
 from smallbench.stop import NEVER, Stop
 from smallbench.storage.base import Storage, join

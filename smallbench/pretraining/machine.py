@@ -11,7 +11,7 @@ import torch
 
 from smallbench.errors import ConfigError
 from smallbench.planning.planner import choose, smaller
-from smallbench.pretraining.data import second_phase_rows
+from smallbench.pretraining.run_data import second_phase_rows
 from smallbench.stop import NEVER, Stop
 from smallbench.train.config import PhaseConfig, PretrainConfig
 from smallbench.train.engine import EngineChoice
@@ -89,7 +89,7 @@ def asked_rows(config: PretrainConfig, processes: Processes) -> int:
     return config.train.micro_batch_size or config.train.global_batch_size // processes.size
 
 
-def rows_per_forward(
+def choose_num_rows(
     config: PretrainConfig, machine: Machine, found: Mapping[str, Any] | None = None
 ) -> int:
     """Return the rows of a micro-batch: the configured number, or as many of them as fit.

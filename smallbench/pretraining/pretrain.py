@@ -47,10 +47,10 @@ from smallbench.pretraining.callbacks import (
     of_steps,
     undecayed,
 )
-from smallbench.pretraining.data import RunData, batches_of, fit_to_data, open_data
 from smallbench.pretraining.initial_weights import load_initial_weights
-from smallbench.pretraining.machine import Machine, asked_rows, choose_machine, rows_per_forward
+from smallbench.pretraining.machine import Machine, asked_rows, choose_machine, choose_num_rows
 from smallbench.pretraining.plugin_trial import try_plugins
+from smallbench.pretraining.run_data import RunData, batches_of, fit_to_data, open_data
 from smallbench.pretraining.run_storage import Resume, open_run_storage
 from smallbench.pretraining.saving import SaveCheckpoints, WaitForUploads
 from smallbench.pretraining.usage import UsageMeter, open_meter, summary
@@ -62,7 +62,7 @@ from smallbench.tracking.console import Console
 from smallbench.tracking.jsonl import MetricsFile
 from smallbench.tracking.plot import plot_loss
 from smallbench.tracking.wandb import WandbRun, views_of_run
-from smallbench.train.batches import ReadAhead
+from smallbench.train.batch_sources import ReadAhead
 from smallbench.train.budget import Progress
 from smallbench.train.build import budget_of, build_objective, learning_rate_of, vocabulary_of
 from smallbench.train.config import AccountingConfig, DurabilityConfig, PretrainConfig
@@ -148,7 +148,7 @@ def pretrain(
             stop,
         )  # fmt: skip
         found = checkpoint.manifest.get("micro_batch") if checkpoint else None
-        num_rows = rows_per_forward(config, machine, found)
+        num_rows = choose_num_rows(config, machine, found)
         while (fewer := _train_or_fewer_rows(run, checkpoint, num_rows)) is not None:
             num_rows, checkpoint = fewer, store.newest()
 

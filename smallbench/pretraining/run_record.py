@@ -8,7 +8,7 @@ from smallbench.checkpoints.record import PLUGINS, Record, open_record
 from smallbench.config import digest, from_dict, to_dict
 from smallbench.data.shards import TokenRows
 from smallbench.plugins import use_copies
-from smallbench.pretraining.data import shards_digest
+from smallbench.pretraining.run_data import shards_digest
 from smallbench.train.config import PretrainConfig, plugins_of, resumable_keys
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-Record = Mapping[str, Any]
+MetricsRecord = Mapping[str, Any]
 
 
 class Tracker(Protocol):
     """Receives the records of a run in order."""
 
-    def log(self, record: Record) -> None:
+    def log(self, record: MetricsRecord) -> None:
         """Log one record."""
         ...

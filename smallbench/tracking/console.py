@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from smallbench.tracking.base import Record
+from smallbench.tracking.base import MetricsRecord
 
 
 class Console:
@@ -24,7 +24,7 @@ class Console:
                 dynamic_ncols=True, smoothing=0.1,
             )  # fmt: skip
 
-    def log(self, record: Record) -> None:
+    def log(self, record: MetricsRecord) -> None:
         """Show one record."""
         if self._bar is None:
             print(json.dumps(dict(record)), flush=True)

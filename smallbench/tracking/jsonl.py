@@ -9,7 +9,7 @@ from typing import Any
 
 from smallbench.errors import DataError
 from smallbench.files import write_text
-from smallbench.tracking.base import Record
+from smallbench.tracking.base import MetricsRecord
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ class MetricsFile:
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._stream = path.open("a")
 
-    def log(self, record: Record) -> None:
+    def log(self, record: MetricsRecord) -> None:
         """Append one line."""
         self._stream.write(json.dumps(dict(record)) + "\n")
         self._stream.flush()

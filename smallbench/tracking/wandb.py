@@ -25,7 +25,7 @@ from typing import Any
 from smallbench.errors import ExitCode, UnavailableError
 from smallbench.files import read_json
 from smallbench.stop import NEVER, Stop
-from smallbench.tracking.base import Record
+from smallbench.tracking.base import MetricsRecord
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.jsonl import read_metrics
 
@@ -45,7 +45,7 @@ RESTARTED = {ExitCode.INTERRUPTED, ExitCode.SIGTERM, ExitCode.SIGINT}
 """Exit codes after which a scheduler starts the run again."""
 
 
-def row_of(record: Record) -> dict[str, Any]:
+def row_of(record: MetricsRecord) -> dict[str, Any]:
     """Return a record as W&B shows it: the fields under the event's name, and the axes."""
     event = record["event"]
     return {
@@ -130,7 +130,7 @@ class WandbRun:
         job_type: str,
         folder: Path,
         settings: Mapping[str, Any],
-        records: Sequence[Record] = (),
+        records: Sequence[MetricsRecord] = (),
         at_end: Callable[[], Mapping[str, Any]] = dict,
         stop: Stop = NEVER,
     ) -> None:
@@ -174,7 +174,7 @@ class WandbRun:
             teardown.start()
             teardown.join(timeout=EXIT_SECONDS / 2)
 
-    def log(self, record: Record) -> None:
+    def log(self, record: MetricsRecord) -> None:
         """Show a record, unless an earlier attempt has."""
         self._work.put(lambda run: self._log(run, record))
 
@@ -263,7 +263,7 @@ class WandbRun:
         # Not resumed: `sync` would append all rows to those on the server.
         return _with_axes(wandb.init(**self._arguments, mode="offline", settings=settings))
 
-    def _log(self, run: Any, record: Record) -> None:
+    def _log(self, run: Any, record: MetricsRecord) -> None:
         if record["step"] > self._newest.get(record["event"], -1):
             run.log(row_of(record))
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from smallbench.errors import ConfigError, UnavailableError
-from smallbench.nvidia import install_command, unusable_card
+from smallbench.unusable_gpu import install_command, unusable_card
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_FLAGS = "--train.device=cpu (pretrain, quickstart) or --device=cpu (other commands)"

@@ -21,7 +21,7 @@ from smallbench.checkpoints.state import random_state, restore_random_state
 from smallbench.errors import DivergedError
 from smallbench.objectives.base import Objective, Sums
 from smallbench.stop import NEVER, Stop
-from smallbench.train.batches import BatchSource
+from smallbench.train.batch_sources import BatchSource
 from smallbench.train.budget import Budget, Progress
 from smallbench.train.engine import Engine
 from smallbench.train.memory import exhaustion_raised

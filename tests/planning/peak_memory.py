@@ -22,7 +22,7 @@ from smallbench.config import override_all
 from smallbench.models.encoder import checkpoint_activations
 from smallbench.planning.memory_trace import random_rows, stand_in_objective
 from smallbench.recipes import RECIPES
-from smallbench.train.batches import CorruptedRows
+from smallbench.train.batch_sources import CorruptedRows
 from smallbench.train.budget import Budget
 from smallbench.train.engine import EngineChoice, build_engine
 from smallbench.train.precision import choose_precision

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from smallbench.pretraining.data import batches_of, fit_to_data, open_data
+from smallbench.pretraining.run_data import batches_of, fit_to_data, open_data
 from smallbench.train.build import build_objective, vocabulary_of
 from tests.pretraining.test_recipes import small
 

@@ -15,7 +15,7 @@ from smallbench.checkpoints.state import random_state, restore_random_state
 from smallbench.config import override_all
 from smallbench.planning.memory_trace import random_rows, stand_in_objective
 from smallbench.recipes import RECIPES
-from smallbench.train.batches import CorruptedRows
+from smallbench.train.batch_sources import CorruptedRows
 from smallbench.train.budget import Budget
 from smallbench.train.config import AdamWConfig
 from smallbench.train.determinism import deterministic

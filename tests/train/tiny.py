@@ -7,7 +7,7 @@ from smallbench.models.config import BertConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.objectives.masked_lm import MaskedLM
 from smallbench.objectives.masking import Vocabulary
-from smallbench.train.batches import CorruptedRows
+from smallbench.train.batch_sources import CorruptedRows
 from smallbench.train.budget import Budget
 from smallbench.train.config import AdamWConfig
 from smallbench.train.engine import TorchEngine

@@ -11,7 +11,7 @@ from smallbench.data.loader import ShuffledRows
 from smallbench.data.shards import TokenRows
 from smallbench.errors import ConfigError
 from smallbench.objectives.base import PretrainObjective
-from smallbench.train.batches import BatchSource, CorruptedRows, TwoPhases
+from smallbench.train.batch_sources import BatchSource, CorruptedRows, TwoPhases
 from smallbench.train.config import PretrainConfig
 from smallbench.train.schedule import ramped_batch_size
 

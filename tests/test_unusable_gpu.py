@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from smallbench import nvidia
+from smallbench import unusable_gpu
 from smallbench.errors import UnavailableError
 from smallbench.jobs.doctor import Options, run
 from smallbench.train.precision import assert_compiled_for, choose_device
@@ -33,7 +33,7 @@ def machine(monkeypatch, tmp_path):
             folder.mkdir(exist_ok=True)
         for name in files:
             (devices / name).touch()
-        monkeypatch.setattr(nvidia, "DEVICES", devices)
+        monkeypatch.setattr(unusable_gpu, "DEVICES", devices)
         monkeypatch.setenv("PATH", str(programs))
         if smi is not None:
             program = programs / "nvidia-smi"
@@ -102,7 +102,7 @@ def test_hidden_cards_are_a_choice_of_the_cpu(machine, monkeypatch):
     [((6, 0), CU126), ((7, 0), CU126), ((8, 9), CU126), ((12, 0), CU130), (None, CU126)],
 )
 def test_each_generation_has_its_wheels(capability, command):
-    assert nvidia.install_command(capability) == command
+    assert unusable_gpu.install_command(capability) == command
 
 
 def test_a_torch_without_the_cards_kernels_names_the_command(monkeypatch):
