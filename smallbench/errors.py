@@ -52,6 +52,11 @@ def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     return f"known: {', '.join(prefix + other for other in names) or 'none'}"
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its class if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 class SmallbenchError(ValueError):
     """A failure with a sentence for the user and an exit code for the scheduler."""
 

@@ -9,6 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from smallbench.errors import reason_of
+
 INDEX = "https://download.pytorch.org/whl"
 DEVICES = Path("/dev")
 """Where the driver puts `nvidia0` and further cards."""
@@ -109,7 +111,6 @@ def _torch_reason() -> str:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:  # torch's own words: the driver is too old, …
-        text = str(error).strip() or type(error).__name__
-        return f"torch {version} for CUDA {torch.version.cuda} says '{text.splitlines()[0]}'"
+        return f"torch {version} for CUDA {torch.version.cuda} says '{reason_of(error)}'"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return f"torch {version} finds no device (CUDA_VISIBLE_DEVICES={visible!r})"

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from smallbench.errors import ConfigError, ExitCode, nearest
+from smallbench.errors import ConfigError, ExitCode, nearest, reason_of
 from smallbench.registry import Registry
 
 TABLE = Registry(
@@ -56,3 +56,8 @@ def test_a_prefix_is_shown_and_does_not_count_as_likeness() -> None:
 def test_a_registry_row_without_a_target_is_a_crash_not_a_user_error() -> None:
     with pytest.raises(ModuleNotFoundError):
         TABLE["gone"]
+
+
+def test_an_error_is_told_by_its_first_line_or_else_by_its_class() -> None:
+    assert reason_of(ValueError("\n no such file\n at line 3")) == "no such file"
+    assert reason_of(OSError()) == "OSError"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from smallbench.errors import ConfigError, SmallbenchError, UnavailableError
+from smallbench.errors import ConfigError, SmallbenchError, UnavailableError, reason_of
 from smallbench.gpus import GIB, Gpu
 from smallbench.objectives.base import PretrainObjective
 from smallbench.planning.memory_trace import (
@@ -111,7 +111,7 @@ def _plugin_errors_explained(config: PretrainConfig) -> Iterator[None]:
     except Exception as error:
         if not plugins_of(config):
             raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = reason_of(error)
         raise UnplannedError(
             f"the memory of {config.model.architecture} cannot be planned, since a step of it does "
             f"not run on tensors without data ({reason})"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smallbench.checkpoints.state import distinct_state
 from smallbench.checkpoints.store import CheckpointStore
-from smallbench.errors import DataError, UnavailableError
+from smallbench.errors import DataError, UnavailableError, reason_of
 from smallbench.models.convert import body_of, target_of
 from smallbench.objectives.base import PretrainObjective
 
@@ -74,8 +74,7 @@ def _of_export(source: str, objective: PretrainObjective) -> dict[str, Tensor]:
     except (OSError, ValueError) as error:
         kind = DataError if Path(source).is_dir() else UnavailableError
         raise kind(
-            f"--init_from={source} cannot be loaded ({str(error).splitlines()[0]}); expected "
-            f"{EXPECTED}"
+            f"--init_from={source} cannot be loaded ({reason_of(error)}); expected {EXPECTED}"
         ) from None
     if body_of(theirs) is None:
         raise DataError(
@@ -110,7 +109,7 @@ def _check_tokenizer(theirs: str, ours: Path, source: str) -> None:
         except (OSError, ValueError) as error:
             raise DataError(
                 f"the tokenizer of --init_from={source} cannot be loaded "
-                f"({str(error).splitlines()[0]}); expected {EXPECTED}"
+                f"({reason_of(error)}); expected {EXPECTED}"
             ) from None
         return dict(tokenizer.get_vocab())
 

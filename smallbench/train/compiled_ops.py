@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from smallbench.errors import UnavailableError
+from smallbench.errors import UnavailableError, reason_of
 from smallbench.files import waiting_lock
 from smallbench.train.precision import cpu_flags
 
@@ -68,7 +68,7 @@ def op_errors_explained() -> Iterator[None]:
             if shutil.which(compiler)
             else f"install a C++ compiler ({compiler!r} cannot be found; CXX names another one)"
         )
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = reason_of(error)
         if len(reason) > 120:  # the compiler's whole command follows
             reason = f"{reason[:120]} …"
         raise UnavailableError(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from smallbench.errors import UnavailableError
+from smallbench.errors import UnavailableError, reason_of
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LARGEST = 2**31 - 1  # mallopt takes an int
@@ -82,8 +82,7 @@ def exhaustion_raised(undo: Callable[[], None] | None) -> Iterator[None]:
             raise
         if undo is not None:
             undo()
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise MemoryExhaustedError(reason, is_undone=undo is not None) from None
+        raise MemoryExhaustedError(reason_of(error), is_undone=undo is not None) from None
 
 
 class PeakMeter:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from smallbench.errors import ConfigError, UnavailableError, UnsavedError
+from smallbench.errors import ConfigError, UnavailableError, UnsavedError, reason_of
 from smallbench.stop import NEVER, Stop
 
 TIMEOUT = timedelta(hours=2)
@@ -147,8 +147,7 @@ def _meet(backend: str, size: int, stop: Stop) -> None:
             print(f"waiting for {size} processes at {place}", file=sys.stderr, flush=True)
     if failures:
         raise UnavailableError(
-            f"the {size} processes could not be joined at {place} "
-            f"({str(failures[0]).partition(chr(10))[0]})"
+            f"the {size} processes could not be joined at {place} ({reason_of(failures[0])})"
         )
 
 
