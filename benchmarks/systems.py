@@ -88,9 +88,7 @@ class _Cycle:
     def __init__(self, batches: list[list[Batch]]) -> None:
         self._batches = batches
 
-    def read(
-        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
-    ) -> tuple[list[Batch], int]:
+    def read(self, position: int, fraction: float = 0.0) -> tuple[list[Batch], int]:
         return self._batches[position % len(self._batches)], position + 1
 
 

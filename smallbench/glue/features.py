@@ -148,9 +148,7 @@ class EpochBatches:
         self.steps_per_epoch = -(-len(features) // batch_size)
         self.num_steps = epochs * self.steps_per_epoch
 
-    def read(
-        self, position: int, fraction: float = 0.0, next_fraction: float = 0.0
-    ) -> tuple[list[Batch], int]:
+    def read(self, position: int, fraction: float = 0.0) -> tuple[list[Batch], int]:
         """Return the one batch of step `position`."""
         epoch, index = divmod(position, self.steps_per_epoch)
         return [self._features.batch(self._batches(epoch=epoch)[index])], position + 1

@@ -191,12 +191,15 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
         )  # fmt: skip
         if config.train.compile:
             objective.compile()
-        progress = _continue_from(checkpoint, engine, seed=config.train.seed)
+        progress, budget = _continue_from(checkpoint, engine, config.train.seed), budget_of(config)
         # 6. The batches, made by a thread one step ahead.
         source = batches_of(
             config, run.corpus, objective, num_rows=num_rows, num_processes=machine.processes.size
         )
-        batches = ReadAhead(source, pin_memory=machine.device.type == "cuda")
+        batches = ReadAhead(
+            source, next_fraction=lambda: budget.fraction(progress),
+            pin_memory=machine.device.type == "cuda",
+        )  # fmt: skip
         stack.callback(batches.close)
         # 7. Where records go; a view's Stop button is a request to stop, too.
         views, trackers = _open_trackers(run, checkpoint, stack)
@@ -206,7 +209,7 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
         save, callbacks = _callbacks(run, progress, held_out, trackers, memory, num_rows)
         # 9. The loop.
         trainer = Trainer(
-            objective=objective, engine=engine, batches=batches, budget=budget_of(config),
+            objective=objective, engine=engine, batches=batches, budget=budget,
             learning_rate=learning_rate_of(config), progress=progress, callbacks=callbacks,
             stop=stop, max_nonfinite_steps=config.train.max_nonfinite_steps,
         )  # fmt: skip
@@ -221,7 +224,7 @@ def _train(run: Run, checkpoint: Checkpoint | None, num_rows: int) -> None:
         # 10. The outcome; what is open is closed with it.
         if not is_done:
             raise InterruptedRunError(
-                f"stop requested; saved at step {progress.step:,}{of_steps(trainer.budget)}; the "
+                f"stop requested; saved at step {progress.step:,}{of_steps(budget)}; the "
                 "same command continues"
             )
         if machine.processes.is_first:
@@ -241,7 +244,7 @@ def _build_objective(run: Run, *, is_new: bool) -> PretrainObjective:
     return objective
 
 
-def _continue_from(checkpoint: Checkpoint | None, engine: Engine, *, seed: int) -> Progress:
+def _continue_from(checkpoint: Checkpoint | None, engine: Engine, seed: int) -> Progress:
     # Dropout's generators start from the seed alone, whatever initialisation drew.
     torch.manual_seed(seed + engine.processes.rank)
     if checkpoint is None:

@@ -10,12 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from smallbench.batch import Batch
-from smallbench.objectives.masking import micro_batches, step_generator
+from smallbench.objectives.masking import IntArray, micro_batches, step_generator
 
-Rows = npt.NDArray[np.int64]
 StepBatches = tuple[list[Batch], int]
 """The micro-batches of a step, on the host, and the position of the next step."""
 
@@ -23,11 +21,11 @@ StepBatches = tuple[list[Batch], int]
 class BatchSource(Protocol):
     """Returns the micro-batches of the step that begins at a position."""
 
-    def read(self, position: int, fraction: float = 0.0, next_fraction: float = 0.0) -> StepBatches:
+    def read(self, position: int, fraction: float = 0.0) -> StepBatches:
         """Return the batches of the step at `position`.
 
-        `fraction` is the completed part of the run, `next_fraction` that of the next step: the
-        batch size and the corruption depend on them.
+        `fraction` is the completed part of the run, on which the batch size and the corruption
+        depend.
         """
         ...
 
@@ -41,8 +39,8 @@ class CorruptedRows:
 
     def __init__(
         self,
-        take: Callable[[int, int], Rows],
-        corrupt: Callable[[Rows, np.random.Generator, float], Batch],
+        take: Callable[[int, int], IntArray],
+        corrupt: Callable[[IntArray, np.random.Generator, float], Batch],
         *,
         batch_size: Callable[[float], int],
         micro_batch_size: int,
@@ -51,7 +49,7 @@ class CorruptedRows:
         self._take, self._corrupt, self._seed = take, corrupt, seed
         self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
 
-    def read(self, position: int, fraction: float = 0.0, next_fraction: float = 0.0) -> StepBatches:
+    def read(self, position: int, fraction: float = 0.0) -> StepBatches:
         """Return the micro-batches of the samples from `position` on."""
         count = self._batch_size(fraction)
         rows_BL = self._take(position, count)
@@ -68,7 +66,7 @@ class TwoPhases:
     def __init__(self, first: BatchSource, then: BatchSource, *, begin_fraction: float) -> None:
         self._first, self._then, self._begin_fraction = first, then, begin_fraction
 
-    def read(self, position: int, fraction: float = 0.0, next_fraction: float = 0.0) -> StepBatches:
+    def read(self, position: int, fraction: float = 0.0) -> StepBatches:
         """Return the micro-batches of the phase that `fraction` is in."""
         source = self._first if fraction < self._begin_fraction else self._then
         return source.read(position, fraction)
@@ -77,19 +75,21 @@ class TwoPhases:
 class ReadAhead:
     """Prepares the next step's micro-batches in a thread while the current step computes."""
 
-    def __init__(self, source: BatchSource, *, pin_memory: bool) -> None:
-        self._source = source
-        self._pin_memory = pin_memory
+    def __init__(
+        self, source: BatchSource, *, next_fraction: Callable[[], float], pin_memory: bool
+    ) -> None:
+        """`next_fraction` is asked during a read: the fraction that the next read will have."""
+        self._source, self._next_fraction, self._pin_memory = source, next_fraction, pin_memory
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
         self._next: tuple[tuple[int, float], Future[StepBatches]] | None = None
 
-    def read(self, position: int, fraction: float = 0.0, next_fraction: float = 0.0) -> StepBatches:
+    def read(self, position: int, fraction: float = 0.0) -> StepBatches:
         """Return the source's answer; wait only if the thread is not done yet."""
         if self._next is None or self._next[0] != (position, fraction):
             self._submit(position, fraction)
         assert self._next is not None
         read, following = self._next[1].result()
-        self._submit(following, next_fraction)
+        self._submit(following, self._next_fraction())
         return read, following
 
     def close(self) -> None:

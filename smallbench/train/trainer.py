@@ -193,9 +193,7 @@ class Trainer:
         next_fraction = self.budget.fraction(progress)
         learning_rate = self.learning_rate(progress)
         generators = random_state()
-        micro_batches, next_position = self.batches.read(
-            progress.position, progress.batch_fraction, next_fraction
-        )
+        micro_batches, next_position = self.batches.read(progress.position, progress.batch_fraction)
         totals = count_targets(self.objective, micro_batches)
         means: dict[str, Tensor] = {}
         loss = torch.zeros((), device=engine.device)

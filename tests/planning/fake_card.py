@@ -215,7 +215,7 @@ class Prepared:
         parts = micro_batches(objective.corrupt(ids_BL, generator), micro)
         self.batches = [part.map(fake.from_tensor) for part in parts]
 
-    def read(self, position, fraction=0.0, next_fraction=0.0):
+    def read(self, position, fraction=0.0):
         return self.batches, position + 1
 
 

@@ -8,6 +8,7 @@ import pytest
 from smallbench.errors import ConfigError
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.stop import Stop
+from smallbench.train.batch_sources import ReadAhead
 from smallbench.train.budget import Budget
 from smallbench.train.config import ScheduleConfig
 from smallbench.train.schedule import linear_decay, ramped_batch_size
@@ -138,8 +139,8 @@ class Fractions:
     def __init__(self, source):
         self.source, self.seen = source, []
 
-    def read(self, position, fraction=0.0, next_fraction=0.0):
-        self.seen.append((fraction, next_fraction))
+    def read(self, position, fraction=0.0):
+        self.seen.append(fraction)
         return self.source.read(position, fraction)
 
 
@@ -151,10 +152,21 @@ def test_batches_are_made_one_step_ahead_and_an_interruption_does_not_show():
         return made
 
     whole = run().batches.seen
-    assert whole == [(max(n - 1, 0) / 20, n / 20) for n in range(20)]
+    assert whole == [max(n - 1, 0) / 20 for n in range(20)]
     first = run(num_steps=7)
     second = run(Progress(**first.progress.state_dict()))
     assert first.batches.seen + second.batches.seen == whole
+
+
+def test_what_is_read_ahead_is_what_the_next_step_asks_for():
+    made = trainer()
+    source = Fractions(made.batches)
+    made.batches = ReadAhead(
+        source, next_fraction=lambda: made.budget.fraction(made.progress), pin_memory=False
+    )
+    made.run()
+    made.batches.close()
+    assert source.seen[:20] == [max(n - 1, 0) / 20 for n in range(20)], "none was made twice"
 
 
 def test_the_base_of_all_schedules_is_refused_with_the_names_of_the_others():
