@@ -216,6 +216,15 @@ def test_the_check_allows_imports_of_lower_layers(module: str, source: str) -> N
     assert violations(source, module) == []
 
 
+def test_no_file_has_over_450_lines_and_no_function_over_60() -> None:
+    for path in modules().values():
+        source = path.read_text()
+        assert source.count("\n") <= 450, path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
+
+
 def import_without(blocked: tuple[str, ...], names: list[str]) -> None:
     """Import `names` in a fresh interpreter in which the `blocked` packages cannot be imported."""
     program = f"""

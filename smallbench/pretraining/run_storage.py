@@ -64,13 +64,10 @@ def open_run_storage(
         if remote:
             remote.pull_record(run_dir)
         _check_resume(resume, stores)
+        has_some = any(store.steps() or store.quarantined() for store in stores)
+        may_change = durability.allow_changed_code
         return open_run_record(
-            run_dir,
-            config,
-            rows,
-            data,
-            has_checkpoints=any(store.steps() or store.quarantined() for store in stores),
-            allow_changed_code=durability.allow_changed_code,
+            run_dir, config, rows, data, has_checkpoints=has_some, allow_changed_code=may_change
         )
 
     in_use = f"another process trains in {run_dir}; wait for it, or choose another --run_dir"
