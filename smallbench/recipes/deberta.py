@@ -5,7 +5,7 @@ from __future__ import annotations
 from smallbench.models.config import DebertaConfig
 from smallbench.objectives.config import MaskedLMConfig
 from smallbench.recipes.base import recipe
-from smallbench.recipes.small import SMALL_BUDGET, small_encoder, small_recipe
+from smallbench.recipes.small import small_budget, small_encoder, small_recipe
 from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_facts, tiny_recipe
 from smallbench.train.config import PretrainConfig
 
@@ -13,7 +13,7 @@ from smallbench.train.config import PretrainConfig
 @recipe(
     parameters="15.1M",
     source="Small-Bench NLP (arXiv 2109.10847), DeBERTa row",
-    budget=SMALL_BUDGET,
+    budget=small_budget("15 to 26"),
     expected="GLUE dev AVG 79.03, best dev score, as the paper reports it",
 )
 def deberta_small() -> PretrainConfig:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from smallbench.models.config import DebertaConfig, ElectraConfig
 from smallbench.objectives.config import ReplacedTokenConfig
 from smallbench.recipes.base import recipe
-from smallbench.recipes.small import SMALL_BUDGET, small_encoder, small_recipe
+from smallbench.recipes.small import small_budget, small_encoder, small_recipe
 from smallbench.recipes.tiny import TINY_MASK_FRACTION, tiny_encoder, tiny_facts, tiny_recipe
 from smallbench.train.config import PretrainConfig
 
@@ -15,7 +15,7 @@ from smallbench.train.config import PretrainConfig
 @recipe(
     parameters="13.5M",
     source="Small-Bench NLP (arXiv 2109.10847), ELECTRA row; google-research/electra, small",
-    budget=SMALL_BUDGET,
+    budget=small_budget("13 to 24"),
     expected="GLUE dev AVG 80.36, the median over many seeds that google-research/electra reports",
 )
 def electra_small() -> PretrainConfig:
@@ -35,7 +35,7 @@ def electra_small() -> PretrainConfig:
 @recipe(
     parameters="15.1M",
     source="Small-Bench NLP (arXiv 2109.10847), ELECTRA-DeBERTa row",
-    budget=SMALL_BUDGET,
+    budget=small_budget("18 to 32"),
     expected="GLUE dev AVG 81.53, best dev score, as the paper reports it",
 )
 def electra_deberta_small() -> PretrainConfig:

@@ -36,7 +36,8 @@ def modern_tiny() -> PretrainConfig:
 @recipe(
     parameters="25.3M",
     source="modern-tiny at another size; not run",
-    budget="150,000 steps of 512 x 128 tokens (9.8B tokens), planned: 13 to 23 hours of one V100",
+    budget="150,000 steps of 512 x 128 tokens (9.8B tokens); 13 to 23 hours of a V100, planned, "
+    "not measured",
     expected="not run, so nothing is known",
 )
 def modern_small() -> PretrainConfig:

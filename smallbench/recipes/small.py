@@ -12,9 +12,13 @@ from smallbench.objectives.config import ObjectiveConfig
 from smallbench.recipes.base import C, encoder
 from smallbench.train.config import AdamWConfig, LinearSchedule, PretrainConfig, TrainConfig
 
-SMALL_BUDGET = (
-    "1M steps of 128 x 128 tokens (16.4B tokens); days on one 16 GB GPU, not measured here"
-)
+
+def small_budget(hours: str) -> str:
+    """Return the budget that the systems share, and the planned hours of one of them."""
+    return (
+        f"1M steps of 128 x 128 tokens (16.4B tokens); {hours} hours of a V100, planned, not "
+        "measured"
+    )
 
 
 def small_encoder(config_class: type[C], *, embedding_size: int = 128, **values: Any) -> C:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from smallbench.config import digest, from_dict, to_dict
+from smallbench.gpus import gpu_of
 from smallbench.jobs import enter
 from smallbench.leaderboard.compute import train_flops
 from smallbench.leaderboard.entry import Stage
@@ -16,6 +17,7 @@ from smallbench.leaderboard.track_table import TRACKS
 from smallbench.models import ARCHITECTURES
 from smallbench.models.flops import SCORE_TERMS
 from smallbench.objectives import OBJECTIVES
+from smallbench.planning.gpu_plan import make_plan
 from smallbench.planning.planner import Planner
 from smallbench.recipes import RECIPES
 from smallbench.train.config import PretrainConfig
@@ -91,6 +93,13 @@ def test_a_tiny_recipe_keeps_the_limit_of_its_track_by_both_counts(name):
         )
     assert 0.98 * limit < steps * per_step <= counted <= limit
     assert f"{steps:,} steps" in RECIPES[name].budget
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("-small")])
+def test_the_hours_of_a_small_recipe_are_those_of_its_plan(name):
+    hours = make_plan(RECIPES[name](), gpu_of("v100-16gb"), compares=False).whole.hours
+    fast, slow = (f"{bound:.0f}" for bound in hours)
+    assert f"; {fast} to {slow} hours of a V100, planned, not measured" in RECIPES[name].budget
 
 
 def test_listing_recipes_needs_no_torch():
