@@ -8,10 +8,13 @@ a bucket.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from smallbench.config import Location, command, option
 from smallbench.jobs.base import Job, start
+from smallbench.storage.base import is_remote
 from smallbench.storage.config import StorageConfig
 from smallbench.tracking.config import TrackerConfig
 from smallbench.tracking.wandb import require_library
@@ -37,7 +40,8 @@ def run(options: Options) -> None:
     require_library(options)
     with local_run_directory(options.run, options) as run_dir:
         difference = export(run_dir, options.out, push=options.push, storage=options)
-    show_export(options, options.out, options)
+    shown = tempfile.gettempdir() if is_remote(options.run) else options.run
+    show_export(options, options.out, options, folder=Path(shown))
     print(
         f"Exported to {options.out}; its outputs differ from the run's by at most {difference:.1e}."
         + (f" Published as {options.push}." if options.push else "")

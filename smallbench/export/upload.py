@@ -64,9 +64,7 @@ def fetch_export(storage: Storage, directory: Path) -> None:
             raise DataError(f"{storage.url}/{name} changed while it was fetched; try again")
 
 
-def show_export(
-    config: TrackerConfig, out: str, storage: StorageConfig, *, folder: Path = Path()
-) -> None:
+def show_export(config: TrackerConfig, out: str, storage: StorageConfig, *, folder: Path) -> None:
     """Show the export at `out` in W&B, if `config` asks; its own directory is made in `folder`."""
     place = open_storage(out, storage)
     origin = json.loads(place.get(MARKER))

@@ -213,6 +213,18 @@ def test_a_tracker_groups_a_run_and_an_export_in_a_storage_by_the_recipe(
     assert [given["group"] for given in shown] == ["bert-tiny"]
 
 
+def test_the_files_of_a_tracker_are_below_the_run_that_is_exported(
+    pretrained, tmp_path, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr(
+        "smallbench.export.upload.open_views", lambda config, **given: shown.append(given) or []
+    )
+    monkeypatch.setattr("smallbench.jobs.export.require_library", lambda config: None)
+    assert main(["export", f"--run={pretrained}", f"--out={tmp_path}/out", "--tracker=wandb"]) == 0
+    assert [given["folder"] for given in shown] == [pretrained]
+
+
 @pytest.mark.parametrize("job", ["glue --glue=samples --model", "export --run"])
 def test_a_missing_tracker_is_said_before_any_work(job, pretrained, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", None)
