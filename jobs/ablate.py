@@ -69,6 +69,11 @@ class Options(DurabilityConfig, ShardConfig, StopOptions):
     seeds: tuple[int, ...] = option(
         (1, 2, 3), help="seeds of the pretraining: weights, data order, masks, dropout"
     )
+    storage: str | None = option(
+        None,
+        help="s3://BUCKET/PREFIX or directory that also keeps every run, under VARIANT/seed-N",
+        metavar="URL",
+    )
     set: tuple[str, ...] = option(
         (),
         help="configuration keys of all variants that have them; also as --SECTION.KEY=VALUE",

@@ -1,7 +1,7 @@
 """Look after the checkpoints of a run, in its directory or in a bucket.
 
-Without an action, the list. Each action has a page of its own. Nothing here disturbs a run that is
-going on; prune refuses while one is.
+Without an action, the list. Each action has a page of its own. All actions are safe while the run
+trains; prune is refused then.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class PruneOptions(ListOptions):
 
 
 def prune(options: PruneOptions) -> None:
-    """Delete all checkpoints but those that the flags keep; refused while a run is going on."""
+    """Delete all checkpoints but those that the flags keep; refused while the run trains."""
     from smallbench.checkpoints import inspection
 
     kept = Retention(options.keep_last, options.keep_every_steps, options.milestones)

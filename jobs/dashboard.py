@@ -1,7 +1,7 @@
 """Make the project's dashboard in Weights & Biases: the report's charts over all of its runs.
 
-It needs a key ('wandb login') and the network. Each call makes one more saved view of the project;
-runs need none of it, and pages of runs that were made before show up in it too.
+It needs a key ('wandb login') and the network. Each call makes one more saved view of the project.
+Training does not need this view, and the view also shows earlier runs.
 """
 
 from __future__ import annotations

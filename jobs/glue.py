@@ -1,10 +1,10 @@
-"""Fine-tune an encoder on the GLUE tasks as a protocol has it; a table with mean and spread.
+"""Fine-tune an encoder on the GLUE tasks under a protocol; a table with mean and spread.
 
 The encoder is a directory from 'smallbench export', the --run_dir of a pretraining (with the same
 scores), or any on the Hugging Face hub. Protocol robust-v1 chooses the learning rate on a tenth of
 train, then runs the published seeds; tiny-v1 does so for the track of small budgets; paper runs
-every rate with every seed and takes the best dev score. What is set otherwise makes the result
-unranked: --learning_rate=3e-4 --seeds=1 is a quick look.
+every rate with every seed and takes the best dev score. Any other setting makes the result
+unranked. A quick test: --learning_rate=3e-4 --seeds=1.
 
 Finished runs are stored in --out and never repeated, so an interrupted command continues where it
 was. To share the work, start the same command several times on one --out; or give each machine its
@@ -76,7 +76,7 @@ class Options(StorageConfig, TrackerConfig, ShardConfig, FinetuneConfig):
 class ShowOptions(StorageConfig):
     """Flags of `smallbench glue show`."""
 
-    run: Location = option(help="--out of an earlier 'smallbench glue'")
+    run: Location = option(help="--out of an earlier 'smallbench glue'", metavar="DIR")
     protocol: ProtocolName = option("robust-v1", help="protocol: how the score is computed")
 
 
@@ -91,7 +91,7 @@ class ZipOptions(ShowOptions):
 class MergeOptions(StorageConfig):
     """Flags of `smallbench glue merge`."""
 
-    run: tuple[Location, ...] = option(help="--out of each shard", metavar="DIR[,DIR…]")
+    run: tuple[Location, ...] = option(help="--out of each shard", metavar="DIR,…")
     out: Path = option(help="folder that gets the runs of all")
     protocol: ProtocolName = option("robust-v1", help="protocol: how the score is computed")
 
@@ -100,7 +100,7 @@ class MergeOptions(StorageConfig):
 class CheckOptions:
     """Flags of `smallbench glue check-file`."""
 
-    run: Path = option(help="zip to check", metavar="FILE.zip")
+    run: Path = option(help="zip to check", metavar="ZIP")
 
 
 def run(options: Options) -> None:

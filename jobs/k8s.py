@@ -1,4 +1,4 @@
-"""Jobs for a cluster: render a stage of a run as manifests, submit it, look at it, end it.
+"""Run stages as Kubernetes Jobs: render, submit, show status and logs, cancel.
 
 Stages, in their order: prepare, pretrain (or sweep), export, glue, leaderboard. 'submit all RECIPE'
 runs the whole chain.

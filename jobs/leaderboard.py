@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from smallbench.leaderboard.gold import Gold
 
 MAX_PORT = 2**16 - 1
-LABELS = "GLUE, for its labels: a folder in the official TSV layout, or hub"
+LABELS = "gold labels: folder in the official TSV layout, or hub"
 CACHE = "folder for cached results of entries"
 
 
@@ -39,8 +39,10 @@ class TableOptions(StorageConfig):
         metavar="DIR|URL[,…]",
     )
     submissions: Path | None = option(None, help="folder of entries")
-    glue: Location | None = option(None, help=f"for --submissions: {LABELS}")
-    out: Location | None = option(None, help="Markdown file or URL to write the table to, too")
+    glue: Location | None = option(
+        None, help="gold labels for --submissions: folder in the official TSV layout, or hub"
+    )
+    out: Location | None = option(None, help="Markdown file or URL that also gets the table")
     cache: Path | None = option(None, help=CACHE)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from smallbench.config import annotations_of, describe, help_of, keys_of
 from smallbench.jobs.base import JOBS, Job
-from smallbench.jobs.resolve import PREFIX, Shared
+from smallbench.jobs.resolve import PREFIX, Shared, word_of
 from smallbench.templates import from_template
 
 
@@ -28,12 +28,13 @@ def manual(job: Job, config: Any = None) -> str:
     `config` is what its configuration keys are shown with.
     """
     optional = {field.name for field in fields(job.options) if field.default is not MISSING}
+    word = {field.name: word_of(field) for field in fields(job.options)}
     doc = job.doc or import_module(f"smallbench.jobs.{job.name}").__doc__ or ""
     return from_template(
         __package__,
         "manual.txt",
         job=job,
-        words="".join(f" [{n.upper()}]" if n in optional else f" {n.upper()}" for n in job.words),
+        words="".join(f" [{word[n]}]" if n in optional else f" {word[n]}" for n in job.words),
         doc=_prose(cleandoc(doc)),
         shared=Shared,
         config=config,
@@ -59,7 +60,7 @@ def _option_rows(cls: type, words: Sequence[str] = ()) -> str:
         kind = describe(annotation).removesuffix(" or none")
         left = f"--{field.name}={field.metadata.get('metavar') or kind}"
         if field.name in words:
-            left = field.name.upper()
+            left = word_of(field)
         elif annotation is bool and field.default is False:
             left = f"--{field.name}"
         if field.default is MISSING:

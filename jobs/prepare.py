@@ -5,11 +5,11 @@ by a hash of their text. In text files blank lines separate documents (--documen
 CSV or parquet has one in its field 'text' (--text_field). Memory stays flat and nothing is
 unpacked to disk. After Ctrl-C, SIGTERM or a crash the same command continues, and ends with exactly
 the bytes it would have had; the sampling for a tokenizer, which is first, begins again.
-With an --out like s3://BUCKET/PREFIX the work is done in --cache, and published when it is whole.
+If --out is a URL, the corpus is built in --cache and uploaded when it is complete.
 
-Several machines share the work by files: each is given its --shard and the same other flags, and
-the first makes of all shares the bytes that one machine would write. So does the --corpus of a
-bucket, s3://BUCKET/FOLDER, with any number of machines.
+Several machines can share the files: run the same command on each with its own --shard=K/N. The
+first machine joins the parts to the bytes that one machine would write. --corpus can also be a
+folder in a bucket, s3://BUCKET/FOLDER.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Options(StorageConfig, ShardConfig, PrepareConfig):
         None, help="local cache of corpora with a URL; none: ~/.cache/smallbench"
     )
     workers: int | None = option(
-        None, least=1, help="processes; none means one a core. The result does not depend on it"
+        None,
+        least=1,
+        help="number of worker processes, with the same result for any number; none: one per core",
     )
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 """Draw the metrics of one run, or of several over each other, as one HTML page.
 
 The page needs no server, no network and no JavaScript: it can be mailed, or kept beside a paper.
-A run is a --run_dir or, of one in a bucket, STORAGE/NAME; one that is going on is drawn as far as
-it is. --glue adds the GLUE scores of its checkpoints: the --out of 'smallbench glue --steps=…', or
+A run is a --run_dir or, of one in a bucket, STORAGE/NAME. An active run is drawn up to its newest
+record. --glue adds the GLUE scores of its checkpoints: the --out of 'smallbench glue --steps=…', or
 of a whole measurement; of two measurements of a step, the one with more runs is drawn. With
 --tensorboard the same records are also event files for TensorBoard.
 """

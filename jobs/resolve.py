@@ -424,7 +424,12 @@ def _fits_another(job: Job, key: str) -> bool:
     return False
 
 
+def word_of(field: Field[Any]) -> str:
+    """Return what stands for a word in the usage line: `RECIPE`."""
+    return str(field.metadata.get("metavar") or field.name.upper())
+
+
 def _missing(job: Job, field: Any) -> str:
-    name = field.name.upper() if field.name in job.words else f"--{field.name}"
+    name = word_of(field) if field.name in job.words else f"--{field.name}"
     example = f"; for example: {job.examples[0]}" if job.examples else ""
     return f"{name} is missing ({field.metadata.get('help', '')}){example}"

@@ -22,7 +22,7 @@ from smallbench.errors import (
 )
 from smallbench.jobs import cli
 from smallbench.jobs.base import Job, chosen
-from smallbench.jobs.resolve import Shared
+from smallbench.jobs.resolve import Shared, word_of
 from tests.command import command as smallbench
 from tests.jobs.example_job import never, words_of
 
@@ -280,7 +280,7 @@ class TestEveryJob:
         job = cli.load(name)
         page = cli.manual(job, cli.named_config(job, ()))
         for field in fields(job.options):
-            assert f"--{field.name}" in page or field.name.upper() in page
+            assert f"--{field.name}" in page or word_of(field) in page
         for example in job.examples:
             assert f"  {example}" in page
         long = [line for line in page.splitlines() if len(line) > 80 and "smallbench " not in line]

@@ -28,10 +28,11 @@ MEASURE = {"model": "m", "glue": "g", "out": "o"}
     [
         ("glue --glue=g --out=o", "--model"),
         ("glue measure --model=m --glue=g", "--out"),
-        ("glue show", "RUN"),
+        ("glue show", "DIR"),
         ("glue merge a,b", "--out"),
-        ("glue submit-file --out=glue.zip", "RUN"),
-        ("glue check-file", "RUN"),
+        ("glue merge --out=glue", "DIR,… is missing"),
+        ("glue submit-file --out=glue.zip", "DIR"),
+        ("glue check-file", "ZIP"),
         ("glue show a b", "stray word 'b'"),
         ("glue shwo a", "unknown action 'shwo' of 'glue'; did you mean 'show'?"),
         ("glue show a --seeds=1", "unknown --seeds"),
@@ -48,6 +49,8 @@ def test_every_action_has_its_own_help(name, capsys):
     assert main(["glue", name, "--help"]) == 0
     page = capsys.readouterr().out
     assert action.doc.partition("\n")[0] in " ".join(page.split())
+    words = {"show": "DIR", "merge": "DIR,…", "submit-file": "DIR", "check-file": "ZIP"}
+    assert f"usage: smallbench {action.name} {words.get(name, '[')}" in page
     for example in action.examples:
         assert example in page
         job, words = chosen(JOB, example.split()[2:])
