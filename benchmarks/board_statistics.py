@@ -2,7 +2,7 @@
 
 Every entry of a board has a known true AVG: over dev sets, fine-tuning seeds, pretraining seeds and
 failed runs. Dev sets have at most --examples rows a task and one metric, accuracy, so that hundreds
-of boards take minutes. "before" is the method of version 0.1: one-sided paired bootstrap of each
+of boards take minutes. "before" is the method before commit bab9a7b: one-sided paired bootstrap of each
 pair, percentile intervals, failed runs drawn like others, no pretraining seed.
 
     python -m benchmarks.board_statistics [--boards=1000] [--entries=2,10,50] …
@@ -125,7 +125,7 @@ def scored(entry, majority_rows, num_pretrainings: int) -> Scored:
 
 
 def before(entry) -> np.ndarray:
-    """[R] draws of AVG by the method of version 0.1."""
+    """[R] draws of AVG by the method before commit bab9a7b."""
     drawn = [
         statistics.bootstrap_task(SIMULATED[name], right, np.ones(right.shape[1], dtype=bool),
                                   num_draws=NUM_DRAWS)

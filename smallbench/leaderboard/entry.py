@@ -305,7 +305,7 @@ MAX_LOGGED = 1e15  # of a line of the log: seconds, losses, rates
 MAX_LOGGED_FLOPS = 1e24
 PEAK_KEY, FLOPS_KEY = "peak_memory_bytes", "train_flops"
 _LIMITS = {PEAK_KEY: MAX_LOGGED, FLOPS_KEY: MAX_LOGGED_FLOPS}
-"""Optional keys of a line: a CPU has no GPU memory, and logs of version 0.1 have neither."""
+"""Optional keys of a line: a CPU has no GPU memory, and older logs have neither."""
 _LOG_KEYS = {"step", "tokens", "seconds", "loss", "mlm_loss", "tokens_per_second", "sha256"}
 
 
