@@ -2,8 +2,8 @@
 
 Every entry of a board has a known true AVG: over dev sets, fine-tuning seeds, pretraining seeds and
 failed runs. Dev sets have at most --examples rows a task and one metric, accuracy, so that hundreds
-of boards take minutes. "before" is the method before commit bab9a7b: one-sided paired bootstrap of each
-pair, percentile intervals, failed runs drawn like others, no pretraining seed.
+of boards take minutes. "before" is the method before commit bab9a7b: one-sided paired bootstrap of
+each pair, percentile intervals, failed runs drawn like others, no pretraining seed.
 
     python -m benchmarks.board_statistics [--boards=1000] [--entries=2,10,50] …
 """
