@@ -45,6 +45,10 @@ class TableOptions(StorageConfig):
     out: Location | None = option(None, help="Markdown file or URL that also gets the table")
     cache: Path | None = option(None, help=CACHE)
 
+    def __post_init__(self) -> None:
+        if self.results and self.submissions is not None:
+            raise UsageError("--results and --submissions contradict each other; give one of them")
+
 
 def table(options: TableOptions) -> None:
     """Print the paper's rows beside --results, or every board of the entries in --submissions."""
