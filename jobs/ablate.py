@@ -103,6 +103,10 @@ class Options(DurabilityConfig, ShardConfig, StopOptions):
         if len(self.variants) < 2:
             given = " ".join(self.variants) or "none"
             raise UsageError(f"'ablate' needs two variants or more to compare, given: {given}")
+        if self.glue is None:
+            for name in ("tasks", "learning_rate", "ft_seeds", "epochs", "max_train_examples"):
+                if getattr(self, name) != getattr(Options, name):
+                    raise UsageError(f"--{name} needs --glue")
         check_distinct(self, "seeds", "ft_seeds", "tasks")
         check(self, "", flops="> 0", learning_rate="> 0")
         for task in self.tasks or ():

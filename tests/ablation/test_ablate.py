@@ -130,6 +130,8 @@ def test_another_objective_is_another_loss_and_is_not_compared(corpus, tmp_path)
         (VARIANTS, {"also": ["train.precision=fp17"]}, "fp17"),
         (VARIANTS, {"data": "missing"}, "missing"),
         (VARIANTS, {"glue": "missing"}, "missing"),
+        (VARIANTS, {"tasks": "cola"}, "--tasks needs --glue"),
+        (VARIANTS, {"learning_rate": 1e-3}, "--learning_rate needs --glue"),
     ],
 )
 def test_a_broken_command_is_refused_before_anything_runs(
