@@ -33,7 +33,7 @@ class Options:
 
     out: Path = option(Path("quickstart"), help="directory of everything that is written")
     max_steps: int | None = option(None, help="optimizer steps of the pretraining; none: 500")
-    corpus_documents: int = option(4_000, help="number of documents of the corpus")
+    corpus_documents: int = option(4_000, help="number of documents of the corpus", least=1)
 
 
 def config(options: Options) -> PretrainConfig:

@@ -231,6 +231,19 @@ def test_a_mistyped_action_is_named_with_the_nearest_one(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("leaderboard --results=a --submissions=b", "--results and --submissions contradict each"),
+        ("quickstart --corpus_documents=0", "--corpus_documents=0 is out of range"),
+    ],
+)
+def test_unusable_flags_are_refused_before_anything_is_printed(line: str, message: str) -> None:
+    done = smallbench(*line.split(), code=ExitCode.USAGE)
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
 # The contract of every job: a new row of the table is tested by standing there
 
 
