@@ -207,8 +207,9 @@ class TokenRows:
                 rows = np.memmap(directory / shard.name, dtype=self.manifest.dtype, mode="r")
                 self._shards.append(rows.reshape(shard.rows, self.sequence_length))
         if not self._shards:
+            kind = {"train": "training", "eval": "held-out"}[split]
             raise DataError(
-                f"{directory} has no {split} row; prepare more text or another --eval_fraction"
+                f"{directory} has no {kind} rows; prepare more text, or increase --eval_fraction"
             )
         self._ends = np.cumsum([len(shard) for shard in self._shards])
 
@@ -304,6 +305,9 @@ def entropy_of_counts(counts: NDArray[np.int64]) -> float:
 
 PAPER_VOCABULARIES = {"wordpiece": ("bert", 30_522), "bpe": ("roberta", 50_265)}
 """Kind of tokenizer → family of recipes, and the size of its public vocabulary."""
+RECIPE_LENGTH = 128
+"""Tokens in a row of every recipe."""
+RECIPE_POSITIONS = {"tiny": 128, "small": 512}
 
 _NUM_SHOWN = 5
 
@@ -313,13 +317,19 @@ def corpus_summary(manifest: Manifest, out: Path | str) -> str:
     c, rows = manifest.counts, manifest.rows
     # The paper's recipes want the paper's vocabularies; the tiny ones take any.
     family, size = PAPER_VOCABULARIES.get(manifest.tokenizer.kind, ("bert", 0))
+    kind = "small" if manifest.tokenizer.vocab_size == size else "tiny"
+    length = manifest.sequence_length
+    flags = "" if length == RECIPE_LENGTH else f" --sequence_length={length}"
+    if length > RECIPE_POSITIONS[kind]:
+        flags += f" --model.max_position_embeddings={length}"
     values = {
         "m": manifest,
         "c": c,
         "tokens_a_word": c["encoded_tokens"] / max(1, c["words"]),
         "unknown": c["unknown_tokens"] / max(1, c["encoded_tokens"]),
-        "positions": (manifest.sequence_length - 2) * (rows["train"] + rows["eval"]),
-        "recipe": f"{family}-{'small' if manifest.tokenizer.vocab_size == size else 'tiny'}",
+        "positions": (length - 2) * (rows["train"] + rows["eval"]),
+        "recipe": f"{family}-{kind}",
+        "flags": flags,
         "data": shlex.quote(printable(out)),
         "shown": _NUM_SHOWN,
     }

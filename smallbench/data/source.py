@@ -24,8 +24,9 @@ from smallbench.data.config import PrepareConfig, is_trained
 from smallbench.data.corpus import Corpus, open_corpus
 from smallbench.data.meter import Meter
 from smallbench.data.packing import PackedChunk, load_tokenizer, pack_chunk, sample_chunk
+from smallbench.data.skips import printable
 from smallbench.data.tokenizer import AWKWARD_TEXTS, Tokenizer, different_ids, train_tokenizer
-from smallbench.errors import DataError, UnavailableError
+from smallbench.errors import ConfigError, DataError, UnavailableError
 from smallbench.stop import Stop
 
 T = TypeVar("T")
@@ -38,7 +39,14 @@ CHUNK_BYTES = 4 << 20
 
 
 def corpus_of(config: PrepareConfig, *, out: Path) -> Corpus:
-    """Open the corpus of `config`, without files that this command writes inside it."""
+    """Open the corpus of `config`, without files that this command writes inside it.
+
+    Raises `ConfigError` if all of it is inside `out`.
+    """
+    folder, target = Path(config.corpus).resolve(), out.resolve()
+    if folder.is_dir() and target in (folder, *folder.parents):
+        what = "is the corpus itself" if target == folder else "contains the corpus"
+        raise ConfigError(f"--out={printable(out)} {what}; choose another --out")
     shares = out.with_name(f"{out.name}.shares")
     return open_corpus(config.corpus, config, exclude=(out, shares))
 

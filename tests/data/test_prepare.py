@@ -15,6 +15,8 @@ from smallbench.data.prepare import prepare
 from smallbench.data.shards import Manifest, TokenRows, corpus_summary, verify_shards
 from smallbench.errors import ConfigError, ConflictError, DataError, InterruptedRunError
 from smallbench.files import exclusive_lock
+from smallbench.jobs.base import load
+from smallbench.jobs.resolve import resolve
 from smallbench.stop import Stop
 
 pytestmark = pytest.mark.usefixtures("small_steps")
@@ -208,7 +210,10 @@ def test_without_held_out_documents_there_is_no_entropy(config: PrepareConfig, t
     manifest = prepare(replace(config, eval_fraction=0.0), out=tmp_path / "out", workers=1)
     assert manifest.eval_unigram_entropy_nats is None
     assert manifest == Manifest.read(tmp_path / "out")
-    with pytest.raises(DataError, match="no eval row"):
+    printed = corpus_summary(manifest, tmp_path)
+    assert "WARNING: no held-out rows, so 'smallbench pretrain' will refuse" in printed
+    assert "Next:" not in printed
+    with pytest.raises(DataError, match="no held-out rows; prepare more text"):
         TokenRows(tmp_path / "out", "eval")
 
 
@@ -286,6 +291,18 @@ def test_an_out_inside_the_corpus_is_not_read_and_the_same_command_continues(
     assert second.notes == ["first: a prepared corpus; left out of the corpus"]
 
 
+@pytest.mark.parametrize(
+    ("corpus", "what"), [("text", "is the corpus itself"), ("text/part", "contains the corpus")]
+)
+def test_an_out_with_the_whole_corpus_in_it_is_refused(
+    config: PrepareConfig, tmp_path: Path, corpus: str, what: str
+):
+    (tmp_path / "text" / "part").mkdir(parents=True)
+    (tmp_path / "text" / "part" / "a.txt").write_text("A document. " * 99)
+    with pytest.raises(ConfigError, match=f"text {what}; choose another --out"):
+        prepare(replace(config, corpus=str(tmp_path / corpus)), out=tmp_path / "text")
+
+
 def test_a_corpus_of_another_release_is_refused(config: PrepareConfig, tmp_path: Path):
     out = tmp_path / "out"
     prepare(config, out=out, workers=1)
@@ -305,7 +322,11 @@ def test_a_corpus_of_another_release_is_refused(config: PrepareConfig, tmp_path:
     [
         ("".join(chr(0xE01 + i % 40) for i in range(300)), {"tokenizer": "given"}, "pointless"),
         ("ab " * 100, {"sequence_length": 1000}, "of the positions are padding"),
-        ("a river " * 40, {"min_characters": 340}, "are too short and dropped"),
+        (
+            "a river " * 40,
+            {"min_characters": 340, "eval_fraction": 0.5},
+            "are too short and dropped",
+        ),
     ],
 )
 def test_the_summary_warns_in_words(
@@ -321,6 +342,24 @@ def test_the_summary_warns_in_words(
     assert warning in printed
     assert f"{len(texts)} documents read" in printed
     assert f"--data={shlex.quote(str(out))} " in printed
+
+
+@pytest.mark.parametrize(
+    ("length", "flags"),
+    [
+        (64, " --sequence_length=64"),
+        (128, ""),
+        (256, " --sequence_length=256 --model.max_position_embeddings=256"),
+    ],
+)
+def test_the_next_command_fits_the_rows(
+    config: PrepareConfig, tmp_path: Path, length: int, flags: str
+):
+    config = replace(config, sequence_length=length)
+    printed = corpus_summary(prepare(config, out=tmp_path / "out", workers=1), tmp_path)
+    assert printed.endswith(f" --run_dir=runs/bert-tiny{flags}")
+    words = shlex.split(printed.splitlines()[-1])[2:]
+    assert resolve(load("pretrain"), words, {})[2].sequence_length == length
 
 
 def test_lines_in_place_of_documents_are_warned_of(config: PrepareConfig, tmp_path: Path):
