@@ -79,7 +79,7 @@ PROTOCOLS: dict[str, Protocol] = {
     for protocol in (
         Protocol(
             name="robust-v1",
-            score_is="mean over seeds; the learning rate was chosen on a part of train",
+            score_is="mean over seeds",
             score=fmean,
             chooses_rate=True,
             fixed=_RECIPE | {"pooling": None},
@@ -88,7 +88,7 @@ PROTOCOLS: dict[str, Protocol] = {
         # does not train the first token, so the classifier reads the mean over tokens.
         Protocol(
             name="tiny-v1",
-            score_is="mean over three seeds, mean pooling; rate chosen on a part of train",
+            score_is="mean over three seeds, mean pooling",
             score=fmean,
             chooses_rate=True,
             learning_rates=(3e-4, 6e-4, 1e-3),
@@ -173,6 +173,8 @@ class TaskSummary:
     minimum: float
     maximum: float
     num_failed: int
+    is_rate_chosen: bool
+    """Whether the learning rate was chosen on a part of train."""
 
     @property
     def num_runs(self) -> int:
@@ -252,7 +254,7 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
             _check_alike(name, [*choice, *dev], but=("split", "learning_rate", "seed"))
             if view.chooses_rate:
                 _check_alike(name, dev, but=("seed",))
-            tasks[name] = _task_summary(name, dev, view)
+            tasks[name] = _task_summary(name, dev, view, is_rate_chosen=bool(choice))
             counting += [*choice, *dev]
     if not tasks:
         raise DataError("no seed of any task has been run yet; run the same command to continue")
@@ -272,7 +274,9 @@ def summarize(runs: Sequence[RunResult], protocol: str = DEFAULT) -> Summary:
     )
 
 
-def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> TaskSummary:
+def _task_summary(
+    name: str, runs: Sequence[RunResult], protocol: Protocol, *, is_rate_chosen: bool
+) -> TaskSummary:
     scores = [run.score for run in runs]
     return TaskSummary(
         task=name,
@@ -284,6 +288,7 @@ def _task_summary(name: str, runs: Sequence[RunResult], protocol: Protocol) -> T
         minimum=min(scores),
         maximum=max(scores),
         num_failed=sum(run.failed for run in runs),
+        is_rate_chosen=is_rate_chosen,
     )
 
 
@@ -313,15 +318,16 @@ def _check_repetitions(task: str, runs: Sequence[RunResult]) -> None:
 
 def results_table(summary: Summary) -> str:
     """Return a model's scores as a Markdown table: statistics over runs for each task, then AVG."""
-    protocol = PROTOCOLS[summary.protocol]
+    protocol, tasks = PROTOCOLS[summary.protocol], summary.tasks
     return from_template(
         "smallbench.glue",
         "results.md",
         summary=summary,
         protocol=protocol,
-        tasks=[(task_named(name), task) for name, task in summary.tasks.items()],
-        missing=[TASKS[name].title for name in protocol.tasks if name not in summary.tasks],
-        num_present=len(summary.tasks.keys() & TASKS.keys()) or len(summary.tasks),
+        tasks=[(task_named(name), task) for name, task in tasks.items()],
+        not_chosen=[task_named(name).title for name in tasks if not tasks[name].is_rate_chosen],
+        missing=[TASKS[name].title for name in protocol.tasks if name not in tasks],
+        num_present=len(tasks.keys() & TASKS.keys()) or len(tasks),
         number=lambda value: NOTHING if value is None else f"{value:.2f}",
     )
 

@@ -182,11 +182,24 @@ def test_runs_that_are_not_repetitions_are_never_averaged(other, message):
         summarize([run_of(), other])
 
 
+@pytest.mark.parametrize(
+    ("runs", "protocol", "said"),
+    [
+        (robust_runs("cola"), "robust-v1", "mean over seeds; the learning rate was chosen on a"),
+        ([run_of()], "robust-v1", "mean over seeds; one learning rate, not chosen\n"),
+        ([run_of()], "tiny-v1", "mean over three seeds, mean pooling; one learning rate, not"),
+        ([run_of()], "paper", "best dev score of all trials, chosen on dev itself\n"),
+    ],
+)
+def test_the_table_says_how_the_rate_was_found(runs, protocol, said):
+    assert results_table(summarize(runs, protocol)).startswith(f"{protocol}: {said}")
+
+
 def test_results_table_is_as_printed():
     runs = robust_runs("cola", scores=[0.4, 0.5, 0.4, 0.5, 0.45])
     runs.append(run_of("stsb", score=0.825, epochs=10))
     assert results_table(summarize(runs)) == (
-        "robust-v1: mean over seeds; the learning rate was chosen on a part of train\n"
+        "robust-v1: mean over seeds; the learning rate was chosen on a part of train, but not for STS-B\n"
         "\n"
         "| Task | Metric | Score | SD | Median | Min | Max | Runs | Failed | Learning rate |\n"
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
