@@ -49,7 +49,7 @@ def fetch(
 ) -> None:
     """Download what `storage` has of a run whose pretraining has ended.
 
-    Raises `DataError` if the run directory holds another run.
+    Raises `ConfigError` if the run directory holds another run.
     """
     if storage.num_bytes(OUTCOME) is None:
         return
@@ -57,7 +57,7 @@ def fetch(
     content = storage.get(RECORD_NAME)
     there = parse_record(content, f"{storage.url}/{RECORD_NAME}")
     if path.exists() and read_record(path)["run_id"] != there["run_id"]:
-        raise DataError(
+        raise ConfigError(
             f"{storage.url} and {run.run_dir} hold two different runs; choose another --out"
         )
     if ended(run) is None:

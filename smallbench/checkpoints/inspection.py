@@ -93,7 +93,8 @@ def pull(storage: Storage, out: Path, *, step: int | None = None) -> int:
     if isinstance(storage, LocalStorage) and Path(storage.url).resolve() == out.resolve():
         raise ConfigError(f"--out={out} is the run itself; choose another directory")
     with exclusive_lock(out / LOCK_NAME, f"another process uses {out}; choose another --out"):
-        remote.pull_record(out)  # first, since it refuses another run's directory
+        # First, since it refuses another run's directory.
+        remote.pull_record(out, remedy="another --out")
         store = CheckpointStore(out, retention=Retention(keep_last=2**31))
         if step is None:
             checkpoint = newest_checkpoint([remote.store], store, quarantine=False)

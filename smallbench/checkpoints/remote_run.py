@@ -14,7 +14,7 @@ from smallbench.checkpoints.lease import RunLease
 from smallbench.checkpoints.manifest import METRICS
 from smallbench.checkpoints.record import RECORD_NAME, parse_record, read_record
 from smallbench.checkpoints.store import Checkpoint, CheckpointStore
-from smallbench.errors import CredentialsError, DataError, UnavailableError
+from smallbench.errors import ConfigError, CredentialsError, DataError, UnavailableError
 from smallbench.files import write_bytes
 from smallbench.storage.base import NotFoundError, Storage
 
@@ -38,10 +38,15 @@ class RemoteRun:
                 with suppress(UnavailableError, CredentialsError):
                     self.storage.put(path.name, path.read_bytes())
 
-    def pull_record(self, run_dir: Path) -> None:
+    def pull_record(
+        self,
+        run_dir: Path,
+        *,
+        remedy: str = "another --run_dir (its last part is the run's name in the storage)",
+    ) -> None:
         """Download `run.json` if the directory has none, or one with fewer attempts.
 
-        Raises `DataError` if the storage holds another run than the directory.
+        Raises `ConfigError` if the storage holds another run than the directory: choose `remedy`.
         """
         name = f"{self.storage.url}/{RECORD_NAME}"
         try:
@@ -57,9 +62,8 @@ class RemoteRun:
         if path.exists():
             here = read_record(path)
             if here["run_id"] != there["run_id"]:
-                raise DataError(
-                    f"{self.storage.url} and {run_dir} hold two different runs; choose another "
-                    "--run_dir (its last part is the run's name in the storage)"
+                raise ConfigError(
+                    f"{self.storage.url} and {run_dir} hold two different runs; choose {remedy}"
                 )
             if len(here["attempts"]) >= len(there["attempts"]):
                 return

@@ -13,7 +13,7 @@ from smallbench.checkpoints.remote_run import RemoteRun
 from smallbench.checkpoints.retention import Retention
 from smallbench.checkpoints.store import CheckpointStore, newest_checkpoint
 from smallbench.checkpoints.uploader import Uploader
-from smallbench.errors import ConflictError, DataError, UnavailableError
+from smallbench.errors import ConfigError, ConflictError, DataError, UnavailableError
 from smallbench.stop import Stop
 from smallbench.storage import open_storage
 from smallbench.storage.base import AlreadyExistsError
@@ -255,7 +255,7 @@ def test_two_runs_of_one_name_are_told_apart(url, tmp_path):
     there, here = ({"schema_version": 1, "run_id": name, **parts} for name in "ab")
     owner.storage.put("run.json", json.dumps(there).encode())
     (tmp_path / "run.json").write_text(json.dumps(here))
-    with pytest.raises(DataError, match="two different runs"):
+    with pytest.raises(ConfigError, match="two different runs; choose another --run_dir"):
         owner.pull_record(tmp_path)
 
 
