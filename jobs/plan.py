@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from smallbench.config import check, option
+from smallbench.errors import ConfigError
 from smallbench.gpus import gpu_of
 from smallbench.jobs.base import Job, recipe_of, start
 from smallbench.recipes import recipe_config
@@ -50,10 +51,12 @@ class Options:
 def run(options: Options, config: PretrainConfig) -> None:
     """Print the plan."""
     from smallbench.planning.gpu_plan import make_plan
-    from smallbench.planning.measured import measured_tokens_per_second
+    from smallbench.planning.measured import EXPECTED, measured_tokens_per_second
     from smallbench.planning.planner import Decision
     from smallbench.planning.table import as_table
 
+    if options.measured is not None and not options.measured.exists():
+        raise ConfigError(f"--measured={options.measured} does not exist; {EXPECTED}")
     gpu = gpu_of(options.gpu)
 
     def measured(decision: Decision, precision: str) -> float:

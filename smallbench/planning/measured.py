@@ -69,12 +69,12 @@ def measured_tokens_per_second(
     except SmallbenchError:
         raise
     except (ValueError, AttributeError, KeyError, TypeError, OverflowError) as error:
-        raise DataError(f"{path} is not a measurement ({error}); {_EXPECTED}") from None
+        raise DataError(f"{path} is not a measurement ({error}); {EXPECTED}") from None
     if rows:
         rates.append(_matching_row(path, rows, config, decision))
     rate = statistics.median(rates) if rates else 0.0
     if not (math.isfinite(rate) and rate > 0):
-        raise DataError(f"{path} has no measurement of {config.recipe}; {_EXPECTED}")
+        raise DataError(f"{path} has no measurement of {config.recipe}; {EXPECTED}")
     return rate
 
 
@@ -99,7 +99,7 @@ def _matching_row(
     )
 
 
-_EXPECTED = "expected a run's metrics.jsonl, or the output of 'python -m benchmarks.gpu'"
+EXPECTED = "expected a run's metrics.jsonl, or the output of 'python -m benchmarks.gpu'"
 
 
 def _records(path: Path) -> Iterator[Mapping[str, Any]]:
