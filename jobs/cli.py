@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from io import TextIOWrapper
+from pathlib import Path
+from traceback import walk_tb
 from typing import NoReturn
 
 import smallbench
@@ -30,6 +32,7 @@ from smallbench.jobs.manual import manual, overview
 from smallbench.jobs.resolve import as_yaml, changes_as_yaml, named_config, resolve
 
 READ_ONLY = "choose a path in a folder that can be written (in a container: /scratch)"
+NOT_USABLE = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError
 
 
 def entry(argv: Sequence[str] | None = None) -> NoReturn:
@@ -98,7 +101,12 @@ def _dispatch(arguments: list[str]) -> None:
         else:
             if job.record:
                 print(changes_as_yaml(job, options, config), flush=True)
-            job.run(*given)
+            try:
+                job.run(*given)
+            except OSError as error:
+                if (named := _about_flag(error, options)) and plugins.explain(error) is None:
+                    raise named from None
+                raise
 
 
 def _fail(name: str, message: str, code: int) -> int:
@@ -124,6 +132,29 @@ def _sentence(error: Exception) -> tuple[str, int] | None:
     return _disk_failure(error)
 
 
+def _about_flag(error: OSError, options: object) -> SmallbenchError | None:
+    """Return the sentence that names the flag whose path is at fault; None for other errors."""
+    if not isinstance(error, NOT_USABLE) or not isinstance(error.filename, str):
+        return None
+    file = Path(error.filename.partition(files.TEMPORARY_MARK)[0]).absolute()
+    frames = [frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)]
+    for name, value in vars(options).items():
+        path = Path(value).absolute() if isinstance(value, Path | str) else None
+        if path is None or (file not in (path, *path.parents) and path not in file.parents):
+            continue
+        flag = f"--{name}={value}"
+        if isinstance(error, FileNotFoundError) and frames[-1] == "mkdir":
+            return UnavailableError(
+                f"Could not create {flag} ({error.strerror}); choose a writable directory"
+            )
+        if any(place.is_file() for place in (path, *path.parents)):
+            where = "is" if path.is_file() else "is below"
+            return ConfigError(f"{flag} {where} a file; expected a directory, or a new name")
+        if isinstance(error, IsADirectoryError) and file == path:
+            return ConfigError(f"{flag} is a directory; expected a file")
+    return None
+
+
 def _disk_failure(error: Exception) -> tuple[str, ExitCode] | None:
     """Return the sentence and exit code if the file system, not the program, is at fault."""
     number = files.errno_of(error)
@@ -142,8 +173,7 @@ def _disk_failure(error: Exception) -> tuple[str, ExitCode] | None:
         )
     elif number == errno.EROFS:
         sentence += f"; {READ_ONLY}"
-    not_usable = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError
-    if isinstance(error, not_usable):
+    if isinstance(error, NOT_USABLE):
         return sentence, ExitCode.DATA
     if number in files.UNAVAILABLE or isinstance(error, ConnectionError | TimeoutError):
         return sentence, ExitCode.UNAVAILABLE

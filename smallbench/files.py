@@ -200,7 +200,10 @@ def _fresh_file_beside(path: Path) -> Path:
         except FileExistsError:  # so says mkdir, too, of what was there and is deleted since
             if path.parent.exists() and not path.parent.is_dir():
                 raise
-    raise UnavailableError(f"Could not create {path.parent}: another process keeps deleting it")
+    raise UnavailableError(
+        f"Could not create {path.parent} ({os.strerror(errno.ENOENT)}); choose a writable "
+        "directory, or end the process that keeps deleting it"
+    )
 
 
 @contextmanager

@@ -148,7 +148,12 @@ class LocalStorage:
         """Make the directory, write to it, and read back what was written."""
         content = b"smallbench may write here\n"
         with _explained(self.url):
-            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError as error:
+                raise UnavailableError(
+                    f"Could not create {self.url} ({error.strerror}); choose a writable directory"
+                ) from None
             probe = temporary_sibling(self.root / "probe")
             try:
                 probe.write_bytes(content)

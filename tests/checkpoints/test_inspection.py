@@ -93,7 +93,7 @@ def test_pulling_replaces_neither_the_run_itself_nor_another(folder, tmp_path):
     record = json.loads((tmp_path / "other" / "run.json").read_text())
     (tmp_path / "other" / "run.json").write_text(json.dumps(record | {"run_id": "other"}))
     before = {p: p.read_bytes() for p in (tmp_path / "other").rglob("*") if p.is_file()}
-    with pytest.raises(ConfigError, match="two different runs; choose another --out$"):
+    with pytest.raises(ConfigError, match=r"two different runs; choose another --out$"):
         pull(local(folder), tmp_path / "other")
     assert {p: p.read_bytes() for p in before} == before
     assert CheckpointStore(folder / "run").steps() == STEPS

@@ -199,7 +199,8 @@ def test_results_table_is_as_printed():
     runs = robust_runs("cola", scores=[0.4, 0.5, 0.4, 0.5, 0.45])
     runs.append(run_of("stsb", score=0.825, epochs=10))
     assert results_table(summarize(runs)) == (
-        "robust-v1: mean over seeds; the learning rate was chosen on a part of train, but not for STS-B\n"
+        "robust-v1: mean over seeds; the learning rate was chosen on a part of train, "
+        "but not for STS-B\n"
         "\n"
         "| Task | Metric | Score | SD | Median | Min | Max | Runs | Failed | Learning rate |\n"
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"

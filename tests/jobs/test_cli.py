@@ -25,6 +25,7 @@ from smallbench.jobs.base import Job, chosen
 from smallbench.jobs.resolve import Shared, word_of
 from tests.command import command as smallbench
 from tests.jobs.example_job import never, words_of
+from tests.report.runs import records, write_run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -90,6 +91,32 @@ def test_a_failure_is_one_sentence_and_an_exit_code(
     assert printed.out == ""
     assert words in printed.err
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("prepare --corpus=text --out=/proc/x/y", 69,
+         "Could not create --out=/proc/x/y (No such file or directory); choose a writable"),
+        ("prepare --corpus=text --out=a.txt/x", 78, "--out=a.txt/x is below a file; expected a"),
+        ("quickstart --out=a.txt", 78, "--out=a.txt is a file; expected a directory, or a new"),
+        ("report run --out=text", 78, "--out=text is a directory; expected a file"),
+        ("report run --tensorboard=a.txt", 78, "--tensorboard=a.txt is a file; expected a dir"),
+        ("checkpoints pull run --out=a.txt", 78, "--out=a.txt is a file; expected a directory"),
+        ("plan bert-small --measured=text", 78, "--measured=text is a directory; expected a file"),
+        ("plan bert-small --measured=b", 78, "--measured=b does not exist; expected a run's"),
+    ],
+)  # fmt: skip
+def test_a_path_at_fault_is_named_with_its_flag(
+    line: str, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run", rows=records())
+    (tmp_path / "text").mkdir()
+    for name in ("a.txt", "text/a.txt"):
+        (tmp_path / name).write_text("A document of words.\n\n" * 99)
+    done = smallbench(*line.split(), code=code)
+    assert f": {message}" in done.stderr
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), ValueError("x"), OSError(9, "Bad file")])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from smallbench.errors import ConfigError
+from smallbench.errors import ConfigError, UnavailableError
 from smallbench.files import sha256_file, temporary_sibling
 from smallbench.storage import open_storage
 from smallbench.storage.base import (
@@ -311,3 +311,8 @@ def test_a_file_in_the_way_is_a_contradiction(tmp_path: Path) -> None:
         storage.check()
     with pytest.raises(ConfigError, match="a file or below one, but a directory is needed"):
         storage.put("a/b", b"")
+
+
+def test_a_directory_that_cannot_be_made_is_unavailable() -> None:
+    with pytest.raises(UnavailableError, match=r"Could not create /proc/x \(No such file"):
+        open_storage("/proc/x").check()
