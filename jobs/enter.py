@@ -233,7 +233,7 @@ def train(config: PretrainConfig, *, data: Path, out: Path, stop: Stop) -> None:
     announce(f"1/4 pretrain: {config.recipe}, {_budget_text(config)}")
     pretrain(config, data=data, run_dir=run_dir, shows_plan=True, stop=stop)
     announce("2/4 export: a directory that from_pretrained loads")
-    difference = export(run_dir, exported)
+    difference = export(run_dir, exported).difference
     print(f"{exported}: outputs differ from the run's by at most {difference:.1e}")
 
 

@@ -39,11 +39,12 @@ def run(options: Options) -> None:
 
     require_library(options)
     with local_run_directory(options.run, options) as run_dir:
-        difference = export(run_dir, options.out, push=options.push, storage=options)
+        step, difference = export(run_dir, options.out, push=options.push, storage=options)
     shown = tempfile.gettempdir() if is_remote(options.run) else options.run
     show_export(options, options.out, options, folder=Path(shown))
     print(
-        f"Exported to {options.out}; its outputs differ from the run's by at most {difference:.1e}."
+        f"Exported step {step:,} of {options.run} to {options.out}; its outputs differ from the "
+        f"run's by at most {difference:.1e}."
         + (f" Published as {options.push}." if options.push else "")
         + f" Next:\n  {command('glue', model=options.out, glue='GLUE_DIR', out='glue')}"
     )

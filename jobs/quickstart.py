@@ -86,7 +86,7 @@ def run(options: Options, config: PretrainConfig) -> None:
         pretrain(config, data=corpus, run_dir=run_dir, stop=stop)
         write_report(read_recorded_runs((str(run_dir),), StorageConfig()), out / "report.html")
         announce("3/5 export: a directory that AutoModel.from_pretrained loads")
-        difference = export(run_dir, model)
+        difference = export(run_dir, model).difference
         print(f"{model}: outputs differ from the run's by at most {difference:.1e}")
         announce("4/5 glue: generated samples of the eight tasks, this model and random weights")
         columns = score(model, out, config, stop)

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -47,6 +47,14 @@ OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, in float32, that counts as rounding."""
 
 
+class Exported(NamedTuple):
+    """What was exported, and how well it matches."""
+
+    step: int
+    difference: float
+    """Largest difference of outputs that the check found."""
+
+
 def load_run(
     run_dir: Path, *, step: int | None = None
 ) -> tuple[dict[str, Any], PretrainConfig, Checkpoint]:
@@ -78,8 +86,8 @@ def export(
     step: int | None = None,
     push: str | None = None,
     storage: StorageConfig | None = None,
-) -> float:
-    """Export the run in `run_dir` to `out`; the largest difference of outputs that the check found.
+) -> Exported:
+    """Export the run in `run_dir` to `out`; return the step and the largest difference of outputs.
 
     `out` is a directory or a storage's URL. An earlier export there is replaced; any other content
     is refused. Without `step` the newest checkpoint is taken. `push` is a repository on the Hugging
@@ -88,22 +96,22 @@ def export(
     if push is not None:
         _check_repository(push)
     if not is_remote(str(out)):
-        difference = _export_to_directory(run_dir, Path(out), step)
+        exported = _export_to_directory(run_dir, Path(out), step)
         if push is not None:
             _push(Path(out), push, complete_in=str(out))
-        return difference
+        return exported
     place = open_storage(str(out), storage)
     refuse_foreign(place)
     with tempfile.TemporaryDirectory(prefix="smallbench-export-") as folder:
         directory = Path(folder) / "export"
-        difference = _export_to_directory(run_dir, directory, step)
+        exported = _export_to_directory(run_dir, directory, step)
         send_export(directory, place)
         if push is not None:
             _push(directory, push, complete_in=place.url)
-    return difference
+    return exported
 
 
-def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
+def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> Exported:
     run, config, checkpoint = load_run(run_dir, step=step)
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise ConfigError(f"{out} is not empty and is not an earlier export; choose another --out")
@@ -135,7 +143,7 @@ def _export_to_directory(run_dir: Path, out: Path, step: int | None) -> float:
         card = model_card(run, config, checkpoint.manifest, held_out[-1] if held_out else None)
         write_text(temporary / "README.md", card)
         _refuse_foreign_files(out, temporary)
-    return difference
+    return Exported(checkpoint.step, difference)
 
 
 @contextmanager

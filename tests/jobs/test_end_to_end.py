@@ -56,7 +56,8 @@ def test_text_to_table(folder, corpus):
     assert "smallbench export" in done.stdout
     records = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert {"train", "eval"} == {r["event"] for r in records}
-    smallbench("export", f"--run={run}", f"--out={out}")
+    done = smallbench("export", f"--run={run}", f"--out={out}")
+    assert done.stdout.startswith(f"Exported step 4 of {run} to {out}; its outputs differ ")
     done = smallbench(
         "glue", f"--model={out}", f"--glue={folder}/glue", f"--out={folder}/results",
         "--tasks=cola,stsb", "--seeds=1,2", "--epochs=1", "--max_train_examples=64",
