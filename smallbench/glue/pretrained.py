@@ -31,6 +31,7 @@ from smallbench.glue.fingerprint import POOLER, files_sha256, weights_sha256
 from smallbench.glue.tasks import Task
 from smallbench.glue.tokens import check_token_ids, load_tokenizer, settle_padding
 from smallbench.glue.weights import Weights, check_values, find_file, first_line, read_weights
+from smallbench.models.named import check_model_name
 
 TRIAL_LENGTH = 16
 """Tokens of the first trial; an error at this length does not come from the length."""
@@ -360,20 +361,7 @@ def display_name(model: str) -> str:
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
     path = Path(name)
-    # The hub's ids are NAME or ORG/NAME; anything else can only be a directory.
-    is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and not path.is_file()
-    if not is_id and not path.is_dir():
-        raise DataError(
-            f"model {name!r} is not a directory; expected the --out of 'smallbench export'"
-        )
-    if path.is_dir() and not any(
-        (path / file).is_file() for file in ("config.json", "adapter_config.json")
-    ):
-        raise DataError(
-            f"{name} is neither a Hugging Face model (config.json is missing) nor a run "
-            "(run.json is missing); expected the --out of 'smallbench export', or the "
-            "--run_dir of a pretraining"
-        )
+    check_model_name(name, called=f"model {name!r}", expected="the --out of 'smallbench export'")
     try:
         yield
     except SmallbenchError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from smallbench.checkpoints.state import distinct_state
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.errors import DataError, UnavailableError, reason_of
 from smallbench.models.convert import body_of, target_of
+from smallbench.models.named import check_model_name
 from smallbench.objectives.base import PretrainObjective
 
 EXPECTED = "the directory of a run or an export, or the id of a model on the Hugging Face hub"
@@ -22,12 +22,13 @@ def load_initial_weights(objective: PretrainObjective, source: str, tokenizer: P
     """Load the weights of `source` into `objective`; return a report of what was loaded.
 
     `tokenizer` is the folder of the run's tokenizer. Raises `DataError` if a weight has another
-    shape, if no weight fits, or if the token ids differ.
+    shape, if no weight fits, or if the token ids differ, `UnavailableError` if the hub does not
+    have `source` or does not answer.
     """
     path = Path(source)
-    if not path.is_dir() and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):  # no id of the hub
-        raise DataError(f"--init_from={source} is not a directory; expected {EXPECTED}")
     is_run = (path / "run.json").is_file()
+    if not is_run:
+        check_model_name(source, called=f"--init_from={source}", expected=EXPECTED)
     _check_tokenizer(str(path / "tokenizer") if is_run else source, tokenizer, source)
     found = _of_run(path) if is_run else _of_export(source, objective)
     own = distinct_state(objective)
@@ -107,7 +108,8 @@ def _check_tokenizer(theirs: str, ours: Path, source: str) -> None:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise DataError(
+            kind = DataError if Path(source).is_dir() else UnavailableError
+            raise kind(
                 f"the tokenizer of --init_from={source} cannot be loaded "
                 f"({reason_of(error)}); expected {EXPECTED}"
             ) from None

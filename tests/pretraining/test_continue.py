@@ -12,7 +12,13 @@ from safetensors.torch import load_file
 from smallbench.checkpoints.store import CheckpointStore
 from smallbench.data.config import PrepareConfig
 from smallbench.data.prepare import prepare
-from smallbench.errors import ConfigError, DataError, DivergedError, InterruptedRunError
+from smallbench.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    InterruptedRunError,
+    UnavailableError,
+)
 from smallbench.export.huggingface import export
 from smallbench.pretraining.pretrain import pretrain
 from smallbench.tracking.jsonl import read_metrics
@@ -181,6 +187,15 @@ def test_other_shapes_and_other_tokenizers_are_refused(corpus, tmp_path, first, 
         begin(corpus, tmp_path / "wide", first, model__intermediate_size=128)
     with pytest.raises(DataError, match="is not a directory; expected the directory of"):
         begin(corpus, tmp_path / "none", tmp_path / "no such model")
+    with pytest.raises(DataError, match=r"is neither a Hugging Face model .* nor a run"):
+        begin(corpus, tmp_path / "folder", corpus)
+
+
+def test_a_model_that_the_hub_does_not_give_is_unavailable(corpus, tmp_path, capsys):
+    with pytest.raises(UnavailableError, match="--init_from=org/none cannot be loaded"):
+        begin(corpus, tmp_path / "run", "org/none")
+    asked = "org/none is not a local directory; asking the Hugging Face hub\n"
+    assert asked in capsys.readouterr().err
 
 
 def test_initial_weights_are_not_read_again_by_a_resumed_run(corpus, tmp_path, first):
