@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallbench.config import Location, command, option
-from smallbench.errors import DataError, UsageError
+from smallbench.errors import ConfigError, DataError, UsageError
 from smallbench.jobs.base import Job, actions, author_of, require_accepted, start
 from smallbench.leaderboard.text import show
 from smallbench.storage import open_storage
@@ -122,7 +122,14 @@ def new(options: NewOptions) -> None:
     Nothing is typed by hand that the runs know.
     """
     from smallbench.leaderboard.assemble import write_new_entry
+    from smallbench.leaderboard.folder import is_allowed
 
+    slug = options.out.resolve().name
+    if not is_allowed("slug", slug):
+        raise ConfigError(
+            f"--out={options.out}: invalid slug {slug!r}; expected lower-case letters, digits and "
+            "inner hyphens, at most 64"
+        )
     author = author_of(options, date.today().isoformat())
     entry = write_new_entry(options.out, run_dir=options.run, glue=options.glue, author=author)
     print(

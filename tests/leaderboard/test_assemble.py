@@ -216,10 +216,17 @@ def test_an_unusable_author_is_said_at_once(run_dir, glue, tmp_path):
         write_new_entry(tmp_path / "x", run_dir=run_dir, glue=glue, author=author)
 
 
-def test_new_names_the_flag_of_an_unusable_author_before_it_reads_a_run(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x", "--license: 'a b' (expected an SPDX identifier"),
+        ("My_Model", "My_Model: invalid slug 'My_Model'; expected lower-case letters"),
+    ],
+)
+def test_new_names_the_flag_of_an_unusable_value_before_it_reads_a_run(tmp_path, name, said):
     flags = ("--run=none", "--glue=none", "--authors=Ada", "--contains_glue=false", "--license=a b")
-    found = smallbench("leaderboard", "new", f"--out={tmp_path / 'x'}", *flags, code=78)
-    assert "--license: 'a b' (expected an SPDX identifier" in found.stderr
+    found = smallbench("leaderboard", "new", f"--out={tmp_path / name}", *flags, code=78)
+    assert said in found.stderr
 
 
 def test_enter_makes_an_entry_whole_that_a_kill_left_in_part(
