@@ -16,7 +16,7 @@ tables.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ from smallbench.train.config import PretrainConfig
 MANIFEST = {
     "prepare": ("--corpus=c", "--out=o"),
     "pretrain": ("--data=d", "--run_dir=r"),
-    "ablate": ("--data=d", "--out=o"),
+    "ablate": ("--data=d", "--glue=hub", "--out=o"),
     "export": ("--run=r", "--out=o"),
     "glue": ("--model=m", "--glue=hub", "--out=o"),
     "leaderboard": (),
@@ -270,23 +270,27 @@ def work_for(
     """Return the work of a stage; of an ablation it follows from the flags of its command."""
     if stage != "ablate":
         return work_of(stage, options, config, hours)
-    words = [*MANIFEST[stage], f"--variants={','.join(options.recipes)}", *flags_of(options)]
+    words = [f"--variants={','.join(options.recipes)}", *_with_manifest(stage, flags_of(options))]
     _, given, _ = resolve(load(stage), words, {})
     changes = changes_of(given.set)
     variants = variants_of(given.variants, flops=given.flops, changes=changes)
     return ablation_of(options, [variant.config for variant in variants], len(given.seeds))
 
 
+def _with_manifest(job: str, flags: Sequence[str]) -> list[str]:
+    """Return the flags of a command, and those that its manifest gives it beside them."""
+    given = {flag.partition("=")[0] for flag in flags}
+    return [*(flag for flag in MANIFEST[job] if flag.partition("=")[0] not in given), *flags]
+
+
 def check_command(work: StageWork) -> None:
     """Raise what the stage's command would raise on its flags."""
     job = load("pretrain" if work.stage == "sweep" else work.stage)
-    # What the manifest gives, where the flags do not.
-    given = {flag.partition("=")[0] for flag in work.flags}
-    manifest = [flag for flag in MANIFEST[job.name] if flag.partition("=")[0] not in given]
+    given = _with_manifest(job.name, work.flags)
     for row in work.rows or [{"recipe": work.recipe} if job.config else {}]:
         flags = [f"--{key}={flag_value(value)}" for key, value in row.items()]
         try:
-            resolve(job, [*manifest, *work.flags, *flags], {})
+            resolve(job, [*given, *flags], {})
         except UsageError as error:
             raise UsageError(_of_command(job.name, str(error))) from None
 
