@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -21,7 +21,7 @@ import yaml
 from smallbench import plugins
 from smallbench.config import (
     Key,
-    Location,
+    RangeError,
     annotations_of,
     describe,
     differing_keys,
@@ -36,14 +36,12 @@ from smallbench.config import (
 from smallbench.errors import ConfigError, SmallbenchError, UsageError, nearest
 from smallbench.jobs import base
 from smallbench.jobs.base import Job
-from smallbench.storage.base import check_endpoint, check_path, is_remote
+from smallbench.storage.base import check_locations
 
 PREFIX = "SMALLBENCH_"
 TEST_PREFIX = "SMALLBENCH_TEST_"  # the test suite's own variables are not options
 
 FLAG = re.compile(r"--([A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
-LOCATION = re.compile(r"\s*[\"']?(s3|s3a|s3n|gs|file):", re.IGNORECASE)
-"""A storage's URL, in the value of an option that may also be something else (a hub id)."""
 DASHED = re.compile(r"-(-|[A-Za-z]|$)")  # words that Fire takes for a flag or a separator; not -1
 BARE = "\0"
 """Value of a flag without one; no argument of a process can contain it."""
@@ -97,14 +95,20 @@ class ValueLayer:
     prefix: str
     error: type[SmallbenchError]
     place: str = ""
+    words: Collection[str] = ()
+    """Keys that were given as bare words."""
 
     def spelling(self, key: str) -> str:
         """Return the key as it is written after the prefix: `run_dir`, in a variable `RUN_DIR`."""
         return key.upper().replace(".", "__") if self.prefix == PREFIX else key
 
+    def name(self, key: str) -> str:
+        """Return what a message calls the key: `--run_dir`, or `RUN_DIR` if it is a bare word."""
+        return key.upper() if key in self.words else self.prefix + self.spelling(key)
+
     def read(self, key: str, annotation: Any, about: Field[Any]) -> Any:
         """Return the value of `key` by its annotation."""
-        value, name = self.values[key], self.prefix + self.spelling(key)
+        value, name = self.values[key], self.name(key)
         if value == BARE:
             if annotation is bool or bool in get_args(annotation):
                 return True
@@ -142,6 +146,26 @@ def resolve(
     Raises `UsageError` for what is wrong on the command line and `ConfigError` for the rest.
     """
     shared, layers = _layers(job, arguments, environment)
+    try:
+        options, config = _resolved(job, layers)
+    except RangeError as error:
+        raise _with_source(job, layers, error) from error
+    return shared, options, config
+
+
+def _with_source(job: Job, layers: Sequence[ValueLayer], error: RangeError) -> SmallbenchError:
+    """Return the error with the value as it was typed, under the name of its flag or variable."""
+    shorts = [short for short, key in job.shortcuts.items() if key == error.key]
+    for layer in reversed(layers):
+        for key in {error.key, *shorts} & layer.values.keys():
+            named = replace(error, key=layer.name(key))
+            if isinstance(typed := layer.values[key], str) and not isinstance(error.value, str):
+                named.value = (typed,)
+            return layer.error(f"{layer.place}{named}")
+    return error
+
+
+def _resolved(job: Job, layers: Sequence[ValueLayer]) -> tuple[Any, Any]:
     for layer in layers:
         for path in _values(Shared, [layer]).get("plugin", ()):
             plugins.register(path)
@@ -155,14 +179,15 @@ def resolve(
     if config is not None:
         given = {key: value for layer in layers for key, value in layer.values.items()}
         keys = {k: v for k, v in keys_of(config, given).items() if k not in own}
+        _refuse_others(layers, config, keys)
     _refuse_unknown(job, layers, [*own, *keys])  # before missing flags, since it is often the cause
     if missing:
         raise UsageError(_missing(job, missing[0]))
     if config is not None:
         config = _checked(override_all, config, _changes(job, layers, keys))
     options = _checked(job.options, **values)
-    _check_locations(options)
-    return shared, options, config
+    check_locations(options)
+    return options, config
 
 
 def _layers(
@@ -171,18 +196,19 @@ def _layers(
     """Return the flags of every job, and all layers from the lowest to the highest."""
     words, split_flags = split(arguments)
     words, flags = _gathered(job, words), _dotted(job, split_flags)
-    for name in job.words[: len(words)]:
+    for name, word in zip(job.words, words, strict=False):
         if name in flags:
-            raise UsageError(f"{name} is given twice: {words[0]!r} and --{name}")
-        flags[name] = words.pop(0)
-    if words:
-        raise UsageError(f"stray word {words[0]!r}; options are written --name=value")
+            raise UsageError(f"{name} is given twice: {word!r} and --{name}")
+        flags[name] = word
+    if stray := words[len(job.words) :]:
+        raise UsageError(f"stray word {stray[0]!r}; options are written --name=value")
     variables = {
         variable.removeprefix(PREFIX).lower().replace("__", "."): value
         for variable, value in environment.items()
         if variable.startswith(PREFIX) and not variable.startswith(TEST_PREFIX)
     }
-    upper = [ValueLayer(variables, PREFIX, ConfigError), ValueLayer(flags, "--", UsageError)]
+    line = ValueLayer(flags, "--", UsageError, words=job.words[: len(words)])
+    upper = [ValueLayer(variables, PREFIX, ConfigError), line]
     shared = Shared(**_values(Shared, upper))
     return shared, [*([_file(shared.config)] if shared.config else []), *upper]
 
@@ -208,6 +234,20 @@ def _refuse_unknown(job: Job, layers: Sequence[ValueLayer], known: Sequence[str]
                 raise layer.unknown(key, allowed if layer.prefix else known)
 
 
+def _refuse_others(layers: Sequence[ValueLayer], config: Any, keys: Mapping[str, Key]) -> None:
+    """Refuse a key that only another class of its section has, such as another optimizer."""
+    tables = {f.name: f.metadata["table"] for f in fields(config) if "table" in f.metadata}
+    for layer in layers:
+        for key in layer.values.keys() - keys.keys():
+            section, _, name = key.partition(".")
+            if section in tables and (rows := tables[section].names_with(name)):
+                chosen = f"{section}.{tables[section].kind}"
+                raise layer.error(
+                    f"{layer.place}{layer.name(key)} belongs to {layer.name(chosen)}="
+                    f"{' or '.join(rows)}, but this run uses {keys[chosen].value}"
+                )
+
+
 def _changes(job: Job, layers: Sequence[ValueLayer], keys: Mapping[str, Key]) -> dict[str, Any]:
     """Return the values of the layers for the configuration; later layers take precedence.
 
@@ -229,34 +269,13 @@ def _changes(job: Job, layers: Sequence[ValueLayer], keys: Mapping[str, Key]) ->
                 if key not in here:
                     changes.pop(key, None)  # the recipe's value again
             elif here.setdefault(key, value) != value:
-                one, other = (layer.prefix + layer.spelling(name) for name in (short, key))
+                one, other = map(layer.name, (short, key))
                 raise layer.error(
                     f"{layer.place}{one}={value} and {other}={here[key]} give one setting two "
                     "values; leave one of them out"
                 )
         changes |= here
     return changes
-
-
-def _check_locations(options: Any) -> None:
-    """Refuse malformed URLs in every flag that takes a URL or a path."""
-    for key, annotation in annotations_of(type(options)).items():
-        value = getattr(options, key)
-        kinds = {annotation, *get_args(annotation)}
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, Path):
-                check_path(each, name=f"--{key}")
-            elif key == "endpoint_url" and each is not None:
-                check_endpoint(each, name=f"--{key}")
-            elif isinstance(each, str) and (
-                Location in kinds or key == "storage" or LOCATION.match(each)
-            ):
-                if each.startswith("hub:") and key != "corpus":
-                    raise ConfigError(
-                        f"--{key} {each!r} names a data set of the hub, which only --corpus of "
-                        "'smallbench prepare' takes; expected a URL or a local path"
-                    )
-                is_remote(each, name=f"--{key}")
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -382,17 +382,30 @@ def _canonical(value: Any) -> Any:
     return value
 
 
+@dataclass(eq=False)
+class RangeError(ConfigError):
+    """A value is outside its range; `jobs.resolve` names the flag or file that gave it."""
+
+    key: str
+    value: Any
+    expected: str
+
+    def __str__(self) -> str:
+        if isinstance(self.value, str):
+            return f"Invalid value for {self.key}: {self.value!r} (expected {self.expected})"
+        values = self.value if isinstance(self.value, list | tuple) else (self.value,)
+        written = ",".join(map(str, values))
+        return f"{self.key}={written} is out of range; expected {self.expected}"
+
+
 def require(condition: bool, key: str, value: Any, expected: str) -> None:
-    """Raise `ConfigError` naming key, value and expectation unless `condition` holds."""
-    if condition:
-        return
-    if isinstance(value, str):
-        raise ConfigError(f"Invalid value for {key}: {value!r} (expected {expected})")
-    raise ConfigError(f"{key}={value!r} is out of range; expected {expected}")
+    """Raise `RangeError` naming key, value and expectation unless `condition` holds."""
+    if not condition:
+        raise RangeError(key, value, expected)
 
 
 def check(config: Any, section: str, **ranges: str) -> None:
-    """Raise `ConfigError` if a value is outside its range, such as `>= 1` or `[0, 1)`.
+    """Raise `RangeError` if a value is outside its range, such as `>= 1` or `[0, 1)`.
 
     None is in every range.
     """
@@ -415,7 +428,7 @@ COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le}
 
 
 def check_distinct(config: Any, *names: str) -> None:
-    """Raise `ConfigError` if one of these tuples is empty, or has a value twice."""
+    """Raise `RangeError` if one of these tuples is empty, or has a value twice."""
     for name in names:
         values = getattr(config, name)
         is_distinct = values is None or 0 < len(values) == len({*values})

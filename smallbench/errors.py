@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     DONE = 0
     CRASH = 1
     USAGE = 2
-    """Wrong flag, stray word or unreadable value: nothing was started."""
+    """Wrong flag, stray word, or a value that a flag does not take: nothing was started."""
     DATA = 65
     """Data unusable, or every checkpoint damaged."""
     UNAVAILABLE = 69

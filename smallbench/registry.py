@@ -9,7 +9,7 @@ Adding a thing is one new file and one row. A user's own thing needs no row: `FI
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any, cast
 
@@ -95,6 +95,14 @@ class Registry(Mapping[str, Any]):
                 f"annotated with a frozen dataclass that extends {base.__module__}.{base.__name__}"
             )
         return cast(type, found)
+
+    def names_with(self, key: str) -> list[str]:
+        """Return the rows whose configuration has a field of this name."""
+        return [
+            name
+            for name in self._configs
+            if any(f.name == key for f in fields(self.config_class(name)))
+        ]
 
     def name_of(self, config: Any) -> str:
         """Return the name that `config` has in a configuration file.

@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 from urllib.parse import urlsplit
 
+from smallbench.config import Location, annotations_of
 from smallbench.errors import ConfigError, DataError
 from smallbench.files import indented_json, parse_json
 
@@ -21,6 +22,8 @@ URL_LIKE = re.compile(
     r"\s*[\"']?([A-Za-z][A-Za-z0-9+.-]*:/|(s3|s3a|s3n|gs|file|http|https|hdfs|az|abfs|r2|b2):)|.*://",
     re.IGNORECASE | re.DOTALL,
 )
+LOCATION = re.compile(r"\s*[\"']?(s3|s3a|s3n|gs|file):", re.IGNORECASE)
+"""A storage's URL, in the value of an option that may also be something else (a hub id)."""
 BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}|arn:[a-z0-9-]+:s3[a-z0-9-]*:[^/]+:accesspoint:[^/]+")
 """What botocore accepts; the ARN is that of an access point."""
 
@@ -156,6 +159,27 @@ def check_endpoint(
             "second time; leave it out of the address (or set --addressing_style=path, if the "
             "host only happens to be named like the bucket)"
         )
+
+
+def check_locations(options: Any) -> None:
+    """Refuse malformed URLs in every flag that takes a URL or a path."""
+    for key, annotation in annotations_of(type(options)).items():
+        value = getattr(options, key)
+        kinds = {annotation, *get_args(annotation)}
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, Path):
+                check_path(each, name=f"--{key}")
+            elif key == "endpoint_url" and each is not None:
+                check_endpoint(each, name=f"--{key}")
+            elif isinstance(each, str) and (
+                Location in kinds or key == "storage" or LOCATION.match(each)
+            ):
+                if each.startswith("hub:") and key != "corpus":
+                    raise ConfigError(
+                        f"--{key} {each!r} names a data set of the hub, which only --corpus of "
+                        "'smallbench prepare' takes; expected a URL or a local path"
+                    )
+                is_remote(each, name=f"--{key}")
 
 
 def get_json(storage: Storage, key: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from smallbench.config import option
+from smallbench.config import check, check_distinct, option, require
 from smallbench.errors import (
     ConfigError,
 )
@@ -28,6 +28,8 @@ class Config:
     optim: Optim = Optim()
 
     def __post_init__(self) -> None:
+        check(self, "", max_steps="[0, 1000]")
+        check(self.optim, "optim.", learning_rate=">= 0")
         if self.optim.warmup_steps > self.max_steps:
             raise ValueError(f"warmup_steps {self.optim.warmup_steps} > max_steps {self.max_steps}")
 
@@ -42,6 +44,11 @@ class Options:
     tasks: tuple[str, ...] = option((), help="names")
     mode: Literal["must", "allow"] = option("allow", help="how")
     steps: int | None = option(None, help="shortcut of max_steps")
+
+    def __post_init__(self) -> None:
+        require(self.recipe.islower(), "recipe", self.recipe, "lower case")
+        if self.tasks:
+            check_distinct(self, "tasks")
 
 
 def base_config(options: Options) -> Config:

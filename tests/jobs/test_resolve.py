@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -142,6 +143,53 @@ def test_unknown_names_are_refused_with_the_nearest_one(line: str, message: str)
 def test_mistyped_flags_are_reported_before_missing_ones(line: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "variables", "message"),
+    [
+        ("small --optim.learning_rate=-1", {}, "--optim.learning_rate=-1 is out of range"),
+        ("small --tasks=a,b,a", {}, "--tasks=a,b,a is out of range; expected at least one"),
+        ("small --max_steps=1_001", {}, "--max_steps=1_001 is out of range; expected [0, 1000]"),
+        ("small --steps=+2000", {}, "--steps=+2000 is out of range; expected [0, 1000]"),
+        ("--recipe=Deep", {}, "Invalid value for --recipe: 'Deep' (expected lower case)"),
+        ("Deep", {}, "Invalid value for RECIPE: 'Deep' (expected lower case)"),
+        ("small", {"OPTIM__LEARNING_RATE": "-1"}, "SMALLBENCH_OPTIM__LEARNING_RATE=-1 is out of"),
+        ("small --config=a.yaml", {}, "a.yaml: tasks=a,a is out of range; expected at least one"),
+    ],
+)
+def test_a_value_out_of_range_is_shown_as_it_was_typed(
+    line: str, variables: dict[str, str], message: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("tasks: [a, a]\n")
+    variables = {f"SMALLBENCH_{name}": value for name, value in variables.items()}
+    code = ExitCode.USAGE if "--" in message or "RECIPE" in message else ExitCode.CONFIG
+    with pytest.raises(SmallbenchError, match=re.escape(message)) as caught:
+        resolve(f"{line} --out=o", **variables)
+    assert caught.value.exit_code is code
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (
+            "--optim.matrix_scale=1",
+            "--optim.matrix_scale belongs to --optim.optimizer=muon, but this run uses adamw",
+        ),
+        ("--optim.optimizer=muon --optim.matrix_scales=1", "did you mean '--optim.matrix_scale'?"),
+        (
+            "--schedule.schedule=constant --schedule.final_rate=0",
+            "--schedule.schedule=cosine, but this run uses constant",
+        ),
+    ],
+)
+def test_a_key_of_another_choice_names_that_choice(
+    flag: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"pretrain bert-tiny --data=c --run_dir=r {flag} --dry_run"
+    assert cli.main(line.split()) == ExitCode.USAGE
+    assert message in capsys.readouterr().err
 
 
 def test_values_that_contradict_each_other_are_a_wrong_configuration() -> None:
