@@ -409,7 +409,7 @@ def test_a_row_of_the_longest_sweep_is_a_run():
     longest = "a" * 36
     for sweep in (work(f"{line} --run={longest}"), work(f"{line} --train.max_steps=7")):
         assert work(f"export --run={sweep.run}-999").run == f"{sweep.run}-999"
-    with pytest.raises(ConfigError, match="at most 36"):
+    with pytest.raises(UsageError, match="at most 36"):
         work(f"{line} --run={longest}a")
 
 
