@@ -18,7 +18,7 @@ class Recipe:
 
     build: Callable[[], PretrainConfig]
     parameters: str
-    """Trainable parameters, for people: `13.6M`."""
+    """Number of trainable parameters, for people: `13.6M parameters`."""
     source: str
     budget: str
     """Hardware and time, and whether they were measured."""

@@ -11,7 +11,7 @@ from smallbench.train.config import PretrainConfig
 
 
 @recipe(
-    parameters="13.5M",
+    parameters="13.5M parameters",
     source="Small-Bench NLP (arXiv 2109.10847), BERT row",
     budget=small_budget("11 to 20"),
     expected="GLUE dev AVG 78.37, best dev score, as the paper reports it",
@@ -30,7 +30,7 @@ def bert_small() -> PretrainConfig:
 
 
 @tiny_facts(
-    parameters="1.9M with 8,192 tokens",
+    parameters="1.9M parameters with a vocabulary of 8,192 tokens",
     track_steps=6_531,
     measured="19 minutes",
     expected="mean of CoLA, MRPC, SST-2 54.4, random weights 52.0: docs/results.md",

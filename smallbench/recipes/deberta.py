@@ -11,7 +11,7 @@ from smallbench.train.config import PretrainConfig
 
 
 @recipe(
-    parameters="15.1M",
+    parameters="15.1M parameters",
     source="Small-Bench NLP (arXiv 2109.10847), DeBERTa row",
     budget=small_budget("15 to 26"),
     expected="GLUE dev AVG 79.03, best dev score, as the paper reports it",
@@ -31,7 +31,7 @@ def deberta_small() -> PretrainConfig:
 
 
 @tiny_facts(
-    parameters="2.0M with 8,192 tokens",
+    parameters="2.0M parameters with a vocabulary of 8,192 tokens",
     track_steps=5_904,
     expected="mean of CoLA, MRPC, SST-2, MNLI 55.8 after 10,600 steps: docs/results.md",
 )

@@ -13,7 +13,7 @@ from smallbench.train.config import PretrainConfig
 
 
 @recipe(
-    parameters="13.5M",
+    parameters="13.5M parameters",
     source="Small-Bench NLP (arXiv 2109.10847), ELECTRA row; google-research/electra, small",
     budget=small_budget("13 to 24"),
     expected="GLUE dev AVG 80.36, the median over many seeds that google-research/electra reports",
@@ -33,7 +33,7 @@ def electra_small() -> PretrainConfig:
 
 
 @recipe(
-    parameters="15.1M",
+    parameters="15.1M parameters",
     source="Small-Bench NLP (arXiv 2109.10847), ELECTRA-DeBERTa row",
     budget=small_budget("18 to 32"),
     expected="GLUE dev AVG 81.53, best dev score, as the paper reports it",
@@ -70,7 +70,7 @@ TINY_OBJECTIVE = ReplacedTokenConfig(
 
 
 @tiny_facts(
-    parameters="1.9M with 8,192 tokens",
+    parameters="1.9M parameters with a vocabulary of 8,192 tokens",
     track_steps=5_308,
     expected="mean of CoLA, MRPC, SST-2, MNLI 46.4 after 10,900 steps: docs/results.md",
 )
@@ -84,7 +84,7 @@ def electra_tiny() -> PretrainConfig:
 
 
 @tiny_facts(
-    parameters="2.0M with 8,192 tokens",
+    parameters="2.0M parameters with a vocabulary of 8,192 tokens",
     track_steps=4_699,
     expected="mean of CoLA, MRPC, SST-2, MNLI 53.5 after 8,300 steps: docs/results.md",
 )

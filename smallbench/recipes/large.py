@@ -50,7 +50,7 @@ DEBERTA_TRAINING: dict[str, Any] = {
 
 
 @recipe(
-    parameters="109.5M",
+    parameters="109.5M parameters",
     source="BERT-Base (Devlin et al. 2019, arXiv 1810.04805)",
     budget="1M steps of 256 x 128 tokens (32.8B tokens); 4.5 to 8.2 days of a V100, "
     "planned, not measured",
@@ -74,7 +74,7 @@ def bert_base() -> PretrainConfig:
 
 
 @recipe(
-    parameters="335.2M",
+    parameters="335.2M parameters",
     source="BERT-Large (Devlin et al. 2019, arXiv 1810.04805)",
     budget="1M steps of 256 x 128 tokens (32.8B tokens); 14 to 26 days of a V100, "
     "planned, not measured",
@@ -96,7 +96,7 @@ def bert_large() -> PretrainConfig:
 
 
 @recipe(
-    parameters="758.9M",
+    parameters="758.9M parameters",
     source="DeBERTa-XLarge (He et al. 2021, arXiv 2006.03654; microsoft/deberta-xlarge)",
     budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); 3.6 to 6.6 days of a V100, "
     "planned, not measured",
@@ -126,7 +126,7 @@ def deberta_xlarge() -> PretrainConfig:
 
 
 @recipe(
-    parameters="1527.8M",
+    parameters="1527.8M parameters",
     source="this project; the shape is GPT-2 XL's (Radford et al. 2019): 48 layers of 1,600",
     budget="10,000 steps of 2,048 x 128 tokens (2.6B tokens); 6.5 to 12.3 days of a V100, "
     "planned, not measured",

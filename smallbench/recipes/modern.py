@@ -10,7 +10,7 @@ from smallbench.train.config import LinearSchedule, MuonConfig, PretrainConfig, 
 
 
 @tiny_facts(
-    parameters="1.9M with 8,192 tokens",
+    parameters="1.9M parameters with a vocabulary of 8,192 tokens",
     track_steps=6_978,
     expected="docs/ablations.md",
 )
@@ -34,7 +34,7 @@ def modern_tiny() -> PretrainConfig:
 
 
 @recipe(
-    parameters="25.3M",
+    parameters="25.3M parameters",
     source="modern-tiny at another size; not run",
     budget="150,000 steps of 512 x 128 tokens (9.8B tokens); 13 to 23 hours of a V100, planned, "
     "not measured",

@@ -11,7 +11,7 @@ from smallbench.train.config import PretrainConfig
 
 
 @recipe(
-    parameters="22.6M",
+    parameters="22.6M parameters",
     source="Small-Bench NLP (arXiv 2109.10847), RoBERTa row",
     budget=small_budget("13 to 23"),
     expected="GLUE dev AVG 78.33, best dev score, as the paper reports it",
@@ -34,7 +34,7 @@ def roberta_small() -> PretrainConfig:
 
 
 @tiny_facts(
-    parameters="1.9M with 8,192 tokens",
+    parameters="1.9M parameters with a vocabulary of 8,192 tokens",
     track_steps=6_531,
     expected="mean of CoLA, MRPC, SST-2, MNLI 51.9 after 12,700 steps: docs/results.md",
 )

@@ -39,16 +39,16 @@ def test_a_recipe_is_complete_and_says_where_it_comes_from(name):
 def test_a_recipe_says_how_many_parameters_it_has(name):
     """To its last digit, with the vocabulary that it names."""
     recipe = RECIPES[name]
-    number, _, vocabulary = recipe.parameters.partition("M with ")
+    number, _, vocabulary = recipe.parameters.partition("M parameters")
     config = recipe()
     model, head = config.model, OBJECTIVES[config.objective.objective].head
     if model.vocab_size is None:
-        size = int(vocabulary.split()[0].replace(",", ""))
+        size = int(vocabulary.split()[-2].replace(",", ""))
         model = dataclasses.replace(model, vocab_size=size)
     with torch.device("meta"):  # a billion weights need not be drawn to be counted
         built = ARCHITECTURES[model.architecture](model, head=head)
     count = sum(parameter.numel() for parameter in built.parameters())
-    assert count / 1e6 == pytest.approx(float(number.rstrip("M")), abs=0.06)
+    assert count / 1e6 == pytest.approx(float(number), abs=0.06)
 
 
 @pytest.mark.parametrize(
