@@ -17,6 +17,7 @@ from __future__ import annotations
 import gc
 import math
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -255,6 +256,15 @@ def _continue_from(checkpoint: Checkpoint | None, engine: Engine, seed: int) -> 
     return Progress(**checkpoint.manifest["progress"])
 
 
+def _without_effect(config: PretrainConfig, max_steps: float) -> Iterator[str]:
+    """Yield a note for each value that changes nothing in this run."""
+    for milestone in config.train.milestones:
+        if milestone > max_steps:
+            yield f"note: milestone {milestone:,} is beyond max_steps {max_steps:,.0f}"
+    if config.then.sequence_length == config.sequence_length:
+        yield f"note: --then_data has rows of {config.sequence_length} tokens, as --data has"
+
+
 def _open_trackers(
     run: Run, checkpoint: Checkpoint | None, stack: ExitStack
 ) -> tuple[list[WandbRun], list[Tracker]]:
@@ -266,6 +276,8 @@ def _open_trackers(
         first_step = checkpoint.step
         restore_metrics(checkpoint, path)
         print(f"continuing from step {first_step:,}", file=sys.stderr)
+    for note in _without_effect(run.config, budget.max_steps):
+        print(note, file=sys.stderr)
     metrics = MetricsFile(path, from_step=first_step)
     console = Console(
         num_steps=None if math.isinf(budget.max_steps) else int(budget.max_steps),

@@ -40,8 +40,9 @@ def fit_to_data(config: PretrainConfig, corpus: RunData) -> PretrainConfig:
     rows = corpus.rows
     if config.sequence_length != rows.sequence_length:
         raise ConfigError(
-            f"sequence_length {config.sequence_length} != {rows.sequence_length} of the prepared "
-            "corpus; run 'smallbench prepare' again with --sequence_length, or set this one"
+            f"--sequence_length={config.sequence_length}, but the corpus has rows of "
+            f"{rows.sequence_length} tokens; set --sequence_length={rows.sequence_length}, or "
+            f"prepare it again with --sequence_length={config.sequence_length}"
         )
     config = _fit_second_phase(config, corpus)
     vocab_size = rows.tokenizer.vocab_size

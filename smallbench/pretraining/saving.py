@@ -77,11 +77,14 @@ class SaveCheckpoints(Callback):
             (self.trainer.stop.seconds_left(), needed)
         )
         if not is_done and left < needed:
-            raise UnsavedError(
+            problem = (
                 f"stop requested with {max(left, 0):.1f} s of grace left, but saving takes about "
-                f"{needed:.1f} s, so no checkpoint was written; the same command resumes "
-                f"from step {max(self._store.steps(), default=0):,}"
+                f"{needed:.1f} s, so no checkpoint was written"
             )
+            if needed < 0.05:  # nothing was saved yet, so its duration is not known
+                problem = "the time limit passed before a checkpoint could be written"
+            resumed = max(self._store.steps(), default=0)
+            raise UnsavedError(f"{problem}; the same command resumes from step {resumed:,}")
         self.save(progress)
 
     def save(self, progress: Progress) -> None:

@@ -193,7 +193,7 @@ def test_mistakes_are_one_sentence_and_start_nothing(folder, corpus):
         (["pretrain", "bert-tinny", f"--data={corpus}", f"--run_dir={run}"], 78, "bert-tiny"),
         (["pretrain", "bert-tiny", f"--data={folder}", f"--run_dir={run}"], 65, "prepare"),
         (["pretrain", "bert-tiny", f"--data={corpus}", f"--run_dir={run}",
-          "--sequence_length=64"], 78, "sequence_length 64 != 32"),
+          "--sequence_length=64"], 78, "set --sequence_length=32"),
         (["export", f"--run={folder}", f"--out={run}"], 65, "is not a run"),
         (["glue", f"--model={folder}", f"--glue={folder}/glue", f"--out={run}"], 65,
          "nor a run (run.json is missing)"),

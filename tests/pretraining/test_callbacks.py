@@ -194,6 +194,9 @@ def test_a_stop_before_the_first_step_or_without_time_saves_nothing(tmp_path):
     callback.on_start(at(2))
     with pytest.raises(SmallbenchError, match="before this attempt had done a step"):
         callback.on_end(at(2), is_done=False)
+    late, _ = saving(tmp_path / "late", stop=Stop(lambda: True, lambda: -0.5))
+    with pytest.raises(UnsavedError, match=r"limit passed before .* resumes from step 0"):
+        late.on_end(at(3), is_done=False)
     callback.seconds = 8.0
     with pytest.raises(UnsavedError, match=r"0\.5 s of grace left, but saving takes about 8\.0 s"):
         callback.on_end(at(3), is_done=False)

@@ -147,6 +147,14 @@ def test_no_steps_give_the_initial_weights(corpus, tmp_path):
     assert CheckpointStore(tmp_path).newest().step == 0
 
 
+def test_what_has_no_effect_is_noted(corpus, tmp_path, capsys):
+    config = tiny(train__max_steps=0, train__milestones=(5,))
+    pretrain(config, data=corpus, then_data=corpus, run_dir=tmp_path)
+    said = capsys.readouterr().err
+    assert "milestone 5 is beyond max_steps 0" in said
+    assert "--then_data has rows of 32 tokens, as --data has" in said
+
+
 def test_another_configuration_or_corpus_is_refused_by_name(corpus, tmp_path):
     pretrain(tiny(train__max_steps=0), data=corpus, run_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"optim.learning_rate: 0.002 → 0.5"):
@@ -231,7 +239,7 @@ def test_two_processes_cannot_train_in_one_directory(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"sequence_length": 16}, "sequence_length 16 != 32"),
+        ({"sequence_length": 16}, "--sequence_length=16, but the corpus has rows of 32"),
         ({"model__vocab_size": 301}, "model.vocab_size 301 != the tokenizer's 300"),
         ({"train__precision": "fp16", "train__device": "cpu"}, "unusably slow"),
     ],
