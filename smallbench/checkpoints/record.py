@@ -23,6 +23,7 @@ from smallbench.config import differing_keys
 from smallbench.errors import ConfigError, DataError
 from smallbench.files import parse_json, read_json, write_json, write_text
 from smallbench.plugins import write_copies
+from smallbench.tracking.jsonl import RESTORE
 
 RECORD_NAME, RECORD_VERSION = "run.json", 1
 HOLDER_NAME, LOCK_NAME = "holder.json", "lock"
@@ -45,7 +46,11 @@ _JSON_NAMES: dict[type, str] = {str: "a string", dict: "an object", list: "a lis
 
 def read_record(path: Path) -> Record:
     """Return the record in a file; raise as `parse_record` does."""
-    return _checked(read_json(path), str(path))
+    try:
+        record = read_json(path)
+    except DataError as error:
+        raise DataError(f"{error}; {RESTORE}") from None
+    return _checked(record, str(path))
 
 
 def parse_record(content: bytes, name: str) -> Record:

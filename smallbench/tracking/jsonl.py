@@ -11,6 +11,9 @@ from smallbench.errors import DataError
 from smallbench.files import write_text
 from smallbench.tracking.base import MetricsRecord
 
+RESTORE = "restore it from the run's --storage, or choose another --run_dir"
+"""What to do about a damaged file of a run."""
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return all records but a truncated last line; raise `DataError` on other damage."""
@@ -22,13 +25,18 @@ def parse_metrics(content: str, name: str) -> list[dict[str, Any]]:
     *lines, last = content.split("\n")
     # Every whole line ends in a newline, so the rest was cut by a kill.
     del last
-    try:
-        records = [json.loads(line) for line in lines]
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not one JSON object a line ({error})") from None
-    for number, record in enumerate(records, 1):
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)  # without its own line number, which is 1
+            raise DataError(
+                f"{name}, line {number}: not a JSON object ({reason}); {RESTORE}"
+            ) from None
         if not isinstance(record, dict) or type(record.get("step")) is not int:
             raise DataError(f"{name}, line {number}: expected a JSON object with an integer 'step'")
+        records.append(record)
     return records
 
 

@@ -138,7 +138,7 @@ def test_a_run_in_a_storage_is_read_from_there(tmp_path):
         ("[]", "line 1: expected a JSON object"),
         ('{"event": "train", "step": "x"}', "line 1: expected a JSON object"),
         ('{"event": "train", "step": 1, "tokens": [], "train_seconds": 1}', "record of step 1"),
-        ("x", "metrics.jsonl is not one JSON object a line"),
+        ("x", r"metrics.jsonl, line 1: not a JSON object \(Expecting value\); restore it from"),
     ],
 )
 def test_records_of_another_kind_are_refused_by_the_right_name(line, reason, tmp_path):

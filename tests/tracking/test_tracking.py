@@ -52,8 +52,8 @@ def test_a_line_cut_by_a_kill_is_left_out_but_other_damage_is_an_error(tmp_path)
     whole = path.read_text()
     path.write_text(whole[:-5])
     assert [r["step"] for r in read_metrics(path)] == [1]
-    path.write_text("{nonsense\n" + whole)
-    with pytest.raises(DataError, match="one JSON object a line"):
+    path.write_text(whole + "{nonsense\n")
+    with pytest.raises(DataError, match=r"m\.jsonl, line 3: not a JSON object \(Expecting prop"):
         read_metrics(path)
 
 
