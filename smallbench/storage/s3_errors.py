@@ -184,7 +184,7 @@ def no_answer_error(error: BaseException, where: str, *, endpoint: str) -> Small
         boto.SSOError,
         boto.TokenRetrievalError,
     )
-    text = _one_line(str(error))
+    text = _one_line(re.sub(r"\?[^\s\"']*", "", str(error)))  # URLs without their query
     cause = f"{text} {getattr(error, 'kwargs', {}).get('error', '')}"
     if isinstance(error, no_credentials):
         return CredentialsError(
@@ -212,8 +212,11 @@ def no_answer_error(error: BaseException, where: str, *, endpoint: str) -> Small
     if "WRONG_VERSION_NUMBER" in text or speaks_tls:
         return ConfigError(f"{where} cannot be reached ({text}); {_other_scheme(endpoint)}")
     if isinstance(error, (boto.ConnectTimeoutError, boto.ReadTimeoutError, TimeoutError)):
-        return UnavailableError(f"{where}: no answer from the store ({text})")
-    return TransientError(f"{where} cannot be reached ({text})")
+        return UnavailableError(f"{where}: no answer from the store ({text}); {_CHECK}")
+    return TransientError(f"{where} cannot be reached ({text}); {_CHECK}")
+
+
+_CHECK = "check --endpoint_url and the network"
 
 
 def code_of(error: Any) -> str:

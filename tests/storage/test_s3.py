@@ -133,6 +133,8 @@ def test_where_nobody_listens_it_is_unavailable(moto_bucket: Bucket, tmp_path: P
         for ask in asks(storage, tmp_path):
             with pytest.raises(UnavailableError, match="cannot be reached") as caught:
                 ask()
+            assert str(caught.value).endswith("; check --endpoint_url and the network")
+            assert "?" not in str(caught.value)
             assert moto_bucket.server.secret_key not in shown(caught)
 
 
