@@ -65,6 +65,8 @@ class Protocol:
 
 
 _WHOLE = {"max_train_examples": None, "is_sample": False, "random_init": False}
+SAMPLE_ROWS = "generated sample rows"
+"""How `departures` calls `is_sample`."""
 _RECIPE = {
     "batch_size": 32,
     "max_length": 128,
@@ -124,11 +126,12 @@ def chosen_rate(choice: Sequence[RunResult]) -> float:
 
 def departures(protocol: Protocol, settings: Iterable[RunSettings]) -> tuple[str, ...]:
     """Return how these runs deviate from `protocol`, in a few words each; empty if ranked."""
-    found: list[str] = []
+    found: dict[str, list[str]] = {}
 
-    def compare(name: str, value: Any, expected: Any) -> None:
+    def compare(key: str, value: Any, expected: Any) -> None:
         if value != expected:
-            found.append(f"{name} {_text(value)}, not {_text(expected)}")
+            text = f"{key} {_text(value)}, not {_text(expected)}"
+            found.setdefault(SAMPLE_ROWS if key == "is_sample" else text, []).append(name)
 
     ordered = sorted(settings, key=lambda s: [*TASKS, *OWN_TASKS].index(s.task))
     for name, group in groupby(ordered, key=lambda s: s.task):
@@ -145,8 +148,12 @@ def departures(protocol: Protocol, settings: Iterable[RunSettings]) -> tuple[str
             seeds = {s.seed for s in of_task if s.split != CHOICE}
             compare("seeds", tuple(sorted(seeds)), protocol.seeds(task_named(name)))
             if {s.seed for s in choice} - {CHOICE_SEED}:
-                found.append("the learning rate was chosen with other seeds")
-    return tuple(dict.fromkeys(found))
+                found.setdefault("the learning rate was chosen with other seeds", []).append(name)
+    num_tasks = len({s.task for s in ordered})
+    return tuple(
+        text if len(tasks := dict.fromkeys(names)) == num_tasks else f"{text} ({', '.join(tasks)})"
+        for text, names in found.items()
+    )
 
 
 def _text(value: Any) -> str:

@@ -53,6 +53,11 @@ def write_submission(run: Path, out: Path, *, protocol: str) -> str:
     Raises `DataError`, and writes nothing, if the server would refuse a file.
     """
     summary = summarize(read_runs(run), protocol)
+    if summary.is_sample:
+        raise DataError(
+            f"{run} has generated samples; run 'smallbench glue' with --glue=hub or "
+            "the official files"
+        )
     texts = {WNLI.file: predictions_text([WNLI_MAJORITY] * WNLI.num_rows)}
     majority = f"class {WNLI_MAJORITY} everywhere, the majority in train (not trained here)"
     sources = {WNLI.file: majority}

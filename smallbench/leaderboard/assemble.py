@@ -16,7 +16,7 @@ from smallbench.config import differing_keys, to_dict
 from smallbench.errors import DataError
 from smallbench.glue.choice import CHOICE
 from smallbench.glue.official import order_difference
-from smallbench.glue.protocols import PROTOCOLS, chosen_rate, departures
+from smallbench.glue.protocols import PROTOCOLS, SAMPLE_ROWS, chosen_rate, departures
 from smallbench.glue.results import (
     RunResult,
     RunSettings,
@@ -272,7 +272,7 @@ def _protocol(counted: Sequence[RunSettings], chosen: Mapping[str, float]) -> st
     for protocol in PROTOCOLS.values():
         # Samples are scored by the same protocol; their gold labels tell them apart. Random weights
         # are an entry of a tier of their own.
-        known = ("is_sample", "random_init")
+        known = (SAMPLE_ROWS, "random_init")
         other = [r for r in departures(protocol, counted) if not r.startswith(known)]
         if protocol.chooses_rate and chosen.keys() <= {*protocol.tasks} and chosen and not other:
             return protocol.name

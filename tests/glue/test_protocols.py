@@ -143,15 +143,15 @@ def test_every_deviation_from_the_protocol_is_reported():
         ({"batch_size": 16}, "batch_size 16, not 32"),
         ({"max_length": 64}, "max_length 64, not 128"),
         ({"clip_norm": 2.0}, "clip_norm 2.0, not 1.0"),
-        ({"epochs": 4}, "epochs 4, not 10"),
+        ({"epochs": 4}, "epochs 4, not 10 (cola, mrpc, stsb, rte)"),
         ({"random_init": True}, "random_init true, not false"),
-        ({"is_sample": True}, "is_sample true, not false"),
+        ({"is_sample": True}, "generated sample rows"),
     ]:
         changed = [replace(run, settings=replace(run.settings, **change)) for run in runs]
         assert said in summarize(changed).departures
-    assert summarize(runs[:-1]).departures == ("seeds 1,2,3,4, not 1,2,3,4,5",)
+    assert summarize(runs[:-1]).departures == ("seeds 1,2,3,4, not 1,2,3,4,5 (rte)",)
     assert summarize(runs[1:]).departures == (
-        "learning_rate 0.0001,0.0002,0.0003, not 5e-05,0.0001,0.0002,0.0003",
+        "learning_rate 0.0001,0.0002,0.0003, not 5e-05,0.0001,0.0002,0.0003 (cola)",
     )
     without_choice = [run for run in runs if run.settings.split == "dev"]
     assert "learning_rate 0.0001, not" in summarize(without_choice).departures[0]
@@ -209,8 +209,8 @@ def test_results_table_is_as_printed():
         "\n"
         "AVG over all 8 tasks: – (missing: SST-2, MRPC, QQP, MNLI, QNLI, RTE). "
         "Mean over the 2 present: 63.75\n"
-        "Unranked: learning_rate 0.0001, not 5e-05,0.0001,0.0002,0.0003; "
-        "seeds 1, not 1,2,3,4,5\n"
+        "Unranked: learning_rate 0.0001, not 5e-05,0.0001,0.0002,0.0003 (stsb); "
+        "seeds 1, not 1,2,3,4,5 (stsb)\n"
     )
     sample = [replace(run, settings=replace(run.settings, is_sample=True)) for run in runs]
     assert "*Sample*: scored on generated samples" in results_table(summarize(sample))
