@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smallbench.config import Location, check, option
+from smallbench.errors import UsageError
 from smallbench.glue.config import FinetuneConfig
 from smallbench.glue.tasks import task_named
 from smallbench.jobs.base import Job, start
@@ -37,6 +38,10 @@ class Options(StorageConfig, FinetuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if "," in self.task:
+            raise UsageError(
+                f"--task takes one task; for several: smallbench glue --tasks={self.task}"
+            )
         check(self, "", seed=">= 0", learning_rate=">= 0")
 
 

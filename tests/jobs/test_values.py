@@ -94,6 +94,11 @@ def test_a_missing_folder_is_called_missing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_several_tasks_for_finetune_are_sent_to_glue(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune", "--model=m", "--task=cola,rte", "--glue=g", "--out=o"]) == 2
+    assert "for several: smallbench glue --tasks=cola,rte" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "line", ["export --run=~nobody-here/r --out=o", "plan --config=~nobody-here/a"]
 )
