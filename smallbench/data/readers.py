@@ -113,12 +113,12 @@ class Rows:
     def text_of(self, row: Any) -> bytes | None:
         """Return the text of a decoded row as UTF-8, or None; dots lead into objects."""
         if not isinstance(row, dict):
-            self.reasons["are not JSON objects"] += 1
+            self.reasons["not a JSON object"] += 1
             return None
         value: Any = row
         for key in [self.text_field] if self.text_field in row else self.text_field.split("."):
             if not isinstance(value, dict) or key not in value:
-                self.reasons[f"have no field {self.text_field!r}"] += 1
+                self.reasons[f"no field {self.text_field!r}"] += 1
                 self.fields.update(dict.fromkeys(list(row)[: 30 - len(self.fields)]))
                 return None
             value = value[key]
@@ -126,16 +126,16 @@ class Rows:
             # A lone surrogate is legal JSON; the cleaning counts it as a decoding error.
             return value.encode("utf-8", "surrogatepass")
         kind = "null" if value is None else f"a {type(value).__name__}, not a string,"
-        self.reasons[f"have {kind} in {self.text_field!r}"] += 1
+        self.reasons[f"{kind} in {self.text_field!r}"] += 1
         return None
 
     def report(self) -> None:
         """Add the skips, once at the end."""
         for reason, count in self.reasons.items():
             found = ""
-            if reason.startswith("have no field") and self.fields:
+            if reason.startswith("no field") and self.fields:
                 found = f" (fields: {', '.join(map(str, self.fields))}; give --text_field=NAME)"
-            self.skips.add(self.name, f"{count:,} rows {reason}{found}", count)
+            self.skips.add(self.name, f"{count:,} row{'s' * (count != 1)}: {reason}{found}", count)
 
 
 def _json_documents(stream: io.BufferedReader, utf8: Utf8, rows: Rows) -> Iterator[bytes]:
@@ -161,7 +161,7 @@ def _json_lines(blocks: Iterator[bytes], rows: Rows, longest: int) -> Iterator[A
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
-                rows.reasons["are not JSON"] += 1
+                rows.reasons["not JSON"] += 1
             else:
                 yield row
         # The rest of a line that is too long was counted with its beginning.
@@ -219,7 +219,7 @@ def _table_documents(stream: io.BufferedReader, utf8: Utf8, rows: Rows) -> Itera
             if isinstance(row[text_field], str):
                 yield row[text_field].encode("utf-8", "surrogateescape")
             else:
-                rows.reasons[f"end before {text_field!r}"] += 1
+                rows.reasons[f"cut off before {text_field!r}"] += 1
     except csv.Error as error:
         raise UnreadableError(f"damaged or not a table ({error})") from None
 
@@ -267,7 +267,7 @@ def _parquet_documents(stream: io.BufferedReader, utf8: Utf8, rows: Rows) -> Ite
                 values = column.cast(text_kind).cast(pa.large_binary()).to_pylist()
                 yield from (utf8.convert(value) for value in values if value is not None)
                 if num_null := values.count(None):
-                    rows.reasons[f"have null in {text_field!r}"] += num_null
+                    rows.reasons[f"null in {text_field!r}"] += num_null
         except pa.ArrowException as error:
             raise DamagedFileError(f"damaged or no parquet ({error})") from error
 

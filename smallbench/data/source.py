@@ -195,8 +195,9 @@ def tokenizer_from(config: PrepareConfig, sample: TextSample) -> Tokenizer:
 def nothing_kept(config: PrepareConfig) -> str:
     """Return the message for a corpus in which all documents are too short."""
     return (
-        f"no document of {config.corpus} is left to train on; expected some of at least "
-        f"--min_characters={config.min_characters}"
+        f"no document of {config.corpus} is left to train on: each is shorter than "
+        f"--min_characters={config.min_characters}, or held out; lower --min_characters, or set "
+        "--documents"
     )
 
 

@@ -191,7 +191,7 @@ def test_rows_without_text_are_counted_by_reason(tmp_path: Path):
     assert texts == ["a", "d"]
     assert corpus.skips.count == 6
     reasons = " ".join(corpus.skips.named)
-    for reason in ("null", "a int", "a list", "no field", "not JSON objects", "are not JSON"):
+    for reason in ("null", "a int", "a list", "no field", "not a JSON object", "1 row: not JSON"):
         assert reason in reasons
 
 
