@@ -256,7 +256,7 @@ def _extent(options: Options, variant: Variant) -> str:
         return f"steps not estimated ({error})"
     few = f"; fewer than {FEW_STEPS} steps teach little" if steps < FEW_STEPS else ""
     caution = warmup_caution(config.schedule.warmup_fraction, steps)
-    return f"about {steps:,} steps{hours}{few}{'; ' if caution else ''}{caution}"
+    return f"about {steps:,} step{'s' * (steps != 1)}{hours}{few}{'; ' if caution else ''}{caution}"
 
 
 def _hours(config: PretrainConfig) -> str:

@@ -184,7 +184,7 @@ def fitted_to_steps(config: PretrainConfig, data: Path) -> PretrainConfig:
         print(f"no checkpoints along the way are kept: {error}", file=sys.stderr)
         return config
     if few := too_few(steps):
-        raise ConfigError(f"the budget is about {steps:,} steps; {few}")
+        raise ConfigError(f"the budget is about {steps:,} step{'s' * (steps != 1)}; {few}")
     train = config.train
     if not train.milestones:
         train = replace(train, milestones=(steps // 4, steps // 2))
@@ -331,7 +331,9 @@ def plan(options: Options, config: PretrainConfig) -> str:
         return f"{lines[0]}\nno pretraining: random weights of the recipe's shape"
     try:
         number = num_steps(config, Path(options.data))
-        steps = "; ".join(filter(None, (f"about {number:,} steps", too_few(number))))
+        steps = "; ".join(
+            filter(None, (f"about {number:,} step{'s' * (number != 1)}", too_few(number)))
+        )
     except SmallbenchError as error:
         steps = f"steps not estimated ({error})"
     except OSError:

@@ -234,9 +234,10 @@ class Trainer:
         in_a_row, step = self.progress.num_skipped_in_a_row, self.progress.step
         ends_so = self.budget.is_over(self.progress) and in_a_row >= min(MIN_SKIPPED_AT_END, step)
         if in_a_row and (in_a_row >= self.max_nonfinite_steps or ends_so):
+            steps = f"{in_a_row} steps in a row, the last of them " if in_a_row > 1 else ""
             raise DivergedError(
-                f"the gradient was not finite in {in_a_row} steps in a row, the last of them step "
-                f"{step:,}; start a new run with a lower learning rate"
+                f"the gradient was not finite in {steps}step {step:,}; start a new run with a "
+                "lower learning rate"
             )
 
     def _undo(self, generators: Mapping[str, Tensor]) -> None:

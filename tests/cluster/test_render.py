@@ -13,7 +13,7 @@ import yaml
 
 from smallbench import plugins
 from smallbench.cluster.manifests import built_manifests
-from smallbench.errors import ConfigError, UsageError
+from smallbench.errors import UsageError
 from smallbench.jobs.cli import load, resolve
 from smallbench.jobs.k8s import ACTIONS, documents_of, stages_of
 from smallbench.recipes import RECIPES
