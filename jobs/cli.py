@@ -117,7 +117,7 @@ def _fail(name: str, message: str, code: int) -> int:
 
 def _sentence(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, SmallbenchError):
-        is_about_values = type(error) is ConfigError
+        is_about_values = isinstance(error, ConfigError)
         return (is_about_values and plugins.explain(error)) or str(error), error.exit_code
     if type(error).__name__ == "OutOfMemoryError":  # torch's; not imported for its name alone
         remedy = "lower --train.micro_batch_size, or --batch_size in fine-tuning"

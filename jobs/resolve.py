@@ -95,8 +95,7 @@ class ValueLayer:
     prefix: str
     error: type[SmallbenchError]
     place: str = ""
-    words: Collection[str] = ()
-    """Keys that were given as bare words."""
+    words: Collection[str] = ()  # keys that were given as bare words
 
     def spelling(self, key: str) -> str:
         """Return the key as it is written after the prefix: `run_dir`, in a variable `RUN_DIR`."""
@@ -147,10 +146,9 @@ def resolve(
     """
     shared, layers = _layers(job, arguments, environment)
     try:
-        options, config = _resolved(job, layers)
+        return shared, *_resolved(job, layers)
     except RangeError as error:
-        raise _with_source(job, layers, error) from error
-    return shared, options, config
+        raise _with_source(job, layers, error) from None
 
 
 def _with_source(job: Job, layers: Sequence[ValueLayer], error: RangeError) -> SmallbenchError:
@@ -173,8 +171,11 @@ def _resolved(job: Job, layers: Sequence[ValueLayer]) -> tuple[Any, Any]:
     missing = [f for f in fields(job.options) if f.default is MISSING and f.name not in values]
     config, keys = None, {}
     if job.config:
-        stand_ins = _example(job) if missing else {}
-        config = _checked(job.config, _checked(job.options, **{**stand_ins, **values}))
+        options = _checked(job.options, **((_example(job) if missing else {}) | values))
+        try:
+            config = _checked(job.config, options)
+        except RangeError as error:  # a value of the recipe, not of a layer
+            raise ConfigError(str(error)) from error
     own = annotations_of(job.options)
     if config is not None:
         given = {key: value for layer in layers for key, value in layer.values.items()}

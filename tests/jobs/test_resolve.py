@@ -170,6 +170,12 @@ def test_a_value_out_of_range_is_shown_as_it_was_typed(
     assert caught.value.exit_code is code
 
 
+def test_a_value_that_only_the_recipe_gives_is_not_called_a_flag() -> None:
+    job = replace(JOB, config=lambda options: Config(optim=Optim(learning_rate=-1.0)))
+    with pytest.raises(ConfigError, match=r"^optim\.learning_rate=-1\.0 is out of range"):
+        resolve(f"{NEEDED} --optim.learning_rate=1", job)
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
