@@ -11,14 +11,18 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
 from traceback import walk_tb
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import yaml
 
 import smallbench
 from smallbench import files, plugins
+from smallbench.config import differing_keys, to_dict
 from smallbench.errors import (
     ConfigError,
     ExitCode,
@@ -27,9 +31,9 @@ from smallbench.errors import (
     UsageError,
     nearest,
 )
-from smallbench.jobs.base import JOBS, chosen, load
+from smallbench.jobs.base import JOBS, Job, chosen, load
 from smallbench.jobs.manual import manual, overview
-from smallbench.jobs.resolve import as_yaml, changes_as_yaml, named_config, resolve
+from smallbench.jobs.resolve import named_config, resolve
 
 READ_ONLY = "choose a path in a folder that can be written (in a container: /scratch)"
 NOT_USABLE = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError
@@ -107,6 +111,39 @@ def _dispatch(arguments: list[str]) -> None:
                 if (named := _about_flag(error, options)) and plugins.explain(error) is None:
                     raise named from None
                 raise
+
+
+def as_yaml(job: Job, options: Any, config: Any = None) -> str:
+    """Return options and configuration as one YAML document that `--config` reads back.
+
+    Each value appears once: options that are short for a key are omitted.
+    """
+    data = {key: value for key, value in to_dict(options).items() if key not in job.shortcuts}
+    data |= to_dict(config) if config is not None else {}
+    if files := plugins.registered():
+        data["plugin"] = [str(plugin.path) for plugin in files]
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def changes_as_yaml(job: Job, options: Any, config: Any) -> str:
+    """Return values that were given or differ from the recipe, as a document for `--config`.
+
+    The first line says where all values are.
+    """
+    assert job.config is not None
+    values = to_dict(options)
+    data = {
+        field.name: values[field.name]
+        for field in fields(options)
+        if field.name not in job.shortcuts
+        and getattr(options, field.name) not in (field.default, None)
+    }
+    given = replace(options, **dict.fromkeys(job.shortcuts))
+    base = to_dict(job.config(given))
+    data |= {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
+    where = job.record.format(**vars(options))
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return f"# smallbench {job.name}; all values: --dry_run, and in {where}\n{text}"
 
 
 def _fail(name: str, message: str, code: int) -> int:

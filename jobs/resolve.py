@@ -24,14 +24,12 @@ from smallbench.config import (
     RangeError,
     annotations_of,
     describe,
-    differing_keys,
     flatten,
     keys_of,
     least_of,
     option,
     override_all,
     read_value,
-    to_dict,
 )
 from smallbench.errors import ConfigError, SmallbenchError, UsageError, nearest
 from smallbench.jobs import base
@@ -322,39 +320,6 @@ def _gathered(job: Job, words: Sequence[str]) -> list[str]:
     if last >= 0 and get_origin(annotations_of(job.options)[job.words[last]]) is tuple:
         return [*words[:last], *([",".join(words[last:])] if words[last:] else [])]
     return list(words)
-
-
-def as_yaml(job: Job, options: Any, config: Any = None) -> str:
-    """Return options and configuration as one YAML document that `--config` reads back.
-
-    Each value appears once: options that are short for a key are omitted.
-    """
-    data = {key: value for key, value in to_dict(options).items() if key not in job.shortcuts}
-    data |= to_dict(config) if config is not None else {}
-    if files := plugins.registered():
-        data["plugin"] = [str(plugin.path) for plugin in files]
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-
-
-def changes_as_yaml(job: Job, options: Any, config: Any) -> str:
-    """Return values that were given or differ from the recipe, as a document for `--config`.
-
-    The first line says where all values are.
-    """
-    assert job.config is not None
-    values = to_dict(options)
-    data = {
-        field.name: values[field.name]
-        for field in fields(options)
-        if field.name not in job.shortcuts
-        and getattr(options, field.name) not in (field.default, None)
-    }
-    given = replace(options, **dict.fromkeys(job.shortcuts))
-    base = to_dict(job.config(given))
-    data |= {key: new for key, (_, new) in differing_keys(base, to_dict(config)).items()}
-    where = job.record.format(**vars(options))
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    return f"# smallbench {job.name}; all values: --dry_run, and in {where}\n{text}"
 
 
 def named_config(job: Job, arguments: Sequence[str]) -> Any:

@@ -20,7 +20,7 @@ from smallbench.errors import (
     UsageError,
 )
 from smallbench.jobs import base, cli
-from smallbench.jobs.resolve import as_yaml, changes_as_yaml
+from smallbench.jobs.cli import as_yaml, changes_as_yaml
 from tests.jobs.example_job import JOB, NEEDED, Config, Optim, Options, resolve, words_of
 
 
