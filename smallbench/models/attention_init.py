@@ -41,7 +41,7 @@ def frequencies(size: int) -> Tensor:
 
 
 def local_positions(length: int, size: int) -> Tensor:
-    """Sinusoids (Vaswani et al. 2017, §3.5) of these frequencies with unit mean square, LE."""
+    """Return [L, E] sinusoids (Vaswani et al. 2017, §3.5), scaled to a mean square of 1."""
     angles = torch.arange(length)[:, None] * frequencies(size)
     return math.sqrt(2) * torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
