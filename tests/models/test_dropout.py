@@ -1,8 +1,12 @@
 """Our dropout is dropout: its rate, its mean, its gradient, its independence, its repeatability."""
 
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+
 import pytest
 import torch
 
+from smallbench.models.kernels import dropout as kernel
 from smallbench.models.kernels.dropout import Dropout, dropout
 
 
@@ -52,3 +56,16 @@ def test_nothing_is_dropped_at_zero_or_in_evaluation():
     assert dropout(values, 0.0) is values
     assert Dropout(0.5).eval()(values) is values
     assert torch.equal(torch.get_rng_state(), state), "and no number is drawn"
+
+
+def test_a_copy_of_the_module_uses_the_operator_that_is_registered():
+    """An export with code brings copies; a second registration would free the first operator."""
+    registered = torch.ops.smallbench.random_levels.default
+    loader = SourceFileLoader("a_copy_of_dropout", kernel.__file__)
+    copy = module_from_spec(spec_from_loader(loader.name, loader))
+    loader.exec_module(copy)
+    assert torch.ops.smallbench.random_levels.default is registered
+    torch.manual_seed(0)
+    levels = kernel.random_levels(5)
+    torch.manual_seed(0)
+    assert torch.equal(copy.random_levels(5), levels)

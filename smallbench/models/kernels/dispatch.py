@@ -1,9 +1,10 @@
-"""Choose between kernels for CPUs and PyTorch's own."""
+"""Choose between kernels for CPUs and PyTorch's own; register operators."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,3 +34,26 @@ def as_on_gpu() -> Iterator[None]:
         yield
     finally:
         _as_on_gpu = before
+
+
+def operator(
+    name: str,
+    function: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Return the operator `smallbench::NAME`, registered by the first call of a process.
+
+    An export with code has copies of these files. To register a name a second time would free the
+    operator that the first module calls, so copies use that one; an operator that computes
+    something else needs another name.
+    """
+    if (found := getattr(torch.ops.smallbench, name, None)) is not None:
+        return cast(Callable[..., Any], found)
+    made = torch.library.custom_op(f"smallbench::{name}", function, mutates_args=())
+    made.register_fake(fake)
+    if backward is not None:
+        made.register_autograd(backward, setup_context=setup_context)
+    return made

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smallbench.models.kernels.dispatch import use_cpu_kernels
+from smallbench.models.kernels.dispatch import operator, use_cpu_kernels
 
 LEVELS = 1 << 16
 """The probability is rounded to a multiple of 1 / LEVELS, and the scale follows the rounded one."""
@@ -41,17 +41,18 @@ def draw_scaled_mask(values: Tensor, probability: float) -> Tensor:
     return keep.mul_(LEVELS / (LEVELS - num_dropped))
 
 
-# An operator of its own, so that a step can be traced without drawing (planning/memory_trace.py).
-@torch.library.custom_op("smallbench::random_levels", mutates_args=())
-def random_levels(num_draws: int) -> Tensor:
+def _random_levels(num_draws: int) -> Tensor:
     """Return four uniform int16 a draw, seeded by PyTorch's global generator."""
     seed = torch.randint(2**63 - 1, ()).item()
     return torch.from_numpy(np.random.SFC64(int(seed)).random_raw(num_draws).view(np.int16))
 
 
-@random_levels.register_fake
-def _(num_draws: int) -> Tensor:
+def _fake_levels(num_draws: int) -> Tensor:
     return torch.empty(4 * num_draws, dtype=torch.int16)
+
+
+# An operator of its own, so that a step can be traced without drawing (planning/memory_trace.py).
+random_levels = operator("random_levels", _random_levels, _fake_levels)
 
 
 class Dropout(nn.Module):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from smallbench.models.kernels.dispatch import is_on_cpu
+from smallbench.models.kernels.dispatch import is_on_cpu, operator
 
 CPU_BLOCK_ELEMENTS = 1 << 20
 """Elements of a float32 block: 4 MiB, which fit in two cores' caches between the passes."""
@@ -151,8 +151,7 @@ class _TokenLoss(torch.autograd.Function):
         return _gradients(ctx, grad_loss)
 
 
-@torch.library.custom_op("smallbench::token_loss", mutates_args=())
-def _operator(
+def _computed(
     features_ME: Tensor,
     weight_VE: Tensor,
     bias_V: Tensor,
@@ -173,8 +172,7 @@ def _operator(
     return loss, *indices, *(gradients or [loss.new_empty(0) for _ in range(3)])
 
 
-@_operator.register_fake
-def _(
+def _fake(
     features_ME: Tensor, weight_VE: Tensor, bias_V: Tensor, target_ids_M: Tensor,
     uniforms_M: Tensor | None, vocab_size: int, guess: bool, dtype: torch.dtype,
     needs_gradient: bool,
@@ -195,4 +193,6 @@ def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.dtypes = [leaf.dtype for leaf in inputs[:3]]
 
 
-_operator.register_autograd(_gradients, setup_context=_keep_gradients)
+_operator = operator(
+    "token_loss", _computed, _fake, backward=_gradients, setup_context=_keep_gradients
+)
