@@ -34,6 +34,7 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 _ZSTD_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+_EXPECTED = "expected text, JSON lines, CSV, parquet or tar"
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive (or .docx, .xlsx, .epub); unpack it, or convert it to text",
     b"PK\x05\x06": "an empty zip archive",
@@ -41,10 +42,10 @@ _FOREIGN = {
     b"Rar!": "a RAR archive; unpack it",
     b"\x04\x22\x4d\x18": "compressed with lz4; use gzip, bzip2, xz or zstd",
     b"\x1f\x9d": "compressed with 'compress'; use gzip, bzip2, xz or zstd",
-    b"\x89PNG": "an image; expected text, JSON lines, CSV, parquet or tar",
-    b"\xff\xd8\xff": "an image; expected text, JSON lines, CSV, parquet or tar",
-    b"GIF8": "an image; expected text, JSON lines, CSV, parquet or tar",
-    b"\x7fELF": "a program; expected text, JSON lines, CSV, parquet or tar",
+    b"\x89PNG": f"an image; {_EXPECTED}",
+    b"\xff\xd8\xff": f"an image; {_EXPECTED}",
+    b"GIF8": f"an image; {_EXPECTED}",
+    b"\x7fELF": f"a program; {_EXPECTED}",
     b"%PDF": "a PDF; convert it to text",
     b"\xd0\xcf\x11\xe0": "an Office document; convert it to text",
     b"version https://git-lfs.github.com": "a git-lfs pointer, not the file; run 'git lfs pull'",

@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from smallbench.data import shards as shards_module
 from smallbench.data.cleaning import SeenHashes
 from smallbench.data.packing import pack_rows, token_dtype
-from smallbench.data.shards import Manifest, Shard, ShardWriter, TokenizerInfo, unigram_entropy
+from smallbench.data.shards import (
+    PAPER_VOCABULARIES,
+    RECIPE_LENGTH,
+    RECIPE_POSITIONS,
+    Manifest,
+    Shard,
+    ShardWriter,
+    TokenizerInfo,
+    unigram_entropy,
+)
 from smallbench.errors import DataError
+from smallbench.recipes import recipe_config
 
 CLS, SEP, PAD = 1, 2, 0
 
@@ -123,3 +133,11 @@ def test_a_file_in_place_of_a_corpus_is_said_to_be_one(tmp_path: Path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match=r"a.txt is not a directory"):
         Manifest.read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("family", [family for family, _ in PAPER_VOCABULARIES.values()])
+@pytest.mark.parametrize("size", RECIPE_POSITIONS)
+def test_the_recipes_that_a_summary_names_have_the_lengths_it_takes_them_to_have(family, size):
+    config = recipe_config(f"{family}-{size}")
+    assert config.sequence_length == RECIPE_LENGTH
+    assert config.model.max_position_embeddings == RECIPE_POSITIONS[size]
