@@ -9,7 +9,7 @@ import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -74,7 +74,7 @@ class PretrainedEncoder:
             with torch.random.fork_rng():
                 model = self._load()
         body = model.base_model
-        check_token_ids(path, self.tokenizer, _num_embeddings(body))
+        check_token_ids(path, self.tokenizer, _num_embeddings(path, body))
         self.has_token_types = _takes_token_types(model, self.tokenizer)
         parameters = [p for name, p in body.named_parameters() if not name.startswith(POOLER)]
         self.num_parameters = sum(p.numel() for p in parameters)
@@ -313,15 +313,16 @@ def _names_of(path: str, model_class: Any, config: Any) -> _Names:
     )
 
 
-def _num_embeddings(body: Any) -> int:
+def _num_embeddings(path: str, body: Any) -> int:
     """Return the rows of the token embedding; custom model code may not say which table that is."""
-    try:
-        table = body.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        table = None
-    if table is not None and hasattr(table, "weight"):
-        return int(table.weight.shape[0])
+    with suppress(AttributeError, NotImplementedError):
+        return int(body.get_input_embeddings().weight.shape[0])
     tables = [m.num_embeddings for m in body.modules() if isinstance(m, torch.nn.Embedding)]
+    rows = f"only compared with the largest table ({max(tables):,} rows)" if tables else "unchecked"
+    print(
+        f"{path}: the model's code does not say which table embeds tokens; token ids are {rows}",
+        file=sys.stderr,
+    )
     return max(tables, default=sys.maxsize)
 
 

@@ -10,7 +10,7 @@ import transformers
 
 from smallbench.errors import ConfigError, DataError
 from smallbench.glue.finetune import finetune, tokenize_task
-from smallbench.glue.pretrained import PretrainedEncoder
+from smallbench.glue.pretrained import PretrainedEncoder, _num_embeddings
 from smallbench.glue.results import read_predictions, read_run, run_directory
 from smallbench.glue.tasks import TASKS
 from tests.glue import foreign
@@ -169,3 +169,12 @@ def test_the_share_of_unknown_tokens_is_shown_stored_and_refused(saved, stsb, tm
         unread = with_text(replace(half, splits=splits), text)
         with pytest.raises(DataError, match="expected the tokenizer"):
             tokenize_task(encoder, unread, QUICK)
+
+
+def test_a_model_that_does_not_name_its_table_of_tokens_is_reported(capsys):
+    largest = torch.nn.ModuleList([torch.nn.Embedding(7, 2), torch.nn.Embedding(30, 2)])
+    assert _num_embeddings("own", largest) == 30
+    assert "own: the model's code does not say which table" in (said := capsys.readouterr().err)
+    assert "largest table (30 rows)" in said
+    assert _num_embeddings("own", torch.nn.Linear(2, 2)) > 2**40
+    assert "token ids are unchecked" in capsys.readouterr().err
